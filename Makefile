@@ -1,0 +1,45 @@
+# Everything works from a fresh checkout: the first target that needs it makes .venv from the locked requirements.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/python -m uv
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
+	$(BIN)/comms-api demo
+
+test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report --skip-covered --skip-empty
+
+check: .venv/installed ## Lint, format, types, import order of the slices
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed ## Put the source into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed ## Measure; writes build/bench.json
+	$(BIN)/python -m bench
+
+lock: .venv/installed ## Pin the newest requirements with their hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+
+clean: ## Remove what was made here, the environment included
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+
+.venv/installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || { echo 'comms-api needs Python 3.11 or newer with its venv module (Debian: python3-venv); name another with PYTHON=…' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch .venv/installed

@@ -1,0 +1,1 @@
+"""Agents: their enrollment, keys, status and when they were last seen."""

@@ -1,0 +1,150 @@
+"""The agents' statements; each takes a connection, runs once, and returns plain values."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    RowMapping,
+    Select,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Agent, AgentFilter, Sighting
+from comms_api.database.schema import agents, group_members, groups, revocations
+from comms_api.protocol import Enrollment
+
+_STATUS: ColumnElement[str] = case(
+    (agents.c.last_seen_at.is_(None), "never_connected"),
+    (agents.c.last_seen_at < func.now() - text(f"interval '{DISCONNECTED_AFTER_SECONDS} s'"), "disconnected"),
+    else_="active",
+)
+_GROUPS = (
+    select(func.coalesce(func.array_agg(group_members.c.group_name), text("'{}'::text[]")))
+    .where(group_members.c.agent_id == agents.c.id)
+    .scalar_subquery()
+)
+_COLUMNS = (
+    agents.c.id,
+    agents.c.name,
+    _GROUPS.label("groups"),
+    agents.c.type,
+    agents.c.version,
+    agents.c.host,
+    _STATUS.label("status"),
+    agents.c.remote_address,
+    agents.c.created_at,
+    agents.c.last_login_at,
+    agents.c.last_seen_at,
+)
+
+
+async def insert_agent(connection: AsyncConnection, agent_id: UUID, enrollment: Enrollment, key_hash: bytes) -> bool:
+    """Add an agent; return False, adding nothing, when its id or its name is taken."""
+    statement = (
+        insert(agents)
+        .values(
+            id=agent_id,
+            name=enrollment.name,
+            key_hash=key_hash,
+            type=enrollment.type,
+            version=enrollment.version,
+            host=enrollment.host or {},
+        )
+        .on_conflict_do_nothing()
+        .returning(agents.c.id)
+    )
+    return await connection.scalar(statement) is not None
+
+
+async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collection[str]) -> set[str]:
+    """Make an agent a member of those of the named groups that exist; return their names."""
+    found = select(groups.c.name, literal(agent_id, Uuid)).where(groups.c.name.in_(names))
+    columns = [group_members.c.group_name, group_members.c.agent_id]
+    statement = insert(group_members).from_select(columns, found).returning(group_members.c.group_name)
+    return set(await connection.scalars(statement)) if names else set()
+
+
+async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | None:
+    """Return one agent, or None."""
+    row = (await connection.execute(select(*_COLUMNS).where(agents.c.id == agent_id))).mappings().first()
+    return _agent(row) if row else None
+
+
+async def list_agents(connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int) -> list[Agent]:
+    """Return agents in order of their ids, beginning behind `after`."""
+    statement = _filtered(select(*_COLUMNS), wanted).order_by(agents.c.id).limit(limit)
+    if after is not None:
+        statement = statement.where(agents.c.id > after)
+    return [_agent(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _filtered(statement: Select[Any], wanted: AgentFilter) -> Select[Any]:
+    if wanted.name is not None:
+        statement = statement.where(agents.c.name == wanted.name)
+    if wanted.status is not None:
+        statement = statement.where(literal(wanted.status) == _STATUS)
+    if wanted.group is not None:
+        members = select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group)
+        statement = statement.where(agents.c.id.in_(members))
+    return statement
+
+
+async def find_key_hash(connection: AsyncConnection, agent_id: UUID) -> bytes | None:
+    """Return the stored hash of an agent's key, or None when there is no such agent."""
+    hashed: bytes | None = await connection.scalar(select(agents.c.key_hash).where(agents.c.id == agent_id))
+    return hashed
+
+
+async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:
+    """Remove an agent, its memberships with it; return whether it was there."""
+    statement = agents.delete().where(agents.c.id == agent_id).returning(agents.c.id)
+    return await connection.scalar(statement) is not None
+
+
+async def revoke_tokens(connection: AsyncConnection, subject: str) -> None:
+    """End every token issued to `subject` up to now."""
+    statement = insert(revocations).values(subject=subject, revoked_at=func.clock_timestamp())
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[revocations.c.subject], set_={"revoked_at": statement.excluded.revoked_at}
+        )
+    )
+
+
+_RECORD_SIGHTINGS = text("""
+    UPDATE agents SET last_seen_at = now(),
+        last_login_at = CASE WHEN seen.logged_in THEN now() ELSE last_login_at END,
+        remote_address = coalesce(seen.remote_address, agents.remote_address)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:addresses AS text[]), CAST(:logins AS boolean[]))
+        AS seen (id, remote_address, logged_in)
+    WHERE agents.id = seen.id""").bindparams(bindparam("addresses", type_=ARRAY(Text)))
+
+
+async def record_sightings(connection: AsyncConnection, sightings: Mapping[UUID, Sighting]) -> None:
+    """Note that these agents have been seen now, in one statement; sorted, so that two nodes cannot deadlock."""
+    ids = sorted(sightings)
+    await connection.execute(
+        _RECORD_SIGHTINGS,
+        {
+            "ids": ids,
+            "addresses": [sightings[agent_id].remote_address for agent_id in ids],
+            "logins": [sightings[agent_id].logged_in for agent_id in ids],
+        },
+    )
+
+
+def _agent(row: RowMapping) -> Agent:
+    return msgspec.convert(dict(row), Agent)

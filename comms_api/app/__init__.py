@@ -1,0 +1,1 @@
+"""The composition root: everything is opened, connected and closed here, and nowhere else."""

@@ -1,0 +1,97 @@
+"""The two ASGI apps of a node, both served from one event loop."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from litestar import Litestar, Response, Router, get
+from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.types import Guard
+
+from comms_api.agents import routes as agents
+from comms_api.app.node import Node
+from comms_api.commands import routes as commands
+from comms_api.events import routes as events
+from comms_api.groups import routes as groups
+from comms_api.http.authentication import PUBLIC, AnyConnection, require_token
+from comms_api.http.early_answers import DiscardLateBody
+from comms_api.http.problems import answer_problem
+from comms_api.login import routes as login
+from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
+from comms_api.users import routes as users
+
+AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI 3 application, as every server takes it."""
+
+PREFIXES = ("/", "/api/v1")
+"""Real agents use the second; both are the same."""
+
+SERVICES = (
+    "settings",
+    "bodies",
+    "agents",
+    "groups",
+    "users",
+    "login",
+    "events",
+    "states",
+    "commands",
+    "dispatcher",
+    "reports",
+)
+
+
+@get("/", status_code=200, opt=PUBLIC)
+async def check_health() -> Response[bytes]:
+    """Answer a load balancer: 200, empty."""
+    return Response(b"", media_type="text/plain")
+
+
+def agent_api(node: Node) -> AsgiApp:
+    """Return the agent API."""
+    handlers = [check_health, *login.ROUTES, *events.AGENT_ROUTES, *commands.AGENT_ROUTES]
+    return _api(node, "comms-api: agent API", handlers, require_token(node.tokens, AGENTS, _see(node)))
+
+
+def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
+    def see(connection: AnyConnection, claims: Claims) -> None:
+        node.presence.saw(UUID(claims.subject), connection.client.host if connection.client else None)
+
+    return see
+
+
+def _see_nobody(_connection: AnyConnection, _claims: Claims) -> None:
+    """Users are not tracked: their changes will be, in the audit trail."""
+
+
+def management_api(node: Node) -> AsgiApp:
+    """Return the management API."""
+    handlers = [
+        check_health,
+        *users.ROUTES,
+        *agents.ROUTES,
+        *groups.ROUTES,
+        *commands.MANAGEMENT_ROUTES,
+        *events.MANAGEMENT_ROUTES,
+    ]
+    return _api(node, "comms-api: management API", handlers, require_token(node.tokens, MANAGEMENT, _see_nobody))
+
+
+def _api(node: Node, title: str, handlers: Sequence[HTTPRouteHandler], guard: Guard) -> AsgiApp:
+    app = Litestar(
+        route_handlers=[Router(path=prefix, route_handlers=handlers) for prefix in PREFIXES],
+        guards=[guard],
+        dependencies={name: _provide(getattr(node, name)) for name in SERVICES},
+        exception_handlers={Exception: answer_problem},
+        openapi_config=OpenAPIConfig(title=title, version=version("comms-api"), use_handler_docstrings=True),
+        request_max_body_size=node.settings.body_bytes_maximum,
+        logging_config=None,
+    )
+    return DiscardLateBody(app, node.settings.body_bytes_maximum)
+
+
+def _provide(service: Any) -> Provide:
+    return Provide(lambda: service, sync_to_thread=False)

@@ -1,0 +1,121 @@
+"""A certificate authority and a server certificate for development, made when no certificate is given.
+
+P-256, since a signature with it costs a tenth of RSA-2048's, and a handshake is the dear part of a reconnection.
+"""
+
+import ipaddress
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from comms_api.app.files import write_private
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings
+
+LIFETIME = timedelta(days=825)
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """Where the server's certificate chain and its key are, PEM."""
+
+    chain: Path
+    key: Path
+
+
+def find_certificate(settings: Settings) -> Certificate:
+    """Return the certificate to serve with: the given one, or one for development, made on the first start."""
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        return _given(settings.tls_certificate, settings.tls_key)
+    made = Certificate(settings.certs_dir / "server.pem", settings.certs_dir / "server.key")
+    try:
+        if not (made.chain.exists() and made.key.exists()):
+            _make(settings.certs_dir, made)
+    except OSError as error:
+        raise ConfigurationError(f"certs_dir: {error}") from None
+    return made
+
+
+def _given(chain: Path, key: Path) -> Certificate:
+    for name, path in (("tls_certificate", chain), ("tls_key", key)):
+        if not path.is_file():
+            raise ConfigurationError(f"{name}: no such file: {path}")
+    return Certificate(chain, key)
+
+
+def _make(folder: Path, wanted: Certificate) -> None:
+    # One file holds both, so that two nodes that start at once cannot mix one's key with the other's certificate.
+    both = folder / "development.pem"
+    if not both.exists():
+        write_private(both, _new_authority_and_server())
+    server_key, server, authority = both.read_bytes().split(b"\n\n")
+    write_private(wanted.key, server_key + b"\n")
+    write_private(wanted.chain, server + b"\n")
+    write_private(folder / "ca.pem", authority + b"\n")
+
+
+def _new_authority_and_server() -> bytes:
+    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority_name = _name("comms-api development CA")
+    authority = (
+        _builder(authority_name, authority_name, authority_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    server = (
+        _builder(_name("comms-api"), authority_name, server_key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(_own_names()), critical=False)
+        .add_extension(issuer, critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    key = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return b"\n".join((key, server.public_bytes(pem), authority.public_bytes(pem).rstrip()))
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _own_names() -> list[x509.GeneralName]:
+    names = dict.fromkeys(("localhost", socket.gethostname()))
+    addresses = (ipaddress.ip_address(address) for address in ("127.0.0.1", "::1"))
+    return [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]

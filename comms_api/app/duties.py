@@ -1,0 +1,36 @@
+"""The periodic duties of a node: each is idempotent, so every node does them all and none is a leader."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from comms_api.database.outages import is_outage
+
+logger = logging.getLogger(__name__)
+
+
+class Duty(msgspec.Struct, frozen=True):
+    """Something to do now and then."""
+
+    name: str
+    interval_seconds: float
+    perform: Callable[[], Awaitable[object]]
+
+
+async def keep_doing(duty: Duty) -> None:
+    """Perform a duty until cancelled, at intervals spread by a fifth so that nodes do not march in step.
+
+    An outage is waited out; a bug is logged, and the duty goes on.
+    """
+    while True:
+        await asyncio.sleep(duty.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreading, no secret
+        try:
+            await duty.perform()
+        except Exception as error:
+            if is_outage(error):
+                logger.warning("duty %s put off: the database is away", duty.name)
+            else:
+                logger.exception("duty %s failed", duty.name)

@@ -1,0 +1,160 @@
+"""One node: its services, connected to one another, and the tasks that run beside the requests."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.agents.presence import Presence
+from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
+from comms_api.app.duties import Duty, keep_doing
+from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.reports import Reports
+from comms_api.commands.service import ORDERS_CHANNEL, Commands
+from comms_api.database.listener import Listener, Notifier
+from comms_api.database.partitions import create_partitions, drop_partitions
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.events import store as events_store
+from comms_api.events.service import WRITERS, Events, States
+from comms_api.groups.service import Groups
+from comms_api.http.bodies import Bodies
+from comms_api.login import store as login_store
+from comms_api.login.service import Login, Revocations
+from comms_api.settings import Settings
+from comms_api.tokens.issuer import Tokens
+from comms_api.tokens.keyring import Keyring, Secret
+from comms_api.users.service import Users
+
+logger = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 1.0
+CLOCK_SECONDS = 60.0
+HOUSEKEEPING_SECONDS = 600.0
+
+
+class Node(msgspec.Struct, frozen=True):
+    """The services of a node, under the names that routes ask for them by."""
+
+    settings: Settings
+    tokens: Tokens
+    bodies: Bodies
+    presence: Presence
+    agents: Agents
+    groups: Groups
+    users: Users
+    login: Login
+    events: Events
+    states: States
+    commands: Commands
+    dispatcher: Dispatcher
+    reports: Reports
+
+
+@asynccontextmanager
+async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, settings: Settings) -> AsyncIterator[Node]:
+    """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
+    clock = DatabaseClock()
+    async with engine.connect() as connection:
+        await clock.synchronise(connection)
+    notifier = Notifier(engine)
+    tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
+    presence = Presence(engine)
+    reports = Reports(engine, settings.lease_seconds)
+    node = Node(
+        settings=settings,
+        tokens=tokens,
+        bodies=Bodies(settings),
+        presence=presence,
+        agents=Agents(engine, secret, clock, notifier, settings.key_length_minimum),
+        groups=Groups(engine),
+        users=Users(engine, tokens),
+        login=Login(engine, secret, tokens, presence),
+        events=Events(engine, clock),
+        states=States(engine, reports.report),
+        commands=Commands(engine, clock, notifier),
+        dispatcher=Dispatcher(engine, tokens, settings),
+        reports=reports,
+    )
+    async with _running(_tasks(engine, node, clock, notifier)):
+        yield node
+    await presence.flush()
+
+
+def _tasks(
+    engine: AsyncEngine, node: Node, clock: DatabaseClock, notifier: Notifier
+) -> dict[str, Coroutine[Any, Any, None]]:
+    revocations = Revocations(engine, node.tokens, node.settings.token_lifetime_seconds, node.dispatcher.end_revoked)
+    channels: dict[str, Callable[[], None]] = {
+        ORDERS_CHANNEL: node.dispatcher.wake_all,
+        REVOCATIONS_CHANNEL: revocations.refresh_soon,
+    }
+    tasks = {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)} | {
+        "states writer": node.states.writer.run(),
+        "reports writer": node.reports.writer.run(),
+        "notifier": notifier.run(),
+        "listener": Listener(engine, channels).run(),
+        "dispatcher": node.dispatcher.run(),
+        "sweep": node.dispatcher.sweep(),
+        "presence": node.presence.run(),
+        "revocations": revocations.run(),
+    }
+    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node, clock)}
+
+
+def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]:
+    settings = node.settings
+
+    def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:
+        async def perform() -> None:
+            async with engine.begin() as connection:
+                await statement(connection, *arguments)
+
+        return perform
+
+    async def drop_old() -> None:
+        await drop_partitions(engine, "events", settings.events_retention_days)
+        await drop_partitions(engine, "finished_orders", settings.orders_retention_days)
+        await node.commands.forget(settings.orders_retention_days)
+
+    return [
+        Duty("expiry", EXPIRY_SECONDS, node.commands.expire),
+        Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
+        Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),
+        Duty("retention", HOUSEKEEPING_SECONDS, drop_old),
+        Duty(
+            "quarantine",
+            HOUSEKEEPING_SECONDS,
+            on_connection(events_store.trim_quarantine, settings.quarantine_rows_maximum),
+        ),
+        Duty(
+            "revocations clean-up",
+            HOUSEKEEPING_SECONDS,
+            on_connection(login_store.delete_revocations, settings.token_lifetime_seconds),
+        ),
+    ]
+
+
+@asynccontextmanager
+async def _running(coroutines: dict[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run tasks beside the block; none of them may end before it, and one that does is a bug worth dying of."""
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    body = asyncio.current_task()
+    for task in tasks:
+        task.add_done_callback(lambda ended: _report_end(ended, body))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _report_end(ended: "asyncio.Task[None]", body: "asyncio.Task[Any] | None") -> None:
+    if not ended.cancelled():
+        logger.critical("task %s ended, this node stops", ended.get_name(), exc_info=ended.exception())
+        if body is not None:
+            body.cancel()

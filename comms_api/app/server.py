@@ -1,0 +1,127 @@
+"""Serve one node's two apps over TLS with hypercorn, and drain on SIGTERM.
+
+Everything of hypercorn that this project relies on is in this module.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+
+import msgspec
+import uvloop
+from hypercorn.asyncio import serve as serve_asgi
+from hypercorn.config import Config
+
+from comms_api.app.apis import AsgiApp, agent_api, management_api
+from comms_api.app.certificates import Certificate
+from comms_api.app.listeners import BACKLOG, Listeners
+from comms_api.app.node import Node, open_node
+from comms_api.database.connect import open_engine
+from comms_api.settings import Settings
+from comms_api.tokens.keyring import Keyring, Secret
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_REQUESTS_MAXIMUM = 10_000_000
+"""Hypercorn closes a connection after 1,000 requests unless told otherwise."""
+
+KEEP_ALIVE_SECONDS = 75.0
+HANDSHAKE_SECONDS = 20.0
+ORPHAN_CHECK_SECONDS = 1.0
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """What a process needs to be a worker, on a database that is prepared."""
+
+    database_url: str
+    secret: Secret
+    keyring: Keyring
+    certificate: Certificate
+    settings: Settings
+
+
+def run_worker(
+    worker: Worker,
+    listeners: Listeners,
+    ready: Callable[[], None],
+    has_parent: Callable[[], bool] = lambda: True,
+) -> None:
+    """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
+    uvloop.run(_run(worker, listeners, ready, has_parent))
+
+
+async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], has_parent: Callable[[], bool]) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    engine = open_engine(worker.database_url, worker.settings)
+    try:
+        async with open_node(engine, worker.secret, worker.keyring, worker.settings) as node:
+            watch = asyncio.create_task(_watch_parent(has_parent, stopping))
+            await _serve(node, listeners, worker.certificate, stopping, ready)
+            watch.cancel()
+    finally:
+        await engine.dispose()
+
+
+async def _watch_parent(has_parent: Callable[[], bool], stopping: asyncio.Event) -> None:
+    while has_parent():  # noqa: ASYNC110 - the kernel has no event for it
+        await asyncio.sleep(ORPHAN_CHECK_SECONDS)
+    stopping.set()
+
+
+async def _serve(
+    node: Node,
+    listeners: Listeners,
+    certificate: Certificate,
+    stopping: asyncio.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
+    drained = asyncio.Event()
+    servers = [
+        asyncio.create_task(_serve_app(app, listener, certificate, node.settings, drained))
+        for app, listener in (
+            (agent_api(node), listeners.agent),
+            (management_api(node), listeners.management),
+        )
+    ]
+    # The sockets listen already: a client that comes before the server does waits in their backlog.
+    ready()
+    await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
+    logger.info("draining, %d polls held", node.dispatcher.held_polls)
+    node.dispatcher.drain()
+    drained.set()
+    # On Python 3.12 and later hypercorn would wait for ever for a connection that does not end.
+    _, late = await asyncio.wait(servers, timeout=node.settings.drain_seconds + 1)
+    for server in late:
+        server.cancel()
+    await asyncio.gather(*servers, return_exceptions=bool(late))
+
+
+async def _serve_app(
+    app: AsgiApp,
+    listener: socket.socket,
+    certificate: Certificate,
+    settings: Settings,
+    drained: asyncio.Event,
+) -> None:
+    await serve_asgi(app, _config(listener, certificate, settings), shutdown_trigger=drained.wait, mode="asgi")
+
+
+def _config(listener: socket.socket, certificate: Certificate, settings: Settings) -> Config:
+    config = Config()
+    # Hypercorn closes the descriptor that it is given.
+    config.bind = [f"fd://{listener.dup().detach()}"]
+    config.certfile, config.keyfile = str(certificate.chain), str(certificate.key)
+    config.alpn_protocols = ["http/1.1"]
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.keep_alive_max_requests = CONNECTION_REQUESTS_MAXIMUM
+    config.ssl_handshake_timeout = HANDSHAKE_SECONDS
+    config.graceful_timeout = settings.drain_seconds
+    config.include_server_header = False
+    config.loglevel = "WARNING"
+    return config

@@ -1,0 +1,111 @@
+"""Start a node: prepare what it needs, open its sockets, and keep its workers running."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from multiprocessing.context import ForkProcess
+
+import msgspec
+
+from comms_api.app.certificates import Certificate, find_certificate
+from comms_api.app.files import load_secret
+from comms_api.app.listeners import Listeners, open_listeners, url_of
+from comms_api.app.preparation import Prepared, prepare_database
+from comms_api.app.server import Worker, run_worker
+from comms_api.database.connect import database_address, open_engine
+from comms_api.database.outages import is_outage
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings
+from comms_api.tokens.keyring import Secret
+
+logger = logging.getLogger(__name__)
+
+RESTART_SECONDS = 1.0
+_FORK = multiprocessing.get_context("fork")
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """Where a node serves; the password only when it was made up just now."""
+
+    agent_url: str
+    management_url: str
+    certificate: Certificate
+    administrator_password: str | None
+
+
+def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
+    """Serve until SIGTERM or SIGINT, calling `announce` when agents may connect.
+
+    Raises `ConfigurationError` for whatever an operator must put right first.
+    """
+    secret, certificate = load_secret(settings), find_certificate(settings)
+    with ExitStack() as stack:
+        listeners = open_listeners(settings)
+        for pair in listeners:
+            stack.callback(pair.close)
+        url = stack.enter_context(database_address(settings))
+        prepared = asyncio.run(_prepare(url, secret, settings))
+        worker = Worker(url, secret, prepared.keyring, certificate, settings)
+        listening = Listening(
+            url_of(listeners[0].agent),
+            url_of(listeners[0].management),
+            certificate,
+            prepared.administrator_password,
+        )
+        if settings.workers == 1:
+            run_worker(worker, listeners[0], lambda: announce(listening))
+        else:
+            _supervise(worker, listeners, lambda: announce(listening))
+
+
+async def _prepare(url: str, secret: Secret, settings: Settings) -> Prepared:
+    engine = open_engine(url, settings)
+    try:
+        return await prepare_database(engine, secret, settings)
+    except Exception as error:
+        if is_outage(error):
+            raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
+        raise
+    finally:
+        await engine.dispose()
+
+
+def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:
+    """Run a process on each pair of sockets, start again one that dies, and end all on a signal."""
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    processes = [_start(worker, pair, ready if pair is listeners[0] else _say_nothing) for pair in listeners]
+    while not stopping:
+        time.sleep(0.1)
+        for index, process in enumerate(processes):
+            if not process.is_alive() and not stopping:
+                logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
+                time.sleep(RESTART_SECONDS)
+                processes[index] = _start(worker, listeners[index], _say_nothing)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+def _say_nothing() -> None:
+    """Only the first worker's first start is news."""
+
+
+def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> ForkProcess:
+    process = _FORK.Process(target=_run_child, args=(worker, listeners, ready))
+    process.start()
+    return process
+
+
+def _run_child(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> None:
+    # The terminal's Ctrl-C reaches the whole group; the supervisor passes it on, once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    run_worker(worker, listeners, ready, lambda: os.getppid() == parent)

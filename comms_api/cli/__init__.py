@@ -1,0 +1,1 @@
+"""The `comms-api` command: `comms-api NOUN VERB`."""

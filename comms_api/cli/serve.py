@@ -1,0 +1,36 @@
+"""`comms-api serve`: run a node."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from comms_api.app.supervisor import Listening
+from comms_api.app.supervisor import serve as serve_node
+from comms_api.settings import current_settings
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@click.command()
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
+@click.option("--workers", type=int, help="How many processes serve; one per core.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where data and secrets live.")
+@click.option("--agent-bind", help="HOST:PORT of the agent API.")
+@click.option("--management-bind", help="HOST:PORT of the management API.")
+def serve(config: Path | None, **overrides: object) -> None:
+    """Serve the agent and the management API until SIGTERM.
+
+    On the first start everything that is missing is made. Every setting can be given as COMMS_API_<NAME>.
+    """
+    settings = current_settings(config, **overrides)
+    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    serve_node(settings, _announce)
+
+
+def _announce(listening: Listening) -> None:
+    if listening.administrator_password is not None:
+        click.echo(f"administrator:   admin, password {listening.administrator_password} (shown only now)")
+    click.echo(f"certificate:     {listening.certificate.chain}")
+    click.echo(f"agent API:       {listening.agent_url}")
+    click.echo(f"management API:  {listening.management_url}")

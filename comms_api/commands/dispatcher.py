@@ -1,0 +1,200 @@
+"""Give each held poll its agent's orders, with one claim for all the agents that wait on this node.
+
+Invariants, each with a reason that was somebody's bug:
+
+- A poll is registered before its first claim, so that an order that is committed in between is seen by one of the two.
+- The wait is timed out, never the claim: orders that were claimed are answered, or released.
+- Of two polls of one agent the newest wins; the older is answered empty and its end does not touch the newer.
+- Notifications carry no data and may be lost: a slow sweep asks for every agent that waits.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands import store
+from comms_api.commands.model import Claimed
+from comms_api.database.outages import is_outage
+from comms_api.errors import Unauthenticated, Unavailable
+from comms_api.protocol import Order
+from comms_api.settings import Settings
+from comms_api.tokens.issuer import Claims, Tokens
+
+logger = logging.getLogger(__name__)
+
+CLAIM_INTERVAL_SECONDS = 0.002
+"""Polls and notifications that come closer together share a claim."""
+
+RETRY_SECONDS = 0.5
+
+
+class _Waiter:
+    """One held poll."""
+
+    __slots__ = ("answer", "claims", "is_being_claimed", "is_due_to_end", "was_claimed")
+
+    def __init__(self, claims: Claims) -> None:
+        self.claims = claims
+        self.answer: asyncio.Future[list[Order]] = asyncio.get_running_loop().create_future()
+        self.is_being_claimed = False
+        self.is_due_to_end = False
+        self.was_claimed = False
+
+    def end(self) -> None:
+        """Answer with nothing; while a claim is under way, after it."""
+        self.is_due_to_end = True
+        if not self.is_being_claimed:
+            self.give([])
+
+    def give(self, orders: list[Order]) -> bool:
+        """Answer with `orders`; return whether the poll was still there to take them."""
+        if self.answer.done():
+            return False
+        self.answer.set_result(orders)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Dispatcher:
+    """Holds the polls of this node."""
+
+    def __init__(self, engine: AsyncEngine, tokens: Tokens, settings: Settings) -> None:
+        """Take how long an order is leased and how often all who wait are asked for."""
+        self._engine = engine
+        self._tokens = tokens
+        self._lease_seconds = settings.lease_seconds
+        self._sweep_seconds = settings.sweep_seconds
+        self._waiters: dict[UUID, _Waiter] = {}
+        self._due: set[UUID] = set()
+        self._wanted = asyncio.Event()
+        self._is_draining = False
+
+    @property
+    def held_polls(self) -> int:
+        """How many polls wait."""
+        return len(self._waiters)
+
+    async def poll(self, agent_id: UUID, claims: Claims, wait_seconds: float) -> list[Order]:
+        """Return the agent's orders as soon as there are any, or an empty list after `wait_seconds`.
+
+        Raises `Unauthenticated` when the token is revoked meanwhile, `Unavailable` when the database cannot be asked.
+        A caller that is cancelled gives back what was claimed for it.
+        """
+        if self._is_draining:
+            return []
+        waiter = self._register(agent_id, claims)
+        timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.end)
+        try:
+            return await waiter.answer
+        finally:
+            timer.cancel()
+            if self._waiters.get(agent_id) is waiter:
+                del self._waiters[agent_id]
+
+    def _register(self, agent_id: UUID, claims: Claims) -> _Waiter:
+        older, waiter = self._waiters.get(agent_id), _Waiter(claims)
+        self._waiters[agent_id] = waiter
+        if older is not None:
+            older.end()
+        self._want([agent_id])
+        return waiter
+
+    def _want(self, agents: Iterable[UUID]) -> None:
+        self._due.update(agents)
+        self._wanted.set()
+
+    def wake_all(self) -> None:
+        """Ask for every agent that waits, since some of them may have orders."""
+        self._want(self._waiters)
+
+    def end_revoked(self) -> None:
+        """End the polls whose token has been revoked."""
+        for waiter in self._waiters.values():
+            if self._tokens.is_revoked(waiter.claims):
+                waiter.fail(Unauthenticated("The token was revoked."))
+
+    def drain(self) -> None:
+        """Answer every poll, those to come at once."""
+        self._is_draining = True
+        for waiter in self._waiters.values():
+            waiter.end()
+
+    async def run(self) -> None:
+        """Claim for those who are due, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            due, self._due = self._due, set()
+            if waiting := {agent: self._waiters[agent] for agent in due if agent in self._waiters}:
+                await self._claim_for(waiting)
+            await asyncio.sleep(CLAIM_INTERVAL_SECONDS)
+
+    async def sweep(self) -> None:
+        """Ask for every agent that waits now and then: for lost notifications and leases that have run out."""
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            self.wake_all()
+
+    async def _claim_for(self, waiting: Mapping[UUID, _Waiter]) -> None:
+        for waiter in waiting.values():
+            waiter.is_being_claimed = True
+        try:
+            async with self._engine.begin() as connection:
+                claimed = await store.claim_orders(connection, waiting, self._lease_seconds)
+        except Exception as error:
+            self._put_off(waiting, error)
+            if not is_outage(error):
+                raise
+            return
+        await self._hand_out(waiting, claimed)
+
+    def _put_off(self, waiting: Mapping[UUID, _Waiter], error: Exception) -> None:
+        """Keep the polls that have waited before, and tell those that just came."""
+        logger.warning("orders could not be claimed: %s", type(error).__name__)
+        for waiter in waiting.values():
+            waiter.is_being_claimed = False
+            if waiter.is_due_to_end:
+                waiter.end()
+            elif not waiter.was_claimed:
+                waiter.fail(Unavailable("The database cannot be reached; come back later."))
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._want, list(waiting))
+
+    async def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:
+        claims_of: dict[UUID, list[Claimed]] = defaultdict(list)
+        for claim in claimed:
+            claims_of[claim.agent_id].append(claim)
+        unwanted = [
+            claim
+            for agent_id, claims in claims_of.items()
+            if not self._give(agent_id, waiting[agent_id], claims)
+            for claim in claims
+        ]
+        for waiter in waiting.values():
+            waiter.is_being_claimed = False
+            waiter.was_claimed = True
+            if waiter.is_due_to_end:
+                waiter.end()
+        if unwanted:
+            await self._release(unwanted)
+
+    def _give(self, agent_id: UUID, waiter: _Waiter, claims: Sequence[Claimed]) -> bool:
+        # The poll that the claim was made for may be gone, or answered, or replaced by a newer one.
+        newest = self._waiters.get(agent_id, waiter)
+        return newest.give([claim.order for claim in claims])
+
+    async def _release(self, claims: Sequence[Claimed]) -> None:
+        try:
+            async with self._engine.begin() as connection:
+                await store.release_orders(connection, claims)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            logger.warning("%d claims not released; their leases will run out", len(claims))

@@ -1,0 +1,64 @@
+"""Take agents' reports: the reports of all requests that wait share one statement, and each gets its own outcome."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands import store
+from comms_api.commands.model import Report
+from comms_api.commands.outcomes import (
+    ending_of,
+    is_ending,
+    is_known_code,
+    order_id_of,
+    outcome_of,
+    refused,
+)
+from comms_api.database.coalescing import Coalescer
+from comms_api.protocol import OrderResult, ReportOutcome
+
+
+class Reports:
+    """Ends orders by what their agents report."""
+
+    def __init__(self, engine: AsyncEngine, lease_seconds: float) -> None:
+        """Take how long an agent at work on an order keeps it to itself."""
+        self._engine = engine
+        self._lease_seconds = lease_seconds
+        self.writer = Coalescer[Report, ReportOutcome](self._record, self._refuse)
+
+    async def report(self, agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
+        """Record one agent's results and return an outcome for each, in order, after the commit.
+
+        Idempotent: a result of an order that has ended changes nothing and is answered `noop`.
+        """
+        if not results:
+            return []
+        return await self.writer.submit([Report(agent_id, index, result) for index, result in enumerate(results)])
+
+    async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:
+        known = [(order_id_of(report), report) for report in reports if is_known_code(report)]
+        owned = [(order_id, report) for order_id, report in known if order_id is not None]
+        pairs = [(order_id, report.agent_id) for order_id, report in owned]
+        # The first report of an order counts, as it would have, had they come one by one.
+        first = {order_id: report for order_id, report in reversed(owned) if is_ending(report)}
+        running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
+        async with self._engine.begin() as connection:
+            ended = await store.finish_orders(connection, [ending_of(*pair) for pair in first.items()])
+            if running:
+                await store.extend_leases(connection, running, self._lease_seconds)
+            statuses = await store.find_statuses(connection, pairs)
+        return [_outcome(report, first, ended, statuses) for report in reports]
+
+    async def _refuse(self, report: Report, reason: str) -> ReportOutcome:
+        return refused(report, reason, 400)
+
+
+def _outcome(report: Report, first: dict[UUID, Report], ended: set[UUID], statuses: dict[UUID, str]) -> ReportOutcome:
+    order_id = order_id_of(report)
+    if order_id is None:
+        return refused(report, "order_id: not a UUID", 400)
+    if not is_known_code(report):
+        return refused(report, "result.code: must be 0 to 4", 400)
+    return outcome_of(report, statuses.get(order_id), ended=order_id in ended and first.get(order_id) is report)

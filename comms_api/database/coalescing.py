@@ -1,0 +1,111 @@
+"""Let all requests that wait share one statement and one commit, without sharing one another's faults.
+
+While one group is being stored the next one gathers, so a group is as large as the database is slow: alone, a request
+waits for nobody. When PostgreSQL refuses the data of a group, the group is halved until the items that it refuses are
+alone, and only they are answered as poisoned.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import asyncpg
+import msgspec
+from sqlalchemy.exc import DBAPIError
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+GROUP_ITEMS_MAXIMUM = 20_000
+
+_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+
+class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
+    items: Sequence[Item]
+    answer: "asyncio.Future[Sequence[Outcome]]"
+
+
+class Coalescer(Generic[Item, Outcome]):
+    """Gathers the items of many callers, stores them together, and gives each caller its own outcomes."""
+
+    def __init__(
+        self,
+        store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        refuse: Callable[[Item, str], Awaitable[Outcome]],
+    ) -> None:
+        """Take how to store a group (one outcome per item, in order) and what to do with one poisoned item."""
+        self._store = store
+        self._refuse = refuse
+        self._waiting: deque[_Submission[Item, Outcome]] = deque()
+        self._wanted = asyncio.Event()
+
+    async def submit(self, items: Sequence[Item]) -> Sequence[Outcome]:
+        """Return the outcomes of `items` after their commit; raises what the store raised.
+
+        A caller that is cancelled does not take its items back: they may be stored already.
+        """
+        submission = _Submission[Item, Outcome](items, asyncio.get_running_loop().create_future())
+        self._waiting.append(submission)
+        self._wanted.set()
+        return await submission.answer
+
+    async def run(self) -> None:
+        """Store what is submitted until cancelled; any number of these may run."""
+        while True:
+            await self._wanted.wait()
+            group = self._take_group()
+            if not self._waiting:
+                self._wanted.clear()
+            if group:
+                await self._serve(group)
+
+    def _take_group(self) -> list[_Submission[Item, Outcome]]:
+        group, size = [], 0
+        while self._waiting and size < GROUP_ITEMS_MAXIMUM:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].items)
+        return group
+
+    async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
+        try:
+            outcomes = await self._store_or_halve([item for submission in group for item in submission.items])
+        except Exception as error:  # noqa: BLE001 - every waiting request must learn of it
+            for submission in group:
+                _settle(submission.answer, error)
+            return
+        start = 0
+        for submission in group:
+            end = start + len(submission.items)
+            _settle(submission.answer, outcomes[start:end])
+            start = end
+
+    async def _store_or_halve(self, items: Sequence[Item]) -> Sequence[Outcome]:
+        try:
+            return await self._store(items)
+        except Exception as error:
+            reason = _refusal(error)
+            if reason is None:
+                raise
+        if len(items) == 1:
+            return [await self._refuse(items[0], reason)]
+        middle = len(items) // 2
+        return [*await self._store_or_halve(items[:middle]), *await self._store_or_halve(items[middle:])]
+
+
+def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """Return why PostgreSQL will never take these data, or None when it was something else."""
+    cause: BaseException | None = error
+    while isinstance(cause, DBAPIError):
+        cause = cause.orig and (cause.orig.__cause__ or cause.orig)
+    return str(cause) if isinstance(cause, _REFUSALS) else None

@@ -1,0 +1,49 @@
+"""Bring the schema to the newest revision, once, however many nodes start together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+MIGRATIONS_LOCK = 0x636F6D6D73  # "comms": PostgreSQL's advisory locks are numbers
+LOCK_TIMEOUT = "5s"
+STATEMENT_TIMEOUT = "10min"
+
+
+def migrations_folder() -> Path:
+    """Return where the revisions are: in the checkout, or inside an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "migrations"
+    return installed if installed.exists() else package.parent / "migrations"
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Return an Alembic configuration that works on `connection` and needs no file."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def guard_migration(connection: Connection) -> None:
+    """Let one migration run at a time, and none wait for ever behind a long transaction.
+
+    The advisory lock is waited for without a limit (another node is migrating) and ends with the transaction.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATIONS_LOCK})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
+
+
+async def upgrade_schema(connection: AsyncConnection) -> None:
+    """Run every revision that is missing, in the caller's transaction."""
+    await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), "head"))
+
+
+async def current_revisions(connection: AsyncConnection) -> Sequence[str]:
+    """Return the revision the database is at; empty before the first."""
+    return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads())

@@ -1,0 +1,111 @@
+"""Daily partitions of the tables that grow without end: made ahead, dropped by age, never stopping a writer.
+
+A partition is made as a plain table and then attached, and detached concurrently before it is dropped: both take
+SHARE UPDATE EXCLUSIVE on the parent, which an INSERT or COPY does not conflict with (PostgreSQL manual, ALTER TABLE).
+There is no default partition, since with one `DETACH … CONCURRENTLY` is refused.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.database.schema import PARTITIONED_TABLES
+from comms_api.database.uuid7 import uuid7_floor
+
+logger = logging.getLogger(__name__)
+
+DAYS_AHEAD = 7
+DAYS_BEHIND = 1
+PARTITIONS_LOCK = 0x7061727473
+_NAME = re.compile(rf"^({'|'.join(PARTITIONED_TABLES)})_(\d{{8}})$")
+
+
+def is_partition(name: str) -> bool:
+    """Return whether a table of this name is a partition of ours."""
+    return _NAME.match(name) is not None
+
+
+def partition_name(table: str, day: date) -> str:
+    """Return the name of the partition that holds the ids made on `day` (UTC)."""
+    return f"{table}_{day:%Y%m%d}"
+
+
+def partition_day(name: str) -> date:
+    """Return the day a partition holds."""
+    return datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC).date()
+
+
+async def create_partitions(engine: AsyncEngine) -> list[str]:
+    """Make the partitions of yesterday to a week ahead that are missing and return their names; idempotent."""
+    async with engine.begin() as connection:
+        # Two nodes that made the same partition at once would fail one another.
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITIONS_LOCK})
+        await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
+        existing = await _partitions(connection)
+        missing = [
+            (table, day)
+            for table in PARTITIONED_TABLES
+            for day in (today + timedelta(days=ahead) for ahead in range(-DAYS_BEHIND, DAYS_AHEAD + 1))
+            if partition_name(table, day) not in existing
+        ]
+        for table, day in missing:
+            await _create(connection, table, day)
+    return [partition_name(table, day) for table, day in missing]
+
+
+async def drop_partitions(engine: AsyncEngine, table: str, older_than_days: int) -> list[str]:
+    """Drop the partitions of `table` whose last day is over `older_than_days` days ago; return their names.
+
+    Idempotent: what a node leaves that dies between the detaching and the dropping, the next one finishes.
+    """
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with autocommit.connect() as connection:
+        today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
+        oldest = today - timedelta(days=older_than_days)
+        names = [
+            name
+            for name in await _partitions(connection)
+            if name.startswith(f"{table}_") and partition_day(name) < oldest
+        ]
+        if names and await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": PARTITIONS_LOCK}):
+            try:
+                await _drop(connection, table, names)
+            finally:
+                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": PARTITIONS_LOCK})
+    return names
+
+
+async def _create(connection: AsyncConnection, table: str, day: date) -> None:
+    name = partition_name(table, day)
+    start = datetime.combine(day, time.min, UTC)
+    low, high = uuid7_floor(start), uuid7_floor(start + timedelta(days=1))
+    await connection.execute(text(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)"))
+    await connection.execute(
+        text(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')")
+    )
+
+
+async def _drop(connection: AsyncConnection, table: str, names: Iterable[str]) -> None:
+    for name in names:
+        attached = await connection.scalar(
+            text("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(:name)"),
+            {"name": name},
+        )
+        if attached is not None:
+            how = "FINALIZE" if attached else "CONCURRENTLY"
+            await connection.execute(text(f"ALTER TABLE {table} DETACH PARTITION {name} {how}"))
+        await connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+        logger.info("dropped partition %s", name)
+
+
+async def _partitions(connection: AsyncConnection) -> set[str]:
+    # By name and not by pg_inherits, so that one detached and not yet dropped is found as well.
+    names = await connection.scalars(
+        text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace")
+    )
+    return {name for name in names if is_partition(name)}

@@ -1,0 +1,198 @@
+"""Every table on one page, as the migrations leave it (a test proves that they agree).
+
+Two shapes recur. Ids of events and orders are UUIDv7, so they sort by time: the tables that grow without end are
+range-partitioned on the id itself, a look-up by id touches one partition, and dropping old data is dropping a table.
+And an order that is open lives in `orders`, one that has ended in `finished_orders`: the set that every claim,
+sweep and expiry reads stays small whatever the history holds, and an ended order cannot change.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+NOW = func.now()
+PARTITIONED_TABLES = ("events", "finished_orders")
+
+
+def _timestamp(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=None if nullable else NOW)
+
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("type", Text, nullable=False, server_default=""),
+    Column("version", Text, nullable=False, server_default=""),
+    Column("host", JSON, nullable=False, server_default=text("'{}'")),
+    _timestamp("created_at", nullable=False),
+    # The two moves of an agent that is alive: no index, so that the update stays on its page (HOT).
+    _timestamp("last_login_at"),
+    _timestamp("last_seen_at"),
+    Column("remote_address", Text),
+    postgresql_with={"fillfactor": "80"},
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _timestamp("created_at", nullable=False),
+)
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
+    Column("agent_id", Uuid, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
+)
+# An order records its agent's groups, and a deleted agent leaves its groups.
+Index(None, group_members.c.agent_id)
+
+users = Table(
+    "users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("algorithm", Text, nullable=False),
+    Column("private_key", LargeBinary, nullable=False, comment="encrypted with the node secret"),
+    _timestamp("created_at", nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    _timestamp("revoked_at", nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("agent_id", Uuid, nullable=False),
+    Column("module", Text, nullable=False),
+    Column("collector", Text, nullable=False),
+    Column("event", JSON, nullable=False),
+    postgresql_partition_by="RANGE (id)",
+)
+# One agent's events in order of time.
+Index(None, events.c.agent_id, events.c.id)
+
+quarantined_events = Table(
+    "quarantined_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("agent_id", Uuid, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("line", LargeBinary, nullable=False, comment="the first bytes of it"),
+    Column("line_bytes", Integer, nullable=False, comment="its whole length"),
+)
+
+states = Table(
+    "states",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("module", Text, primary_key=True),
+    Column("collector", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("data", JSON, nullable=False),
+    _timestamp("created_at", nullable=False),
+    _timestamp("updated_at", nullable=False),
+    postgresql_with={"fillfactor": "80"},
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("request_id", Uuid, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("user_name", Text, nullable=False),
+    Column("target_type", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("action_name", Text, nullable=False),
+    Column("action_version", Text, nullable=False),
+    Column("action_args", JSON, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    _timestamp("created_at", nullable=False),
+    _timestamp("expires_at", nullable=False),
+)
+
+
+def _order_columns() -> list[Column[object]]:
+    return [
+        Column("order_id", Uuid, primary_key=True),
+        Column("request_id", Uuid, nullable=False),
+        Column("agent_id", Uuid, nullable=False),
+        Column("agent_groups", ARRAY(Text), nullable=False),
+        Column("attempt", Integer, nullable=False, server_default=text("0")),
+        _timestamp("created_at", nullable=False),
+        _timestamp("expires_at", nullable=False),
+        _timestamp("sent_at"),
+    ]
+
+
+orders = Table(
+    "orders",
+    metadata,
+    *_order_columns(),
+    Column("position", BigInteger, Identity(always=True), nullable=False, comment="oldest first"),
+    _timestamp("lease_until"),
+    # A claim moves only columns without an index, and half of each page is free for it: every move is HOT.
+    postgresql_with={"fillfactor": "50"},
+)
+# The claim: the open orders of each waiting agent, oldest first.
+Index(None, orders.c.agent_id, orders.c.position)
+# Expiry.
+Index(None, orders.c.expires_at)
+# The orders of one command.
+Index(None, orders.c.request_id, orders.c.order_id)
+
+finished_orders = Table(
+    "finished_orders",
+    metadata,
+    *_order_columns(),
+    _timestamp("finished_at", nullable=False),
+    Column("status", Text, nullable=False),
+    Column("result_code", Integer),
+    Column("result_message", Text),
+    Column("result_data", JSON),
+    postgresql_partition_by="RANGE (order_id)",
+)
+Index(None, finished_orders.c.agent_id, finished_orders.c.order_id)
+Index(None, finished_orders.c.request_id, finished_orders.c.order_id)

@@ -1,0 +1,1 @@
+"""What agents tell: stateless events, appended, and states, kept up to date by stateful batches."""

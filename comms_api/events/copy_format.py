@@ -1,0 +1,58 @@
+"""Build the rows of a binary COPY (PostgreSQL manual, COPY, "Binary Format"): the payload's bytes are never decoded."""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import UUID
+
+from comms_api.events.model import EventRun
+
+COLUMNS = ("id", "agent_id", "module", "collector", "event")
+_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+_TRAILER = struct.pack("!h", -1)
+_ROW_START = struct.pack("!hi", len(COLUMNS), 16)
+_PAYLOAD_LENGTH = struct.Struct("!i")
+
+
+def encode_rows(first_id: UUID, agent_id: UUID, runs: Iterable[EventRun]) -> list[bytes]:
+    """Return one row per event; ids count up from `first_id`, so that they sort as the lines did."""
+    rows: list[bytes] = []
+    for run in runs:
+        shared = _field(agent_id.bytes) + _field(run.module.encode()) + _field(run.collector.encode())
+        number = first_id.int + len(rows)
+        rows += [
+            b"".join(
+                (
+                    _ROW_START,
+                    (number + offset).to_bytes(16, "big"),
+                    shared,
+                    _PAYLOAD_LENGTH.pack(len(line)),
+                    line,
+                )
+            )
+            for offset, line in enumerate(run.lines)
+        ]
+    return rows
+
+
+def copy_stream(rows: Sequence[bytes]) -> bytes:
+    """Return the whole stream of one COPY."""
+    return b"".join((_SIGNATURE, *rows, _TRAILER))
+
+
+def read_row(row: bytes) -> tuple[UUID, UUID, bytes]:
+    """Return the id, the agent and the payload of an encoded row."""
+    fields = list(_fields(row))
+    return UUID(bytes=fields[0]), UUID(bytes=fields[1]), fields[4]
+
+
+def _fields(row: bytes) -> Iterator[bytes]:
+    position = 2
+    while position < len(row):
+        (length,) = _PAYLOAD_LENGTH.unpack_from(row, position)
+        position += 4
+        yield row[position : position + length]
+        position += length
+
+
+def _field(value: bytes) -> bytes:
+    return _PAYLOAD_LENGTH.pack(len(value)) + value

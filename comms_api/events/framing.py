@@ -1,0 +1,215 @@
+"""Tell the items of a batch apart, however its bytes were split on the way.
+
+A batch is lines of JSON. A body whose items cannot be told apart is `Malformed`, with the line; a fault of one item
+never fails the others, since a real agent would send the same batch again for ever. So a line that is no header, where
+a header is due, is one bad item up to the next line that is a header.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from comms_api.errors import Malformed, TooLarge
+from comms_api.events.model import (
+    NAME_BYTES_MAXIMUM,
+    STATE_BYTES_MAXIMUM,
+    STATE_ID_BYTES_MAXIMUM,
+    STATEFUL_COLLECTORS,
+    EventRun,
+    Quarantined,
+    StateChange,
+    StatefulBatch,
+    StatelessBatch,
+)
+from comms_api.protocol import ItemResult, StatefulHeader, StatelessHeader
+
+HEADER_BYTES_MAXIMUM = 4 * 1024
+
+
+class _Agent(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """The one member of the metadata line that counts; a fault in another must not block an agent's queue."""
+
+    agent: _Agent
+
+
+class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The members of a stateful header, whatever their values."""
+
+    id: msgspec.Raw | None = None
+    module: msgspec.Raw | None = None
+    collector: msgspec.Raw | None = None
+    operation: msgspec.Raw | None = None
+
+
+_ANY = msgspec.json.Decoder(msgspec.Raw)
+_METADATA = msgspec.json.Decoder(_Metadata)
+_STATELESS_HEADER = msgspec.json.Decoder(StatelessHeader)
+_STATEFUL_HEADER = msgspec.json.Decoder(StatefulHeader)
+_SHAPE = msgspec.json.Decoder(_Shape)
+
+
+def split_batch(body: bytes, items_maximum: int) -> tuple[str, list[bytes]]:
+    """Return the agent's id as the metadata line tells it, and the lines behind that line, stripped.
+
+    Raises `Malformed` for no metadata or no UTF-8, `TooLarge` for more than `items_maximum` lines.
+    """
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise Malformed(f"line {line}: not UTF-8 at byte {error.start} of the body") from None
+    if body.count(b"\n") > 2 * items_maximum:
+        raise TooLarge(f"The batch has more than {items_maximum} items.")
+    first, *lines = body.split(b"\n")
+    try:
+        return _METADATA.decode(first).agent.id, [line.strip() for line in lines]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
+
+
+def read_stateless(lines: Sequence[bytes]) -> StatelessBatch:
+    """Sort the lines of a stateless batch into runs of events and lines for the quarantine."""
+    runs: list[EventRun] = []
+    quarantined: list[Quarantined] = []
+    problem: str | None = "no sub-header line before it"
+    for line in filter(None, lines):
+        if (fault := _fault(line)) is not None:
+            quarantined.append(Quarantined(fault, line))
+        elif header := _find_stateless_header(line):
+            problem = _name_fault(header.module, header.collector)
+            runs.append(EventRun(header.module, header.collector, []))
+        elif problem is not None:
+            quarantined.append(Quarantined(problem, line))
+        else:
+            runs[-1].lines.append(line)
+    return StatelessBatch([run for run in runs if run.lines], quarantined)
+
+
+def _fault(line: bytes) -> str | None:
+    try:
+        _ANY.decode(line)
+    except msgspec.DecodeError as error:
+        return str(error)
+    except RecursionError:
+        return "nested too deeply"
+    return None if line.startswith(b"{") else "not a JSON object"
+
+
+def _find_stateless_header(line: bytes) -> StatelessHeader | None:
+    if len(line) > HEADER_BYTES_MAXIMUM or b'"module"' not in line:
+        return None
+    try:
+        return _STATELESS_HEADER.decode(line)
+    except msgspec.DecodeError:
+        return None  # an event that has a member of that name
+
+
+def _name_fault(*names: str) -> str | None:
+    for name in names:
+        if "\0" in name or len(name.encode()) > NAME_BYTES_MAXIMUM:
+            return f"module and collector must have up to {NAME_BYTES_MAXIMUM} bytes and no NUL"
+    return None
+
+
+def read_stateful(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
+    """Read the items of a stateful batch; raises `Malformed` when a data line is missing."""
+    changes: list[StateChange] = []
+    refused: list[ItemResult] = []
+    for index, item in enumerate(_pair(lines)):
+        header = item.header
+        if header is not None and header.operation != "delete" and item.data is None:
+            raise Malformed(f"line {item.number}: this header has no data line after it")
+        fault = _fault_of(item)
+        if header is None or fault is not None:
+            refused.append(ItemResult(index, header.id if header else "", fault or "", 400))
+        else:
+            key = (agent_id, header.module, header.collector, header.id)
+            changes.append(StateChange(index, key, header.operation, item.data))
+    return StatefulBatch(changes, refused)
+
+
+class _Item(msgspec.Struct):
+    """A header line and, if it has one, its data line."""
+
+    number: int
+    line: bytes
+    header: StatefulHeader | None
+    is_shaped: bool
+    data: bytes | None = None
+
+    @property
+    def takes_next(self) -> bool:
+        """Whether a following line that is no header belongs to this item."""
+        if self.header is None:
+            return self.data is None or not self.is_shaped
+        return self.data is None and self.header.operation != "delete"
+
+
+def _pair(lines: Sequence[bytes]) -> list[_Item]:
+    items: list[_Item] = []
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        header = _find_stateful_header(line)
+        is_shaped = header is not None or _is_header_shaped(line)
+        if items and not is_shaped and items[-1].takes_next:
+            items[-1].data = line
+        else:
+            items.append(_Item(number, line, header, is_shaped))
+    return items
+
+
+def _find_stateful_header(line: bytes) -> StatefulHeader | None:
+    if len(line) > HEADER_BYTES_MAXIMUM or b'"operation"' not in line:
+        return None
+    try:
+        return _STATEFUL_HEADER.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _is_header_shaped(line: bytes) -> bool:
+    """Return whether a line that is no good header is one all the same: two of its members and no others."""
+    if len(line) > HEADER_BYTES_MAXIMUM:
+        return False
+    try:
+        shape = _SHAPE.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return sum(member is not None for member in (shape.id, shape.module, shape.operation)) >= 2  # noqa: PLR2004
+
+
+def _fault_of(item: _Item) -> str | None:
+    if item.header is not None:
+        return _header_fault(item.header) or _data_fault(item.data)
+    try:
+        _STATEFUL_HEADER.decode(item.line)
+    except msgspec.DecodeError as error:
+        return f"line {item.number}: expected a header: {error}"
+    except RecursionError:
+        return f"line {item.number}: nested too deeply"
+    return f"line {item.number}: expected a header of up to {HEADER_BYTES_MAXIMUM} bytes"
+
+
+def _header_fault(header: StatefulHeader) -> str | None:
+    if header.module not in STATEFUL_COLLECTORS:
+        return f"module: must be one of {', '.join(STATEFUL_COLLECTORS)}"
+    collectors = STATEFUL_COLLECTORS[header.module]
+    if collectors is not None and header.collector not in collectors:
+        return f"collector: must be one of {', '.join(sorted(collectors))}"
+    if not header.id or "\0" in header.id or len(header.id.encode()) > STATE_ID_BYTES_MAXIMUM:
+        return f"id: must have 1 to {STATE_ID_BYTES_MAXIMUM} bytes and no NUL"
+    return _name_fault(header.collector)
+
+
+def _data_fault(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    if len(data) > STATE_BYTES_MAXIMUM:
+        return f"data: larger than {STATE_BYTES_MAXIMUM} bytes"
+    return (fault := _fault(data)) and f"data: {fault}"

@@ -1,0 +1,27 @@
+"""Read an order's result from the state of module `command` that real agents report it as."""
+
+import msgspec
+
+from comms_api.events.model import StateChange
+from comms_api.protocol import OrderResult, Result
+
+
+class _Command(msgspec.Struct, frozen=True):
+    result: Result
+
+
+class _Report(msgspec.Struct, frozen=True):
+    command: _Command
+
+
+_REPORT = msgspec.json.Decoder(_Report)
+
+
+def read_result(change: StateChange) -> OrderResult | str:
+    """Return the result that `change` reports, its id being the order's; or why it is none."""
+    if change.operation != "update" or change.data is None:
+        return 'operation: a result is an "update"'
+    try:
+        return OrderResult(change.key[3], _REPORT.decode(change.data).command.result)
+    except msgspec.DecodeError as error:
+        return f"data: {error}"

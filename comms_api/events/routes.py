@@ -1,0 +1,93 @@
+"""The agent API's batches, and the management API's view of what they left."""
+
+from uuid import UUID
+
+from litestar import get, post
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+
+from comms_api.errors import Forbidden
+from comms_api.events.cursors import decode_cursor
+from comms_api.events.framing import read_stateful, read_stateless, split_batch
+from comms_api.events.model import Event, QuarantinedEvent, State
+from comms_api.events.service import Events, States
+from comms_api.http.authentication import agent_of
+from comms_api.http.bodies import Bodies
+from comms_api.http.pages import After, Limit, Page
+from comms_api.http.request import AnyRequest
+from comms_api.protocol import ItemResults
+from comms_api.settings import Settings
+
+
+@post("/events/stateless", status_code=204)
+async def append_events(
+    request: AnyRequest,
+    events: NamedDependency[Events],
+    bodies: NamedDependency[Bodies],
+    settings: NamedDependency[Settings],
+) -> None:
+    """Store a batch of events; 204 after the commit. Lines that are no events go to the quarantine."""
+    agent_id = agent_of(request)
+    async with bodies.receive(request) as body:
+        named, lines = split_batch(body, settings.batch_items_maximum)
+        _check_owner(named, agent_id)
+        await events.append(agent_id, read_stateless(lines))
+
+
+@post("/events/stateful", status_code=200)
+async def change_states(
+    request: AnyRequest,
+    states: NamedDependency[States],
+    bodies: NamedDependency[Bodies],
+    settings: NamedDependency[Settings],
+) -> ItemResults:
+    """Create, update and delete states; one result per item, in order, after the commit."""
+    agent_id = agent_of(request)
+    async with bodies.receive(request) as body:
+        named, lines = split_batch(body, settings.batch_items_maximum)
+        _check_owner(named, agent_id)
+        return ItemResults(await states.change(agent_id, read_stateful(agent_id, lines)))
+
+
+def _check_owner(named: str, agent_id: UUID) -> None:
+    if named.lower() != str(agent_id):
+        raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
+
+
+@get("/events")
+async def list_events(
+    events: NamedDependency[Events],
+    agent_id: FromQuery[UUID | None] = None,
+    module: FromQuery[str | None] = None,
+    after: FromQuery[UUID | None] = None,
+    limit: Limit = 100,
+) -> Page[Event]:
+    """List events, oldest first, all or those of an agent or a module."""
+    return await events.list(agent_id, module, after, limit)
+
+
+@get("/events/quarantine")
+async def list_quarantined_events(
+    events: NamedDependency[Events],
+    agent_id: FromQuery[UUID | None] = None,
+    after: FromQuery[UUID | None] = None,
+    limit: Limit = 100,
+) -> Page[QuarantinedEvent]:
+    """List the lines of stateless batches that could not be stored as events, and why, oldest first."""
+    return await events.list_quarantined(agent_id, after, limit)
+
+
+@get("/states")
+async def list_states(
+    states: NamedDependency[States],
+    agent_id: FromQuery[UUID | None] = None,
+    module: FromQuery[str | None] = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[State]:
+    """List states by agent, module, collector and id, all or those of an agent or a module."""
+    return await states.list(agent_id, module, decode_cursor(after), limit)
+
+
+AGENT_ROUTES = [append_events, change_states]
+MANAGEMENT_ROUTES = [list_events, list_quarantined_events, list_states]

@@ -1,0 +1,140 @@
+"""Store batches, each answered after its commit, and read what was stored."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.coalescing import Coalescer
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.events import store
+from comms_api.events.copy_format import encode_rows, read_row
+from comms_api.events.cursors import encode_cursor
+from comms_api.events.model import (
+    QUARANTINED_LINE_BYTES_MAXIMUM,
+    QUARANTINED_LINES_MAXIMUM,
+    Event,
+    Quarantined,
+    QuarantinedEvent,
+    State,
+    StateChange,
+    StatefulBatch,
+    StateKey,
+    StatelessBatch,
+)
+from comms_api.events.results import read_result
+from comms_api.events.states import fold
+from comms_api.http.pages import Page, page_of
+from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
+
+ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
+"""What takes the results that arrive as states of the module `command`."""
+
+WRITERS = 2
+"""While one commits, the other can gather and encode; a third gains nothing."""
+
+
+class Events:
+    """The stateless events of the fleet."""
+
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock) -> None:
+        """Take the clock that ids are made by."""
+        self._engine = engine
+        self._clock = clock
+        self.writer = Coalescer[bytes, None](self._copy, self._quarantine_row)
+
+    async def append(self, agent_id: UUID, batch: StatelessBatch) -> None:
+        """Store a batch and return after its commit; what cannot be an event goes to the quarantine."""
+        if batch.quarantined:
+            await self._quarantine(agent_id, batch.quarantined)
+        if batch.runs:
+            await self.writer.submit(encode_rows(self._clock.uuid7(), agent_id, batch.runs))
+
+    async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
+        async with self._engine.connect() as connection:
+            await store.copy_events(connection, rows)
+        return [None] * len(rows)
+
+    async def _quarantine_row(self, row: bytes, reason: str) -> None:
+        _, agent_id, line = read_row(row)
+        await self._quarantine(agent_id, [Quarantined(reason, line)])
+
+    async def _quarantine(self, agent_id: UUID, lines: Sequence[Quarantined]) -> None:
+        shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], len(lines) - QUARANTINED_LINES_MAXIMUM
+        if hidden > 0:
+            shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
+        rows = [self._quarantine_values(agent_id, line) for line in shown]
+        async with self._engine.begin() as connection:
+            await store.insert_quarantined(connection, rows)
+
+    def _quarantine_values(self, agent_id: UUID, quarantined: Quarantined) -> dict[str, object]:
+        return {
+            "id": self._clock.uuid7(),
+            "agent_id": agent_id,
+            "reason": quarantined.reason,
+            "line": quarantined.line[:QUARANTINED_LINE_BYTES_MAXIMUM],
+            "line_bytes": len(quarantined.line),
+        }
+
+    async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
+        """Return one page of events, oldest first."""
+        async with self._engine.connect() as connection:
+            events = await store.list_events(connection, agent_id, module, after, limit + 1)
+        return page_of(events, limit, lambda event: str(event.id))
+
+    async def list_quarantined(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
+        """Return one page of quarantined lines, oldest first."""
+        async with self._engine.connect() as connection:
+            lines = await store.list_quarantined(connection, agent_id, after, limit + 1)
+        return page_of(lines, limit, lambda line: str(line.id))
+
+
+class States:
+    """The states of the fleet."""
+
+    def __init__(self, engine: AsyncEngine, report_results: ReportResults) -> None:
+        """Take who hears of results that arrive as states."""
+        self._engine = engine
+        self._report_results = report_results
+        self.writer = Coalescer[StateChange, ItemResult](self._apply, self._refuse)
+
+    async def change(self, agent_id: UUID, batch: StatefulBatch) -> list[ItemResult]:
+        """Apply a batch and return one result per item, in order, after the commit."""
+        results = list(batch.refused)
+        if changes := [change for change in batch.changes if change.key[1] != COMMAND_MODULE]:
+            results += await self.writer.submit(changes)
+        if reports := [change for change in batch.changes if change.key[1] == COMMAND_MODULE]:
+            results += await self._report(agent_id, reports)
+        return sorted(results, key=lambda result: result.index)
+
+    async def _apply(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
+        keys = {change.key for change in changes}
+        async with self._engine.begin() as connection:
+            await store.lock_agents(connection, {key[0] for key in keys})
+            folded = fold(changes, await store.find_states(connection, keys))
+            if folded.written:
+                await store.upsert_states(connection, folded.written)
+            if folded.deleted:
+                await store.delete_states(connection, folded.deleted)
+        return folded.results
+
+    async def _refuse(self, change: StateChange, reason: str) -> ItemResult:
+        return change.outcome(reason, 400)
+
+    async def _report(self, agent_id: UUID, changes: Sequence[StateChange]) -> list[ItemResult]:
+        read = [(change, read_result(change)) for change in changes]
+        refused = [change.outcome(report, 400) for change, report in read if isinstance(report, str)]
+        reports = [(change, report) for change, report in read if isinstance(report, OrderResult)]
+        outcomes = await self._report_results(agent_id, [report for _, report in reports])
+        told = [
+            change.outcome(outcome.result, outcome.status)
+            for (change, _), outcome in zip(reports, outcomes, strict=True)
+        ]
+        return refused + told
+
+    async def list(self, agent_id: UUID | None, module: str | None, after: StateKey | None, limit: int) -> Page[State]:
+        """Return one page of states, by key."""
+        async with self._engine.connect() as connection:
+            states = await store.list_states(connection, agent_id, module, after, limit + 1)
+        return page_of(states, limit, encode_cursor)

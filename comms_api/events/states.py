@@ -1,0 +1,68 @@
+"""What a sequence of changes makes of states: pure, so that it can be proven against applying them one by one."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from comms_api.events.model import StateChange, StateKey
+from comms_api.protocol import ItemResult
+
+MERGE_DEPTH_MAXIMUM = 32
+"""Deeper objects are replaced whole: each level reads its part of the document once more."""
+
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """The result of each change, in order, and what the table must become; keys appear once."""
+
+    results: list[ItemResult]
+    written: dict[StateKey, bytes]
+    deleted: set[StateKey]
+
+
+def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Folded:
+    """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
+    current = dict(existing)
+    results = [_apply(change, current) for change in changes]
+    written = {key: data for key, data in current.items() if existing.get(key) != data}
+    return Folded(results, written, existing.keys() - current.keys())
+
+
+def _apply(change: StateChange, current: dict[StateKey, bytes]) -> ItemResult:
+    before = current.get(change.key)
+    if change.data is None:
+        return _delete(change, current)
+    if before is None:
+        current[change.key] = change.data
+        return change.outcome("created", 201)
+    if change.operation == "create":
+        return change.outcome("exists already", 409)
+    merged = merge(before, change.data)
+    current[change.key] = merged
+    return change.outcome("noop" if merged == before else "updated", 200)
+
+
+def _delete(change: StateChange, current: dict[StateKey, bytes]) -> ItemResult:
+    if current.pop(change.key, None) is None:
+        return change.outcome("not found", 404)
+    return change.outcome("deleted", 200)
+
+
+def merge(document: bytes, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> bytes:
+    """Return `document` with the members of `partial` set, objects member by member; both are JSON objects.
+
+    Values are moved as bytes, so that numbers and escapes stay as they were written.
+    """
+    members = _OBJECT.decode(document)
+    for name, value in _OBJECT.decode(partial).items():
+        old = members.get(name)
+        if depth > 1 and old is not None and _is_object(old) and _is_object(value):
+            members[name] = msgspec.Raw(merge(bytes(old), bytes(value), depth - 1))
+        else:
+            members[name] = value
+    return msgspec.json.encode(members)
+
+
+def _is_object(value: msgspec.Raw) -> bool:
+    return bytes(value)[:1] == b"{"

@@ -1,0 +1,151 @@
+"""The statements of events and states."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from uuid import UUID
+
+from sqlalchemy import select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.schema import events, quarantined_events, states
+from comms_api.database.uuid7 import uuid7_time
+from comms_api.events.copy_format import COLUMNS, copy_stream
+from comms_api.events.model import Event, QuarantinedEvent, State, StateKey
+
+_KEYS = "unnest(CAST(:agents AS uuid[]), CAST(:modules AS text[]), CAST(:collectors AS text[]), CAST(:ids AS text[]))"
+
+
+async def copy_events(connection: AsyncConnection, rows: Sequence[bytes]) -> None:
+    """Append encoded rows by one binary COPY, which is a transaction of its own."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None  # noqa: S101 - a connection that is checked out has one
+    await driver.copy_to_table(events.name, source=BytesIO(copy_stream(rows)), columns=COLUMNS, format="binary")
+
+
+async def insert_quarantined(connection: AsyncConnection, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append lines to the quarantine."""
+    await connection.execute(insert(quarantined_events), rows)
+
+
+_TRIM_QUARANTINE = text("""
+    DELETE FROM quarantined_events WHERE id <= (
+        SELECT id FROM quarantined_events ORDER BY id DESC OFFSET :kept LIMIT 1)""")
+
+
+async def trim_quarantine(connection: AsyncConnection, kept: int) -> int:
+    """Delete all but the newest `kept` lines and return how many went."""
+    return (await connection.execute(_TRIM_QUARANTINE, {"kept": kept})).rowcount
+
+
+async def lock_agents(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
+    """Let one transaction at a time change the states of each agent; sorted, so that no two wait for each other."""
+    await connection.execute(
+        text("""SELECT pg_advisory_xact_lock(hashtextextended(CAST(id AS text), 0))
+            FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted"""),
+        {"ids": list(ids)},
+    )
+
+
+_FIND_STATES = text(f"""
+    SELECT agent_id, module, collector, id, CAST(data AS text) FROM states
+    WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})""")
+
+
+async def find_states(connection: AsyncConnection, keys: Iterable[StateKey]) -> dict[StateKey, bytes]:
+    """Return the documents of those of `keys` that exist."""
+    rows = await connection.execute(_FIND_STATES, _columns(keys))
+    return {(agent_id, module, collector, id_): data.encode() for agent_id, module, collector, id_, data in rows}
+
+
+_UPSERT_STATES = text("""
+    INSERT INTO states (agent_id, module, collector, id, data)
+    SELECT agent_id, module, collector, id, CAST(data AS json) FROM unnest(CAST(:agents AS uuid[]),
+        CAST(:modules AS text[]), CAST(:collectors AS text[]), CAST(:ids AS text[]), CAST(:documents AS text[]))
+        AS new (agent_id, module, collector, id, data)
+    ON CONFLICT (agent_id, module, collector, id) DO UPDATE SET data = excluded.data, updated_at = now()""")
+
+
+async def upsert_states(connection: AsyncConnection, documents: Mapping[StateKey, bytes]) -> None:
+    """Write documents whole, new or not."""
+    parameters = _columns(documents) | {"documents": [document.decode() for document in documents.values()]}
+    await connection.execute(_UPSERT_STATES, parameters)
+
+
+_DELETE_STATES = text(f"DELETE FROM states WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})")
+
+
+async def delete_states(connection: AsyncConnection, keys: Iterable[StateKey]) -> None:
+    """Delete states."""
+    await connection.execute(_DELETE_STATES, _columns(keys))
+
+
+def _columns(keys: Iterable[StateKey]) -> dict[str, list[object]]:
+    agents, modules, collectors, ids = zip(*keys, strict=True)
+    return {"agents": [*agents], "modules": [*modules], "collectors": [*collectors], "ids": [*ids]}
+
+
+async def list_events(
+    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
+) -> list[Event]:
+    """Return events in order of time, beginning behind `after`."""
+    statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
+    if agent_id is not None:
+        statement = statement.where(events.c.agent_id == agent_id)
+    if module is not None:
+        statement = statement.where(events.c.module == module)
+    if after is not None:
+        statement = statement.where(events.c.id > after)
+    rows = await connection.execute(statement.order_by(events.c.id).limit(limit))
+    return [
+        Event(id_, agent_id, module, collector, uuid7_time(id_), event)
+        for id_, agent_id, module, collector, event in rows
+    ]
+
+
+async def list_quarantined(
+    connection: AsyncConnection, agent_id: UUID | None, after: UUID | None, limit: int
+) -> list[QuarantinedEvent]:
+    """Return quarantined lines in order of time, beginning behind `after`."""
+    statement = select(
+        quarantined_events.c.id,
+        quarantined_events.c.agent_id,
+        quarantined_events.c.reason,
+        quarantined_events.c.line,
+        quarantined_events.c.line_bytes,
+    )
+    if agent_id is not None:
+        statement = statement.where(quarantined_events.c.agent_id == agent_id)
+    if after is not None:
+        statement = statement.where(quarantined_events.c.id > after)
+    rows = await connection.execute(statement.order_by(quarantined_events.c.id).limit(limit))
+    return [
+        QuarantinedEvent(id_, agent_id, uuid7_time(id_), reason, line.decode(errors="backslashreplace"), size)
+        for id_, agent_id, reason, line, size in rows
+    ]
+
+
+async def list_states(
+    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StateKey | None, limit: int
+) -> list[State]:
+    """Return states in order of their keys, beginning behind `after`."""
+    key = tuple_(states.c.agent_id, states.c.module, states.c.collector, states.c.id)
+    statement = select(
+        states.c.agent_id,
+        states.c.module,
+        states.c.collector,
+        states.c.id,
+        states.c.data,
+        states.c.created_at,
+        states.c.updated_at,
+    )
+    if agent_id is not None:
+        statement = statement.where(states.c.agent_id == agent_id)
+    if module is not None:
+        statement = statement.where(states.c.module == module)
+    if after is not None:
+        statement = statement.where(key > after)
+    rows = await connection.execute(
+        statement.order_by(states.c.agent_id, states.c.module, states.c.collector, states.c.id).limit(limit)
+    )
+    return [State(*row) for row in rows]

@@ -1,0 +1,1 @@
+"""Groups: named sets of agents, the usual target of a command."""

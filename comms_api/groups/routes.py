@@ -1,0 +1,51 @@
+"""The management API's groups; `GET /agents?group=` lists the members of one."""
+
+from uuid import UUID
+
+from litestar import delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from comms_api.groups.model import Group, Membership, NewGroup, NewMembers
+from comms_api.groups.service import Groups
+from comms_api.http.pages import After, Limit, Page
+
+
+@post("/groups")
+async def create_group(data: JSONBody[NewGroup], groups: NamedDependency[Groups]) -> NewGroup:
+    """Make an empty group; 409 when there is one of that name."""
+    await groups.create(data.name)
+    return data
+
+
+@get("/groups")
+async def list_groups(groups: NamedDependency[Groups], after: After = None, limit: Limit = 100) -> Page[Group]:
+    """List groups by name, each with its number of agents."""
+    return await groups.list(after, limit)
+
+
+@delete("/groups/{name:str}")
+async def delete_group(name: FromPath[str], groups: NamedDependency[Groups]) -> None:
+    """Delete a group; its agents stay enrolled."""
+    await groups.delete(name)
+
+
+@post("/groups/{name:str}/agents", status_code=200)
+async def add_members(name: FromPath[str], data: JSONBody[NewMembers], groups: NamedDependency[Groups]) -> Membership:
+    """Make agents members, all or none: 404 names an agent that is unknown."""
+    return Membership(await groups.add(name, data.agents))
+
+
+@put("/groups/{name:str}/agents/{agent_id:uuid}")
+async def add_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> Membership:
+    """Make one agent a member; repeating it changes nothing."""
+    return Membership(await groups.add(name, [agent_id]))
+
+
+@delete("/groups/{name:str}/agents/{agent_id:uuid}")
+async def remove_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> None:
+    """End one agent's membership."""
+    await groups.remove(name, agent_id)
+
+
+ROUTES = [create_group, list_groups, delete_group, add_members, add_member, remove_member]

@@ -1,0 +1,52 @@
+"""Make, fill and delete groups."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.errors import Conflict, NotFound
+from comms_api.groups import store
+from comms_api.groups.model import Group
+from comms_api.http.pages import Page, page_of
+
+
+class Groups:
+    """The groups of the fleet."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Take the engine."""
+        self._engine = engine
+
+    async def create(self, name: str) -> None:
+        """Make an empty group; raises `Conflict` when it exists."""
+        async with self._engine.begin() as connection:
+            if not await store.insert_group(connection, name):
+                raise Conflict(f"There is a group {name!r} already.")
+
+    async def list(self, after: str | None, limit: int) -> Page[Group]:
+        """Return one page of groups, by name."""
+        async with self._engine.connect() as connection:
+            groups = await store.list_groups(connection, after, limit + 1)
+        return page_of(groups, limit, lambda group: group.name)
+
+    async def delete(self, name: str) -> None:
+        """Remove a group, not its agents; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await store.delete_group(connection, name):
+                raise NotFound(f"There is no group {name!r}.")
+
+    async def add(self, name: str, ids: Collection[UUID]) -> int:
+        """Make all of these agents members, or none; raises `NotFound` and names the first unknown one."""
+        async with self._engine.begin() as connection:
+            if not await store.lock_group(connection, name):
+                raise NotFound(f"There is no group {name!r}.")
+            if unknown := await store.find_unknown_agents(connection, ids):
+                raise NotFound(f"There is no agent {min(unknown)}; no one was added.")
+            return await store.insert_members(connection, name, ids)
+
+    async def remove(self, name: str, agent_id: UUID) -> None:
+        """End one agent's membership; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await store.delete_member(connection, name, agent_id):
+                raise NotFound(f"The agent {agent_id} is not a member of {name!r}.")

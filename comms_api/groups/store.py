@@ -1,0 +1,63 @@
+"""The groups' statements."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Uuid, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.schema import agents, group_members, groups
+from comms_api.groups.model import Group
+
+_AGENTS = select(func.count()).where(group_members.c.group_name == groups.c.name).scalar_subquery().label("agents")
+
+
+async def insert_group(connection: AsyncConnection, name: str) -> bool:
+    """Add a group; return False when there is one of that name."""
+    statement = insert(groups).values(name=name).on_conflict_do_nothing().returning(groups.c.name)
+    return await connection.scalar(statement) is not None
+
+
+async def list_groups(connection: AsyncConnection, after: str | None, limit: int) -> list[Group]:
+    """Return groups by name, beginning behind `after`."""
+    statement = select(groups.c.name, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
+    if after is not None:
+        statement = statement.where(groups.c.name > after)
+    return [msgspec.convert(dict(row), Group) for row in (await connection.execute(statement)).mappings()]
+
+
+async def delete_group(connection: AsyncConnection, name: str) -> bool:
+    """Remove a group, not its agents; return whether it was there."""
+    statement = groups.delete().where(groups.c.name == name).returning(groups.c.name)
+    return await connection.scalar(statement) is not None
+
+
+async def lock_group(connection: AsyncConnection, name: str) -> bool:
+    """Return whether the group exists, and keep it from being deleted until the transaction ends."""
+    statement = select(groups.c.name).where(groups.c.name == name).with_for_update(key_share=True)
+    return await connection.scalar(statement) is not None
+
+
+async def find_unknown_agents(connection: AsyncConnection, ids: Collection[UUID]) -> set[UUID]:
+    """Return those of `ids` that no agent has."""
+    return set(ids) - set(await connection.scalars(select(agents.c.id).where(agents.c.id.in_(ids))))
+
+
+async def insert_members(connection: AsyncConnection, name: str, ids: Collection[UUID]) -> int:
+    """Make agents members and return how many were not before."""
+    found = select(literal(name), agents.c.id.cast(Uuid)).where(agents.c.id.in_(ids))
+    columns = [group_members.c.group_name, group_members.c.agent_id]
+    statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()
+    return (await connection.execute(statement)).rowcount
+
+
+async def delete_member(connection: AsyncConnection, name: str, agent_id: UUID) -> bool:
+    """End a membership; return whether there was one."""
+    statement = (
+        group_members.delete()
+        .where(group_members.c.group_name == name, group_members.c.agent_id == agent_id)
+        .returning(group_members.c.agent_id)
+    )
+    return await connection.scalar(statement) is not None

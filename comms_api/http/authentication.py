@@ -1,0 +1,51 @@
+"""Guards: who is asking, decided from the token before a byte of the body is read."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard
+
+from comms_api.errors import Unauthenticated
+from comms_api.http.request import AnyRequest
+from comms_api.tokens.issuer import Audience, Claims, Tokens
+
+AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+
+_CLAIMS = "claims"
+PUBLIC = {"public": True}
+"""The `opt` of a route that needs no token."""
+
+
+def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None]) -> Guard:
+    """Return a guard that lets only holders of a good token for `audience` pass, and tells `seen` of them."""
+
+    def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        if handler.opt.get("public"):
+            return
+        claims = tokens.verify(bearer_token(connection), audience)
+        connection.scope["state"][_CLAIMS] = claims
+        seen(connection, claims)
+
+    return guard
+
+
+def bearer_token(connection: AnyConnection) -> str:
+    """Return the token of the Authorization header (RFC 6750); raises `Unauthenticated` without one."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("Send a token: Authorization: Bearer …")
+    return token.strip()
+
+
+def claims_of(request: AnyRequest) -> Claims:
+    """Return what the guard has verified."""
+    claims: Claims = request.scope["state"][_CLAIMS]
+    return claims
+
+
+def agent_of(request: AnyRequest) -> UUID:
+    """Return the agent whose token the guard has verified."""
+    return UUID(claims_of(request).subject)

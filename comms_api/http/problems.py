@@ -1,0 +1,106 @@
+"""The one table from errors to HTTP answers: problem details (RFC 9457), with what real agents read beside it."""
+
+import http
+import logging
+import random
+import time
+from collections.abc import Mapping
+
+import msgspec
+from litestar import Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from comms_api import errors
+from comms_api.database.outages import is_outage
+from comms_api.database.uuid7 import uuid7_at
+from comms_api.http.request import AnyRequest
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = (1, 5)
+"""The span that clients told to come back are spread over, so that they do not come back together."""
+
+STATUSES: Mapping[type[errors.CommsError], int] = {
+    errors.UnsupportedEncoding: 415,
+    errors.Malformed: 400,
+    errors.Invalid: 422,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.TooSlow: 408,
+    errors.TooManyRequests: 429,
+    errors.Unavailable: 503,
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457's members; `message` and `code` are the ones that real agents read."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    message: str
+    code: int
+
+
+def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
+    """Turn any exception of a route into its answer, and log what an operator must see.
+
+    A bug is told to the client as a request id and nothing else.
+    """
+    status, detail, code = _describe(error)
+    instance = f"urn:uuid:{uuid7_at(time.time())}"
+    _log(request, error, status, instance)
+    problem = Problem(
+        type="about:blank",
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=instance,
+        message=detail,
+        code=code,
+    )
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(status))
+
+
+def _describe(error: Exception) -> tuple[int, str, int]:
+    if isinstance(error, errors.CommsError):
+        status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+        return status, error.detail, error.error_code
+    if isinstance(error, ValidationException):
+        return 400, _validation_detail(error), errors.Malformed.code
+    if isinstance(error, HTTPException):
+        return error.status_code, error.detail, errors.CommsError.code
+    if is_outage(error):
+        return 503, "The database cannot be reached; come back later.", errors.Unavailable.code
+    return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code
+
+
+def _validation_detail(error: ValidationException) -> str:
+    if not isinstance(error.extra, list):
+        return error.detail
+    faults = [f"{fault.get('key') or 'body'}: {fault.get('message')}" for fault in error.extra]
+    return "; ".join(faults) or error.detail
+
+
+def _headers(status: int) -> dict[str, str]:
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    if status in {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}:
+        return {"Retry-After": str(random.randint(*RETRY_AFTER_SECONDS))}  # noqa: S311 - spreading, no secret
+    return {}
+
+
+def _log(request: AnyRequest, error: Exception, status: int, instance: str) -> None:
+    where = f"{request.method} {request.url.path}"
+    if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s failed, %s", where, instance, exc_info=error)
+    elif status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        logger.warning("%s answered 503: %s", where, type(error).__name__)
+    else:
+        logger.debug("%s answered %d: %s", where, status, error)

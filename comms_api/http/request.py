@@ -1,0 +1,12 @@
+"""The request as our routes see it."""
+
+from typing import Any, TypeAlias
+
+from litestar import Request
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+
+
+def remote_address(request: AnyRequest) -> str | None:
+    """Return the address the connection came from; a forwarded header is never believed."""
+    return request.client.host if request.client else None

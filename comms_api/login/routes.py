@@ -1,0 +1,32 @@
+"""The agent API's login."""
+
+import msgspec
+from litestar import post
+from litestar.di import NamedDependency
+
+from comms_api.errors import Malformed
+from comms_api.http.authentication import PUBLIC
+from comms_api.http.bodies import Bodies
+from comms_api.http.request import AnyRequest, remote_address
+from comms_api.login.service import Login
+from comms_api.protocol import Credentials, Token
+
+_DECODER = msgspec.json.Decoder(Credentials)
+
+
+@post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
+async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
+    """Log an agent in with its id and key: 401 `Invalid key`, 403 `Agent does not exist`, both final for it."""
+    async with bodies.receive(request) as body:
+        credentials = _decode(body)
+    return Token(await login.log_in(credentials, remote_address(request)))
+
+
+def _decode(body: bytes) -> Credentials:
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f'Send {{"uuid": …, "key": …}}: {error}') from None
+
+
+ROUTES = [log_in]

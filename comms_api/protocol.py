@@ -1,0 +1,201 @@
+"""Every id and structure that crosses the wire between agents, operators and the server.
+
+Shared by the server and the reference agent, so it imports nothing of either. The contract itself is
+described in `docs/protocol.md`.
+"""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+Operation = Literal["create", "update", "delete"]
+CommandSource = Literal["Users/Services", "Engine", "Content manager"]
+TargetType = Literal["agent", "group"]
+OrderStatus = Literal["pending", "sent", "success", "failure", "cancelled"]
+
+RESULT_SUCCESS = 0
+RESULT_FAILURE = 1
+RESULT_IN_PROGRESS = 2
+RESULT_TIMEOUT = 3
+RESULT_UNKNOWN = 4
+
+DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
+"""What a real agent reports, with code 1, when an order it already holds is offered to it again."""
+
+NOTHING = msgspec.Raw(b"null")
+"""No data: msgspec reads raw JSON only where nothing else may stand."""
+
+COMMAND_MODULE = "command"
+"""The stateful module whose updates are results of orders, not states."""
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What an agent logs in with."""
+
+    uuid: str
+    key: str
+
+
+class Token(msgspec.Struct, frozen=True):
+    """The answer to a login."""
+
+    token: str
+
+
+class OperatingSystem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The operating system of an agent's host."""
+
+    name: str = ""
+    type: str = ""
+    version: str | None = None
+
+
+class Host(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The machine an agent runs on."""
+
+    hostname: str = ""
+    os: OperatingSystem = OperatingSystem()
+    ip: tuple[str, ...] = ()
+    architecture: str = ""
+
+
+class AgentMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who sends a batch, as the agent tells it; only `id` is checked, against the token."""
+
+    id: str
+    name: str = ""
+    groups: tuple[str, ...] = ()
+    type: str = ""
+    version: str = ""
+    host: Host | None = None
+
+
+class MetadataLine(msgspec.Struct, frozen=True):
+    """The first line of every batch."""
+
+    agent: AgentMetadata
+
+
+class StatelessHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sub-header line: it names the module of the event lines that follow it."""
+
+    module: str
+    collector: str = ""
+
+
+class StatefulHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The line before a state's data line; alone when it deletes."""
+
+    id: str
+    module: str
+    operation: Operation
+    collector: str = ""
+
+
+class ItemResult(msgspec.Struct, frozen=True):
+    """What became of one item of a stateful batch; `index` counts from 0."""
+
+    index: int
+    id: str
+    result: str
+    status: int
+
+
+class ItemResults(msgspec.Struct, frozen=True):
+    """The answer to a stateful batch: one result per item, in order."""
+
+    results: list[ItemResult]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Whom a command is for."""
+
+    id: str
+    type: TargetType
+
+
+class Action(msgspec.Struct, frozen=True):
+    """What an agent is to do; `args` is a JSON object or array, kept byte for byte."""
+
+    name: Name
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    version: str = ""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One command as one agent gets it; `document_id` is what the agent reports its result under."""
+
+    document_id: str
+    request_id: str
+    order_id: str
+    source: str
+    user: str
+    target: Target
+    action: Action
+    timeout: float
+    status: str
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """The answer to a long poll."""
+
+    commands: list[Order]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """How an order ended: 0 success, 1 failure, 2 in progress (does not end it), 3 timeout, 4 unknown."""
+
+    code: int
+    message: str = ""
+    data: msgspec.Raw = NOTHING
+
+
+class OrderResult(msgspec.Struct, frozen=True):
+    """One agent's report about one of its orders."""
+
+    order_id: str
+    result: Result
+
+
+class OrderResults(msgspec.Struct, frozen=True):
+    """A batch of reports."""
+
+    results: list[OrderResult]
+
+
+class ReportOutcome(msgspec.Struct, frozen=True):
+    """What became of one report: `updated`, `noop`, or why it was refused."""
+
+    index: int
+    order_id: str
+    result: str
+    status: int
+
+
+class ReportOutcomes(msgspec.Struct, frozen=True):
+    """The answer to a batch of reports: one outcome per report, in order."""
+
+    results: list[ReportOutcome]
+
+
+class Enrollment(msgspec.Struct, frozen=True):
+    """What an agent is enrolled with; it chooses its own id (UUIDv7) and key."""
+
+    name: Name
+    key: str
+    id: UUID | None = None
+    type: str = ""
+    version: str = ""
+    host: Host | None = None
+    groups: tuple[GroupName, ...] = ()
+
+
+class EnrolledAgent(msgspec.Struct, frozen=True):
+    """The answer to an enrollment."""
+
+    id: UUID
+    name: str

@@ -1,0 +1,129 @@
+"""The settings of one node: their names, units, defaults and where they come from.
+
+A TOML file gives them by name; `COMMS_API_<NAME>` in the environment overrides the file. They are read once,
+by the command line, and passed in: no other module looks at the environment.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from comms_api.errors import ConfigurationError
+
+PREFIX = "COMMS_API_"
+CONFIG_VARIABLE = "COMMS_API_CONFIG"
+DEFAULT_CONFIG = Path("comms-api.toml")
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
+Days = Annotated[int, Meta(ge=1, le=3650)]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything an operator can set; `docs/operations/settings.md` explains each."""
+
+    database_url: str | None = None
+    data_dir: Path = Path("data")
+    certs_dir: Path = Path("certs")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    secret_file: Path | None = None
+    admin_password_file: Path | None = None
+    embedded_postgres_user: str = "nobody"
+    agent_bind: str = "0.0.0.0:27000"
+    management_bind: str = "0.0.0.0:55000"
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    database_pool_size: Annotated[int, Meta(ge=2, le=100)] = 8
+    database_timeout_seconds: Seconds = 10.0
+    poll_wait_seconds: Seconds = 60.0
+    lease_seconds: Seconds = 60.0
+    sweep_seconds: Seconds = 5.0
+    token_lifetime_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900
+    key_length_minimum: Annotated[int, Meta(ge=8, le=128)] = 32
+    body_bytes_maximum: Bytes = 16 * 2**20
+    bytes_in_flight_maximum: Bytes = 256 * 2**20
+    body_timeout_seconds: Seconds = 30.0
+    batch_items_maximum: Annotated[int, Meta(ge=1)] = 200_000
+    order_timeout_maximum_seconds: Annotated[float, Meta(gt=0, le=86_400 * 365)] = 86_400 * 7
+    events_retention_days: Days = 30
+    orders_retention_days: Days = 30
+    quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
+    drain_seconds: Seconds = 10.0
+    log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be given together")
+        if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
+            raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
+
+    @property
+    def secret_path(self) -> Path:
+        """Where the node secret lives."""
+        return self.secret_file or self.data_dir / "secret"
+
+
+def load_settings(
+    environ: Mapping[str, str], config: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Build the settings from the file, the environment and the command line, the last one winning.
+
+    Without `config`, the file is `COMMS_API_CONFIG`, or `comms-api.toml` here if there is one.
+    Raises `ConfigurationError` with one line that names the setting.
+    """
+    values = _from_file(_config_path(environ, config)) | _from_environment(environ)
+    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    try:
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_to_path)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(_name_the_setting(str(error))) from None
+
+
+def _to_path(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError("expected a path")
+
+
+def _config_path(environ: Mapping[str, str], config: Path | None) -> Path | None:
+    if config is not None:
+        return config
+    if named := environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    names = {
+        key: key.removeprefix(PREFIX).lower() for key in environ if key.startswith(PREFIX) and key != CONFIG_VARIABLE
+    }
+    unknown = sorted(key for key, name in names.items() if name not in Settings.__struct_fields__)
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]}: no such setting")
+    return {name: environ[key] for key, name in names.items()}
+
+
+def _name_the_setting(message: str) -> str:
+    """Turn msgspec's `… - at `$.workers`` into `workers: …`."""
+    sentence, _, path = message.partition(" - at `$.")
+    return f"{path.rstrip('`')}: {sentence}" if path else sentence
+
+
+def current_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Build the settings of this process."""
+    return load_settings(os.environ, config, overrides)

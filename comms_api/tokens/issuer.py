@@ -1,0 +1,92 @@
+"""Issue and verify tokens (JWT, RFC 7519; ES256, RFC 7518), and remember the ones that no longer count."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
+
+import jwt
+import msgspec
+from jwt.types import Options
+
+from comms_api.errors import Unauthenticated
+from comms_api.tokens.keyring import ALGORITHM, Keyring
+
+Audience = Literal["comms-api:agents", "comms-api:management"]
+AGENTS: Audience = "comms-api:agents"
+MANAGEMENT: Audience = "comms-api:management"
+
+ISSUER = "comms-api"
+CACHE_SIZE = 100_000
+# `exp` and `iat` are checked by the database's clock, not the node's, in `verify`.
+_OPTIONS: Options = {"require": ["exp", "iat", "sub", "aud", "iss"], "verify_exp": False, "verify_iat": False}
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a verified token says; times in seconds since 1970."""
+
+    subject: str
+    audience: str
+    issued_at: float
+    expires_at: float
+
+
+class Tokens:
+    """Issues tokens, verifies them, and forgets those of a subject on demand.
+
+    A verified token is cached (bounded, oldest out), so that checking it again costs a dictionary look-up.
+    """
+
+    def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
+        """Take the keys and the clock that all nodes share."""
+        self._keyring = keyring
+        self._lifetime_seconds = lifetime_seconds
+        self._now = now
+        self._verified: OrderedDict[str, Claims] = OrderedDict()
+        self._revoked: dict[str, float] = {}
+
+    def issue(self, subject: str, audience: Audience) -> str:
+        """Return a token for `subject`; `iat` carries a fraction, so that a revocation can tell two in one second."""
+        issued_at = self._now()
+        claims = {
+            "iss": ISSUER,
+            "aud": audience,
+            "sub": subject,
+            "uuid": subject,
+            "iat": issued_at,
+            "exp": int(issued_at) + self._lifetime_seconds,
+        }
+        return jwt.encode(claims, self._keyring.private_key, ALGORITHM, headers={"kid": self._keyring.kid})
+
+    def verify(self, token: str, audience: Audience) -> Claims:
+        """Return what `token` says; raises `Unauthenticated` unless every part of it holds now."""
+        claims = self._verified.get(token) or self._remember(token, self._decode(token, audience))
+        if claims.audience != audience:
+            raise Unauthenticated("The token is for another API.")
+        if claims.expires_at <= self._now():
+            self._verified.pop(token, None)
+            raise Unauthenticated("The token has expired.", code=2707)
+        if claims.issued_at <= self._revoked.get(claims.subject, 0.0):
+            raise Unauthenticated("The token was revoked.")
+        return claims
+
+    def revoke(self, revoked_at: dict[str, float]) -> None:
+        """Refuse the tokens of each subject that were issued up to its moment; replaces the earlier set."""
+        self._revoked = revoked_at
+
+    def is_revoked(self, claims: Claims) -> bool:
+        """Return whether a token that was good has been revoked since."""
+        return claims.issued_at <= self._revoked.get(claims.subject, 0.0)
+
+    def _remember(self, token: str, claims: Claims) -> Claims:
+        self._verified[token] = claims
+        if len(self._verified) > CACHE_SIZE:
+            self._verified.popitem(last=False)
+        return claims
+
+    def _decode(self, token: str, audience: Audience) -> Claims:
+        try:
+            key = self._keyring.public_keys[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(token, key, [ALGORITHM], audience=audience, issuer=ISSUER, options=_OPTIONS)
+        except (jwt.InvalidTokenError, KeyError, TypeError, UnicodeError):
+            raise Unauthenticated("The token is not valid.") from None
+        return Claims(claims["sub"], claims["aud"], float(claims["iat"]), float(claims["exp"]))

@@ -1,0 +1,1 @@
+"""Users: the people and services of the management API, and their passwords."""

@@ -1,0 +1,43 @@
+"""Run the migrations on the connection that `comms-api serve` hands over, or on one of our own."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+
+from comms_api.database.connect import database
+from comms_api.database.migrate import guard_migration
+from comms_api.database.partitions import is_partition
+from comms_api.database.schema import metadata
+from comms_api.settings import current_settings
+
+
+def include_name(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
+    """Leave out the partitions: a duty makes and drops them, not a revision."""
+    return not (kind == "table" and name is not None and is_partition(name))
+
+
+def migrate(connection: Connection) -> None:
+    """Run what was asked for, in one transaction."""
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_name=include_name,
+        compare_server_default=False,
+        transactional_ddl=True,
+    )
+    with context.begin_transaction():
+        guard_migration(connection)
+        context.run_migrations()
+
+
+async def migrate_with_own_connection() -> None:
+    """Find the database as the server would, and run there."""
+    async with database(current_settings()) as engine, engine.begin() as connection:
+        await connection.run_sync(migrate)
+
+
+if given := context.config.attributes.get("connection"):
+    migrate(given)
+else:
+    asyncio.run(migrate_with_own_connection())

@@ -1,0 +1,117 @@
+"""The main job, call by call, over real TLS."""
+
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from support.batches import command, state, stateful, stateless
+from support.server import Server
+
+Query = Callable[..., list[Any]]
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v1"])
+def test_health_is_an_empty_200(server: Server, prefix: str) -> None:
+    answer = server.client(server.agent_url).get(f"{prefix}/")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/v1/login", "/authentication", "/api/v1/authentication"])
+def test_an_enrolled_agent_logs_in_on_every_path(server: Server, management: httpx.Client, path: str) -> None:
+    agent_id = server.enroll(management, f"login{path}")
+    answer = server.client(server.agent_url).post(path, json={"uuid": str(agent_id), "key": "k" * 32})
+    assert answer.status_code == 200
+    assert answer.json()["token"].count(".") == 2
+
+
+def test_stateless_events_are_stored_byte_for_byte_in_order(
+    server: Server, management: httpx.Client, query: Query
+) -> None:
+    agent_id = server.enroll(management, "stateless")
+    events = [b'{"n": 1,  "text":"\\u0000 \xc3\xa9"}', b'{"n":1e400}', b'{"n":3}']
+    answer = server.log_in(agent_id).post("/events/stateless", content=stateless(agent_id, *events))
+    assert (answer.status_code, answer.content) == (204, b"")
+    rows = query("SELECT module, collector, event::text FROM events WHERE agent_id = $1 ORDER BY id", agent_id)
+    assert [tuple(row) for row in rows] == [("logcollector", "file", event.decode()) for event in events]
+
+
+def test_stateful_items_are_answered_one_by_one_in_order(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "stateful")
+    client = server.log_in(agent_id)
+    body = stateful(
+        agent_id,
+        state("a", "create", {"x": 1}),
+        state("a", "create", {"x": 2}),
+        state("a", "update", {"y": {"z": 3}}),
+        state("b", "update", {"new": True}),
+        state("a", "update", {"x": 1}),
+        state("nothing", "delete"),
+        state("b", "delete"),
+    )
+    results = client.post("/events/stateful", content=body).json()["results"]
+    told = [(result["index"], result["id"], result["status"]) for result in results]
+    assert told == [(0, "a", 201), (1, "a", 409), (2, "a", 200), (3, "b", 201), (4, "a", 200), (5, "nothing", 404),
+                    (6, "b", 200)]  # fmt: skip
+    assert [result["result"] for result in results][4] == "noop"
+    states = management.get("/states", params={"agent_id": str(agent_id)}).json()["items"]
+    assert [(item["id"], item["data"]) for item in states] == [("a", {"x": 1, "y": {"z": 3}})]
+
+
+def test_a_command_to_an_agent_is_polled_and_reported(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "order")
+    client = server.log_in(agent_id)
+    wanted = command(agent_id, action="ping", timeout=60)
+    wanted["action"]["args"] = {"deep": [True, {"a": None}]}
+    submitted = management.post("/commands", json=wanted)
+    assert submitted.status_code == 201, submitted.text
+    [order] = client.get("/commands").json()["commands"]
+    assert order["order_id"] == order["document_id"] == submitted.json()["commands"][0]["order_ids"][0]
+    assert order["action"] == wanted["action"]
+    result = {"order_id": order["order_id"], "result": {"code": 0, "message": "pong", "data": {"n": 1}}}
+    answer = client.post("/commands/results", json={"results": [result, result]})
+    outcome = answer.json()["results"]
+    assert [item["result"] for item in outcome] == ["updated", "noop"]
+    stored = management.get(f"/orders/{order['order_id']}").json()
+    assert (stored["status"], stored["result"]) == ("success", {"code": 0, "message": "pong", "data": {"n": 1}})
+
+
+def test_a_real_agents_report_as_a_state_ends_the_order(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "real")
+    client = server.log_in(agent_id)
+    management.post("/commands", json=command(agent_id))
+    [order] = client.get("/api/v1/commands").json()["commands"]
+    report = {"command": {"result": {"code": 1, "message": "no"}}}
+    item = state(order["document_id"], "update", report, module="command", collector="")
+    [result] = client.post("/events/stateful", content=stateful(agent_id, item)).json()["results"]
+    assert (result["result"], result["status"]) == ("updated", 200)
+    stored = management.get(f"/orders/{order['order_id']}").json()
+    assert (stored["status"], stored["result"]["message"]) == ("failure", "no")
+
+
+def test_a_held_poll_is_answered_when_a_group_command_arrives(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "web"})
+    agents = [server.enroll(management, f"web{number}", ("web",)) for number in range(3)]
+    clients = [server.log_in(agent) for agent in agents]
+    answers: list[Any] = []
+
+    def poll(client: httpx.Client) -> None:
+        answers.append(client.get("/commands?wait=20").json())
+
+    polls = [Thread(target=poll, args=(client,)) for client in clients]
+    for thread in polls:
+        thread.start()
+    submitted = management.post("/commands", json={"commands": [command("web", "group")]}).json()["commands"]
+    for thread in polls:
+        thread.join()
+    assert submitted[0]["orders"] == 3
+    orders = [order for answer in answers for order in answer["commands"]]
+    assert len(orders) == 3
+    assert {order["request_id"] for order in orders} == {submitted[0]["request_id"]}
+
+
+def test_a_poll_without_orders_is_answered_with_an_empty_list(server: Server, management: httpx.Client) -> None:
+    client = server.log_in(server.enroll(management, "idle"))
+    answer = client.get("/poll_commands", params={"wait": "0.2"})
+    assert (answer.status_code, answer.json()) == (200, {"commands": []})

@@ -1,0 +1,142 @@
+"""A PostgreSQL for the session, a migrated database for each test that wants one, and a server for each module."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import URL, make_url
+from support.server import Server, running_server
+
+from comms_api.database.connect import driver_url, open_engine
+from comms_api.database.embedded import embedded_postgres
+from comms_api.database.migrate import upgrade_schema
+from comms_api.database.partitions import create_partitions
+from comms_api.settings import Settings
+
+TEMPLATE = "comms_api_template"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder that other users may enter, as `tmp_path` of root may not be."""
+    folder = Path(tempfile.mkdtemp(prefix="comms api test "))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[URL]:
+    """The server that tests make their databases on: the given one, or an embedded one."""
+    if given := os.environ.get("COMMS_API_DATABASE_URL"):
+        yield driver_url(given)
+        return
+    with embedded_postgres(scratch / "postgres", durable=False) as cluster:
+        yield make_url(cluster.url)
+
+
+def _run_sql(server: URL, *statements: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(plain_url(server))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def plain_url(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: URL) -> Iterator[str]:
+    """The name of a migrated database that others are copied from."""
+    name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
+    _run_sql(postgres, f"CREATE DATABASE {name}")
+
+    async def migrate() -> None:
+        engine = open_engine(postgres.set(database=name).render_as_string(hide_password=False), Settings())
+        async with engine.begin() as connection:
+            await upgrade_schema(connection)
+        await create_partitions(engine)
+        await engine.dispose()
+
+    asyncio.run(migrate())
+    yield name
+    _run_sql(postgres, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: URL, template: str) -> Iterator[Callable[[], str]]:
+    """Returns the URL of a fresh copy of the migrated database."""
+    made: list[str] = []
+
+    def create() -> str:
+        made.append(f"comms_api_test_{uuid.uuid4().hex[:12]}")
+        _run_sql(postgres, f"CREATE DATABASE {made[-1]} TEMPLATE {template} STRATEGY file_copy")
+        return postgres.set(database=made[-1]).render_as_string(hide_password=False)
+
+    yield create
+    for name in made:
+        _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def database_url(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def query(database_url: str) -> Callable[..., list[asyncpg.Record]]:
+    """Runs one statement on the module's database."""
+    return querying(database_url)
+
+
+def querying(url: str) -> Callable[..., list[asyncpg.Record]]:
+    def run(statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async def fetch() -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(plain_url(make_url(url)))
+            try:
+                return await connection.fetch(statement, *arguments)
+            finally:
+                await connection.close()
+
+        return asyncio.run(fetch())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(scratch: Path) -> Path:
+    """A new folder for a server."""
+    made = scratch / uuid.uuid4().hex[:8]
+    made.mkdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    """A node that the tests of a module share."""
+    with running_server(folder, database_url, lease_seconds=2, sweep_seconds=0.5) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def management(server: Server) -> httpx.Client:
+    """The administrator's client."""
+    return server.management()

@@ -1,0 +1,151 @@
+"""A `comms-api serve` process, and clients for it."""
+
+import base64
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from comms_api.database.uuid7 import uuid7_at
+
+PASSWORD = "correct horse battery"
+KEY = "k" * 32
+
+
+@dataclass
+class Server:
+    """A running node."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    agent_url: str
+    management_url: str
+    users: list[httpx.Client] = field(default_factory=list)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.folder / "certs" / "ca.pem")
+
+    @property
+    def agent_port(self) -> int:
+        return int(self.agent_url.rpartition(":")[2])
+
+    @property
+    def management_port(self) -> int:
+        return int(self.management_url.rpartition(":")[2])
+
+    def client(self, url: str, token: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        client = httpx.Client(base_url=url, verify=self.tls, headers=headers, timeout=30)
+        self.users.append(client)
+        return client
+
+    def management(self) -> httpx.Client:
+        client = self.client(self.management_url)
+        answer = client.post("/security/user/authenticate", auth=("admin", PASSWORD))
+        assert answer.status_code == 200, answer.text
+        client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
+        return client
+
+    def enroll(self, management: httpx.Client, name: str, groups: tuple[str, ...] = ()) -> UUID:
+        agent_id = new_id()
+        body = {"id": str(agent_id), "name": name, "key": KEY, "groups": groups}
+        answer = management.post("/agents", json=body)
+        assert answer.status_code == 201, answer.text
+        return agent_id
+
+    def log_in(self, agent_id: UUID) -> httpx.Client:
+        return self.client(self.agent_url, self.token(agent_id))
+
+    def token(self, agent_id: UUID) -> str:
+        with httpx.Client(base_url=self.agent_url, verify=self.tls, timeout=30) as client:
+            answer = client.post("/login", json={"uuid": str(agent_id), "key": KEY})
+        assert answer.status_code == 200, answer.text
+        token: str = answer.json()["token"]
+        return token
+
+    def resident_bytes(self) -> int:
+        text = Path(f"/proc/{self.process.pid}/statm").read_text()
+        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        for client in self.users:
+            client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        code = self.process.wait(timeout=30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+def start_server(folder: Path, database_url: str | None, **settings: Any) -> Server:
+    """Start a node in `folder` and return when it listens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "comms_api", "serve"],
+            cwd=folder,
+            env=environment(folder, database_url, **settings),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    urls = _read_urls(process)
+    assert len(urls) == 2, (process.communicate(), (folder / "log").read_text())
+    return Server(process, folder, urls["agent API"], urls["management API"])
+
+
+def _read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stdout is not None
+    urls: dict[str, str] = {}
+    for line in process.stdout:
+        name, _, url = line.strip().partition(":")
+        if name.endswith("API"):
+            urls[name] = url.strip()
+        if len(urls) == 2:
+            break
+    return urls
+
+
+def environment(folder: Path, database_url: str | None, **settings: Any) -> dict[str, str]:
+    """Return the environment of a node in `folder`, on free ports."""
+    (folder / "password").write_text(PASSWORD)
+    given = {
+        "data_dir": folder / "data",
+        "certs_dir": folder / "certs",
+        "admin_password_file": folder / "password",
+        "agent_bind": "127.0.0.1:0",
+        "management_bind": "127.0.0.1:0",
+        **({"database_url": database_url} if database_url else {}),
+        **settings,
+    }
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("COMMS_API_")}
+    return clean | {f"COMMS_API_{key.upper()}": str(value) for key, value in given.items()}
+
+
+@contextmanager
+def running_server(folder: Path, database_url: str | None, **settings: Any) -> Iterator[Server]:
+    """Run a node for the block."""
+    server = start_server(folder, database_url, **settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def new_id() -> UUID:
+    return uuid7_at(1_780_000_000)
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
