@@ -37,13 +37,16 @@ class _Metadata(msgspec.Struct, frozen=True):
     agent: _Agent
 
 
+_ABSENT = msgspec.Raw(b"")
+
+
 class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The members of a stateful header, whatever their values."""
 
-    id: msgspec.Raw | None = None
-    module: msgspec.Raw | None = None
-    collector: msgspec.Raw | None = None
-    operation: msgspec.Raw | None = None
+    id: msgspec.Raw = _ABSENT
+    module: msgspec.Raw = _ABSENT
+    collector: msgspec.Raw = _ABSENT
+    operation: msgspec.Raw = _ABSENT
 
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
@@ -181,7 +184,7 @@ def _is_header_shaped(line: bytes) -> bool:
         shape = _SHAPE.decode(line)
     except (msgspec.DecodeError, RecursionError):
         return False
-    return sum(member is not None for member in (shape.id, shape.module, shape.operation)) >= 2  # noqa: PLR2004
+    return sum(member is not _ABSENT for member in (shape.id, shape.module, shape.operation)) >= 2  # noqa: PLR2004
 
 
 def _fault_of(item: _Item) -> str | None:

@@ -52,17 +52,19 @@ def _delete(change: StateChange, current: dict[StateKey, bytes]) -> ItemResult:
 def merge(document: bytes, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> bytes:
     """Return `document` with the members of `partial` set, objects member by member; both are JSON objects.
 
-    Values are moved as bytes, so that numbers and escapes stay as they were written.
+    Values are moved as bytes, so that numbers and escapes stay as they were written; what changes nothing returns
+    `document` itself.
     """
-    members = _OBJECT.decode(document)
-    for name, value in _OBJECT.decode(partial).items():
-        old = members.get(name)
-        if depth > 1 and old is not None and _is_object(old) and _is_object(value):
-            members[name] = msgspec.Raw(merge(bytes(old), bytes(value), depth - 1))
-        else:
-            members[name] = value
-    return msgspec.json.encode(members)
+    members = {name: bytes(value) for name, value in _OBJECT.decode(document).items()}
+    merged = members | {
+        name: _merge_member(members.get(name), bytes(value), depth) for name, value in _OBJECT.decode(partial).items()
+    }
+    if merged == members:
+        return document
+    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in merged.items()})
 
 
-def _is_object(value: msgspec.Raw) -> bool:
-    return bytes(value)[:1] == b"{"
+def _merge_member(old: bytes | None, new: bytes, depth: int) -> bytes:
+    if old is not None and depth > 1 and old.startswith(b"{") and new.startswith(b"{"):
+        return merge(old, new, depth - 1)
+    return new

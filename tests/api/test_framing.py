@@ -1,0 +1,183 @@
+"""Hostile and unlucky bytes: stored exactly, or refused alone, and never a neighbour's loss."""
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import zstandard
+
+from support.batches import metadata, state, stateful, stateless
+from support.raw import chunked, request, send_parts
+from support.server import Server, new_id
+
+Query = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="module")
+def agent_id(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "framing")
+
+
+@pytest.fixture(scope="module")
+def client(server: Server, agent_id: UUID) -> httpx.Client:
+    return server.log_in(agent_id)
+
+
+def stored(query: Query, agent_id: UUID, module: str) -> list[str]:
+    rows = query("SELECT event::text FROM events WHERE agent_id = $1 AND module = $2 ORDER BY id", agent_id, module)
+    return [row[0] for row in rows]
+
+
+def test_a_batch_split_at_every_byte_is_the_same_batch(server: Server, agent_id: UUID, query: Query) -> None:
+    token = server.token(agent_id)
+    body = stateless(agent_id, {"n": 1}, b'{"caf\xc3\xa9": "\xe2\x82\xac"}', module="split")
+    plain = request("POST", "/events/stateless", token, body)
+    head = plain.index(b"\r\n\r\n") + 4
+    for at in range(head, len(plain)):
+        assert send_parts(server.tls, server.agent_port, (plain[:at], plain[at:])).status == 204
+    assert stored(query, agent_id, "split") == ['{"n": 1}', '{"café": "€"}'] * (len(plain) - head)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_chunks_of_any_size_are_the_same_batch(server: Server, agent_id: UUID, query: Query, size: int) -> None:
+    module = f"chunks{size}"
+    body = chunked(stateless(agent_id, {"n": 1}, {"n": 2}, module=module), size)
+    whole = request("POST", "/events/stateless", server.token(agent_id), body, "Transfer-Encoding: chunked")
+    assert send_parts(server.tls, server.agent_port, [whole]).status == 204
+    assert stored(query, agent_id, module) == ['{"n": 1}', '{"n": 2}']
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
+)
+def test_compressed_batches_are_the_same_batch(
+    client: httpx.Client, agent_id: UUID, query: Query, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    body = compress(stateless(agent_id, {"n": 1}, module=encoding))
+    answer = client.post("/events/stateless", content=body, headers={"Content-Encoding": encoding})
+    assert answer.status_code == 204, answer.text
+    assert stored(query, agent_id, encoding) == ['{"n": 1}']
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
+)
+def test_a_decompression_bomb_is_too_large(
+    client: httpx.Client, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    bomb = compress(b" " * 100_000_000)
+    answer = client.post("/events/stateless", content=bomb, headers={"Content-Encoding": encoding})
+    assert answer.status_code == 413
+
+
+BAD_LINES = {
+    "not json": b"{never closed",
+    "not an object": b"[1, 2]",
+    "a raw NUL": b'{"a": "\x00"}',
+    "ten thousand deep": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "not a number": b'{"a": NaN}',
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_event_is_quarantined_and_its_batch_stored(
+    client: httpx.Client, management: httpx.Client, agent_id: UUID, query: Query, kind: str
+) -> None:
+    body = stateless(agent_id, {"before": 1}, BAD_LINES[kind], {"after": 2}, module=kind)
+    assert client.post("/events/stateless", content=body).status_code == 204
+    assert stored(query, agent_id, kind) == ['{"before": 1}', '{"after": 2}']
+    page = management.get("/events/quarantine", params={"agent_id": str(agent_id), "limit": 1000}).json()
+    shown = [item for item in page["items"] if item["line"].encode() in BAD_LINES[kind]]
+    assert shown
+    assert shown[0]["line_bytes"] == len(BAD_LINES[kind])
+
+
+def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID, query: Query) -> None:
+    lines = [metadata(agent_id)]
+    for number in range(3):
+        lines += [b'{"collector":"c","module":"own%d"}' % number, b'{"n":%d}' % number]
+    assert client.post("/events/stateless", content=b"\r\n".join(lines)).status_code == 204
+    assert [stored(query, agent_id, f"own{number}") for number in range(3)] == [['{"n":0}'], ['{"n":1}'], ['{"n":2}']]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "line 1"),
+        (b"{}\n", "line 1"),
+        (b"nonsense\n", "line 1"),
+        (b'{"module":"m"}\n{"n":1}\n', "line 1"),
+        (metadata("x") + b"\n{}\n\xff\xfe\n", "line 3"),
+    ],
+)
+def test_a_batch_whose_items_cannot_be_told_apart_is_400_with_the_line(
+    client: httpx.Client, body: bytes, told: str
+) -> None:
+    for path in ("/events/stateless", "/events/stateful"):
+        answer = client.post(path, content=body)
+        assert answer.status_code == 400
+        assert told in answer.json()["message"]
+
+
+def test_a_missing_data_line_is_400_with_the_line(client: httpx.Client, agent_id: UUID, query: Query) -> None:
+    header = state("lost").partition(b"\n")[0]
+    for items in ([state("kept"), header], [header, state("kept")]):
+        answer = client.post("/events/stateful", content=stateful(agent_id, *items))
+        assert answer.status_code == 400
+        assert "no data line" in answer.json()["message"]
+    assert query("SELECT id FROM states WHERE agent_id = $1 AND id = 'kept'", agent_id) == []
+
+
+def test_a_fault_of_one_item_is_that_items_own(client: httpx.Client, agent_id: UUID) -> None:
+    items = [
+        state("good1", data={"n": 1}),
+        json.dumps({"id": "x", "module": "fim"}).encode() + b'\n{"n": 1}',
+        json.dumps({"id": "x", "module": "fim", "operation": "explode"}).encode() + b'\n{"n": 1}',
+        state("x", module="unheard-of"),
+        state("x", module="inventory", collector="unheard-of"),
+        state("bad\0id"),
+        state("deep", data=b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+        state("array", data=b"[1]"),
+        b"{garbage\n{and more",
+        state("nul", data=b'{"a":"\\u0000","b":1e400}'),
+        state("good2", data={"n": 2}),
+    ]
+    answer = client.post("/events/stateful", content=stateful(agent_id, *items))
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [result["index"] for result in results] == list(range(len(items)))
+    assert [result["status"] for result in results] == [201, *[400] * 8, 201, 201]
+    again = client.post("/events/stateful", content=stateful(agent_id, state("good1", "update", {"n": 1})))
+    assert again.json()["results"][0]["result"] == "noop"
+
+
+def test_a_token_does_not_speak_for_another_agent(
+    server: Server, management: httpx.Client, client: httpx.Client, query: Query
+) -> None:
+    other = server.enroll(management, "the other")
+    for path, body in (
+        ("/events/stateless", stateless(other, {"n": 1})),
+        ("/events/stateful", stateful(other, state("a"))),
+    ):
+        assert client.post(path, content=body).status_code == 403
+    assert query("SELECT 1 FROM events WHERE agent_id = $1", other) == []
+    assert query("SELECT 1 FROM states WHERE agent_id = $1", other) == []
+
+
+def test_a_line_beyond_the_limit_is_413_and_the_server_goes_on(server: Server, client: httpx.Client) -> None:
+    answer = client.post("/events/stateless", content=stateless(new_id(), b'{"a":"' + b"x" * 17 * 2**20 + b'"}'))
+    assert answer.status_code == 413
+    assert server.client(server.agent_url).get("/").status_code == 200
+
+
+def test_a_replayed_stateful_batch_gives_the_same_states(client: httpx.Client, agent_id: UUID, query: Query) -> None:
+    body = stateful(agent_id, state("replay", "update", {"a": 1}), state("gone", "update", {}), state("gone", "delete"))
+    states = "SELECT id, data::text FROM states WHERE agent_id = $1 AND id IN ('replay', 'gone') ORDER BY id"
+    client.post("/events/stateful", content=body)
+    first = [tuple(row) for row in query(states, agent_id)]
+    client.post("/events/stateful", content=body)
+    assert [tuple(row) for row in query(states, agent_id)] == first == [("replay", '{"a": 1}')]

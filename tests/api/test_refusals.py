@@ -1,0 +1,156 @@
+"""Who is refused, when, and that the refusal can be read."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jwt
+import pytest
+
+from support.batches import stateless
+from support.raw import connect, read_answer, request, send_parts
+from support.server import KEY, Server, basic, new_id, running_server
+
+
+@pytest.fixture(scope="module")
+def agent_id(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "refusals")
+
+
+def test_a_wrong_key_is_401_and_an_unknown_agent_403(server: Server, agent_id: UUID) -> None:
+    client = server.client(server.agent_url)
+    wrong = client.post("/login", json={"uuid": str(agent_id), "key": "x" * 32})
+    assert (wrong.status_code, wrong.json()["message"]) == (401, "Invalid key")
+    unknown = client.post("/login", json={"uuid": str(new_id()), "key": KEY})
+    assert (unknown.status_code, unknown.json()["message"]) == (403, "Agent does not exist")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"uuid":1,"key":"k"}', b"\xff", b"[" * 10_000])
+def test_a_malformed_login_is_400(server: Server, body: bytes) -> None:
+    assert server.client(server.agent_url).post("/login", content=body).status_code == 400
+
+
+def test_a_login_that_is_no_uuid_is_422(server: Server) -> None:
+    assert server.client(server.agent_url).post("/login", json={"uuid": "x", "key": KEY}).status_code == 422
+
+
+def test_an_error_is_problem_json_with_what_real_agents_read(server: Server) -> None:
+    answer = server.client(server.agent_url).get("/commands")
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json().keys() == {"type", "title", "status", "detail", "instance", "message", "code"}
+
+
+@pytest.mark.parametrize("path", ["/commands", "/events", "/agents", "/groups", "/orders", "/states"])
+def test_an_agents_token_does_not_open_the_management_api(server: Server, agent_id: UUID, path: str) -> None:
+    assert server.client(server.management_url, server.token(agent_id)).get(path).status_code == 401
+
+
+def test_a_users_token_does_not_open_the_agent_api(server: Server, management: httpx.Client) -> None:
+    token = management.headers["Authorization"].removeprefix("Bearer ")
+    assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 401
+
+
+def test_a_token_signed_by_another_key_or_by_none_is_401(server: Server, agent_id: UUID) -> None:
+    good = server.token(agent_id)
+    claims = jwt.decode(good, options={"verify_signature": False})
+    forged = jwt.encode(claims, "x" * 64, "HS256", headers=jwt.get_unverified_header(good) | {"alg": "HS256"})
+    unsigned = jwt.encode(claims, None, "none", headers=jwt.get_unverified_header(good) | {"alg": "none"})
+    for token in (forged, unsigned, good[:-4] + "AAAA", "a.b.c", "x"):
+        assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 401
+
+
+def test_a_body_without_a_token_is_refused_before_it_is_read(server: Server) -> None:
+    before = server.resident_bytes()
+    head = request("POST", "/events/stateless", None, b"", "Content-Length: 104857600")
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(head + b"x" * 1000)
+        assert read_answer(connection).status == 401
+        with suppress(OSError):
+            for _ in range(1600):
+                connection.sendall(b"x" * 65536)
+        assert server.resident_bytes() - before < 5 * 2**20
+    assert server.resident_bytes() - before < 5 * 2**20
+
+
+def test_a_client_still_writing_reads_its_401(server: Server, agent_id: UUID) -> None:
+    body = stateless(agent_id, {"pad": "x" * 1_500_000})
+    whole = request("POST", "/events/stateless", server.token(agent_id)[:-4] + "AAAA", body)
+    parts = [whole[at : at + 16384] for at in range(0, len(whole), 16384)]
+    for _ in range(5):
+        answer = send_parts(server.tls, server.agent_port, parts)
+        assert (answer.status, b"message" in answer.body) == (401, True)
+
+
+def test_an_expired_token_is_401_with_its_own_code(server: Server, database_url: str, agent_id: UUID) -> None:
+    with running_server(server.folder, database_url, token_lifetime_seconds=60) as other:
+        token = other.token(agent_id)
+        claims = jwt.decode(token, options={"verify_signature": False})
+        assert claims["exp"] - int(claims["iat"]) == 60
+        assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
+
+
+def test_deleting_an_agent_ends_its_tokens_and_its_held_poll(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "deleted")
+    token = server.token(agent_id)
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(request("GET", "/commands?wait=30", token))
+        time.sleep(0.3)
+        started = time.monotonic()
+        assert management.delete(f"/agents/{agent_id}").status_code == 204
+        assert read_answer(connection).status == 401
+        assert time.monotonic() - started < 3
+    assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 401
+    assert server.client(server.agent_url).post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 403
+
+
+def test_the_real_agents_login_without_body_or_length_works(server: Server) -> None:
+    for secret, status in ((None, 401), ("wrong", 401)):
+        header = f"Authorization: {basic('admin', secret or '')}"
+        answer = send_parts(
+            server.tls, server.management_port, [request("POST", "/security/user/authenticate", None, b"", header)]
+        )
+        assert answer.status == status
+
+
+def test_taken_ids_and_names_are_409_and_bad_ids_and_keys_422(server: Server, management: httpx.Client) -> None:
+    taken = server.enroll(management, "taken")
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"id": str(taken), "name": "other"}, 409),
+        ({"id": str(new_id()), "name": "taken"}, 409),
+        ({"id": "0190b8a0-0000-4000-8000-000000000000", "name": "v4"}, 422),
+        ({"name": "short", "key": "k" * 31}, 422),
+        ({"name": "x", "groups": ["no such group"]}, 400),
+        ({"name": "x", "groups": ["nosuchgroup"]}, 404),
+        ({"name": ""}, 400),
+    ]
+    for body, status in cases:
+        answer = management.post("/agents", json={"key": KEY} | body)
+        assert answer.status_code == status, (body, answer.text)
+    assert management.get("/agents", params={"name": "x"}).json()["items"] == []
+
+
+def test_commands_that_cannot_be_expanded_create_nothing(
+    management: httpx.Client, query: Callable[..., list[Any]], agent_id: UUID
+) -> None:
+    good = {"source": "Engine", "target": {"id": str(agent_id), "type": "agent"}, "action": {"name": "a"}, "timeout": 5}
+    bad: list[tuple[Any, str]] = [
+        ([good, good | {"target": {"id": str(new_id()), "type": "agent"}}], "commands[1].target.id"),
+        ([good, good | {"target": {"id": "nobody", "type": "group"}}], "commands[1].target.id"),
+        ([good | {"target": {"id": "not-a-uuid", "type": "agent"}}], "commands[0].target.id"),
+        ([good | {"timeout": 0}], "commands[0].timeout"),
+        ([good | {"source": "Elsewhere"}], "commands[0].source"),
+        ([good | {"action": {"name": "a", "args": "text"}}], "commands[0].action.args"),
+        ([{"action": {"name": "a"}}], "commands[0]"),
+        ([], "no commands"),
+    ]
+    for body, told in bad:
+        answer = management.post("/commands", json={"commands": body})
+        assert answer.status_code in {400, 422}
+        assert told in answer.json()["message"]
+    assert management.post("/commands").status_code == 400
+    assert query("SELECT 1 FROM commands") == query("SELECT 1 FROM orders") == []
