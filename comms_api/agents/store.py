@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -147,4 +146,4 @@ async def record_sightings(connection: AsyncConnection, sightings: Mapping[UUID,
 
 
 def _agent(row: RowMapping) -> Agent:
-    return msgspec.convert(dict(row), Agent)
+    return Agent(**row)

@@ -8,6 +8,8 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 import uvloop
@@ -30,6 +32,29 @@ CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 KEEP_ALIVE_SECONDS = 75.0
 HANDSHAKE_SECONDS = 20.0
 ORPHAN_CHECK_SECONDS = 1.0
+SHUTDOWN_SECONDS = 1.0
+FLUSH_SECONDS = 0.3
+"""How long the last answers may take from here to the network."""
+
+
+class Loop(uvloop.Loop):
+    """An event loop that does not wait half a minute for a client that closes without saying so (TLS close_notify)."""
+
+    def __init__(self) -> None:
+        """Keep the faults of clients out of the log."""
+        super().__init__()
+        self.set_exception_handler(_log_unless_of_a_client)
+
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
+        """Listen; hypercorn has no setting of its own for this time."""
+        if options.get("ssl") is not None:
+            options["ssl_shutdown_timeout"] = SHUTDOWN_SECONDS
+        return await super().create_server(*arguments, **options)
+
+
+def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), OSError):  # TLS errors and time-outs are ones, too
+        loop.default_exception_handler(context)
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -49,7 +74,9 @@ def run_worker(
     has_parent: Callable[[], bool] = lambda: True,
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
-    uvloop.run(_run(worker, listeners, ready, has_parent))
+    uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # we are leaving already
 
 
 async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], has_parent: Callable[[], bool]) -> None:
@@ -81,24 +108,55 @@ async def _serve(
 ) -> None:
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
     drained = asyncio.Event()
+    apps = [InFlight(agent_api(node)), InFlight(management_api(node))]
     servers = [
         asyncio.create_task(_serve_app(app, listener, certificate, node.settings, drained))
-        for app, listener in (
-            (agent_api(node), listeners.agent),
-            (management_api(node), listeners.management),
-        )
+        for app, listener in zip(apps, (listeners.agent, listeners.management), strict=True)
     ]
     # The sockets listen already: a client that comes before the server does waits in their backlog.
     ready()
     await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
     logger.info("draining, %d polls held", node.dispatcher.held_polls)
+    listeners.close()  # a connection that nobody will accept should go to another node now
     node.dispatcher.drain()
     drained.set()
-    # On Python 3.12 and later hypercorn would wait for ever for a connection that does not end.
-    _, late = await asyncio.wait(servers, timeout=node.settings.drain_seconds + 1)
-    for server in late:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(node.settings.drain_seconds):
+            await asyncio.gather(*(app.wait_until_idle() for app in apps))
+    # Hypercorn would wait on for idle connections whose clients are slow to close them.
+    await asyncio.wait(servers, timeout=FLUSH_SECONDS)
+    for server in servers:
         server.cancel()
-    await asyncio.gather(*servers, return_exceptions=bool(late))
+    await asyncio.gather(*servers, return_exceptions=True)
+
+
+class InFlight:
+    """Wraps an ASGI app and knows when no request is under way."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        """Take the app."""
+        self._app = app
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request, or the lifespan, which is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._requests += 1
+        self._idle.clear()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._requests -= 1
+            if self._requests == 0:
+                self._idle.set()
+
+    async def wait_until_idle(self) -> None:
+        """Return once no request is under way."""
+        await self._idle.wait()
 
 
 async def _serve_app(

@@ -88,6 +88,8 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
                 logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
                 time.sleep(RESTART_SECONDS)
                 processes[index] = _start(worker, listeners[index], _say_nothing)
+    for pair in listeners:
+        pair.close()
     for process in processes:
         process.terminate()
     for process in processes:

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import Uuid, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,7 +24,7 @@ async def list_groups(connection: AsyncConnection, after: str | None, limit: int
     statement = select(groups.c.name, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
     if after is not None:
         statement = statement.where(groups.c.name > after)
-    return [msgspec.convert(dict(row), Group) for row in (await connection.execute(statement)).mappings()]
+    return [Group(**row) for row in (await connection.execute(statement)).mappings()]
 
 
 async def delete_group(connection: AsyncConnection, name: str) -> bool:

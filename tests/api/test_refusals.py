@@ -9,7 +9,6 @@ from uuid import UUID
 import httpx
 import jwt
 import pytest
-
 from support.batches import stateless
 from support.raw import connect, read_answer, request, send_parts
 from support.server import KEY, Server, basic, new_id, running_server

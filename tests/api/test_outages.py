@@ -1,0 +1,206 @@
+"""Crashes and outages: what was acknowledged is kept, what was claimed is offered again, and 503 passes."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGKILL
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from support.batches import command, state, stateful, stateless
+from support.server import Server, environment, running_server, start_server
+
+from comms_api.database.embedded import Cluster, embedded_postgres
+
+LEASE = {"lease_seconds": 1, "sweep_seconds": 0.3}
+
+
+def test_an_order_claimed_before_a_kill_is_offered_again_and_ends_once(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    server = start_server(folder / "kill", url, **LEASE)
+    management = server.management()
+    agent_id = server.enroll(management, "survivor")
+    management.post("/commands", json=command(agent_id))
+    [offered] = server.log_in(agent_id).get("/commands?wait=5").json()["commands"]
+    server.stop(SIGKILL)
+    with running_server(folder / "kill", url, **LEASE) as again:
+        client = again.log_in(agent_id)
+        [order] = client.get("/commands?wait=10").json()["commands"]
+        assert order["order_id"] == offered["order_id"]
+        report = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
+        assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "updated"
+        assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "noop"
+        stored = again.management().get(f"/orders/{order['order_id']}").json()
+        assert (stored["status"], stored["attempt"]) == ("success", 2)
+        assert client.get("/commands?wait=2").json() == {"commands": []}
+
+
+def test_a_second_offers_database_failure_does_not_end_the_first_run(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "twice")
+    client = server.log_in(agent_id)
+    management.post("/commands", json=command(agent_id))
+    [first] = client.get("/commands?wait=5").json()["commands"]
+    [second] = client.get("/commands?wait=5").json()["commands"]
+    assert first["order_id"] == second["order_id"]
+
+    def report(code: int, message: str) -> tuple[str, str]:
+        data = {"command": {"result": {"code": code, "message": message}}}
+        item = state(first["order_id"], "update", data, module="command", collector="")
+        [result] = client.post("/events/stateful", content=stateful(agent_id, item)).json()["results"]
+        return result["result"], management.get(f"/orders/{first['order_id']}").json()["status"]
+
+    assert report(1, "Agent's database failure") == ("noop", "sent")
+    assert report(2, "at work") == ("noop", "sent")
+    assert report(0, "done") == ("updated", "success")
+    assert report(1, "too late") == ("noop", "success")
+
+
+def test_an_order_expires_as_a_failure_that_says_when(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "late")
+    ids = [
+        management.post("/commands", json=command(agent_id, timeout=1)).json()["commands"][0]["order_ids"][0]
+        for _ in range(1)
+    ]
+    server.log_in(agent_id).get("/commands?wait=5")
+    absent = server.enroll(management, "absent")
+    ids += management.post("/commands", json=command(absent, timeout=1)).json()["commands"][0]["order_ids"]
+    time.sleep(3)
+    orders = [management.get(f"/orders/{id_}").json() for id_ in ids]
+    assert [order["status"] for order in orders] == ["failure", "failure"]
+    assert [order["result"]["message"][:23] for order in orders] == [
+        "expired after delivery,",
+        "expired before delivery",
+    ]
+
+
+@pytest.fixture
+def cluster(scratch: Path) -> Iterator[Cluster]:
+    """A PostgreSQL that a test may stop."""
+    with embedded_postgres(scratch / "outage", durable=False) as running:
+        yield running
+
+
+def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path, cluster: Cluster) -> None:
+    with running_server(folder / "outage", cluster.url) as server:
+        management = server.management()
+        agent_id = server.enroll(management, "patient")
+        client = server.log_in(agent_id)
+        calls: list[Callable[[], httpx.Response]] = [
+            lambda: client.post("/events/stateless", content=stateless(agent_id, {"n": 1})),
+            lambda: client.post("/events/stateful", content=stateful(agent_id, state("a", "update", {"n": 1}))),
+            lambda: client.get("/commands?wait=0.1"),
+            lambda: client.post(
+                "/commands/results", json={"results": [{"order_id": str(agent_id), "result": {"code": 0}}]}
+            ),
+            lambda: client.post("/login", json={"uuid": str(agent_id), "key": "k" * 32}),
+            lambda: management.get("/agents"),
+            lambda: management.post("/commands", json=command(agent_id)),
+        ]
+        for how in ("fast", "immediate"):
+            cluster.stop(how)
+            for call in calls:
+                started = time.monotonic()
+                answer = call()
+                assert (answer.status_code, time.monotonic() - started < 1) == (503, True), answer.text
+                assert int(answer.headers["retry-after"]) >= 1
+            cluster.bring_up()
+            returned = time.monotonic()
+            while any(call().status_code == 503 for call in calls):
+                assert time.monotonic() - returned < 2
+            assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
+
+
+def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    server = start_server(folder / "drain", url)
+    management = server.management()
+    agent_id, idle_id = (server.enroll(management, name) for name in ("busy", "idle"))
+    client, idle = server.log_in(agent_id), server.log_in(idle_id)
+    acknowledged: list[int] = []
+    polled: list[Any] = []
+
+    def send() -> None:
+        for number in range(100_000):
+            try:
+                answer = client.post("/events/stateless", content=stateless(agent_id, {"n": number}))
+            except httpx.HTTPError:
+                return
+            assert answer.status_code == 204
+            acknowledged.append(number)
+
+    threads = [Thread(target=send), Thread(target=lambda: polled.append(idle.get("/commands?wait=60").json()))]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    stopped = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(timeout=20) == 0
+    assert time.monotonic() - stopped < 5
+    for thread in threads:
+        thread.join(timeout=20)
+    assert polled == [{"commands": []}]
+    server.stop()
+    with running_server(folder / "drain", url) as again:
+        stored: list[int] = []
+        after = None
+        while after != "":
+            page = (
+                again.management().get("/events", params={"limit": 1000, **({"after": after} if after else {})}).json()
+            )
+            stored += [event["event"]["n"] for event in page["items"]]
+            after = page["next"] or ""
+    assert len(acknowledged) > 10
+    assert set(acknowledged) <= set(stored)
+
+
+def test_ten_nodes_that_start_together_migrate_once(
+    folder: Path, postgres: Any, new_database: Callable[[], str]
+) -> None:
+    del postgres
+    url = new_database()
+    home = folder / "together"
+    home.mkdir()
+    env = environment(home, url)
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", str(Path(__file__).parents[2] / "alembic.ini"), "downgrade", "base"],
+        env=env, cwd=home, check=True, capture_output=True,
+    )  # fmt: skip
+    nodes: list[Server] = []
+    starters = [Thread(target=lambda: nodes.append(start_server(home, url, workers=1))) for _ in range(5)]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join()
+    try:
+        assert len({node.agent_port for node in nodes}) == 5
+        agent_id = nodes[0].enroll(nodes[0].management(), "anywhere")
+        token = nodes[1].token(agent_id)
+        assert [node.client(node.agent_url, token).get("/commands?wait=0").status_code for node in nodes] == [200] * 5
+    finally:
+        assert [node.stop() for node in nodes] == [0] * 5
+
+
+def test_workers_share_a_port_and_one_that_dies_is_replaced(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "workers", new_database(), workers=2) as server:
+        management = server.management()
+        agent_id = server.enroll(management, "worker")
+        token = server.token(agent_id)
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        first = children.read_text().split()
+        assert len(first) == 2
+        subprocess.run(["/bin/kill", "-9", first[0]], check=True)
+        deadline = time.monotonic() + 10
+        while len(set(children.read_text().split()) - set(first)) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        for _ in range(10):
+            assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200

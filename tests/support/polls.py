@@ -1,0 +1,68 @@
+"""Many held polls from one thread, each on a TLS connection of its own."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from comms_api.protocol import Orders
+
+_ORDERS = msgspec.json.Decoder(Orders)
+
+
+class Poll:
+    """One held poll."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.answer = asyncio.create_task(self._read(reader))
+
+    async def _read(self, reader: asyncio.StreamReader) -> Orders:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
+        return _ORDERS.decode(await reader.readexactly(length))
+
+    @property
+    def is_held(self) -> bool:
+        return not self.answer.done()
+
+    def close(self) -> None:
+        self.answer.cancel()
+        self._writer.transport.abort()
+
+
+@asynccontextmanager
+async def held_polls(
+    tls: ssl.SSLContext, port: int, tokens: Sequence[str], wait_seconds: float = 60
+) -> AsyncIterator[list[Poll]]:
+    """Hold one poll for each token."""
+    polls: list[Poll] = []
+    for token in tokens:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        head = f"GET /commands?wait={wait_seconds} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
+        writer.write(head.encode())
+        polls.append(Poll(reader, writer))
+    await asyncio.sleep(0.5)
+    try:
+        yield polls
+    finally:
+        for poll in polls:
+            poll.close()
+        await asyncio.gather(*(poll.answer for poll in polls), return_exceptions=True)
+
+
+async def p99_seconds(tls: ssl.SSLContext, port: int, requests: int = 400) -> float:
+    """Return the 99th percentile of a keep-alive GET / while whatever else is going on goes on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    times = []
+    for _ in range(requests):
+        started = time.perf_counter()
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        times.append(time.perf_counter() - started)
+    writer.transport.abort()
+    return sorted(times)[int(requests * 0.99)]
