@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from comms_api.cli.agent import agent
+from comms_api.cli.demo import demo
 from comms_api.cli.serve import serve
 from comms_api.errors import CommsError
 
@@ -15,6 +17,8 @@ def commands() -> None:
 
 
 commands.add_command(serve)
+commands.add_command(agent)
+commands.add_command(demo)
 
 
 def main() -> None:

@@ -1,0 +1,47 @@
+"""`comms-api agent`: be the reference agent on this host."""
+
+import asyncio
+import logging
+import platform
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from comms_api.client.agent import run_agent
+from comms_api.client.model import Options
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "COMMS_AGENT", "show_default": True})
+@click.option("--url", required=True, help="Where the agent API is.")
+@click.option("--management-url", help="Where the management API is; needed to enroll.")
+@click.option("--ca", type=_FILE, help="The authority that signed the server's certificate; else the system's.")
+@click.option("--data-dir", type=_FOLDER, default=Path("agent"), help="Where the agent keeps its spool.")
+@click.option("--name", default=platform.node, show_default="host name", help="The agent's name.")
+@click.option("--group", "groups", multiple=True, help="A group to enroll in; may be repeated.")
+@click.option("--user", default="admin", help="The user who enrolls.")
+@click.option("--password-file", type=_FILE, help="Holds that user's password.")
+@click.option("--log-file", "log_files", multiple=True, help="A pattern of log files to follow; may be repeated.")
+@click.option("--from-start", is_flag=True, help="Read files that are new to the agent from their start.")
+@click.option("--inventory/--no-inventory", default=True, help="Report packages, processes, interfaces, system.")
+@click.option("--scan-interval-seconds", type=click.FloatRange(min=0.1), default=60.0, help="Between inventories.")
+@click.option("--batch-seconds", type=click.FloatRange(min=0.05), default=10.0, help="Between batches of events.")
+@click.option("--spool-bytes", type=click.IntRange(min=4096), default=64 * 2**20, help="Most events kept unsent.")
+@click.option("--wait-seconds", type=click.FloatRange(min=0), default=60.0, help="How long a poll is held.")
+@click.option("--once", is_flag=True, help="Collect, send, execute what waits, and end.")
+def agent(**given: Any) -> None:
+    """Enroll, log in, send this host's events and inventory, and execute orders, until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    asyncio.run(_run(Options(**given)))
+
+
+async def _run(options: Options) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await run_agent(options, stopping)

@@ -1,0 +1,99 @@
+"""Enroll at the management API, once: the agent chooses its id and key, and knows them before the server does."""
+
+import os
+import platform
+import secrets
+import string
+import time
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import msgspec
+
+from comms_api.client.model import Identity, Options
+from comms_api.client.session import tls_context
+from comms_api.client.spool import Spool
+from comms_api.errors import CommsError, ConfigurationError
+from comms_api.protocol import Enrollment, Host, OperatingSystem, Token
+
+KEY_LENGTH = 32
+TIMEOUT_SECONDS = 20.0
+OS_RELEASE = Path("/etc/os-release")
+
+
+class _LoginAnswer(msgspec.Struct, frozen=True):
+    data: Token
+
+
+def new_identity() -> Identity:
+    """Choose an id (UUIDv7, RFC 9562) and a random key."""
+    stamp = int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10)
+    number = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    alphabet = string.ascii_letters + string.digits
+    return Identity(UUID(int=number), "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH)))
+
+
+def this_host() -> Host:
+    """Describe the machine we run on."""
+    release = platform.freedesktop_os_release() if OS_RELEASE.exists() else {}
+    system = OperatingSystem(release.get("NAME", platform.system()), platform.system(), release.get("VERSION_ID"))
+    return Host(platform.node(), system, (), platform.machine())
+
+
+def ensure_enrolled(options: Options, spool: Spool) -> Identity:
+    """Return who we are, enrolling if that was not done; a crash in between is made good by the next start.
+
+    Raises `ConfigurationError` for what the operator must give, `CommsError` for a refusal.
+    """
+    identity = spool.find_identity()
+    if identity is None:
+        identity = new_identity()
+        spool.remember("identity", identity)
+    if not identity.is_enrolled:
+        _enroll(options, identity)
+        identity = msgspec.structs.replace(identity, is_enrolled=True)
+        spool.remember("identity", identity)
+        spool.remember("groups", options.groups)
+    return identity
+
+
+def _enroll(options: Options, identity: Identity) -> None:
+    if options.management_url is None or options.password_file is None:
+        raise ConfigurationError("not enrolled yet: give --management-url and --password-file")
+    try:
+        password = options.password_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--password-file: {error}") from None
+    enrollment = Enrollment(
+        name=options.name,
+        key=identity.key,
+        id=identity.id,
+        type="reference",
+        version="0.1.0",
+        host=this_host(),
+        groups=options.groups,
+    )
+    tls = tls_context(options.ca)
+    with httpx.Client(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
+        try:
+            _post_enrollment(client, (options.user, password), enrollment)
+        except httpx.TransportError as error:
+            raise CommsError(f"cannot enroll at {options.management_url}: {error}") from None
+
+
+def _post_enrollment(client: httpx.Client, credentials: tuple[str, str], enrollment: Enrollment) -> None:
+    login = client.post("/security/user/authenticate", auth=credentials)
+    if not login.is_success:
+        raise CommsError(f"cannot enroll: the user {credentials[0]!r} is refused with status {login.status_code}")
+    token = msgspec.json.decode(login.content, type=_LoginAnswer).data.token
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = client.post("/agents", content=msgspec.json.encode(enrollment), headers=headers)
+    if answer.status_code == httpx.codes.CONFLICT and _is_ours(client, headers, enrollment):
+        return  # we crashed between the server's commit and our own
+    if not answer.is_success:
+        raise CommsError(f"cannot enroll as {enrollment.name!r}: {answer.text}")
+
+
+def _is_ours(client: httpx.Client, headers: dict[str, str], enrollment: Enrollment) -> bool:
+    return client.get(f"/agents/{enrollment.id}", headers=headers).is_success

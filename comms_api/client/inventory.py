@@ -1,0 +1,101 @@
+"""What is on this host: its system, packages, processes and network interfaces; and what has changed.
+
+Documents hold nothing that moves by itself, so that a host on which nothing happens sends nothing.
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from comms_api.client.enroll import this_host
+from comms_api.client.model import Change
+
+MODULE = "inventory"
+DPKG_STATUS = Path("/var/lib/dpkg/status")
+
+Documents = dict[str, bytes]
+"""JSON documents by id."""
+
+
+def state_id(*parts: object) -> str:
+    """Return the id of a state whose identity is `parts`."""
+    return hashlib.sha1("\0".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+
+
+def digest(document: bytes) -> bytes:
+    """Return what two documents are compared by."""
+    return hashlib.blake2b(document, digest_size=16).digest()
+
+
+def difference(collector: str, known: Mapping[str, bytes], current: Documents) -> Iterator[tuple[Change, bytes]]:
+    """Yield the changes that lead from what is known (digests by id) to `current`, each with its digest."""
+    for id_, document in current.items():
+        new = digest(document)
+        if known.get(id_) != new:
+            yield Change(MODULE, collector, id_, "update" if id_ in known else "create", document), new
+    for id_ in known.keys() - current.keys():
+        yield Change(MODULE, collector, id_, "delete", None), b""
+
+
+def _document(**members: Any) -> bytes:
+    return msgspec.json.encode(members)
+
+
+def collect_system() -> Documents:
+    """Return the one document of the operating system."""
+    host = this_host()
+    kernel = {"release": platform.release(), "version": platform.version()}
+    return {state_id(host.hostname): _document(host=host, kernel=kernel)}
+
+
+def collect_packages(status: Path = DPKG_STATUS) -> Documents:
+    """Return a document per package that dpkg has installed; none where there is no dpkg."""
+    if not status.exists():
+        return {}
+    documents: Documents = {}
+    for paragraph in status.read_text(errors="replace").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Status", "").endswith(" installed"):
+            name, architecture = fields.get("Package", ""), fields.get("Architecture", "")
+            package = {"name": name, "version": fields.get("Version", ""), "architecture": architecture}
+            documents[state_id(name, architecture)] = _document(package=package)
+    return documents
+
+
+def collect_processes() -> Documents:
+    """Return a document per process; one that ends meanwhile is left out."""
+    documents: Documents = {}
+    for process in psutil.process_iter():
+        try:
+            with process.oneshot():
+                created = process.create_time()
+                found = {"pid": process.pid, "name": process.name(), "start": created, "ppid": process.ppid()}
+                found |= {"user": process.username(), "command_line": process.cmdline()}
+        except psutil.Error:
+            continue
+        documents[state_id(process.pid, created)] = _document(process=found)
+    return documents
+
+
+def collect_networks() -> Documents:
+    """Return a document per network interface."""
+    states = psutil.net_if_stats()
+    documents: Documents = {}
+    for name, addresses in psutil.net_if_addrs().items():
+        found = sorted((address.family.name, address.address, address.netmask or "") for address in addresses)
+        is_up = name in states and states[name].isup
+        documents[state_id(name)] = _document(interface={"name": name, "is_up": is_up, "addresses": found})
+    return documents
+
+
+COLLECTORS: Mapping[str, Callable[[], Documents]] = {
+    "system": collect_system,
+    "packages": collect_packages,
+    "processes": collect_processes,
+    "networks": collect_networks,
+}

@@ -1,0 +1,74 @@
+"""What the agent is told to do, and what it keeps."""
+
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from comms_api.protocol import Operation
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How one agent runs."""
+
+    url: str
+    management_url: str | None
+    ca: Path | None
+    data_dir: Path
+    name: str
+    groups: tuple[str, ...] = ()
+    user: str = "admin"
+    password_file: Path | None = None
+    log_files: tuple[str, ...] = ()
+    from_start: bool = False
+    inventory: bool = True
+    scan_interval_seconds: float = 60.0
+    batch_seconds: float = 10.0
+    spool_bytes: int = 64 * 2**20
+    wait_seconds: float = 60.0
+    once: bool = False
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the agent is; the key is the secret it logs in with."""
+
+    id: UUID
+    key: str
+    is_enrolled: bool = False
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One collected event, as it is sent; `number` is its place in the spool."""
+
+    number: int
+    module: str
+    collector: str
+    event: bytes
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One change of a state, as it is sent; `number` is its place in the spool, `data` None for a delete."""
+
+    module: str
+    collector: str
+    id: str
+    operation: Operation
+    data: bytes | None
+    number: int = 0
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What the agent has done since it was enrolled, exactly: each count moves in the transaction of what it counts."""
+
+    events_collected: int = 0
+    events_sent: int = 0
+    events_dropped: int = 0
+    states_collected: int = 0
+    states_sent: int = 0
+    states_refused: int = 0
+    orders_received: int = 0
+    orders_executed: int = 0
+    orders_duplicate: int = 0
+    results_reported: int = 0
+    logins: int = 0
+    retries: int = 0
