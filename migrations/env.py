@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 from alembic import context
 from sqlalchemy import Connection
 
@@ -33,7 +34,7 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_with_own_connection() -> None:
     """Find the database as the server would, and run there."""
-    async with database(current_settings()) as engine, engine.begin() as connection:
+    async with database(current_settings(), msgspec.json.decode) as engine, engine.begin() as connection:
         await connection.run_sync(migrate)
 
 

@@ -210,4 +210,11 @@ async def _until(stopping: asyncio.Event, agent: Agent) -> None:
     except asyncio.CancelledError:
         logger.info("stopped")
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group
+        raise _first(group) from group
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the one fault that ended the others."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

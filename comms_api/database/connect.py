@@ -3,7 +3,7 @@
 `postgresql://user:password@host:5432/name?sslmode=require` is the form operators know; drivers' own forms work too.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from comms_api.settings import Settings
 CONNECT_TIMEOUT_SECONDS = 3.0
 
 
-def driver_url(url: str) -> URL:
+def driver_url(url: str | URL) -> URL:
     """Return `url` as SQLAlchemy and asyncpg want it; raises `ConfigurationError` without showing a password."""
     try:
         parsed = make_url(url)
@@ -33,15 +33,18 @@ def driver_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def open_engine(url: str, settings: Settings) -> AsyncEngine:
-    """Return an engine whose pool never hands out a connection that the server has closed."""
+def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncEngine:
+    """Return an engine whose pool never hands out a connection that the server has closed.
+
+    JSON is handed on as the bytes it is; only Alembic, which compares it, asks for it to be read.
+    """
     engine = create_async_engine(
         driver_url(url),
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_timeout_seconds,
         json_serializer=_encode_json,
-        json_deserializer=msgspec.Raw,
+        json_deserializer=read_json,
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": settings.database_timeout_seconds,
@@ -73,10 +76,10 @@ def database_address(settings: Settings) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[AsyncEngine]:
     """Open an engine for as long as the block lasts."""
     with database_address(settings) as url:
-        engine = open_engine(url, settings)
+        engine = open_engine(url, settings, read_json)
         try:
             yield engine
         finally:

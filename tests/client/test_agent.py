@@ -1,0 +1,144 @@
+"""The reference agent against a real server: enrolled once, executed once, and nothing lost to a crash."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.batches import command
+from support.server import Server
+
+Query = Callable[..., list[Any]]
+
+
+class Agent:
+    """A `comms-api agent` process."""
+
+    def __init__(self, server: Server, folder: Path, name: str, *extra: str) -> None:
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.log_file = self.folder / "watched.log"
+        self.log_file.touch()
+        self.command = [
+            sys.executable, "-m", "comms_api", "agent",
+            "--url", server.agent_url, "--management-url", server.management_url,
+            "--ca", str(server.folder / "certs" / "ca.pem"), "--data-dir", str(self.folder / "data"), "--name", name,
+            "--password-file", str(server.folder / "password"), "--log-file", str(self.log_file),
+            "--from-start", "--batch-seconds", "0.1", "--wait-seconds", "5", *extra,
+        ]  # fmt: skip
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stderr=log)
+        return self.process
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout=20)
+
+    def told(self) -> dict[str, int]:
+        try:
+            told: dict[str, int] = json.loads((self.folder / "data" / "statistics.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return told
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def agent(server: Server, folder: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
+    made = Agent(server, folder, request.node.name[5:40], "--no-inventory")
+    yield made
+    made.stop()
+
+
+def find_id(management: httpx.Client, agent: Agent) -> str:
+    wait_until(lambda: management.get("/agents", params={"name": agent.folder.name}).json()["items"])
+    wait_until(lambda: agent.told().get("logins"))
+    found: str = management.get("/agents", params={"name": agent.folder.name}).json()["items"][0]["id"]
+    return found
+
+
+def test_every_line_arrives_once_across_kills_of_the_agent(
+    management: httpx.Client, agent: Agent, query: Query
+) -> None:
+    agent_id = find_id(management, agent)
+    for number in range(300):
+        with agent.log_file.open("a") as file:
+            file.write(f"line {number}\n")
+        if number in {100, 200}:
+            agent.stop(signal.SIGKILL)
+            agent.start()
+        time.sleep(0.002)
+    stored = "SELECT event->'event'->>'original' FROM events WHERE agent_id = $1 ORDER BY id"
+    wait_until(lambda: len({row[0] for row in query(stored, agent_id)}) == 300)
+    rows = [row[0] for row in query(stored, agent_id)]
+    assert list(dict.fromkeys(rows)) == [f"line {number}" for number in range(300)]
+    assert len(management.get("/agents", params={"name": agent.folder.name}).json()["items"]) == 1
+
+
+ORDERS: list[tuple[str, dict[str, Any], str]] = [
+    ("ping", {"n": 1}, "success"),
+    ("set-group", {"groups": ["a"]}, "success"),
+    ("fetch-config", {}, "success"),
+    ("no-such-action", {}, "failure"),
+    ("set-group", {"groups": 5}, "failure"),
+]
+
+
+def test_orders_are_executed_and_reported(management: httpx.Client, agent: Agent) -> None:
+    agent_id = find_id(management, agent)
+    for action, args, status in ORDERS:
+        wanted = command(agent_id) | {"action": {"name": action, "args": args}}
+        order_id = management.post("/commands", json=wanted).json()["commands"][0]["order_ids"][0]
+        url = f"/orders/{order_id}"
+        wait_until(lambda url=url: management.get(url).json()["status"] in {"success", "failure"})
+        order = management.get(url).json()
+        assert (order["status"], order["attempt"]) == (status, 1)
+    wait_until(lambda: agent.told()["results_reported"] == 5)
+
+
+def test_an_inventory_is_sent_whole_and_then_by_difference(
+    server: Server, management: httpx.Client, folder: Path, query: Query
+) -> None:
+    agent = Agent(server, folder, "inventory", "--once")
+    assert agent.process.wait(timeout=60) == 0
+    first = agent.told()
+    agent_id = find_id(management, agent)
+    stored = query("SELECT count(*) FROM states WHERE agent_id = $1", agent_id)[0][0]
+    assert first["states_sent"] == first["states_collected"] == stored > 10
+    agent.start()
+    assert agent.process.wait(timeout=60) == 0
+    assert agent.told()["states_sent"] - first["states_sent"] < stored / 2
+    assert agent.told()["states_refused"] == 0
+
+
+def test_a_refused_enrollment_is_one_line_and_exit_code_1(server: Server, folder: Path) -> None:
+    agent = Agent(server, folder, "refused")
+    agent.stop()
+    (agent.folder / "wrong").write_text("wrong password")
+    changed = ["--data-dir", str(agent.folder / "other"), "--password-file", str(agent.folder / "wrong")]
+    again = [*agent.command, *changed]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "comms-api: cannot enroll: the user 'admin' is refused with status 401\n"
+
+
+def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, agent: Agent) -> None:
+    management.delete(f"/agents/{find_id(management, agent)}")
+    assert agent.process.wait(timeout=30) == 1
+    assert "Agent does not exist" in (agent.folder / "log").read_text().splitlines()[-1]

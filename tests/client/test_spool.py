@@ -1,0 +1,114 @@
+"""The spool: what was promised to be kept is kept, whatever ends the agent."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comms_api.client.model import Change, Line
+from comms_api.client.spool import Spool
+from comms_api.protocol import Result
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    opened = Spool(tmp_path / "spool.sqlite", 10_000)
+    yield opened
+    opened.close()
+
+
+def line(text: str) -> Line:
+    return Line(0, "logcollector", "file", text.encode())
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from comms_api.client.model import Line
+from comms_api.client.spool import Spool
+
+spool = Spool(Path(sys.argv[1]), 10**9)
+position = 0
+while True:
+    position += 3
+    spool.add_lines("log", 1, position, [Line(0, "m", "c", b"%d" % n) for n in range(position - 3, position)])
+    print(position, flush=True)
+"""
+
+
+def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    promised = [writer.stdout.readline() for _ in range(20)][-1]
+    time.sleep(0.05)
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    spool = Spool(path, 10**9)
+    offset = spool.find_offset("log")
+    lines = spool.next_lines(10**6)
+    spool.close()
+    assert offset is not None
+    assert offset[1] >= int(promised)
+    assert [kept.event for kept in lines] == [b"%d" % number for number in range(offset[1])]
+
+
+def test_beyond_its_bound_the_oldest_lines_go_and_are_counted(spool: Spool) -> None:
+    for number in range(30):
+        spool.add_lines("log", 1, number, [line(f"{number:0500}")])
+    kept = [int(item.event) for item in spool.next_lines(100)]
+    assert kept == list(range(10, 30))
+    told = spool.statistics()
+    assert (told.events_collected, told.events_dropped) == (30, 10)
+
+
+def test_what_was_sent_leaves_the_spool_and_is_counted_once(spool: Spool) -> None:
+    spool.add_lines("log", 1, 3, [line("a"), line("b"), line("c")])
+    batch = spool.next_lines(2)
+    spool.settle_lines(batch, sent=True)
+    spool.settle_lines(batch, sent=True)
+    assert [item.event for item in spool.next_lines(10)] == [b"c"]
+    assert spool.statistics().events_sent == 2
+
+
+def test_a_change_and_what_is_known_move_together(spool: Spool) -> None:
+    change = Change("inventory", "packages", "a", "create", b"{}")
+    spool.add_changes([(change, b"hash")])
+    assert spool.known("inventory", "packages") == {"a": b"hash"}
+    [kept] = spool.next_changes(10)
+    assert (kept.id, kept.operation, kept.data) == ("a", "create", b"{}")
+    spool.settle_changes([kept], 0, [])
+    spool.add_changes([(Change("inventory", "packages", "a", "delete", None), b"")])
+    assert spool.known("inventory", "packages") == {}
+    assert spool.statistics().states_sent == 1
+
+
+def test_an_order_is_accepted_once_and_its_result_kept_until_it_is_acknowledged(spool: Spool) -> None:
+    assert spool.accept_order("o1")
+    assert not spool.accept_order("o1")
+    assert spool.unreported(10) == []
+    spool.finish_order("o1", Result(0, "done"))
+    assert [(report.order_id, report.result.message) for report in spool.unreported(10)] == [("o1", "done")]
+    spool.settle_results({"o1": "updated"})
+    assert spool.unreported(10) == []
+    spool.report_again("o1")
+    assert len(spool.unreported(10)) == 1
+    told = spool.statistics()
+    assert (told.orders_received, told.orders_executed, told.orders_duplicate) == (2, 1, 1)
+
+
+def test_an_order_under_way_when_the_agent_ended_is_reported_as_unknown(spool: Spool) -> None:
+    spool.accept_order("cut off")
+    spool.accept_order("finished")
+    spool.finish_order("finished", Result(0))
+    spool.abandon_orders(Result(4, "restarted"))
+    assert {report.order_id: report.result.code for report in spool.unreported(10)} == {"cut off": 4, "finished": 0}
+
+
+def test_only_the_owner_reads_the_spool(spool: Spool, tmp_path: Path) -> None:
+    assert spool.statistics().logins == 0
+    assert (tmp_path / "spool.sqlite").stat().st_mode & 0o077 == 0

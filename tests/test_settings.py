@@ -1,0 +1,92 @@
+"""Settings: each is documented, and a wrong one is a line that names it."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from comms_api.cli.main import commands
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs" / "operations" / "settings.md").read_text()
+    for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
+        assert f"| `{name}` | {'' if default is None else f'`{default}`'}" in page, name
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs" / "operations" / "command-line.md").read_text()
+    for name, command in commands.commands.items():
+        assert f"## `comms-api {name}`" in page
+        for parameter in command.params:
+            assert all(option in page for option in parameter.opts), parameter.opts
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"COMMS_API_WORKRES": "2"}, "COMMS_API_WORKRES: no such setting"),
+        ({"COMMS_API_WORKERS": "many"}, "workers: "),
+        ({"COMMS_API_WORKERS": "0"}, "workers: "),
+        ({"COMMS_API_LOG_LEVEL": "LOUD"}, "log_level: "),
+        ({"COMMS_API_LEASE_SECONDS": "-1"}, "lease_seconds: "),
+        ({"COMMS_API_TLS_KEY": "x.pem"}, "tls_certificate and tls_key"),
+        ({"COMMS_API_ORDERS_RETENTION_DAYS": "1"}, "order_timeout_maximum_seconds"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(environ)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "comms-api.toml"
+    file.write_text('workers = 2\nlease_seconds = 5.0\nagent_bind = "127.0.0.1:1"\n')
+    environ = {"COMMS_API_CONFIG": str(file), "COMMS_API_LEASE_SECONDS": "7", "COMMS_API_AGENT_BIND": "127.0.0.1:2"}
+    settings = load_settings(environ, overrides={"agent_bind": "127.0.0.1:3", "workers": None})
+    assert (settings.workers, settings.lease_seconds, settings.agent_bind) == (2, 7.0, "127.0.0.1:3")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("workers = ", "comms-api.toml: "), ("wokers = 1", "wokers"), (None, "No such file")]
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, told: str) -> None:
+    file = tmp_path / "comms-api.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigurationError, match=told):
+        load_settings({}, file)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"COMMS_API_DATABASE_URL": "mysql://x"}, "database_url: must begin with postgresql://"),
+        (
+            {"COMMS_API_DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/x"},
+            "database_url: the database cannot be used",
+        ),
+        ({"COMMS_API_AGENT_BIND": "nowhere"}, "agent_bind: expected HOST:PORT"),
+        ({"COMMS_API_TLS_KEY": "no", "COMMS_API_TLS_CERTIFICATE": "no"}, "tls_certificate: no such file"),
+        ({"COMMS_API_SECRET_FILE": "/dev/null"}, "secret_file: "),
+        ({"COMMS_API_EMBEDDED_POSTGRES_USER": "no such user"}, "no such user"),
+        ({"NOTHING": ""}, "cannot listen on 256.0.0.1:1"),
+    ],
+)
+def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
+    tmp_path: Path, environ: dict[str, str], told: str
+) -> None:
+    places = {"COMMS_API_DATA_DIR": str(tmp_path / "data"), "COMMS_API_CERTS_DIR": str(tmp_path / "certs")}
+    binds = {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
+    if "NOTHING" in environ:
+        binds["COMMS_API_MANAGEMENT_BIND"] = "256.0.0.1:1"
+    result = CliRunner().invoke(commands, ["serve"], env=places | binds | environ)
+    assert isinstance(result.exception, ConfigurationError)
+    assert told in str(result.exception)
+    assert "secret@" not in str(result.exception)
