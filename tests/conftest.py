@@ -5,13 +5,14 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
 import httpx
 import pytest
 from sqlalchemy import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import Server, running_server
 
 from comms_api.database.connect import driver_url, open_engine
@@ -99,6 +100,14 @@ def new_database(postgres: URL, template: str) -> Iterator[Callable[[], str]]:
 @pytest.fixture(scope="module")
 def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on the module's database."""
+    opened = open_engine(database_url, Settings())
+    yield opened
+    await opened.dispose()
 
 
 @pytest.fixture(scope="module")

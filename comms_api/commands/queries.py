@@ -15,7 +15,6 @@ from sqlalchemy import (
     Text,
     case,
     func,
-    literal,
     null,
     select,
     union_all,
@@ -133,8 +132,8 @@ async def count_orders(connection: AsyncConnection, request_id: UUID) -> dict[Or
     open_ = select(_OPEN_STATUS.label("status")).where(orders.c.request_id == request_id)
     finished = select(finished_orders.c.status).where(finished_orders.c.request_id == request_id)
     both = union_all(open_, finished).subquery()
-    rows = await connection.execute(select(both.c.status, func.count(literal(1))).group_by(both.c.status))
-    return dict(rows.tuples().all())
+    rows = await connection.execute(select(both.c.status, func.count().label("orders")).group_by(both.c.status))
+    return {row.status: row.orders for row in rows}
 
 
 async def list_order_ids(connection: AsyncConnection, request_ids: Sequence[UUID]) -> list[UUID]:

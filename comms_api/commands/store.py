@@ -79,7 +79,8 @@ _CLAIM = text(f"""
     ), claimed AS (
         UPDATE orders SET attempt = attempt + 1, sent_at = coalesce(sent_at, now()),
             lease_until = now() + make_interval(secs => :lease_seconds)
-        FROM due WHERE orders.order_id = due.order_id
+        -- An array, and not a join: so the planner goes by the primary key, however large it takes `due` to be.
+        WHERE orders.order_id = ANY(ARRAY(SELECT order_id FROM due))
         RETURNING orders.order_id, orders.agent_id, orders.request_id, orders.attempt, orders.position
     )
     SELECT claimed.order_id, claimed.agent_id, claimed.attempt, claimed.request_id, source, user_name,
@@ -193,7 +194,7 @@ async def extend_leases(
 
 
 _FIND_OWN = text("""
-    SELECT order_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END FROM orders
+    SELECT order_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END AS status FROM orders
         WHERE (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))
     UNION ALL
     SELECT order_id, status FROM finished_orders
@@ -207,7 +208,7 @@ async def find_statuses(connection: AsyncConnection, owned: Sequence[tuple[UUID,
         "order_ids": [order_id for order_id, _ in owned],
         "agents": [agent_id for _, agent_id in owned],
     }
-    return dict((await connection.execute(_FIND_OWN, parameters)).tuples().all())
+    return {row.order_id: row.status for row in await connection.execute(_FIND_OWN, parameters)}
 
 
 _EXPIRE = text(f"""

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import querying
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.server import environment
 
-from comms_api.database.connect import open_engine
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor, uuid7_time
-from comms_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EVENTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
@@ -54,8 +52,7 @@ OLD = """CREATE TABLE events_20200102 (LIKE events INCLUDING ALL);
 
 
 @pytest.mark.anyio
-async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_writer(database_url: str) -> None:
-    engine = open_engine(database_url, Settings())
+async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_writer(engine: AsyncEngine) -> None:
     bounds = [uuid7_floor(datetime(2020, 1, day, tzinfo=UTC)) for day in (2, 3)]
     async with engine.begin() as connection:
         for statement in OLD.format(*bounds).split(";"):
@@ -78,7 +75,6 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
         assert "events_20200102" not in names
         assert len(names) == 9
     assert await create_partitions(engine) == await drop_partitions(engine, "events", 30) == []
-    await engine.dispose()
 
 
 async def partitions(connection: AsyncConnection) -> list[str]:

@@ -1,0 +1,133 @@
+"""The life of orders under concurrency: whoever deletes the row ends the order, and nobody else does."""
+
+import asyncio
+from collections import Counter
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.commands import queries, store
+from comms_api.commands.model import NewCommand, OrderFilter
+from comms_api.commands.outcomes import Ending
+from comms_api.database.uuid7 import uuid7_at
+from comms_api.protocol import Action, Target
+
+pytestmark = pytest.mark.anyio
+
+
+async def make_orders(connection: AsyncConnection, agents: int, seconds: float = 60) -> list[UUID]:
+    """Enroll agents in a group of their own and submit a command to it; return their ids."""
+    group = uuid7_at(1_780_000_000).hex
+    ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
+    await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": group})
+    for agent_id in ids:
+        values = {"id": agent_id, "name": str(agent_id), "group": group}
+        await connection.execute(text("INSERT INTO agents (id, name, key_hash) VALUES (:id, :name, '')"), values)
+        await connection.execute(text("INSERT INTO group_members VALUES (:group, :id)"), values)
+    request_id = uuid7_at(1_780_000_000)
+    command = NewCommand("Engine", Target(group, "group"), Action("a"), seconds)
+    await store.insert_commands(connection, "tester", [(request_id, command)])
+    expanded = await store.expand_commands(connection, [request_id], 3)
+    assert expanded[request_id][0] == agents
+    return ids
+
+
+def success(order_id: UUID, agent_id: UUID, message: str = "") -> Ending:
+    return Ending(order_id, agent_id, "success", 0, message, None)
+
+
+async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        ids = await make_orders(connection, 60)
+
+    async def claim() -> list[str]:
+        async with engine.begin() as connection:
+            return [claim.order.order_id for claim in await store.claim_orders(connection, ids, 60)]
+
+    claimed = Counter(order for orders in await asyncio.gather(*(claim() for _ in range(6))) for order in orders)
+    assert len(claimed) == 60
+    assert set(claimed.values()) == {1}
+
+
+async def test_of_results_and_expiry_at_once_exactly_one_ends_an_order(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        ids = await make_orders(connection, 40, seconds=0.5)
+        claimed = await store.claim_orders(connection, ids, 60)
+    await asyncio.sleep(0.5)
+
+    async def report(claim: store.Claimed, message: str) -> int:
+        async with engine.begin() as connection:
+            ending = success(UUID(claim.order.order_id), claim.agent_id, message)
+            return len(await store.finish_orders(connection, [ending]))
+
+    async def expire() -> int:
+        async with engine.begin() as connection:
+            return await store.expire_orders(connection, 7)
+
+    ended = await asyncio.gather(
+        *(report(claim, message) for claim in claimed for message in ("one", "two")), *(expire() for _ in range(12))
+    )
+    assert sum(ended) == 40
+    async with engine.connect() as connection:
+        for agent_id in ids:
+            orders = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
+            assert len(orders) == 1
+            assert orders[0].status in {"success", "failure"}
+
+
+async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        first, second = await make_orders(connection, 2)
+        [order] = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
+        assert await store.finish_orders(connection, [success(order.order_id, second)]) == set()
+        await store.claim_orders(connection, [second], 60)
+        assert await store.finish_orders(connection, [success(order.order_id, first)]) == set()
+        assert await store.find_statuses(connection, [(order.order_id, first)]) == {}
+        assert await store.finish_orders(connection, [success(order.order_id, second)]) == {order.order_id}
+        assert await store.finish_orders(connection, [success(order.order_id, second)]) == set()
+
+
+async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        [agent_id] = await make_orders(connection, 1)
+        before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
+        await store.release_orders(connection, await store.claim_orders(connection, [agent_id], 60))
+        assert await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10) == before
+        assert len(await store.claim_orders(connection, [agent_id], 60)) == 1
+
+
+async def test_an_agent_gets_its_orders_oldest_first_and_at_most_a_hundred(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        [agent_id] = await make_orders(connection, 1)
+        for _ in range(120):
+            request_id = uuid7_at(1_780_000_000)
+            command = NewCommand("Engine", Target(str(agent_id), "agent"), Action("a"), 60)
+            await store.insert_commands(connection, "tester", [(request_id, command)])
+            await store.expand_commands(connection, [request_id], 0)
+        first = await store.claim_orders(connection, [agent_id], 60)
+        second = await store.claim_orders(connection, [agent_id], 60)
+        assert (len(first), len(second)) == (100, 21)
+        positions = await connection.scalars(
+            text("SELECT order_id FROM orders WHERE agent_id = :id ORDER BY position"), {"id": agent_id}
+        )
+        assert [UUID(claim.order.order_id) for claim in first + second] == list(positions)
+
+
+async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
+                SELECT uuid7(), uuid7(), gen_random_uuid(), '{}', now() + interval '1 h'
+                FROM generate_series(1, 50000)""")
+        )
+    async with engine.begin() as connection:
+        await connection.execute(text("ANALYZE orders"))
+        rows = await connection.scalars(
+            text("EXPLAIN " + store._CLAIM.text),  # noqa: SLF001 - its plan is what is asked about
+            {"agents": [uuid7_at(1_780_000_000)] * 2000, "lease_seconds": 1.0},
+        )
+        plan = "\n".join(rows)
+    assert "orders_agent_id_position_idx" in plan
+    assert "Seq Scan on orders" not in plan

@@ -1,0 +1,113 @@
+"""Coalescing: one statement for all who wait, and nobody's fault but one's own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.server import new_id
+
+from comms_api.database.coalescing import Coalescer
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.events.copy_format import encode_rows, read_row
+from comms_api.events.model import EventRun, StatelessBatch
+from comms_api.events.service import Events
+
+pytestmark = pytest.mark.anyio
+
+
+class Table:
+    """Stores numbers; refuses the negative ones, as PostgreSQL refuses what is no JSON."""
+
+    def __init__(self) -> None:
+        self.statements: list[list[int]] = []
+        self.is_down = False
+
+    async def store(self, items: Sequence[int]) -> list[str]:
+        self.statements.append(list(items))
+        await asyncio.sleep(0.01)
+        if self.is_down:
+            raise ConnectionRefusedError
+        if min(items) < 0:
+            raise asyncpg.DataError("negative")
+        return [f"stored {item}" for item in items]
+
+    async def refuse(self, item: int, reason: str) -> str:
+        return f"refused {item}: {reason}"
+
+
+async def run(table: Table, act: Callable[[Coalescer[int, str]], asyncio.Future[object]]) -> object:
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+    task = asyncio.create_task(coalescer.run())
+    try:
+        return await act(coalescer)
+    finally:
+        task.cancel()
+
+
+async def test_all_who_wait_share_one_statement_and_get_their_own_outcomes() -> None:
+    table = Table()
+    outcomes = await run(table, lambda c: asyncio.gather(*(c.submit([n, n + 100]) for n in range(50))))
+    assert outcomes == [[f"stored {n}", f"stored {n + 100}"] for n in range(50)]
+    assert len(table.statements) <= 2
+
+
+async def test_a_poisoned_item_is_refused_alone() -> None:
+    table = Table()
+    outcomes = await run(table, lambda c: asyncio.gather(*(c.submit([n, -n - 1 if n == 7 else n]) for n in range(20))))
+    assert outcomes == [
+        ["stored 7", "refused -8: negative"] if n == 7 else [f"stored {n}", f"stored {n}"] for n in range(20)
+    ]
+    assert len(table.statements) < 20
+
+
+async def test_an_outage_reaches_every_caller_and_the_next_is_served() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+    task = asyncio.create_task(coalescer.run())
+    table.is_down = True
+    failed = await asyncio.gather(*(coalescer.submit([n]) for n in range(5)), return_exceptions=True)
+    assert {type(error) for error in failed} == {ConnectionRefusedError}
+    table.is_down = False
+    assert await coalescer.submit([1]) == ["stored 1"]
+    task.cancel()
+
+
+async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+    task = asyncio.create_task(coalescer.run())
+    gone, stays = asyncio.create_task(coalescer.submit([1])), asyncio.create_task(coalescer.submit([2]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == ["stored 2"]
+    task.cancel()
+
+
+async def test_an_encoded_row_can_be_read_back() -> None:
+    agent_id, first = new_id(), new_id()
+    rows = encode_rows(first, agent_id, [EventRun("m", "", [b"{}", b'{"a":1}']), EventRun("n", "c", [b"[]"])])
+    assert [read_row(row)[1:] for row in rows] == [(agent_id, b"{}"), (agent_id, b'{"a":1}'), (agent_id, b"[]")]
+    assert [read_row(row)[0].int - first.int for row in rows] == [0, 1, 2]
+
+
+async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(engine: AsyncEngine) -> None:
+    clock = DatabaseClock()
+    events = Events(engine, clock)
+    async with engine.connect() as connection:
+        await clock.synchronise(connection)
+    writer = asyncio.create_task(events.writer.run())
+    agents = [new_id() for _ in range(4)]
+    # Framing would have caught this one; the writer must not depend on it.
+    bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
+    good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
+    await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))
+    writer.cancel()
+    stored = [await events.list(agent, None, None, 10) for agent in agents]
+    assert [[bytes(event.event) for event in page.items] for page in stored] == [
+        [b'{"ok":1}', b'{"ok":2}'], *[[b'{"ok":3}']] * 3
+    ]  # fmt: skip
+    [quarantined] = (await events.list_quarantined(agents[0], None, 10)).items
+    assert quarantined.line == "{broken"
+    assert "invalid input syntax for type json" in quarantined.reason
