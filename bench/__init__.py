@@ -1,0 +1,5 @@
+"""Measure the running system: `make bench`, or `python -m bench KEY …` for some of it.
+
+Each figure is a ratio or a cost in CPU or memory, taken within one run on one machine, with the load generator on the
+same cores: such figures can be compared between machines, absolute rates cannot.
+"""
