@@ -22,7 +22,6 @@ from comms_api.database import embedded
 from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.embedded_home import (
     Account,
-    binary,
     eventually,
     find_programs,
     make_home,
@@ -109,7 +108,7 @@ def modes(path: Path) -> dict[Path, int]:
 
 def psql(cluster: Cluster, account: Account) -> str:
     command = ("-h", cluster.socket_dir, "-U", "comms_api", "-Atc", "SELECT current_user")
-    return account.run(binary("psql"), *command).stdout
+    return account.run(cluster.programs / "psql", *command).stdout
 
 
 @contextmanager
