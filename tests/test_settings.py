@@ -1,5 +1,6 @@
 """Settings: each is documented, and a wrong one is a line that names it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,6 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, told: str) -
         ({"COMMS_API_AGENT_BIND": "nowhere"}, "agent_bind: expected HOST:PORT"),
         ({"COMMS_API_TLS_KEY": "no", "COMMS_API_TLS_CERTIFICATE": "no"}, "tls_certificate: no such file"),
         ({"COMMS_API_SECRET_FILE": "/dev/null"}, "secret_file: "),
-        ({"COMMS_API_EMBEDDED_POSTGRES_USER": "no such user"}, "no such user"),
         ({"NOTHING": ""}, "cannot listen on 256.0.0.1:1"),
     ],
 )
@@ -90,3 +90,12 @@ def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
     assert isinstance(result.exception, ConfigurationError)
     assert told in str(result.exception)
     assert "secret@" not in str(result.exception)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's embedded PostgreSQL runs as another user")
+def test_an_unknown_user_for_the_embedded_postgresql_is_named(tmp_path: Path) -> None:
+    environ = {"COMMS_API_DATA_DIR": str(tmp_path), "COMMS_API_EMBEDDED_POSTGRES_USER": "no such user"}
+    environ |= {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
+    result = CliRunner().invoke(commands, ["serve"], env=environ | {"COMMS_API_CERTS_DIR": str(tmp_path)})
+    assert isinstance(result.exception, ConfigurationError)
+    assert "no such user" in str(result.exception)

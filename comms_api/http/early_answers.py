@@ -2,7 +2,8 @@
 
 Closing a connection with unread bytes in it makes the kernel reset it, and the client loses the answer that it had
 not read yet. So the answer goes out at once, and only its end waits until the rest of the body has been read and
-thrown away, within a limit of bytes and of time.
+thrown away, within a limit of bytes and of time. The connection closes then, and the answer says so; a small body is
+thrown away before the answer, and its connection lives on.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
 
 DISCARD_SECONDS = 5.0
+SMALL_BODY_BYTES = 64 * 1024
 
 
 class DiscardLateBody:
@@ -26,40 +28,48 @@ class DiscardLateBody:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        body = _Body(receive)
+        body = _Body(scope, receive)
 
         async def send_then_discard(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.ended:
+                if body.is_small:
+                    await body.discard(self._limit)
+                if not body.ended:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             if message["type"] == "http.response.body" and not message["more_body"] and not body.ended:
                 await send({"type": "http.response.body", "body": message["body"], "more_body": True})
-                await self._discard(body)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
-                await send(message)
+                await body.discard(self._limit)
+                message["body"] = b""
+            await send(message)
 
         await self._app(scope, body.receive, send_then_discard)
-
-    async def _discard(self, body: "_Body") -> None:
-        try:
-            async with asyncio.timeout(DISCARD_SECONDS):
-                while not body.ended and body.size <= self._limit:
-                    await body.receive()
-        except TimeoutError:
-            return
 
 
 class _Body:
     """Counts a request body as it is received and knows when it has ended."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
         self._receive = receive
-        self.size = 0
-        self.ended = False
+        self._size = 0
+        self.is_small = b"transfer-encoding" not in headers and int(length) <= SMALL_BODY_BYTES
+        self.ended = self.is_small and int(length) == 0
 
     async def receive(self) -> ReceiveMessage:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self.ended = True
         elif message["type"] == "http.request":
-            self.size += len(message.get("body", b""))
+            self._size += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
         return message
+
+    async def discard(self, limit: int) -> None:
+        """Read on to the end of the body, or to a limit of bytes or time."""
+        try:
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while not self.ended and self._size <= limit:
+                    await self.receive()
+        except TimeoutError:
+            return

@@ -85,6 +85,24 @@ def test_a_client_still_writing_reads_its_401(server: Server, agent_id: UUID) ->
         assert (answer.status, b"message" in answer.body) == (401, True)
 
 
+def test_a_connection_outlives_a_refusal_of_a_small_body_and_is_told_of_the_end_after_a_large_one(
+    server: Server,
+) -> None:
+    def refused(size: int) -> dict[str, str]:
+        with connect(server.tls, server.agent_port) as connection:
+            whole = request("POST", "/events/stateless", None, b"x" * size).replace(b"Connection: close\r\n", b"")
+            connection.sendall(whole)
+            answer = read_answer(connection)
+            assert answer.status == 401
+            if "connection" not in answer.headers:
+                connection.sendall(request("GET", "/", None))
+                assert read_answer(connection).status == 200
+            return answer.headers
+
+    assert "connection" not in refused(1000)
+    assert refused(1_000_000)["connection"] == "close"
+
+
 def test_an_expired_token_is_401_with_its_own_code(server: Server, database_url: str, agent_id: UUID) -> None:
     with running_server(server.folder, database_url, token_lifetime_seconds=60) as other:
         token = other.token(agent_id)
