@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test coverage check format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,7 +13,12 @@ demo: .venv/installed ## Show the main job: a server, three agents on this host'
 	$(BIN)/comms-api demo
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
+	$(BIN)/python -m pytest
+
+coverage: .venv/installed ## Run every test and tell which lines they ran, in the servers and agents that they start as well
+	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
 
 check: .venv/installed ## Lint, format, types, import order of the slices

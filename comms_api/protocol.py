@@ -23,14 +23,22 @@ RESULT_UNKNOWN = 4
 DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
 """What a real agent reports, with code 1, when an order it already holds is offered to it again."""
 
-NOTHING = msgspec.Raw(b"null")
-"""No data: msgspec reads raw JSON only where nothing else may stand."""
 
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+def no_data() -> msgspec.Raw:
+    """Return the JSON of no data; msgspec reads raw JSON only where nothing else may stand."""
+    return msgspec.Raw(b"null")
+
+
+def no_args() -> msgspec.Raw:
+    """Return the JSON of no arguments."""
+    return msgspec.Raw(b"{}")
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -122,7 +130,7 @@ class Action(msgspec.Struct, frozen=True):
     """What an agent is to do; `args` is a JSON object or array, kept byte for byte."""
 
     name: Name
-    args: msgspec.Raw = msgspec.Raw(b"{}")
+    args: msgspec.Raw = msgspec.field(default_factory=no_args)
     version: str = ""
 
 
@@ -151,7 +159,7 @@ class Result(msgspec.Struct, frozen=True):
 
     code: int
     message: str = ""
-    data: msgspec.Raw = NOTHING
+    data: msgspec.Raw = msgspec.field(default_factory=no_data)
 
 
 class OrderResult(msgspec.Struct, frozen=True):

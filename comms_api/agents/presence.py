@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents import store
 from comms_api.agents.model import Sighting
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ class Presence:
         try:
             async with self._engine.begin() as connection:
                 await store.record_sightings(connection, sightings)
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - it must go on recording
             self._sightings = sightings | self._sightings
-            logger.warning("%d agents seen, not recorded yet: the database is away", len(sightings))
+            log_failure(logger, "sightings not recorded yet", error)

@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from comms_api.agents.model import Agent, AgentFilter, AgentStatus
 from comms_api.agents.service import Agents
-from comms_api.http.pages import After, Limit, Page
+from comms_api.http.pages import Limit, Page
 from comms_api.protocol import EnrolledAgent, Enrollment
 
 Group = Annotated[str | None, QueryParameter(description="only members of this group")]
@@ -27,11 +27,11 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     name: FromQuery[str | None] = None,
     group: Group = None,
     status: FromQuery[AgentStatus | None] = None,
-    after: After = None,
+    after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id, all or those with a name, in a group, of a status."""
-    return await agents.list(AgentFilter(name, group, status), UUID(after) if after else None, limit)
+    return await agents.list(AgentFilter(name, group, status), after, limit)
 
 
 @get("/agents/{agent_id:uuid}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,5 @@ async def keep_doing(duty: Duty) -> None:
         await asyncio.sleep(duty.interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreading, no secret
         try:
             await duty.perform()
-        except Exception as error:
-            if is_outage(error):
-                logger.warning("duty %s put off: the database is away", duty.name)
-            else:
-                logger.exception("duty %s failed", duty.name)
+        except Exception as error:  # noqa: BLE001 - it must go on
+            log_failure(logger, f"duty {duty.name} not done", error)

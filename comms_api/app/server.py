@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 """Hypercorn closes a connection after 1,000 requests unless told otherwise."""
 
-KEEP_ALIVE_SECONDS = 75.0
+KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
 ORPHAN_CHECK_SECONDS = 1.0
 SHUTDOWN_SECONDS = 1.0

@@ -18,7 +18,7 @@ from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.preparation import Prepared, prepare_database
 from comms_api.app.server import Worker, run_worker
 from comms_api.database.connect import database_address, open_engine
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 from comms_api.tokens.keyring import Secret

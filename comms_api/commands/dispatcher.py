@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.commands import store
 from comms_api.commands.model import Claimed
-from comms_api.database.outages import is_outage
-from comms_api.errors import Unauthenticated, Unavailable
+from comms_api.database.failures import log_failure
+from comms_api.errors import Unauthenticated
 from comms_api.protocol import Order
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Claims, Tokens
@@ -85,7 +85,7 @@ class Dispatcher:
     async def poll(self, agent_id: UUID, claims: Claims, wait_seconds: float) -> list[Order]:
         """Return the agent's orders as soon as there are any, or an empty list after `wait_seconds`.
 
-        Raises `Unauthenticated` when the token is revoked meanwhile, `Unavailable` when the database cannot be asked.
+        Raises `Unauthenticated` when the token is revoked meanwhile, and what a first claim raised.
         A caller that is cancelled gives back what was claimed for it.
         """
         if self._is_draining:
@@ -149,22 +149,20 @@ class Dispatcher:
         try:
             async with self._engine.begin() as connection:
                 claimed = await store.claim_orders(connection, waiting, self._lease_seconds)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
+            log_failure(logger, "orders not claimed", error)
             self._put_off(waiting, error)
-            if not is_outage(error):
-                raise
             return
         await self._hand_out(waiting, claimed)
 
     def _put_off(self, waiting: Mapping[UUID, _Waiter], error: Exception) -> None:
         """Keep the polls that have waited before, and tell those that just came."""
-        logger.warning("orders could not be claimed: %s", type(error).__name__)
         for waiter in waiting.values():
             waiter.is_being_claimed = False
             if waiter.is_due_to_end:
                 waiter.end()
             elif not waiter.was_claimed:
-                waiter.fail(Unavailable("The database cannot be reached; come back later."))
+                waiter.fail(error)
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._want, list(waiting))
 
     async def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:
@@ -194,7 +192,5 @@ class Dispatcher:
         try:
             async with self._engine.begin() as connection:
                 await store.release_orders(connection, claims)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            logger.warning("%d claims not released; their leases will run out", len(claims))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
+            log_failure(logger, "claims not released, their leases will run out", error)

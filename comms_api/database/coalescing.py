@@ -10,16 +10,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import asyncpg
 import msgspec
-from sqlalchemy.exc import DBAPIError
+
+from comms_api.database.failures import find_refusal
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 GROUP_ITEMS_MAXIMUM = 20_000
-
-_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
@@ -85,7 +83,7 @@ class Coalescer(Generic[Item, Outcome]):
         try:
             return await self._store(items)
         except Exception as error:
-            reason = _refusal(error)
+            reason = find_refusal(error)
             if reason is None:
                 raise
         if len(items) == 1:
@@ -101,11 +99,3 @@ def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome | Exception) -> 
         answer.set_exception(outcome)
     else:
         answer.set_result(outcome)
-
-
-def _refusal(error: BaseException) -> str | None:
-    """Return why PostgreSQL will never take these data, or None when it was something else."""
-    cause: BaseException | None = error
-    while isinstance(cause, DBAPIError):
-        cause = cause.orig and (cause.orig.__cause__ or cause.orig)
-    return str(cause) if isinstance(cause, _REFUSALS) else None

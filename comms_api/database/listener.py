@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,8 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                logger.warning("notifications: no database, connecting again")
+            except Exception as error:  # noqa: BLE001 - it must go on listening
+                log_failure(logger, "not listening, connecting again", error)
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
@@ -85,10 +83,8 @@ class Notifier:
             channels, self._channels = sorted(self._channels), set()
             try:
                 await self._send(channels)
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                logger.warning("notifications: not sent, the database is away; a sweep will find the work")
+            except Exception as error:  # noqa: BLE001 - it must go on notifying
+                log_failure(logger, "notifications not sent, a sweep will find the work", error)
 
     async def _send(self, channels: list[str]) -> None:
         async with self._engine.begin() as connection:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import zstandard
-from litestar.exceptions import ClientException
+from litestar.exceptions import InternalServerException
 
 from comms_api.errors import Malformed, TooLarge, TooSlow, Unavailable, UnsupportedEncoding
 from comms_api.http.request import AnyRequest
@@ -102,7 +102,7 @@ class Bodies:
                     chunks.append(chunk)
         except TimeoutError:
             raise TooSlow from None
-        except ClientException as error:
+        except InternalServerException as error:
             raise Malformed("The client went away before the body was complete.") from error
         return b"".join(chunks)
 

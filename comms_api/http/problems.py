@@ -11,7 +11,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from comms_api import errors
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.request import AnyRequest
 
@@ -76,6 +76,8 @@ def _describe(error: Exception) -> tuple[int, str, int]:
         return 400, _validation_detail(error), errors.Malformed.code
     if isinstance(error, HTTPException):
         return error.status_code, error.detail, errors.CommsError.code
+    if refusal := find_refusal(error):
+        return 400, f"A value cannot be stored: {refusal}", errors.Malformed.code
     if is_outage(error):
         return 503, "The database cannot be reached; come back later.", errors.Unavailable.code
     return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code

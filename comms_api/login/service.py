@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_key_hash
-from comms_api.database.outages import is_outage
+from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated
 from comms_api.login import store
 from comms_api.protocol import Credentials
@@ -84,9 +84,8 @@ class Revocations:
             self._wanted.clear()
             try:
                 await self.refresh()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
+            except Exception as error:  # noqa: BLE001 - it must go on looking
+                log_failure(logger, "revocations not read", error)
 
     async def refresh(self) -> None:
         """Read the table and apply what is new."""

@@ -171,3 +171,69 @@ def test_commands_that_cannot_be_expanded_create_nothing(
         assert told in answer.json()["message"]
     assert management.post("/commands").status_code == 400
     assert query("SELECT 1 FROM commands") == query("SELECT 1 FROM orders") == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/agents?name=%00", "/agents?after=x", "/events?module=%00", "/states?after=x", "/orders?status=x", "/groups?limit=0",
+     "/commands?limit=1001", "/agents?group=%00", "/groups?after=%00"],
+)  # fmt: skip
+def test_a_query_that_cannot_be_answered_is_400(management: httpx.Client, path: str) -> None:
+    assert management.get(path).status_code == 400
+
+
+def test_a_name_with_nul_is_refused_and_not_a_fault(server: Server, management: httpx.Client, agent_id: UUID) -> None:
+    client = server.client(server.agent_url, server.token(agent_id))
+    assert management.post("/agents", json={"name": "a\0", "key": KEY}).status_code == 422
+    assert management.post("/agents", json={"name": "a", "key": KEY, "type": "\0"}).status_code == 400
+    assert management.delete("/groups/%00").status_code == 400
+    assert client.get("/commands?wait=nan").status_code == 400
+    assert client.get("/commands?wait=-1").status_code == 400
+
+
+def test_every_route_but_the_public_ones_wants_a_token(server: Server, management: httpx.Client) -> None:
+    public = {"/", "/login", "/authentication", "/security/user/authenticate"}
+    agent = server.client(server.agent_url, server.token(server.enroll(management, "schema")))
+    for client, anonymous in (
+        (agent, server.client(server.agent_url)),
+        (management, server.client(server.management_url)),
+    ):
+        paths = client.get("/schema/openapi.json").json()["paths"]
+        assert len(paths) >= 16
+        for path, methods in paths.items():
+            for method in methods:
+                filled = path.format(agent_id=new_id(), name="x", request_id=new_id(), order_id=new_id())
+                expected = path.removeprefix("/api/v1") or "/"
+                status = anonymous.request(method, filled).status_code
+                assert (status == 401) == (expected not in public or expected == "/security/user/authenticate"), path
+
+
+def test_the_plugin_path_answers_in_the_plugins_form(
+    server: Server, management: httpx.Client, query: Callable[..., list[Any]]
+) -> None:
+    assert management.post("/groups", json={"name": "plugin"}).status_code == 201
+    for number in range(12):
+        server.enroll(management, f"plugin{number}", ("plugin",))
+    wanted = {"timeout": 100, "action": {"args": ["/bin/x", "-a"], "name": "run", "version": "5"}, "user": "Management API",
+              "target": {"type": "group", "id": "plugin"}, "source": "Engine"}  # fmt: skip
+    answer = management.post("/_plugins/_command_manager/commands", json={"commands": [wanted]})
+    assert (answer.status_code, answer.json()["_index"], answer.json()["result"]) == (200, "wazuh-commands", "OK")
+    ids = {order["_id"] for order in answer.json()["orders"]}
+    assert answer.json()["_documents"] == answer.json()["orders"]
+    stored = query(
+        "SELECT o.order_id::text, c.user_name, c.action_args::text FROM orders o JOIN commands c USING (request_id)"
+    )
+    assert {row[0] for row in stored} == ids
+    assert {tuple(row)[1:] for row in stored} == {("Management API", '["/bin/x","-a"]')}
+
+
+def test_lists_come_in_pages_and_none_is_cut(management: httpx.Client) -> None:
+    seen: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = management.get("/agents", params={"limit": 5, "group": "plugin", **after}).json()
+        seen += [agent["name"] for agent in page["items"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert sorted(seen) == sorted(f"plugin{number}" for number in range(12))

@@ -1,4 +1,6 @@
-"""Tell an outage of the database from a bug of ours: the first is 503 and passes, the second is 500."""
+"""Tell why the database failed: an outage passes (503), a refused value is the sender's (400), the rest is a bug."""
+
+import logging
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -13,9 +15,12 @@ _OUTAGES: tuple[type[BaseException], ...] = (
     asyncpg.OperatorInterventionError,  # shutting down, cancelled, still starting
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,  # a deadlock, a conflict: it goes through the next time
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
     asyncpg.PostgresIOError,
 )
+
+_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -33,3 +38,19 @@ def is_outage(error: BaseException) -> bool:
 def _is_our_mistake(error: BaseException) -> bool:
     # asyncpg files wrong arguments under InterfaceError as well.
     return isinstance(error, asyncpg.InterfaceError) and isinstance(error, TypeError | ValueError)
+
+
+def find_refusal(error: BaseException) -> str | None:
+    """Return why PostgreSQL will never take these data, or None when it was something else."""
+    cause: BaseException | None = error
+    while isinstance(cause, DBAPIError):
+        cause = cause.orig and (cause.orig.__cause__ or cause.orig)
+    return str(cause) if isinstance(cause, _REFUSALS) else None
+
+
+def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:
+    """Log that `what` failed: an outage in one line, a bug of ours with where it is."""
+    if is_outage(error):
+        logger.warning("%s: the database is away (%s)", what, type(error).__name__)
+    else:
+        logger.error("%s", what, exc_info=error)
