@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_wait_seconds: Seconds = 60.0
     lease_seconds: Seconds = 60.0
     sweep_seconds: Seconds = 5.0
-    token_lifetime_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900
+    token_lifetime_seconds: Annotated[int, Meta(ge=5, le=86_400)] = 900
     key_length_minimum: Annotated[int, Meta(ge=8, le=128)] = 32
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20

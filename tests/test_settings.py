@@ -96,6 +96,7 @@ def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
 def test_an_unknown_user_for_the_embedded_postgresql_is_named(tmp_path: Path) -> None:
     environ = {"COMMS_API_DATA_DIR": str(tmp_path), "COMMS_API_EMBEDDED_POSTGRES_USER": "no such user"}
     environ |= {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
-    result = CliRunner().invoke(commands, ["serve"], env=environ | {"COMMS_API_CERTS_DIR": str(tmp_path)})
+    places = {"COMMS_API_CERTS_DIR": str(tmp_path), "COMMS_API_DATABASE_URL": None}
+    result = CliRunner().invoke(commands, ["serve"], env=environ | places)
     assert isinstance(result.exception, ConfigurationError)
     assert "no such user" in str(result.exception)

@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import httpx
 import pytest
 import zstandard
 from support.batches import metadata, state, stateful, stateless
-from support.raw import chunked, request, send_parts
+from support.raw import chunked, connect, read_answer, request, send_parts
 from support.server import Server, new_id
 
 Query = Callable[..., list[Any]]
@@ -171,6 +173,47 @@ def test_a_line_beyond_the_limit_is_413_and_the_server_goes_on(server: Server, c
     answer = client.post("/events/stateless", content=stateless(new_id(), b'{"a":"' + b"x" * 17 * 2**20 + b'"}'))
     assert answer.status_code == 413
     assert server.client(server.agent_url).get("/").status_code == 200
+
+
+def test_two_agents_with_the_same_state_ids_at_once_keep_their_own(
+    server: Server, management: httpx.Client, query: Query
+) -> None:
+    agents = [server.enroll(management, f"same{number}") for number in range(2)]
+    clients = [server.log_in(agent) for agent in agents]
+    answers: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
+
+    def send(which: int) -> None:
+        for round_ in range(20):
+            items = [state(f"s{number}", "create", {"agent": which, "round": round_}) for number in range(10)]
+            items += [state(f"s{number}", "delete") for number in range(10) if round_ < 19]
+            body = stateful(agents[which], *items)
+            answers[which] += clients[which].post("/events/stateful", content=body).json()["results"]
+
+    threads = [Thread(target=send, args=(which,)) for which in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result["status"] for result in answers[0]] == [result["status"] for result in answers[1]]
+    assert {result["status"] for result in answers[0]} == {200, 201}
+    for which, agent in enumerate(agents):
+        rows = query("SELECT data->>'agent' FROM states WHERE agent_id = $1", agent)
+        assert [row[0] for row in rows] == [str(which)] * 10
+
+
+def test_a_line_without_an_end_is_413_and_costs_no_memory(server: Server, agent_id: UUID) -> None:
+    head = request("POST", "/events/stateless", server.token(agent_id), b"", "Transfer-Encoding: chunked")
+    chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+    before = server.resident_bytes()
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(head)
+        for _ in range(20):
+            connection.sendall(chunk)
+        assert read_answer(connection).status == 413
+        with suppress(OSError):
+            for _ in range(1000):
+                connection.sendall(chunk)
+    assert server.resident_bytes() - before < 64 * 2**20
 
 
 def test_a_replayed_stateful_batch_gives_the_same_states(client: httpx.Client, agent_id: UUID, query: Query) -> None:

@@ -175,9 +175,18 @@ def test_commands_that_cannot_be_expanded_create_nothing(
 
 @pytest.mark.parametrize(
     "path",
-    ["/agents?name=%00", "/agents?after=x", "/events?module=%00", "/states?after=x", "/orders?status=x", "/groups?limit=0",
-     "/commands?limit=1001", "/agents?group=%00", "/groups?after=%00"],
-)  # fmt: skip
+    [
+        "/agents?name=%00",
+        "/agents?after=x",
+        "/agents?group=%00",
+        "/events?module=%00",
+        "/states?after=x",
+        "/orders?status=x",
+        "/groups?limit=0",
+        "/groups?after=%00",
+        "/commands?limit=1001",
+    ],
+)
 def test_a_query_that_cannot_be_answered_is_400(management: httpx.Client, path: str) -> None:
     assert management.get(path).status_code == 400
 
@@ -214,8 +223,13 @@ def test_the_plugin_path_answers_in_the_plugins_form(
     assert management.post("/groups", json={"name": "plugin"}).status_code == 201
     for number in range(12):
         server.enroll(management, f"plugin{number}", ("plugin",))
-    wanted = {"timeout": 100, "action": {"args": ["/bin/x", "-a"], "name": "run", "version": "5"}, "user": "Management API",
-              "target": {"type": "group", "id": "plugin"}, "source": "Engine"}  # fmt: skip
+    wanted = {
+        "timeout": 100,
+        "action": {"args": ["/bin/x", "-a"], "name": "run", "version": "5"},
+        "user": "Management API",
+        "target": {"type": "group", "id": "plugin"},
+        "source": "Engine",
+    }
     answer = management.post("/_plugins/_command_manager/commands", json={"commands": [wanted]})
     assert (answer.status_code, answer.json()["_index"], answer.json()["result"]) == (200, "wazuh-commands", "OK")
     ids = {order["_id"] for order in answer.json()["orders"]}

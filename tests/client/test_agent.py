@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.batches import command
-from support.server import Server
+from support.server import Server, running_server
 
 Query = Callable[..., list[Any]]
 
@@ -142,3 +142,19 @@ def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, 
     management.delete(f"/agents/{find_id(management, agent)}")
     assert agent.process.wait(timeout=30) == 1
     assert "Agent does not exist" in (agent.folder / "log").read_text().splitlines()[-1]
+
+
+def test_a_token_is_renewed_before_it_ends(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "renewal", new_database(), token_lifetime_seconds=5) as server:
+        agent = Agent(server, folder, "renewal-agent", "--no-inventory")
+        try:
+            for number in range(60):
+                with agent.log_file.open("a") as file:
+                    file.write(f"{number}\n")
+                time.sleep(0.15)
+            wait_until(lambda: agent.told().get("events_sent") == 60)
+            told = agent.told()
+            assert told["logins"] >= 2
+            assert told["retries"] == 0
+        finally:
+            agent.stop()
