@@ -115,16 +115,20 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]
 
         return perform
 
-    async def drop_old() -> None:
-        await drop_partitions(engine, "events", settings.events_retention_days)
-        await drop_partitions(engine, "finished_orders", settings.orders_retention_days)
-        await node.commands.forget(settings.orders_retention_days)
-
     return [
         Duty("expiry", EXPIRY_SECONDS, node.commands.expire),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
         Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),
-        Duty("retention", HOUSEKEEPING_SECONDS, drop_old),
+        Duty(
+            "events retention",
+            HOUSEKEEPING_SECONDS,
+            lambda: drop_partitions(engine, "events", settings.events_retention_days),
+        ),
+        Duty(
+            "orders retention",
+            HOUSEKEEPING_SECONDS,
+            lambda: node.commands.drop_history(settings.orders_retention_days),
+        ),
         Duty(
             "quarantine",
             HOUSEKEEPING_SECONDS,

@@ -16,7 +16,9 @@ from comms_api.commands.model import (
     Submitted,
 )
 from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock
+from comms_api.database.partitions import drop_partitions
+from comms_api.database.schema import finished_orders
+from comms_api.database.uuid7 import DatabaseClock, uuid7_time
 from comms_api.errors import Invalid, NotFound
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import TargetType
@@ -99,8 +101,15 @@ class Commands:
             if expired < EXPIRY_STEP:
                 return total
 
-    async def forget(self, older_than_days: int) -> None:
-        """Delete the commands whose orders have been dropped by age, in bounded steps."""
+    async def drop_history(self, older_than_days: int) -> None:
+        """Drop finished orders by age, and then their commands; but never the place of an order that is still open."""
+        async with self._engine.connect() as connection:
+            oldest = await store.find_oldest_order(connection)
+        keep_from = uuid7_time(oldest).date() if oldest else None
+        await drop_partitions(self._engine, finished_orders.name, older_than_days, keep_from)
+        await self._forget(older_than_days)
+
+    async def _forget(self, older_than_days: int) -> None:
         deleted = EXPIRY_STEP
         while deleted == EXPIRY_STEP:
             async with self._engine.begin() as connection:

@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import ORDERS_PER_ANSWER_MAXIMUM, Claimed, NewCommand
 from comms_api.commands.outcomes import Ending
-from comms_api.database.schema import commands
+from comms_api.database.schema import commands, orders
 from comms_api.protocol import DUPLICATE_ORDER_MESSAGE, RESULT_FAILURE, RESULT_TIMEOUT, Action, Order, Target
 
 
@@ -230,9 +230,16 @@ async def expire_orders(connection: AsyncConnection, limit: int) -> int:
     return (await connection.execute(_EXPIRE, {"limit": limit})).rowcount
 
 
+async def find_oldest_order(connection: AsyncConnection) -> UUID | None:
+    """Return the id of the oldest open order, or None when none is open."""
+    oldest: UUID | None = await connection.scalar(select(orders.c.order_id).order_by(orders.c.order_id).limit(1))
+    return oldest
+
+
 _DELETE_COMMANDS = text("""
     DELETE FROM commands WHERE request_id IN (
-        SELECT request_id FROM commands WHERE expires_at < now() - make_interval(days => :days)
+        -- A day later than the partitions of their orders, which end with whole days.
+        SELECT request_id FROM commands WHERE expires_at < now() - make_interval(days => :days + 1)
         ORDER BY expires_at LIMIT :limit)""")
 
 

@@ -58,15 +58,19 @@ async def create_partitions(engine: AsyncEngine) -> list[str]:
     return [partition_name(table, day) for table, day in missing]
 
 
-async def drop_partitions(engine: AsyncEngine, table: str, older_than_days: int) -> list[str]:
-    """Drop the partitions of `table` whose last day is over `older_than_days` days ago; return their names.
+async def drop_partitions(
+    engine: AsyncEngine, table: str, older_than_days: int, keep_from: date | None = None
+) -> list[str]:
+    """Drop the partitions of `table` that are over `older_than_days` days old; return their names.
+
+    Those of `keep_from` and later stay, whatever their age.
 
     Idempotent: what a node leaves that dies between the detaching and the dropping, the next one finishes.
     """
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with autocommit.connect() as connection:
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
-        oldest = today - timedelta(days=older_than_days)
+        oldest = min(today - timedelta(days=older_than_days), keep_from or today)
         names = [
             name
             for name in await _partitions(connection)

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -11,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.commands import queries, store
 from comms_api.commands.model import NewCommand, OrderFilter
 from comms_api.commands.outcomes import Ending
-from comms_api.database.uuid7 import uuid7_at
+from comms_api.commands.service import Commands
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock, uuid7_at, uuid7_floor
 from comms_api.protocol import Action, Target
 
 pytestmark = pytest.mark.anyio
@@ -131,3 +135,32 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> 
         plan = "\n".join(rows)
     assert "orders_agent_id_position_idx" in plan
     assert "Seq Scan on orders" not in plan
+
+
+async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: AsyncEngine) -> None:
+    commands = Commands(engine, DatabaseClock(), Notifier(engine))
+    days = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM orders"))
+        for first, last in pairwise(days):
+            name = f"finished_orders_{first:%Y%m%d}"
+            bounds = f"FROM ('{uuid7_floor(first)}') TO ('{uuid7_floor(last)}')"
+            await connection.execute(text(f"CREATE TABLE {name} (LIKE finished_orders INCLUDING ALL)"))
+            await connection.execute(text(f"ALTER TABLE finished_orders ATTACH PARTITION {name} FOR VALUES {bounds}"))
+        forgotten = {"id": uuid7_at(days[1].timestamp())}
+        await connection.execute(
+            text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
+                VALUES (:id, :id, :id, '{}', now())"""),
+            forgotten,
+        )
+    await commands.drop_history(30)
+    assert await old_partitions(engine) == ["finished_orders_20200102"]
+    assert await commands.expire() == 1
+    await commands.drop_history(30)
+    assert await old_partitions(engine) == []
+
+
+async def old_partitions(engine: AsyncEngine) -> list[str]:
+    async with engine.connect() as connection:
+        names = "SELECT relname FROM pg_class WHERE relname LIKE 'finished_orders_2020____' ORDER BY 1"
+        return list(await connection.scalars(text(names)))
