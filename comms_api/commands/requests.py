@@ -4,6 +4,7 @@ import msgspec
 
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
+from comms_api.http.bodies import read_json
 
 COMMANDS_MAXIMUM = 1_000
 
@@ -29,8 +30,8 @@ def read_commands(body: bytes, timeout_maximum_seconds: float) -> list[NewComman
 def _split(body: bytes) -> list[msgspec.Raw]:
     if not body.strip():
         raise Malformed("The request body is empty.")
+    document = bytes(read_json(body, _ANY, "a command or a list of commands"))
     try:
-        document = bytes(_ANY.decode(body))
         if document.startswith(b"["):
             return _LIST.decode(document)
         commands = _MEMBERS.decode(document).get("commands")

@@ -22,9 +22,8 @@ from comms_api.commands.model import (
 from comms_api.commands.reports import Reports
 from comms_api.commands.requests import read_commands
 from comms_api.commands.service import Commands
-from comms_api.errors import Malformed
 from comms_api.http.authentication import agent_of, claims_of
-from comms_api.http.bodies import Bodies
+from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
 from comms_api.http.request import AnyRequest
 from comms_api.protocol import Order, OrderResults, Orders, OrderStatus, ReportOutcomes
@@ -74,11 +73,8 @@ async def report_results(
 ) -> ReportOutcomes:
     """Report how orders ended; one outcome per report, in order. A report that is repeated changes nothing."""
     async with bodies.receive(request) as body:
-        try:
-            results = _RESULTS.decode(body).results
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f'Send {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
-        return ReportOutcomes(list(await reports.report(agent_of(request), results)))
+        batch = read_json(body, _RESULTS, '{"results": [{"order_id", "result": {"code"}}…]}')
+        return ReportOutcomes(list(await reports.report(agent_of(request), batch.results)))
 
 
 @post("/commands", status_code=201)

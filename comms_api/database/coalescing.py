@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from comms_api.database.failures import find_refusal
+from comms_api.database.failures import find_refusal, is_outage
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -70,14 +70,21 @@ class Coalescer(Generic[Item, Outcome]):
         try:
             outcomes = await self._store_or_halve([item for submission in group for item in submission.items])
         except Exception as error:  # noqa: BLE001 - every waiting request must learn of it
-            for submission in group:
-                _settle(submission.answer, error)
+            await self._fail(group, error)
             return
         start = 0
         for submission in group:
             end = start + len(submission.items)
             _settle(submission.answer, outcomes[start:end])
             start = end
+
+    async def _fail(self, group: Sequence[_Submission[Item, Outcome]], error: Exception) -> None:
+        if len(group) > 1 and not is_outage(error):
+            for submission in group:  # a bug that one of them meets must not cost the others
+                await self._serve([submission])
+        else:
+            for submission in group:
+                _settle(submission.answer, error)
 
     async def _store_or_halve(self, items: Sequence[Item]) -> Sequence[Outcome]:
         try:

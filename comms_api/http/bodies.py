@@ -6,13 +6,17 @@ import io
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
+import msgspec
 import zstandard
 from litestar.exceptions import InternalServerException
 
 from comms_api.errors import Malformed, TooLarge, TooSlow, Unavailable, UnsupportedEncoding
 from comms_api.http.request import AnyRequest
 from comms_api.settings import Settings
+
+T = TypeVar("T")
 
 DECOMPRESS_IN_THREAD_BYTES = 256 * 1024
 ZSTD_WINDOW_BYTES = 8 * 2**20
@@ -121,6 +125,18 @@ class Bodies:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than {self._limit} bytes after decoding.")
+
+
+def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str) -> T:
+    """Return what a whole body says; raises `Malformed`, with what was expected.
+
+    The encoding is checked first, since msgspec hands raw members on as they are.
+    """
+    try:
+        body.decode()
+        return decoder.decode(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"Expected {expected}: {error}") from None
 
 
 def _decompressed(encoding: str, raw: bytes, limit: int) -> bytes:

@@ -4,9 +4,8 @@ import msgspec
 from litestar import post
 from litestar.di import NamedDependency
 
-from comms_api.errors import Malformed
 from comms_api.http.authentication import PUBLIC
-from comms_api.http.bodies import Bodies
+from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.login.service import Login
 from comms_api.protocol import Credentials, Token
@@ -18,15 +17,8 @@ _DECODER = msgspec.json.Decoder(Credentials)
 async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
     """Log an agent in with its id and key: 401 `Invalid key`, 403 `Agent does not exist`, both final for it."""
     async with bodies.receive(request) as body:
-        credentials = _decode(body)
+        credentials = read_json(body, _DECODER, '{"uuid", "key"}')
     return Token(await login.log_in(credentials, remote_address(request)))
-
-
-def _decode(body: bytes) -> Credentials:
-    try:
-        return _DECODER.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f'Send {{"uuid": …, "key": …}}: {error}') from None
 
 
 ROUTES = [log_in]

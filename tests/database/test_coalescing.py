@@ -74,6 +74,23 @@ async def test_an_outage_reaches_every_caller_and_the_next_is_served() -> None:
     task.cancel()
 
 
+async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
+    table = Table()
+
+    async def store(items: Sequence[int]) -> list[str]:
+        if 7 in items:
+            raise KeyError(7)
+        return await table.store(items)
+
+    coalescer = Coalescer[int, str](store, table.refuse)
+    task = asyncio.create_task(coalescer.run())
+    outcomes = await asyncio.gather(*(coalescer.submit([n]) for n in range(10)), return_exceptions=True)
+    assert [type(outcomes[7]), outcomes[:7], outcomes[8:]] == [
+        KeyError, [[f"stored {n}"] for n in range(7)], [["stored 8"], ["stored 9"]]
+    ]  # fmt: skip
+    task.cancel()
+
+
 async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
