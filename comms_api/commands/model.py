@@ -78,6 +78,12 @@ class CommandProgress(msgspec.Struct, frozen=True):
     orders: dict[OrderStatus, int]
 
 
+class Cancelled(msgspec.Struct, frozen=True):
+    """How many open orders a cancellation has ended."""
+
+    cancelled: int
+
+
 class StoredResult(msgspec.Struct, frozen=True):
     """How an order ended."""
 

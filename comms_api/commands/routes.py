@@ -11,6 +11,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comms_api.commands.dispatcher import Dispatcher
 from comms_api.commands.model import (
+    Cancelled,
     Command,
     CommandProgress,
     DocumentId,
@@ -119,6 +120,22 @@ async def get_command(request_id: FromPath[UUID], commands: NamedDependency[Comm
     return await commands.get(request_id)
 
 
+@post("/commands/{request_id:uuid}/cancel", status_code=200)
+async def cancel_command(
+    request: AnyRequest, request_id: FromPath[UUID], commands: NamedDependency[Commands]
+) -> Cancelled:
+    """Cancel every order of a command that has not ended; repeating it changes nothing."""
+    return Cancelled(await commands.cancel(request_id, claims_of(request).subject))
+
+
+@post("/orders/{order_id:uuid}/cancel", status_code=200)
+async def cancel_order(
+    request: AnyRequest, order_id: FromPath[UUID], commands: NamedDependency[Commands]
+) -> StoredOrder:
+    """Cancel an order; 409 when it has ended. What its agent reports of it later changes nothing."""
+    return await commands.cancel_order(order_id, claims_of(request).subject)
+
+
 @get("/orders")
 async def list_orders(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
@@ -144,6 +161,8 @@ MANAGEMENT_ROUTES = [
     submit_plugin_commands,
     list_commands,
     get_command,
+    cancel_command,
+    cancel_order,
     list_orders,
     get_order,
 ]

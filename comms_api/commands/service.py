@@ -19,7 +19,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.partitions import drop_partitions
 from comms_api.database.schema import finished_orders
 from comms_api.database.uuid7 import DatabaseClock, uuid7_time
-from comms_api.errors import Invalid, NotFound
+from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import TargetType
 
@@ -89,6 +89,24 @@ class Commands:
             order = await queries.find_order(connection, order_id)
         if order is None:
             raise NotFound(f"There is no order {order_id}.")
+        return order
+
+    async def cancel(self, request_id: UUID, user: str) -> int:
+        """End every open order of a command, and return how many; idempotent. Raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if await queries.find_command(connection, request_id) is None:
+                raise NotFound(f"There is no command {request_id}.")
+            return await store.cancel_command(connection, request_id, user)
+
+    async def cancel_order(self, order_id: UUID, user: str) -> StoredOrder:
+        """End an open order and return it; raises `NotFound`, and `Conflict` when it has ended already."""
+        async with self._engine.begin() as connection:
+            cancelled = await store.cancel_order(connection, order_id, user)
+            order = await queries.find_order(connection, order_id)
+        if order is None:
+            raise NotFound(f"There is no order {order_id}.")
+        if not cancelled:
+            raise Conflict(f"The order {order_id} has ended already: {order.status}.")
         return order
 
     async def expire(self) -> int:

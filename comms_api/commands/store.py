@@ -230,6 +230,30 @@ async def expire_orders(connection: AsyncConnection, limit: int) -> int:
     return (await connection.execute(_EXPIRE, {"limit": limit})).rowcount
 
 
+_CANCEL = """
+    WITH cancelled AS (
+        DELETE FROM orders WHERE {} = :id
+        RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
+    )
+    INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
+        sent_at, status, result_message)
+    SELECT cancelled.*, 'cancelled',
+        CASE attempt WHEN 0 THEN 'cancelled before delivery by ' ELSE 'cancelled after delivery by ' END || :user
+    FROM cancelled"""
+_CANCEL_ORDER = text(_CANCEL.format("order_id"))
+_CANCEL_COMMAND = text(_CANCEL.format("request_id"))
+
+
+async def cancel_order(connection: AsyncConnection, order_id: UUID, user: str) -> bool:
+    """End an order that is open as cancelled; return whether it was open."""
+    return (await connection.execute(_CANCEL_ORDER, {"id": order_id, "user": user})).rowcount == 1
+
+
+async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> int:
+    """End every open order of a command as cancelled; return how many there were."""
+    return (await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})).rowcount
+
+
 async def find_oldest_order(connection: AsyncConnection) -> UUID | None:
     """Return the id of the oldest open order, or None when none is open."""
     oldest: UUID | None = await connection.scalar(select(orders.c.order_id).order_by(orders.c.order_id).limit(1))

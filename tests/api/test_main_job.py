@@ -115,3 +115,33 @@ def test_a_poll_without_orders_is_answered_with_an_empty_list(server: Server, ma
     client = server.log_in(server.enroll(management, "idle"))
     answer = client.get("/poll_commands", params={"wait": "0.2"})
     assert (answer.status_code, answer.json()) == (200, {"commands": []})
+
+
+def test_a_cancelled_command_is_not_offered_and_a_late_result_changes_nothing(
+    server: Server, management: httpx.Client
+) -> None:
+    management.post("/groups", json={"name": "cancelled"})
+    first, second = (server.enroll(management, f"cancelled{number}", ("cancelled",)) for number in range(2))
+    client = server.log_in(first)
+    submitted = management.post("/commands", json=command("cancelled", "group")).json()["commands"][0]
+    [order] = client.get("/commands?wait=5").json()["commands"]
+    url = f"/commands/{submitted['request_id']}"
+    assert management.post(f"{url}/cancel").json() == {"cancelled": 2}
+    assert management.post(f"{url}/cancel").json() == {"cancelled": 0}
+    assert management.get(url).json()["orders"] == {"cancelled": 2}
+    assert server.log_in(second).get("/commands?wait=0").json() == {"commands": []}
+    report = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
+    assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "noop"
+    stored = management.get(f"/orders/{order['order_id']}").json()
+    assert (stored["status"], stored["result"]["message"]) == ("cancelled", "cancelled after delivery by admin")
+
+
+def test_one_order_is_cancelled_once(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "cancel one")
+    submitted = management.post("/commands", json=command(agent_id)).json()["commands"][0]
+    url = f"/orders/{submitted['order_ids'][0]}/cancel"
+    assert management.post(url).json()["status"] == "cancelled"
+    again = management.post(url)
+    assert (again.status_code, "cancelled" in again.json()["message"]) == (409, True)
+    assert management.post(f"/orders/{agent_id}/cancel").status_code == 404
+    assert management.post(f"/commands/{agent_id}/cancel").status_code == 404

@@ -55,7 +55,7 @@ async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngin
     assert set(claimed.values()) == {1}
 
 
-async def test_of_results_and_expiry_at_once_exactly_one_ends_an_order(engine: AsyncEngine) -> None:
+async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_order(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         ids = await make_orders(connection, 40, seconds=0.5)
         claimed = await store.claim_orders(connection, ids, 60)
@@ -66,19 +66,25 @@ async def test_of_results_and_expiry_at_once_exactly_one_ends_an_order(engine: A
             ending = success(UUID(claim.order.order_id), claim.agent_id, message)
             return len(await store.finish_orders(connection, [ending]))
 
+    async def cancel(claim: store.Claimed) -> int:
+        async with engine.begin() as connection:
+            return int(await store.cancel_order(connection, UUID(claim.order.order_id), "tester"))
+
     async def expire() -> int:
         async with engine.begin() as connection:
             return await store.expire_orders(connection, 7)
 
     ended = await asyncio.gather(
-        *(report(claim, message) for claim in claimed for message in ("one", "two")), *(expire() for _ in range(12))
+        *(report(claim, message) for claim in claimed for message in ("one", "two")),
+        *map(cancel, claimed),
+        *(expire() for _ in range(12)),
     )
     assert sum(ended) == 40
     async with engine.connect() as connection:
         for agent_id in ids:
             orders = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
             assert len(orders) == 1
-            assert orders[0].status in {"success", "failure"}
+            assert orders[0].status in {"success", "failure", "cancelled"}
 
 
 async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: AsyncEngine) -> None:
