@@ -13,6 +13,7 @@ from comms_api.agents.presence import Presence
 from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.reports import Reports
 from comms_api.commands.service import ORDERS_CHANNEL, Commands
 from comms_api.database.listener import Listener, Notifier
@@ -129,6 +130,7 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]
             HOUSEKEEPING_SECONDS,
             lambda: node.commands.drop_history(settings.orders_retention_days),
         ),
+        Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
         Duty(
             "quarantine",
             HOUSEKEEPING_SECONDS,

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.idempotency import HEADER, read_key
 from comms_api.commands.model import (
     Cancelled,
     Command,
@@ -85,10 +86,15 @@ async def submit_commands(
     bodies: NamedDependency[Bodies],
     settings: NamedDependency[Settings],
 ) -> SubmittedCommands:
-    """Submit one command, an array, or `{"commands": […]}`: all of them, or none if one is at fault."""
+    """Submit one command, an array, or `{"commands": […]}`: all of them, or none if one is at fault.
+
+    Repeated within a day under the same Idempotency-Key, it is answered as the first time and submits nothing.
+    """
     async with bodies.receive(request) as body:
         submitted = read_commands(body, settings.order_timeout_maximum_seconds)
-    return SubmittedCommands(await commands.submit(claims_of(request).subject, submitted))
+        user = claims_of(request).subject
+        key = read_key(user, request.headers.get(HEADER), body)
+    return SubmittedCommands(await commands.submit(user, submitted, key))
 
 
 @post("/_plugins/_command_manager/commands", status_code=200)
@@ -101,7 +107,9 @@ async def submit_plugin_commands(
     """Submit commands as to the command manager plugin; the answer names every order, as the plugin's does."""
     async with bodies.receive(request) as body:
         wanted = read_commands(body, settings.order_timeout_maximum_seconds)
-    submitted = await commands.submit(claims_of(request).subject, wanted)
+        user = claims_of(request).subject
+        key = read_key(user, request.headers.get(HEADER), body)
+    submitted = await commands.submit(user, wanted, key)
     documents = [DocumentId(order_id) for order_id in await commands.list_order_ids(submitted)]
     return PluginAnswer(orders=documents, documents=documents)
 

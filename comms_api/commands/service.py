@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import queries, store
+from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, store_answer
 from comms_api.commands.model import (
     ORDER_IDS_SHOWN,
     Command,
@@ -36,21 +37,32 @@ class Commands:
         self._clock = clock
         self._notifier = notifier
 
-    async def submit(self, user: str, submitted: Sequence[NewCommand]) -> list[Submitted]:
+    async def submit(
+        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None
+    ) -> list[Submitted]:
         """Make one order per targeted agent for every command, or nothing at all; durable when this returns.
 
-        Raises `Invalid`, naming the command, for an agent or group that is unknown or a group without agents.
+        With a key that was used before, return what was returned then. Raises `Invalid`, naming the command, for an
+        agent or group that is unknown or a group without agents, and for a key that was used with another body.
         """
         _check_agent_ids(submitted)
+        async with self._engine.begin() as connection:
+            if key is not None and not await claim_key(connection, key):
+                return await find_answer(connection, key)
+            answer = await self._expand(connection, user, submitted)
+            if key is not None:
+                await store_answer(connection, key, answer)
+        self._notifier.notify(ORDERS_CHANNEL)
+        return answer
+
+    async def _expand(self, connection: AsyncConnection, user: str, submitted: Sequence[NewCommand]) -> list[Submitted]:
         first = self._clock.uuid7().int
         requests = [(UUID(int=first + index), command) for index, command in enumerate(submitted)]
-        async with self._engine.begin() as connection:
-            await store.insert_commands(connection, user, requests)
-            expanded = await store.expand_commands(connection, [id_ for id_, _ in requests], ORDER_IDS_SHOWN)
-            for index, (request_id, command) in enumerate(requests):
-                if request_id not in expanded:
-                    raise Invalid(f"commands[{index}].target.id: {_nobody(command)}; nothing was submitted")
-        self._notifier.notify(ORDERS_CHANNEL)
+        await store.insert_commands(connection, user, requests)
+        expanded = await store.expand_commands(connection, [id_ for id_, _ in requests], ORDER_IDS_SHOWN)
+        for index, (request_id, command) in enumerate(requests):
+            if request_id not in expanded:
+                raise Invalid(f"commands[{index}].target.id: {_nobody(command)}; nothing was submitted")
         return [
             Submitted(request_id, *expanded[request_id], f"/orders?request_id={request_id}")
             for request_id, _ in requests

@@ -153,6 +153,16 @@ commands = Table(
     _timestamp("expires_at", nullable=False),
 )
 
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("user_name", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("answer", JSON, nullable=False, server_default=text("'[]'")),
+    _timestamp("created_at", nullable=False),
+)
+
 
 def _order_columns() -> list[Column[object]]:
     return [

@@ -145,3 +145,30 @@ def test_one_order_is_cancelled_once(server: Server, management: httpx.Client) -
     assert (again.status_code, "cancelled" in again.json()["message"]) == (409, True)
     assert management.post(f"/orders/{agent_id}/cancel").status_code == 404
     assert management.post(f"/commands/{agent_id}/cancel").status_code == 404
+
+
+def test_submitting_again_under_one_key_submits_once(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "idempotent")
+    wanted, header = command(agent_id), {"Idempotency-Key": "once"}
+    answers: list[Any] = []
+
+    def submit() -> None:
+        answers.append(management.post("/commands", json=wanted, headers=header).json())
+
+    threads = [Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({answer["commands"][0]["request_id"] for answer in answers}) == 1
+    orders = management.get("/orders", params={"agent_id": str(agent_id)}).json()["items"]
+    assert len(orders) == 1
+    other = management.post("/commands", json=wanted | {"timeout": 7}, headers=header)
+    assert (other.status_code, "another body" in other.json()["message"]) == (422, True)
+    assert management.post("/commands", json=wanted, headers={"Idempotency-Key": "x" * 256}).status_code == 422
+
+
+def test_a_submission_that_failed_leaves_its_key_free(server: Server, management: httpx.Client) -> None:
+    agent_id, header = server.enroll(management, "key free"), {"Idempotency-Key": "free"}
+    assert management.post("/commands", json=command("nobody", "group"), headers=header).status_code == 422
+    assert management.post("/commands", json=command(agent_id), headers=header).status_code == 201

@@ -1,0 +1,75 @@
+"""Submitting again under the same Idempotency-Key is answered as the first time was, and submits nothing.
+
+The key is noted in the transaction that makes the orders: a second request with it waits for the first to commit, and
+a first one that fails leaves no trace.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import ColumnElement, and_, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.commands.model import Submitted
+from comms_api.database.schema import idempotency_keys
+from comms_api.errors import Invalid
+
+HEADER = "idempotency-key"
+KEPT_HOURS = 24
+KEY_LENGTH_MAXIMUM = 255
+
+_ANSWER = msgspec.json.Decoder(list[Submitted])
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """A user's key, and what it was sent with."""
+
+    user: str
+    key: str
+    body_hash: bytes
+
+
+def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | None:
+    """Return the key of a request, if it has one; raises `Invalid` for one that is empty, too long or not printable."""
+    if header is None:
+        return None
+    if not (0 < len(header) <= KEY_LENGTH_MAXIMUM and header.isascii() and header.isprintable()):
+        raise Invalid(f"Idempotency-Key: must have 1 to {KEY_LENGTH_MAXIMUM} printable ASCII characters")
+    return IdempotencyKey(user, header, hashlib.sha256(body).digest())
+
+
+async def claim_key(connection: AsyncConnection, key: IdempotencyKey) -> bool:
+    """Note a key that is new; return False for one that was used, after the transaction that used it has ended."""
+    values = {"user_name": key.user, "key": key.key, "body_hash": key.body_hash}
+    statement = insert(idempotency_keys).values(values).on_conflict_do_nothing().returning(idempotency_keys.c.key)
+    return await connection.scalar(statement) is not None
+
+
+async def store_answer(connection: AsyncConnection, key: IdempotencyKey, answer: Sequence[Submitted]) -> None:
+    """Keep what the first request with this key is answered."""
+    await connection.execute(idempotency_keys.update().where(_is(key)).values(answer=list(answer)))
+
+
+async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted]:
+    """Return what the first request was answered; raises `Invalid` when it had another body."""
+    statement = select(idempotency_keys.c.body_hash, idempotency_keys.c.answer).where(_is(key))
+    row = (await connection.execute(statement)).one()
+    if row.body_hash != key.body_hash:
+        raise Invalid("Idempotency-Key: was used with another body")
+    return _ANSWER.decode(row.answer)
+
+
+_FORGET = idempotency_keys.delete().where(
+    idempotency_keys.c.created_at < func.now() - text(f"interval '{KEPT_HOURS} h'")
+)
+
+
+async def forget_keys(connection: AsyncConnection) -> None:
+    """Delete the keys that nobody will repeat any more."""
+    await connection.execute(_FORGET)
+
+
+def _is(key: IdempotencyKey) -> ColumnElement[bool]:
+    return and_(idempotency_keys.c.user_name == key.user, idempotency_keys.c.key == key.key)
