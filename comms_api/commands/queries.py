@@ -137,9 +137,11 @@ async def count_orders(connection: AsyncConnection, request_id: UUID) -> dict[Or
 
 
 async def list_order_ids(connection: AsyncConnection, request_ids: Sequence[UUID]) -> list[UUID]:
-    """Return the ids of every open order of these commands, in order."""
-    statement = select(orders.c.order_id).where(orders.c.request_id.in_(request_ids))
-    return list(await connection.scalars(statement.order_by(orders.c.request_id, orders.c.order_id)))
+    """Return the ids of every order of these commands, in order."""
+    both = union_all(
+        *(select(table.c.order_id).where(table.c.request_id.in_(request_ids)) for table in (orders, finished_orders))
+    ).subquery()
+    return list(await connection.scalars(select(both.c.order_id).order_by(both.c.order_id)))
 
 
 def _command(row: Row[Any]) -> Command:

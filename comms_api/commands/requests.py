@@ -2,11 +2,13 @@
 
 import msgspec
 
+from comms_api.commands.actions import check_arguments
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.http.bodies import read_json
 
 COMMANDS_MAXIMUM = 1_000
+REQUIRED = ("source", "target", "action", "timeout")
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -42,16 +44,30 @@ def _split(body: bytes) -> list[msgspec.Raw]:
 
 def _read_command(index: int, raw: msgspec.Raw, timeout_maximum_seconds: float) -> NewCommand:
     try:
+        _check_members(index, raw)
         command = _COMMAND.decode(raw)
     except msgspec.DecodeError as error:
-        sentence, _, path = str(error).partition(" - at `$")
-        raise Invalid(f"commands[{index}]{path.rstrip('`')}: {sentence}") from None
+        raise _invalid(f"commands[{index}]", error) from None
     if command.timeout > timeout_maximum_seconds:
         raise Invalid(f"commands[{index}].timeout: more than {timeout_maximum_seconds:g} seconds")
     _check_action(index, command)
     if "\0" in command.target.id:
         raise Invalid(f"commands[{index}].target.id: contains NUL")
-    return command
+    try:
+        return msgspec.structs.replace(command, action=check_arguments(command.action))
+    except msgspec.DecodeError as error:
+        raise _invalid(f"commands[{index}].action.args", error) from None
+
+
+def _check_members(index: int, raw: msgspec.Raw) -> None:
+    members = _MEMBERS.decode(raw)
+    if missing := [name for name in REQUIRED if name not in members]:
+        raise Invalid(f"commands[{index}]: Missing arguments: [{', '.join(missing)}]")
+
+
+def _invalid(where: str, error: msgspec.DecodeError) -> Invalid:
+    sentence, _, path = str(error).partition(" - at `$")
+    return Invalid(f"{where}{path.rstrip('`')}: {sentence}")
 
 
 def _check_action(index: int, command: NewCommand) -> None:

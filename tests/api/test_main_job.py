@@ -172,3 +172,14 @@ def test_a_submission_that_failed_leaves_its_key_free(server: Server, management
     agent_id, header = server.enroll(management, "key free"), {"Idempotency-Key": "free"}
     assert management.post("/commands", json=command("nobody", "group"), headers=header).status_code == 422
     assert management.post("/commands", json=command(agent_id), headers=header).status_code == 201
+
+
+def test_arguments_that_an_action_does_not_take_are_dropped(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "dropped")
+    wanted = [
+        command(agent_id) | {"action": {"name": "fetch-config", "args": {"stray": 1}}},
+        command(agent_id) | {"action": {"args": {"groups": ["a", "b"]}, "name": "set-group"}},
+    ]
+    assert management.post("/commands", json=wanted).status_code == 201
+    orders = server.log_in(agent_id).get("/commands?wait=5").json()["commands"]
+    assert [order["action"]["args"] for order in orders] == [{}, {"groups": ["a", "b"]}]

@@ -162,7 +162,12 @@ def test_commands_that_cannot_be_expanded_create_nothing(
         ([good | {"timeout": 0}], "commands[0].timeout"),
         ([good | {"source": "Elsewhere"}], "commands[0].source"),
         ([good | {"action": {"name": "a", "args": "text"}}], "commands[0].action.args"),
-        ([{"action": {"name": "a"}}], "commands[0]"),
+        ([{"action": {"name": "a"}}], "commands[0]: Missing arguments: [source, target, timeout]"),
+        ([good, good | {"action": {"name": "set-group", "args": {}}}], "commands[1].action.args: Object missing"),
+        ([good | {"action": {"name": "set-group", "args": {"groups": []}}}], "commands[0].action.args.groups"),
+        ([good | {"action": {"name": "set-group", "args": {"groups": "a"}}}], "commands[0].action.args.groups"),
+        ([good | {"action": {"name": "set-group", "args": {"groups": ["a", 5]}}}], "commands[0].action.args.groups[1]"),
+        ([good | {"action": {"name": "set-group", "args": {"groups": ["a"], "x": 1}}}], "unknown field `x`"),
         ([], "no commands"),
     ]
     for body, told in bad:

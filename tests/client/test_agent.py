@@ -96,7 +96,7 @@ ORDERS: list[tuple[str, dict[str, Any], str]] = [
     ("set-group", {"groups": ["a"]}, "success"),
     ("fetch-config", {}, "success"),
     ("no-such-action", {}, "failure"),
-    ("set-group", {"groups": 5}, "failure"),
+    ("ping", {"again": True}, "success"),
 ]
 
 
