@@ -1,6 +1,6 @@
 """The two ASGI apps of a node, both served from one event loop."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -29,19 +29,7 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 PREFIXES = ("/", "/api/v1")
 """Real agents use the second; both are the same."""
 
-SERVICES = (
-    "settings",
-    "bodies",
-    "agents",
-    "groups",
-    "users",
-    "login",
-    "events",
-    "states",
-    "commands",
-    "dispatcher",
-    "reports",
-)
+MANAGEMENT_SERVICES = ("settings", "bodies", "agents", "groups", "users", "events", "states", "commands")
 
 
 @get("/", status_code=200, opt=PUBLIC)
@@ -53,7 +41,13 @@ async def check_health() -> Response[bytes]:
 def agent_api(node: Node) -> AsgiApp:
     """Return the agent API."""
     handlers = [check_health, *login.ROUTES, *events.AGENT_ROUTES, *commands.AGENT_ROUTES]
-    return _api(node, "comms-api: agent API", handlers, require_token(node.tokens, AGENTS, _see(node)))
+    services = {
+        "bodies": node.bodies,
+        "login": node.login,
+        "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
+        "desk": commands.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds),
+    }
+    return _api(node, "comms-api: agent API", handlers, services, require_token(node.tokens, AGENTS, _see(node)))
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
@@ -77,14 +71,18 @@ def management_api(node: Node) -> AsgiApp:
         *commands.MANAGEMENT_ROUTES,
         *events.MANAGEMENT_ROUTES,
     ]
-    return _api(node, "comms-api: management API", handlers, require_token(node.tokens, MANAGEMENT, _see_nobody))
+    services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES}
+    guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
+    return _api(node, "comms-api: management API", handlers, services, guard)
 
 
-def _api(node: Node, title: str, handlers: Sequence[HTTPRouteHandler], guard: Guard) -> AsgiApp:
+def _api(
+    node: Node, title: str, handlers: Sequence[HTTPRouteHandler], services: Mapping[str, object], guard: Guard
+) -> AsgiApp:
     app = Litestar(
         route_handlers=[Router(path=prefix, route_handlers=handlers) for prefix in PREFIXES],
         guards=[guard],
-        dependencies={name: _provide(getattr(node, name)) for name in SERVICES},
+        dependencies={name: _provide(service) for name, service in services.items()},
         exception_handlers={Exception: answer_problem},
         openapi_config=OpenAPIConfig(title=title, version=version("comms-api"), use_handler_docstrings=True),
         request_max_body_size=node.settings.body_bytes_maximum,

@@ -36,17 +36,21 @@ _RESULTS = msgspec.json.Decoder(OrderResults)
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
 
+class OrderDesk(msgspec.Struct, frozen=True):
+    """What the routes of agents work with; one dependency, since Litestar starts a task for each of several."""
+
+    bodies: Bodies
+    dispatcher: Dispatcher
+    reports: Reports
+    poll_wait_seconds: float
+
+
 @get(["/commands", "/poll_commands"])
-async def poll_commands(
-    request: AnyRequest,
-    dispatcher: NamedDependency[Dispatcher],
-    settings: NamedDependency[Settings],
-    wait: Wait = None,
-) -> Orders:
+async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], wait: Wait = None) -> Orders:
     """Hold the request until the agent has orders, and answer with them; with none in time, an empty list."""
-    longest = settings.poll_wait_seconds
+    longest = desk.poll_wait_seconds
     wait_seconds = longest if wait is None else min(wait, longest)
-    poll = asyncio.ensure_future(dispatcher.poll(agent_of(request), claims_of(request), wait_seconds))
+    poll = asyncio.ensure_future(desk.dispatcher.poll(agent_of(request), claims_of(request), wait_seconds))
     watch = asyncio.ensure_future(_until_disconnect(request))
     watch.add_done_callback(lambda _: poll.cancel())
     try:
@@ -70,13 +74,11 @@ def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
 
 
 @post("/commands/results", status_code=200)
-async def report_results(
-    request: AnyRequest, reports: NamedDependency[Reports], bodies: NamedDependency[Bodies]
-) -> ReportOutcomes:
+async def report_results(request: AnyRequest, desk: NamedDependency[OrderDesk]) -> ReportOutcomes:
     """Report how orders ended; one outcome per report, in order. A report that is repeated changes nothing."""
-    async with bodies.receive(request) as body:
+    async with desk.bodies.receive(request) as body:
         batch = read_json(body, _RESULTS, '{"results": [{"order_id", "result": {"code"}}…]}')
-        return ReportOutcomes(list(await reports.report(agent_of(request), batch.results)))
+        return ReportOutcomes(list(await desk.reports.report(agent_of(request), batch.results)))
 
 
 @post("/commands", status_code=201)

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import msgspec
 from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
@@ -16,37 +17,35 @@ from comms_api.http.bodies import Bodies
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.request import AnyRequest
 from comms_api.protocol import ItemResults
-from comms_api.settings import Settings
+
+
+class Ingest(msgspec.Struct, frozen=True):
+    """What the two batch routes work with; one dependency, since Litestar starts a task for each of several."""
+
+    bodies: Bodies
+    events: Events
+    states: States
+    batch_items_maximum: int
 
 
 @post("/events/stateless", status_code=204)
-async def append_events(
-    request: AnyRequest,
-    events: NamedDependency[Events],
-    bodies: NamedDependency[Bodies],
-    settings: NamedDependency[Settings],
-) -> None:
+async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) -> None:
     """Store a batch of events; 204 after the commit. Lines that are no events go to the quarantine."""
     agent_id = agent_of(request)
-    async with bodies.receive(request) as body:
-        named, lines = split_batch(body, settings.batch_items_maximum)
+    async with ingest.bodies.receive(request) as body:
+        named, lines = split_batch(body, ingest.batch_items_maximum)
         _check_owner(named, agent_id)
-        await events.append(agent_id, read_stateless(lines))
+        await ingest.events.append(agent_id, read_stateless(lines))
 
 
 @post("/events/stateful", status_code=200)
-async def change_states(
-    request: AnyRequest,
-    states: NamedDependency[States],
-    bodies: NamedDependency[Bodies],
-    settings: NamedDependency[Settings],
-) -> ItemResults:
+async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) -> ItemResults:
     """Create, update and delete states; one result per item, in order, after the commit."""
     agent_id = agent_of(request)
-    async with bodies.receive(request) as body:
-        named, lines = split_batch(body, settings.batch_items_maximum)
+    async with ingest.bodies.receive(request) as body:
+        named, lines = split_batch(body, ingest.batch_items_maximum)
         _check_owner(named, agent_id)
-        return ItemResults(await states.change(agent_id, read_stateful(agent_id, lines)))
+        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, lines)))
 
 
 def _check_owner(named: str, agent_id: UUID) -> None:
