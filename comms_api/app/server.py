@@ -4,6 +4,7 @@ Everything of hypercorn that this project relies on is in this module.
 """
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
@@ -32,6 +33,8 @@ CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
 ORPHAN_CHECK_SECONDS = 1.0
+M_MMAP_THRESHOLD = -3  # malloc.h
+MAPPED_BLOCK_BYTES = 64 * 1024
 SHUTDOWN_SECONDS = 1.0
 FLUSH_SECONDS = 0.3
 """How long the last answers may take from here to the network."""
@@ -74,9 +77,17 @@ def run_worker(
     has_parent: Callable[[], bool] = lambda: True,
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
+    _map_large_blocks()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # we are leaving already
+
+
+def _map_large_blocks() -> None:
+    """Let glibc give the buffers of each TLS connection back to the system when it is done with them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # only glibc has it
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BLOCK_BYTES)
 
 
 async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], has_parent: Callable[[], bool]) -> None:
