@@ -6,6 +6,7 @@ import platform
 import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,9 +17,21 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
+def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no https URL: nothing is ever sent in the clear."""
+    try:
+        url = urlsplit(value or "https://none")
+        is_usable = url.scheme == "https" and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise click.BadParameter(f"{value!r} is not like https://HOST:PORT")
+    return value
+
+
 @click.command(context_settings={"auto_envvar_prefix": "COMMS_AGENT", "show_default": True})
-@click.option("--url", required=True, help="Where the agent API is.")
-@click.option("--management-url", help="Where the management API is; needed to enroll.")
+@click.option("--url", required=True, callback=_url, help="Where the agent API is.")
+@click.option("--management-url", callback=_url, help="Where the management API is; needed to enroll.")
 @click.option("--ca", type=_FILE, help="The authority that signed the server's certificate; else the system's.")
 @click.option("--data-dir", type=_FOLDER, default=Path("agent"), help="Where the agent keeps its spool.")
 @click.option("--name", default=platform.node, show_default="host name", help="The agent's name.")

@@ -9,6 +9,8 @@ from comms_api.protocol import AgentMetadata, MetadataLine, StatefulHeader, Stat
 
 BATCH_BYTES_MAXIMUM = 2**20
 BATCH_ITEMS_MAXIMUM = 2_000
+HEADER_BYTES = 200
+"""About what a change takes beside its document."""
 
 
 def stateless_body(metadata: AgentMetadata, lines: Iterable[Line]) -> bytes:
@@ -34,7 +36,7 @@ def stateful_body(metadata: AgentMetadata, changes: Iterable[Change]) -> bytes:
     return b"\n".join(parts) + b"\n"
 
 
-def within_bytes(sizes: Sequence[int], maximum: int = BATCH_BYTES_MAXIMUM) -> int:
+def within_bytes(sizes: Sequence[int], maximum: int) -> int:
     """Return how many of the first items fit into one batch: at least one, if there is one."""
     total = 0
     for count, size in enumerate(sizes):

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from comms_api.client.model import Identity, Options
-from comms_api.client.session import tls_context
+from comms_api.client.session import problem_of, tls_context
 from comms_api.client.spool import Spool
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Host, OperatingSystem, Token
@@ -41,7 +41,7 @@ def this_host() -> Host:
     return Host(platform.node(), system, (), platform.machine())
 
 
-def ensure_enrolled(options: Options, spool: Spool) -> Identity:
+async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
     """Return who we are, enrolling if that was not done; a crash in between is made good by the next start.
 
     Raises `ConfigurationError` for what the operator must give, `CommsError` for a refusal.
@@ -51,14 +51,14 @@ def ensure_enrolled(options: Options, spool: Spool) -> Identity:
         identity = new_identity()
         spool.remember("identity", identity)
     if not identity.is_enrolled:
-        _enroll(options, identity)
+        await _enroll(options, identity)
         identity = msgspec.structs.replace(identity, is_enrolled=True)
         spool.remember("identity", identity)
         spool.remember("groups", options.groups)
     return identity
 
 
-def _enroll(options: Options, identity: Identity) -> None:
+async def _enroll(options: Options, identity: Identity) -> None:
     if options.management_url is None or options.password_file is None:
         raise ConfigurationError("not enrolled yet: give --management-url and --password-file")
     try:
@@ -75,25 +75,31 @@ def _enroll(options: Options, identity: Identity) -> None:
         groups=options.groups,
     )
     tls = tls_context(options.ca)
-    with httpx.Client(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
         try:
-            _post_enrollment(client, (options.user, password), enrollment)
-        except httpx.TransportError as error:
+            await _post_enrollment(client, (options.user, password), enrollment)
+        except (httpx.RequestError, msgspec.DecodeError) as error:
             raise CommsError(f"cannot enroll at {options.management_url}: {error}") from None
 
 
-def _post_enrollment(client: httpx.Client, credentials: tuple[str, str], enrollment: Enrollment) -> None:
-    login = client.post("/security/user/authenticate", auth=credentials)
-    if not login.is_success:
+async def _post_enrollment(client: httpx.AsyncClient, credentials: tuple[str, str], enrollment: Enrollment) -> None:
+    login = await client.post("/security/user/authenticate", auth=credentials)
+    if login.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise CommsError(f"cannot enroll: the user {credentials[0]!r} is refused with status {login.status_code}")
+    if not login.is_success:
+        raise CommsError(f"cannot enroll: {_reason(login)}")
     token = msgspec.json.decode(login.content, type=_LoginAnswer).data.token
     headers = {"Authorization": f"Bearer {token}"}
-    answer = client.post("/agents", content=msgspec.json.encode(enrollment), headers=headers)
-    if answer.status_code == httpx.codes.CONFLICT and _is_ours(client, headers, enrollment):
+    answer = await client.post("/agents", content=msgspec.json.encode(enrollment), headers=headers)
+    if answer.status_code == httpx.codes.CONFLICT and await _is_ours(client, headers, enrollment):
         return  # we crashed between the server's commit and our own
     if not answer.is_success:
-        raise CommsError(f"cannot enroll as {enrollment.name!r}: {answer.text}")
+        raise CommsError(f"cannot enroll as {enrollment.name!r}: {_reason(answer)}")
 
 
-def _is_ours(client: httpx.Client, headers: dict[str, str], enrollment: Enrollment) -> bool:
-    return client.get(f"/agents/{enrollment.id}", headers=headers).is_success
+async def _is_ours(client: httpx.AsyncClient, headers: dict[str, str], enrollment: Enrollment) -> bool:
+    return (await client.get(f"/agents/{enrollment.id}", headers=headers)).is_success
+
+
+def _reason(answer: httpx.Response) -> str:
+    return f"status {answer.status_code} {problem_of(answer).detail}".strip()

@@ -46,6 +46,11 @@ def _document(**members: Any) -> bytes:
     return msgspec.json.encode(members)
 
 
+def as_text(name: str) -> str:
+    """Return what the system calls something as text; bytes of it that are no UTF-8 are escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def collect_system() -> Documents:
     """Return the one document of the operating system."""
     host = this_host()
@@ -68,17 +73,22 @@ def collect_packages(status: Path = DPKG_STATUS) -> Documents:
 
 
 def collect_processes() -> Documents:
-    """Return a document per process; one that ends meanwhile is left out."""
+    """Return a document per process; one that ends meanwhile is left out.
+
+    A start is told since boot, not since 1970: that moves whenever the clock is corrected, for every process.
+    """
+    booted = psutil.boot_time()
     documents: Documents = {}
     for process in psutil.process_iter():
         try:
             with process.oneshot():
-                created = process.create_time()
-                found = {"pid": process.pid, "name": process.name(), "start": created, "ppid": process.ppid()}
-                found |= {"user": process.username(), "command_line": process.cmdline()}
+                start = round(process.create_time() - booted, 2)
+                found = {"pid": process.pid, "name": as_text(process.name()), "ppid": process.ppid()}
+                found |= {"user": process.username(), "command_line": [as_text(word) for word in process.cmdline()]}
         except psutil.Error:
             continue
-        documents[state_id(process.pid, created)] = _document(process=found)
+        found["start_seconds_after_boot"] = start
+        documents[state_id(process.pid, start)] = _document(process=found)
     return documents
 
 

@@ -37,6 +37,16 @@ class Identity(msgspec.Struct, frozen=True):
     is_enrolled: bool = False
 
 
+class Place(msgspec.Struct, frozen=True):
+    """How far a file has been read. Folder and inode name it; its first bytes tell whether it still is that file."""
+
+    folder: str
+    inode: int
+    path: str
+    head: bytes
+    position: int
+
+
 class Line(msgspec.Struct, frozen=True):
     """One collected event, as it is sent; `number` is its place in the spool."""
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
 
-from comms_api.client.session import REQUEST_SECONDS, Session
+from comms_api.client.session import REQUEST_SECONDS, Call, Refused, Session
 from comms_api.client.spool import Spool
 from comms_api.protocol import (
     RESULT_FAILURE,
@@ -15,6 +16,7 @@ from comms_api.protocol import (
     RESULT_TIMEOUT,
     RESULT_UNKNOWN,
     Order,
+    OrderResult,
     OrderResults,
     Orders,
     ReportOutcomes,
@@ -29,7 +31,8 @@ Handler: TypeAlias = Callable[[Order], Awaitable[Result]]
 HANDLER_SECONDS = 600.0
 RUNNING_MAXIMUM = 8
 REPORTS_PER_REQUEST = 500
-UNREACHABLE_SECONDS = 1.0
+LEAST_POLL_SECONDS = 1.0
+"""An empty answer that comes sooner is followed by such a pause: a server in trouble is not asked in a loop."""
 
 
 def success(message: str, data: object = None) -> Result:
@@ -48,34 +51,53 @@ class OrderLoop:
         self._wait_seconds = wait_seconds
         self._slots = asyncio.Semaphore(RUNNING_MAXIMUM)
         self._has_results = asyncio.Event()
+        self._reports_maximum = REPORTS_PER_REQUEST
 
     async def run(self) -> None:
         """Poll, execute and report until cancelled."""
-        abandoned = Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order")
-        self._spool.abandon_orders(abandoned)
-        self._has_results.set()
+        self._abandon()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._report())
             while True:
-                for order in await self.poll(self._wait_seconds):
-                    self._accept(order, tasks)
+                for order in await self._poll_paced():
+                    if self._accept(order):
+                        tasks.create_task(self.execute(order))
+
+    async def run_once(self) -> None:
+        """Execute what waits at the server, and report."""
+        self._abandon()
+        for order in await self.poll(0):
+            if self._accept(order):
+                await self.execute(order)
+        while await self.report_batch():
+            pass
+
+    def _abandon(self) -> None:
+        self._spool.abandon_orders(Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order"))
+        self._has_results.set()
 
     async def poll(self, wait_seconds: float) -> list[Order]:
         """Return the orders that the server has for us, waiting up to `wait_seconds` for the first."""
         path = f"/commands?wait={wait_seconds:g}"
-        answer = await self._session.send("GET", path, timeout_seconds=wait_seconds + REQUEST_SECONDS)
-        if not answer.is_success:
-            logger.error("poll refused with status %d", answer.status_code)
-            await asyncio.sleep(UNREACHABLE_SECONDS)
-            return []
-        return msgspec.json.decode(answer.content, type=Orders).commands
+        return (await self._session.ask(Call("GET", path, None, wait_seconds + REQUEST_SECONDS), Orders)).commands
 
-    def _accept(self, order: Order, tasks: asyncio.TaskGroup) -> None:
-        if self._spool.accept_order(order.order_id):
-            tasks.create_task(self.execute(order))
-        else:
+    async def _poll_paced(self) -> list[Order]:
+        started = time.monotonic()
+        try:
+            orders = await self.poll(self._wait_seconds)
+        except Refused as refusal:
+            logger.warning("poll refused: %s", refusal)
+            orders = []
+        if not orders and time.monotonic() - started < LEAST_POLL_SECONDS:
+            await asyncio.sleep(LEAST_POLL_SECONDS)
+        return orders
+
+    def _accept(self, order: Order) -> bool:
+        is_new = self._spool.accept_order(order.order_id)
+        if not is_new:
             self._spool.report_again(order.order_id)
             self._has_results.set()
+        return is_new
 
     async def execute(self, order: Order) -> None:
         """Execute an order and keep its result."""
@@ -106,14 +128,22 @@ class OrderLoop:
 
     async def report_batch(self) -> bool:
         """Report results that are due; return whether there were any."""
-        due = self._spool.unreported(REPORTS_PER_REQUEST)
+        due = self._spool.unreported(self._reports_maximum)
         if not due:
             return False
-        answer = await self._session.send("POST", "/commands/results", msgspec.json.encode(OrderResults(due)))
-        if answer.is_success:
-            told = msgspec.json.decode(answer.content, type=ReportOutcomes).results
-            self._spool.settle_results({outcome.order_id: outcome.result for outcome in told})
-        else:
-            logger.error("results refused with status %d, given up", answer.status_code)
-            self._spool.settle_results({result.order_id: "refused" for result in due})
+        call = Call("POST", "/commands/results", msgspec.json.encode(OrderResults(due)))
+        try:
+            answer = await self._session.ask(call, ReportOutcomes)
+        except Refused as refusal:
+            self._refused(due, refusal)
+            return True
+        self._reports_maximum = REPORTS_PER_REQUEST
+        told = {outcome.order_id: outcome.result for outcome in answer.results}
+        self._spool.settle_results({report.order_id: told.get(report.order_id, "unanswered") for report in due})
         return True
+
+    def _refused(self, due: list[OrderResult], refusal: Refused) -> None:
+        logger.error("%d results refused: %s", len(due), refusal)
+        self._reports_maximum = max(1, len(due) // 2)
+        if len(due) == 1:  # it can never be reported
+            self._spool.settle_results({due[0].order_id: "refused"})

@@ -9,7 +9,7 @@ import ssl
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import httpx
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from comms_api.client.backoff import delay_seconds
 from comms_api.client.model import Identity
 from comms_api.client.spool import Spool
-from comms_api.errors import Unauthenticated
+from comms_api.errors import CommsError, ConfigurationError, Unauthenticated
 from comms_api.protocol import Credentials, Token
 
 logger = logging.getLogger(__name__)
@@ -26,21 +26,54 @@ REQUEST_SECONDS = 60.0
 RENEW_AFTER_SHARE = (0.7, 0.9)
 """The part of a token's life after which it is renewed, drawn anew for each so that a fleet does not march in step."""
 
+UNREADABLE_TOKEN_SECONDS = 60.0
+
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
-_RETRIED = {401, 403, 408, 425, 429, 500, 502, 503, 504}
+FINAL_STATUSES = {400, 413, 415, 422}
+"""What is wrong with the request itself: the same request again would be refused again. All else is tried again."""
+
+Form = TypeVar("Form")
 
 
-class _Expiry(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True):
+    """What is asked of the server; `timeout_seconds` is how long the answer may take to begin."""
+
+    method: str
+    path: str
+    content: bytes | None = None
+    timeout_seconds: float = REQUEST_SECONDS
+
+
+class Refused(CommsError):
+    """The server refuses this request, and would refuse it again."""
+
+
+class _Claims(msgspec.Struct, frozen=True):
     exp: float
+    iat: float | None = None
 
 
-class _Problem(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True):
+    """What the agent reads of an error."""
+
     message: str = ""
+    detail: str = ""
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
     """Return a context that trusts `ca`, or the system's authorities."""
-    return ssl.create_default_context(cafile=ca)
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ConfigurationError(f"{ca} holds no certificate that can be read: {error}") from None
+
+
+def problem_of(answer: httpx.Response) -> Problem:
+    """Return the error an answer tells of; an empty one when it is not ours, as a proxy's."""
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Problem()
 
 
 class Session:
@@ -51,6 +84,8 @@ class Session:
         self._client = httpx.AsyncClient(base_url=url, verify=tls_context(ca), timeout=REQUEST_SECONDS)
         self._identity = identity
         self._spool = spool
+        self.is_failing = False
+        """Whether the last attempt got no answer, or no good one."""
         self._token = ""
         self._renew_at = 0.0
         self._login_lock = asyncio.Lock()
@@ -66,38 +101,54 @@ class Session:
         """Close every connection."""
         await self._client.__aexit__(kind, error, traceback)
 
-    async def send(
-        self, method: str, path: str, content: bytes | None = None, timeout_seconds: float = REQUEST_SECONDS
-    ) -> httpx.Response:
-        """Return the answer to a request, however often it takes: a 2xx, or a refusal that would not change.
+    async def ask(self, call: Call, form: type[Form]) -> Form:
+        """Send a call and return its answer as `form`; what cannot be read as that is tried again."""
+        attempt = 0
+        while True:
+            answer = await self.send(call)
+            try:
+                return msgspec.json.decode(answer.content, type=form)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                logger.warning("%s %s: the answer cannot be read: %s", call.method, call.path, error)
+            attempt += 1
+            await self._wait(attempt, None)
 
-        Raises `Unauthenticated` when the server says that this agent will never be let in.
+    async def send(self, call: Call) -> httpx.Response:
+        """Return the server's 2xx, however often it takes.
+
+        Raises `Refused` when it would never come, and `Unauthenticated` when this agent will never be let in.
         """
         attempt = 0
         while True:
             token = await self._good_token()
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
-            request = self._client.build_request(
-                method, path, content=content, headers=headers, timeout=timeout_seconds
-            )
-            answer = await self._try(request)
-            if answer is not None and answer.status_code not in _RETRIED:
+            answer = await self._try(call, {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"})
+            if answer is not None and answer.is_success:
                 return answer
+            if answer is not None and answer.status_code in FINAL_STATUSES:
+                raise Refused(f"status {answer.status_code}: {problem_of(answer).detail}")
             if answer is not None and answer.status_code in {401, 403} and self._token == token:
-                self._token = ""  # refused: log in again
+                self._token = ""  # log in again: only a login tells for certain
             attempt += 1
             await self._wait(attempt, answer)
 
-    async def _try(self, request: httpx.Request) -> httpx.Response | None:
+    async def _try(self, call: Call, headers: dict[str, str]) -> httpx.Response | None:
+        timeout = httpx.Timeout(REQUEST_SECONDS, read=call.timeout_seconds)
         try:
-            return await self._client.send(request)
-        except httpx.TransportError as error:
-            logger.info("%s %s: %s", request.method, request.url.path, type(error).__name__)
+            answer = await self._client.request(
+                call.method, call.path, content=call.content, headers=headers, timeout=timeout
+            )
+        except httpx.RequestError as error:
+            logger.warning("%s %s: %s %s", call.method, call.path, type(error).__name__, error)
+            self.is_failing = True
             return None
+        self.is_failing = not answer.is_success
+        if self.is_failing:
+            logger.warning("%s %s: status %d %s", call.method, call.path, answer.status_code, problem_of(answer).detail)
+        return answer
 
     async def _wait(self, attempt: int, answer: httpx.Response | None) -> None:
         self._spool.count(retries=1)
-        await asyncio.sleep(delay_seconds(attempt, answer.headers.get("Retry-After") if answer else None))
+        await asyncio.sleep(delay_seconds(attempt, None if answer is None else answer.headers.get("Retry-After")))
 
     async def _good_token(self) -> str:
         async with self._login_lock:
@@ -106,33 +157,40 @@ class Session:
             return self._token
 
     async def _log_in(self) -> None:
-        credentials = msgspec.json.encode(Credentials(str(self._identity.id), self._identity.key))
+        content = msgspec.json.encode(Credentials(str(self._identity.id), self._identity.key))
         attempt = 0
         while True:
-            answer = await self._try(self._client.build_request("POST", "/login", content=credentials))
-            if answer is not None and answer.is_success:
-                break
-            _raise_if_final(answer)
+            answer = await self._try(Call("POST", "/login", content), {"Content-Type": "application/json"})
+            if answer is not None and self._takes_token(answer):
+                return
             attempt += 1
             await self._wait(attempt, answer)
-        self._token = msgspec.json.decode(answer.content, type=Token).token
-        life_seconds = token_expiry(self._token) - time.time()
-        self._renew_at = time.monotonic() + life_seconds * random.uniform(*RENEW_AFTER_SHARE)  # noqa: S311
+
+    def _takes_token(self, answer: httpx.Response) -> bool:
+        message = problem_of(answer).message
+        if answer.status_code in {401, 403} and message in FINAL_MESSAGES:
+            raise Unauthenticated(f"The server refuses this agent: {message}.")
+        if not answer.is_success:
+            return False
+        try:
+            token = msgspec.json.decode(answer.content, type=Token).token
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        self._renew_at = time.monotonic() + token_life_seconds(token) * random.uniform(*RENEW_AFTER_SHARE)  # noqa: S311
+        self._token = token
         self._spool.count(logins=1)
+        return True
 
 
-def _raise_if_final(answer: httpx.Response | None) -> None:
-    if answer is None or answer.status_code not in {401, 403}:
-        return
-    message = msgspec.json.decode(answer.content, type=_Problem).message
-    if message in FINAL_MESSAGES:
-        raise Unauthenticated(f"The server refuses this agent: {message}.")
+def token_life_seconds(token: str) -> float:
+    """Return how long a new token is good; it is read, not verified, as only the server can.
 
-
-def token_expiry(token: str) -> float:
-    """Return when a token ends, in seconds since 1970; it is read, not verified, as only the server can."""
+    One that cannot be read is taken to last a minute. The issuer's `iat` is preferred to this host's clock, which may
+    be wrong by more than a token's life.
+    """
     try:
-        claims = token.split(".")[1]
-        return msgspec.json.decode(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)), type=_Expiry).exp
-    except (IndexError, binascii.Error, msgspec.DecodeError):
-        raise Unauthenticated("The server's token cannot be read.") from None
+        part = token.split(".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), type=_Claims)
+    except (IndexError, binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+        return UNREADABLE_TOKEN_SECONDS
+    return claims.exp - (time.time() if claims.iat is None else claims.iat)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.client.model import Change, Identity, Line, Statistics
+from comms_api.client.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, HEADER_BYTES, within_bytes
+from comms_api.client.model import Change, Identity, Line, Place, Statistics
 from comms_api.protocol import OrderResult, Result
 
 ORDERS_KEPT = 10_000
@@ -22,13 +23,16 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY AUTOINCREMENT,
         module TEXT NOT NULL, collector TEXT NOT NULL, event BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS offsets (path TEXT PRIMARY KEY, inode INTEGER NOT NULL, position INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS places (folder TEXT, inode INTEGER, path TEXT NOT NULL, head BLOB NOT NULL,
+        position INTEGER NOT NULL, PRIMARY KEY (folder, inode)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS changes (number INTEGER PRIMARY KEY AUTOINCREMENT,
         module TEXT NOT NULL, collector TEXT NOT NULL, id TEXT NOT NULL, operation TEXT NOT NULL, data BLOB);
     CREATE TABLE IF NOT EXISTS known (module TEXT, collector TEXT, id TEXT, hash BLOB NOT NULL,
         PRIMARY KEY (module, collector, id)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS orders (order_id TEXT PRIMARY KEY, number INTEGER, result BLOB,
         is_reported INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX IF NOT EXISTS orders_by_number ON orders (number);
+    CREATE INDEX IF NOT EXISTS orders_unreported ON orders (number) WHERE NOT is_reported;
 """
 
 
@@ -39,12 +43,14 @@ class Spool:
         """Open or make the file, readable by its owner alone."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
-        self._bytes_maximum = bytes_maximum
+        self.bytes_maximum = bytes_maximum
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # what was promised to be kept is on the disk
         self._connection.executescript(_SCHEMA)
-        self._line_bytes: int = self._value("SELECT coalesce(sum(length(event)), 0) FROM lines")
+        self._in_flight = 0
+        """The number of the last line of the batch that is on its way: such lines are not dropped."""
+        self._waiting, self._waiting_bytes = self._count_waiting()
 
     def close(self) -> None:
         """Close the file."""
@@ -59,10 +65,6 @@ class Spool:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
-
-    def _value(self, query: str, *parameters: object) -> int:
-        (value,) = self._connection.execute(query, parameters).fetchone()
-        return int(value)
 
     # -- facts and counts
 
@@ -95,48 +97,83 @@ class Spool:
 
     # -- stateless events
 
-    def find_offset(self, path: str) -> tuple[int, int] | None:
-        """Return the inode and position up to which a file has been collected."""
-        found: tuple[int, int] | None = self._connection.execute(
-            "SELECT inode, position FROM offsets WHERE path = ?", (path,)
-        ).fetchone()
-        return found
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits, without the batch that is on its way."""
+        return self._waiting_bytes
 
-    def add_lines(self, path: str, inode: int, position: int, events: Sequence[Line]) -> None:
+    def has_full_batch(self) -> bool:
+        """Return whether so much waits that a batch need not wait longer."""
+        return self._waiting_bytes >= BATCH_BYTES_MAXIMUM or self._waiting >= BATCH_ITEMS_MAXIMUM
+
+    def _count_waiting(self) -> tuple[int, int]:
+        count, size = self._connection.execute(
+            "SELECT count(*), coalesce(sum(length(event)), 0) FROM lines WHERE number > ?", (self._in_flight,)
+        ).fetchone()
+        return int(count), int(size)
+
+    def find_place(self, folder: str, inode: int) -> Place | None:
+        """Return how far a file has been collected."""
+        row = self._connection.execute(
+            "SELECT folder, inode, path, head, position FROM places WHERE (folder, inode) = (?, ?)", (folder, inode)
+        ).fetchone()
+        return None if row is None else Place(*row)
+
+    def places(self, path: str) -> list[Place]:
+        """Return the files that were last seen under this path: those that were rotated away, and the one there now."""
+        rows = self._connection.execute(
+            "SELECT folder, inode, path, head, position FROM places WHERE path = ?", (path,)
+        )
+        return [Place(*row) for row in rows]
+
+    def forget_place(self, place: Place) -> None:
+        """Forget a file that is no more."""
+        self._connection.execute("DELETE FROM places WHERE (folder, inode) = (?, ?)", (place.folder, place.inode))
+
+    def add_lines(self, place: Place, events: Sequence[Line]) -> None:
         """Keep what was read of a file, and how far; beyond the bound the oldest lines are dropped, and counted."""
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO lines (module, collector, event) VALUES (?, ?, ?)",
                 [(line.module, line.collector, line.event) for line in events],
             )
-            connection.execute("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", (path, inode, position))
-            self._line_bytes += sum(len(line.event) for line in events)
+            connection.execute("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(place))
+            self._waiting += len(events)
+            self._waiting_bytes += sum(len(line.event) for line in events)
             self.count(events_collected=len(events), events_dropped=self._drop_oldest(connection))
 
     def _drop_oldest(self, connection: sqlite3.Connection) -> int:
-        if self._line_bytes <= self._bytes_maximum:
+        surplus = self._waiting_bytes - self.bytes_maximum
+        if surplus <= 0:
             return 0
-        dropped: list[int] = []
-        for number, size in connection.execute("SELECT number, length(event) FROM lines ORDER BY number"):
-            if self._line_bytes <= self._bytes_maximum:
-                break
-            self._line_bytes -= size
-            dropped.append(number)
-        connection.executemany("DELETE FROM lines WHERE number = ?", [(number,) for number in dropped])
-        return len(dropped)
+        last = self._in_flight
+        waiting = connection.execute(
+            "SELECT number, length(event) FROM lines WHERE number > ? ORDER BY number", (self._in_flight,)
+        )
+        while surplus > 0:
+            last, size = waiting.fetchone()
+            surplus -= size
+        waiting.close()
+        dropped = connection.execute("DELETE FROM lines WHERE number > ? AND number <= ?", (self._in_flight, last))
+        self._waiting, self._waiting_bytes = self._waiting - dropped.rowcount, self.bytes_maximum + surplus
+        return dropped.rowcount
 
-    def next_lines(self, limit: int) -> list[Line]:
-        """Return the oldest lines."""
-        rows = self._connection.execute("SELECT * FROM lines ORDER BY number LIMIT ?", (limit,))
-        return [Line(*row) for row in rows]
+    def next_lines(self, items: int, bytes_maximum: int = BATCH_BYTES_MAXIMUM) -> list[Line]:
+        """Return the oldest lines, which now are on their way: they are kept until they are settled."""
+        rows = self._connection.execute("SELECT * FROM lines ORDER BY number LIMIT ?", (items,))
+        lines = [Line(*row) for row in rows]
+        batch = lines[: within_bytes([len(line.event) for line in lines], bytes_maximum)]
+        self._in_flight = batch[-1].number if batch else 0
+        self._waiting, self._waiting_bytes = self._count_waiting()
+        return batch
 
     def settle_lines(self, lines: Sequence[Line], *, sent: bool) -> None:
-        """Forget lines that the server has stored, or that it never will; one dropped meanwhile counts as dropped."""
+        """Forget lines that the server has stored, or that it never will."""
         with self._transaction() as connection:
-            numbers = [(line.number,) for line in lines]
-            gone = connection.executemany("DELETE FROM lines WHERE number = ?", numbers).rowcount
-            self._line_bytes = self._value("SELECT coalesce(sum(length(event)), 0) FROM lines")
-            self.count(**{"events_sent" if sent else "events_dropped": max(gone, 0)})
+            settled = connection.execute(
+                "DELETE FROM lines WHERE number BETWEEN ? AND ?", (lines[0].number, lines[-1].number)
+            )
+            self.count(**{"events_sent" if sent else "events_dropped": settled.rowcount})
 
     # -- stateful changes
 
@@ -146,10 +183,6 @@ class Spool:
             "SELECT id, hash FROM known WHERE module = ? AND collector = ?", (module, collector)
         )
         return dict(rows.fetchall())
-
-    def has_changes(self) -> bool:
-        """Return whether changes wait to be sent; collection pauses meanwhile."""
-        return self._value("SELECT EXISTS (SELECT 1 FROM changes)") == 1
 
     def add_changes(self, changes: Iterable[tuple[Change, bytes]]) -> None:
         """Keep changes, each with the hash of its document (empty for a delete)."""
@@ -169,12 +202,13 @@ class Spool:
             (change.module, change.collector, change.id, change.operation, change.data),
         )
 
-    def next_changes(self, limit: int) -> list[Change]:
+    def next_changes(self, items: int, bytes_maximum: int = BATCH_BYTES_MAXIMUM) -> list[Change]:
         """Return the oldest changes."""
         rows = self._connection.execute(
-            "SELECT module, collector, id, operation, data, number FROM changes ORDER BY number LIMIT ?", (limit,)
+            "SELECT module, collector, id, operation, data, number FROM changes ORDER BY number LIMIT ?", (items,)
         )
-        return [Change(*row) for row in rows]
+        changes = [Change(*row) for row in rows]
+        return changes[: within_bytes([len(change.data or b"") + HEADER_BYTES for change in changes], bytes_maximum)]
 
     def settle_changes(self, settled: Sequence[Change], refused: int, again: Sequence[Change]) -> None:
         """Forget changes that were answered; `refused` will never be taken, `again` are sent in another form."""

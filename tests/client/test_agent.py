@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from conftest import querying
 from support.batches import command
 from support.server import Server, running_server
+
+from comms_api.client.spool import Spool
 
 Query = Callable[..., list[Any]]
 
@@ -127,6 +131,68 @@ def test_an_inventory_is_sent_whole_and_then_by_difference(
     assert agent.told()["states_refused"] == 0
 
 
+def test_while_the_server_is_away_the_spool_stays_bounded_and_sigterm_ends_cleanly(
+    management: httpx.Client, agent: Agent
+) -> None:
+    find_id(management, agent)
+    agent.stop()
+    agent.command += ["--url", "https://127.0.0.1:1", "--spool-bytes", "200000"]
+    agent.start()
+    with agent.log_file.open("a") as file:
+        file.writelines(f"line {number}\n" for number in range(6_000))
+    wait_until(lambda: agent.told()["events_collected"] == 6_000)
+    assert agent.told()["events_dropped"] > 3_000
+    assert agent.stop() == 0
+    agent.command.append("--once")
+    log = agent.folder / "log"
+    before = log.read_text().count("ConnectError")
+    agent.start()
+    wait_until(lambda: log.read_text().count("ConnectError") > before)
+    assert agent.stop() == 0
+
+
+def test_a_backlog_larger_than_the_spool_is_sent_without_a_loss(management: httpx.Client, agent: Agent) -> None:
+    find_id(management, agent)
+    agent.stop()
+    with agent.log_file.open("a") as file:
+        file.writelines(f"{number}\n" for number in range(10_000))
+    agent.command += ["--spool-bytes", "50000"]
+    agent.start()
+    wait_until(lambda: agent.told()["events_sent"] == 10_000)
+    assert agent.told()["events_dropped"] == 0
+
+
+def test_events_arrive_whole_though_a_server_takes_only_small_batches(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    with running_server(folder / "small", url, body_bytes_maximum=2_000) as server:
+        agent = Agent(server, folder, "small-agent", "--no-inventory")
+        try:
+            with agent.log_file.open("a") as file:
+                file.writelines([*(f"line {number}\n" for number in range(50)), "x" * 3_000, "\n", "last\n"])
+            wait_until(lambda: agent.told().get("events_collected") == 52)
+            wait_until(lambda: agent.told()["events_sent"] + agent.told()["events_dropped"] == 52)
+            assert agent.told()["events_dropped"] == 1
+        finally:
+            agent.stop()
+    rows = querying(url)("SELECT event->'event'->>'original' FROM events ORDER BY id")
+    assert [row[0] for row in rows] == [*(f"line {number}" for number in range(50)), "last"]
+
+
+def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client) -> None:
+    find_id(management, agent)
+    done = subprocess.run(agent.command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"comms-api: another agent runs in {agent.folder / 'data'}\n"
+
+
+def test_an_address_without_tls_is_wrong_usage(agent: Agent) -> None:
+    done = subprocess.run([*agent.command, "--url", "http://h:1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "https" in done.stderr.splitlines()[-1]
+
+
 def test_a_refused_enrollment_is_one_line_and_exit_code_1(server: Server, folder: Path) -> None:
     agent = Agent(server, folder, "refused")
     agent.stop()
@@ -136,6 +202,20 @@ def test_a_refused_enrollment_is_one_line_and_exit_code_1(server: Server, folder
     done = subprocess.run(again, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "comms-api: cannot enroll: the user 'admin' is refused with status 401\n"
+
+
+def test_a_crash_between_the_enrollment_and_its_note_orphans_nobody(management: httpx.Client, agent: Agent) -> None:
+    agent_id = find_id(management, agent)
+    agent.stop(signal.SIGKILL)
+    spool = Spool(agent.folder / "data" / "spool.sqlite", 2**20)
+    identity = spool.find_identity()
+    assert identity is not None
+    spool.remember("identity", msgspec.structs.replace(identity, is_enrolled=False))
+    spool.close()
+    agent.command.append("--once")
+    agent.start()
+    assert agent.process.wait(timeout=20) == 0
+    assert find_id(management, agent) == agent_id == str(identity.id)
 
 
 def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, agent: Agent) -> None:

@@ -1,7 +1,12 @@
 """Collecting: log files that move, inventories that change, and the batches that tell of them."""
 
+import base64
 import json
+import os
+import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -14,9 +19,8 @@ from comms_api.client.enroll import new_identity
 from comms_api.client.follow import LINE_BYTES_MAXIMUM, Follower
 from comms_api.client.inventory import COLLECTORS, collect_packages, difference, digest
 from comms_api.client.model import Change, Line
-from comms_api.client.session import token_expiry
+from comms_api.client.session import UNREADABLE_TOKEN_SECONDS, token_life_seconds
 from comms_api.client.spool import Spool
-from comms_api.errors import Unauthenticated
 from comms_api.protocol import AgentMetadata
 
 
@@ -34,9 +38,10 @@ class Log:
             file.write(data)
 
     def collected(self) -> list[str]:
-        self.follower.collect()
+        list(self.follower.collect(self.follower.find_paths()))
         lines = self.spool.next_lines(10_000)
-        self.spool.settle_lines(lines, sent=True)
+        if lines:
+            self.spool.settle_lines(lines, sent=True)
         return [json.loads(line.event)["event"]["original"] for line in lines]
 
 
@@ -83,14 +88,67 @@ def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_bytes(b"old\n")
     spool = Spool(tmp_path / "spool.sqlite", 2**20)
     follower = Follower((str(tmp_path / "*.log"),), spool, from_start=False)
-    follower.collect()
+    list(follower.collect(follower.find_paths()))
     with (tmp_path / "x.log").open("ab") as file:
         file.write(b"new\n")
-    follower.collect()
+    list(follower.collect(follower.find_paths()))
     lines = [json.loads(line.event)["event"]["original"] for line in spool.next_lines(10)]
     follower.close()
     spool.close()
     assert lines == ["new"]
+
+
+def read_anew(log: Log, pattern: str = "*.log") -> None:
+    """Follow as after a crash: with the spool alone."""
+    log.follower.close()
+    log.follower = Follower((str(log.path.parent / pattern),), log.spool, from_start=True)
+
+
+def test_the_rest_of_a_file_that_was_rotated_while_the_agent_was_away_is_read(log: Log) -> None:
+    log.write(b"sent before\n")
+    assert log.collected() == ["sent before"]
+    log.write(b"while away\n")
+    log.path.rename(log.path.with_suffix(".1"))
+    log.write(b"new file\n")
+    read_anew(log)
+    assert log.collected() == ["while away", "new file"]
+
+
+def test_a_writer_that_does_not_know_of_the_rotation_yet_is_still_read(log: Log) -> None:
+    with log.path.open("ab", buffering=0) as writer:
+        writer.write(b"one\n")
+        log.collected()
+        log.path.rename(log.path.with_suffix(".1"))
+        log.path.touch()
+        assert log.collected() == []
+        writer.write(b"late\n")
+    assert log.collected() == ["late"]
+
+
+def test_a_pattern_that_also_matches_rotated_files_repeats_nothing(log: Log) -> None:
+    read_anew(log, "app*")
+    for number in range(4):
+        log.write(b"line %d\n" % number)
+        assert log.collected() == [f"line {number}"]
+        log.path.rename(log.path.with_suffix(f".{number}"))
+        log.path.touch()
+        read_anew(log, "app*")
+    assert log.collected() == []
+
+
+def test_a_file_that_was_replaced_in_place_by_a_longer_one_is_read_from_its_start(log: Log) -> None:
+    log.write(b"short\n")
+    log.collected()
+    log.path.write_bytes(b"another and longer\nfile\n")
+    assert log.collected() == ["another and longer", "file"]
+
+
+def test_a_file_that_appears_later_is_read_from_its_start(log: Log) -> None:
+    log.follower = Follower((str(log.path.parent / "*.log"),), log.spool, from_start=False)
+    log.write(b"old\n")
+    assert log.collected() == []
+    (log.path.parent / os.fsdecode(b"caf\xe9.log")).write_bytes(b"new\n")
+    assert log.collected() == ["new"]
 
 
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(max_size=3))
@@ -116,6 +174,21 @@ def test_the_difference_leads_from_the_known_to_the_current(known: dict[str, byt
 def test_this_hosts_inventory_is_json_objects(collector: str) -> None:
     documents = COLLECTORS[collector]()
     assert all(isinstance(json.loads(document), dict) for document in documents.values())
+
+
+def test_processes_are_described_alike_each_time_even_with_words_that_are_no_text() -> None:
+    with (
+        subprocess.Popen([b"/bin/sleep", b"30"]) as quiet,
+        subprocess.Popen([b"sh", b"-c", b"sleep 30; : \xe9"]) as odd,
+    ):
+        try:
+            first, second = COLLECTORS["processes"](), COLLECTORS["processes"]()
+            known = {json.loads(document)["process"]["pid"]: (id_, document) for id_, document in first.items()}
+            assert all(second[known[pid][0]] == known[pid][1] for pid in (quiet.pid, odd.pid))
+            assert json.loads(known[odd.pid][1])["process"]["command_line"][2] == "sleep 30; : \\xe9"
+        finally:
+            quiet.kill()
+            odd.kill()
 
 
 def test_only_installed_packages_are_listed(tmp_path: Path) -> None:
@@ -146,6 +219,15 @@ def test_a_batch_takes_what_fits_and_at_least_one() -> None:
     assert within_bytes([], 8) == 0
 
 
+def test_a_retry_after_is_honoured_in_both_its_forms_but_not_without_bound() -> None:
+    assert 600 < delay_seconds(1, "600") < 602
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    assert 298 < delay_seconds(1, later) < 302
+    assert delay_seconds(1, "9" * 400) < 3602
+    for nonsense in ("", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"):
+        assert FIRST_SECONDS / 4 <= delay_seconds(1, nonsense) <= FIRST_SECONDS
+
+
 @given(st.integers(1, 10_000), st.one_of(st.none(), st.integers(0, 50)))
 def test_waiting_is_never_nothing_and_at_least_what_the_server_says(attempt: int, retry_after: int | None) -> None:
     delay = delay_seconds(attempt, None if retry_after is None else str(retry_after))
@@ -153,11 +235,11 @@ def test_waiting_is_never_nothing_and_at_least_what_the_server_says(attempt: int
     assert delay > (retry_after or 0)
 
 
-def test_a_token_that_cannot_be_read_is_an_error() -> None:
-    assert token_expiry("x.eyJleHAiOiA1fQ.y") == 5
-    for token in ("", "a.b.c", "no", "x.e30.y"):
-        with pytest.raises(Unauthenticated):
-            token_expiry(token)
+def test_the_life_of_a_token_is_told_by_its_issuers_clock() -> None:
+    payload = base64.urlsafe_b64encode(b'{"iat":1000,"exp":1900}').decode().rstrip("=")
+    assert token_life_seconds(f"x.{payload}.y") == 900
+    for unreadable in ("", "a.b.c", "no", "x.e30.y"):
+        assert token_life_seconds(unreadable) == UNREADABLE_TOKEN_SECONDS
 
 
 def test_an_agent_chooses_a_random_key_and_an_id_of_version_7() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from comms_api.client.model import Change, Line
+from comms_api.client.model import Change, Line, Place
 from comms_api.client.spool import Spool
 from comms_api.protocol import Result
 
@@ -25,17 +25,22 @@ def line(text: str) -> Line:
     return Line(0, "logcollector", "file", text.encode())
 
 
+def at(position: int) -> Place:
+    return Place("/", 1, "log", b"", position)
+
+
 WRITER = """
 import sys
 from pathlib import Path
-from comms_api.client.model import Line
+from comms_api.client.model import Line, Place
 from comms_api.client.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 10**9)
 position = 0
 while True:
     position += 3
-    spool.add_lines("log", 1, position, [Line(0, "m", "c", b"%d" % n) for n in range(position - 3, position)])
+    lines = [Line(0, "m", "c", b"%d" % number) for number in range(position - 3, position)]
+    spool.add_lines(Place("/", 1, "log", b"", position), lines)
     print(position, flush=True)
 """
 
@@ -49,25 +54,43 @@ def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: 
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     spool = Spool(path, 10**9)
-    offset = spool.find_offset("log")
+    place = spool.find_place("/", 1)
     lines = spool.next_lines(10**6)
     spool.close()
-    assert offset is not None
-    assert offset[1] >= int(promised)
-    assert [kept.event for kept in lines] == [b"%d" % number for number in range(offset[1])]
+    assert place is not None
+    assert place.position >= int(promised)
+    assert [kept.event for kept in lines] == [b"%d" % number for number in range(place.position)]
 
 
 def test_beyond_its_bound_the_oldest_lines_go_and_are_counted(spool: Spool) -> None:
     for number in range(30):
-        spool.add_lines("log", 1, number, [line(f"{number:0500}")])
+        spool.add_lines(at(number), [line(f"{number:0500}")])
     kept = [int(item.event) for item in spool.next_lines(100)]
     assert kept == list(range(10, 30))
     told = spool.statistics()
     assert (told.events_collected, told.events_dropped) == (30, 10)
 
 
+def test_lines_on_their_way_are_not_dropped_so_that_each_is_counted_once(spool: Spool) -> None:
+    spool.add_lines(at(1), [line(f"{0:0500}"), line(f"{1:0500}")])
+    batch = spool.next_lines(2)
+    for number in range(2, 32):
+        spool.add_lines(at(number), [line(f"{number:0500}")])
+    spool.settle_lines(batch, sent=True)
+    assert [int(item.event) for item in spool.next_lines(100)] == list(range(12, 32))
+    told = spool.statistics()
+    assert (told.events_collected, told.events_sent, told.events_dropped) == (32, 2, 10)
+
+
+def test_a_batch_ends_at_its_bytes_and_the_rest_waits(spool: Spool) -> None:
+    spool.add_lines(at(1), [line("x" * 100) for _ in range(10)])
+    assert len(spool.next_lines(100, 350)) == 3
+    assert spool.waiting_bytes == 700
+    assert not spool.has_full_batch()
+
+
 def test_what_was_sent_leaves_the_spool_and_is_counted_once(spool: Spool) -> None:
-    spool.add_lines("log", 1, 3, [line("a"), line("b"), line("c")])
+    spool.add_lines(at(3), [line("a"), line("b"), line("c")])
     batch = spool.next_lines(2)
     spool.settle_lines(batch, sent=True)
     spool.settle_lines(batch, sent=True)

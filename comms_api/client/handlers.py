@@ -1,0 +1,53 @@
+"""What this agent can be ordered to do."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from comms_api.client.enroll import this_host
+from comms_api.client.orders import Handler, success
+from comms_api.client.spool import Spool
+from comms_api.protocol import Order, Result
+
+
+class _SetGroup(msgspec.Struct, frozen=True):
+    groups: tuple[str, ...]
+
+
+class Handlers:
+    """The actions, and what they act on."""
+
+    def __init__(self, spool: Spool, collect_anew: Callable[[], None]) -> None:
+        """Take what has the agent collect at once."""
+        self._spool = spool
+        self._collect_anew = collect_anew
+
+    def by_action(self) -> dict[str, Handler]:
+        """Return the handlers by the name of their action."""
+        return {
+            "ping": self._ping,
+            "restart": self._restart,
+            "fetch-config": self._fetch_config,
+            "set-group": self._set_group,
+            "refresh-inventory": self._restart,
+        }
+
+    def groups(self) -> tuple[str, ...]:
+        """Return the agent's groups, as it was told last."""
+        fact = self._spool.find_fact("groups")
+        return () if fact is None else msgspec.json.decode(fact, type=tuple[str, ...])
+
+    async def _ping(self, order: Order) -> Result:
+        return success("pong", {"args": order.action.args, "host": this_host().hostname})
+
+    async def _restart(self, _order: Order) -> Result:
+        self._collect_anew()
+        return success("collecting anew")
+
+    async def _fetch_config(self, _order: Order) -> Result:
+        return success("configuration is current", {"groups": self.groups()})
+
+    async def _set_group(self, order: Order) -> Result:
+        groups = msgspec.json.decode(order.action.args, type=_SetGroup).groups
+        self._spool.remember("groups", groups)
+        return success("groups set", {"groups": groups})

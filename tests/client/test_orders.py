@@ -1,0 +1,117 @@
+"""Orders against a real server, with an action slower than the server's lease: once each, whatever happens."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.batches import command
+from support.server import KEY, Server
+
+from comms_api.client.spool import Spool
+
+WORKER = """
+import asyncio, sys
+from pathlib import Path
+from uuid import UUID
+from comms_api.client.model import Identity
+from comms_api.client.orders import OrderLoop, success
+from comms_api.client.session import Session
+from comms_api.client.spool import Spool
+
+async def slow(order):
+    print("begun", order.order_id, flush=True)
+    await asyncio.sleep(5)
+    return success("done")
+
+async def broken(order):
+    raise ValueError("broken")
+
+async def main(url, ca, agent_id, key, folder):
+    spool = Spool(Path(folder) / "spool.sqlite", 2**20)
+    async with Session(url, Path(ca), Identity(UUID(agent_id), key), spool) as session:
+        await OrderLoop(session, spool, {"slow": slow, "broken": broken}, 5).run()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Worker:
+    """A process that executes orders, and the server it does so for."""
+
+    def __init__(self, server: Server, management: httpx.Client, folder: Path) -> None:
+        self.management = management
+        self.folder = folder
+        self.agent_id = server.enroll(management, folder.name)
+        ca = server.folder / "certs" / "ca.pem"
+        arguments = [server.agent_url, str(ca), str(self.agent_id), KEY, str(folder)]
+        self.command = [sys.executable, "-c", WORKER, *arguments]
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return self.process
+
+    def kill(self) -> str:
+        """End it without a word of warning and return what it had to say."""
+        self.process.send_signal(signal.SIGKILL)
+        return self.process.communicate()[0]
+
+    def order(self, action: str) -> str:
+        answer = self.management.post("/commands", json=command(self.agent_id, action=action))
+        order_id: str = answer.json()["commands"][0]["order_ids"][0]
+        return order_id
+
+    def ended(self, order_id: str) -> tuple[str, int, str]:
+        """Return how an order ended, once it has."""
+        for _ in range(200):
+            order = self.management.get(f"/orders/{order_id}").json()
+            if order["status"] in {"success", "failure"}:
+                return order["status"], order["result"]["code"], order["result"]["message"]
+            time.sleep(0.1)
+        pytest.fail(f"still {order}")
+
+    def told(self) -> dict[str, int]:
+        spool = Spool(self.folder / "spool.sqlite", 2**20)
+        told = spool.statistics()
+        spool.close()
+        return {name: getattr(told, name) for name in told.__struct_fields__}
+
+
+@pytest.fixture
+def worker(server: Server, management: httpx.Client, tmp_path: Path) -> Iterator[Worker]:
+    made = Worker(server, management, tmp_path)
+    yield made
+    if made.process.poll() is None:
+        made.kill()
+
+
+def test_an_order_that_is_offered_again_is_not_executed_again(worker: Worker) -> None:
+    order_id = worker.order("slow")
+    assert worker.ended(order_id) == ("success", 0, "done")
+    assert worker.kill() == f"begun {order_id}\n"
+    told = worker.told()
+    assert told["orders_executed"] == 1
+    assert told["orders_duplicate"] >= 1
+    assert told["orders_received"] == told["orders_executed"] + told["orders_duplicate"]
+
+
+def test_an_order_under_way_when_the_agent_is_killed_ends_as_unknown_and_is_not_begun_again(worker: Worker) -> None:
+    order_id = worker.order("slow")
+    assert worker.process.stdout is not None
+    assert worker.process.stdout.readline() == f"begun {order_id}\n"
+    worker.kill()
+    worker.start()
+    status, code, message = worker.ended(order_id)
+    assert (status, code) == ("failure", 4)
+    assert "restarted" in message
+    assert worker.kill() == ""
+
+
+def test_an_action_that_fails_or_is_not_known_is_reported_with_the_reason(worker: Worker) -> None:
+    assert worker.ended(worker.order("broken")) == ("failure", 1, "ValueError: broken")
+    assert worker.ended(worker.order("other")) == ("failure", 1, "this agent has no action 'other'")

@@ -1,0 +1,119 @@
+"""What the agent makes of answers, real ones over TLS, such as proxies and servers in trouble give."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import trustme
+
+from comms_api.client import backoff
+from comms_api.client.model import Identity
+from comms_api.client.session import Call, Refused, Session
+from comms_api.client.spool import Spool
+from comms_api.errors import Unauthenticated
+from comms_api.protocol import ItemResults
+
+TOKEN = b'{"token":"opaque"}'
+LOGIN = (200, TOKEN)
+BATCH = Call("POST", "/events/stateless", b"{}\n")
+
+Answer = tuple[int, bytes]
+
+
+class Scripted:
+    """A server on a real socket that gives the answers it was told to, one per request, and then holds its peace."""
+
+    def __init__(self, folder: Path, answers: list[Answer]) -> None:
+        authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(self._tls)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        async with server, asyncio.timeout(20):
+            await conversation(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        await reader.readexactly(int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0))
+        self.asked.append(head.split(" ")[1])
+        if self.answers:
+            status, body = self.answers.pop(0)
+            writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            writer.write(body)
+        writer.close()
+
+
+@pytest.fixture
+def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scripted]:
+    """Have a session ask one thing of a server that gives these answers."""
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+
+    def run(answers: list[Answer], ask: Callable[[Session], Coroutine[None, None, None]]) -> Scripted:
+        server = Scripted(tmp_path, answers)
+        spool = Spool(tmp_path / "spool.sqlite", 2**20)
+
+        async def conversation(url: str) -> None:
+            async with Session(url, server.ca, Identity(uuid4(), "k" * 32), spool) as session:
+                await ask(session)
+
+        try:
+            asyncio.run(server.talk(conversation))
+        finally:
+            spool.close()
+        assert not server.answers
+        return server
+
+    return run
+
+
+async def send(session: Session) -> None:
+    await session.send(BATCH)
+
+
+@pytest.mark.parametrize("status", [302, 404, 405, 408, 409, 429, 500, 502, 507, 521])
+def test_an_answer_that_is_not_about_the_request_itself_is_tried_again(
+    converse: Callable[..., Scripted], status: int
+) -> None:
+    server = converse([LOGIN, (status, b"<html>"), (status, b""), (204, b"")], send)
+    assert server.asked == ["/login", *["/events/stateless"] * 3]
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_request_that_would_be_refused_again_is_not_repeated(converse: Callable[..., Scripted], status: int) -> None:
+    async def refused(session: Session) -> None:
+        with pytest.raises(Refused, match=str(status)):
+            await session.send(BATCH)
+
+    converse([LOGIN, (status, b'{"detail":"why"}')], refused)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_that_is_not_the_servers_own_has_the_agent_log_in_anew(
+    converse: Callable[..., Scripted], status: int
+) -> None:
+    server = converse([(status, b"<html>proxy"), LOGIN, (status, b"\xff"), LOGIN, (204, b"")], send)
+    assert server.asked.count("/login") == 3
+
+
+def test_an_unreadable_answer_is_asked_for_again(converse: Callable[..., Scripted]) -> None:
+    async def ask(session: Session) -> None:
+        assert (await session.ask(BATCH, ItemResults)).results == []
+
+    converse([(200, b"<html>"), LOGIN, (200, b"<html>"), (200, b'{"results":[]}')], ask)
+
+
+@pytest.mark.parametrize("message", ["Invalid key", "Agent does not exist"])
+def test_a_server_that_knows_the_agent_no_more_ends_it(converse: Callable[..., Scripted], message: str) -> None:
+    async def ended(session: Session) -> None:
+        with pytest.raises(Unauthenticated, match=message):
+            await session.send(BATCH)
+
+    converse([(403, f'{{"message":"{message}"}}'.encode())], ended)
