@@ -11,7 +11,7 @@ import msgspec
 
 Operation = Literal["create", "update", "delete"]
 CommandSource = Literal["Users/Services", "Engine", "Content manager"]
-TargetType = Literal["agent", "group"]
+TargetType = Literal["agent", "group", "all", "server"]
 OrderStatus = Literal["pending", "sent", "success", "failure", "cancelled"]
 
 RESULT_SUCCESS = 0
@@ -24,10 +24,14 @@ DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
 """What a real agent reports, with code 1, when an order it already holds is offered to it again."""
 
 
+CANCEL_ACTION = "cancel"
+"""Tells an agent that it need not go on: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
+
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Labels = Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=64)]
 GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -120,10 +124,17 @@ class ItemResults(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whom a command is for."""
+    """Whom a command is for, as its agents are told."""
 
     id: str
     type: TargetType
+
+
+class CancelArguments(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the order to cancel names: the command, or one order of it."""
+
+    request_id: UUID | None = None
+    order_id: UUID | None = None
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -200,6 +211,7 @@ class Enrollment(msgspec.Struct, frozen=True):
     version: str = ""
     host: Host | None = None
     groups: tuple[GroupName, ...] = ()
+    labels: Labels = {}
 
 
 class EnrolledAgent(msgspec.Struct, frozen=True):

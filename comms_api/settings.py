@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -50,7 +50,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout_seconds: Seconds = 30.0
     batch_items_maximum: Annotated[int, Meta(ge=1)] = 200_000
     order_timeout_maximum_seconds: Annotated[float, Meta(gt=0, le=86_400 * 365)] = 86_400 * 7
+    expiry_interval_seconds: Seconds = 1.0
+    expiry_orders_maximum: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
+    unknown_actions: Literal["pass", "refuse"] = "pass"
     events_retention_days: Days = 30
+    orders_archive_days: Days = 7
     orders_retention_days: Days = 30
     quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
     drain_seconds: Seconds = 10.0
@@ -62,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("tls_certificate and tls_key must be given together")
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
+        if self.orders_archive_days > self.orders_retention_days:
+            raise ValueError("orders_archive_days must not exceed orders_retention_days")
 
     @property
     def secret_path(self) -> Path:

@@ -1,10 +1,12 @@
 """An agent as operators see it."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+
+from comms_api.protocol import Labels
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 
@@ -21,6 +23,7 @@ class Agent(msgspec.Struct, frozen=True):
     type: str
     version: str
     host: msgspec.Raw
+    labels: msgspec.Raw
     status: AgentStatus
     remote_address: str | None
     created_at: datetime
@@ -28,12 +31,28 @@ class Agent(msgspec.Struct, frozen=True):
     last_seen_at: datetime | None
 
 
-class AgentFilter(msgspec.Struct, frozen=True):
-    """Which agents to list; an empty field asks for nothing."""
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
-    name: str | None = None
+
+class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which agents are meant: those that match every field that is given.
+
+    In `name`, `os` (the name or the type of the system) and `version` a `*` stands for anything; case is ignored, but
+    not in a whole name.
+    """
+
+    name: Pattern | None = None
     group: str | None = None
     status: AgentStatus | None = None
+    os: Pattern | None = None
+    version: Pattern | None = None
+    labels: Labels = {}
+
+
+class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator changes of an agent."""
+
+    labels: Labels
 
 
 class Sighting(msgspec.Struct, frozen=True):

@@ -3,47 +3,66 @@
 from typing import Annotated
 from uuid import UUID
 
-from litestar import delete, get, post
+from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from comms_api.agents.model import Agent, AgentFilter, AgentStatus
+from comms_api.agents.model import Agent, AgentChange, AgentFilter, AgentStatus
 from comms_api.agents.service import Agents
+from comms_api.errors import Invalid
 from comms_api.http.pages import Limit, Page
+from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import EnrolledAgent, Enrollment
 
 Group = Annotated[str | None, QueryParameter(description="only members of this group")]
+LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", description="key:value; may be repeated")]
 
 
-@post("/agents")
+@post("/agents", opt=OPERATE)
 async def enroll_agent(data: JSONBody[Enrollment], agents: NamedDependency[Agents]) -> EnrolledAgent:
     """Enroll an agent under the UUIDv7 and the key that it chose; 409 when its id or name is taken."""
     return await agents.enroll(data)
 
 
-@get("/agents")
+@get("/agents", opt=READ)
 async def list_agents(  # noqa: PLR0913 - one parameter per filter
     agents: NamedDependency[Agents],
     name: FromQuery[str | None] = None,
     group: Group = None,
     status: FromQuery[AgentStatus | None] = None,
+    os: FromQuery[str | None] = None,
+    version: FromQuery[str | None] = None,
+    label: LabelQuery = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
-    """List agents by id, all or those with a name, in a group, of a status."""
-    return await agents.list(AgentFilter(name, group, status), after, limit)
+    """List agents by id: all, or those that match every filter; `*` in a name, system or version is anything."""
+    return await agents.list(AgentFilter(name, group, status, os, version, _labels(label or [])), after, limit)
 
 
-@get("/agents/{agent_id:uuid}")
+def _labels(given: list[str]) -> dict[str, str]:
+    pairs = [label.partition(":") for label in given]
+    if any(not colon for _, colon, _ in pairs):
+        raise Invalid("label: must be like key:value")
+    return {key: value for key, _, value in pairs}
+
+
+@get("/agents/{agent_id:uuid}", opt=READ)
 async def get_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]) -> Agent:
     """Show one agent."""
     return await agents.get(agent_id)
 
 
-@delete("/agents/{agent_id:uuid}")
+@patch("/agents/{agent_id:uuid}", opt=OPERATE)
+async def change_agent(agent_id: FromPath[UUID], data: JSONBody[AgentChange], agents: NamedDependency[Agents]) -> Agent:
+    """Set an agent's labels."""
+    return await agents.change(agent_id, data)
+
+
+@delete("/agents/{agent_id:uuid}", opt=OPERATE)
 async def delete_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]) -> None:
     """Delete an agent; its tokens end on every node within seconds, its events and orders stay."""
     await agents.delete(agent_id)
 
 
-ROUTES = [enroll_agent, list_agents, get_agent, delete_agent]
+ROUTES = [enroll_agent, list_agents, get_agent, change_agent, delete_agent]

@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents import store
-from comms_api.agents.model import Agent, AgentFilter
+from comms_api.agents.model import Agent, AgentChange, AgentFilter
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
@@ -50,8 +50,9 @@ class Agents:
             raise Invalid(f"key: must have {self._key_length} to {KEY_LENGTH_MAXIMUM} characters")
         if not (enrollment.key.isascii() and enrollment.key.isprintable()):
             raise Invalid("key: must be printable ASCII")
-        if "\0" in enrollment.name:
-            raise Invalid("name: must not contain NUL")
+        texts = [enrollment.name, *(text for pair in enrollment.labels.items() for text in pair)]
+        if any("\0" in text for text in texts):
+            raise Invalid("name, labels: must not contain NUL")
 
     async def get(self, agent_id: UUID) -> Agent:
         """Return one agent; raises `NotFound`."""
@@ -66,6 +67,15 @@ class Agents:
         async with self._engine.connect() as connection:
             agents = await store.list_agents(connection, wanted, after, limit + 1)
         return page_of(agents, limit, lambda agent: str(agent.id))
+
+    async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
+        """Set an agent's labels, and return it; raises `NotFound`."""
+        if any("\0" in text for pair in change.labels.items() for text in pair):
+            raise Invalid("labels: must not contain NUL")
+        async with self._engine.begin() as connection:
+            if not await store.update_labels(connection, agent_id, change.labels):
+                raise NotFound(f"There is no agent {agent_id}.")
+        return await self.get(agent_id)
 
     async def delete(self, agent_id: UUID) -> None:
         """Remove an agent and end its tokens on every node; raises `NotFound`. Its events and orders stay."""

@@ -1,20 +1,19 @@
 """The agents' statements; each takes a connection, runs once, and returns plain values."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
     RowMapping,
-    Select,
     Text,
     Uuid,
     bindparam,
     case,
     func,
     literal,
+    or_,
     select,
     text,
 )
@@ -42,6 +41,7 @@ _COLUMNS = (
     agents.c.type,
     agents.c.version,
     agents.c.host,
+    agents.c.labels,
     _STATUS.label("status"),
     agents.c.remote_address,
     agents.c.created_at,
@@ -61,6 +61,7 @@ async def insert_agent(connection: AsyncConnection, agent_id: UUID, enrollment: 
             type=enrollment.type,
             version=enrollment.version,
             host=enrollment.host or {},
+            labels=enrollment.labels,
         )
         .on_conflict_do_nothing()
         .returning(agents.c.id)
@@ -84,21 +85,40 @@ async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | Non
 
 async def list_agents(connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int) -> list[Agent]:
     """Return agents in order of their ids, beginning behind `after`."""
-    statement = _filtered(select(*_COLUMNS), wanted).order_by(agents.c.id).limit(limit)
+    statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id).limit(limit)
     if after is not None:
         statement = statement.where(agents.c.id > after)
     return [_agent(row) for row in (await connection.execute(statement)).mappings()]
 
 
-def _filtered(statement: Select[Any], wanted: AgentFilter) -> Select[Any]:
-    if wanted.name is not None:
-        statement = statement.where(agents.c.name == wanted.name)
+def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
+    """Return what holds of the rows of `agents` that are wanted."""
+    found = []
+    if wanted.name is not None:  # the whole name is found by its index
+        found.append(_like(agents.c.name, wanted.name) if "*" in wanted.name else agents.c.name == wanted.name)
+    if wanted.version is not None:
+        found.append(_like(agents.c.version, wanted.version))
+    if wanted.os is not None:
+        system = agents.c.host["os"]
+        found.append(or_(_like(system["name"].as_string(), wanted.os), _like(system["type"].as_string(), wanted.os)))
     if wanted.status is not None:
-        statement = statement.where(literal(wanted.status) == _STATUS)
+        found.append(literal(wanted.status) == _STATUS)
     if wanted.group is not None:
-        members = select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group)
-        statement = statement.where(agents.c.id.in_(members))
-    return statement
+        found.append(
+            agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group))
+        )
+    return found + [agents.c.labels[key].as_string() == value for key, value in wanted.labels.items()]
+
+
+def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+    escaped = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+    return column.ilike(escaped.replace("*", "%"), escape="\\")
+
+
+async def update_labels(connection: AsyncConnection, agent_id: UUID, labels: Mapping[str, str]) -> bool:
+    """Set an agent's labels; return whether it is there."""
+    statement = agents.update().where(agents.c.id == agent_id).values(labels=labels).returning(agents.c.id)
+    return await connection.scalar(statement) is not None
 
 
 async def find_key_hash(connection: AsyncConnection, agent_id: UUID) -> bytes | None:

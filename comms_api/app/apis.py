@@ -19,6 +19,7 @@ from comms_api.groups import routes as groups
 from comms_api.http.authentication import PUBLIC, AnyConnection, require_token
 from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.problems import answer_problem
+from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
@@ -29,7 +30,7 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 PREFIXES = ("/", "/api/v1")
 """Real agents use the second; both are the same."""
 
-MANAGEMENT_SERVICES = ("settings", "bodies", "agents", "groups", "users", "events", "states", "commands")
+MANAGEMENT_SERVICES = ("agents", "groups", "users", "events", "states", "commands", "watch")
 
 
 @get("/", status_code=200, opt=PUBLIC)
@@ -45,9 +46,13 @@ def agent_api(node: Node) -> AsgiApp:
         "bodies": node.bodies,
         "login": node.login,
         "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
-        "desk": commands.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds),
+        "desk": _order_desk(node),
     }
     return _api(node, "comms-api: agent API", handlers, services, require_token(node.tokens, AGENTS, _see(node)))
+
+
+def _order_desk(node: Node) -> commands.OrderDesk:
+    return commands.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
@@ -71,7 +76,12 @@ def management_api(node: Node) -> AsgiApp:
         *commands.MANAGEMENT_ROUTES,
         *events.MANAGEMENT_ROUTES,
     ]
-    services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES}
+    services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
+        "desk": _order_desk(node),
+        "command_desk": commands.CommandDesk(
+            node.bodies, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
+        ),
+    }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
     return _api(node, "comms-api: management API", handlers, services, guard)
 
@@ -84,7 +94,12 @@ def _api(
         guards=[guard],
         dependencies={name: _provide(service) for name, service in services.items()},
         exception_handlers={Exception: answer_problem},
-        openapi_config=OpenAPIConfig(title=title, version=version("comms-api"), use_handler_docstrings=True),
+        openapi_config=OpenAPIConfig(
+            title=title,
+            version=version("comms-api"),
+            use_handler_docstrings=True,
+            openapi_router=Router(path="/schema", route_handlers=[], opt=ANYONE, include_in_schema=False),
+        ),
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )

@@ -14,8 +14,10 @@ from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.commands.dispatcher import Dispatcher
 from comms_api.commands.idempotency import forget_keys
+from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.reports import Reports
 from comms_api.commands.service import ORDERS_CHANNEL, Commands
+from comms_api.commands.watching import Watch
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
@@ -32,7 +34,7 @@ from comms_api.users.service import Users
 
 logger = logging.getLogger(__name__)
 
-EXPIRY_SECONDS = 1.0
+ROLLOUT_SECONDS = 1.0
 CLOCK_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 600.0
 
@@ -51,6 +53,7 @@ class Node(msgspec.Struct, frozen=True):
     events: Events
     states: States
     commands: Commands
+    watch: Watch
     dispatcher: Dispatcher
     reports: Reports
 
@@ -72,11 +75,12 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings.key_length_minimum),
         groups=Groups(engine),
-        users=Users(engine, tokens),
+        users=Users(engine, tokens, notifier),
         login=Login(engine, secret, tokens, presence),
         events=Events(engine, clock),
         states=States(engine, reports.report),
-        commands=Commands(engine, clock, notifier),
+        commands=Commands(engine, clock, notifier, settings),
+        watch=Watch(engine),
         dispatcher=Dispatcher(engine, tokens, settings),
         reports=reports,
     )
@@ -100,14 +104,15 @@ def _tasks(
         "listener": Listener(engine, channels).run(),
         "dispatcher": node.dispatcher.run(),
         "sweep": node.dispatcher.sweep(),
+        "watch": node.watch.run(),
         "presence": node.presence.run(),
         "revocations": revocations.run(),
     }
-    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node, clock)}
+    maintenance = Maintenance(engine, notifier, node.settings)
+    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node.settings, clock, maintenance)}
 
 
-def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]:
-    settings = node.settings
+def _duties(engine: AsyncEngine, settings: Settings, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:
 
     def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:
         async def perform() -> None:
@@ -117,7 +122,8 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]
         return perform
 
     return [
-        Duty("expiry", EXPIRY_SECONDS, node.commands.expire),
+        Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
+        Duty("rollouts", ROLLOUT_SECONDS, maintenance.advance),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
         Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),
         Duty(
@@ -125,11 +131,8 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock) -> list[Duty]
             HOUSEKEEPING_SECONDS,
             lambda: drop_partitions(engine, "events", settings.events_retention_days),
         ),
-        Duty(
-            "orders retention",
-            HOUSEKEEPING_SECONDS,
-            lambda: node.commands.drop_history(settings.orders_retention_days),
-        ),
+        Duty("orders archive", HOUSEKEEPING_SECONDS, maintenance.archive),
+        Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
         Duty(
             "quarantine",

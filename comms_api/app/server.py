@@ -130,6 +130,7 @@ async def _serve(
     logger.info("draining, %d polls held", node.dispatcher.held_polls)
     listeners.close()  # a connection that nobody will accept should go to another node now
     node.dispatcher.drain()
+    node.watch.drain()
     drained.set()
     with suppress(TimeoutError):
         async with asyncio.timeout(node.settings.drain_seconds):

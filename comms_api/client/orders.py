@@ -11,10 +11,12 @@ import msgspec
 from comms_api.client.session import REQUEST_SECONDS, Call, Refused, Session
 from comms_api.client.spool import Spool
 from comms_api.protocol import (
+    CANCEL_ACTION,
     RESULT_FAILURE,
     RESULT_SUCCESS,
     RESULT_TIMEOUT,
     RESULT_UNKNOWN,
+    CancelArguments,
     Order,
     OrderResult,
     OrderResults,
@@ -52,6 +54,7 @@ class OrderLoop:
         self._slots = asyncio.Semaphore(RUNNING_MAXIMUM)
         self._has_results = asyncio.Event()
         self._reports_maximum = REPORTS_PER_REQUEST
+        self._running: dict[str, tuple[Order, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Poll, execute and report until cancelled."""
@@ -61,7 +64,9 @@ class OrderLoop:
             while True:
                 for order in await self._poll_paced():
                     if self._accept(order):
-                        tasks.create_task(self.execute(order))
+                        task = tasks.create_task(self.execute(order))
+                        self._running[order.order_id] = order, task
+                        task.add_done_callback(lambda _, order_id=order.order_id: self._running.pop(order_id, None))
 
     async def run_once(self) -> None:
         """Execute what waits at the server, and report."""
@@ -100,11 +105,28 @@ class OrderLoop:
         return is_new
 
     async def execute(self, order: Order) -> None:
-        """Execute an order and keep its result."""
-        async with self._slots:
-            result = await self._handle(order)
+        """Execute an order and keep its result; one that is cancelled by the server ends where it is."""
+        if order.action.name == CANCEL_ACTION:
+            result = self._cancel(order)
+        else:
+            try:
+                async with self._slots:
+                    result = await self._handle(order)
+            except asyncio.CancelledError:
+                if order.order_id in self._running:  # it is the agent that ends
+                    raise
+                result = Result(RESULT_FAILURE, "cancelled")
         self._spool.finish_order(order.order_id, result)
         self._has_results.set()
+
+    def _cancel(self, order: Order) -> Result:
+        """End what an order names, unless it has ended already; no slot is needed, as those may all be taken."""
+        named = msgspec.json.decode(order.action.args, type=CancelArguments)
+        meant = {str(named.request_id), str(named.order_id)}
+        ended = [order_id for order_id, (other, _) in self._running.items() if meant & {other.request_id, order_id}]
+        for order_id in ended:
+            self._running.pop(order_id)[1].cancel()
+        return success("cancelled" if ended else "nothing of it was under way", {"orders": ended})
 
     async def _handle(self, order: Order) -> Result:
         handler = self._handlers.get(order.action.name)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands import store
+from comms_api.commands.leases import claim_orders, release_orders
 from comms_api.commands.model import Claimed
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
@@ -148,7 +148,7 @@ class Dispatcher:
             waiter.is_being_claimed = True
         try:
             async with self._engine.begin() as connection:
-                claimed = await store.claim_orders(connection, waiting, self._lease_seconds)
+                claimed = await claim_orders(connection, waiting, self._lease_seconds)
         except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
             log_failure(logger, "orders not claimed", error)
             self._put_off(waiting, error)
@@ -191,6 +191,6 @@ class Dispatcher:
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:
             async with self._engine.begin() as connection:
-                await store.release_orders(connection, claims)
+                await release_orders(connection, claims)
         except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
             log_failure(logger, "claims not released, their leases will run out", error)

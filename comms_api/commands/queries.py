@@ -1,9 +1,10 @@
-"""The statements that read commands and orders, open and finished alike, for operators."""
+"""The statements that read commands and orders, open, finished and archived, for operators."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     JSON,
     ColumnElement,
@@ -14,16 +15,21 @@ from sqlalchemy import (
     Select,
     Text,
     case,
-    func,
     null,
     select,
+    text,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.commands.model import Command, OrderFilter, StoredOrder, StoredResult
+from comms_api.agents.model import AgentFilter
+from comms_api.commands.archive import ArchivedOrder, find_archived
+from comms_api.commands.model import Command, Counts, Failure, OrderFilter, StoredOrder, StoredResult
+from comms_api.commands.rollout import Rollout
+from comms_api.commands.targets import is_service, shown_target
 from comms_api.database.schema import commands, finished_orders, orders
-from comms_api.protocol import Action, OrderStatus, Target
+from comms_api.database.uuid7 import uuid7_floor
+from comms_api.protocol import Action
 
 _SHARED = (
     "order_id",
@@ -35,6 +41,7 @@ _SHARED = (
     "expires_at",
     "sent_at",
 )
+_FINISHED = (*_SHARED, "status", "finished_at", "result_code", "result_message", "result_data")
 _OPEN_STATUS: ColumnElement[str] = case((orders.c.attempt == 0, "pending"), else_="sent")
 
 
@@ -50,57 +57,62 @@ def _open() -> Select[Any]:
 
 
 def _finished() -> Select[Any]:
-    columns = (*_SHARED, "status", "finished_at", "result_code", "result_message", "result_data")
-    return select(*(finished_orders.c[name] for name in columns))
+    return select(*(finished_orders.c[name] for name in _FINISHED))
 
 
-def _matching(statement: Select[Any], table: FromClause, wanted: OrderFilter, after: UUID | None) -> Select[Any]:
-    if wanted.request_id is not None:
-        statement = statement.where(table.c.request_id == wanted.request_id)
-    if wanted.agent_id is not None:
-        statement = statement.where(table.c.agent_id == wanted.agent_id)
-    if wanted.status is not None:
-        status = _OPEN_STATUS if table is orders else finished_orders.c.status
-        statement = statement.where(status == wanted.status)
-    if after is not None:
-        statement = statement.where(table.c.order_id > after)
-    return statement
-
-
-async def list_orders(
-    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
-) -> list[StoredOrder]:
-    """Return orders by id, which is by age, beginning behind `after`.
-
-    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
-    """
-    halves = [
-        _matching(_open(), orders, wanted, after).order_by(orders.c.order_id).limit(limit).subquery(),
-        _matching(_finished(), finished_orders, wanted, after)
-        .order_by(finished_orders.c.order_id)
-        .limit(limit)
-        .subquery(),
+def _conditions(table: FromClause, wanted: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+    pairs: list[tuple[ColumnElement[Any], object]] = [
+        (table.c.request_id, wanted.request_id),
+        (table.c.agent_id, wanted.agent_id),
+        (_OPEN_STATUS if table is orders else finished_orders.c.status, wanted.status),
+        (commands.c.source, wanted.source),
+        (commands.c.user_name, wanted.user),
+        (commands.c.action_name, wanted.action),
     ]
-    both = union_all(*(select(half) for half in halves)).subquery()
-    statement = (
-        select(both, *_COMMAND)
-        .join(commands, commands.c.request_id == both.c.request_id)
-        .order_by(both.c.order_id)
-        .limit(limit)
-    )
-    return [_order(row) for row in await connection.execute(statement)]
+    yield from (column == value for column, value in pairs if value is not None)
+    if wanted.target is not None:
+        yield commands.c.target_ids.any_() == wanted.target
+    if after is not None:
+        yield table.c.order_id > after
+    if wanted.since is not None:
+        yield table.c.order_id >= uuid7_floor(wanted.since)
+    if wanted.until is not None:
+        yield table.c.order_id < uuid7_floor(wanted.until)
 
 
 _COMMAND = (
     commands.c.source,
     commands.c.user_name,
     commands.c.target_type,
-    commands.c.target_id,
+    commands.c.target_ids,
+    commands.c.target_filter,
     commands.c.action_name,
     commands.c.action_version,
     commands.c.action_args,
     commands.c.timeout_seconds,
+    commands.c.priority,
 )
+
+
+async def list_orders(
+    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
+) -> list[StoredOrder]:
+    """Return open and finished orders by id, which is by age, beginning behind `after`.
+
+    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
+    """
+    halves = [
+        statement.add_columns(*_COMMAND)
+        .join(commands, commands.c.request_id == table.c.request_id)
+        .where(*_conditions(table, wanted, after))
+        .order_by(table.c.order_id)
+        .limit(limit)
+        .subquery()
+        for statement, table in ((_open(), orders), (_finished(), finished_orders))
+    ]
+    both = union_all(*(select(half) for half in halves)).subquery()
+    statement = select(both).order_by(both.c.order_id).limit(limit)
+    return [_order(row, row) for row in await connection.execute(statement)]
 
 
 async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder | None:
@@ -109,13 +121,36 @@ async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder
     finished = _finished().where(finished_orders.c.order_id == order_id)
     both = union_all(open_, finished).subquery()
     statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
+    if row := (await connection.execute(statement)).first():
+        return _order(row, row)
+    archived = await find_archived(connection, order_id)
+    return None if archived is None else await with_command(connection, archived)
+
+
+async def with_command(connection: AsyncConnection, archived: ArchivedOrder) -> StoredOrder | None:
+    """Return an archived order with what its command says; None when that was forgotten by age."""
+    statement = select(*_COMMAND).where(commands.c.request_id == archived.request_id)
     row = (await connection.execute(statement)).first()
-    return _order(row) if row else None
+    return None if row is None else _order(archived, row)
 
 
-async def list_commands(connection: AsyncConnection, after: UUID | None, limit: int) -> list[Command]:
-    """Return commands by id, which is by age, beginning behind `after`."""
+async def list_commands(
+    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
+) -> list[Command]:
+    """Return commands by id, which is by age, beginning behind `after`; of the filter, what a command has."""
     statement = select(commands).order_by(commands.c.request_id).limit(limit)
+    pairs = (
+        (commands.c.source, wanted.source),
+        (commands.c.user_name, wanted.user),
+        (commands.c.action_name, wanted.action),
+    )
+    statement = statement.where(*(column == value for column, value in pairs if value is not None))
+    if wanted.target is not None:
+        statement = statement.where(commands.c.target_ids.any_() == wanted.target)
+    if wanted.since is not None:
+        statement = statement.where(commands.c.request_id >= uuid7_floor(wanted.since))
+    if wanted.until is not None:
+        statement = statement.where(commands.c.request_id < uuid7_floor(wanted.until))
     if after is not None:
         statement = statement.where(commands.c.request_id > after)
     return [_command(row) for row in await connection.execute(statement)]
@@ -127,13 +162,43 @@ async def find_command(connection: AsyncConnection, request_id: UUID) -> Command
     return _command(row) if row else None
 
 
-async def count_orders(connection: AsyncConnection, request_id: UUID) -> dict[OrderStatus, int]:
-    """Return how many orders of a command are in each status that occurs."""
-    open_ = select(_OPEN_STATUS.label("status")).where(orders.c.request_id == request_id)
-    finished = select(finished_orders.c.status).where(finished_orders.c.request_id == request_id)
-    both = union_all(open_, finished).subquery()
-    rows = await connection.execute(select(both.c.status, func.count().label("orders")).group_by(both.c.status))
-    return {row.status: row.orders for row in rows}
+_COUNT = text("""
+    SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
+        ended.failure + archived.failure AS failure,
+        ended.cancelled + archived.cancelled AS cancelled
+    FROM (
+        SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) FILTER (WHERE attempt > 0) AS sent,
+            count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held
+        FROM orders WHERE request_id = :id
+    ) AS open, (
+        SELECT count(*) FILTER (WHERE status = 'success') AS success,
+            count(*) FILTER (WHERE status = 'failure') AS failure,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+        FROM finished_orders WHERE request_id = :id
+    ) AS ended, (
+        SELECT coalesce(sum(success), 0) AS success, coalesce(sum(failure), 0) AS failure,
+            coalesce(sum(cancelled), 0) AS cancelled
+        FROM archived_orders WHERE request_id = :id
+    ) AS archived""")
+
+
+async def count_orders(connection: AsyncConnection, request_id: UUID) -> Counts:
+    """Return how many orders of a command are in each status; one statement, so that none is counted on its move."""
+    row = (await connection.execute(_COUNT, {"id": request_id})).one()
+    total = row.pending + row.sent + row.success + row.failure + row.cancelled
+    return Counts(total, **row._mapping)  # noqa: SLF001 - its public name
+
+
+async def list_failures(connection: AsyncConnection, request_id: UUID, limit: int) -> list[Failure]:
+    """Return the latest failures of a command that are not archived, the last one first."""
+    table = finished_orders.c
+    statement = (
+        select(table.order_id, table.agent_id, table.result_code, table.result_message, table.finished_at)
+        .where(table.request_id == request_id, table.status == "failure")
+        .order_by(table.finished_at.desc())
+        .limit(limit)
+    )
+    return [Failure(*row) for row in await connection.execute(statement)]
 
 
 async def list_order_ids(connection: AsyncConnection, request_ids: Sequence[UUID]) -> list[UUID]:
@@ -149,23 +214,42 @@ def _command(row: Row[Any]) -> Command:
         request_id=row.request_id,
         source=row.source,
         user=row.user_name,
-        target=Target(row.target_id, row.target_type),
+        target=shown_target(row.target_type, row.target_ids, _decode(row.target_filter, AgentFilter)),
         action=Action(row.action_name, row.action_args, row.action_version),
         timeout=row.timeout_seconds,
+        priority=row.priority,
+        rollout=_decode(row.rollout, Rollout),
+        retry_of=row.retry_of,
+        phase=row.phase,
+        phase_reason=row.phase_reason,
+        starts_at=row.starts_at,
         created_at=row.created_at,
         expires_at=row.expires_at,
     )
 
 
-def _order(row: Row[Any]) -> StoredOrder:
+def _decode(value: msgspec.Raw | None, form: Any) -> Any:
+    return None if value is None else msgspec.json.decode(value, type=form)
+
+
+def _order(of: Any, command: Any) -> StoredOrder:
     return StoredOrder(
-        **{name: getattr(row, name) for name in _SHARED},
-        source=row.source,
-        user=row.user_name,
-        target=Target(row.target_id, row.target_type),
-        action=Action(row.action_name, row.action_args, row.action_version),
-        timeout=row.timeout_seconds,
-        status=row.status,
-        result=StoredResult(row.result_code, row.result_message, row.result_data),
-        finished_at=row.finished_at,
+        order_id=of.order_id,
+        request_id=of.request_id,
+        agent_id=None if is_service(of.agent_id) else of.agent_id,
+        agent_groups=of.agent_groups,
+        source=command.source,
+        user=command.user_name,
+        target=shown_target(command.target_type, command.target_ids, _decode(command.target_filter, AgentFilter)),
+        action=Action(command.action_name, command.action_args, command.action_version),
+        timeout=command.timeout_seconds,
+        priority=command.priority,
+        status=of.status,
+        attempt=of.attempt,
+        result=StoredResult(of.result_code, of.result_message, of.result_data),
+        created_at=of.created_at,
+        expires_at=of.expires_at,
+        delivery_timestamp=of.expires_at,
+        sent_at=of.sent_at,
+        finished_at=of.finished_at,
     )

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands import store
+from comms_api.commands.endings import find_statuses, finish_orders
+from comms_api.commands.leases import extend_leases
 from comms_api.commands.model import Report
 from comms_api.commands.outcomes import (
     ending_of,
@@ -45,10 +46,10 @@ class Reports:
         first = {order_id: report for order_id, report in reversed(owned) if is_ending(report)}
         running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
         async with self._engine.begin() as connection:
-            ended = await store.finish_orders(connection, [ending_of(*pair) for pair in first.items()])
+            ended = await finish_orders(connection, [ending_of(*pair) for pair in first.items()])
             if running:
-                await store.extend_leases(connection, running, self._lease_seconds)
-            statuses = await store.find_statuses(connection, pairs)
+                await extend_leases(connection, running, self._lease_seconds)
+            statuses = await find_statuses(connection, pairs)
         return [_outcome(report, first, ended, statuses) for report in reports]
 
     async def _refuse(self, report: Report, reason: str) -> ReportOutcome:

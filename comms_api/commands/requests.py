@@ -2,8 +2,7 @@
 
 import msgspec
 
-from comms_api.commands.actions import check_arguments
-from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
+from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.http.bodies import read_json
 
@@ -16,17 +15,25 @@ _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _COMMAND = msgspec.json.Decoder(NewCommand)
 
 
-def read_commands(body: bytes, timeout_maximum_seconds: float) -> list[NewCommand]:
+class Caller(msgspec.Struct, frozen=True):
+    """Who submits, and when (seconds since 1970); a trusted one, a service, may do so in another user's name."""
+
+    name: str
+    is_trusted: bool
+    now: float
+
+
+def read_commands(body: bytes, caller: Caller, timeout_maximum_seconds: float) -> list[NewCommand]:
     """Return the commands of one object, an array, or `{"commands": […]}`; all are good, or none is taken.
 
     Raises `Malformed` for what is no JSON or holds no command, `Invalid` for a fault in a command.
     """
-    commands = [_read_command(index, raw, timeout_maximum_seconds) for index, raw in enumerate(_split(body))]
-    if not commands:
+    raws = _split(body)
+    if not raws:
         raise Malformed("The request has no commands.")
-    if len(commands) > COMMANDS_MAXIMUM:
+    if len(raws) > COMMANDS_MAXIMUM:
         raise Invalid(f"commands: more than {COMMANDS_MAXIMUM} in one request")
-    return commands
+    return [_read_command(index, raw, caller, timeout_maximum_seconds) for index, raw in enumerate(raws)]
 
 
 def _split(body: bytes) -> list[msgspec.Raw]:
@@ -42,39 +49,45 @@ def _split(body: bytes) -> list[msgspec.Raw]:
         raise Malformed(f"Expected a command or a list of commands: {error}") from None
 
 
-def _read_command(index: int, raw: msgspec.Raw, timeout_maximum_seconds: float) -> NewCommand:
+def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_seconds: float) -> NewCommand:
+    where = f"commands[{index}]"
     try:
-        _check_members(index, raw)
+        _check_members(where, raw)
         command = _COMMAND.decode(raw)
     except msgspec.DecodeError as error:
-        raise _invalid(f"commands[{index}]", error) from None
+        sentence, _, path = str(error).partition(" - at `$")
+        raise Invalid(f"{where}{path.rstrip('`')}: {sentence}") from None
     if command.timeout > timeout_maximum_seconds:
-        raise Invalid(f"commands[{index}].timeout: more than {timeout_maximum_seconds:g} seconds")
-    _check_action(index, command)
-    if "\0" in command.target.id:
-        raise Invalid(f"commands[{index}].target.id: contains NUL")
-    try:
-        return msgspec.structs.replace(command, action=check_arguments(command.action))
-    except msgspec.DecodeError as error:
-        raise _invalid(f"commands[{index}].action.args", error) from None
+        raise Invalid(f"{where}.timeout: more than {timeout_maximum_seconds:g} seconds")
+    if command.start_at is not None and command.start_at.timestamp() > caller.now + timeout_maximum_seconds:
+        raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds ahead")
+    if command.user not in {None, caller.name} and not caller.is_trusted:
+        raise Invalid(f"{where}.user: must be {caller.name!r}, who submits it")
+    _check_target(where, command.target)
+    _check_action(where, command)
+    return command
 
 
-def _check_members(index: int, raw: msgspec.Raw) -> None:
+def _check_members(where: str, raw: msgspec.Raw) -> None:
     members = _MEMBERS.decode(raw)
     if missing := [name for name in REQUIRED if name not in members]:
-        raise Invalid(f"commands[{index}]: Missing arguments: [{', '.join(missing)}]")
+        raise Invalid(f"{where}: Missing arguments: [{', '.join(missing)}]")
 
 
-def _invalid(where: str, error: msgspec.DecodeError) -> Invalid:
-    sentence, _, path = str(error).partition(" - at `$")
-    return Invalid(f"{where}{path.rstrip('`')}: {sentence}")
+def _check_target(where: str, target: CommandTarget) -> None:
+    if target.type == "server" and (target.filter or len(target.ids) != 1):
+        raise Invalid(f"{where}.target: a service is named by one id, without a filter")
+    if target.type == "all" and target.id:
+        raise Invalid(f"{where}.target.id: none with the type 'all'; narrow it by a filter")
+    if "\0" in "".join(target.ids) or (target.filter and b"\\u0000" in msgspec.json.encode(target.filter)):
+        raise Invalid(f"{where}.target: contains NUL")
 
 
-def _check_action(index: int, command: NewCommand) -> None:
+def _check_action(where: str, command: NewCommand) -> None:
     args = bytes(command.action.args)
     if len(args) > ARGS_BYTES_MAXIMUM:
-        raise Invalid(f"commands[{index}].action.args: larger than {ARGS_BYTES_MAXIMUM} bytes")
+        raise Invalid(f"{where}.action.args: larger than {ARGS_BYTES_MAXIMUM} bytes")
     if args[:1] not in {b"{", b"["}:
-        raise Invalid(f"commands[{index}].action.args: expected an object or an array")
+        raise Invalid(f"{where}.action.args: expected an object or an array")
     if "\0" in command.action.name + command.action.version + (command.user or ""):
-        raise Invalid(f"commands[{index}]: a name contains NUL")
+        raise Invalid(f"{where}: a name contains NUL")

@@ -1,72 +1,148 @@
-"""Submit commands, show them and their orders, and end what is over."""
+"""Submit commands, show them and their orders, hold them back and cancel them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import queries, store
+from comms_api.commands import actions, control, endings, expansion, queries
+from comms_api.commands.actions import NewAction, RegisteredAction
+from comms_api.commands.archive import stream_archived
+from comms_api.commands.endings import Notice
+from comms_api.commands.expansion import Expansion
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, store_answer
 from comms_api.commands.model import (
+    FAILURES_SHOWN,
     ORDER_IDS_SHOWN,
+    RECIPIENTS_SHOWN,
+    Cancelled,
     Command,
     CommandProgress,
+    Held,
     NewCommand,
     OrderFilter,
+    Rehearsed,
+    Retry,
     StoredOrder,
     Submitted,
 )
+from comms_api.commands.targets import find_unknown, recipients_again
 from comms_api.database.listener import Notifier
-from comms_api.database.partitions import drop_partitions
-from comms_api.database.schema import finished_orders
-from comms_api.database.uuid7 import DatabaseClock, uuid7_time
+from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.http.pages import Page, page_of
-from comms_api.protocol import TargetType
+from comms_api.protocol import CANCEL_ACTION, CancelArguments, TargetType
+from comms_api.settings import Settings
 
 ORDERS_CHANNEL = "comms_api_orders"
-EXPIRY_STEP = 5_000
+EXPORT_PAGE = 1_000
 
 
 class Commands:
     """The command manager."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier) -> None:
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
         """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
         self._clock = clock
         self._notifier = notifier
+        self._held_seconds = settings.order_timeout_maximum_seconds
+        self._passes_unknown = settings.unknown_actions == "pass"
+
+    # -- submitting
 
     async def submit(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None
     ) -> list[Submitted]:
-        """Make one order per targeted agent for every command, or nothing at all; durable when this returns.
+        """Make one order per recipient for every command, or nothing at all; durable when this returns.
 
-        With a key that was used before, return what was returned then. Raises `Invalid`, naming the command, for an
-        agent or group that is unknown or a group without agents, and for a key that was used with another body.
+        With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
+        for unknown names, for a target that nobody matches and for args that their action does not allow.
         """
-        _check_agent_ids(submitted)
         async with self._engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
                 return await find_answer(connection, key)
-            answer = await self._expand(connection, user, submitted)
+            answer = await self._expand(connection, await self._prepare(connection, user, submitted))
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL)
         return answer
 
-    async def _expand(self, connection: AsyncConnection, user: str, submitted: Sequence[NewCommand]) -> list[Submitted]:
+    async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
+        """Return who would get each command, and submit nothing; raises as `submit` does."""
+        async with self._engine.connect() as connection:
+            expansions = await self._prepare(connection, user, submitted)
+            rehearsed = [
+                Rehearsed(*await expansion.rehearse_command(connection, wanted, RECIPIENTS_SHOWN))
+                for wanted in expansions
+            ]
+        _refuse_empty(expansions, [command.orders for command in rehearsed])
+        return rehearsed
+
+    async def _prepare(
+        self, connection: AsyncConnection, user: str, submitted: Sequence[NewCommand]
+    ) -> list[Expansion]:
+        schemas = await actions.load_schemas(connection, {command.action.name for command in submitted})
         first = self._clock.uuid7().int
-        requests = [(UUID(int=first + index), command) for index, command in enumerate(submitted)]
-        await store.insert_commands(connection, user, requests)
-        expanded = await store.expand_commands(connection, [id_ for id_, _ in requests], ORDER_IDS_SHOWN)
-        for index, (request_id, command) in enumerate(requests):
-            if request_id not in expanded:
-                raise Invalid(f"commands[{index}].target.id: {_nobody(command)}; nothing was submitted")
-        return [
-            Submitted(request_id, *expanded[request_id], f"/orders?request_id={request_id}")
-            for request_id, _ in requests
-        ]
+        expansions, faults = [], []
+        for index, command in enumerate(submitted):
+            where = f"commands[{index}]"
+            action = actions.check_action(
+                where,
+                command.action,
+                command.target,
+                schemas.get(command.action.name),
+                passes_unknown=self._passes_unknown,
+            )
+            if unknown := await find_unknown(connection, command.target):
+                faults.append(f"{where}.target.id: there is no {_KIND[command.target.type]} {_listed(unknown)}")
+            checked = msgspec.structs.replace(command, action=action)
+            expansions.append(expansion.expansion_of(UUID(int=first + index), user, checked, self._held_seconds))
+        if faults:
+            raise Invalid("; ".join(faults) + "; nothing was submitted")
+        return expansions
+
+    async def _expand(self, connection: AsyncConnection, expansions: Sequence[Expansion]) -> list[Submitted]:
+        answer = []
+        for wanted in expansions:
+            await expansion.insert_command(connection, wanted)
+            count, order_ids = await expansion.expand_command(connection, wanted, ORDER_IDS_SHOWN)
+            answer.append(Submitted(wanted.request_id, count, order_ids, f"/orders?request_id={wanted.request_id}"))
+        _refuse_empty(expansions, [command.orders for command in answer])
+        return answer
+
+    async def retry(
+        self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
+    ) -> list[Submitted]:
+        """Submit a command again to those whose orders failed, as a command of its own.
+
+        Raises `NotFound`, and `Conflict` when none of its orders ended so, or they are archived.
+        """
+        async with self._engine.begin() as connection:
+            if key is not None and not await claim_key(connection, key):
+                return await find_answer(connection, key)
+            old = await _find(connection, request_id)
+            if old.action.name == CANCEL_ACTION:
+                raise Conflict("A cancellation cannot be repeated: its orders have ended.")
+            again = NewCommand(
+                source=old.source,  # type: ignore[arg-type] # as it was submitted
+                target=old.target,
+                action=old.action,
+                timeout=min(wanted.timeout or old.timeout, self._held_seconds),
+                priority=old.priority,
+            )
+            chosen = recipients_again(request_id, wanted.statuses, old.target.type)
+            repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
+            await expansion.insert_command(connection, repeated)
+            count, order_ids = await expansion.expand_command(connection, repeated, ORDER_IDS_SHOWN)
+            if not count:
+                raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")
+            answer = [Submitted(repeated.request_id, count, order_ids, f"/orders?request_id={repeated.request_id}")]
+            if key is not None:
+                await store_answer(connection, key, answer)
+        self._notifier.notify(ORDERS_CHANNEL)
+        return answer
 
     async def list_order_ids(self, submitted: Sequence[Submitted]) -> list[UUID]:
         """Return the id of every order of commands that were just submitted."""
@@ -75,22 +151,24 @@ class Commands:
         async with self._engine.connect() as connection:
             return await queries.list_order_ids(connection, [command.request_id for command in submitted])
 
-    async def list(self, after: UUID | None, limit: int) -> Page[Command]:
+    # -- showing
+
+    async def list(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
         """Return one page of commands, oldest first."""
         async with self._engine.connect() as connection:
-            commands = await queries.list_commands(connection, after, limit + 1)
+            commands = await queries.list_commands(connection, wanted, after, limit + 1)
         return page_of(commands, limit, lambda command: str(command.request_id))
 
     async def get(self, request_id: UUID) -> CommandProgress:
-        """Return a command and the number of its orders by status; raises `NotFound`."""
+        """Return a command, the number of its orders by status, and the latest failures; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            command = await queries.find_command(connection, request_id)
-            if command is None:
-                raise NotFound(f"There is no command {request_id}.")
-            return CommandProgress(command, await queries.count_orders(connection, request_id))
+            command = await _find(connection, request_id)
+            counts = await queries.count_orders(connection, request_id)
+            failures = await queries.list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
+        return CommandProgress(command, counts, counts.is_done, failures)
 
     async def list_orders(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
-        """Return one page of orders, oldest first."""
+        """Return one page of orders that are not archived, oldest first."""
         async with self._engine.connect() as connection:
             orders = await queries.list_orders(connection, wanted, after, limit + 1)
         return page_of(orders, limit, lambda order: str(order.order_id))
@@ -98,65 +176,143 @@ class Commands:
     async def get_order(self, order_id: UUID) -> StoredOrder:
         """Return one order; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            order = await queries.find_order(connection, order_id)
-        if order is None:
-            raise NotFound(f"There is no order {order_id}.")
-        return order
+            return await _find_order(connection, order_id)
 
-    async def cancel(self, request_id: UUID, user: str) -> int:
-        """End every open order of a command, and return how many; idempotent. Raises `NotFound`."""
+    async def stream_orders(self, request_id: UUID) -> AsyncIterator[StoredOrder]:
+        """Yield every order of a command, the archived first; a page at a time, without a snapshot over all."""
+        async with self._engine.connect() as connection:
+            async for archived in stream_archived(connection, request_id):
+                if order := await queries.with_command(connection, archived):
+                    yield order
+        after: UUID | None = None
+        while True:
+            page = await self.list_orders(OrderFilter(request_id=request_id), after, EXPORT_PAGE)
+            for order in page.items:
+                yield order
+            if page.next is None:
+                return
+            after = UUID(page.next)
+
+    # -- control
+
+    async def cancel(self, request_id: UUID, user: str) -> Cancelled:
+        """End every open order of a command; agents that hold one are told at their next poll. Idempotent.
+
+        Raises `NotFound`.
+        """
         async with self._engine.begin() as connection:
-            if await queries.find_command(connection, request_id) is None:
-                raise NotFound(f"There is no command {request_id}.")
-            return await store.cancel_command(connection, request_id, user)
+            await _find(connection, request_id)
+            cancelled, offered = await endings.cancel_command(connection, request_id, user)
+            told = await self._tell(connection, user, CancelArguments(request_id=request_id), offered)
+        return Cancelled(cancelled, told)
 
     async def cancel_order(self, order_id: UUID, user: str) -> StoredOrder:
-        """End an open order and return it; raises `NotFound`, and `Conflict` when it has ended already."""
+        """End an open order and return it; its agent is told at its next poll, if it was offered the order.
+
+        Raises `NotFound`, and `Conflict` when it has ended already.
+        """
         async with self._engine.begin() as connection:
-            cancelled = await store.cancel_order(connection, order_id, user)
-            order = await queries.find_order(connection, order_id)
-        if order is None:
-            raise NotFound(f"There is no order {order_id}.")
-        if not cancelled:
-            raise Conflict(f"The order {order_id} has ended already: {order.status}.")
+            cancelled, offered = await endings.cancel_order(connection, order_id, user)
+            order = await _find_order(connection, order_id)
+            if not cancelled:
+                raise Conflict(f"The order {order_id} has ended already: {order.status}.")
+            await self._tell(connection, user, CancelArguments(order_id=order_id), offered)
         return order
 
-    async def expire(self) -> int:
-        """End every order whose time is over, in bounded steps; return how many. Any node may do this at any time."""
-        total = 0
-        while True:
-            async with self._engine.begin() as connection:
-                expired = await store.expire_orders(connection, EXPIRY_STEP)
-            total += expired
-            if expired < EXPIRY_STEP:
-                return total
+    async def _tell(self, connection: AsyncConnection, user: str, arguments: CancelArguments, offered: int) -> int:
+        if not offered:
+            return 0
+        notice = Notice(self._clock.uuid7(), user, arguments, offered)
+        told = await endings.tell_of_cancellation(connection, notice)
+        self._notifier.notify(ORDERS_CHANNEL)
+        return told
 
-    async def drop_history(self, older_than_days: int) -> None:
-        """Drop finished orders by age, and then their commands; but never the place of an order that is still open."""
+    async def pause(self, request_id: UUID, user: str) -> Held:
+        """Hold back the orders of a command that no agent was offered; those under way go on.
+
+        Raises `NotFound`, and `Conflict` when the command has no open orders or is held already.
+        """
+        async with self._engine.begin() as connection:
+            command = await _find(connection, request_id)
+            if not await control.pause(connection, request_id, f"paused by {user}", self._held_seconds):
+                raise Conflict(f"The command cannot be paused: it is {command.phase}, or has no open orders.")
+            return Held("paused", await control.hold_unsent(connection, request_id, self._held_seconds))
+
+    async def resume(self, request_id: UUID, user: str) -> Held:
+        """Let a paused or stopped command go on; the time to live of its orders begins when they are released.
+
+        Raises `NotFound`, and `Conflict` when the command is neither paused nor stopped.
+        """
+        released = 0
+        async with self._engine.begin() as connection:
+            command = await _find(connection, request_id)
+            phase = await control.resume(connection, request_id, f"resumed by {user}")
+            if phase is None:
+                raise Conflict(f"The command is not paused or stopped: it is {command.phase}.")
+            if phase == "released":
+                released = await control.release_held(connection, request_id)
+        self._notifier.notify(ORDERS_CHANNEL)
+        return Held(phase, released)
+
+    # -- the registry of actions
+
+    async def register_action(self, name: str, action: NewAction, user: str) -> None:
+        """Register an action; raises `Invalid` for a schema that cannot be used, `Conflict` for a built-in name."""
+        if name in actions.BUILT_IN or name == CANCEL_ACTION:
+            raise Conflict(f"The action {name!r} is built in.")
+        if not 0 < len(name) <= ACTION_NAME_MAXIMUM or "\0" in name:
+            raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters")
+        actions.check_schema(action.schema)
+        async with self._engine.begin() as connection:
+            await actions.store_action(connection, name, action, user)
+
+    async def list_actions(self) -> Sequence[RegisteredAction]:
+        """Return every action, by name."""
         async with self._engine.connect() as connection:
-            oldest = await store.find_oldest_order(connection)
-        keep_from = uuid7_time(oldest).date() if oldest else None
-        await drop_partitions(self._engine, finished_orders.name, older_than_days, keep_from)
-        await self._forget(older_than_days)
+            return await actions.list_actions(connection)
 
-    async def _forget(self, older_than_days: int) -> None:
-        deleted = EXPIRY_STEP
-        while deleted == EXPIRY_STEP:
-            async with self._engine.begin() as connection:
-                deleted = await store.delete_commands(connection, older_than_days, EXPIRY_STEP)
+    async def forget_action(self, name: str) -> None:
+        """Forget a registered action; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await actions.delete_action(connection, name):
+                raise NotFound(f"There is no registered action {name!r}.")
 
 
-_NOBODY: dict[TargetType, str] = {"agent": "there is no agent", "group": "there is no agent in a group"}
+ACTION_NAME_MAXIMUM = 128
+NAMES_SHOWN = 20
+_KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
-def _nobody(command: NewCommand) -> str:
-    return f"{_NOBODY[command.target.type]} {command.target.id!r}"
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
-def _check_agent_ids(submitted: Sequence[NewCommand]) -> None:
-    for index, command in enumerate(submitted):
-        if command.target.type == "agent":
-            try:
-                UUID(command.target.id)
-            except ValueError:
-                raise Invalid(f"commands[{index}].target.id: {_nobody(command)}") from None
+def _refuse_empty(expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
+    faults = [
+        f"commands[{index}].target: there is no agent in {_named(wanted)}"
+        for index, (wanted, count) in enumerate(zip(expansions, orders, strict=True))
+        if not count
+    ]
+    if faults:
+        raise Invalid("; ".join(faults) + "; nothing was submitted")
+
+
+def _named(wanted: Expansion) -> str:
+    target = wanted.command.target
+    place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
+    return f"{place} that matches the filter" if target.filter else place
+
+
+async def _find(connection: AsyncConnection, request_id: UUID) -> Command:
+    command = await queries.find_command(connection, request_id)
+    if command is None:
+        raise NotFound(f"There is no command {request_id}.")
+    return command
+
+
+async def _find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder:
+    order = await queries.find_order(connection, order_id)
+    if order is None:
+        raise NotFound(f"There is no order {order_id}.")
+    return order

@@ -58,6 +58,21 @@ async def create_partitions(engine: AsyncEngine) -> list[str]:
     return [partition_name(table, day) for table, day in missing]
 
 
+async def list_days(engine: AsyncEngine, table: str) -> list[date]:
+    """Return the days that `table` has partitions for, oldest first."""
+    async with engine.connect() as connection:
+        names = await _partitions(connection)
+    return sorted(partition_day(name) for name in names if name == partition_name(table, partition_day(name)))
+
+
+async def ensure_partition(engine: AsyncEngine, table: str, day: date) -> None:
+    """Make the partition of a day if it is missing."""
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITIONS_LOCK})
+        if partition_name(table, day) not in await _partitions(connection):
+            await _create(connection, table, day)
+
+
 async def drop_partitions(
     engine: AsyncEngine, table: str, older_than_days: int, keep_from: date | None = None
 ) -> list[str]:

@@ -3,7 +3,8 @@
 Two shapes recur. Ids of events and orders are UUIDv7, so they sort by time: the tables that grow without end are
 range-partitioned on the id itself, a look-up by id touches one partition, and dropping old data is dropping a table.
 And an order that is open lives in `orders`, one that has ended in `finished_orders`: the set that every claim,
-sweep and expiry reads stays small whatever the history holds, and an ended order cannot change.
+sweep and expiry reads stays small whatever the history holds, and an ended order cannot change. After some days it is
+packed with its neighbours into a compressed chunk of `archived_orders`.
 """
 
 from sqlalchemy import (
@@ -36,7 +37,7 @@ metadata = MetaData(
 )
 
 NOW = func.now()
-PARTITIONED_TABLES = ("events", "finished_orders")
+PARTITIONED_TABLES = ("events", "finished_orders", "archived_orders")
 
 
 def _timestamp(name: str, *, nullable: bool = True) -> Column[object]:
@@ -52,6 +53,7 @@ agents = Table(
     Column("type", Text, nullable=False, server_default=""),
     Column("version", Text, nullable=False, server_default=""),
     Column("host", JSON, nullable=False, server_default=text("'{}'")),
+    Column("labels", JSON, nullable=False, server_default=text("'{}'")),
     _timestamp("created_at", nullable=False),
     # The two moves of an agent that is alive: no index, so that the update stays on its page (HOT).
     _timestamp("last_login_at"),
@@ -144,13 +146,36 @@ commands = Table(
     Column("source", Text, nullable=False),
     Column("user_name", Text, nullable=False),
     Column("target_type", Text, nullable=False),
-    Column("target_id", Text, nullable=False),
+    Column("target_ids", ARRAY(Text), nullable=False),
+    Column("target_filter", JSON, comment="narrows the agents, by what they were at the expansion"),
     Column("action_name", Text, nullable=False),
     Column("action_version", Text, nullable=False),
     Column("action_args", JSON, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("orders", Integer, nullable=False, server_default=text("0"), comment="how many it was expanded into"),
+    Column("retry_of", Uuid, comment="the command whose failed orders these repeat"),
+    Column("phase", Text, nullable=False, server_default="released"),
+    Column("phase_reason", Text, nullable=False, server_default=""),
+    Column("rollout", JSON),
+    Column("rollout_credit", Double, nullable=False, server_default=text("1"), comment="orders its rate allows now"),
+    _timestamp("rolled_at", nullable=False),
+    _timestamp("resumed_at", nullable=False),
+    _timestamp("starts_at", nullable=False),
     _timestamp("created_at", nullable=False),
     _timestamp("expires_at", nullable=False),
+)
+# The rollouts that the duty advances; few of all commands.
+Index("commands_rolling_idx", commands.c.request_id, postgresql_where=text("phase = 'rolling'"))
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("schema", JSON, nullable=False, comment="JSON Schema of its args"),
+    Column("recipients", Text, nullable=False),
+    Column("user_name", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
 )
 
 idempotency_keys = Table(
@@ -182,12 +207,15 @@ orders = Table(
     metadata,
     *_order_columns(),
     Column("position", BigInteger, Identity(always=True), nullable=False, comment="oldest first"),
-    _timestamp("lease_until"),
+    Column("priority", Integer, nullable=False, server_default=text("0"), comment="highest first"),
+    # When it may be offered next: at its start, or when the last lease is over; or never, held back (infinity).
+    _timestamp("offer_at", nullable=False),
+    Column("bytes", Integer, nullable=False, server_default=text("0"), comment="about what it takes in an answer"),
     # A claim moves only columns without an index, and half of each page is free for it: every move is HOT.
     postgresql_with={"fillfactor": "50"},
 )
-# The claim: the open orders of each waiting agent, oldest first.
-Index(None, orders.c.agent_id, orders.c.position)
+# The claim: the open orders of each waiting agent, the most urgent and then the oldest first.
+Index("orders_claim_idx", orders.c.agent_id, orders.c.priority.desc(), orders.c.position)
 # Expiry.
 Index(None, orders.c.expires_at)
 # The orders of one command.
@@ -206,3 +234,17 @@ finished_orders = Table(
 )
 Index(None, finished_orders.c.agent_id, finished_orders.c.order_id)
 Index(None, finished_orders.c.request_id, finished_orders.c.order_id)
+
+archived_orders = Table(
+    "archived_orders",
+    metadata,
+    Column("chunk_id", Uuid, primary_key=True, comment="the id of its first order"),
+    Column("last_order_id", Uuid, nullable=False),
+    Column("request_id", Uuid, nullable=False),
+    Column("success", Integer, nullable=False),
+    Column("failure", Integer, nullable=False),
+    Column("cancelled", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False, comment="the orders as lines of JSON, zstd"),
+    postgresql_partition_by="RANGE (chunk_id)",
+)
+Index(None, archived_orders.c.request_id, archived_orders.c.chunk_id)

@@ -16,6 +16,7 @@ from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.request import AnyRequest
+from comms_api.http.roles import READ
 from comms_api.protocol import ItemResults
 
 
@@ -53,7 +54,7 @@ def _check_owner(named: str, agent_id: UUID) -> None:
         raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
 
 
-@get("/events")
+@get("/events", opt=READ)
 async def list_events(
     events: NamedDependency[Events],
     agent_id: FromQuery[UUID | None] = None,
@@ -65,7 +66,7 @@ async def list_events(
     return await events.list(agent_id, module, after, limit)
 
 
-@get("/events/quarantine")
+@get("/events/quarantine", opt=READ)
 async def list_quarantined_events(
     events: NamedDependency[Events],
     agent_id: FromQuery[UUID | None] = None,
@@ -76,7 +77,7 @@ async def list_quarantined_events(
     return await events.list_quarantined(agent_id, after, limit)
 
 
-@get("/states")
+@get("/states", opt=READ)
 async def list_states(
     states: NamedDependency[States],
     agent_id: FromQuery[UUID | None] = None,

@@ -9,40 +9,41 @@ from litestar.params import FromPath, JSONBody
 from comms_api.groups.model import Group, Membership, NewGroup, NewMembers
 from comms_api.groups.service import Groups
 from comms_api.http.pages import After, Limit, Page
+from comms_api.http.roles import OPERATE, READ
 
 
-@post("/groups")
+@post("/groups", opt=OPERATE)
 async def create_group(data: JSONBody[NewGroup], groups: NamedDependency[Groups]) -> NewGroup:
     """Make an empty group; 409 when there is one of that name."""
     await groups.create(data.name)
     return data
 
 
-@get("/groups")
+@get("/groups", opt=READ)
 async def list_groups(groups: NamedDependency[Groups], after: After = None, limit: Limit = 100) -> Page[Group]:
     """List groups by name, each with its number of agents."""
     return await groups.list(after, limit)
 
 
-@delete("/groups/{name:str}")
+@delete("/groups/{name:str}", opt=OPERATE)
 async def delete_group(name: FromPath[str], groups: NamedDependency[Groups]) -> None:
     """Delete a group; its agents stay enrolled."""
     await groups.delete(name)
 
 
-@post("/groups/{name:str}/agents", status_code=200)
+@post("/groups/{name:str}/agents", status_code=200, opt=OPERATE)
 async def add_members(name: FromPath[str], data: JSONBody[NewMembers], groups: NamedDependency[Groups]) -> Membership:
     """Make agents members, all or none: 404 names an agent that is unknown."""
     return Membership(await groups.add(name, data.agents))
 
 
-@put("/groups/{name:str}/agents/{agent_id:uuid}")
+@put("/groups/{name:str}/agents/{agent_id:uuid}", opt=OPERATE)
 async def add_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> Membership:
     """Make one agent a member; repeating it changes nothing."""
     return Membership(await groups.add(name, [agent_id]))
 
 
-@delete("/groups/{name:str}/agents/{agent_id:uuid}")
+@delete("/groups/{name:str}/agents/{agent_id:uuid}", opt=OPERATE)
 async def remove_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> None:
     """End one agent's membership."""
     await groups.remove(name, agent_id)

@@ -8,9 +8,10 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
-from comms_api.errors import Unauthenticated
+from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.request import AnyRequest
-from comms_api.tokens.issuer import Audience, Claims, Tokens
+from comms_api.http.roles import ROLES
+from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 
@@ -22,6 +23,8 @@ PUBLIC = {"public": True}
 def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None]) -> Guard:
     """Return a guard that lets only holders of a good token for `audience` pass, and tells `seen` of them.
 
+    On the management API the token's role must be one that the route declares.
+
     It is a coroutine although it waits for nothing: Litestar would run a plain function in a thread.
     """
 
@@ -29,10 +32,18 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
         if handler.opt.get("public"):
             return
         claims = tokens.verify(bearer_token(connection), audience)
+        if audience == MANAGEMENT:
+            _check_role(claims, handler)
         connection.scope["state"][_CLAIMS] = claims
         seen(connection, claims)
 
     return guard
+
+
+def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:
+    """Let pass only the roles that the route declares; one that declares none lets nobody pass."""
+    if claims.role not in handler.opt.get(ROLES, ()):
+        raise Forbidden(f"The role {claims.role!r} may not do this.")
 
 
 def bearer_token(connection: AnyConnection) -> str:

@@ -28,6 +28,8 @@ class Claims(msgspec.Struct, frozen=True):
     audience: str
     issued_at: float
     expires_at: float
+    role: str = ""
+    """What a user may do; agents have none."""
 
 
 class Tokens:
@@ -40,13 +42,13 @@ class Tokens:
         """Take the keys and the clock that all nodes share."""
         self._keyring = keyring
         self._lifetime_seconds = lifetime_seconds
-        self._now = now
+        self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._revoked: dict[str, float] = {}
 
-    def issue(self, subject: str, audience: Audience) -> str:
+    def issue(self, subject: str, audience: Audience, role: str = "") -> str:
         """Return a token for `subject`; `iat` carries a fraction, so that a revocation can tell two in one second."""
-        issued_at = self._now()
+        issued_at = self.now()
         claims = {
             "iss": ISSUER,
             "aud": audience,
@@ -54,7 +56,7 @@ class Tokens:
             "uuid": subject,
             "iat": issued_at,
             "exp": int(issued_at) + self._lifetime_seconds,
-        }
+        } | ({"role": role} if role else {})
         return jwt.encode(claims, self._keyring.private_key, ALGORITHM, headers={"kid": self._keyring.kid})
 
     def verify(self, token: str, audience: Audience) -> Claims:
@@ -62,7 +64,7 @@ class Tokens:
         claims = self._verified.get(token) or self._remember(token, self._decode(token, audience))
         if claims.audience != audience:
             raise Unauthenticated("The token is for another API.")
-        if claims.expires_at <= self._now():
+        if claims.expires_at <= self.now():
             self._verified.pop(token, None)
             raise Unauthenticated("The token has expired.", code=2707)
         if claims.issued_at <= self._revoked.get(claims.subject, 0.0):
@@ -89,4 +91,4 @@ class Tokens:
             claims = jwt.decode(token, key, [ALGORITHM], audience=audience, issuer=ISSUER, options=_OPTIONS)
         except (jwt.InvalidTokenError, KeyError, TypeError, UnicodeError):
             raise Unauthenticated("The token is not valid.") from None
-        return Claims(claims["sub"], claims["aud"], float(claims["iat"]), float(claims["exp"]))
+        return Claims(claims["sub"], claims["aud"], float(claims["iat"]), float(claims["exp"]), claims.get("role", ""))

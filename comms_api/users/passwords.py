@@ -24,6 +24,11 @@ class Passwords:
         """Return what to store."""
         return self._hasher.hash(password)
 
+    async def hash_aside(self, password: str) -> str:
+        """Return what to store, without holding up the event loop."""
+        async with self._slots:
+            return await asyncio.to_thread(self.hash, password)
+
     async def matches(self, password: str, stored: str | None) -> bool:
         """Return whether `password` is the stored one; never for None, but no faster."""
         if self._waiting >= WAITING_MAXIMUM:

@@ -126,14 +126,22 @@ def test_a_cancelled_command_is_not_offered_and_a_late_result_changes_nothing(
     submitted = management.post("/commands", json=command("cancelled", "group")).json()["commands"][0]
     [order] = client.get("/commands?wait=5").json()["commands"]
     url = f"/commands/{submitted['request_id']}"
-    assert management.post(f"{url}/cancel").json() == {"cancelled": 2}
-    assert management.post(f"{url}/cancel").json() == {"cancelled": 0}
-    assert management.get(url).json()["orders"] == {"cancelled": 2}
+    assert management.post(f"{url}/cancel").json() == {"cancelled": 2, "told": 1}
+    assert management.post(f"{url}/cancel").json() == {"cancelled": 0, "told": 0}
+    progress = management.get(url).json()
+    assert (progress["orders"]["cancelled"], progress["is_done"], progress["command"]["phase"]) == (
+        2,
+        True,
+        "cancelled",
+    )
     assert server.log_in(second).get("/commands?wait=0").json() == {"commands": []}
     report = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
     assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "noop"
     stored = management.get(f"/orders/{order['order_id']}").json()
     assert (stored["status"], stored["result"]["message"]) == ("cancelled", "cancelled after delivery by admin")
+    # The agent that holds it is told at its next poll.
+    [told] = client.get("/commands?wait=5").json()["commands"]
+    assert told["action"] == {"name": "cancel", "args": {"request_id": submitted["request_id"]}, "version": ""}
 
 
 def test_one_order_is_cancelled_once(server: Server, management: httpx.Client) -> None:

@@ -163,11 +163,17 @@ def test_commands_that_cannot_be_expanded_create_nothing(
         ([good | {"source": "Elsewhere"}], "commands[0].source"),
         ([good | {"action": {"name": "a", "args": "text"}}], "commands[0].action.args"),
         ([{"action": {"name": "a"}}], "commands[0]: Missing arguments: [source, target, timeout]"),
-        ([good, good | {"action": {"name": "set-group", "args": {}}}], "commands[1].action.args: Object missing"),
+        (
+            [good, good | {"action": {"name": "set-group", "args": {}}}],
+            'commands[1].action.args: "groups" is a required',
+        ),
         ([good | {"action": {"name": "set-group", "args": {"groups": []}}}], "commands[0].action.args.groups"),
         ([good | {"action": {"name": "set-group", "args": {"groups": "a"}}}], "commands[0].action.args.groups"),
         ([good | {"action": {"name": "set-group", "args": {"groups": ["a", 5]}}}], "commands[0].action.args.groups[1]"),
-        ([good | {"action": {"name": "set-group", "args": {"groups": ["a"], "x": 1}}}], "unknown field `x`"),
+        (
+            [good | {"action": {"name": "set-group", "args": {"groups": ["a"], "x": 1}}}],
+            "commands[0].action.args: Additional properties",
+        ),
         ([], "no commands"),
     ]
     for body, told in bad:
@@ -216,7 +222,7 @@ def test_every_route_but_the_public_ones_wants_a_token(server: Server, managemen
         assert len(paths) >= 16
         for path, methods in paths.items():
             for method in methods:
-                filled = path.format(agent_id=new_id(), name="x", request_id=new_id(), order_id=new_id())
+                filled = path.format(agent_id=new_id(), name="x", service="x", request_id=new_id(), order_id=new_id())
                 expected = path.removeprefix("/api/v1") or "/"
                 status = anonymous.request(method, filled).status_code
                 assert (status == 401) == (expected not in public or expected == "/security/user/authenticate"), path
@@ -245,7 +251,10 @@ def test_the_plugin_path_answers_in_the_plugins_form(
         "target": {"type": "group", "id": "plugin"},
         "source": "Engine",
     }
-    answer = management.post("/_plugins/_command_manager/commands", json={"commands": [wanted]})
+    # A trusted service submits in its users' names; nobody else may.
+    plugin = server.user(management, "dashboard", "service")
+    assert management.post("/commands", json=wanted).status_code == 422
+    answer = plugin.post("/_plugins/_command_manager/commands", json={"commands": [wanted]})
     assert (answer.status_code, answer.json()["_index"], answer.json()["result"]) == (200, "wazuh-commands", "OK")
     ids = {order["_id"] for order in answer.json()["orders"]}
     assert answer.json()["_documents"] == answer.json()["orders"]

@@ -115,3 +115,14 @@ def test_an_order_under_way_when_the_agent_is_killed_ends_as_unknown_and_is_not_
 def test_an_action_that_fails_or_is_not_known_is_reported_with_the_reason(worker: Worker) -> None:
     assert worker.ended(worker.order("broken")) == ("failure", 1, "ValueError: broken")
     assert worker.ended(worker.order("other")) == ("failure", 1, "this agent has no action 'other'")
+
+
+def test_a_cancelled_order_ends_where_it_is(worker: Worker) -> None:
+    first, second = worker.order("slow"), worker.order("slow")
+    assert worker.process.stdout is not None
+    assert {worker.process.stdout.readline().split()[1] for _ in range(2)} == {first, second}
+    assert worker.management.post(f"/orders/{first}/cancel").json()["status"] == "cancelled"
+    assert worker.ended(second)[0] == "success"
+    [notice] = worker.management.get(f"/orders?action=cancel&agent_id={worker.agent_id}").json()["items"]
+    assert notice["action"]["args"] == {"order_id": first}
+    assert (notice["status"], notice["result"]["data"]) == ("success", {"orders": [first]})

@@ -10,13 +10,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import queries, store
-from comms_api.commands.model import NewCommand, OrderFilter
+from comms_api.commands import leases, queries
+from comms_api.commands.endings import cancel_order, expire_orders, find_statuses, finish_orders
+from comms_api.commands.expansion import expand_command, expansion_of, insert_command
+from comms_api.commands.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
+from comms_api.commands.maintenance import Maintenance
+from comms_api.commands.model import Claimed, CommandTarget, NewCommand, OrderFilter
 from comms_api.commands.outcomes import Ending
-from comms_api.commands.service import Commands
 from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock, uuid7_at, uuid7_floor
-from comms_api.protocol import Action, Target
+from comms_api.database.uuid7 import uuid7_at, uuid7_floor
+from comms_api.protocol import Action
+from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -30,12 +34,15 @@ async def make_orders(connection: AsyncConnection, agents: int, seconds: float =
         values = {"id": agent_id, "name": str(agent_id), "group": group}
         await connection.execute(text("INSERT INTO agents (id, name, key_hash) VALUES (:id, :name, '')"), values)
         await connection.execute(text("INSERT INTO group_members VALUES (:group, :id)"), values)
-    request_id = uuid7_at(1_780_000_000)
-    command = NewCommand("Engine", Target(group, "group"), Action("a"), seconds)
-    await store.insert_commands(connection, "tester", [(request_id, command)])
-    expanded = await store.expand_commands(connection, [request_id], 3)
-    assert expanded[request_id][0] == agents
+    assert await submit(connection, CommandTarget("group", group), seconds=seconds) == agents
     return ids
+
+
+async def submit(connection: AsyncConnection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
+    command = NewCommand("Engine", target, Action("a"), seconds, priority=priority)
+    wanted = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
+    await insert_command(connection, wanted)
+    return (await expand_command(connection, wanted, 3))[0]
 
 
 def success(order_id: UUID, agent_id: UUID, message: str = "") -> Ending:
@@ -48,7 +55,7 @@ async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngin
 
     async def claim() -> list[str]:
         async with engine.begin() as connection:
-            return [claim.order.order_id for claim in await store.claim_orders(connection, ids, 60)]
+            return [claim.order.order_id for claim in await claim_orders(connection, ids, 60)]
 
     claimed = Counter(order for orders in await asyncio.gather(*(claim() for _ in range(6))) for order in orders)
     assert len(claimed) == 60
@@ -58,21 +65,21 @@ async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngin
 async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_order(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         ids = await make_orders(connection, 40, seconds=0.5)
-        claimed = await store.claim_orders(connection, ids, 60)
+        claimed = await claim_orders(connection, ids, 60)
     await asyncio.sleep(0.5)
 
-    async def report(claim: store.Claimed, message: str) -> int:
+    async def report(claim: Claimed, message: str) -> int:
         async with engine.begin() as connection:
             ending = success(UUID(claim.order.order_id), claim.agent_id, message)
-            return len(await store.finish_orders(connection, [ending]))
+            return len(await finish_orders(connection, [ending]))
 
-    async def cancel(claim: store.Claimed) -> int:
+    async def cancel(claim: Claimed) -> int:
         async with engine.begin() as connection:
-            return int(await store.cancel_order(connection, UUID(claim.order.order_id), "tester"))
+            return (await cancel_order(connection, UUID(claim.order.order_id), "tester"))[0]
 
     async def expire() -> int:
         async with engine.begin() as connection:
-            return await store.expire_orders(connection, 7)
+            return await expire_orders(connection, 7)
 
     ended = await asyncio.gather(
         *(report(claim, message) for claim in claimed for message in ("one", "two")),
@@ -91,38 +98,45 @@ async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(eng
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
         [order] = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
-        assert await store.finish_orders(connection, [success(order.order_id, second)]) == set()
-        await store.claim_orders(connection, [second], 60)
-        assert await store.finish_orders(connection, [success(order.order_id, first)]) == set()
-        assert await store.find_statuses(connection, [(order.order_id, first)]) == {}
-        assert await store.finish_orders(connection, [success(order.order_id, second)]) == {order.order_id}
-        assert await store.finish_orders(connection, [success(order.order_id, second)]) == set()
+        assert await finish_orders(connection, [success(order.order_id, second)]) == set()
+        await claim_orders(connection, [second], 60)
+        assert await finish_orders(connection, [success(order.order_id, first)]) == set()
+        assert await find_statuses(connection, [(order.order_id, first)]) == {}
+        assert await finish_orders(connection, [success(order.order_id, second)]) == {order.order_id}
+        assert await finish_orders(connection, [success(order.order_id, second)]) == set()
 
 
 async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
         before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
-        await store.release_orders(connection, await store.claim_orders(connection, [agent_id], 60))
+        await release_orders(connection, await claim_orders(connection, [agent_id], 60))
         assert await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10) == before
-        assert len(await store.claim_orders(connection, [agent_id], 60)) == 1
+        assert len(await claim_orders(connection, [agent_id], 60)) == 1
 
 
-async def test_an_agent_gets_its_orders_oldest_first_and_at_most_a_hundred(engine: AsyncEngine) -> None:
+async def test_an_agent_gets_all_of_its_orders_the_most_urgent_first_and_then_the_oldest(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
-        for _ in range(120):
-            request_id = uuid7_at(1_780_000_000)
-            command = NewCommand("Engine", Target(str(agent_id), "agent"), Action("a"), 60)
-            await store.insert_commands(connection, "tester", [(request_id, command)])
-            await store.expand_commands(connection, [request_id], 0)
-        first = await store.claim_orders(connection, [agent_id], 60)
-        second = await store.claim_orders(connection, [agent_id], 60)
-        assert (len(first), len(second)) == (100, 21)
-        positions = await connection.scalars(
-            text("SELECT order_id FROM orders WHERE agent_id = :id ORDER BY position"), {"id": agent_id}
+        for number in range(120):
+            await submit(connection, CommandTarget("agent", str(agent_id)), priority=number % 3)
+        claimed = await claim_orders(connection, [agent_id], 60)
+        urgent = await connection.scalars(
+            text("SELECT order_id FROM orders WHERE agent_id = :id ORDER BY -priority, position"), {"id": agent_id}
         )
-        assert [UUID(claim.order.order_id) for claim in first + second] == list(positions)
+        assert [UUID(claim.order.order_id) for claim in claimed] == list(urgent)
+        assert len(claimed) == 121
+
+
+async def test_orders_too_large_for_one_answer_come_in_several(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        [agent_id] = await make_orders(connection, 1)
+        await connection.execute(
+            text("UPDATE orders SET bytes = :bytes WHERE agent_id = :id"),
+            {"bytes": ANSWER_BYTES_MAXIMUM, "id": agent_id},
+        )
+        await submit(connection, CommandTarget("agent", str(agent_id)))
+        assert [len(await claim_orders(connection, [agent_id], 60)) for _ in range(3)] == [1, 1, 0]
 
 
 async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> None:
@@ -135,16 +149,16 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> 
     async with engine.begin() as connection:
         await connection.execute(text("ANALYZE orders"))
         rows = await connection.scalars(
-            text("EXPLAIN " + store._CLAIM.text),  # noqa: SLF001 - its plan is what is asked about
+            text("EXPLAIN " + leases._CLAIM.text),  # noqa: SLF001 - its plan is what is asked about
             {"agents": [uuid7_at(1_780_000_000)] * 2000, "lease_seconds": 1.0},
         )
         plan = "\n".join(rows)
-    assert "orders_agent_id_position_idx" in plan
+    assert "orders_claim_idx" in plan
     assert "Seq Scan on orders" not in plan
 
 
 async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: AsyncEngine) -> None:
-    commands = Commands(engine, DatabaseClock(), Notifier(engine))
+    maintenance = Maintenance(engine, Notifier(engine), Settings())
     days = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))
@@ -159,10 +173,10 @@ async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: Asy
                 VALUES (:id, :id, :id, '{}', now())"""),
             forgotten,
         )
-    await commands.drop_history(30)
+    await maintenance.archive()
     assert await old_partitions(engine) == ["finished_orders_20200102"]
-    assert await commands.expire() == 1
-    await commands.drop_history(30)
+    assert await maintenance.expire() == 1
+    await maintenance.archive()
     assert await old_partitions(engine) == []
 
 

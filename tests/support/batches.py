@@ -32,7 +32,7 @@ def stateful(agent_id: UUID | str, *items: bytes) -> bytes:
 def command(target: UUID | str, kind: str = "agent", action: str = "restart", **changes: Any) -> dict[str, Any]:
     return {
         "source": "Users/Services",
-        "user": "operator",
+        "user": "admin",
         "target": {"id": str(target), "type": kind},
         "action": {"name": action, "args": {}, "version": "6.0.0"},
         "timeout": 100,

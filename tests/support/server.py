@@ -49,9 +49,15 @@ class Server:
         self.users.append(client)
         return client
 
-    def management(self) -> httpx.Client:
+    def user(self, management: httpx.Client, name: str, role: str) -> httpx.Client:
+        """Make a user and return a client that is logged in as it."""
+        answer = management.post("/users", json={"name": name, "password": PASSWORD, "role": role})
+        assert answer.status_code == 201, answer.text
+        return self.management(name)
+
+    def management(self, name: str = "admin") -> httpx.Client:
         client = self.client(self.management_url)
-        answer = client.post("/security/user/authenticate", auth=("admin", PASSWORD))
+        answer = client.post("/security/user/authenticate", auth=(name, PASSWORD))
         assert answer.status_code == 200, answer.text
         client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
         return client

@@ -1,0 +1,147 @@
+"""Finished orders of past days, packed into compressed chunks; and the statements that forget what is over.
+
+A chunk holds consecutive orders of one command and one day as lines of JSON under zstd. What is packed is final: a day
+is archived only when no order from it, or from before it, is open.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import groupby
+from uuid import UUID
+
+import msgspec
+import zstandard
+from sqlalchemy import Row, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.schema import archived_orders, orders
+from comms_api.database.uuid7 import uuid7_floor, uuid7_time
+from comms_api.protocol import OrderStatus
+
+ARCHIVE_LOCK = 0x61726368697665
+CHUNK_BYTES_MAXIMUM = 256 * 2**20
+"""No chunk of ours is larger; one that says so is not unpacked."""
+
+
+class ArchivedOrder(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A finished order as a chunk holds it; the rest of it is its command's."""
+
+    order_id: UUID
+    request_id: UUID
+    agent_id: UUID
+    agent_groups: list[str]
+    attempt: int
+    created_at: datetime
+    expires_at: datetime
+    finished_at: datetime
+    status: OrderStatus
+    sent_at: datetime | None = None
+    result_code: int | None = None
+    result_message: str | None = None
+    result_data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_LINES = msgspec.json.Encoder()
+_LINE = msgspec.json.Decoder(ArchivedOrder)
+
+
+def pack(rows: Iterable[ArchivedOrder]) -> bytes:
+    """Return a chunk's content."""
+    return zstandard.compress(_LINES.encode_lines(list(rows)), level=9)
+
+
+def unpack(content: bytes) -> Iterator[ArchivedOrder]:
+    """Yield a chunk's orders."""
+    lines = zstandard.ZstdDecompressor().decompress(content, max_output_size=CHUNK_BYTES_MAXIMUM)
+    return (_LINE.decode(line) for line in lines.splitlines())
+
+
+_TAKE = text("""
+    DELETE FROM finished_orders WHERE order_id IN (
+        SELECT order_id FROM finished_orders WHERE order_id >= :low AND order_id < :high
+        ORDER BY order_id LIMIT :limit)
+    RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, finished_at, status,
+        sent_at, result_code, result_message, result_data""")
+
+
+async def archive_orders(connection: AsyncConnection, day: date, limit: int) -> int:
+    """Move up to `limit` finished orders of a day into chunks, in this transaction; return how many."""
+    low = datetime.combine(day, time.min, UTC)
+    bounds = {"low": uuid7_floor(low), "high": uuid7_floor(low + timedelta(days=1))}
+    rows = await connection.execute(_TAKE, bounds | {"limit": limit})
+    taken = sorted(map(_archived, rows), key=lambda order: (order.request_id, order.order_id))
+    for request_id, of_command in groupby(taken, key=lambda order: order.request_id):
+        await connection.execute(insert(archived_orders).values(_chunk(request_id, list(of_command))))
+    return len(taken)
+
+
+def _archived(row: Row[tuple[object, ...]]) -> ArchivedOrder:
+    values = {name: value for name, value in row._mapping.items() if value is not None}  # noqa: SLF001 - its public name
+    return ArchivedOrder(**values)
+
+
+def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
+    statuses = [order.status for order in packed]
+    return {
+        "chunk_id": packed[0].order_id,
+        "last_order_id": packed[-1].order_id,
+        "request_id": request_id,
+        "success": statuses.count("success"),
+        "failure": statuses.count("failure"),
+        "cancelled": statuses.count("cancelled"),
+        "content": pack(packed),
+    }
+
+
+async def find_archived(connection: AsyncConnection, order_id: UUID) -> ArchivedOrder | None:
+    """Return an archived order, or None."""
+    day = datetime.combine(uuid7_time(order_id).date(), time.min, UTC)
+    statement = select(archived_orders.c.content).where(
+        archived_orders.c.chunk_id >= uuid7_floor(day),
+        archived_orders.c.chunk_id <= order_id,
+        archived_orders.c.last_order_id >= order_id,
+    )
+    for content in await connection.scalars(statement):
+        for order in unpack(content):
+            if order.order_id == order_id:
+                return order
+    return None
+
+
+async def stream_archived(connection: AsyncConnection, request_id: UUID) -> AsyncIterator[ArchivedOrder]:
+    """Yield a command's archived orders by id, chunk after chunk."""
+    after = UUID(int=0)
+    while True:
+        row = (
+            await connection.execute(
+                select(archived_orders.c.chunk_id, archived_orders.c.content)
+                .where(archived_orders.c.request_id == request_id, archived_orders.c.chunk_id > after)
+                .order_by(archived_orders.c.chunk_id)
+                .limit(1)
+            )
+        ).first()
+        if row is None:
+            return
+        for order in unpack(row.content):
+            yield order
+        after = row.chunk_id
+
+
+async def find_oldest_order(connection: AsyncConnection) -> UUID | None:
+    """Return the id of the oldest open order, or None when none is open."""
+    oldest: UUID | None = await connection.scalar(select(orders.c.order_id).order_by(orders.c.order_id).limit(1))
+    return oldest
+
+
+_DELETE_COMMANDS = text("""
+    DELETE FROM commands WHERE request_id IN (
+        -- A day later than the partitions of their orders, which end with whole days.
+        SELECT request_id FROM commands WHERE expires_at < now() - make_interval(days => :days + 1)
+            AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)
+        ORDER BY expires_at LIMIT :limit)""")
+
+
+async def delete_commands(connection: AsyncConnection, older_than_days: int, limit: int) -> int:
+    """Forget up to `limit` commands whose orders have been dropped by age; return how many."""
+    return (await connection.execute(_DELETE_COMMANDS, {"days": older_than_days, "limit": limit})).rowcount

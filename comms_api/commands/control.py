@@ -1,0 +1,131 @@
+"""The statements that hold the orders of a command back and let them go: pause, resume, and the steps of a rollout.
+
+A held order is one that no agent has been offered (`attempt` 0) with `offer_at` at infinity. Its time to live begins
+when it is released; until then it is kept as long as the longest timeout allowed, from its command's start or pause.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.commands.model import Phase
+from comms_api.commands.rollout import Rollout, Standing
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """A command whose rollout is due to go on, locked by this transaction."""
+
+    request_id: UUID
+    rollout: Rollout
+    credit: float
+    seconds: float
+    """Since the last step."""
+
+    resumed_at: datetime
+
+
+_LIST = text("SELECT request_id FROM commands WHERE phase = 'rolling' AND starts_at <= now()")
+
+
+async def list_rolling(connection: AsyncConnection) -> list[UUID]:
+    """Return the commands whose rollout is under way."""
+    return list(await connection.scalars(_LIST))
+
+
+_LOCK = text("""
+    SELECT rollout, rollout_credit, extract(epoch FROM now() - greatest(rolled_at, starts_at))::float8 AS seconds,
+        resumed_at
+    FROM commands WHERE request_id = :id AND phase = 'rolling' FOR UPDATE SKIP LOCKED""")
+
+
+async def lock_rolling(connection: AsyncConnection, request_id: UUID) -> Rolling | None:
+    """Return a command's rollout for this transaction alone; None when it has stopped, or another node is at it."""
+    row = (await connection.execute(_LOCK, {"id": request_id})).first()
+    if row is None:
+        return None
+    rollout = msgspec.json.decode(row.rollout, type=Rollout)
+    return Rolling(request_id, rollout, row.rollout_credit, row.seconds, row.resumed_at)
+
+
+_STAND = text("""
+    SELECT open.held, open.released, ended.ended, ended.failed, commands.orders AS total
+    FROM commands, LATERAL (
+        SELECT count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held,
+            count(*) FILTER (WHERE attempt > 0 OR offer_at < 'infinity') AS released
+        FROM orders WHERE orders.request_id = commands.request_id
+    ) AS open, LATERAL (
+        SELECT count(*) FILTER (WHERE status <> 'cancelled') AS ended,
+            count(*) FILTER (WHERE status = 'failure') AS failed
+        FROM finished_orders
+        WHERE finished_orders.request_id = commands.request_id AND finished_at >= commands.resumed_at
+    ) AS ended
+    WHERE commands.request_id = :id""")
+
+
+async def find_standing(connection: AsyncConnection, request_id: UUID, credit: float) -> Standing:
+    """Count where a rollout stands."""
+    row = (await connection.execute(_STAND, {"id": request_id})).one()
+    return Standing(row.total, row.held, row.released, row.ended, row.failed, credit)
+
+
+_RELEASE = text("""
+    UPDATE orders SET offer_at = greatest(now(), commands.starts_at),
+        expires_at = greatest(now(), commands.starts_at) + make_interval(secs => commands.timeout_seconds)
+    FROM commands WHERE commands.request_id = :id AND orders.order_id = ANY(ARRAY(
+        SELECT order_id FROM orders AS held
+        WHERE held.request_id = :id AND attempt = 0 AND offer_at = 'infinity'
+        ORDER BY order_id LIMIT :limit FOR UPDATE))""")
+
+
+async def release_held(connection: AsyncConnection, request_id: UUID, limit: int | None = None) -> int:
+    """Let held orders of a command go out, oldest first, and begin their time to live; return how many."""
+    return (await connection.execute(_RELEASE, {"id": request_id, "limit": limit})).rowcount
+
+
+_HOLD = text("""
+    UPDATE orders SET offer_at = 'infinity', expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
+    WHERE request_id = :id AND attempt = 0 AND offer_at < 'infinity'""")
+
+
+async def hold_unsent(connection: AsyncConnection, request_id: UUID, held_seconds: float) -> int:
+    """Hold back the orders of a command that no agent was offered; return how many."""
+    return (await connection.execute(_HOLD, {"id": request_id, "seconds": held_seconds})).rowcount
+
+
+_STEP = text("""
+    UPDATE commands SET phase = :phase, phase_reason = :reason, rolled_at = now(), rollout_credit = :credit
+    WHERE request_id = :id""")
+
+
+async def record_step(connection: AsyncConnection, rolling: Rolling, phase: Phase, reason: str, credit: float) -> None:
+    """Note what a step of a rollout has come to."""
+    parameters = {"id": rolling.request_id, "phase": phase, "reason": reason, "credit": credit}
+    await connection.execute(_STEP, parameters)
+
+
+_PAUSE = text("""
+    UPDATE commands SET phase = 'paused', phase_reason = :reason,
+        expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
+    WHERE request_id = :id AND phase IN ('released', 'rolling')
+        AND EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+
+
+async def pause(connection: AsyncConnection, request_id: UUID, reason: str, held_seconds: float) -> bool:
+    """Set a command that has open orders to paused; return whether it was going on."""
+    parameters = {"id": request_id, "reason": reason, "seconds": held_seconds}
+    return (await connection.execute(_PAUSE, parameters)).rowcount == 1
+
+
+_RESUME = text("""
+    UPDATE commands SET phase = CASE WHEN rollout IS NULL THEN 'released' ELSE 'rolling' END, phase_reason = :reason,
+        rollout_credit = 1, rolled_at = now(), resumed_at = clock_timestamp()
+    WHERE request_id = :id AND phase IN ('paused', 'stopped') RETURNING phase""")
+
+
+async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> Phase | None:
+    """Let a paused or stopped command go on; return its phase, or None when it was neither."""
+    phase: Phase | None = await connection.scalar(_RESUME, {"id": request_id, "reason": reason})
+    return phase

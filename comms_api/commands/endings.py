@@ -1,0 +1,178 @@
+"""The statements that end orders: results, expiry, cancellation.
+
+An order is open while its row is in `orders` and finished once one statement has moved it to `finished_orders`:
+whoever deletes the row ends the order, so of a result, an expiry and a cancellation exactly one does.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.commands.model import PRIORITY_MAXIMUM
+from comms_api.commands.outcomes import Ending
+from comms_api.protocol import (
+    CANCEL_ACTION,
+    DUPLICATE_ORDER_MESSAGE,
+    RESULT_FAILURE,
+    RESULT_TIMEOUT,
+    CancelArguments,
+)
+
+_FINISH = text(f"""
+    WITH reported AS (
+        SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[]), CAST(:statuses AS text[]),
+            CAST(:codes AS int[]), CAST(:messages AS text[]), CAST(:data AS text[]))
+            AS reported (order_id, agent_id, status, code, message, data)
+    ), ended AS (
+        DELETE FROM orders USING reported
+        WHERE orders.order_id = reported.order_id AND orders.agent_id = reported.agent_id AND orders.attempt > 0
+            -- An agent that was offered the order again says so this way, while its first run goes on.
+            AND NOT (orders.attempt > 1 AND reported.code = {RESULT_FAILURE} AND reported.message = :duplicate)
+        RETURNING orders.order_id, orders.request_id, orders.agent_id, orders.agent_groups, orders.attempt,
+            orders.created_at, orders.expires_at, orders.sent_at,
+            reported.status, reported.code, reported.message, CAST(reported.data AS json)
+    )
+    INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
+        sent_at, status, result_code, result_message, result_data)
+    SELECT * FROM ended RETURNING order_id""")
+
+
+async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
+    """End those of the reported orders that are open, offered and their reporter's own; return which they were."""
+    parameters = {
+        "order_ids": [ending.order_id for ending in endings],
+        "agents": [ending.agent_id for ending in endings],
+        "statuses": [ending.status for ending in endings],
+        "codes": [ending.code for ending in endings],
+        "messages": [ending.message for ending in endings],
+        "data": [ending.data for ending in endings],
+        "duplicate": DUPLICATE_ORDER_MESSAGE,
+    }
+    return set(await connection.scalars(_FINISH, parameters))
+
+
+_FIND_OWN = text("""
+    SELECT order_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END AS status FROM orders
+        WHERE (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))
+    UNION ALL
+    SELECT order_id, status FROM finished_orders
+        WHERE order_id = ANY(CAST(:order_ids AS uuid[]))
+            AND (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))""")
+
+
+async def find_statuses(connection: AsyncConnection, owned: Sequence[tuple[UUID, UUID]]) -> dict[UUID, str]:
+    """Return the status of those of the orders (id, agent) that exist and are that agent's."""
+    parameters = {
+        "order_ids": [order_id for order_id, _ in owned],
+        "agents": [agent_id for _, agent_id in owned],
+    }
+    return {row.order_id: row.status for row in await connection.execute(_FIND_OWN, parameters)}
+
+
+_EXPIRE = text(f"""
+    WITH expired AS (
+        DELETE FROM orders WHERE order_id IN (
+            SELECT order_id FROM orders WHERE expires_at <= now()
+            ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+        RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
+    )
+    INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
+        sent_at, status, result_code, result_message)
+    SELECT expired.*, 'failure', {RESULT_TIMEOUT},
+        CASE attempt WHEN 0 THEN 'expired before delivery' ELSE 'expired after delivery, without an answer' END
+    FROM expired""")
+
+
+async def expire_orders(connection: AsyncConnection, limit: int) -> int:
+    """End up to `limit` orders whose time is over; return how many. Any number of nodes may do this at once."""
+    return (await connection.execute(_EXPIRE, {"limit": limit})).rowcount
+
+
+_CANCEL = """
+    WITH cancelled AS (
+        DELETE FROM orders WHERE {} = :id
+        RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
+    ), ended AS (
+        INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
+            sent_at, status, result_message)
+        SELECT cancelled.*, 'cancelled',
+            CASE attempt WHEN 0 THEN 'cancelled before delivery by ' ELSE 'cancelled after delivery by ' END || :user
+        FROM cancelled
+    )
+    SELECT count(*), count(*) FILTER (WHERE attempt > 0) FROM cancelled"""
+_CANCEL_ORDER = text(_CANCEL.format("order_id"))
+_CANCEL_COMMAND = text(_CANCEL.format("request_id"))
+
+
+async def cancel_order(connection: AsyncConnection, order_id: UUID, user: str) -> tuple[int, int]:
+    """End an order that is open as cancelled; return how many were (0 or 1), and how many of them are with agents."""
+    ended, offered = (await connection.execute(_CANCEL_ORDER, {"id": order_id, "user": user})).one()
+    return ended, offered
+
+
+async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> tuple[int, int]:
+    """End every open order of a command as cancelled; return how many were, and how many of them are with agents."""
+    await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})
+    ended, offered = (await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})).one()
+    return ended, offered
+
+
+_CLOSE = text("""
+    UPDATE commands SET phase = 'cancelled', phase_reason = :reason
+    WHERE request_id = :id AND phase <> 'cancelled'
+        AND EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What agents are told of a cancellation: a command of its own, whose orders they get at their next poll."""
+
+    notice_id: UUID
+    user: str
+    arguments: CancelArguments
+    told: int
+
+    @property
+    def is_command(self) -> bool:
+        """Whether a whole command was cancelled."""
+        return self.arguments.request_id is not None
+
+    @property
+    def cancelled_id(self) -> UUID | None:
+        """The command or the order."""
+        return self.arguments.request_id or self.arguments.order_id
+
+
+_TELL = """
+    WITH command AS (
+        INSERT INTO commands (request_id, source, user_name, target_type, target_ids, action_name, action_version,
+            action_args, timeout_seconds, priority, orders, starts_at, expires_at)
+        SELECT :notice_id, source, :user, target_type, target_ids, '{action}', '', CAST(:args AS json),
+            timeout_seconds, :priority, :told, now(), now() + make_interval(secs => timeout_seconds)
+        FROM commands WHERE request_id = (
+            SELECT request_id FROM finished_orders WHERE {named} = :id LIMIT 1) AND action_name <> '{action}'
+        RETURNING request_id, expires_at, priority
+    )
+    INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, priority, bytes)
+    SELECT uuid7(), command.request_id, agent_id, agent_groups, command.expires_at, command.priority, 1000
+    FROM command CROSS JOIN finished_orders
+    -- Those that this very transaction has cancelled.
+    WHERE finished_orders.{named} = :id AND status = 'cancelled' AND attempt > 0 AND finished_at = now()"""
+_TELL_OF_ORDER = text(_TELL.format(named="order_id", action=CANCEL_ACTION))
+_TELL_OF_COMMAND = text(_TELL.format(named="request_id", action=CANCEL_ACTION))
+
+
+async def tell_of_cancellation(connection: AsyncConnection, notice: Notice) -> int:
+    """Make an order for each agent that was offered an order which this transaction cancels; return how many."""
+    statement = _TELL_OF_COMMAND if notice.is_command else _TELL_OF_ORDER
+    parameters = {
+        "notice_id": notice.notice_id,
+        "user": notice.user,
+        "args": msgspec.json.encode(notice.arguments).decode(),
+        "priority": PRIORITY_MAXIMUM,
+        "told": notice.told,
+        "id": notice.cancelled_id,
+    }
+    return (await connection.execute(statement, parameters)).rowcount

@@ -1,0 +1,77 @@
+"""A command's orders as a stream of CSV (RFC 4180) or of lines of JSON."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import msgspec
+
+from comms_api.commands.model import StoredOrder
+
+ExportForm = Literal["csv", "ndjson"]
+
+MEDIA_TYPES: dict[ExportForm, str] = {
+    "csv": "text/csv; charset=utf-8; header=present",
+    "ndjson": "application/x-ndjson",
+}
+ORDERS_PER_PIECE = 200
+_COLUMNS = (
+    "order_id",
+    "agent_id",
+    "status",
+    "attempt",
+    "code",
+    "message",
+    "data",
+    "created_at",
+    "sent_at",
+    "finished_at",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+async def export_orders(orders: AsyncIterator[StoredOrder], form: ExportForm) -> AsyncIterator[bytes]:
+    """Yield the orders in pieces of some hundred."""
+    if form == "csv":
+        yield _csv([_COLUMNS])
+    piece: list[StoredOrder] = []
+    async for order in orders:
+        piece.append(order)
+        if len(piece) >= ORDERS_PER_PIECE:
+            yield _encode(piece, form)
+            piece = []
+    if piece:
+        yield _encode(piece, form)
+
+
+def _encode(piece: list[StoredOrder], form: ExportForm) -> bytes:
+    if form == "ndjson":
+        return msgspec.json.Encoder().encode_lines(piece)
+    return _csv([_row(order) for order in piece])
+
+
+def _row(order: StoredOrder) -> tuple[str, ...]:
+    result = order.result
+    moments = (order.created_at, order.sent_at, order.finished_at)
+    return (
+        str(order.order_id),
+        str(order.agent_id or ""),
+        order.status,
+        str(order.attempt),
+        "" if result.code is None else str(result.code),
+        _harmless(result.message or ""),
+        _harmless("" if result.data is None else bytes(result.data).decode()),
+        *("" if moment is None else moment.isoformat() for moment in moments),
+    )
+
+
+def _harmless(cell: str) -> str:
+    """Return an agent's text as no spreadsheet takes it for a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _csv(rows: list[tuple[str, ...]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()

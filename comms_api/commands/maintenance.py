@@ -1,0 +1,123 @@
+"""What keeps commands and orders moving and in bounds: any node may do any of it at any time, in bounded steps."""
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.commands import archive, control
+from comms_api.commands.endings import expire_orders
+from comms_api.commands.model import Phase
+from comms_api.commands.rollout import credit_after, excess_failures, releasable
+from comms_api.commands.service import ORDERS_CHANNEL
+from comms_api.database.listener import Notifier
+from comms_api.database.partitions import drop_partitions, ensure_partition, list_days
+from comms_api.database.schema import archived_orders, finished_orders
+from comms_api.database.uuid7 import uuid7_time
+from comms_api.settings import Settings
+
+DELETE_STEP = 5_000
+ARCHIVE_STEP = 5_000
+ARCHIVE_PAUSE_SECONDS = 0.05
+"""Between two steps, so that archiving a large day never takes a whole core from the database."""
+
+
+class Maintenance:
+    """The periodic duties of the command manager."""
+
+    def __init__(self, engine: AsyncEngine, notifier: Notifier, settings: Settings) -> None:
+        """Take how long finished orders are kept as rows, and at all."""
+        self._engine = engine
+        self._notifier = notifier
+        self._expiry_step = settings.expiry_orders_maximum
+        self._archive_days = settings.orders_archive_days
+        self._retention_days = settings.orders_retention_days
+
+    async def expire(self) -> int:
+        """End every order whose time is over; return how many."""
+        total = 0
+        while True:
+            async with self._engine.begin() as connection:
+                expired = await expire_orders(connection, self._expiry_step)
+            total += expired
+            if expired < self._expiry_step:
+                return total
+
+    async def advance(self) -> int:
+        """Take every rollout a step further; return how many orders were released."""
+        async with self._engine.connect() as connection:
+            rolling = await control.list_rolling(connection)
+        released = 0
+        for request_id in rolling:
+            async with self._engine.begin() as connection:
+                released += await _advance(connection, request_id)
+        if released:
+            self._notifier.notify(ORDERS_CHANNEL)
+        return released
+
+    async def archive(self) -> int:
+        """Pack the finished orders of past days, one node at a time, and drop the days it has emptied.
+
+        A day that an open order is from, or that comes after one, is not touched: its place is still needed.
+        """
+        async with self._engine.connect() as connection:
+            if not await _try_lock(connection):
+                return 0
+            try:
+                return await self._archive(connection)
+            finally:
+                await connection.rollback()
+                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": archive.ARCHIVE_LOCK})
+                await connection.commit()
+
+    async def _archive(self, connection: AsyncConnection) -> int:
+        oldest = await archive.find_oldest_order(connection)
+        today = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
+        await connection.commit()
+        keep_from = uuid7_time(oldest).date() if oldest else None
+        limit = min(today - timedelta(days=self._archive_days), keep_from or today)
+        total = 0
+        for day in await list_days(self._engine, finished_orders.name):
+            if day >= limit:
+                break
+            await ensure_partition(self._engine, archived_orders.name, day)
+            packed = ARCHIVE_STEP
+            while packed == ARCHIVE_STEP:
+                packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
+                await connection.commit()
+                total += packed
+                await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
+        await drop_partitions(self._engine, finished_orders.name, self._archive_days, keep_from)
+        return total
+
+    async def drop_history(self) -> None:
+        """Drop archived orders by age, and then their commands."""
+        await drop_partitions(self._engine, archived_orders.name, self._retention_days)
+        deleted = DELETE_STEP
+        while deleted == DELETE_STEP:
+            async with self._engine.begin() as connection:
+                deleted = await archive.delete_commands(connection, self._retention_days, DELETE_STEP)
+
+
+async def _advance(connection: AsyncConnection, request_id: UUID) -> int:
+    rolling = await control.lock_rolling(connection, request_id)
+    if rolling is None:
+        return 0
+    credit = credit_after(rolling.rollout, rolling.credit, rolling.seconds)
+    standing = await control.find_standing(connection, request_id, credit)
+    if reason := excess_failures(rolling.rollout, standing):
+        await control.hold_unsent(connection, request_id, 0)
+        await control.record_step(connection, rolling, "stopped", reason, credit)
+        return 0
+    released = await control.release_held(connection, request_id, releasable(rolling.rollout, standing))
+    phase: Phase = "released" if released >= standing.held else "rolling"
+    await control.record_step(connection, rolling, phase, "", credit - released)
+    return released
+
+
+async def _try_lock(connection: AsyncConnection) -> bool:
+    locked = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": archive.ARCHIVE_LOCK})
+    await connection.commit()
+    return bool(locked)

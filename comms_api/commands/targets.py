@@ -1,0 +1,94 @@
+"""Who gets a command: the recipients of each kind of target, as a statement and as names."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import ARRAY, Select, Text, Uuid, any_, exists, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.store import conditions
+from comms_api.commands.model import CommandTarget
+from comms_api.database.schema import agents, finished_orders, group_members, groups, users
+from comms_api.protocol import Target, TargetType
+
+SERVICES = frozenset({"rbac", "vulnerability-detector"})
+"""The services that every fleet has; others are the users whose role is `service`."""
+
+_SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
+
+
+def service_id(name: str) -> UUID:
+    """Return what a service's orders are kept under, in the place of an agent's id."""
+    return uuid5(_SERVICE_NAMESPACE, name)
+
+
+def is_service(recipient: UUID) -> bool:
+    """Return whether a recipient is a service: agents' ids are of version 7."""
+    return recipient.version == service_id("").version
+
+
+def recipients(target: CommandTarget) -> Select[Any]:
+    """Return the statement of a target's recipients, each once, in a column `agent_id`."""
+    if target.type == "server":
+        return select(literal(service_id(target.ids[0]), Uuid).label("agent_id"))
+    statement = select(agents.c.id.label("agent_id"))
+    if target.type == "agent":
+        statement = statement.where(agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid))))
+    elif target.type == "group":
+        members = select(group_members.c.agent_id).where(
+            group_members.c.group_name == any_(literal(target.ids, ARRAY(Text)))
+        )
+        statement = statement.where(agents.c.id.in_(members))
+    return statement.where(*conditions(target.filter)) if target.filter else statement
+
+
+def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: TargetType) -> Select[Any]:
+    """Return the statement of those whose orders of a command ended in one of `statuses`; agents that still exist."""
+    statement = (
+        select(finished_orders.c.agent_id)
+        .where(finished_orders.c.request_id == request_id, finished_orders.c.status.in_(statuses))
+        .distinct()
+    )
+    if target_type == "server":
+        return statement
+    return statement.where(exists().where(agents.c.id == finished_orders.c.agent_id))
+
+
+def agent_ids(names: Sequence[str]) -> list[UUID]:
+    """Return those of the names that are ids."""
+    found = []
+    for name in names:
+        try:
+            found.append(UUID(name))
+        except ValueError:
+            continue
+    return found
+
+
+async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> list[str]:
+    """Return those of a target's names that nobody has."""
+    if target.type == "agent":
+        known = set(await connection.scalars(_known_agents(target)))
+        return [name for name in target.ids if not known.intersection(agent_ids([name]))]
+    if target.type == "group":
+        found = set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(target.ids))))
+        return [name for name in target.ids if name not in found]
+    if target.type == "server" and not SERVICES.issuperset(target.ids):
+        services = select(users.c.name).where(users.c.name.in_(target.ids), users.c.role == "service")
+        return sorted(set(target.ids) - SERVICES - set(await connection.scalars(services)))
+    return []
+
+
+def _known_agents(target: CommandTarget) -> Select[Any]:
+    return select(agents.c.id).where(agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid))))
+
+
+def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:
+    """Return the target as a recipient is told: agents learn their own id, not whom else a command is for."""
+    return Target(str(recipient) if kind == "agent" else ",".join(names) or kind, kind)
+
+
+def shown_target(kind: TargetType, names: Sequence[str], narrowed: Any) -> CommandTarget:
+    """Return the target as it was submitted."""
+    return CommandTarget(kind, names[0] if len(names) == 1 else list(names) or "", narrowed)

@@ -1,0 +1,109 @@
+"""Tell those who watch commands how far they have come: one look at each watched command serves all who watch it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands.model import Counts
+from comms_api.commands.queries import count_orders
+from comms_api.database.failures import log_failure
+from comms_api.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.25
+WATCHERS_MAXIMUM = 500
+
+
+class _Watched:
+    """A command that somebody watches: what is known of it, and a future for what comes next."""
+
+    def __init__(self) -> None:
+        self.watchers = 0
+        self.counts: Counts | None = None
+        self.next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(self, counts: Counts) -> None:
+        """Wake the watchers, if there is anything new."""
+        if counts != self.counts:
+            self.counts = counts
+            self.wake()
+
+    def wake(self) -> None:
+        """Have every watcher look again."""
+        self.next.set_result(None)
+        self.next = asyncio.get_running_loop().create_future()
+
+
+class Watch:
+    """The watchers of this node. Cost: a count per watched command and look, however many watch it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Take where to look."""
+        self._engine = engine
+        self._watched: dict[UUID, _Watched] = {}
+        self._watchers = 0
+        self._wanted = asyncio.Event()
+        self._is_draining = False
+
+    async def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
+        """Yield the counts of a command now and whenever they have changed, until it is done or the node drains.
+
+        Raises `Unavailable` when too many watch.
+        """
+        if self._watchers >= WATCHERS_MAXIMUM:
+            raise Unavailable("Too many watch commands on this node; come back later.")
+        watched = self._watched.setdefault(request_id, _Watched())
+        watched.watchers += 1
+        self._watchers += 1
+        self._wanted.set()
+        seen: Counts | None = None
+        try:
+            while not (self._is_draining or (seen is not None and seen.is_done)):
+                if watched.counts is not None and watched.counts != seen:
+                    seen = watched.counts
+                    yield seen
+                else:
+                    await asyncio.shield(watched.next)
+        finally:
+            watched.watchers -= 1
+            self._watchers -= 1
+            if not watched.watchers:
+                del self._watched[request_id]
+
+    async def wait(self, request_id: UUID, seconds: float) -> None:
+        """Return when a command is done, or after `seconds`, or when the node drains."""
+        try:
+            async with asyncio.timeout(seconds):
+                async for _ in self.changes(request_id):
+                    pass
+        except TimeoutError:
+            return
+
+    def drain(self) -> None:
+        """End every watch, those to come at once."""
+        self._is_draining = True
+        for watched in self._watched.values():
+            watched.wake()
+
+    async def run(self) -> None:
+        """Look at what is watched, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._watched:
+                await self._look()
+                await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            for request_id in list(self._watched):
+                async with self._engine.connect() as connection:
+                    counts = await count_orders(connection, request_id)
+                if watched := self._watched.get(request_id):
+                    watched.tell(counts)
+        except Exception as error:  # noqa: BLE001 - an outage is waited out, a bug is logged, and watching goes on
+            log_failure(logger, "watched commands not counted", error)

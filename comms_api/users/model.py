@@ -1,0 +1,30 @@
+"""Users as administrators see them."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from comms_api.http.roles import Role
+
+PASSWORD_LENGTH_MINIMUM = 12
+PASSWORD_LENGTH_MAXIMUM = 256
+
+UserName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._@-]+$")]
+Password = Annotated[str, msgspec.Meta(min_length=PASSWORD_LENGTH_MINIMUM, max_length=PASSWORD_LENGTH_MAXIMUM)]
+
+
+class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user to be; a service's name is the server target that it polls for."""
+
+    name: UserName
+    password: Password
+    role: Role
+
+
+class User(msgspec.Struct, frozen=True):
+    """A person or a service; the password is never shown."""
+
+    name: str
+    role: Role
+    created_at: datetime
