@@ -39,6 +39,16 @@ async def check_health() -> Response[bytes]:
     return Response(b"", media_type="text/plain")
 
 
+MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
+    check_health,
+    *users.ROUTES,
+    *agents.ROUTES,
+    *groups.ROUTES,
+    *commands.MANAGEMENT_ROUTES,
+    *events.MANAGEMENT_ROUTES,
+)
+
+
 def agent_api(node: Node) -> AsgiApp:
     """Return the agent API."""
     handlers = [check_health, *login.ROUTES, *events.AGENT_ROUTES, *commands.AGENT_ROUTES]
@@ -68,14 +78,6 @@ def _see_nobody(_connection: AnyConnection, _claims: Claims) -> None:
 
 def management_api(node: Node) -> AsgiApp:
     """Return the management API."""
-    handlers = [
-        check_health,
-        *users.ROUTES,
-        *agents.ROUTES,
-        *groups.ROUTES,
-        *commands.MANAGEMENT_ROUTES,
-        *events.MANAGEMENT_ROUTES,
-    ]
     services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
         "desk": _order_desk(node),
         "command_desk": commands.CommandDesk(
@@ -83,7 +85,7 @@ def management_api(node: Node) -> AsgiApp:
         ),
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
-    return _api(node, "comms-api: management API", handlers, services, guard)
+    return _api(node, "comms-api: management API", MANAGEMENT_HANDLERS, services, guard)
 
 
 def _api(

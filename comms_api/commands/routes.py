@@ -10,7 +10,7 @@ import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from comms_api.commands.actions import NewAction, RegisteredAction
@@ -48,6 +48,7 @@ from comms_api.protocol import Order, OrderResults, Orders, OrderStatus, ReportO
 WAIT_SECONDS_MAXIMUM = 600
 
 _RESULTS = msgspec.json.Decoder(OrderResults)
+_ACTION = msgspec.json.Decoder(NewAction)
 _RETRY = msgspec.json.Decoder(Retry)
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
@@ -334,11 +335,13 @@ async def list_actions(commands: NamedDependency[Commands]) -> Sequence[Register
 
 @put("/actions/{name:str}", opt=ADMINISTER)
 async def register_action(
-    request: AnyRequest, name: FromPath[str], data: JSONBody[NewAction], commands: NamedDependency[Commands]
+    request: AnyRequest, name: FromPath[str], command_desk: NamedDependency[CommandDesk]
 ) -> NewAction:
     """Register an action, or change it: the JSON Schema of its args, and whether agents or services get it."""
-    await commands.register_action(name, data, claims_of(request).subject)
-    return data
+    async with command_desk.bodies.receive(request) as body:
+        action = read_json(body, _ACTION, '{"schema", "recipients"?}')
+    await command_desk.commands.register_action(name, action, claims_of(request).subject)
+    return action
 
 
 @delete("/actions/{name:str}", opt=ADMINISTER)

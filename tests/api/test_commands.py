@@ -1,0 +1,426 @@
+"""The command manager as operators, services and agents meet it, on a real server."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from support.batches import command
+from support.server import KEY, Server, new_id, running_server
+
+from comms_api.app.apis import MANAGEMENT_HANDLERS
+
+Fleet = dict[str, httpx.Client]
+
+
+def submit(management: httpx.Client, *wanted: dict[str, Any]) -> list[str]:
+    """Submit commands and return their ids."""
+    answer = management.post("/commands", json={"commands": list(wanted)})
+    assert answer.status_code == 201, answer.text
+    return [told["request_id"] for told in answer.json()["commands"]]
+
+
+def poll(client: httpx.Client, wait: float = 5) -> list[dict[str, Any]]:
+    orders: list[dict[str, Any]] = client.get(f"/commands?wait={wait:g}").json()["commands"]
+    return orders
+
+
+def report(client: httpx.Client, orders: list[dict[str, Any]], code: int = 0, message: str = "") -> None:
+    results = [
+        {"order_id": order["order_id"], "result": {"code": code, "message": message, "data": {"n": 1}}}
+        for order in orders
+    ]
+    outcomes = client.post("/commands/results", json={"results": results}).json()["results"]
+    assert {outcome["result"] for outcome in outcomes} == {"updated"}
+
+
+@pytest.fixture(scope="module")
+def fleet(server: Server, management: httpx.Client) -> Fleet:
+    """Four agents, of two groups, three systems and two labels; the last one never logs in."""
+    for group in ("blue", "green", "empty"):
+        management.post("/groups", json={"name": group})
+    hosts = {
+        "a": ("Debian GNU/Linux", "Linux", ["blue"], {"site": "one"}),
+        "b": ("Ubuntu", "Linux", ["blue", "green"], {"site": "two"}),
+        "c": ("Windows 11", "Windows", ["green"], {"site": "one", "tier": "test"}),
+        "d": ("Debian GNU/Linux", "Linux", [], {}),
+    }
+    clients: Fleet = {}
+    for name, (system, kind, groups, labels) in hosts.items():
+        agent_id = new_id()
+        body = {
+            "id": str(agent_id),
+            "name": name,
+            "key": KEY,
+            "version": "6.1.0" if name == "a" else "6.0.2",
+            "groups": groups,
+            "labels": labels,
+            "host": {"hostname": name, "os": {"name": system, "type": kind}},
+        }
+        assert management.post("/agents", json=body).status_code == 201
+        clients[name] = server.log_in(agent_id) if name != "d" else server.client(server.agent_url)
+        clients[name].headers["X-Agent"] = str(agent_id)
+        if name != "d":
+            poll(clients[name], 0)
+    wait_for(lambda: len(management.get("/agents?status=active").json()["items"]) >= 3)
+    return clients
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("not seen within 10 seconds")
+
+
+def names(fleet: Fleet, recipients: list[str]) -> str:
+    """Return the agents of these ids, in order of their names."""
+    return "".join(sorted(name for name, client in fleet.items() if client.headers["X-Agent"] in recipients))
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ({"type": "all"}, "abcd"),
+        ({"type": "group", "id": "blue"}, "ab"),
+        ({"type": "group", "id": ["blue", "green"]}, "abc"),
+        ({"type": "all", "filter": {"os": "linux"}}, "abd"),
+        ({"type": "all", "filter": {"os": "DEBIAN*"}}, "ad"),
+        ({"type": "all", "filter": {"version": "6.0.*"}}, "bcd"),
+        ({"type": "all", "filter": {"status": "active", "os": "debian*"}}, "a"),
+        ({"type": "all", "filter": {"status": "never_connected"}}, "d"),
+        ({"type": "all", "filter": {"labels": {"site": "one"}}}, "ac"),
+        ({"type": "group", "id": "green", "filter": {"labels": {"site": "one", "tier": "test"}}}, "c"),
+    ],
+)
+def test_a_dry_run_tells_who_would_get_a_command(
+    management: httpx.Client, fleet: Fleet, target: dict[str, Any], meant: str
+) -> None:
+    before = management.get("/orders").json()
+    answer = management.post("/commands?dry_run=true", json=command("x") | {"target": target})
+    assert answer.status_code == 200, answer.text
+    [told] = answer.json()["commands"]
+    assert (told["orders"], names(fleet, told["recipients"])) == (len(meant), meant)
+    assert management.get("/orders").json() == before
+
+
+def test_each_of_several_agents_gets_one_order_with_its_groups(management: httpx.Client, fleet: Fleet) -> None:
+    ids = [fleet[name].headers["X-Agent"] for name in "ab"]
+    [request_id] = submit(management, command("x", action="ping") | {"target": {"type": "agent", "id": [*ids, ids[0]]}})
+    orders = management.get("/orders", params={"request_id": request_id}).json()["items"]
+    assert {order["agent_id"]: order["agent_groups"] for order in orders} == {
+        ids[0]: ["blue"],
+        ids[1]: ["blue", "green"],
+    }
+    for name in "ab":
+        [order] = poll(fleet[name])
+        assert order["target"] == {"type": "agent", "id": fleet[name].headers["X-Agent"]}
+        report(fleet[name], [order])
+
+
+def test_unknown_names_are_listed_for_every_command(management: httpx.Client, fleet: Fleet) -> None:
+    good = fleet["a"].headers["X-Agent"]
+    stranger = str(new_id())
+    wanted = [
+        command("x") | {"target": {"type": "agent", "id": [good, stranger, "nonsense"]}},
+        command(good),
+        command("x") | {"target": {"type": "group", "id": ["blue", "nowhere"]}},
+        command("postman", "server", action="fetch"),
+    ]
+    answer = management.post("/commands", json=wanted)
+    assert answer.status_code == 422
+    told = answer.json()["detail"]
+    assert f"commands[0].target.id: there is no agent '{stranger}', 'nonsense'" in told
+    assert "commands[2].target.id: there is no group 'nowhere'" in told
+    assert "commands[3].target.id: there is no service 'postman'" in told
+    for target in ({"type": "group", "id": "empty"}, {"type": "all", "filter": {"os": "plan9"}}):
+        assert management.post("/commands", json=command("x") | {"target": target}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"target": {"type": "all", "id": "x"}}, "commands[0].target.id"),
+        ({"target": {"type": "all", "filter": {"colour": "red"}}}, "commands[0].target.filter"),
+        ({"target": {"type": "server", "id": ["rbac", "b"]}}, "commands[0].target"),
+        ({"priority": 101}, "commands[0].priority"),
+        ({"start_at": "2026-01-01T00:00:00"}, "commands[0].start_at"),
+        ({"start_at": "2099-01-01T00:00:00Z"}, "commands[0].start_at"),
+        ({"rollout": {"percent": 0}}, "commands[0].rollout.percent"),
+        ({"rollout": {"speed": 1}}, "commands[0].rollout"),
+        ({"user": "somebody"}, "commands[0].user"),
+        ({"action": {"name": "cancel", "args": {}}}, "commands[0].action.name"),
+        ({"action": {"name": "update", "args": {"index": "a", "offset": 1}}}, "commands[0].target.type"),
+        ({"target": {"type": "server", "id": "rbac"}}, "commands[0].target.type"),
+    ],
+)
+def test_a_fault_names_the_command_and_the_field(
+    management: httpx.Client, fleet: Fleet, change: dict[str, Any], where: str
+) -> None:
+    answer = management.post("/commands", json=command(fleet["a"].headers["X-Agent"]) | change)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(where), answer.text
+
+
+@pytest.mark.parametrize(
+    ("action", "target", "args", "is_good"),
+    [
+        ("update", "vulnerability-detector", {"index": "a", "offset": "12"}, True),
+        ("update", "vulnerability-detector", {"index": "a", "offset": 12}, True),
+        ("update", "vulnerability-detector", {"index": "a"}, False),
+        ("update", "vulnerability-detector", {"index": 5, "offset": 12}, False),
+        ("update", "vulnerability-detector", {"index": "a", "offset": 12, "more": 1}, False),
+        ("update", "rbac", {"index": "a", "offset": 12}, False),
+        ("refresh", "rbac", {}, True),
+        ("refresh", "rbac", {"index": ["a", "b"]}, True),
+        ("refresh", "rbac", {"index": "a"}, False),
+        ("refresh", "rbac", {"index": [1]}, False),
+        ("refresh", "rbac", {"other": []}, False),
+    ],
+)
+def test_the_actions_of_services_have_schemas(
+    management: httpx.Client, action: str, target: str, args: object, *, is_good: bool
+) -> None:
+    wanted = command(target, "server") | {"action": {"name": action, "args": args}}
+    answer = management.post("/commands?dry_run=1", json=wanted)
+    assert answer.status_code == (200 if is_good else 422), answer.text
+
+
+def test_a_service_polls_its_own_orders_as_agents_do(server: Server, management: httpx.Client) -> None:
+    rbac, other = server.user(management, "rbac", "service"), server.user(management, "mailer", "service")
+    answers: list[list[dict[str, Any]]] = []
+    held = Thread(target=lambda: answers.append(rbac.get("/services/rbac/commands?wait=10").json()["commands"]))
+    held.start()
+    time.sleep(0.3)
+    wanted = command("rbac", "server") | {"action": {"name": "refresh", "args": {"index": ["roles"]}}}
+    [request_id] = submit(management, wanted)
+    held.join()
+    [order] = answers[0]
+    assert order["target"] == {"type": "server", "id": "rbac"}
+    results = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
+    assert other.get("/services/rbac/commands").status_code == 403
+    assert other.post("/services/mailer/commands/results", json=results).json()["results"][0]["status"] == 404
+    assert rbac.post("/services/rbac/commands/results", json=results).json()["results"][0]["result"] == "updated"
+    progress = management.get(f"/commands/{request_id}").json()
+    assert (progress["is_done"], progress["orders"]["success"]) == (True, 1)
+    stored = management.get(f"/orders/{order['order_id']}").json()
+    assert (stored["agent_id"], stored["target"]) == (None, {"type": "server", "id": "rbac"})
+
+
+def test_a_registered_action_is_checked_by_its_schema(management: httpx.Client, fleet: Fleet) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"path": {"type": "string", "pattern": "^/"}, "depth": {"type": "integer", "maximum": 9}},
+        "required": ["path"],
+    }
+    assert management.put("/actions/scan", json={"schema": schema}).status_code == 200
+    agent_id = fleet["d"].headers["X-Agent"]
+
+    def scan(args: object, target: Any = None) -> httpx.Response:
+        wanted = command(agent_id) | {"action": {"name": "scan", "args": args}}
+        return management.post("/commands?dry_run=1", json=wanted | (target or {}))
+
+    assert scan({"path": "/etc"}).status_code == 200
+    told = scan({"path": "etc", "depth": 10}).json()["detail"]
+    assert "commands[0].action.args.path" in told
+    assert "commands[0].action.args.depth" in told
+    assert scan({"path": "/etc"}, {"target": {"type": "server", "id": "rbac"}}).status_code == 422
+    assert "scan" in [action["name"] for action in management.get("/actions").json()]
+    for name, bad in (("restart", schema), ("x", {"type": "no"}), ("x", {"$ref": "https://localhost/schema"})):
+        assert management.put(f"/actions/{name}", json={"schema": bad}).status_code in {409, 422}
+    assert management.delete("/actions/scan").status_code == 204
+    assert management.delete("/actions/scan").status_code == 404
+    assert scan({"anything": 1}).status_code == 200
+
+
+def test_unknown_actions_are_refused_where_the_setting_says_so(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "strict", new_database(), unknown_actions="refuse") as strict:
+        operator = strict.management()
+        agent_id = strict.enroll(operator, "strict")
+        answer = operator.post("/commands", json=command(agent_id, action="apply_policy"))
+        assert (answer.status_code, "apply_policy" in answer.json()["detail"]) == (422, True)
+        assert operator.post("/commands", json=command(agent_id)).status_code == 201
+
+
+def test_an_agent_that_comes_back_gets_all_of_its_orders_the_urgent_ones_first(
+    server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "offline")
+    wanted = [command(agent_id, action=f"n{number}", priority=number % 2 * 10) for number in range(150)]
+    submit(management, *wanted)
+    orders = poll(server.log_in(agent_id))
+    expected = [f"n{number}" for parity in (1, 0) for number in range(150) if number % 2 == parity]
+    assert [order["action"]["name"] for order in orders] == expected
+
+
+def test_an_order_is_not_offered_before_its_start(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "later")
+    client = server.log_in(agent_id)
+    start = datetime.now(UTC) + timedelta(seconds=1.5)
+    [request_id] = submit(management, command(agent_id, start_at=start.isoformat(), timeout=30))
+    assert poll(client, 0) == []
+    [order] = poll(client, 10)
+    assert datetime.now(UTC) >= start
+    stored = management.get(f"/orders/{order['order_id']}").json()
+    expires = datetime.fromisoformat(stored["delivery_timestamp"])
+    assert abs((expires - start).total_seconds() - 30) < 0.001
+    assert stored["request_id"] == request_id
+
+
+def test_what_is_paused_is_not_offered_until_it_is_resumed(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "paused")
+    client = server.log_in(agent_id)
+    [request_id] = submit(management, command(agent_id))
+    url = f"/commands/{request_id}"
+    assert management.post(f"{url}/pause").json() == {"phase": "paused", "orders": 1}
+    assert management.post(f"{url}/pause").status_code == 409
+    assert poll(client, 0.3) == []
+    assert management.get(url).json()["orders"]["held"] == 1
+    assert management.post(f"{url}/resume").json() == {"phase": "released", "orders": 1}
+    assert management.post(f"{url}/resume").status_code == 409
+    [order] = poll(client)
+    report(client, [order])
+    assert management.post(f"{url}/pause").status_code == 409
+
+
+def test_a_rollout_goes_stage_by_stage_and_stops_when_too_many_fail(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "staged"})
+    clients = [server.log_in(server.enroll(management, f"staged{number}", ("staged",))) for number in range(4)]
+    rollout = {"percent": 50, "failure_ratio": 0.4}
+    [request_id] = submit(management, command("staged", "group", rollout=rollout))
+    url = f"/commands/{request_id}"
+    wait_for(lambda: management.get(url).json()["orders"]["held"] == 2)
+    got = [(client, poll(client, 0.2)) for client in clients]
+    offered = [(client, orders) for client, orders in got if orders]
+    assert len(offered) == 2
+    for client, orders in offered:
+        report(client, orders, code=1, message="disk full")
+    wait_for(lambda: bool(management.get(url).json()["command"]["phase"] == "stopped"))
+    progress = management.get(url).json()
+    assert "2 of 2 orders failed" in progress["command"]["phase_reason"]
+    assert [failure["message"] for failure in progress["failures"]] == ["disk full"] * 2
+    assert management.post(f"{url}/resume").json()["phase"] == "rolling"
+    wait_for(lambda: management.get(url).json()["orders"]["held"] == 0)
+    for client in clients:
+        if orders := poll(client, 0.5):
+            report(client, orders)
+    assert management.get(f"{url}/wait?timeout=10").json()["is_done"]
+
+
+def test_failed_orders_are_repeated_and_no_others(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "again"})
+    good, bad = (server.log_in(server.enroll(management, f"again{number}", ("again",))) for number in range(2))
+    [request_id] = submit(management, command("again", "group", action="ping"))
+    assert management.post(f"/commands/{request_id}/retry").status_code == 409
+    report(good, poll(good))
+    report(bad, poll(bad), code=1)
+    header = {"Idempotency-Key": "retry"}
+    answers = [management.post(f"/commands/{request_id}/retry", headers=header) for _ in range(2)]
+    assert answers[0].status_code == 201, answers[0].text
+    assert answers[0].json() == answers[1].json()
+    [again] = answers[0].json()["commands"]
+    assert again["orders"] == 1
+    assert management.get(f"/commands/{again['request_id']}").json()["command"]["retry_of"] == request_id
+    assert poll(good, 0) == []
+    assert [order["action"]["name"] for order in poll(bad)] == ["ping"]
+
+
+def test_a_wait_ends_with_the_last_result_and_a_stream_tells_every_step(
+    server: Server, management: httpx.Client
+) -> None:
+    management.post("/groups", json={"name": "watched"})
+    clients = [server.log_in(server.enroll(management, f"watched{number}", ("watched",))) for number in range(2)]
+    [request_id] = submit(management, command("watched", "group"))
+    url = f"/commands/{request_id}"
+    assert management.get(f"{url}/wait?timeout=0.3").json()["is_done"] is False
+    told: list[tuple[str, dict[str, int]]] = []
+
+    def watch() -> None:
+        with management.stream("GET", f"{url}/events") as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            name = ""
+            for line in answer.iter_lines():
+                kind, _, value = line.partition(": ")
+                name = value if kind == "event" else name
+                if kind == "data":
+                    told.append((name, json.loads(value)))
+
+    watching = Thread(target=watch)
+    watching.start()
+    wait_for(lambda: bool(told))
+    for client in clients:
+        report(client, poll(client))
+    answer = management.get(f"{url}/wait?timeout=20").json()
+    assert (answer["is_done"], answer["orders"]["success"]) == (True, 2)
+    watching.join()
+    assert told[0] == ("progress", told[0][1] | {"pending": 2, "success": 0})
+    assert told[-1] == ("done", told[-1][1] | {"pending": 0, "sent": 0, "success": 2})
+
+
+def test_results_are_exported_whole_and_harmless(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "exported")
+    client = server.log_in(agent_id)
+    [request_id] = submit(management, command(agent_id))
+    report(client, poll(client), message='=cmd|"/c calc"!A1\nand, so on')
+    url = f"/commands/{request_id}/results"
+    [row] = csv.DictReader(io.StringIO(management.get(f"{url}?format=csv").text))
+    assert (row["agent_id"], row["status"], row["data"]) == (str(agent_id), "success", '{"n":1}')
+    assert row["message"] == '\'=cmd|"/c calc"!A1\nand, so on'
+    [line] = management.get(url).text.splitlines()
+    assert json.loads(line)["result"]["message"].startswith("=cmd")
+
+
+@pytest.mark.usefixtures("fleet")
+def test_orders_are_found_by_what_their_command_says(management: httpx.Client) -> None:
+    since = datetime.now(UTC).isoformat()
+    [request_id] = submit(management, command("green", "group", action="found") | {"source": "Content manager"})
+    for query in (
+        {"action": "found"},
+        {"source": "Content manager"},
+        {"target": "green", "action": "found"},
+        {"user": "admin", "since": since, "status": "pending"},
+    ):
+        found = management.get("/orders", params=query).json()["items"]
+        assert {order["request_id"] for order in found} == {request_id}, query
+        assert len(found) == 2
+    assert management.get("/orders", params={"action": "found", "until": since}).json()["items"] == []
+    assert [told["request_id"] for told in management.get("/commands?action=found").json()["items"]] == [request_id]
+    [order, _] = management.get("/orders?action=found").json()["items"]
+    assert order.keys() >= {
+        "source", "user", "target", "action", "timeout", "status", "order_id", "request_id", "agent_id",
+        "agent_groups", "result", "created_at", "delivery_timestamp",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("reader", {"GET /commands": True, "POST /commands": False, "POST /agents": False, "GET /users": False}),
+        ("operator", {"GET /commands": True, "POST /commands": True, "POST /agents": True, "GET /users": False}),
+        ("service", {"GET /commands": False, "POST /commands": True, "POST /agents": False, "GET /users": False}),
+    ],
+)
+def test_a_role_may_do_what_its_routes_declare(
+    server: Server, management: httpx.Client, role: str, may: dict[str, bool]
+) -> None:
+    user = server.user(management, f"a-{role}", role)
+    for call, is_allowed in may.items():
+        method, path = call.split()
+        assert (user.request(method, path).status_code != 403) is is_allowed, call
+    assert management.delete(f"/users/a-{role}").status_code == 204
+    wait_for(lambda: user.get("/schema/openapi.json").status_code == 401)
+
+
+def test_every_route_of_the_management_api_declares_its_roles() -> None:
+    undeclared = [
+        str(handler) for handler in MANAGEMENT_HANDLERS if not (handler.opt.get("public") or handler.opt.get("roles"))
+    ]
+    assert undeclared == []
