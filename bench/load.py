@@ -1,99 +1,103 @@
-"""A cheap load generator: requests encoded once, sent over raw TLS streams that stay open."""
+"""A cheap load generator: encoded requests over raw TLS connections that stay open."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from uuid import UUID
-
-import msgspec
+from collections.abc import Awaitable, Callable, Sequence
 
 from bench.system import System
 
-EVENT_TEXT_BYTES = 330
+OPENED_AT_ONCE = 32
 
 
-class Connection:
-    """One keep-alive connection to the agent API."""
+class Connection(asyncio.Protocol):
+    """One keep-alive connection, with one request under way at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take an open stream."""
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
+        """Wait for `connect` to give the transport."""
+        self.transport: asyncio.Transport
+        self._received = b""
+        self._answer: asyncio.Future[bytes] | None = None
 
-    async def exchange(self, request: bytes) -> bytes:
-        """Send a request and return the body of its answer, which must be a 2xx."""
-        self._writer.write(request)
-        return await self.read()
+    def send(self, request: bytes) -> "asyncio.Future[bytes]":
+        """Send a request; what is returned becomes the body of its answer, and fails unless that is a 2xx."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
 
-    def send(self, request: bytes) -> None:
-        """Send a request whose answer is read later."""
-        self._writer.write(request)
+    def data_received(self, data: bytes) -> None:
+        """Gather an answer."""
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator or len(body) < _content_length(head):
+            return
+        self._received = b""
+        if head[9:10] == b"2":
+            self._settle(body)
+        else:
+            self._settle(RuntimeError((head + b" " + body).decode()))
 
-    async def read(self) -> bytes:
-        """Return the body of the next answer, which must be a 2xx."""
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        if head[9:10] != b"2":
-            raise RuntimeError(head.decode())
-        length = head.find(b"content-length: ")
-        if length < 0:
-            return b""
-        return await self._reader.readexactly(int(head[length + 16 : head.index(b"\r", length)]))
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Fail whoever waits."""
+        self._settle(ConnectionError("the server closed the connection"))
+
+    def _settle(self, outcome: bytes | Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
     def close(self) -> None:
         """Close at once."""
-        self._writer.transport.abort()
+        self.transport.abort()
 
 
-async def connect(system: System) -> Connection:
-    """Open a connection."""
-    return Connection(*await asyncio.open_connection("127.0.0.1", system.agent_port, ssl=system.tls))
+def _content_length(head: bytes) -> int:
+    start = head.find(b"content-length: ")
+    return int(head[start + 16 :].partition(b"\r")[0]) if start >= 0 else 0
 
 
-def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
-    """Return a POST request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers]
-    if token:
-        lines.append(f"Authorization: Bearer {token}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+async def connect(system: System, port: int | None = None) -> Connection:
+    """Open a connection to the agent API, or to another port."""
+    loop = asyncio.get_running_loop()
+    port = port or system.agent_port
+    transport, connection = await loop.create_connection(Connection, "127.0.0.1", port, ssl=system.tls)
+    connection.transport = transport
+    return connection
 
 
-def poll(token: str) -> bytes:
-    """Return a long poll."""
-    return f"GET /commands HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+async def connect_all(system: System, requests: Sequence[bytes]) -> "list[tuple[Connection, asyncio.Future[bytes]]]":
+    """Open a connection for each request and send it; return each with its answer to come."""
+    opened = []
+    for start in range(0, len(requests), OPENED_AT_ONCE):
+        some = requests[start : start + OPENED_AT_ONCE]
+        connections = await asyncio.gather(*(connect(system) for _ in some))
+        opened += [
+            (connection, connection.send(request)) for connection, request in zip(connections, some, strict=True)
+        ]
+    return opened
 
 
-def event_lines(count: int) -> list[bytes]:
-    """Return events of about 400 bytes."""
-    return [
-        msgspec.json.encode(
-            {"event": {"original": f"{number:08d} " + "x" * EVENT_TEXT_BYTES}, "log": {"file": "/var/log/syslog"}}
-        )
-        for number in range(count)
-    ]
-
-
-def batch(agent_id: UUID, lines: Sequence[bytes]) -> bytes:
-    """Return a stateless batch."""
-    head = msgspec.json.encode({"agent": {"id": str(agent_id), "name": "bench"}})
-    return b"\n".join((head, b'{"module":"logcollector","collector":"file"}', *lines)) + b"\n"
-
-
-async def drive(system: System, requests: Callable[[int], Sequence[bytes]], connections: int) -> float:
+async def drive(system: System, requests: Sequence[Sequence[bytes]]) -> float:
     """Send each connection its requests, one after the other, all connections at once; return the seconds it took."""
-    opened = [await connect(system) for _ in range(connections)]
+    opened = [await connect(system) for _ in requests]
 
-    async def run(number: int) -> None:
-        for request in requests(number):
-            await opened[number].exchange(request)
+    async def run(connection: Connection, own: Sequence[bytes]) -> None:
+        for request in own:
+            await connection.send(request)
 
     started = time.perf_counter()
-    await asyncio.gather(*(run(number) for number in range(connections)))
+    await asyncio.gather(*(run(connection, own) for connection, own in zip(opened, requests, strict=True)))
     seconds = time.perf_counter() - started
     for connection in opened:
         connection.close()
     return seconds
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of the values do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+async def timed(exchange: Callable[[], Awaitable[object]]) -> float:
+    """Return how many seconds an exchange takes."""
+    started = time.perf_counter()
+    await exchange()
+    return time.perf_counter() - started

@@ -1,165 +1,103 @@
-"""What held polls, orders and logins cost."""
+"""What held polls cost: memory, CPU, other requests' time; and how soon a group command reaches them all."""
 
 import asyncio
 import resource
+import statistics
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 import msgspec
 
-from bench.load import Connection, batch, connect, event_lines, percentile, poll, post
-from bench.system import KEY, System, command
+from bench.figures import Effort, Figure, Measured, Measurement, percentile
+from bench.load import connect, connect_all, timed
+from bench.messages import HEALTH_CHECK, event_lines, poll, post, stateless, submit
+from bench.system import System
 from comms_api.protocol import Orders
 
 POLLS = 10_000
-IDLE_SECONDS = 10.0
 SPARE_DESCRIPTORS = 500
+SETTLE_SECONDS = 2.0
+IDLE_SECONDS = 10.0
+PROBE_BLOCKS = 5
+PROBES = 200
 
 
-async def measure_rest(system: System) -> dict[str, float]:
-    """Return the memory of a worker that has just started."""
-    await asyncio.sleep(1)
-    return {"rest_mb": system.resident_bytes() / 2**20}
-
-
-async def measure_polls(system: System) -> dict[str, float]:
-    """Return the memory of a held poll, what idle polls do to others, and how soon a group command wakes them all."""
-    held = min(POLLS, _descriptors() - SPARE_DESCRIPTORS)
+async def take(system: System, effort: Effort) -> Measured:
+    """Hold the polls, leave them alone, and wake them."""
+    held = min(effort.of(POLLS), _descriptors() - SPARE_DESCRIPTORS)
     agents = await system.enroll(held, "polls")
-    probe = (await system.enroll(1, "probe"))[0]
-    alone = await _others(system, probe)
-    await asyncio.sleep(1)
+    [probe] = await system.enroll(1, "probe")
+    alone = await _probe_p99s(system, probe)
     before = system.resident_bytes()
-    connections = [await _hold(system, agent) for agent in agents]
-    await asyncio.sleep(2)
-    poll_kb = (system.resident_bytes() - before) / held / 1024
-    beside = await _others(system, probe)
-    busy = system.cpu_seconds()
-    await asyncio.sleep(IDLE_SECONDS)
-    idle_cpu_percent = (system.cpu_seconds() - busy) / IDLE_SECONDS * 100
-    wake = await _wake(system, connections)
-    for connection in connections:
+    opened = await connect_all(system, [poll(system.token(agent)) for agent in agents])
+    await asyncio.sleep(SETTLE_SECONDS)
+    resident = system.resident_bytes() - before
+    idle_percent = await _idle_percent(system, IDLE_SECONDS)
+    beside = await _probe_p99s(system, probe)
+    wake = await _wake(system, [answer for _, answer in opened])
+    for connection, _ in opened:
         connection.close()
-    return {
-        "polls_held": held,
-        "poll_kb": poll_kb,
-        "idle_poll_interference": beside / alone,
-        "idle_cpu_percent": idle_cpu_percent,
-        "group_wake_p50_s": percentile(wake, 0.5),
+    values = {
+        "poll_kb": resident / held / 1024,
+        "idle_cpu_percent": idle_percent,
+        "idle_poll_interference": statistics.median(beside) / statistics.median(alone),
         "group_wake_p99_s": percentile(wake, 0.99),
     }
+    raw = {"polls_held": held, "probe_p99_s": {"alone": alone, "beside": beside}}
+    return Measured(values, raw | {"wake_s": {f"p{share * 100:g}": percentile(wake, share) for share in (0, 0.5, 1)}})
 
 
 def _descriptors() -> int:
+    """Allow this process as many sockets as it may have, and return how many; the server has the same limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else POLLS * 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 
 
-async def _hold(system: System, agent: UUID) -> Connection:
+async def _probe_p99s(system: System, agent: UUID) -> list[float]:
+    """Return the p99 of health checks and one-event requests, one after the other, in several blocks."""
     connection = await connect(system)
-    connection.send(poll(system.token(agent)))
-    return connection
-
-
-async def _others(system: System, agent: UUID) -> float:
-    """Return the p99 of one-event requests, one after the other, in seconds."""
-    connection = await connect(system)
-    request = post("/events/stateless", system.token(agent), batch(agent, event_lines(1)))
-    times = []
-    for _ in range(1000):
-        started = time.perf_counter()
-        await connection.exchange(request)
-        times.append(time.perf_counter() - started)
+    event = post("/events/stateless", system.token(agent), stateless(agent, event_lines(1)))
+    blocks = [
+        [await timed(partial(connection.send, request)) for request in [HEALTH_CHECK, event] * PROBES]
+        for _ in range(PROBE_BLOCKS)
+    ]
     connection.close()
-    return percentile(times, 0.99)
+    return [percentile(times, 0.99) for times in blocks]
 
 
-async def _wake(system: System, connections: list[Connection]) -> list[float]:
+async def _idle_percent(system: System, seconds: float) -> float:
+    before, started = system.cpu(), time.perf_counter()
+    await asyncio.sleep(seconds)
+    return (system.cpu()["server"] - before["server"]) / (time.perf_counter() - started) * 100
+
+
+async def _wake(system: System, answers: "Sequence[asyncio.Future[bytes]]") -> list[float]:
     """Return how many seconds after the submission each poll has its order."""
-
-    async def answered(connection: Connection) -> float:
-        body = await connection.read()
+    times: list[float] = []
+    for answer in answers:
+        answer.add_done_callback(lambda _: times.append(time.perf_counter()))
+    management = await connect(system, system.management_port)
+    request = submit(system.administrator_token(), "polls", "group")
+    started = time.perf_counter()
+    await management.send(request)
+    for body in await asyncio.gather(*answers):
         if len(msgspec.json.decode(body, type=Orders).commands) != 1:
             raise RuntimeError(body.decode())
-        return time.perf_counter()
-
-    tasks = [asyncio.create_task(answered(connection)) for connection in connections]
-    with closing(system.management()) as management:
-        started = time.perf_counter()
-        answer = await asyncio.to_thread(management.post, "/commands", json=command("polls", "group"))
-        answer.raise_for_status()
-    return [at - started for at in await asyncio.gather(*tasks)]
+    management.close()
+    return [at - started for at in times]
 
 
-async def measure_one_order(system: System) -> dict[str, float]:
-    """Return the time from a submission to the agent's having the order, on an idle system."""
-    [agent] = await system.enroll(1, "one")
-    connection = await connect(system)
-    request = poll(system.token(agent))
-    times = []
-    with closing(system.management()) as management:
-        for _ in range(300):
-            connection.send(request)
-            await asyncio.sleep(0.01)
-            started = time.perf_counter()
-            submission = asyncio.create_task(
-                asyncio.to_thread(management.post, "/commands", json=command(str(agent), "agent"))
-            )
-            await connection.read()
-            times.append(time.perf_counter() - started)
-            (await submission).raise_for_status()
-    connection.close()
-    return {"order_p50_ms": percentile(times, 0.5) * 1000, "order_p99_ms": percentile(times, 0.99) * 1000}
-
-
-async def measure_logins(system: System) -> dict[str, float]:
-    """Return logins, each on a TLS connection of its own, per second of the server's CPU."""
-    [agent] = await system.enroll(1, "login")
-    request = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
-    logins, at_once = 600, 8
-
-    async def log_in() -> None:
-        for _ in range(logins // at_once):
-            connection = await connect(system)
-            await connection.exchange(request)
-            connection.close()
-
-    before, started = system.cpu_seconds(), time.perf_counter()
-    await asyncio.gather(*(log_in() for _ in range(at_once)))
-    return {
-        "logins_per_core": logins / (system.cpu_seconds() - before),
-        "logins_per_second": logins / (time.perf_counter() - started),
-    }
-
-
-async def measure_expansion(system: System) -> dict[str, float]:
-    """Return how much longer a command to 100,000 agents takes than the bare INSERT … SELECT of its orders."""
-    await system.enroll(100_000, "everyone")
-    connection = await system.connect()
-    times: dict[str, list[float]] = {"bare": [], "command": []}
-    with closing(system.management()) as management:
-        for _ in range(3):
-            started = time.perf_counter()
-            await connection.execute(_BARE)
-            times["bare"].append(time.perf_counter() - started)
-            await connection.execute("DELETE FROM orders WHERE agent_groups = '{bare}'")
-            started = time.perf_counter()
-            answer = await asyncio.to_thread(management.post, "/commands", json=command("everyone", "group"))
-            times["command"].append(time.perf_counter() - started)
-            answer.raise_for_status()
-            await connection.execute("DELETE FROM orders")
-            await connection.execute("VACUUM orders")
-    await connection.close()
-    return {
-        "expansion_100k_vs_insert": min(times["command"]) / min(times["bare"]),
-        "expansion_100k_seconds": min(times["command"]),
-    }
-
-
-_BARE = """
-    INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
-    SELECT gen_random_uuid(), '00000000-0000-7000-8000-000000000000', agent_id, '{bare}', now() + interval '1 h'
-    FROM group_members WHERE group_name = 'everyone'"""
+MEASUREMENT = Measurement(
+    "polls",
+    (
+        Figure("poll_kb", 48, 24, "KB resident per held poll", is_most=True),
+        Figure("group_wake_p99_s", 3, 1, "seconds", is_most=True),
+        Figure("idle_cpu_percent", 2, 2, "percent of a core", is_most=True),
+        Figure("idle_poll_interference", 2, 2, "ratio of p99", is_most=True),
+    ),
+    take,
+)

@@ -1,17 +1,18 @@
 """The system under measurement: a durable PostgreSQL of its own, one server process, and as many agents as wanted."""
 
+import asyncio
 import os
 import ssl
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
 import asyncpg
-import httpx
+import psutil
 from sqlalchemy import make_url
 
 from comms_api.database.connect import open_engine
@@ -19,126 +20,153 @@ from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.login.service import load_keyring
 from comms_api.settings import Settings
-from comms_api.tokens.issuer import AGENTS, Tokens
+from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Tokens
 from comms_api.tokens.keyring import Secret
 
+ADMINISTRATOR = "admin"
 KEY = "k" * 32
-PASSWORD = "measure twice, cut once"  # noqa: S105 - of a database that lives for minutes
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TOKEN_SECONDS = 86_400
+START_SECONDS = STOP_SECONDS = 60.0
 
 
 class System:
     """A running node and direct access to its database."""
 
-    def __init__(self, folder: Path, cluster: Cluster, process: subprocess.Popen[str], ports: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, process: Process, ports: tuple[int, int]) -> None:
         """Take what has been started."""
         self.folder = folder
         self.cluster = cluster
-        self.process = process
         self.agent_port, self.management_port = ports
         self.tls = ssl.create_default_context(cafile=folder / "certs" / "ca.pem")
-        self.secret = Secret((folder / "data" / "secret").read_bytes())
-        self.tokens: Tokens
+        self._secret = Secret((folder / "data" / "secret").read_bytes())
+        self._server = psutil.Process(process.pid)
+        postmaster = (cluster.path / "postmaster.pid").read_text().split()[0]
+        self._postmaster = psutil.Process(int(postmaster))
+        self._tokens: Tokens
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time that the server process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU seconds that the server, PostgreSQL and this load generator have used."""
+        database = [*self._postmaster.children(recursive=True), self._postmaster]
+        times = self._postmaster.cpu_times()
+        return {
+            "server": _cpu_seconds(self._server),
+            "postgresql": sum(map(_cpu_seconds, database)) + times.children_user + times.children_system,
+            "load": time.process_time(),
+        }
+
+    def cpu_since(self, before: Mapping[str, float], count: int) -> dict[str, float]:
+        """Return the CPU microseconds since then, for each of `count` things done."""
+        return {name: (seconds - before[name]) / count * 1e6 for name, seconds in self.cpu().items()}
 
     def resident_bytes(self) -> int:
         """Return the memory that the server process holds."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        return int(self._server.memory_info().rss)
 
-    async def connect(self) -> asyncpg.Connection:
-        """Return a connection of our own to the database."""
+    def unshared_bytes(self) -> int:
+        """Return the part of it that would be free if the process ended."""
+        return int(self._server.memory_full_info().uss)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """Open a connection of our own to the database, for the block."""
         url = make_url(self.cluster.url).set(drivername="postgresql")
-        return await asyncpg.connect(url.render_as_string(hide_password=False))
+        connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def checkpoint(self) -> None:
+        """Write out what is dirty, so that whatever is timed next does not pay for what came before."""
+        async with self.session() as connection:
+            await connection.execute("CHECKPOINT")
 
     async def load_tokens(self) -> None:
         """Take the server's signing key, so that a thousand agents need no thousand logins."""
         engine = open_engine(self.cluster.url, Settings())
         async with engine.begin() as connection:
-            keyring = await load_keyring(connection, self.secret)
+            keyring = await load_keyring(connection, self._secret)
         await engine.dispose()
-        self.tokens = Tokens(keyring, 86_400, time.time)
+        self._tokens = Tokens(keyring, TOKEN_SECONDS, time.time)
+
+    def token(self, agent_id: UUID) -> str:
+        """Return an agent's token as the server would issue it."""
+        return self._tokens.issue(str(agent_id), AGENTS)
+
+    def administrator_token(self) -> str:
+        """Return the administrator's token as the server would issue it."""
+        return self._tokens.issue(ADMINISTRATOR, MANAGEMENT, "administrator")
 
     async def enroll(self, count: int, group: str) -> list[UUID]:
         """Add agents to a new group, by SQL."""
         ids = [uuid7_at(time.time()) for _ in range(count)]
-        connection = await self.connect()
-        await connection.execute("INSERT INTO groups (name) VALUES ($1)", group)
-        await connection.execute(
-            "INSERT INTO agents (id, name, key_hash) SELECT id, id::text, $2 FROM unnest($1::uuid[]) AS id",
-            ids,
-            self.secret.hash_key(KEY),
-        )
-        await connection.execute("INSERT INTO group_members SELECT $2, id FROM unnest($1::uuid[]) AS id", ids, group)
-        await connection.execute("ANALYZE agents, group_members")
-        await connection.close()
+        async with self.session() as connection:
+            await connection.execute("INSERT INTO groups (name) VALUES ($1)", group)
+            await connection.execute(
+                "INSERT INTO agents (id, name, key_hash) SELECT id, id::text, $2 FROM unnest($1::uuid[]) AS id",
+                ids,
+                self._secret.hash_key(KEY),
+            )
+            await connection.execute(
+                "INSERT INTO group_members SELECT $2, id FROM unnest($1::uuid[]) AS id", ids, group
+            )
+            await connection.execute("VACUUM ANALYZE agents, group_members")
         return ids
 
-    def token(self, agent_id: UUID) -> str:
-        """Return a token as the server would issue it."""
-        return self.tokens.issue(str(agent_id), AGENTS)
 
-    def management(self) -> httpx.Client:
-        """Return the administrator's client."""
-        url = f"https://127.0.0.1:{self.management_port}"
-        client = httpx.Client(base_url=url, verify=self.tls, timeout=120)
-        answer = client.post("/security/user/authenticate", auth=("admin", PASSWORD)).raise_for_status()
-        client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
-        return client
-
-
-def command(target: str, kind: str, timeout_seconds: float = 600) -> dict[str, object]:
-    """Return a command to submit."""
-    return {
-        "source": "Engine",
-        "target": {"id": target, "type": kind},
-        "action": {"name": "restart", "args": {}},
-        "timeout": timeout_seconds,
-    }
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @asynccontextmanager
 async def running_system(folder: Path) -> AsyncIterator[System]:
     """Run a fresh system for the block."""
-    with embedded_postgres(folder / "data") as cluster:
-        process = _start_server(folder, cluster.url)
+    with embedded_postgres(folder / "data", durable=True) as cluster:
+        process = await _start_server(folder, cluster.url)
         try:
-            system = System(folder, cluster, process, _read_ports(process))
+            async with asyncio.timeout(START_SECONDS):
+                ports = await _read_ports(process)
+            system = System(folder, cluster, process, ports)
             await system.load_tokens()
             yield system
         finally:
-            process.terminate()
-            process.communicate(timeout=60)
+            await _stop(process)
 
 
-def _start_server(folder: Path, url: str) -> subprocess.Popen[str]:
-    (folder / "password").write_text(PASSWORD)
+async def _start_server(folder: Path, url: str) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
         "COMMS_API_CERTS_DIR": str(folder / "certs"),
         "COMMS_API_AGENT_BIND": "127.0.0.1:0",
         "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0",
-        "COMMS_API_ADMIN_PASSWORD_FILE": str(folder / "password"),
         "COMMS_API_POLL_WAIT_SECONDS": "3600",
         "COMMS_API_LEASE_SECONDS": "3600",
     }
-    arguments: Sequence[str] = [sys.executable, "-m", "comms_api", "serve"]
     with (folder / "server.log").open("w") as log:
-        return subprocess.Popen(  # noqa: S603 - our own program
-            arguments, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "comms_api", "serve", cwd=folder, env=environment, stdout=PIPE, stderr=log
         )
 
 
-def _read_ports(process: subprocess.Popen[str]) -> tuple[int, int]:
-    ports = []
-    for line in process.stdout or ():
-        if " API:" in line:
-            ports.append(int(line.rpartition(":")[2]))
+async def _read_ports(process: Process) -> tuple[int, int]:
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    ports: list[int] = []
+    async for line in process.stdout:
+        if b" API:" in line:
+            ports.append(int(line.rpartition(b":")[2]))
         if len(ports) == len(("agent", "management")):
             return ports[0], ports[1]
     raise RuntimeError("the server did not start")
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

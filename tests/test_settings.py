@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from comms_api.cli.main import commands
+from comms_api.cli.main import comms_api
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings, load_settings
 
@@ -21,10 +22,13 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_every_command_is_documented() -> None:
     page = (ROOT / "docs" / "operations" / "command-line.md").read_text()
-    for name, command in commands.commands.items():
+    for name, command in comms_api.commands.items():
         assert f"## `comms-api {name}`" in page
-        for parameter in command.params:
-            assert all(option in page for option in parameter.opts), parameter.opts
+        subcommands = command.commands if isinstance(command, click.Group) else {}
+        for parameter in [*command.params, *(option for sub in subcommands.values() for option in sub.params)]:
+            if isinstance(parameter, click.Option):
+                assert all(option in page for option in parameter.opts), parameter.opts
+        assert all(f"`{sub}" in page or f"`, `{sub}" in page for sub in subcommands)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +90,7 @@ def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
     binds = {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
     if "NOTHING" in environ:
         binds["COMMS_API_MANAGEMENT_BIND"] = "256.0.0.1:1"
-    result = CliRunner().invoke(commands, ["serve"], env=places | binds | environ)
+    result = CliRunner().invoke(comms_api, ["serve"], env=places | binds | environ)
     assert isinstance(result.exception, ConfigurationError)
     assert told in str(result.exception)
     assert "secret@" not in str(result.exception)
@@ -97,6 +101,6 @@ def test_an_unknown_user_for_the_embedded_postgresql_is_named(tmp_path: Path) ->
     environ = {"COMMS_API_DATA_DIR": str(tmp_path), "COMMS_API_EMBEDDED_POSTGRES_USER": "no such user"}
     environ |= {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
     places = {"COMMS_API_CERTS_DIR": str(tmp_path), "COMMS_API_DATABASE_URL": None}
-    result = CliRunner().invoke(commands, ["serve"], env=environ | places)
+    result = CliRunner().invoke(comms_api, ["serve"], env=environ | places)
     assert isinstance(result.exception, ConfigurationError)
     assert "no such user" in str(result.exception)

@@ -6,18 +6,24 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
 from rich.text import Text
 
 from comms_api.cli.demo_fleet import GROUP, Counted, FleetAgent, Server, count_in_database, fleet, wait_for
 from comms_api.database.embedded import embedded_postgres
 
 AGENTS = 3
+ENDED = ("success", "failure", "cancelled")
+STATUSES = ("pending", *ENDED)
+BAR_WIDTH = 10
 SETTLED_SECONDS = 1.0
 
 
@@ -27,19 +33,30 @@ class _Story:
     def __init__(self, agents: list[FleetAgent]) -> None:
         self._agents = agents
         self._lines: list[str] = []
+        self._commands: dict[str, Mapping[str, int]] = {}
 
     def tell(self, line: str) -> None:
         """Add a line."""
         self._lines.append(line)
 
+    def show(self, label: str, orders: Mapping[str, int]) -> None:
+        """Show how far a command is, under its label."""
+        self._commands[label] = orders
+
     def __rich__(self) -> RenderableType:
-        """Draw the lines and each agent's own counters."""
+        """Draw the lines, each command's progress, and each agent's own counters."""
         table = Table("agent", "logins", "events sent", "states sent", "orders executed", "results reported")
         for agent in self._agents:
             told = agent.statistics()
             counts = (told.logins, told.events_sent, told.states_sent, told.orders_executed, told.results_reported)
             table.add_row(agent.name, *map(str, counts))
-        return Group(*(Text.from_markup(line) for line in self._lines), table)
+        progress = Table(Column("command", no_wrap=True), "", *STATUSES)
+        for label, orders in self._commands.items():
+            ended = sum(orders[status] for status in ENDED)
+            bar = ProgressBar(total=orders["total"], completed=ended, width=BAR_WIDTH)
+            progress.add_row(label, bar, *(str(orders[status] or "") for status in STATUSES))
+        lines = [Text.from_markup(line) for line in self._lines]
+        return Group(*lines, *([progress] if self._commands else []), table)
 
 
 @click.command()
@@ -85,20 +102,43 @@ def _play(story: _Story, server: Server, agents: list[FleetAgent]) -> None:
     story.tell(f"{AGENTS} agents enroll in the group [bold]{GROUP}[/], log in and send what they find on this host")
     wait_for(lambda: all(agent.is_settled() for agent in agents), "every event and state answered")
     story.tell("every event and every state is acknowledged; all agents hold a poll")
-    _command(story, server, "ping", GROUP, "group", AGENTS)
+    one_at_a_time = {"rollout": {"max_in_flight": 1}}
+    _command(story, server, _Wanted("ping", GROUP, "group", one_at_a_time), {"success": AGENTS})
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    cancelled = _Wanted("restart", GROUP, "group", {"start_at": tomorrow}, cancels=True)
+    _command(story, server, cancelled, {"cancelled": AGENTS})
     first = server.get(f"/agents?name={agents[0].name}")["items"][0]["id"]
-    _command(story, server, "refresh-inventory", first, "agent", 1)
+    _command(story, server, _Wanted("refresh-inventory", first, "agent"), {"success": 1})
     wait_for(lambda: all(agent.is_settled() for agent in agents), "the new inventory answered")
 
 
-def _command(  # noqa: PLR0913 - a command is that wide
-    story: _Story, server: Server, action: str, target: str, kind: str, orders: int
-) -> None:
-    request_id = server.submit(action, target, kind)
-    story.tell(f"command [bold]{action}[/] to {kind} {target}: {orders} order(s)")
+class _Wanted(msgspec.Struct, frozen=True):
+    action: str
+    target: str
+    kind: str
+    more: Mapping[str, object] = {}
+    cancels: bool = False
+
+    @property
+    def label(self) -> str:
+        name = self.target if self.kind == "group" else "one agent"
+        return f"{self.action}, {name}"
+
+
+def _command(story: _Story, server: Server, wanted: _Wanted, expected: Mapping[str, int]) -> None:
+    """Submit a command and show how it goes, until its orders have ended as expected."""
+    request_id = server.submit(wanted.action, wanted.target, wanted.kind, wanted.more)
     url = f"/commands/{request_id}"
-    wait_for(lambda: server.get(url)["orders"].get("success", 0) == orders, f"{orders} results of {action}")
-    story.tell(f"command [bold]{action}[/]: {orders} of {orders} answered with success")
+    story.show(wanted.label, server.get(url)["orders"])
+    if wanted.cancels:
+        server.post(f"{url}/cancel", None)
+
+    def has_ended() -> bool:
+        orders = server.get(url)["orders"]
+        story.show(wanted.label, orders)
+        return all(orders[status] == count for status, count in expected.items())
+
+    wait_for(has_ended, f"the end of {wanted.label}")
 
 
 def _unmoved(agents: list[FleetAgent]) -> Callable[[], bool]:
@@ -114,7 +154,7 @@ def _unmoved(agents: list[FleetAgent]) -> Callable[[], bool]:
 
 def _reckoning(told: Mapping[str, Counted], stored: Mapping[str, Counted]) -> Table:
     table = Table("agent", title="as the agents tell it = as the database has it")
-    for column in ("events sent = stored", "states kept = stored", "orders got = made", "results = successes"):
+    for column in ("events sent = stored", "states kept = stored", "orders got = offered", "results = successes"):
         table.add_column(column, justify="right")
     for name, mine in told.items():
         theirs = stored.get(name, Counted(0, 0, 0, 0))

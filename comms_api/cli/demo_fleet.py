@@ -81,13 +81,14 @@ class Server:
         """Ask the management API."""
         return self.client.get(path).raise_for_status().json()
 
-    def submit(self, action: str, target: str, kind: str) -> str:
-        """Submit a command and return its id."""
+    def submit(self, action: str, target: str, kind: str, more: Mapping[str, object]) -> str:
+        """Submit a command, with more members, and return its id."""
         command = {
             "source": "Users/Services",
             "target": {"id": target, "type": kind},
             "action": {"name": action, "args": {"from": "demo"}, "version": "1"},
             "timeout": 60,
+            **more,
         }
         request_id: str = self.post("/commands", command)["commands"][0]["request_id"]
         return request_id
@@ -148,8 +149,8 @@ async def count_in_database(url: str) -> Mapping[str, Counted]:
         rows = await connection.fetch("""
             SELECT name, (SELECT count(*) FROM events WHERE agent_id = agents.id) AS events,
                 (SELECT count(*) FROM states WHERE agent_id = agents.id) AS states,
-                (SELECT count(*) FROM orders WHERE agent_id = agents.id)
-                    + (SELECT count(*) FROM finished_orders WHERE agent_id = agents.id) AS orders,
+                (SELECT count(*) FROM orders WHERE agent_id = agents.id AND attempt > 0)
+                    + (SELECT count(*) FROM finished_orders WHERE agent_id = agents.id AND attempt > 0) AS orders,
                 (SELECT count(*) FROM finished_orders WHERE agent_id = agents.id AND status = 'success') AS results
             FROM agents""")
     finally:

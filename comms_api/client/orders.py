@@ -64,9 +64,12 @@ class OrderLoop:
             while True:
                 for order in await self._poll_paced():
                     if self._accept(order):
-                        task = tasks.create_task(self.execute(order))
-                        self._running[order.order_id] = order, task
-                        task.add_done_callback(lambda _, order_id=order.order_id: self._running.pop(order_id, None))
+                        self._begin(tasks, order)
+
+    def _begin(self, tasks: asyncio.TaskGroup, order: Order) -> None:
+        task = tasks.create_task(self.execute(order))
+        self._running[order.order_id] = order, task
+        task.add_done_callback(lambda _: self._running.pop(order.order_id, None))
 
     async def run_once(self) -> None:
         """Execute what waits at the server, and report."""

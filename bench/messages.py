@@ -1,0 +1,59 @@
+"""The requests of agents and operators, encoded once before anything is timed."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+EVENT_TEXT_BYTES = 333
+HEALTH_CHECK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
+    """Return a POST request; one without a token sends no Authorization."""
+    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers]
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def poll(token: str) -> bytes:
+    """Return a long poll."""
+    return f"GET /commands HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
+def event_lines(count: int) -> list[bytes]:
+    """Return events of 400 bytes."""
+    return [
+        msgspec.json.encode(
+            {"event": {"original": f"{number:08d} " + "x" * EVENT_TEXT_BYTES}, "log": {"file": "/var/log/syslog"}}
+        )
+        for number in range(count)
+    ]
+
+
+def _metadata(agent_id: UUID) -> bytes:
+    return msgspec.json.encode({"agent": {"id": str(agent_id), "name": "bench"}})
+
+
+def stateless(agent_id: UUID, lines: Sequence[bytes]) -> bytes:
+    """Return a stateless batch."""
+    return b"\n".join((_metadata(agent_id), b'{"module":"logcollector","collector":"file"}', *lines)) + b"\n"
+
+
+def stateful(agent_id: UUID, documents: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return a stateful batch that updates each id to its document."""
+    header = '{{"id":"{}","module":"fim","collector":"file","operation":"update"}}'
+    lines = [line for id_, document in documents for line in (header.format(id_).encode(), document)]
+    return b"\n".join((_metadata(agent_id), *lines)) + b"\n"
+
+
+def submit(token: str, target: str, kind: str) -> bytes:
+    """Return the submission of one command."""
+    command = {
+        "source": "Engine",
+        "target": {"id": target, "type": kind},
+        "action": {"name": "restart", "args": {}},
+        "timeout": 600,
+    }
+    return post("/commands", token, msgspec.json.encode(command))

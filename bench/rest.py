@@ -1,0 +1,17 @@
+"""The memory of a worker at rest."""
+
+import asyncio
+
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.system import System
+
+SETTLE_SECONDS = 2.0
+
+
+async def take(system: System, _effort: Effort) -> Measured:
+    """Look at a worker that has just started."""
+    await asyncio.sleep(SETTLE_SECONDS)
+    return Measured({"rest_mb": system.resident_bytes() / 2**20}, {"unshared_mb": system.unshared_bytes() / 2**20})
+
+
+MEASUREMENT = Measurement("rest", (Figure("rest_mb", 60, 40, "MB resident", is_most=True),), take)

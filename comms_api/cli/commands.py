@@ -1,0 +1,244 @@
+"""`comms-api commands`: submit commands, watch them, hold them back, and fetch their results."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+import httpx
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from comms_api.cli.operator import Operator, logged_in, operator_options
+
+SOURCE = "Users/Services"
+OPEN = ("pending", "sent")
+ENDED = ("success", "failure", "cancelled")
+
+Given = dict[str, Any]
+
+
+@click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
+def commands() -> None:
+    """Submit commands to agents and services, and see what becomes of them."""
+
+
+def _operation(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function a command whose first parameter is a logged-in operator."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def perform(*, url: str, ca: Path | None, user: str, password_file: Path, **given: Any) -> None:
+            with logged_in(url, ca, user, password_file) as operator:
+                function(operator, **given)
+
+        perform.__doc__ = function.__doc__
+        perform.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined] # click's own
+        return commands.command(name)(operator_options(perform))
+
+    return decorate
+
+
+@_operation("send")
+@click.option("--agent", "agents", multiple=True, help="An agent's id; may be repeated.")
+@click.option("--group", "groups", multiple=True, help="A group; may be repeated.")
+@click.option("--all", "is_all", is_flag=True, help="Every agent.")
+@click.option("--service", help="A service, such as rbac.")
+@click.option("--os", help="Only agents whose system has this name or type; * is anything.")
+@click.option("--version", help="Only agents of this version; * is anything.")
+@click.option("--status", type=click.Choice(["active", "disconnected", "never_connected"]), help="Only such agents.")
+@click.option("--label", "labels", multiple=True, metavar="KEY:VALUE", help="Only agents with it; may be repeated.")
+@click.option("--action", required=True, help="What to do.")
+@click.option("--args", default="{}", metavar="JSON", help="With which arguments.")
+@click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="How long the orders live.")
+@click.option("--priority", type=int, default=0, help="-100 to 100; higher goes first.")
+@click.option("--start-at", metavar="TIME", help="Not before, as 2026-12-24T18:00:00Z.")
+@click.option("--percent", type=float, help="Roll out in stages of so many percent.")
+@click.option("--per-minute", type=float, help="Roll out at most so many a minute.")
+@click.option("--max-in-flight", type=int, help="Have at most so many under way.")
+@click.option("--failure-ratio", type=float, help="Stop when more than this share has failed.")
+@click.option("--idempotency-key", help="Submit once, however often this is run with the same key.")
+@click.option("--dry-run", is_flag=True, help="Only tell who would get it.")
+@click.option(
+    "--wait", "is_waiting", is_flag=True, help="Show the progress until all have ended; exit 1 if one failed."
+)
+def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **given: Any) -> None:
+    """Submit one command."""
+    command = _command(given)
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    query = {"dry_run": "true"} if dry_run else {}
+    body = msgspec.json.encode(command)
+    [told] = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()["commands"]
+    if dry_run:
+        click.echo(f"{told['orders']} would get it")
+        for recipient in told["recipients"]:
+            click.echo(recipient)
+        return
+    click.echo(f"{told['request_id']} {told['orders']} order(s)")
+    if is_waiting:
+        _watch(operator, told["request_id"])
+
+
+def _command(given: Given) -> Given:
+    try:
+        args = msgspec.Raw(given["args"].encode())
+        msgspec.json.decode(args)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error), param_hint="--args") from None
+    rollout = _present(given, "percent", "per_minute", "max_in_flight", "failure_ratio")
+    command = {
+        "source": SOURCE,
+        "target": _target(given),
+        "action": {"name": given["action"], "args": args},
+        "timeout": given["timeout"],
+        "priority": given["priority"],
+    }
+    return command | _present(given, "start_at") | ({"rollout": rollout} if rollout else {})
+
+
+def _present(given: Given, *names: str) -> Given:
+    return {name: given[name] for name in names if given[name] is not None}
+
+
+def _target(given: Given) -> Given:
+    targets: list[Given] = [
+        {"type": kind, "id": list(ids)} for kind, ids in (("agent", given["agents"]), ("group", given["groups"])) if ids
+    ]
+    targets += [{"type": "all"}] if given["is_all"] else []
+    targets += [{"type": "server", "id": given["service"]}] if given["service"] else []
+    if len(targets) != 1:
+        raise click.UsageError("say for whom: one of --agent, --group, --all, --service")
+    pairs = [label.partition(":") for label in given["labels"]]
+    labels = {key: value for key, _, value in pairs}
+    narrowed = _present(given, "os", "version", "status") | ({"labels": labels} if labels else {})
+    return targets[0] | ({"filter": narrowed} if narrowed else {})
+
+
+_REQUEST_ID = click.argument("request_id", type=click.UUID)
+
+
+@_operation("list")
+@click.option("--action", help="Only commands with this action.")
+@click.option("--target", help="Only commands for this agent, group or service.")
+def list_commands(operator: Operator, **given: Any) -> None:
+    """List commands, oldest first."""
+    table = Table(Column("command", no_wrap=True), "created", "action", "target", "user", "phase")
+    for command in _pages(operator, "/commands", _present(given, "action", "target")):
+        target = command["target"]
+        names = target.get("id", "")
+        named = f"{target['type']} {names if isinstance(names, str) else ', '.join(names)}"
+        created = command["created_at"][:19]
+        table.add_row(
+            command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"]
+        )
+    Console().print(table)
+
+
+def _pages(operator: Operator, path: str, query: Given) -> Iterator[Given]:
+    after: Given = {}
+    while True:
+        page = operator.ask("GET", path, params=query | after).json()
+        yield from page["items"]
+        if page["next"] is None:
+            return
+        after = {"after": page["next"]}
+
+
+@_operation("show")
+@_REQUEST_ID
+def show(operator: Operator, request_id: UUID) -> None:
+    """Show a command as JSON: how far it is, and its latest failures."""
+    answer = operator.ask("GET", f"/commands/{request_id}")
+    click.echo(msgspec.json.format(answer.content, indent=2).decode())
+
+
+@_operation("wait")
+@_REQUEST_ID
+def wait(operator: Operator, request_id: UUID) -> None:
+    """Show the progress of a command until all of its orders have ended; exit 1 if one failed."""
+    _watch(operator, str(request_id))
+
+
+def _watch(operator: Operator, request_id: str) -> None:
+    last: Given = {}
+    counts = TextColumn("{task.fields[counts]}")
+    with Progress(TextColumn("orders"), BarColumn(), MofNCompleteColumn(), counts, TimeElapsedColumn()) as progress:
+        bar = progress.add_task("", total=None, counts="")
+        for last in _progress(operator, request_id):
+            told = ", ".join(f"{last[name]} {name}" for name in (*OPEN, *ENDED) if last[name])
+            ended = sum(last[name] for name in ENDED)
+            progress.update(bar, total=last["total"], completed=ended, counts=told)
+    failures = operator.ask("GET", f"/commands/{request_id}").json()["failures"]
+    for failure in failures:
+        click.echo(f"{failure['agent_id']}: {failure['message']}", err=True)
+    if last["failure"]:
+        sys.exit(1)
+
+
+def _progress(operator: Operator, request_id: str) -> Iterator[Given]:
+    """Yield the counts at each change until all have ended; a server that stops is asked again."""
+    while True:
+        counts: Given = operator.ask("GET", f"/commands/{request_id}").json()["orders"]
+        yield counts
+        with operator.stream(f"/commands/{request_id}/events") as answer:
+            try:
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        counts = msgspec.json.decode(line.removeprefix("data: "))
+                        yield counts
+            except httpx.RemoteProtocolError:
+                continue
+        if not any(counts[name] for name in OPEN):
+            return
+
+
+@_operation("cancel")
+@_REQUEST_ID
+def cancel(operator: Operator, request_id: UUID) -> None:
+    """Cancel every order of a command that has not ended."""
+    told = operator.ask("POST", f"/commands/{request_id}/cancel").json()
+    click.echo(f"{told['cancelled']} order(s) cancelled, {told['told']} recipient(s) will be told")
+
+
+@_operation("pause")
+@_REQUEST_ID
+def pause(operator: Operator, request_id: UUID) -> None:
+    """Hold back the orders that no agent was offered."""
+    click.echo(f"{operator.ask('POST', f'/commands/{request_id}/pause').json()['orders']} order(s) held")
+
+
+@_operation("resume")
+@_REQUEST_ID
+def resume(operator: Operator, request_id: UUID) -> None:
+    """Let a paused or stopped command go on."""
+    click.echo(f"the command is {operator.ask('POST', f'/commands/{request_id}/resume').json()['phase']}")
+
+
+@_operation("retry")
+@_REQUEST_ID
+@click.option("--cancelled", "with_cancelled", is_flag=True, help="Repeat cancelled orders as well.")
+@click.option(
+    "--wait", "is_waiting", is_flag=True, help="Show the progress until all have ended; exit 1 if one failed."
+)
+def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_waiting: bool) -> None:
+    """Submit a command again to those whose orders failed."""
+    statuses = ["failure", "cancelled"] if with_cancelled else ["failure"]
+    answer = operator.ask("POST", f"/commands/{request_id}/retry", json={"statuses": statuses})
+    [told] = answer.json()["commands"]
+    click.echo(f"{told['request_id']} {told['orders']} order(s)")
+    if is_waiting:
+        _watch(operator, told["request_id"])
+
+
+@_operation("results")
+@_REQUEST_ID
+@click.option("--format", "form", type=click.Choice(["csv", "ndjson"]), default="csv", help="Of what form.")
+@click.option("--output", type=click.File("wb"), default="-", help="Where to; by default standard output.")
+def results(operator: Operator, request_id: UUID, *, form: str, output: Any) -> None:
+    """Fetch every order of a command with its result."""
+    with operator.stream(f"/commands/{request_id}/results", params={"format": form}) as answer:
+        for piece in answer.iter_bytes():
+            output.write(piece)

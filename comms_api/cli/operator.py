@@ -1,0 +1,94 @@
+"""An operator's conversation with the management API, for the command line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import httpx
+
+from comms_api.client.session import problem_of, tls_context
+from comms_api.errors import CommsError, ConfigurationError
+
+TIMEOUT_SECONDS = 60.0
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--url", default="https://localhost:55000", help="Where the management API is."),
+    click.option(
+        "--ca",
+        type=click.Path(dir_okay=False, exists=True, path_type=Path),
+        help="The authority that signed the server's certificate; else the system's.",
+    ),
+    click.option("--user", default="admin", help="Who asks."),
+    click.option(
+        "--password-file",
+        required=True,
+        type=click.Path(dir_okay=False, exists=True, path_type=Path),
+        help="Holds that user's password.",
+    ),
+)
+
+
+def operator_options(function: Function) -> Function:
+    """Add the options that say where the server is and who asks."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+class Operator:
+    """Asks the management API as one user; what it refuses is one line."""
+
+    def __init__(self, client: httpx.Client, credentials: tuple[str, str]) -> None:
+        """Take a user name and its password, and log in."""
+        self._client = client
+        self._credentials = credentials
+        self._log_in()
+
+    def _log_in(self) -> None:
+        answer = self._client.post("/security/user/authenticate", auth=self._credentials)
+        _check(answer)
+        self._client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Return a good answer; raises `CommsError` with the server's own sentence."""
+        answer = self._client.request(method, path, **request)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:  # a token lasts some minutes
+            self._log_in()
+            answer = self._client.request(method, path, **request)
+        _check(answer)
+        return answer
+
+    @contextmanager
+    def stream(self, path: str, **request: Any) -> Iterator[httpx.Response]:
+        """Yield a good answer whose body is read as it comes."""
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
+        with self._client.stream("GET", path, timeout=timeout, **request) as answer:
+            if not answer.is_success:
+                answer.read()
+            _check(answer)
+            yield answer
+
+
+@contextmanager
+def logged_in(url: str, ca: Path | None, user: str, password_file: Path) -> Iterator[Operator]:
+    """Yield an operator; raises `CommsError` when the server cannot be reached or refuses the user."""
+    try:
+        password = password_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--password-file: {error}") from None
+    if not url.startswith("https://"):
+        raise ConfigurationError(f"--url: {url!r} is not like https://HOST:PORT")
+    try:
+        with httpx.Client(base_url=url, verify=tls_context(ca), timeout=TIMEOUT_SECONDS) as client:
+            yield Operator(client, (user, password))
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise CommsError(f"{url}: {error}") from None
+
+
+def _check(answer: httpx.Response) -> None:
+    if not answer.is_success:
+        raise CommsError(problem_of(answer).detail or f"the server answered with status {answer.status_code}")

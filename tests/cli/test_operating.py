@@ -1,0 +1,125 @@
+"""`comms-api commands` as an operator runs it, against a real server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import pytest
+from support.server import Server
+
+
+class Terminal:
+    """Runs the command line as the administrator."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
+        options += ["--password-file", str(self._server.folder / "password")]
+        program = [sys.executable, "-m", "comms_api", "commands", words[0], *options, *words[1:]]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def good(self, *words: str) -> str:
+        code, output, errors = self.run(*words)
+        assert code == 0, errors
+        return output
+
+
+@pytest.fixture(scope="module")
+def terminal(server: Server) -> Terminal:
+    return Terminal(server)
+
+
+class Answering:
+    """Agents that answer every order with one code, each in a thread of its own."""
+
+    def __init__(self, server: Server, management: httpx.Client, group: str, codes: list[int]) -> None:
+        management.post("/groups", json={"name": group})
+        self._over = Event()
+        self._threads = []
+        for number, code in enumerate(codes):
+            client = server.log_in(server.enroll(management, f"{group}{number}", (group,)))
+            self._threads.append(Thread(target=self._answer, args=(client, code)))
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _answer(self, client: httpx.Client, code: int) -> None:
+        while not self._over.is_set():
+            orders = client.get("/commands?wait=0.5").json()["commands"]
+            results = [
+                {"order_id": order["order_id"], "result": {"code": code, "message": f"code {code}"}} for order in orders
+            ]
+            client.post("/commands/results", json={"results": results})
+
+
+@pytest.fixture(scope="module")
+def office(server: Server, management: httpx.Client) -> Iterator[None]:
+    with Answering(server, management, "office", [0, 0, 1]):
+        yield
+
+
+def test_a_command_is_sent_watched_repeated_and_exported(office: None, terminal: Terminal, tmp_path: Path) -> None:  # noqa: ARG001
+    code, output, errors = terminal.run(
+        "send", "--group", "office", "--action", "ping", "--args", '{"a":[1]}', "--wait"
+    )
+    assert code == 1
+    assert "3/3" in output
+    assert "code 1" in errors
+    request_id = output.split()[0]
+    shown = json.loads(terminal.good("show", request_id))
+    assert shown["command"]["action"] == {"name": "ping", "args": {"a": [1]}, "version": ""}
+    assert (shown["orders"]["success"], shown["orders"]["failure"]) == (2, 1)
+    exported = tmp_path / "results.csv"
+    terminal.good("results", request_id, "--output", str(exported))
+    assert len(exported.read_text().splitlines()) == 4
+    lines = terminal.good("results", request_id, "--format", "ndjson").splitlines()
+    assert sorted(json.loads(line)["status"] for line in lines) == ["failure", "success", "success"]
+    code, output, _ = terminal.run("retry", request_id, "--wait")
+    assert (code, "1 order(s)" in output) == (1, True)
+    assert request_id in terminal.good("list", "--action", "ping").replace("\n", "")
+
+
+def test_a_command_is_rehearsed_held_back_and_cancelled(
+    server: Server, management: httpx.Client, terminal: Terminal
+) -> None:
+    agent_id = str(server.enroll(management, "alone"))
+    told = terminal.good("send", "--agent", agent_id, "--action", "ping", "--dry-run").split()
+    assert told == ["1", "would", "get", "it", agent_id]
+    sent = ("send", "--agent", agent_id, "--action", "ping", "--idempotency-key", "once")
+    request_id = terminal.good(*sent).split()[0]
+    assert terminal.good(*sent).split()[0] == request_id
+    assert terminal.good("pause", request_id) == "1 order(s) held\n"
+    assert terminal.good("resume", request_id) == "the command is released\n"
+    assert terminal.good("cancel", request_id) == "1 order(s) cancelled, 0 recipient(s) will be told\n"
+    assert "1/1" in terminal.good("wait", request_id)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("send", "--action", "ping"), 2, "say for whom"),
+        (("send", "--all", "--action", "ping", "--args", "{"), 2, "--args"),
+        (("send", "--group", "nowhere", "--action", "ping"), 1, "there is no group 'nowhere'"),
+        (("show", "01a1fd30-0000-7000-8000-000000000000"), 1, "There is no command"),
+        (("show", "nonsense"), 2, "not a valid UUID"),
+    ],
+)
+def test_a_fault_is_told_in_one_line(terminal: Terminal, words: tuple[str, ...], code: int, told: str) -> None:
+    result: tuple[int, Any, str] = terminal.run(*words)
+    assert result[0] == code
+    assert told in result[2]
+    assert "Traceback" not in result[2]
