@@ -50,7 +50,9 @@ class Connection(asyncio.Protocol):
             answer.set_result(outcome)
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once; an answer that is still to come is not waited for."""
+        if self._answer is not None:
+            self._answer.cancel()
         self.transport.abort()
 
 

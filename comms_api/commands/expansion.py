@@ -1,7 +1,6 @@
 """The statements that turn a command into orders: one order per recipient, all of a command in one statement."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +34,9 @@ ORDER_BYTES = 600
 """About what an order takes in an answer, beside its args."""
 
 
+_TIMESTAMP = DateTime(timezone=True)
+
+
 class Expansion(msgspec.Struct, frozen=True):
     """A command to be expanded: under which id, by whom, for whom, and how long held orders are kept at most."""
 
@@ -58,7 +60,7 @@ def expansion_of(request_id: UUID, user: str, command: NewCommand, held_seconds:
 
 def _values(expansion: Expansion) -> Mapping[str, Any]:
     command = expansion.command
-    start = func.greatest(func.now(), cast(literal(command.start_at, DateTime(timezone=True)), DateTime(timezone=True)))
+    start = func.greatest(func.now(), cast(literal(command.start_at, _TIMESTAMP), _TIMESTAMP))
     seconds = max(expansion.held_seconds, command.timeout) if expansion.is_held else command.timeout
     return {
         "request_id": expansion.request_id,
@@ -80,19 +82,13 @@ def _values(expansion: Expansion) -> Mapping[str, Any]:
     }
 
 
-async def insert_command(connection: AsyncConnection, expansion: Expansion) -> datetime:
-    """Add a command, and return when it starts."""
-    statement = insert(commands).values(_values(expansion)).returning(commands.c.starts_at)
-    starts_at: datetime = (await connection.execute(statement)).scalar_one()
-    return starts_at
-
-
 async def expand_command(connection: AsyncConnection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
-    """Make one order per recipient; return how many, and the first `shown` of their ids."""
+    """Add a command and one order per recipient; return how many, and the first `shown` of their ids."""
+    inserted = insert(commands).values(_values(expansion)).returning(commands.c.starts_at, commands.c.expires_at)
+    starts_at, expires_at = (await connection.execute(inserted)).one()
     command = expansion.command
     chosen = expansion.recipients.subquery("recipient")
-    of_command = commands.c.request_id == expansion.request_id
-    size = ORDER_BYTES + len(bytes(command.action.args))
+    # Nothing but the recipients in its FROM: joined with the command, the planner looks each agent up by itself.
     rows = select(
         func.uuid7(),
         literal(expansion.request_id, Uuid),
@@ -103,15 +99,16 @@ async def expand_command(connection: AsyncConnection, expansion: Expansion, show
             .order_by(group_members.c.group_name)
             .scalar_subquery()
         ),
-        commands.c.expires_at,
+        literal(expires_at, _TIMESTAMP),
         literal(command.priority, Integer),
-        NEVER if expansion.is_held else commands.c.starts_at,
-        literal(size, Integer),
-    ).select_from(chosen.join(commands, of_command))
+        NEVER if expansion.is_held else literal(starts_at, _TIMESTAMP),
+        literal(ORDER_BYTES + len(bytes(command.action.args)), Integer),
+    )
     names = ["order_id", "request_id", "agent_id", "agent_groups", "expires_at", "priority", "offer_at", "bytes"]
     expanded = insert(orders).from_select(names, rows).returning(orders.c.order_id).cte("expanded")
     first = literal_column(f"(array_agg(order_id))[1:{int(shown)}]", ARRAY(Uuid))
     count, order_ids = (await connection.execute(select(func.count(), first).select_from(expanded))).one()
+    of_command = commands.c.request_id == expansion.request_id
     await connection.execute(update(commands).where(of_command).values(orders=count))
     return count, order_ids or []
 

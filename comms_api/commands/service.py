@@ -106,7 +106,6 @@ class Commands:
     async def _expand(self, connection: AsyncConnection, expansions: Sequence[Expansion]) -> list[Submitted]:
         answer = []
         for wanted in expansions:
-            await expansion.insert_command(connection, wanted)
             count, order_ids = await expansion.expand_command(connection, wanted, ORDER_IDS_SHOWN)
             answer.append(Submitted(wanted.request_id, count, order_ids, f"/orders?request_id={wanted.request_id}"))
         _refuse_empty(expansions, [command.orders for command in answer])
@@ -134,7 +133,6 @@ class Commands:
             )
             chosen = recipients_again(request_id, wanted.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
-            await expansion.insert_command(connection, repeated)
             count, order_ids = await expansion.expand_command(connection, repeated, ORDER_IDS_SHOWN)
             if not count:
                 raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")

@@ -32,6 +32,8 @@ def recipients(target: CommandTarget) -> Select[Any]:
     """Return the statement of a target's recipients, each once, in a column `agent_id`."""
     if target.type == "server":
         return select(literal(service_id(target.ids[0]), Uuid).label("agent_id"))
+    if target.type == "group" and len(target.ids) == 1 and target.filter is None:
+        return select(group_members.c.agent_id).where(group_members.c.group_name == target.ids[0])
     statement = select(agents.c.id.label("agent_id"))
     if target.type == "agent":
         statement = statement.where(agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid))))

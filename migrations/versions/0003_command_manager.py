@@ -14,8 +14,17 @@ depends_on = None
 ROLLING = "commands_rolling_idx"
 CLAIM = "orders_claim_idx"
 
+# Four times as fast as our own, which PostgreSQL before 18 keeps; a plain call, so that the planner puts it in place.
+NATIVE_UUID7 = """
+DO $$ BEGIN
+    IF current_setting('server_version_num')::int >= 180000 THEN
+        CREATE OR REPLACE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE AS 'SELECT uuidv7()';
+    END IF;
+END $$"""
+
 
 def upgrade() -> None:
+    op.execute(NATIVE_UUID7)
     op.add_column("agents", sa.Column("labels", sa.JSON, nullable=False, server_default=sa.text("'{}'")))
     _widen_commands()
     _widen_orders()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import leases, queries
 from comms_api.commands.endings import cancel_order, expire_orders, find_statuses, finish_orders
-from comms_api.commands.expansion import expand_command, expansion_of, insert_command
+from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
 from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.model import Claimed, CommandTarget, NewCommand, OrderFilter
@@ -41,7 +41,6 @@ async def make_orders(connection: AsyncConnection, agents: int, seconds: float =
 async def submit(connection: AsyncConnection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
     command = NewCommand("Engine", target, Action("a"), seconds, priority=priority)
     wanted = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
-    await insert_command(connection, wanted)
     return (await expand_command(connection, wanted, 3))[0]
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import control, endings, queries
 from comms_api.commands.archive import archive_orders
-from comms_api.commands.expansion import expand_command, expansion_of, insert_command
+from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.leases import claim_orders, extend_leases, release_orders
 from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.model import CommandTarget, NewCommand
@@ -120,7 +120,6 @@ class OrderLife(RuleBasedStateMachine):
         wanted = expansion_of(uuid7_at(datetime.now(UTC).timestamp()), "tester", command, 3600)
 
         async def expand(connection: AsyncConnection) -> int:
-            await insert_command(connection, wanted)
             return (await expand_command(connection, wanted, 0))[0]
 
         assert self.run(self.in_transaction(expand)) == (1 if agent < 3 else 3)
