@@ -26,8 +26,11 @@ class CommsError(Exception):
     code: ClassVar[int] = 1000
     """A number for programs: stable, never reused."""
 
-    def __init__(self, detail: str | None = None, *, code: int | None = None) -> None:
-        """Take the sentence the client reads; without one, the class's own."""
+    def __init__(
+        self, detail: str | None = None, *, code: int | None = None, retry_after_seconds: float | None = None
+    ) -> None:
+        """Take the sentence the client reads; without one, the class's own. And when to come back, if that is known."""
+        self.retry_after_seconds = retry_after_seconds
         self.detail = detail or (type(self).__doc__ or "").strip()
         self.error_code = code or self.code
         super().__init__(self.detail)

@@ -13,6 +13,7 @@ from litestar.types import Guard
 
 from comms_api.agents import routes as agents
 from comms_api.app.node import Node
+from comms_api.audit import routes as audit
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
 from comms_api.groups import routes as groups
@@ -30,7 +31,7 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 PREFIXES = ("/", "/api/v1")
 """Real agents use the second; both are the same."""
 
-MANAGEMENT_SERVICES = ("agents", "groups", "users", "events", "states", "commands", "watch")
+MANAGEMENT_SERVICES = ("agents", "audit", "groups", "users", "events", "states", "commands", "watch")
 
 
 @get("/", status_code=200, opt=PUBLIC)
@@ -42,6 +43,7 @@ async def check_health() -> Response[bytes]:
 MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     check_health,
     *users.ROUTES,
+    *audit.ROUTES,
     *agents.ROUTES,
     *groups.ROUTES,
     *commands.MANAGEMENT_ROUTES,

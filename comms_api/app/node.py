@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
+from comms_api.audit.service import Audit
 from comms_api.commands.dispatcher import Dispatcher
 from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.maintenance import Maintenance
@@ -47,6 +48,7 @@ class Node(msgspec.Struct, frozen=True):
     bodies: Bodies
     presence: Presence
     agents: Agents
+    audit: Audit
     groups: Groups
     users: Users
     login: Login
@@ -74,6 +76,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
         bodies=Bodies(settings),
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings.key_length_minimum),
+        audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
         login=Login(engine, secret, tokens, presence),

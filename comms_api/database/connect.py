@@ -12,6 +12,7 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from comms_api.database.actor import tell_actor
 from comms_api.database.embedded import embedded_postgres
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -52,6 +53,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "begin", tell_actor)
     return engine
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Double,
@@ -54,11 +55,16 @@ agents = Table(
     Column("version", Text, nullable=False, server_default=""),
     Column("host", JSON, nullable=False, server_default=text("'{}'")),
     Column("labels", JSON, nullable=False, server_default=text("'{}'")),
+    Column("external_id", Text, unique=True, comment="its id in the external database, 3 to 8 digits"),
+    Column("allowed_addresses", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="CIDR; none: any"),
+    Column("is_blocked", Boolean, nullable=False, server_default=text("false")),
+    Column("configuration", Text, comment="the hash of the group files it says it runs"),
     _timestamp("created_at", nullable=False),
     # The two moves of an agent that is alive: no index, so that the update stays on its page (HOT).
     _timestamp("last_login_at"),
     _timestamp("last_seen_at"),
     Column("remote_address", Text),
+    Column("node", Text, comment="the node that saw it last"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -66,7 +72,36 @@ groups = Table(
     "groups",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("precedence", Integer, nullable=False, server_default=text("0"), comment="the highest has the last word"),
     _timestamp("created_at", nullable=False),
+)
+
+group_files = Table(
+    "group_files",
+    metadata,
+    Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
+    Column("file_name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("is_current", Boolean, nullable=False),
+    Column("user_name", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+)
+Index(
+    "group_files_current_idx",
+    group_files.c.group_name,
+    group_files.c.file_name,
+    unique=True,
+    postgresql_where=text("is_current"),
+)
+
+configuration_changes = Table(
+    "configuration_changes",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("has_moved", Boolean, nullable=False, comment="its groups have changed, and not only their files"),
+    _timestamp("changed_at", nullable=False),
 )
 
 group_members = Table(
@@ -86,6 +121,43 @@ users = Table(
     Column("role", Text, nullable=False),
     _timestamp("created_at", nullable=False),
 )
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("user_name", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    _timestamp("expires_at", nullable=False),
+)
+Index(None, refresh_tokens.c.user_name)
+
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("groups", ARRAY(Text), nullable=False),
+    Column("uses_left", Integer, comment="none: any number"),
+    Column("user_name", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+    _timestamp("expires_at", nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _timestamp("at", nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("address", Text),
+    Column("operation", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="the table of what was changed"),
+    Column("key", Text, nullable=False),
+    Column("before", JSON),
+    Column("after", JSON),
+)
+Index(None, audit.c.subject, audit.c.key, audit.c.id)
 
 signing_keys = Table(
     "signing_keys",

@@ -8,6 +8,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
+from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ROLES
@@ -34,6 +35,8 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
         claims = tokens.verify(bearer_token(connection), audience)
         if audience == MANAGEMENT:
             _check_role(claims, handler)
+            if connection.scope.get("method") != "GET":
+                act_as(Actor(claims.subject, connection.client.host if connection.client else None))
         connection.scope["state"][_CLAIMS] = claims
         seen(connection, claims)
 

@@ -2,6 +2,7 @@
 
 import http
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
         message=detail,
         code=code,
     )
-    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(status))
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(status, error))
 
 
 def _describe(error: Exception) -> tuple[int, str, int]:
@@ -90,10 +91,12 @@ def _validation_detail(error: ValidationException) -> str:
     return "; ".join(faults) or error.detail
 
 
-def _headers(status: int) -> dict[str, str]:
+def _headers(status: int, error: Exception) -> dict[str, str]:
     if status == http.HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     if status in {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}:
+        if isinstance(error, errors.CommsError) and error.retry_after_seconds is not None:
+            return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
         return {"Retry-After": str(random.randint(*RETRY_AFTER_SECONDS))}  # noqa: S311 - spreading, no secret
     return {}
 

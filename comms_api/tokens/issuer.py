@@ -41,7 +41,7 @@ class Tokens:
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
         """Take the keys and the clock that all nodes share."""
         self._keyring = keyring
-        self._lifetime_seconds = lifetime_seconds
+        self.lifetime_seconds = lifetime_seconds
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._revoked: dict[str, float] = {}
@@ -55,7 +55,7 @@ class Tokens:
             "sub": subject,
             "uuid": subject,
             "iat": issued_at,
-            "exp": int(issued_at) + self._lifetime_seconds,
+            "exp": int(issued_at) + self.lifetime_seconds,
         } | ({"role": role} if role else {})
         return jwt.encode(claims, self._keyring.private_key, ALGORITHM, headers={"kid": self._keyring.kid})
 

@@ -28,3 +28,31 @@ class User(msgspec.Struct, frozen=True):
     name: str
     role: Role
     created_at: datetime
+
+
+class UserChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an administrator changes of a user; either ends the user's tokens."""
+
+    password: Password | None = None
+    role: Role | None = None
+
+
+class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's own new password, and the old one as proof."""
+
+    old: str
+    new: Password
+
+
+class Refresh(msgspec.Struct, frozen=True):
+    """The token that a new pair is asked with; it is good once."""
+
+    refresh_token: str
+
+
+class TokenPair(msgspec.Struct, frozen=True):
+    """A token for the API, for `expires_in` seconds, and one that fetches the next pair."""
+
+    token: str
+    refresh_token: str
+    expires_in: int

@@ -4,24 +4,23 @@ import base64
 import binascii
 
 import msgspec
-from litestar import delete, get, post
+from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from comms_api.errors import Conflict, Unauthenticated
 from comms_api.http.authentication import PUBLIC, claims_of
 from comms_api.http.pages import After, Limit, Page
-from comms_api.http.request import AnyRequest
-from comms_api.http.roles import ADMINISTER
-from comms_api.protocol import Token
-from comms_api.users.model import NewUser, User
+from comms_api.http.request import AnyRequest, remote_address
+from comms_api.http.roles import ADMINISTER, ANYONE
+from comms_api.users.model import NewUser, PasswordChange, Refresh, TokenPair, User, UserChange
 from comms_api.users.service import Users
 
 
 class LoginAnswer(msgspec.Struct, frozen=True):
     """The form that real agents read."""
 
-    data: Token
+    data: TokenPair
     error: int = 0
 
 
@@ -29,7 +28,33 @@ class LoginAnswer(msgspec.Struct, frozen=True):
 async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) -> LoginAnswer:
     """Log a user in by HTTP Basic (RFC 7617); the request has no body."""
     name, password = _basic_credentials(request.headers.get("authorization", ""))
-    return LoginAnswer(Token(await users.log_in(name, password)))
+    return LoginAnswer(await users.log_in(name, password, remote_address(request)))
+
+
+@post("/security/user/refresh", status_code=200, opt=PUBLIC)
+async def refresh_tokens(data: JSONBody[Refresh], users: NamedDependency[Users]) -> LoginAnswer:
+    """Return the next pair of tokens for a refresh token, which is good once."""
+    return LoginAnswer(await users.refresh(data.refresh_token))
+
+
+@delete("/security/user/authenticate", opt=ANYONE)
+async def log_out(request: AnyRequest, users: NamedDependency[Users]) -> None:
+    """End all of one's tokens, on every node within seconds."""
+    await users.log_out(claims_of(request).subject)
+
+
+@put("/users/me/password", status_code=204, opt=ANYONE)
+async def change_own_password(
+    request: AnyRequest, data: JSONBody[PasswordChange], users: NamedDependency[Users]
+) -> None:
+    """Set one's own password, which ends all of one's tokens."""
+    await users.change_password(claims_of(request).subject, data, remote_address(request))
+
+
+@patch("/users/{name:str}", status_code=204, opt=ADMINISTER)
+async def change_user(name: FromPath[str], data: JSONBody[UserChange], users: NamedDependency[Users]) -> None:
+    """Set a user's password or role, which ends the user's tokens."""
+    await users.change(name, data)
 
 
 def _basic_credentials(header: str) -> tuple[str, str]:
@@ -64,4 +89,13 @@ async def delete_user(request: AnyRequest, name: FromPath[str], users: NamedDepe
     await users.delete(name)
 
 
-ROUTES = [authenticate_user, create_user, list_users, delete_user]
+ROUTES = [
+    authenticate_user,
+    refresh_tokens,
+    log_out,
+    create_user,
+    list_users,
+    change_own_password,
+    change_user,
+    delete_user,
+]

@@ -1,5 +1,6 @@
 """Log users in, make and remove them, and make the first."""
 
+import hashlib
 import secrets
 from pathlib import Path
 
@@ -8,14 +9,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
 from comms_api.database.listener import Notifier
-from comms_api.errors import ConfigurationError, Conflict, NotFound, Unauthenticated
+from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.http.failures import FailureLimit
 from comms_api.http.pages import Page, page_of
+from comms_api.http.roles import Role
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
 from comms_api.users import store
-from comms_api.users.model import PASSWORD_LENGTH_MINIMUM, NewUser, User
+from comms_api.users.model import (
+    PASSWORD_LENGTH_MINIMUM,
+    NewUser,
+    PasswordChange,
+    TokenPair,
+    User,
+    UserChange,
+)
 from comms_api.users.passwords import Passwords
 
 FIRST_ADMINISTRATOR = "admin"
+
+
+FAILURES_ALLOWED = 5
+FAILURES_OF_ADDRESS_ALLOWED = 100
+"""More, as many users may share an address."""
+LOCK_SECONDS = 1.0
+REFRESH_SECONDS = 12 * 3600.0
 
 
 class Users:
@@ -27,15 +44,72 @@ class Users:
         self._tokens = tokens
         self._notifier = notifier
         self._passwords = Passwords()
+        self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
+        self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
-    async def log_in(self, name: str, password: str) -> str:
-        """Return a token for the management API; raises `Unauthenticated`, the same for a wrong name or password."""
+    async def log_in(self, name: str, password: str, address: str | None) -> TokenPair:
+        """Return tokens for the management API.
+
+        Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures
+        of the name or from the address.
+        """
+        role = await self._check(name, password, address)
+        async with self._engine.begin() as connection:
+            return await self._issue(connection, name, role)
+
+    async def _check(self, name: str, password: str, address: str | None) -> Role:
+        self._failures.check(name)
+        self._failures_of_address.check(address)
         async with self._engine.connect() as connection:
             found = await store.find_password(connection, name)
-        stored, role = found or (None, "")
-        if not await self._passwords.matches(password, stored):
+        stored = found[0] if found else None
+        if not await self._passwords.matches(password, stored) or found is None:
+            self._failures.failed(name)
+            self._failures_of_address.failed(address)
             raise Unauthenticated("The user name or the password is wrong.")
-        return self._tokens.issue(name, MANAGEMENT, role)
+        self._failures.succeeded(name)
+        return found[1]
+
+    async def _issue(self, connection: AsyncConnection, name: str, role: Role) -> TokenPair:
+        refresh_token = secrets.token_urlsafe(32)
+        await store.insert_refresh_token(connection, name, _digest(refresh_token), REFRESH_SECONDS)
+        return TokenPair(self._tokens.issue(name, MANAGEMENT, role), refresh_token, self._tokens.lifetime_seconds)
+
+    async def refresh(self, refresh_token: str) -> TokenPair:
+        """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is over or unknown."""
+        async with self._engine.begin() as connection:
+            found = await store.take_refresh_token(connection, _digest(refresh_token))
+            if found is not None:
+                return await self._issue(connection, *found)
+        raise Unauthenticated("The refresh token is not good any more; log in.")
+
+    async def log_out(self, name: str) -> None:
+        """End every token of a user on every node."""
+        async with self._engine.begin() as connection:
+            await self._end_tokens(connection, name)
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+
+    async def change(self, name: str, change: UserChange) -> None:
+        """Set a user's password or role, and end the user's tokens; raises `NotFound`."""
+        values: dict[str, str] = {"role": change.role} if change.role else {}
+        if change.password is not None:
+            values["password_hash"] = await self._passwords.hash_aside(change.password)
+        if not values:
+            raise Invalid("Give a password or a role.")
+        async with self._engine.begin() as connection:
+            if not await store.update_user(connection, name, values):
+                raise NotFound(f"There is no user {name!r}.")
+            await self._end_tokens(connection, name)
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+
+    async def change_password(self, name: str, change: PasswordChange, address: str | None) -> None:
+        """Set a user's own password and end the user's tokens; raises `Unauthenticated` when the old one is wrong."""
+        await self._check(name, change.old, address)
+        await self.change(name, UserChange(password=change.new))
+
+    async def _end_tokens(self, connection: AsyncConnection, name: str) -> None:
+        await store.delete_refresh_tokens(connection, name)
+        await revoke_tokens(connection, name)
 
     async def create(self, user: NewUser) -> None:
         """Add a user; raises `Conflict` when the name is taken."""
@@ -57,6 +131,10 @@ class Users:
                 raise NotFound(f"There is no user {name!r}.")
             await revoke_tokens(connection, name)
         self._notifier.notify(REVOCATIONS_CHANNEL)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 async def create_first_administrator(connection: AsyncConnection, password_file: Path | None) -> str | None:

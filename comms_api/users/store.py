@@ -1,10 +1,12 @@
 """The users' statements."""
 
-from sqlalchemy import select
+from collections.abc import Mapping
+
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import users
+from comms_api.database.schema import refresh_tokens, users
 from comms_api.http.roles import Role
 from comms_api.users.model import User
 
@@ -38,3 +40,39 @@ async def insert_user(connection: AsyncConnection, name: str, password_hash: str
     values = {"name": name, "password_hash": password_hash, "role": role}
     statement = insert(users).values(values).on_conflict_do_nothing().returning(users.c.name)
     return await connection.scalar(statement) is not None
+
+
+async def update_user(connection: AsyncConnection, name: str, changes: Mapping[str, str]) -> bool:
+    """Change a user; return whether there is one."""
+    statement = users.update().where(users.c.name == name).values(changes).returning(users.c.name)
+    return await connection.scalar(statement) is not None
+
+
+async def insert_refresh_token(connection: AsyncConnection, name: str, token_hash: bytes, seconds: float) -> None:
+    """Store the hash of a refresh token."""
+    expires_at = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    values = {"user_name": name, "token_hash": token_hash, "expires_at": expires_at}
+    await connection.execute(insert(refresh_tokens).values(values))
+
+
+async def take_refresh_token(connection: AsyncConnection, token_hash: bytes) -> tuple[str, Role] | None:
+    """Use a refresh token up; return whose it is and the user's role, or None when it is not good."""
+    taken = (
+        refresh_tokens.delete()
+        .where(refresh_tokens.c.token_hash == token_hash)
+        .returning(refresh_tokens.c.user_name, refresh_tokens.c.expires_at)
+        .cte("taken")
+    )
+    statement = select(users.c.name, users.c.role).join(taken, taken.c.user_name == users.c.name)
+    row = (await connection.execute(statement.where(taken.c.expires_at > func.now()))).first()
+    return (row.name, row.role) if row else None
+
+
+async def delete_refresh_tokens(connection: AsyncConnection, name: str) -> None:
+    """End the refresh tokens of a user."""
+    await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.user_name == name))
+
+
+async def forget_refresh_tokens(connection: AsyncConnection) -> None:
+    """Delete the refresh tokens that are over."""
+    await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.expires_at <= func.now()))

@@ -1,0 +1,51 @@
+"""The management API's audit trail, for administrators."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+from litestar.response import Stream
+
+from comms_api.audit.model import Entry, EntryFilter
+from comms_api.audit.service import Audit
+from comms_api.http.pages import Limit, Page
+from comms_api.http.roles import ADMINISTER
+
+
+@get("/audit", opt=ADMINISTER)
+async def list_audit(  # noqa: PLR0913 - one parameter per filter
+    audit: NamedDependency[Audit],
+    actor: FromQuery[str | None] = None,
+    subject: FromQuery[str | None] = None,
+    key: FromQuery[str | None] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
+    after: FromQuery[UUID | None] = None,
+    limit: Limit = 100,
+) -> Page[Entry]:
+    """List changes, oldest first: all, or those by an actor, of a kind of subject, of one key, of a time."""
+    return await audit.list(EntryFilter(actor, subject, key, since, until), after, limit)
+
+
+@get("/audit/export", opt=ADMINISTER)
+async def export_audit(
+    audit: NamedDependency[Audit],
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
+) -> Stream:
+    """Stream the trail of a time, or all of it, as lines of JSON."""
+    lines = _lines(audit.stream(EntryFilter(since=since, until=until)))
+    headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"'}
+    return Stream(lines, media_type="application/x-ndjson", headers=headers)
+
+
+async def _lines(entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
+    async for entry in entries:
+        yield msgspec.json.encode(entry) + b"\n"
+
+
+ROUTES = [list_audit, export_audit]

@@ -1,0 +1,48 @@
+"""Read the audit trail; it is written by the database's triggers, in the transaction of each change."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.audit.model import Entry, EntryFilter
+from comms_api.database.schema import audit
+from comms_api.database.uuid7 import uuid7_floor
+from comms_api.http.pages import Page, page_of
+
+EXPORT_PAGE = 1_000
+
+
+class Audit:
+    """The audit trail."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Take where it is."""
+        self._engine = engine
+
+    async def list(self, wanted: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
+        """Return one page of entries, oldest first."""
+        statement = select(audit).order_by(audit.c.id).limit(limit + 1)
+        pairs = ((audit.c.actor, wanted.actor), (audit.c.subject, wanted.subject), (audit.c.key, wanted.key))
+        statement = statement.where(*(column == value for column, value in pairs if value is not None))
+        if wanted.since is not None:
+            statement = statement.where(audit.c.id >= uuid7_floor(wanted.since))
+        if wanted.until is not None:
+            statement = statement.where(audit.c.id < uuid7_floor(wanted.until))
+        if after is not None:
+            statement = statement.where(audit.c.id > after)
+        async with self._engine.connect() as connection:
+            entries = [Entry(**row) for row in (await connection.execute(statement)).mappings()]
+        return page_of(entries, limit, lambda entry: str(entry.id))
+
+    async def stream(self, wanted: EntryFilter) -> AsyncIterator[Entry]:
+        """Yield every entry, oldest first, a page at a time."""
+        after: UUID | None = None
+        while True:
+            page = await self.list(wanted, after, EXPORT_PAGE)
+            for entry in page.items:
+                yield entry
+            if page.next is None:
+                return
+            after = UUID(page.next)

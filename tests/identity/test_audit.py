@@ -1,0 +1,58 @@
+"""The audit trail: every change, by whom and from where, and nothing secret; written by the database itself."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from support.batches import command
+from support.server import KEY, PASSWORD, Server
+
+
+def entries(management: httpx.Client, **query: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = management.get("/audit", params=query | {"limit": "1000"}).json()["items"]
+    return items
+
+
+def test_every_change_is_recorded_with_its_actor(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "audited"})
+    agent_id = str(server.enroll(management, "audited", ("audited",)))
+    operator = server.user(management, "auditor", "operator")
+    operator.patch(f"/agents/{agent_id}", json={"labels": {"site": "one"}})
+    request_id = operator.post("/commands", json=command(agent_id, user="auditor")).json()["commands"][0]["request_id"]
+    operator.post(f"/commands/{request_id}/cancel")
+    management.delete(f"/agents/{agent_id}")
+    told = [(entry["actor"], entry["operation"], entry["after"] and entry["after"]["labels"])
+            for entry in entries(management, subject="agents", key=agent_id)]  # fmt: skip
+    assert told == [("admin", "insert", {}), ("auditor", "update", {"site": "one"}), ("admin", "delete", None)]
+    assert {entry["address"] for entry in entries(management, key=agent_id)} == {"127.0.0.1"}
+    assert [entry["operation"] for entry in entries(management, key=f"audited/{agent_id}")] == ["insert", "delete"]
+    phases = [entry["after"]["phase"] for entry in entries(management, subject="commands", key=request_id)]
+    assert phases == ["released", "cancelled"]
+    assert {entry["actor"] for entry in entries(management, subject="commands")} == {"auditor"}
+
+
+def test_nothing_secret_is_in_the_trail_and_signs_of_life_are_not(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "discreet")
+    before = len(entries(management))
+    server.log_in(agent_id).get("/commands?wait=0")
+    lines = management.get("/audit/export").text.splitlines()
+    assert len(lines) == before
+    assert all(word not in json.dumps(lines) for word in (KEY, PASSWORD, "argon2", "_hash", "private_key"))
+
+
+def test_a_reader_may_not_read_the_trail(server: Server, management: httpx.Client) -> None:
+    assert server.user(management, "curious", "reader").get("/audit").status_code == 403
+
+
+def test_what_is_done_by_hand_is_recorded_and_the_trail_cannot_be_changed(
+    management: httpx.Client, query: Callable[..., list[Any]]
+) -> None:
+    query("INSERT INTO groups (name) VALUES ('by-hand')")
+    [entry] = entries(management, key="by-hand")
+    assert entry["actor"].startswith("database: ")
+    for statement in ("DELETE FROM audit", "UPDATE audit SET actor = 'x'", "TRUNCATE audit"):
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            query(statement)
