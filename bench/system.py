@@ -18,10 +18,10 @@ from sqlalchemy import make_url
 from comms_api.database.connect import open_engine
 from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.login.service import load_keyring
+from comms_api.login.keys import SigningKeys
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Tokens
-from comms_api.tokens.keyring import Secret
+from comms_api.tokens.secret import Secret
 
 ADMINISTRATOR = "admin"
 KEY = "k" * 32
@@ -85,7 +85,7 @@ class System:
         """Take the server's signing key, so that a thousand agents need no thousand logins."""
         engine = open_engine(self.cluster.url, Settings())
         async with engine.begin() as connection:
-            keyring = await load_keyring(connection, self._secret)
+            keyring = await SigningKeys(engine, self._secret, Settings()).load(connection)
         await engine.dispose()
         self._tokens = Tokens(keyring, TOKEN_SECONDS, time.time)
 

@@ -19,6 +19,8 @@ PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
 
+LISTS = {"trusted_proxies"}
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
 Days = Annotated[int, Meta(ge=1, le=3650)]
@@ -33,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     secret_file: Path | None = None
+    previous_secret_file: Path | None = None
     admin_password_file: Path | None = None
     embedded_postgres_user: str = "nobody"
     agent_bind: str = "0.0.0.0:27000"
@@ -44,7 +47,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease_seconds: Seconds = 60.0
     sweep_seconds: Seconds = 5.0
     token_lifetime_seconds: Annotated[int, Meta(ge=5, le=86_400)] = 900
+    token_algorithm: Literal["ES256", "EdDSA", "RS256"] = "ES256"  # noqa: S105 - no password
+    signing_key_days: Days = 30
     key_length_minimum: Annotated[int, Meta(ge=8, le=128)] = 32
+    key_entropy_bits_minimum: Annotated[float, Meta(ge=0, le=512)] = 64.0
+    reenroll_after_days: Annotated[float, Meta(ge=0, le=3650)] | None = None
+    node_name: str = ""
+    logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    trusted_proxies: tuple[str, ...] = ()
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20
     body_timeout_seconds: Seconds = 30.0
@@ -121,7 +131,14 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     unknown = sorted(key for key, name in names.items() if name not in Settings.__struct_fields__)
     if unknown:
         raise ConfigurationError(f"{unknown[0]}: no such setting")
-    return {name: environ[key] for key, name in names.items()}
+    return {name: _split(name, environ[key]) for key, name in names.items()}
+
+
+def _split(name: str, value: str) -> str | list[str]:
+    """Return a setting's value; those that hold several are given with commas between them."""
+    if name not in LISTS:
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _name_the_setting(message: str) -> str:

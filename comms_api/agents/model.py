@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.protocol import Labels
+from comms_api.protocol import GroupName, Labels
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 
@@ -24,8 +24,13 @@ class Agent(msgspec.Struct, frozen=True):
     version: str
     host: msgspec.Raw
     labels: msgspec.Raw
+    external_id: str | None
+    allowed_addresses: list[str]
+    is_blocked: bool
+    configuration: str | None
     status: AgentStatus
     remote_address: str | None
+    node: str | None
     created_at: datetime
     last_login_at: datetime | None
     last_seen_at: datetime | None
@@ -49,10 +54,66 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     labels: Labels = {}
 
 
-class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator changes of an agent."""
+Networks = Annotated[list[str], msgspec.Meta(max_length=32)]
+"""Source addresses as CIDR, IPv4 or IPv6; none given: any address."""
 
-    labels: Labels
+
+class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an operator changes of an agent; blocking it or narrowing its addresses ends its tokens."""
+
+    labels: Labels | None = None
+    allowed_addresses: Networks | None = None
+    is_blocked: bool | None = None
+
+
+class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent's next key; without one, the server makes it up."""
+
+    key: str | None = None
+
+
+class AgentKey(msgspec.Struct, frozen=True):
+    """An agent's new key: shown this once."""
+
+    id: UUID
+    key: str
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What a login is decided by."""
+
+    id: UUID
+    key_hash: bytes
+    is_blocked: bool
+    allowed_addresses: list[str]
+
+
+class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A token that enrolls agents: into which groups, how often, and for how long."""
+
+    expires_in: Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
+    groups: tuple[GroupName, ...] = ()
+    uses: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    description: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class MadeEnrollmentToken(msgspec.Struct, frozen=True):
+    """A new enrollment token: shown this once."""
+
+    id: UUID
+    token: str
+
+
+class EnrollmentToken(msgspec.Struct, frozen=True):
+    """An enrollment token as administrators see it."""
+
+    id: UUID
+    description: str
+    groups: list[str]
+    uses_left: int | None
+    user_name: str
+    created_at: datetime
+    expires_at: datetime
 
 
 class Sighting(msgspec.Struct, frozen=True):

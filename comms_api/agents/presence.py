@@ -18,8 +18,9 @@ FLUSH_SECONDS = 1.0
 class Presence:
     """Collects sightings and writes them together; what an outage loses is at most a second of them."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """Start with nobody seen."""
+    def __init__(self, engine: AsyncEngine, node: str) -> None:
+        """Take the name of the node that sees them."""
+        self._node = node
         self._engine = engine
         self._sightings: dict[UUID, Sighting] = {}
 
@@ -41,7 +42,7 @@ class Presence:
             return
         try:
             async with self._engine.begin() as connection:
-                await store.record_sightings(connection, sightings)
+                await store.record_sightings(connection, sightings, self._node)
         except Exception as error:  # noqa: BLE001 - it must go on recording
             self._sightings = sightings | self._sightings
             log_failure(logger, "sightings not recorded yet", error)

@@ -7,11 +7,23 @@ from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from comms_api.agents.model import Agent, AgentChange, AgentFilter, AgentStatus
+from comms_api.agents.model import (
+    Agent,
+    AgentChange,
+    AgentFilter,
+    AgentKey,
+    AgentStatus,
+    EnrollmentToken,
+    MadeEnrollmentToken,
+    NewEnrollmentToken,
+    NewKey,
+)
 from comms_api.agents.service import Agents
 from comms_api.errors import Invalid
+from comms_api.http.authentication import PUBLIC, bearer_token, claims_of
 from comms_api.http.pages import Limit, Page
-from comms_api.http.roles import OPERATE, READ
+from comms_api.http.request import AnyRequest, remote_address
+from comms_api.http.roles import ADMINISTER, OPERATE, READ
 from comms_api.protocol import EnrolledAgent, Enrollment
 
 Group = Annotated[str | None, QueryParameter(description="only members of this group")]
@@ -55,7 +67,7 @@ async def get_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]) -
 
 @patch("/agents/{agent_id:uuid}", opt=OPERATE)
 async def change_agent(agent_id: FromPath[UUID], data: JSONBody[AgentChange], agents: NamedDependency[Agents]) -> Agent:
-    """Set an agent's labels."""
+    """Set an agent's labels, its source addresses, or whether it is blocked; the last two end its tokens."""
     return await agents.change(agent_id, data)
 
 
@@ -65,4 +77,52 @@ async def delete_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]
     await agents.delete(agent_id)
 
 
-ROUTES = [enroll_agent, list_agents, get_agent, change_agent, delete_agent]
+@post("/agents/{agent_id:uuid}/key", status_code=200, opt=ADMINISTER)
+async def change_key(agent_id: FromPath[UUID], data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
+    """Give an agent a new key, made up here unless one is given; its tokens end on every node within seconds."""
+    return await agents.set_key(agent_id, data.key)
+
+
+@post("/enroll", opt=PUBLIC)
+async def enroll_by_token(
+    request: AnyRequest, data: JSONBody[Enrollment], agents: NamedDependency[Agents]
+) -> EnrolledAgent:
+    """Enroll an agent by an enrollment token, given as a Bearer token, into that token's groups."""
+    return await agents.enroll_by_token(bearer_token(request), data, remote_address(request))
+
+
+@post("/enrollment-tokens", opt=ADMINISTER)
+async def make_enrollment_token(
+    request: AnyRequest, data: JSONBody[NewEnrollmentToken], agents: NamedDependency[Agents]
+) -> MadeEnrollmentToken:
+    """Make a token that enrolls agents into groups: so often, for so many seconds. It is shown this once."""
+    return await agents.make_token(data, claims_of(request).subject)
+
+
+@get("/enrollment-tokens", opt=ADMINISTER)
+async def list_enrollment_tokens(
+    agents: NamedDependency[Agents], after: FromQuery[UUID | None] = None, limit: Limit = 100
+) -> Page[EnrollmentToken]:
+    """List enrollment tokens, oldest first."""
+    return await agents.list_tokens(after, limit)
+
+
+@delete("/enrollment-tokens/{token_id:uuid}", opt=ADMINISTER)
+async def revoke_enrollment_token(token_id: FromPath[UUID], agents: NamedDependency[Agents]) -> None:
+    """Revoke an enrollment token; the agents that it enrolled stay."""
+    await agents.revoke_token(token_id)
+
+
+AGENT_ROUTES = [enroll_by_token]
+ROUTES = [
+    enroll_agent,
+    list_agents,
+    get_agent,
+    change_agent,
+    delete_agent,
+    change_key,
+    enroll_by_token,
+    make_enrollment_token,
+    list_enrollment_tokens,
+    revoke_enrollment_token,
+]

@@ -1,58 +1,134 @@
-"""Enroll, show and delete agents."""
+"""Enroll, show, change and delete agents."""
 
+import ipaddress
+import secrets
+import string
+from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.agents import store
-from comms_api.agents.model import Agent, AgentChange, AgentFilter
+from comms_api.agents import enrollment_tokens, store
+from comms_api.agents.model import (
+    Agent,
+    AgentChange,
+    AgentFilter,
+    AgentKey,
+    EnrollmentToken,
+    MadeEnrollmentToken,
+    NewEnrollmentToken,
+)
+from comms_api.agents.store import Known
+from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.errors import Conflict, Invalid, NotFound
+from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.http.failures import FailureLimit
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import EnrolledAgent, Enrollment
-from comms_api.tokens.keyring import Secret
+from comms_api.settings import Settings
+from comms_api.tokens.secret import Secret, entropy_bits
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
 UUID_VERSION = 7
 KEY_LENGTH_MAXIMUM = 128
+MADE_KEY_LENGTH = 32
+DAY_SECONDS = 86_400.0
+NEVER_SECONDS = 100 * 365 * DAY_SECONDS
+TOKEN_FAILURES_ALLOWED = 20
 
 
 class Agents:
     """The agents of the fleet."""
 
     def __init__(
-        self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, key_length: int
+        self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
-        """Take the least length of a key, in characters."""
+        """Take what a key must be like, and when an agent may be replaced by another of its name."""
         self._engine = engine
         self._secret = secret
         self._clock = clock
         self._notifier = notifier
-        self._key_length = key_length
+        self._key_length = settings.key_length_minimum
+        self._entropy_bits = settings.key_entropy_bits_minimum
+        days = settings.reenroll_after_days
+        self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
+        self._failures = FailureLimit(TOKEN_FAILURES_ALLOWED, 1.0)
+
+    # -- enrolling
 
     async def enroll(self, enrollment: Enrollment) -> EnrolledAgent:
-        """Add an agent under the id it chose, or one of ours; raises `Conflict` when id or name is taken."""
+        """Add an agent under the id it chose, or one of ours.
+
+        Raises `Conflict` when id or name is taken, unless by an agent that has been silent so long that it may be
+        replaced; the same agent with the same key is enrolled already.
+        """
         self._check(enrollment)
-        agent_id = enrollment.id or self._clock.uuid7()
         async with self._engine.begin() as connection:
-            if not await store.insert_agent(connection, agent_id, enrollment, self._secret.hash_key(enrollment.key)):
-                raise Conflict(f"An agent with the id {agent_id} or the name {enrollment.name!r} exists.", code=1708)
-            missing = set(enrollment.groups) - await store.join_groups(connection, agent_id, enrollment.groups)
-            if missing:
-                raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
+            return await self._enroll(connection, enrollment)
+
+    async def enroll_by_token(self, token: str, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
+        """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not good."""
+        self._failures.check(address)
+        self._check(enrollment)
+        with acting_as(Actor("an enrollment token", address)):
+            async with self._engine.begin() as connection:
+                used = await enrollment_tokens.use_token(connection, token)
+                if used is None:
+                    self._failures.failed(address)
+                    raise Unauthenticated("The enrollment token is unknown, used up or over.")
+                with_groups = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
+                return await self._enroll(connection, with_groups)
+
+    async def _enroll(self, connection: AsyncConnection, enrollment: Enrollment) -> EnrolledAgent:
+        agent_id = enrollment.id or self._clock.uuid7()
+        known = Known(agent_id, self._secret.hash_key(enrollment.key))
+        if not await store.insert_agent(connection, known, enrollment):
+            if await self._is_same(connection, agent_id, enrollment):
+                return EnrolledAgent(agent_id, enrollment.name)
+            await self._replace_silent(connection, agent_id, enrollment.name)
+            await store.insert_agent(connection, known, enrollment)
+        missing = set(enrollment.groups) - await store.join_groups(connection, agent_id, enrollment.groups)
+        if missing:
+            raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
         return EnrolledAgent(agent_id, enrollment.name)
+
+    async def _is_same(self, connection: AsyncConnection, agent_id: UUID, enrollment: Enrollment) -> bool:
+        agent = await store.find_agent(connection, agent_id)
+        admission = await store.find_admission(connection, agent_id)
+        if agent is None or admission is None or agent.name != enrollment.name:
+            return False
+        return not self._secret.is_slow(admission.key_hash) and self._secret.key_matches(
+            enrollment.key, admission.key_hash
+        )
+
+    async def _replace_silent(self, connection: AsyncConnection, agent_id: UUID, name: str) -> None:
+        rivals = await store.find_rivals(connection, agent_id, name, self._silent_seconds)
+        if not all(rivals.values()):
+            raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
+        for rival in rivals:
+            await store.delete_agent(connection, rival)
+            await store.revoke_tokens(connection, str(rival))
+        self._notifier.notify(REVOCATIONS_CHANNEL)
 
     def _check(self, enrollment: Enrollment) -> None:
         if enrollment.id is not None and enrollment.id.version != UUID_VERSION:
             raise Invalid("id: must be a UUID of version 7")
-        if not self._key_length <= len(enrollment.key) <= KEY_LENGTH_MAXIMUM:
-            raise Invalid(f"key: must have {self._key_length} to {KEY_LENGTH_MAXIMUM} characters")
-        if not (enrollment.key.isascii() and enrollment.key.isprintable()):
-            raise Invalid("key: must be printable ASCII")
+        self._check_key(enrollment.key)
         texts = [enrollment.name, *(text for pair in enrollment.labels.items() for text in pair)]
         if any("\0" in text for text in texts):
             raise Invalid("name, labels: must not contain NUL")
+
+    def _check_key(self, key: str) -> None:
+        if not self._key_length <= len(key) <= KEY_LENGTH_MAXIMUM:
+            raise Invalid(f"key: must have {self._key_length} to {KEY_LENGTH_MAXIMUM} characters")
+        if not (key.isascii() and key.isprintable()):
+            raise Invalid("key: must be printable ASCII")
+        if entropy_bits(key) < self._entropy_bits:
+            raise Invalid("key: could be guessed; choose it at random")
+
+    # -- showing
 
     async def get(self, agent_id: UUID) -> Agent:
         """Return one agent; raises `NotFound`."""
@@ -68,14 +144,32 @@ class Agents:
             agents = await store.list_agents(connection, wanted, after, limit + 1)
         return page_of(agents, limit, lambda agent: str(agent.id))
 
+    # -- changing
+
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
-        """Set an agent's labels, and return it; raises `NotFound`."""
-        if any("\0" in text for pair in change.labels.items() for text in pair):
-            raise Invalid("labels: must not contain NUL")
+        """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.
+
+        A block and other addresses end its tokens on every node.
+        """
+        values = _values(change)
         async with self._engine.begin() as connection:
-            if not await store.update_labels(connection, agent_id, change.labels):
+            if not await store.update_agent(connection, agent_id, values):
                 raise NotFound(f"There is no agent {agent_id}.")
+            if change.is_blocked or change.allowed_addresses is not None:
+                await store.revoke_tokens(connection, str(agent_id))
+                self._notifier.notify(REVOCATIONS_CHANNEL)
         return await self.get(agent_id)
+
+    async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
+        """Give an agent a new key, which ends its tokens on every node; raises `NotFound`."""
+        chosen = key or _made_key()
+        self._check_key(chosen)
+        async with self._engine.begin() as connection:
+            if not await store.update_agent(connection, agent_id, {"key_hash": self._secret.hash_key(chosen)}):
+                raise NotFound(f"There is no agent {agent_id}.")
+            await store.revoke_tokens(connection, str(agent_id))
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+        return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
         """Remove an agent and end its tokens on every node; raises `NotFound`. Its events and orders stay."""
@@ -84,3 +178,55 @@ class Agents:
                 raise NotFound(f"There is no agent {agent_id}.")
             await store.revoke_tokens(connection, str(agent_id))
         self._notifier.notify(REVOCATIONS_CHANNEL)
+
+    # -- enrollment tokens
+
+    async def make_token(self, token: NewEnrollmentToken, user: str) -> MadeEnrollmentToken:
+        """Make an enrollment token; raises `NotFound` for a group that is none."""
+        token_id = self._clock.uuid7()
+        async with self._engine.begin() as connection:
+            missing = set(token.groups) - await store.find_groups(connection, token.groups)
+            if missing:
+                raise NotFound(f"There is no group {min(missing)!r}.")
+            return MadeEnrollmentToken(
+                token_id, await enrollment_tokens.insert_token(connection, token_id, token, user)
+            )
+
+    async def list_tokens(self, after: UUID | None, limit: int) -> Page[EnrollmentToken]:
+        """Return one page of enrollment tokens, oldest first."""
+        async with self._engine.connect() as connection:
+            tokens = await enrollment_tokens.list_tokens(connection, after, limit + 1)
+        return page_of(tokens, limit, lambda token: str(token.id))
+
+    async def revoke_token(self, token_id: UUID) -> None:
+        """End an enrollment token; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await enrollment_tokens.delete_token(connection, token_id):
+                raise NotFound(f"There is no enrollment token {token_id}.")
+
+
+def _values(change: AgentChange) -> dict[str, object]:
+    given = {name: getattr(change, name) for name in change.__struct_fields__}
+    values = {name: value for name, value in given.items() if value is not None}
+    if not values:
+        raise Invalid("Give labels, allowed_addresses or is_blocked.")
+    if any("\0" in text for pair in (change.labels or {}).items() for text in pair):
+        raise Invalid("labels: must not contain NUL")
+    if change.allowed_addresses is not None:
+        values["allowed_addresses"] = normal_networks(change.allowed_addresses)
+    return values
+
+
+def normal_networks(given: Sequence[str]) -> list[str]:
+    """Return source addresses as CIDR; raises `Invalid` for what is none. `any` stands for every address."""
+    if list(given) == ["any"]:
+        return []
+    try:
+        return [str(ipaddress.ip_network(text, strict=False)) for text in given]
+    except ValueError as error:
+        raise Invalid(f"allowed_addresses: {error}") from None
+
+
+def _made_key() -> str:
+    alphabet = string.ascii_letters + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(MADE_KEY_LENGTH))

@@ -1,8 +1,10 @@
 """The agents' statements; each takes a connection, runs once, and returns plain values."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -20,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Agent, AgentFilter, Sighting
+from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Admission, Agent, AgentFilter, Sighting
 from comms_api.database.schema import agents, group_members, groups, revocations
 from comms_api.protocol import Enrollment
 
@@ -42,31 +44,57 @@ _COLUMNS = (
     agents.c.version,
     agents.c.host,
     agents.c.labels,
+    agents.c.external_id,
+    agents.c.allowed_addresses,
+    agents.c.is_blocked,
+    agents.c.configuration,
     _STATUS.label("status"),
     agents.c.remote_address,
+    agents.c.node,
     agents.c.created_at,
     agents.c.last_login_at,
     agents.c.last_seen_at,
 )
 
 
-async def insert_agent(connection: AsyncConnection, agent_id: UUID, enrollment: Enrollment, key_hash: bytes) -> bool:
+class Known(msgspec.Struct, frozen=True):
+    """What the server knows of an agent beside what it enrolls with."""
+
+    id: UUID
+    key_hash: bytes
+    external_id: str | None = None
+    allowed_addresses: Sequence[str] = ()
+
+
+async def insert_agent(connection: AsyncConnection, known: Known, enrollment: Enrollment) -> bool:
     """Add an agent; return False, adding nothing, when its id or its name is taken."""
     statement = (
         insert(agents)
         .values(
-            id=agent_id,
+            id=known.id,
             name=enrollment.name,
-            key_hash=key_hash,
+            key_hash=known.key_hash,
             type=enrollment.type,
             version=enrollment.version,
             host=enrollment.host or {},
             labels=enrollment.labels,
+            external_id=known.external_id,
+            allowed_addresses=list(known.allowed_addresses),
         )
         .on_conflict_do_nothing()
         .returning(agents.c.id)
     )
     return await connection.scalar(statement) is not None
+
+
+async def find_rivals(
+    connection: AsyncConnection, agent_id: UUID, name: str, silent_seconds: float
+) -> dict[UUID, bool]:
+    """Return the agents that have an id or a name, and of each whether it has been silent for so long; locks them."""
+    silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
+    is_silent = silence > func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds)
+    statement = select(agents.c.id, is_silent).where(or_(agents.c.id == agent_id, agents.c.name == name))
+    return {row[0]: row[1] for row in await connection.execute(statement.with_for_update())}
 
 
 async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collection[str]) -> set[str]:
@@ -75,6 +103,11 @@ async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collec
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).returning(group_members.c.group_name)
     return set(await connection.scalars(statement)) if names else set()
+
+
+async def find_groups(connection: AsyncConnection, names: Collection[str]) -> set[str]:
+    """Return those of the names that are groups."""
+    return set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(names))))
 
 
 async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | None:
@@ -115,16 +148,20 @@ def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
     return column.ilike(escaped.replace("*", "%"), escape="\\")
 
 
-async def update_labels(connection: AsyncConnection, agent_id: UUID, labels: Mapping[str, str]) -> bool:
-    """Set an agent's labels; return whether it is there."""
-    statement = agents.update().where(agents.c.id == agent_id).values(labels=labels).returning(agents.c.id)
+async def update_agent(connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any]) -> bool:
+    """Change columns of an agent; return whether it is there."""
+    statement = agents.update().where(agents.c.id == agent_id).values(changes).returning(agents.c.id)
     return await connection.scalar(statement) is not None
 
 
-async def find_key_hash(connection: AsyncConnection, agent_id: UUID) -> bytes | None:
-    """Return the stored hash of an agent's key, or None when there is no such agent."""
-    hashed: bytes | None = await connection.scalar(select(agents.c.key_hash).where(agents.c.id == agent_id))
-    return hashed
+_ADMISSION = (agents.c.id, agents.c.key_hash, agents.c.is_blocked, agents.c.allowed_addresses)
+
+
+async def find_admission(connection: AsyncConnection, agent_id: UUID | str) -> Admission | None:
+    """Return what a login is decided by, of an agent by its id or its external id; None when there is none."""
+    column = agents.c.id if isinstance(agent_id, UUID) else agents.c.external_id
+    row = (await connection.execute(select(*_ADMISSION).where(column == agent_id))).first()
+    return Admission(*row) if row else None
 
 
 async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:
@@ -146,18 +183,19 @@ async def revoke_tokens(connection: AsyncConnection, subject: str) -> None:
 _RECORD_SIGHTINGS = text("""
     UPDATE agents SET last_seen_at = now(),
         last_login_at = CASE WHEN seen.logged_in THEN now() ELSE last_login_at END,
-        remote_address = coalesce(seen.remote_address, agents.remote_address)
+        remote_address = coalesce(seen.remote_address, agents.remote_address), node = :node
     FROM unnest(CAST(:ids AS uuid[]), CAST(:addresses AS text[]), CAST(:logins AS boolean[]))
         AS seen (id, remote_address, logged_in)
     WHERE agents.id = seen.id""").bindparams(bindparam("addresses", type_=ARRAY(Text)))
 
 
-async def record_sightings(connection: AsyncConnection, sightings: Mapping[UUID, Sighting]) -> None:
-    """Note that these agents have been seen now, in one statement; sorted, so that two nodes cannot deadlock."""
+async def record_sightings(connection: AsyncConnection, sightings: Mapping[UUID, Sighting], node: str) -> None:
+    """Note that a node has seen these agents now, in one statement; sorted, so that two nodes cannot deadlock."""
     ids = sorted(sightings)
     await connection.execute(
         _RECORD_SIGHTINGS,
         {
+            "node": node,
             "ids": ids,
             "addresses": [sightings[agent_id].remote_address for agent_id in ids],
             "logins": [sightings[agent_id].logged_in for agent_id in ids],

@@ -17,6 +17,7 @@ from comms_api.audit import routes as audit
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
 from comms_api.groups import routes as groups
+from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, require_token
 from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.problems import answer_problem
@@ -51,12 +52,29 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
 )
 
 
+def _show_keys(node: Node) -> HTTPRouteHandler:
+    @get("/.well-known/jwks.json", opt=PUBLIC)
+    async def show_keys() -> dict[str, list[dict[str, str]]]:
+        """Show the public keys that tokens are verified by (RFC 7517)."""
+        return node.tokens.keyring.jwks()
+
+    return show_keys
+
+
 def agent_api(node: Node) -> AsgiApp:
     """Return the agent API."""
-    handlers = [check_health, *login.ROUTES, *events.AGENT_ROUTES, *commands.AGENT_ROUTES]
+    handlers = [
+        check_health,
+        _show_keys(node),
+        *login.ROUTES,
+        *agents.AGENT_ROUTES,
+        *events.AGENT_ROUTES,
+        *commands.AGENT_ROUTES,
+    ]
     services = {
         "bodies": node.bodies,
         "login": node.login,
+        "agents": node.agents,
         "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
         "desk": _order_desk(node),
     }
@@ -87,7 +105,7 @@ def management_api(node: Node) -> AsgiApp:
         ),
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
-    return _api(node, "comms-api: management API", MANAGEMENT_HANDLERS, services, guard)
+    return _api(node, "comms-api: management API", [*MANAGEMENT_HANDLERS, _show_keys(node)], services, guard)
 
 
 def _api(
@@ -107,7 +125,8 @@ def _api(
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )
-    return DiscardLateBody(app, node.settings.body_bytes_maximum)
+    api: AsgiApp = DiscardLateBody(app, node.settings.body_bytes_maximum)
+    return ForwardedClients(api, node.settings.trusted_proxies) if node.settings.trusted_proxies else api
 
 
 def _provide(service: Any) -> Provide:

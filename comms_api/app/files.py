@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Secret
+from comms_api.tokens.secret import Secret
 
 SECRET_BYTES = 32
 
@@ -34,6 +34,7 @@ def load_secret(settings: Settings) -> Secret:
     try:
         if not path.exists():
             write_private(path, secrets.token_hex(SECRET_BYTES).encode())
-        return Secret(path.read_bytes().strip())
+        previous = settings.previous_secret_file
+        return Secret(path.read_bytes().strip(), previous.read_bytes().strip() if previous else None)
     except OSError as error:
         raise ConfigurationError(f"secret_file: {error}") from None

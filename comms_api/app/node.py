@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,15 +28,19 @@ from comms_api.events.service import WRITERS, Events, States
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
 from comms_api.login import store as login_store
+from comms_api.login.keys import SigningKeys
 from comms_api.login.service import Login, Revocations
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Tokens
-from comms_api.tokens.keyring import Keyring, Secret
+from comms_api.tokens.keyring import Keyring
+from comms_api.tokens.secret import Secret
 from comms_api.users.service import Users
+from comms_api.users.store import forget_refresh_tokens
 
 logger = logging.getLogger(__name__)
 
 ROLLOUT_SECONDS = 1.0
+KEYS_SECONDS = 15.0
 CLOCK_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 600.0
 
@@ -45,6 +50,7 @@ class Node(msgspec.Struct, frozen=True):
 
     settings: Settings
     tokens: Tokens
+    signing_keys: SigningKeys
     bodies: Bodies
     presence: Presence
     agents: Agents
@@ -68,18 +74,19 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
         await clock.synchronise(connection)
     notifier = Notifier(engine)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
-    presence = Presence(engine)
+    presence = Presence(engine, settings.node_name or platform.node())
     reports = Reports(engine, settings.lease_seconds)
     node = Node(
         settings=settings,
         tokens=tokens,
+        signing_keys=SigningKeys(engine, secret, settings),
         bodies=Bodies(settings),
         presence=presence,
-        agents=Agents(engine, secret, clock, notifier, settings.key_length_minimum),
+        agents=Agents(engine, secret, clock, notifier, settings),
         audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
-        login=Login(engine, secret, tokens, presence),
+        login=Login(engine, secret, tokens, presence, settings.logins_waiting_maximum),
         events=Events(engine, clock),
         states=States(engine, reports.report),
         commands=Commands(engine, clock, notifier, settings),
@@ -112,10 +119,11 @@ def _tasks(
         "revocations": revocations.run(),
     }
     maintenance = Maintenance(engine, notifier, node.settings)
-    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node.settings, clock, maintenance)}
+    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node, clock, maintenance)}
 
 
-def _duties(engine: AsyncEngine, settings: Settings, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:
+def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:
+    settings, tokens = node.settings, node.tokens
 
     def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:
         async def perform() -> None:
@@ -125,6 +133,7 @@ def _duties(engine: AsyncEngine, settings: Settings, clock: DatabaseClock, maint
         return perform
 
     return [
+        Duty("signing keys", KEYS_SECONDS, lambda: node.signing_keys.refresh(tokens.keyring)),
         Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
         Duty("rollouts", ROLLOUT_SECONDS, maintenance.advance),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
@@ -136,6 +145,7 @@ def _duties(engine: AsyncEngine, settings: Settings, clock: DatabaseClock, maint
         ),
         Duty("orders archive", HOUSEKEEPING_SECONDS, maintenance.archive),
         Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
+        Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
         Duty(
             "quarantine",

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
-from comms_api.login.service import load_keyring
+from comms_api.login.keys import SigningKeys
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Keyring, Secret
+from comms_api.tokens.keyring import Keyring
+from comms_api.tokens.secret import Secret
 from comms_api.users.service import create_first_administrator
 
 PREPARATION_LOCK = 0x7072657061
@@ -31,6 +32,6 @@ async def prepare_database(engine: AsyncEngine, secret: Secret, settings: Settin
     await create_partitions(engine)
     async with engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PREPARATION_LOCK})
-        keyring = await load_keyring(connection, secret)
+        keyring = await SigningKeys(engine, secret, settings).load(connection)
         password = await create_first_administrator(connection, settings.admin_password_file)
     return Prepared(keyring, password)

@@ -23,7 +23,8 @@ from comms_api.app.listeners import BACKLOG, Listeners
 from comms_api.app.node import Node, open_node
 from comms_api.database.connect import open_engine
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Keyring, Secret
+from comms_api.tokens.keyring import Keyring
+from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from comms_api.database.connect import database_address, open_engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Secret
+from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 

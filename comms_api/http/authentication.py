@@ -10,6 +10,7 @@ from litestar.types import Guard
 
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Unauthenticated
+from comms_api.http.addresses import is_within
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ROLES
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
@@ -33,14 +34,20 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
         if handler.opt.get("public"):
             return
         claims = tokens.verify(bearer_token(connection), audience)
+        if claims.networks and not is_within(_host(connection), claims.networks):
+            raise Forbidden("The token is not good from this address.")
         if audience == MANAGEMENT:
             _check_role(claims, handler)
             if connection.scope.get("method") != "GET":
-                act_as(Actor(claims.subject, connection.client.host if connection.client else None))
+                act_as(Actor(claims.subject, _host(connection)))
         connection.scope["state"][_CLAIMS] = claims
         seen(connection, claims)
 
     return guard
+
+
+def _host(connection: AnyConnection) -> str | None:
+    return connection.client.host if connection.client else None
 
 
 def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:

@@ -8,5 +8,5 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 
 def remote_address(request: AnyRequest) -> str | None:
-    """Return the address the connection came from; a forwarded header is never believed."""
+    """Return the address that asks; behind a proxy only if that is trusted (see `http/addresses`)."""
     return request.client.host if request.client else None

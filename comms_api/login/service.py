@@ -2,57 +2,110 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
-from comms_api.agents.store import find_key_hash
+from comms_api.agents.store import find_admission, update_agent
 from comms_api.database.failures import log_failure
-from comms_api.errors import Forbidden, Invalid, Unauthenticated
+from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from comms_api.http.addresses import is_within
+from comms_api.http.failures import FailureLimit
 from comms_api.login import store
 from comms_api.protocol import Credentials
 from comms_api.tokens.issuer import AGENTS, Tokens
-from comms_api.tokens.keyring import Keyring, Secret, new_signing_key
+from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
 
 
+FAILURES_ALLOWED = 5
+FAILURES_OF_ADDRESS_ALLOWED = 200
+"""More, as a whole site may share an address."""
+
+LOCK_SECONDS = 1.0
+LOGINS_AT_ONCE = 32
+EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
+
+
 class Login:
     """The login of agents."""
 
-    def __init__(self, engine: AsyncEngine, secret: Secret, tokens: Tokens, presence: Presence) -> None:
-        """Take what a login needs."""
+    def __init__(
+        self, engine: AsyncEngine, secret: Secret, tokens: Tokens, presence: Presence, waiting_maximum: int
+    ) -> None:
+        """Take how many logins may wait; in a storm the rest is told when to come back."""
         self._engine = engine
         self._secret = secret
         self._tokens = tokens
         self._presence = presence
+        self._waiting_maximum = waiting_maximum
+        self._waiting = 0
+        self._slots = asyncio.Semaphore(LOGINS_AT_ONCE)
+        self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
+        self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
-    async def log_in(self, credentials: Credentials, remote_address: str | None) -> str:
+    async def log_in(self, credentials: Credentials, address: str | None) -> str:
         """Return a token for the agent API.
 
         Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"): a real agent takes either as
-        final, so neither is ever said while the database cannot be asked.
+        final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several
+        failures, and `Unavailable` when too many log in at once.
         """
-        agent_id = _agent_id(credentials.uuid)
+        name = _agent_id(credentials.uuid)
+        self._failures.check((name, address))
+        self._failures_of_address.check(address)
+        if self._waiting >= self._waiting_maximum:
+            raise Unavailable("Too many agents log in at once; come back later.")
+        self._waiting += 1
+        try:
+            async with self._slots:
+                admission = await self._admit(name, credentials.key, address)
+        except (Unauthenticated, Forbidden):
+            self._failures.failed((name, address))
+            self._failures_of_address.failed(address)
+            raise
+        finally:
+            self._waiting -= 1
+        self._failures.succeeded((name, address))
+        self._presence.saw(admission.id, address, logged_in=True)
+        return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses)
+
+    async def _admit(self, name: UUID | str, key: str, address: str | None) -> Admission:
         async with self._engine.connect() as connection:
-            key_hash = await find_key_hash(connection, agent_id)
-        if key_hash is None:
+            admission = await find_admission(connection, name)
+        if admission is None:
             raise Forbidden("Agent does not exist")
-        if not self._secret.key_matches(credentials.key, key_hash):
+        if not await self._matches(key, admission.key_hash):
             raise Unauthenticated("Invalid key")
-        self._presence.saw(agent_id, remote_address, logged_in=True)
-        return self._tokens.issue(str(agent_id), AGENTS)
+        if admission.is_blocked:
+            raise Forbidden("The agent is blocked.")
+        if admission.allowed_addresses and not is_within(address, admission.allowed_addresses):
+            raise Forbidden("The agent may not log in from this address.")
+        if self._secret.is_outdated(key, admission.key_hash):
+            async with self._engine.begin() as connection:
+                await update_agent(connection, admission.id, {"key_hash": self._secret.hash_key(key)})
+        return admission
+
+    async def _matches(self, key: str, stored: bytes) -> bool:
+        if self._secret.is_slow(stored):
+            return await asyncio.to_thread(self._secret.key_matches, key, stored)
+        return self._secret.key_matches(key, stored)
 
 
-def _agent_id(text: str) -> UUID:
+def _agent_id(text: str) -> UUID | str:
+    if EXTERNAL_ID.fullmatch(text):
+        return text
     try:
         return UUID(text)
     except ValueError:
-        raise Invalid("uuid: must be a UUID") from None
+        raise Invalid("uuid: must be a UUID, or an external id of 3 to 8 digits") from None
 
 
 class Revocations:
@@ -95,12 +148,3 @@ class Revocations:
             self._known = revoked_at
             self._tokens.revoke(revoked_at)
             self._on_change()
-
-
-async def load_keyring(connection: AsyncConnection, secret: Secret) -> Keyring:
-    """Return the keys of all nodes, making the first; the caller holds the lock that lets one node at a time do it."""
-    keys = await store.list_signing_keys(connection, secret)
-    if not keys:
-        keys = [new_signing_key()]
-        await store.insert_signing_key(connection, secret, keys[0])
-    return Keyring(keys)

@@ -1,23 +1,42 @@
 """Statements about signing keys and revocations."""
 
+from collections.abc import Collection
+
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.database.schema import revocations, signing_keys
-from comms_api.tokens.keyring import ALGORITHM, Secret, SigningKey
+from comms_api.tokens.keyring import SigningKey
+from comms_api.tokens.secret import Secret
 
 
 async def list_signing_keys(connection: AsyncConnection, secret: Secret) -> list[SigningKey]:
     """Return all keys, the newest last; raises `ConfigurationError` when `secret` does not open them."""
-    statement = select(signing_keys.c.kid, signing_keys.c.private_key).order_by(signing_keys.c.created_at)
-    return [SigningKey(kid, secret.decrypt(private_key)) for kid, private_key in await connection.execute(statement)]
+    columns = signing_keys.c
+    statement = select(
+        columns.kid, columns.algorithm, columns.private_key, func.extract("epoch", columns.created_at)
+    ).order_by(columns.created_at, columns.kid)
+    return [
+        SigningKey(kid, algorithm, secret.decrypt(private_key), float(created_at))
+        for kid, algorithm, private_key, created_at in await connection.execute(statement)
+    ]
 
 
 async def insert_signing_key(connection: AsyncConnection, secret: Secret, key: SigningKey) -> None:
     """Store a key, encrypted."""
-    await connection.execute(
-        signing_keys.insert().values(kid=key.kid, algorithm=ALGORITHM, private_key=secret.encrypt(key.private_key))
-    )
+    values = {"kid": key.kid, "algorithm": key.algorithm, "private_key": secret.encrypt(key.private_key)}
+    await connection.execute(signing_keys.insert().values(values))
+
+
+async def reseal_signing_key(connection: AsyncConnection, secret: Secret, key: SigningKey) -> None:
+    """Encrypt a stored key with the secret of now."""
+    values = {"private_key": secret.encrypt(key.private_key)}
+    await connection.execute(signing_keys.update().where(signing_keys.c.kid == key.kid).values(values))
+
+
+async def delete_signing_keys(connection: AsyncConnection, kids: Collection[str]) -> None:
+    """Forget keys that nothing alive was signed with."""
+    await connection.execute(signing_keys.delete().where(signing_keys.c.kid.in_(kids)))
 
 
 async def list_revocations(connection: AsyncConnection, lifetime_seconds: int) -> dict[str, float]:

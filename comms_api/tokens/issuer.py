@@ -1,7 +1,7 @@
-"""Issue and verify tokens (JWT, RFC 7519; ES256, RFC 7518), and remember the ones that no longer count."""
+"""Issue and verify tokens (JWT, RFC 7519), and remember the ones that no longer count."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jwt
@@ -9,7 +9,7 @@ import msgspec
 from jwt.types import Options
 
 from comms_api.errors import Unauthenticated
-from comms_api.tokens.keyring import ALGORITHM, Keyring
+from comms_api.tokens.keyring import Keyring
 
 Audience = Literal["comms-api:agents", "comms-api:management"]
 AGENTS: Audience = "comms-api:agents"
@@ -31,6 +31,9 @@ class Claims(msgspec.Struct, frozen=True):
     role: str = ""
     """What a user may do; agents have none."""
 
+    networks: tuple[str, ...] = ()
+    """The source addresses (CIDR) that it is good from; none: any."""
+
 
 class Tokens:
     """Issues tokens, verifies them, and forgets those of a subject on demand.
@@ -40,24 +43,32 @@ class Tokens:
 
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
         """Take the keys and the clock that all nodes share."""
-        self._keyring = keyring
+        self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._revoked: dict[str, float] = {}
 
-    def issue(self, subject: str, audience: Audience, role: str = "") -> str:
-        """Return a token for `subject`; `iat` carries a fraction, so that a revocation can tell two in one second."""
+    def issue(self, subject: str, audience: Audience, role: str = "", networks: Sequence[str] = ()) -> str:
+        """Return a token for `subject`, good from its networks.
+
+        `iat` carries a fraction, so that a revocation can tell two tokens of one second apart.
+        """
         issued_at = self.now()
-        claims = {
-            "iss": ISSUER,
-            "aud": audience,
-            "sub": subject,
-            "uuid": subject,
-            "iat": issued_at,
-            "exp": int(issued_at) + self.lifetime_seconds,
-        } | ({"role": role} if role else {})
-        return jwt.encode(claims, self._keyring.private_key, ALGORITHM, headers={"kid": self._keyring.kid})
+        claims = (
+            {
+                "iss": ISSUER,
+                "aud": audience,
+                "sub": subject,
+                "uuid": subject,
+                "iat": issued_at,
+                "exp": int(issued_at) + self.lifetime_seconds,
+            }
+            | ({"role": role} if role else {})
+            | ({"networks": list(networks)} if networks else {})
+        )
+        keyring = self.keyring
+        return jwt.encode(claims, keyring.private_key, keyring.algorithm, headers={"kid": keyring.kid})
 
     def verify(self, token: str, audience: Audience) -> Claims:
         """Return what `token` says; raises `Unauthenticated` unless every part of it holds now."""
@@ -87,8 +98,17 @@ class Tokens:
 
     def _decode(self, token: str, audience: Audience) -> Claims:
         try:
-            key = self._keyring.public_keys[jwt.get_unverified_header(token)["kid"]]
-            claims = jwt.decode(token, key, [ALGORITHM], audience=audience, issuer=ISSUER, options=_OPTIONS)
+            verifier = self.keyring.verifiers[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(
+                token, verifier.key, [verifier.algorithm], audience=audience, issuer=ISSUER, options=_OPTIONS
+            )
         except (jwt.InvalidTokenError, KeyError, TypeError, UnicodeError):
             raise Unauthenticated("The token is not valid.") from None
-        return Claims(claims["sub"], claims["aud"], float(claims["iat"]), float(claims["exp"]), claims.get("role", ""))
+        return Claims(
+            subject=claims["sub"],
+            audience=claims["aud"],
+            issued_at=float(claims["iat"]),
+            expires_at=float(claims["exp"]),
+            role=claims.get("role", ""),
+            networks=tuple(claims.get("networks", ())),
+        )

@@ -1,87 +1,91 @@
-"""The keys that sign tokens, and the node secret that protects them and the agents' keys.
+"""The keys that sign tokens: one signs, all verify, and they change without logging anyone out."""
 
-The secret is the one thing kept outside the database: whoever steals the database alone can neither sign a token nor
-try agent keys against their hashes.
-"""
-
-import base64
-import hmac
+import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from comms_api.errors import ConfigurationError
 
-ALGORITHM = "ES256"
-SECRET_BYTES_MINIMUM = 32
+Algorithm = Literal["ES256", "EdDSA", "RS256"]
 
+KNOWN_AFTER_SECONDS = 60.0
+"""How old a key must be to sign: by then every node has read it."""
 
-class Secret:
-    """The node secret and what is derived from it (RFC 5869's idea: one secret, one derived key per purpose)."""
+RSA_BITS = 3072
 
-    def __init__(self, value: bytes) -> None:
-        """Refuse a secret that could be guessed."""
-        if len(value) < SECRET_BYTES_MINIMUM:
-            raise ConfigurationError(f"secret_file: holds fewer than {SECRET_BYTES_MINIMUM} bytes")
-        self._pepper = self._derive(value, b"agent keys")
-        self._box = Fernet(base64.urlsafe_b64encode(self._derive(value, b"signing keys")))
+PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
-    @staticmethod
-    def _derive(value: bytes, purpose: bytes) -> bytes:
-        return hmac.digest(value, b"comms-api: " + purpose, "sha256")
-
-    def hash_key(self, key: str) -> bytes:
-        """Return the keyed hash an agent's key is stored as: fast, since such a key is random and long."""
-        return hmac.digest(self._pepper, key.encode(), "sha256")
-
-    def key_matches(self, key: str, stored: bytes) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(self.hash_key(key), stored)
-
-    def encrypt(self, value: bytes) -> bytes:
-        """Return `value` so that only this secret opens it."""
-        return self._box.encrypt(value)
-
-    def decrypt(self, value: bytes) -> bytes:
-        """Open what `encrypt` closed; raises `ConfigurationError` when another secret closed it."""
-        try:
-            return self._box.decrypt(value)
-        except InvalidToken:
-            raise ConfigurationError(
-                "secret_file: it is not the secret this database was set up with; copy the first node's file"
-            ) from None
+_MAKE: Mapping[Algorithm, Callable[[], PrivateKey]] = {
+    "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate,
+    "RS256": lambda: rsa.generate_private_key(65_537, RSA_BITS),
+}
+_TO_JWK: Mapping[Algorithm, Callable[[Any], Any]] = {
+    "ES256": ECAlgorithm.to_jwk,
+    "EdDSA": OKPAlgorithm.to_jwk,
+    "RS256": RSAAlgorithm.to_jwk,
+}
 
 
 class SigningKey(msgspec.Struct, frozen=True):
-    """One private key (PEM, PKCS #8) and the id that tokens name it by."""
+    """One private key (PEM, PKCS #8), the id that tokens name it by, and when it was made (seconds since 1970)."""
 
     kid: str
+    algorithm: Algorithm
     private_key: bytes
+    created_at: float = 0.0
 
 
-def new_signing_key() -> SigningKey:
-    """Make a P-256 key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+class Verifier(msgspec.Struct, frozen=True):
+    """A public key and the one algorithm that it is good for."""
+
+    algorithm: Algorithm
+    key: PublicKey
+
+
+def new_signing_key(algorithm: Algorithm = "ES256") -> SigningKey:
+    """Make a key."""
+    key = _MAKE[algorithm]()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return SigningKey(kid=secrets.token_hex(8), private_key=pem)
+    return SigningKey(secrets.token_hex(8), algorithm, pem)
 
 
 class Keyring:
-    """The keys of all nodes: the newest signs, every one verifies."""
+    """The keys of all nodes: the newest that every node knows signs, every one verifies."""
 
-    def __init__(self, keys: Iterable[SigningKey]) -> None:
+    def __init__(self, keys: Iterable[SigningKey], now: float = 0.0) -> None:
         """Take the keys, the newest last."""
-        loaded = {key.kid: _load(key.private_key) for key in keys}
-        self.kid, self.private_key = list(loaded.items())[-1]
-        self.public_keys = {kid: key.public_key() for kid, key in loaded.items()}
+        self._private_keys: dict[str, PrivateKey] = {}
+        self.replace(list(keys), now)
+
+    def replace(self, keys: list[SigningKey], now: float) -> None:
+        """Take the keys as they are now, the newest last; those that are known are not read again."""
+        self._private_keys = {key.kid: self._private_keys.get(key.kid) or _load(key) for key in keys}
+        known = [key for key in keys if key.created_at <= now - KNOWN_AFTER_SECONDS]
+        signer = known[-1] if known else keys[0]
+        self.kid, self.algorithm, self.private_key = signer.kid, signer.algorithm, self._private_keys[signer.kid]
+        self.verifiers = {key.kid: Verifier(key.algorithm, self._private_keys[key.kid].public_key()) for key in keys}
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Return the public keys as a JSON Web Key Set (RFC 7517)."""
+        return {"keys": [_jwk(kid, verifier) for kid, verifier in self.verifiers.items()]}
 
 
-def _load(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(pem, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigurationError("signing_keys: not an elliptic curve key")
+def _jwk(kid: str, verifier: Verifier) -> dict[str, str]:
+    members: dict[str, str] = json.loads(_TO_JWK[verifier.algorithm](verifier.key))
+    members.pop("key_ops", None)
+    return members | {"kid": kid, "alg": verifier.algorithm, "use": "sig"}
+
+
+def _load(signing_key: SigningKey) -> PrivateKey:
+    key = serialization.load_pem_private_key(signing_key.private_key, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
+        raise ConfigurationError("signing_keys: a key of no kind that signs tokens")
     return key

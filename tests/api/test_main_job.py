@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
-from support.server import Server
+from support.server import KEY, Server
 
 Query = Callable[..., list[Any]]
 
@@ -21,7 +21,7 @@ def test_health_is_an_empty_200(server: Server, prefix: str) -> None:
 @pytest.mark.parametrize("path", ["/login", "/api/v1/login", "/authentication", "/api/v1/authentication"])
 def test_an_enrolled_agent_logs_in_on_every_path(server: Server, management: httpx.Client, path: str) -> None:
     agent_id = server.enroll(management, f"login{path}")
-    answer = server.client(server.agent_url).post(path, json={"uuid": str(agent_id), "key": "k" * 32})
+    answer = server.client(server.agent_url).post(path, json={"uuid": str(agent_id), "key": KEY})
     assert answer.status_code == 200
     assert answer.json()["token"].count(".") == 2
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
-from support.server import Server, environment, running_server, start_server
+from support.server import KEY, Server, environment, running_server, start_server
 
 from comms_api.database.embedded import Cluster, embedded_postgres
 
@@ -98,7 +98,7 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             lambda: client.post(
                 "/commands/results", json={"results": [{"order_id": str(agent_id), "result": {"code": 0}}]}
             ),
-            lambda: client.post("/login", json={"uuid": str(agent_id), "key": "k" * 32}),
+            lambda: client.post("/login", json={"uuid": str(agent_id), "key": KEY}),
             lambda: management.get("/agents"),
             lambda: management.post("/commands", json=command(agent_id)),
         ]

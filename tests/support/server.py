@@ -18,7 +18,7 @@ import httpx
 from comms_api.database.uuid7 import uuid7_at
 
 PASSWORD = "correct horse battery"
-KEY = "k" * 32
+KEY = "0123456789abcdefghijklmnopqrstuv"
 
 
 @dataclass

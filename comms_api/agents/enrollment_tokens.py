@@ -1,0 +1,61 @@
+"""Tokens by which agents enroll without a user: of some uses or any number, for a time, into given groups."""
+
+import hashlib
+import secrets
+from uuid import UUID
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.model import EnrollmentToken, NewEnrollmentToken
+from comms_api.database.schema import enrollment_tokens
+
+_SHOWN = tuple(column for column in enrollment_tokens.c if column.name != "token_hash")
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEnrollmentToken, user: str) -> str:
+    """Make a token, of which only the hash is kept, and return it."""
+    made = secrets.token_urlsafe(32)
+    values = {
+        "id": token_id,
+        "token_hash": _digest(made),
+        "description": token.description,
+        "groups": list(token.groups),
+        "uses_left": token.uses,
+        "user_name": user,
+        "expires_at": func.now() + func.make_interval(0, 0, 0, 0, 0, 0, token.expires_in),
+    }
+    await connection.execute(enrollment_tokens.insert().values(values))
+    return made
+
+
+async def use_token(connection: AsyncConnection, token: str) -> EnrollmentToken | None:
+    """Use a token once, in this transaction; return what it allows, or None when it is not good (any more)."""
+    table = enrollment_tokens.c
+    statement = (
+        enrollment_tokens.update()
+        .where(table.token_hash == _digest(token), table.expires_at > func.now())
+        .where(or_(table.uses_left.is_(None), table.uses_left > 0))
+        .values(uses_left=table.uses_left - 1)
+        .returning(*_SHOWN)
+    )
+    row = (await connection.execute(statement)).mappings().first()
+    return EnrollmentToken(**row) if row else None
+
+
+async def list_tokens(connection: AsyncConnection, after: UUID | None, limit: int) -> list[EnrollmentToken]:
+    """Return tokens, oldest first, those that are over too."""
+    statement = select(*_SHOWN).order_by(enrollment_tokens.c.id).limit(limit)
+    if after is not None:
+        statement = statement.where(enrollment_tokens.c.id > after)
+    return [EnrollmentToken(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+async def delete_token(connection: AsyncConnection, token_id: UUID) -> bool:
+    """Revoke a token; return whether there was one."""
+    statement = enrollment_tokens.delete().where(enrollment_tokens.c.id == token_id).returning(enrollment_tokens.c.id)
+    return await connection.scalar(statement) is not None

@@ -1,0 +1,220 @@
+"""Who is an agent: keys, blocks, source addresses, enrollment by token, re-enrollment, storms of logins."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.server import KEY, PASSWORD, Server, new_id, running_server
+
+OTHER_KEY = "vutsrqponmlkjihgfedcba9876543210"
+
+
+def log_in(server: Server, agent_id: object, key: str = KEY, **headers: str) -> httpx.Response:
+    with httpx.Client(base_url=server.agent_url, verify=server.tls) as client:
+        return client.post("/login", json={"uuid": str(agent_id), "key": key}, headers=headers)
+
+
+def ends_soon(client: httpx.Client) -> bool:
+    """Return whether a client's token is refused within two seconds."""
+    for _ in range(40):
+        if client.get("/commands?wait=0").status_code == 401:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_blocked_agent_is_out_at_once_and_is_not_told_a_final_word(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "blocked")
+    client = server.log_in(agent_id)
+    assert management.patch(f"/agents/{agent_id}", json={"is_blocked": True}).json()["is_blocked"] is True
+    assert ends_soon(client)
+    refused = log_in(server, agent_id)
+    assert (refused.status_code, refused.json()["message"]) == (403, "The agent is blocked.")
+    management.patch(f"/agents/{agent_id}", json={"is_blocked": False})
+    assert log_in(server, agent_id).status_code == 200
+
+
+def test_a_new_key_ends_the_tokens_and_the_old_key(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "rotated")
+    client = server.log_in(agent_id)
+    made = management.post(f"/agents/{agent_id}/key", json={}).json()
+    assert ends_soon(client)
+    assert log_in(server, agent_id).json()["message"] == "Invalid key"
+    assert log_in(server, agent_id, made["key"]).status_code == 200
+    assert management.post(f"/agents/{agent_id}/key", json={"key": "k" * 32}).status_code == 422
+    assert management.post(f"/agents/{new_id()}/key", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("key", ["short", "k" * 32, "abababababababababababababababab", "é" * 32, "0123456789" * 13])
+def test_a_key_that_could_be_guessed_is_refused(management: httpx.Client, key: str) -> None:
+    assert management.post("/agents", json={"name": "weak", "key": key}).status_code == 422
+
+
+def test_an_agent_may_only_come_from_its_addresses(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "bound")
+    url = f"/agents/{agent_id}"
+    client = server.log_in(agent_id)
+    changed = management.patch(url, json={"allowed_addresses": ["10.0.0.0/8", "2001:db8::1"]}).json()
+    assert changed["allowed_addresses"] == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert ends_soon(client)
+    assert log_in(server, agent_id).status_code == 403
+    management.patch(url, json={"allowed_addresses": ["127.0.0.0/8"]})
+    assert server.log_in(agent_id).get("/commands?wait=0").status_code == 200
+    assert management.patch(url, json={"allowed_addresses": ["10.0.0.300"]}).status_code == 422
+    assert management.patch(url, json={"allowed_addresses": ["any"]}).json()["allowed_addresses"] == []
+
+
+def test_only_a_trusted_proxy_names_the_client(
+    folder: Path, new_database: Callable[[], str], server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "direct")
+    management.patch(f"/agents/{agent_id}", json={"allowed_addresses": ["10.0.0.0/8"]})
+    assert log_in(server, agent_id, **{"X-Forwarded-For": "10.1.2.3"}).status_code == 403
+    with running_server(folder / "proxied", new_database(), trusted_proxies="127.0.0.0/8, 192.0.2.0/24") as proxied:
+        operator = proxied.management()
+        agent_id = proxied.enroll(operator, "behind")
+        operator.patch(f"/agents/{agent_id}", json={"allowed_addresses": ["10.0.0.0/8"]})
+        assert log_in(proxied, agent_id, **{"X-Forwarded-For": "6.6.6.6, 10.1.2.3, 192.0.2.7"}).status_code == 200
+        for claim in ("10.1.2.3, 6.6.6.6", "6.6.6.6, 192.0.2.7", "nonsense", "10.1.2.3, nonsense"):
+            assert log_in(proxied, agent_id, **{"X-Forwarded-For": claim}).status_code == 403, claim
+        token = log_in(proxied, agent_id, **{"X-Forwarded-For": "10.1.2.3"}).json()["token"]
+        client = proxied.client(proxied.agent_url, token)
+        assert client.get("/commands?wait=0").status_code == 403
+        assert client.get("/commands?wait=0", headers={"X-Forwarded-For": "10.9.9.9"}).status_code == 200
+
+
+def test_a_token_enrolls_so_many_agents_into_its_groups(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "tokened"})
+    wanted = {"groups": ["tokened"], "uses": 2, "expires_in": 60, "description": "rack 7"}
+    made = management.post("/enrollment-tokens", json=wanted).json()
+    client = server.client(server.agent_url, made["token"])
+    answers = [client.post("/enroll", json={"id": str(new_id()), "name": f"t{number}", "key": KEY, "groups": ["x"]})
+               for number in range(3)]  # fmt: skip
+    assert [answer.status_code for answer in answers] == [201, 201, 401]
+    members = management.get("/agents?group=tokened").json()["items"]
+    assert sorted(agent["name"] for agent in members) == ["t0", "t1"]
+    assert log_in(server, members[0]["id"]).status_code == 200
+    [listed] = management.get("/enrollment-tokens").json()["items"]
+    assert (listed["uses_left"], listed["description"], "token" in listed) == (0, "rack 7", False)
+
+
+def test_a_token_that_is_over_or_revoked_enrolls_nobody_and_a_failed_use_is_not_used_up(
+    server: Server, management: httpx.Client
+) -> None:
+    def token(**wanted: Any) -> dict[str, str]:
+        made: dict[str, str] = management.post("/enrollment-tokens", json={"expires_in": 60} | wanted).json()
+        return made
+
+    def enroll(made: dict[str, str], name: str) -> int:
+        client = server.client(server.agent_url, made["token"])
+        return client.post("/enroll", json={"id": str(new_id()), "name": name, "key": KEY}).status_code
+
+    over = token(expires_in=0.01)
+    time.sleep(0.05)
+    assert enroll(over, "late") == 401
+    revoked = token()
+    assert management.delete(f"/enrollment-tokens/{revoked['id']}").status_code == 204
+    assert enroll(revoked, "revoked") == 401
+    once = token(uses=1)
+    assert [enroll(once, name) for name in ("taken", "taken", "free")] == [201, 401, 401]
+    again = token(uses=1)
+    assert [enroll(again, name) for name in ("taken", "free")] == [409, 201]
+    assert management.post("/enrollment-tokens", json={"expires_in": 60, "groups": ["none"]}).status_code == 404
+
+
+def test_enrolling_again_changes_nothing_and_another_key_is_refused(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "twice")
+    body = {"id": str(agent_id), "name": "twice", "key": KEY}
+    assert management.post("/agents", json=body).status_code == 201
+    assert management.post("/agents", json=body | {"key": OTHER_KEY}).status_code == 409
+    assert management.post("/agents", json=body | {"id": str(new_id())}).status_code == 409
+
+
+def test_an_agent_that_was_silent_long_enough_may_be_replaced(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "replacing", new_database(), reenroll_after_days=0.00002) as server:
+        management = server.management()
+        old = server.enroll(management, "host-7")
+        client = server.log_in(old)
+        time.sleep(4)
+        assert (
+            management.post("/agents", json={"id": str(new_id()), "name": "host-7", "key": OTHER_KEY}).status_code
+            == 201
+        )
+        assert ends_soon(client)
+        [agent] = management.get("/agents?name=host-7").json()["items"]
+        assert agent["id"] != str(old)
+        assert log_in(server, agent["id"], OTHER_KEY).status_code == 200
+        assert log_in(server, agent["id"], KEY).status_code == 401
+
+
+def test_failures_of_an_agent_slow_down_its_address_alone(server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "guessed")
+    statuses = [log_in(server, agent_id, OTHER_KEY).status_code for _ in range(7)]
+    assert statuses == [401] * 6 + [429]
+    refused = log_in(server, agent_id)
+    assert (refused.status_code, int(refused.headers["Retry-After"]) >= 1) == (429, True)
+    other = server.enroll(management, "not guessed")
+    assert log_in(server, other).status_code == 200
+
+
+def test_a_storm_of_logins_is_a_queue_and_never_a_collapse(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "storm", new_database(), logins_waiting_maximum=40) as server:
+        agent_id = server.enroll(server.management(), "storm")
+        body = b'{"uuid":"%b","key":"%b"}' % (str(agent_id).encode(), KEY.encode())
+        head = b"POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+        async def one(tls: ssl.SSLContext) -> bytes:
+            reader, writer = await asyncio.open_connection("localhost", server.agent_port, ssl=tls)
+            writer.write(head + body)
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+        async def storm() -> list[bytes]:
+            tls = server.tls
+            return await asyncio.gather(*(one(tls) for _ in range(400)))
+
+        answers = asyncio.run(asyncio.wait_for(storm(), 60))
+        statuses = {answer[9:12] for answer in answers}
+        assert b"200" in statuses <= {b"200", b"503"}
+        assert all(b"retry-after" in answer.lower() for answer in answers if answer[9:12] == b"503")
+        assert log_in(server, agent_id).status_code == 200
+
+
+def test_the_secret_is_replaced_without_a_new_key_for_anyone(folder: Path, new_database: Callable[[], str]) -> None:
+    url, home = new_database(), folder / "peppered"
+    with running_server(home, url) as server:
+        agent_id = server.enroll(server.management(), "peppered")
+        token = server.token(agent_id)
+    old = (home / "data" / "secret").rename(home / "old")
+    with running_server(home, url, previous_secret_file=old) as server:
+        assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
+        assert log_in(server, agent_id).status_code == 200
+    with running_server(home, url) as server:  # the login has hashed the key anew
+        assert log_in(server, agent_id).status_code == 200
+        assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
+
+
+def test_another_algorithm_logs_nobody_out_and_every_key_is_published(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url, home = new_database(), folder / "rotating"
+    tokens = []
+    algorithms = ["ES256", "EdDSA", "RS256"]
+    for number, algorithm in enumerate(algorithms):
+        with running_server(home, url, token_algorithm=algorithm) as server:
+            management = server.management()
+            if not tokens:
+                agent_id = server.enroll(management, "rotating")
+            tokens.append(server.token(agent_id))
+            for token in tokens:
+                assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
+            published = server.client(server.agent_url).get("/.well-known/jwks.json").json()["keys"]
+            assert [key["alg"] for key in published] == algorithms[: number + 1]
+            assert all("d" not in key for key in published)
+    assert PASSWORD not in (home / "log").read_text()

@@ -1,0 +1,72 @@
+"""Signing keys are replaced on a schedule, sign only when every node knows them, and stay until nothing needs them."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.errors import ConfigurationError
+from comms_api.login.keys import SigningKeys
+from comms_api.settings import Settings
+from comms_api.tokens.issuer import AGENTS, Tokens
+from comms_api.tokens.keyring import Keyring
+from comms_api.tokens.secret import Secret, entropy_bits
+
+pytestmark = pytest.mark.anyio
+
+SECRET = Secret(b"s" * 32)
+AGE = text("UPDATE signing_keys SET created_at = created_at - make_interval(secs => :seconds)")
+
+
+async def load(engine: AsyncEngine, keys: SigningKeys) -> Keyring:
+    async with engine.begin() as connection:
+        return await keys.load(connection)
+
+
+async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: AsyncEngine) -> None:
+    keys = SigningKeys(engine, SECRET, Settings(signing_key_days=1))
+
+    async def pass_by(seconds: float) -> None:
+        async with engine.begin() as connection:
+            await connection.execute(AGE, {"seconds": seconds})
+        await keys.refresh(ring)
+
+    ring = await load(engine, keys)
+    first = ring.kid
+    now = 1_790_000_000.0
+    tokens = Tokens(ring, 900, lambda: now)
+    token = tokens.issue("somebody", AGENTS)
+    await keys.refresh(ring)
+    assert list(ring.verifiers) == [first]
+    await pass_by(86_500)
+    assert (len(ring.verifiers), ring.kid) == (2, first)
+    await pass_by(61)
+    assert ring.kid != first
+    assert Tokens(ring, 900, lambda: now).verify(token, AGENTS).subject == "somebody"
+    await pass_by(60 + 2 * 900)
+    assert first not in ring.verifiers
+    assert (await load(engine, keys)).kid == ring.kid
+
+
+async def test_another_secret_opens_no_key_and_says_so(engine: AsyncEngine) -> None:
+    await load(engine, SigningKeys(engine, SECRET, Settings()))
+    with pytest.raises(ConfigurationError, match="not the secret"):
+        await load(engine, SigningKeys(engine, Secret(b"t" * 32), Settings()))
+
+
+def test_weak_keys_are_hashed_slowly_and_strong_ones_fast() -> None:
+    slow, fast = SECRET.hash_weak_key("001 key"), SECRET.hash_key("001 key")
+    assert (SECRET.is_slow(slow), SECRET.is_slow(fast)) == (True, False)
+    assert SECRET.key_matches("001 key", slow)
+    assert SECRET.key_matches("001 key", fast)
+    assert not SECRET.key_matches("001 kez", slow)
+    replaced = Secret(b"n" * 32, b"s" * 32)
+    assert replaced.key_matches("001 key", slow)
+    assert replaced.is_outdated("001 key", fast)
+    assert not replaced.is_outdated("001 key", replaced.hash_key("001 key"))
+    assert not Secret(b"n" * 32).key_matches("001 key", slow)
+
+
+def test_entropy_is_of_the_characters() -> None:
+    assert entropy_bits("k" * 32) == 0
+    assert entropy_bits("ab" * 16) == pytest.approx(32)
+    assert entropy_bits("0123456789abcdefghijklmnopqrstuv") == pytest.approx(160)
