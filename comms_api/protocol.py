@@ -142,7 +142,7 @@ class Action(msgspec.Struct, frozen=True):
 
     name: Name
     args: msgspec.Raw = msgspec.field(default_factory=no_args)
-    version: str = ""
+    version: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -1,6 +1,8 @@
 """`comms-api commands`: submit commands, watch them, hold them back, and fetch their results."""
 
+import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from rich.table import Column, Table
 from comms_api.cli.operator import Operator, logged_in, operator_options
 
 SOURCE = "Users/Services"
+AGAIN_SECONDS = 1.0
 OPEN = ("pending", "sent")
 ENDED = ("success", "failure", "cancelled")
 
@@ -180,9 +183,11 @@ def _watch(operator: Operator, request_id: str) -> None:
 
 def _progress(operator: Operator, request_id: str) -> Iterator[Given]:
     """Yield the counts at each change until all have ended; a server that stops is asked again."""
-    while True:
+    for attempt in itertools.count():
         counts: Given = operator.ask("GET", f"/commands/{request_id}").json()["orders"]
         yield counts
+        if attempt:
+            time.sleep(AGAIN_SECONDS)
         with operator.stream(f"/commands/{request_id}/events") as answer:
             try:
                 for line in answer.iter_lines():

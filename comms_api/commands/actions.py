@@ -103,8 +103,8 @@ def check_action(
         return msgspec.structs.replace(action, args=msgspec.Raw(b"{}"))
     try:
         faults = find_faults(schema.schema, json.loads(bytes(action.args)))
-    except RecursionError:
-        raise Invalid(f"{where}.action.args: nested too deep") from None
+    except (RecursionError, ValueError) as error:
+        raise Invalid(f"{where}.action.args: cannot be checked: {error}") from None
     if faults:
         raise Invalid("; ".join(f"{where}.action.args{fault}" for fault in faults))
     return action

@@ -4,14 +4,16 @@ A chunk holds consecutive orders of one command and one day as lines of JSON und
 is archived only when no order from it, or from before it, is open.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import asyncio
+from collections.abc import Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import zstandard
-from sqlalchemy import Row, select, text
+from sqlalchemy import ARRAY, Row, Uuid, all_, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,9 +21,13 @@ from comms_api.database.schema import archived_orders, orders
 from comms_api.database.uuid7 import uuid7_floor, uuid7_time
 from comms_api.protocol import OrderStatus
 
+UUID_VERSION = 7
 ARCHIVE_LOCK = 0x61726368697665
-CHUNK_BYTES_MAXIMUM = 256 * 2**20
-"""No chunk of ours is larger; one that says so is not unpacked."""
+STEP_BYTES_MAXIMUM = 8 * 2**20
+"""About what one step may hold of results; the order that crosses it still goes with it."""
+
+CHUNK_BYTES_MAXIMUM = 64 * 2**20
+"""No chunk of ours is as large; one that says so is not unpacked."""
 
 
 class ArchivedOrder(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,16 +57,23 @@ def pack(rows: Iterable[ArchivedOrder]) -> bytes:
     return zstandard.compress(_LINES.encode_lines(list(rows)), level=9)
 
 
-def unpack(content: bytes) -> Iterator[ArchivedOrder]:
-    """Yield a chunk's orders."""
-    lines = zstandard.ZstdDecompressor().decompress(content, max_output_size=CHUNK_BYTES_MAXIMUM)
-    return (_LINE.decode(line) for line in lines.splitlines())
+def unpack(content: bytes) -> list[ArchivedOrder]:
+    """Return a chunk's orders, by id."""
+    if zstandard.frame_content_size(content) > CHUNK_BYTES_MAXIMUM:
+        raise ValueError("an archived chunk is larger than any of ours")
+    return [_LINE.decode(line) for line in zstandard.decompress(content).split(b"\n") if line]
 
 
 _TAKE = text("""
     DELETE FROM finished_orders WHERE order_id IN (
-        SELECT order_id FROM finished_orders WHERE order_id >= :low AND order_id < :high
-        ORDER BY order_id LIMIT :limit)
+        SELECT order_id FROM (
+            SELECT order_id, sum(bytes) OVER (ORDER BY order_id) - bytes AS bytes_before FROM (
+                SELECT order_id, coalesce(octet_length(result_message), 0)
+                    + coalesce(octet_length(CAST(result_data AS text)), 0) AS bytes
+                FROM finished_orders WHERE order_id >= :low AND order_id < :high
+                ORDER BY order_id LIMIT :limit
+            ) AS oldest
+        ) AS fitting WHERE bytes_before < :bytes)
     RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, finished_at, status,
         sent_at, result_code, result_message, result_data""")
 
@@ -69,14 +82,19 @@ async def archive_orders(connection: AsyncConnection, day: date, limit: int) -> 
     """Move up to `limit` finished orders of a day into chunks, in this transaction; return how many."""
     low = datetime.combine(day, time.min, UTC)
     bounds = {"low": uuid7_floor(low), "high": uuid7_floor(low + timedelta(days=1))}
-    rows = await connection.execute(_TAKE, bounds | {"limit": limit})
+    rows = (await connection.execute(_TAKE, bounds | {"limit": limit, "bytes": STEP_BYTES_MAXIMUM})).all()
+    for chunk in await asyncio.to_thread(_chunks, rows):
+        await connection.execute(insert(archived_orders).values(chunk))
+    return len(rows)
+
+
+def _chunks(rows: Iterable[Row[Any]]) -> list[dict[str, object]]:
     taken = sorted(map(_archived, rows), key=lambda order: (order.request_id, order.order_id))
-    for request_id, of_command in groupby(taken, key=lambda order: order.request_id):
-        await connection.execute(insert(archived_orders).values(_chunk(request_id, list(of_command))))
-    return len(taken)
+    of_commands = groupby(taken, key=lambda order: order.request_id)
+    return [_chunk(request_id, list(of_command)) for request_id, of_command in of_commands]
 
 
-def _archived(row: Row[tuple[object, ...]]) -> ArchivedOrder:
+def _archived(row: Row[Any]) -> ArchivedOrder:
     values = {name: value for name, value in row._mapping.items() if value is not None}  # noqa: SLF001 - its public name
     return ArchivedOrder(**values)
 
@@ -96,6 +114,8 @@ def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
 
 async def find_archived(connection: AsyncConnection, order_id: UUID) -> ArchivedOrder | None:
     """Return an archived order, or None."""
+    if order_id.version != UUID_VERSION:
+        return None
     day = datetime.combine(uuid7_time(order_id).date(), time.min, UTC)
     statement = select(archived_orders.c.content).where(
         archived_orders.c.chunk_id >= uuid7_floor(day),
@@ -103,29 +123,25 @@ async def find_archived(connection: AsyncConnection, order_id: UUID) -> Archived
         archived_orders.c.last_order_id >= order_id,
     )
     for content in await connection.scalars(statement):
-        for order in unpack(content):
+        for order in await asyncio.to_thread(unpack, content):
             if order.order_id == order_id:
                 return order
     return None
 
 
-async def stream_archived(connection: AsyncConnection, request_id: UUID) -> AsyncIterator[ArchivedOrder]:
-    """Yield a command's archived orders by id, chunk after chunk."""
-    after = UUID(int=0)
-    while True:
-        row = (
-            await connection.execute(
-                select(archived_orders.c.chunk_id, archived_orders.c.content)
-                .where(archived_orders.c.request_id == request_id, archived_orders.c.chunk_id > after)
-                .order_by(archived_orders.c.chunk_id)
-                .limit(1)
-            )
-        ).first()
-        if row is None:
-            return
-        for order in unpack(row.content):
-            yield order
-        after = row.chunk_id
+async def find_chunk(
+    connection: AsyncConnection, request_id: UUID, read: Collection[UUID]
+) -> tuple[UUID, bytes] | None:
+    """Return the id and the content of a command's next chunk that is not among those read; None when there is none."""
+    statement = (
+        select(archived_orders.c.chunk_id, archived_orders.c.content)
+        .where(archived_orders.c.request_id == request_id)
+        .where(archived_orders.c.chunk_id != all_(literal(list(read), ARRAY(Uuid))))
+        .order_by(archived_orders.c.chunk_id)
+        .limit(1)
+    )
+    row = (await connection.execute(statement)).first()
+    return (row.chunk_id, row.content) if row else None
 
 
 async def find_oldest_order(connection: AsyncConnection) -> UUID | None:

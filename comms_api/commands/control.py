@@ -5,6 +5,7 @@ when it is released; until then it is kept as long as the longest timeout allowe
 """
 
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -25,6 +26,14 @@ class Rolling(msgspec.Struct, frozen=True):
     """Since the last step."""
 
     resumed_at: datetime
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """Why a command is not to go on, and how long what is held is kept."""
+
+    phase: Literal["paused", "stopped"]
+    reason: str
+    held_seconds: float
 
 
 _LIST = text("SELECT request_id FROM commands WHERE phase = 'rolling' AND starts_at <= now()")
@@ -51,10 +60,11 @@ async def lock_rolling(connection: AsyncConnection, request_id: UUID) -> Rolling
 
 
 _STAND = text("""
-    SELECT open.held, open.released, ended.ended, ended.failed, commands.orders AS total
+    SELECT open.held, open.released, open.unsent, ended.ended, ended.failed, commands.orders AS total
     FROM commands, LATERAL (
         SELECT count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held,
-            count(*) FILTER (WHERE attempt > 0 OR offer_at < 'infinity') AS released
+            count(*) FILTER (WHERE attempt > 0 OR offer_at < 'infinity') AS released,
+            count(*) FILTER (WHERE attempt = 0) AS unsent
         FROM orders WHERE orders.request_id = commands.request_id
     ) AS open, LATERAL (
         SELECT count(*) FILTER (WHERE status <> 'cancelled') AS ended,
@@ -68,7 +78,7 @@ _STAND = text("""
 async def find_standing(connection: AsyncConnection, request_id: UUID, credit: float) -> Standing:
     """Count where a rollout stands."""
     row = (await connection.execute(_STAND, {"id": request_id})).one()
-    return Standing(row.total, row.held, row.released, row.ended, row.failed, credit)
+    return Standing(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
 
 
 _RELEASE = text("""
@@ -87,12 +97,9 @@ async def release_held(connection: AsyncConnection, request_id: UUID, limit: int
 
 _HOLD = text("""
     UPDATE orders SET offer_at = 'infinity', expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
-    WHERE request_id = :id AND attempt = 0 AND offer_at < 'infinity'""")
-
-
-async def hold_unsent(connection: AsyncConnection, request_id: UUID, held_seconds: float) -> int:
-    """Hold back the orders of a command that no agent was offered; return how many."""
-    return (await connection.execute(_HOLD, {"id": request_id, "seconds": held_seconds})).rowcount
+    WHERE attempt = 0 AND order_id = ANY(ARRAY(
+        SELECT order_id FROM orders AS unsent
+        WHERE unsent.request_id = :id AND attempt = 0 AND offer_at < 'infinity' ORDER BY order_id FOR UPDATE))""")
 
 
 _STEP = text("""
@@ -106,17 +113,19 @@ async def record_step(connection: AsyncConnection, rolling: Rolling, phase: Phas
     await connection.execute(_STEP, parameters)
 
 
-_PAUSE = text("""
-    UPDATE commands SET phase = 'paused', phase_reason = :reason,
+_HALT = text("""
+    UPDATE commands SET phase = :phase, phase_reason = :reason,
         expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
     WHERE request_id = :id AND phase IN ('released', 'rolling')
         AND EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
 
 
-async def pause(connection: AsyncConnection, request_id: UUID, reason: str, held_seconds: float) -> bool:
-    """Set a command that has open orders to paused; return whether it was going on."""
-    parameters = {"id": request_id, "reason": reason, "seconds": held_seconds}
-    return (await connection.execute(_PAUSE, parameters)).rowcount == 1
+async def halt(connection: AsyncConnection, request_id: UUID, halt: Halt) -> int | None:
+    """Hold back the orders of a command that no agent was offered; return how many, or None if it was not going on."""
+    parameters = {"id": request_id, "phase": halt.phase, "reason": halt.reason, "seconds": halt.held_seconds}
+    if (await connection.execute(_HALT, parameters)).rowcount == 0:
+        return None
+    return (await connection.execute(_HOLD, {"id": request_id, "seconds": halt.held_seconds})).rowcount
 
 
 _RESUME = text("""

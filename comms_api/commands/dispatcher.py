@@ -50,6 +50,12 @@ class _Waiter:
         if not self.is_being_claimed:
             self.give([])
 
+    def time_out(self) -> None:
+        """Answer with nothing, but after the first claim: a poll that waits for nothing gets what is there."""
+        self.is_due_to_end = True
+        if self.was_claimed:
+            self.end()
+
     def give(self, orders: list[Order]) -> bool:
         """Answer with `orders`; return whether the poll was still there to take them."""
         if self.answer.done():
@@ -91,7 +97,7 @@ class Dispatcher:
         if self._is_draining:
             return []
         waiter = self._register(agent_id, claims)
-        timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.end)
+        timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
         try:
             return await waiter.answer
         finally:
@@ -159,10 +165,10 @@ class Dispatcher:
         """Keep the polls that have waited before, and tell those that just came."""
         for waiter in waiting.values():
             waiter.is_being_claimed = False
-            if waiter.is_due_to_end:
-                waiter.end()
-            elif not waiter.was_claimed:
+            if not waiter.was_claimed:
                 waiter.fail(error)
+            elif waiter.is_due_to_end:
+                waiter.end()
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._want, list(waiting))
 
     async def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:

@@ -5,6 +5,7 @@ whoever deletes the row ends the order, so of a result, an expiry and a cancella
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -21,14 +22,23 @@ from comms_api.protocol import (
     CancelArguments,
 )
 
+Owned: TypeAlias = tuple[UUID, UUID]
+"""An order, and the agent whose it is."""
+
+LOCK = """
+        SELECT orders.order_id FROM orders {} ORDER BY orders.order_id FOR UPDATE OF orders"""
+"""Statements that wait for the rows of many orders lock them in one order first, or they would wait for each other."""
+
 _FINISH = text(f"""
     WITH reported AS (
         SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[]), CAST(:statuses AS text[]),
             CAST(:codes AS int[]), CAST(:messages AS text[]), CAST(:data AS text[]))
             AS reported (order_id, agent_id, status, code, message, data)
+    ), locked AS MATERIALIZED ({LOCK.format("JOIN reported USING (order_id, agent_id)")}
     ), ended AS (
-        DELETE FROM orders USING reported
-        WHERE orders.order_id = reported.order_id AND orders.agent_id = reported.agent_id AND orders.attempt > 0
+        DELETE FROM orders USING reported, locked
+        WHERE orders.order_id = locked.order_id
+            AND orders.order_id = reported.order_id AND orders.agent_id = reported.agent_id AND orders.attempt > 0
             -- An agent that was offered the order again says so this way, while its first run goes on.
             AND NOT (orders.attempt > 1 AND reported.code = {RESULT_FAILURE} AND reported.message = :duplicate)
         RETURNING orders.order_id, orders.request_id, orders.agent_id, orders.agent_groups, orders.attempt,
@@ -37,10 +47,10 @@ _FINISH = text(f"""
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
         sent_at, status, result_code, result_message, result_data)
-    SELECT * FROM ended RETURNING order_id""")
+    SELECT * FROM ended RETURNING order_id, agent_id""")
 
 
-async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) -> set[UUID]:
+async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) -> set[Owned]:
     """End those of the reported orders that are open, offered and their reporter's own; return which they were."""
     parameters = {
         "order_ids": [ending.order_id for ending in endings],
@@ -51,25 +61,25 @@ async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) 
         "data": [ending.data for ending in endings],
         "duplicate": DUPLICATE_ORDER_MESSAGE,
     }
-    return set(await connection.scalars(_FINISH, parameters))
+    return {(row.order_id, row.agent_id) for row in await connection.execute(_FINISH, parameters)}
 
 
 _FIND_OWN = text("""
-    SELECT order_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END AS status FROM orders
+    SELECT order_id, agent_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END AS status FROM orders
         WHERE (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))
     UNION ALL
-    SELECT order_id, status FROM finished_orders
+    SELECT order_id, agent_id, status FROM finished_orders
         WHERE order_id = ANY(CAST(:order_ids AS uuid[]))
             AND (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))""")
 
 
-async def find_statuses(connection: AsyncConnection, owned: Sequence[tuple[UUID, UUID]]) -> dict[UUID, str]:
+async def find_statuses(connection: AsyncConnection, owned: Sequence[Owned]) -> dict[Owned, str]:
     """Return the status of those of the orders (id, agent) that exist and are that agent's."""
     parameters = {
         "order_ids": [order_id for order_id, _ in owned],
         "agents": [agent_id for _, agent_id in owned],
     }
-    return {row.order_id: row.status for row in await connection.execute(_FIND_OWN, parameters)}
+    return {(row.order_id, row.agent_id): row.status for row in await connection.execute(_FIND_OWN, parameters)}
 
 
 _EXPIRE = text(f"""
@@ -92,8 +102,9 @@ async def expire_orders(connection: AsyncConnection, limit: int) -> int:
 
 
 _CANCEL = """
-    WITH cancelled AS (
-        DELETE FROM orders WHERE {} = :id
+    WITH locked AS MATERIALIZED ({}
+    ), cancelled AS (
+        DELETE FROM orders WHERE order_id IN (SELECT order_id FROM locked)
         RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
     ), ended AS (
         INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
@@ -103,8 +114,8 @@ _CANCEL = """
         FROM cancelled
     )
     SELECT count(*), count(*) FILTER (WHERE attempt > 0) FROM cancelled"""
-_CANCEL_ORDER = text(_CANCEL.format("order_id"))
-_CANCEL_COMMAND = text(_CANCEL.format("request_id"))
+_CANCEL_ORDER = text(_CANCEL.format(LOCK.format("WHERE order_id = :id")))
+_CANCEL_COMMAND = text(_CANCEL.format(LOCK.format("WHERE request_id = :id")))
 
 
 async def cancel_order(connection: AsyncConnection, order_id: UUID, user: str) -> tuple[int, int]:

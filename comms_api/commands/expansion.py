@@ -30,8 +30,8 @@ from comms_api.database.schema import commands, group_members, orders
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
 
-ORDER_BYTES = 600
-"""About what an order takes in an answer, beside its args."""
+ORDER_BYTES = 2_048
+"""The most that an order takes in an answer, beside its args: names and ids are bounded."""
 
 
 _TIMESTAMP = DateTime(timezone=True)

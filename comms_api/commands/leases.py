@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.commands.endings import LOCK
 from comms_api.commands.model import Claimed
 from comms_api.commands.targets import wire_target
 from comms_api.protocol import Action, Order
@@ -81,11 +82,18 @@ def _claimed(row: Sequence[Any]) -> Claimed:
     return Claimed(agent_id, attempt, order)
 
 
-_RELEASE = text("""
-    UPDATE orders SET attempt = orders.attempt - 1, offer_at = now(),
-        sent_at = CASE WHEN orders.attempt = 1 THEN NULL ELSE sent_at END
-    FROM unnest(CAST(:order_ids AS uuid[]), CAST(:attempts AS int[])) AS claimed (order_id, attempt)
-    WHERE orders.order_id = claimed.order_id AND orders.attempt = claimed.attempt""")
+_RELEASE = text(f"""
+    WITH claimed AS (
+        SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:attempts AS int[])) AS claimed (order_id, attempt)
+    ), locked AS MATERIALIZED ({LOCK.format("JOIN claimed USING (order_id, attempt)")}
+    )
+    UPDATE orders SET attempt = attempt - 1, sent_at = CASE WHEN attempt = 1 THEN NULL ELSE sent_at END,
+        -- Its command may have been paused or stopped meanwhile, and then it is held like the rest.
+        offer_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN 'infinity' ELSE now() END,
+        expires_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN greatest(
+            orders.expires_at, commands.expires_at) ELSE orders.expires_at END
+    FROM locked, commands
+    WHERE orders.order_id = locked.order_id AND commands.request_id = orders.request_id""")
 
 
 async def release_orders(connection: AsyncConnection, claimed: Sequence[Claimed]) -> None:
@@ -97,10 +105,13 @@ async def release_orders(connection: AsyncConnection, claimed: Sequence[Claimed]
     await connection.execute(_RELEASE, parameters)
 
 
-_EXTEND = text("""
+_EXTEND = text(f"""
+    WITH running AS (
+        SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])) AS running (order_id, agent_id)
+    ), locked AS MATERIALIZED ({LOCK.format("JOIN running USING (order_id, agent_id)")}
+    )
     UPDATE orders SET offer_at = now() + make_interval(secs => :lease_seconds)
-    FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])) AS running (order_id, agent_id)
-    WHERE orders.order_id = running.order_id AND orders.agent_id = running.agent_id AND orders.attempt > 0""")
+    FROM locked WHERE orders.order_id = locked.order_id AND orders.attempt > 0""")
 
 
 async def extend_leases(

@@ -8,12 +8,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import archive, control
+from comms_api.commands.control import Halt
 from comms_api.commands.endings import expire_orders
 from comms_api.commands.model import Phase
-from comms_api.commands.rollout import credit_after, excess_failures, releasable
+from comms_api.commands.rollout import credit_after, excess_failures, is_over, releasable
 from comms_api.commands.service import ORDERS_CHANNEL
 from comms_api.database.listener import Notifier
-from comms_api.database.partitions import drop_partitions, ensure_partition, list_days
+from comms_api.database.partitions import drop_partitions, drop_partitions_before, ensure_partition, list_days
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.settings import Settings
@@ -31,6 +32,7 @@ class Maintenance:
         """Take how long finished orders are kept as rows, and at all."""
         self._engine = engine
         self._notifier = notifier
+        self._held_seconds = settings.order_timeout_maximum_seconds
         self._expiry_step = settings.expiry_orders_maximum
         self._archive_days = settings.orders_archive_days
         self._retention_days = settings.orders_retention_days
@@ -52,7 +54,7 @@ class Maintenance:
         released = 0
         for request_id in rolling:
             async with self._engine.begin() as connection:
-                released += await _advance(connection, request_id)
+                released += await _advance(connection, request_id, self._held_seconds)
         if released:
             self._notifier.notify(ORDERS_CHANNEL)
         return released
@@ -83,13 +85,14 @@ class Maintenance:
             if day >= limit:
                 break
             await ensure_partition(self._engine, archived_orders.name, day)
-            packed = ARCHIVE_STEP
-            while packed == ARCHIVE_STEP:
+            packed = 1
+            while packed:
                 packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
                 await connection.commit()
                 total += packed
                 await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
-        await drop_partitions(self._engine, finished_orders.name, self._archive_days, keep_from)
+        # The same limit, and not the clock again: of a day that has become old meanwhile, nothing is packed.
+        await drop_partitions_before(self._engine, finished_orders.name, limit)
         return total
 
     async def drop_history(self) -> None:
@@ -101,18 +104,17 @@ class Maintenance:
                 deleted = await archive.delete_commands(connection, self._retention_days, DELETE_STEP)
 
 
-async def _advance(connection: AsyncConnection, request_id: UUID) -> int:
+async def _advance(connection: AsyncConnection, request_id: UUID, held_seconds: float) -> int:
     rolling = await control.lock_rolling(connection, request_id)
     if rolling is None:
         return 0
     credit = credit_after(rolling.rollout, rolling.credit, rolling.seconds)
     standing = await control.find_standing(connection, request_id, credit)
     if reason := excess_failures(rolling.rollout, standing):
-        await control.hold_unsent(connection, request_id, 0)
-        await control.record_step(connection, rolling, "stopped", reason, credit)
+        await control.halt(connection, request_id, Halt("stopped", reason, held_seconds))
         return 0
     released = await control.release_held(connection, request_id, releasable(rolling.rollout, standing))
-    phase: Phase = "released" if released >= standing.held else "rolling"
+    phase: Phase = "released" if is_over(rolling.rollout, standing, released) else "rolling"
     await control.record_step(connection, rolling, phase, "", credit - released)
     return released
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import AgentFilter
-from comms_api.commands.archive import ArchivedOrder, find_archived
+from comms_api.commands.archive import find_archived
 from comms_api.commands.model import Command, Counts, Failure, OrderFilter, StoredOrder, StoredResult
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.targets import is_service, shown_target
@@ -112,7 +112,7 @@ async def list_orders(
     ]
     both = union_all(*(select(half) for half in halves)).subquery()
     statement = select(both).order_by(both.c.order_id).limit(limit)
-    return [_order(row, row) for row in await connection.execute(statement)]
+    return [stored_order(row, row) for row in await connection.execute(statement)]
 
 
 async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder | None:
@@ -122,16 +122,15 @@ async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder
     both = union_all(open_, finished).subquery()
     statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
     if row := (await connection.execute(statement)).first():
-        return _order(row, row)
+        return stored_order(row, row)
     archived = await find_archived(connection, order_id)
-    return None if archived is None else await with_command(connection, archived)
+    command = await find_command_columns(connection, archived.request_id) if archived else None
+    return stored_order(archived, command) if archived and command else None
 
 
-async def with_command(connection: AsyncConnection, archived: ArchivedOrder) -> StoredOrder | None:
-    """Return an archived order with what its command says; None when that was forgotten by age."""
-    statement = select(*_COMMAND).where(commands.c.request_id == archived.request_id)
-    row = (await connection.execute(statement)).first()
-    return None if row is None else _order(archived, row)
+async def find_command_columns(connection: AsyncConnection, request_id: UUID) -> Any:
+    """Return what an order shows of its command, a row; None when that was forgotten by age."""
+    return (await connection.execute(select(*_COMMAND).where(commands.c.request_id == request_id))).first()
 
 
 async def list_commands(
@@ -232,7 +231,8 @@ def _decode(value: msgspec.Raw | None, form: Any) -> Any:
     return None if value is None else msgspec.json.decode(value, type=form)
 
 
-def _order(of: Any, command: Any) -> StoredOrder:
+def stored_order(of: Any, command: Any) -> StoredOrder:
+    """Return an order, a row or one from the archive, with what its command says."""
     return StoredOrder(
         order_id=of.order_id,
         request_id=of.request_id,

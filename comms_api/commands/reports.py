@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands.endings import find_statuses, finish_orders
+from comms_api.commands.endings import Owned, find_statuses, finish_orders
 from comms_api.commands.leases import extend_leases
 from comms_api.commands.model import Report
 from comms_api.commands.outcomes import (
@@ -43,10 +43,11 @@ class Reports:
         owned = [(order_id, report) for order_id, report in known if order_id is not None]
         pairs = [(order_id, report.agent_id) for order_id, report in owned]
         # The first report of an order counts, as it would have, had they come one by one.
-        first = {order_id: report for order_id, report in reversed(owned) if is_ending(report)}
+        first = {(order_id, report.agent_id): report for order_id, report in reversed(owned) if is_ending(report)}
         running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
         async with self._engine.begin() as connection:
-            ended = await finish_orders(connection, [ending_of(*pair) for pair in first.items()])
+            endings = [ending_of(order_id, report) for (order_id, _), report in first.items()]
+            ended = await finish_orders(connection, endings)
             if running:
                 await extend_leases(connection, running, self._lease_seconds)
             statuses = await find_statuses(connection, pairs)
@@ -56,10 +57,13 @@ class Reports:
         return refused(report, reason, 400)
 
 
-def _outcome(report: Report, first: dict[UUID, Report], ended: set[UUID], statuses: dict[UUID, str]) -> ReportOutcome:
+def _outcome(
+    report: Report, first: dict[Owned, Report], ended: set[Owned], statuses: dict[Owned, str]
+) -> ReportOutcome:
     order_id = order_id_of(report)
     if order_id is None:
         return refused(report, "order_id: not a UUID", 400)
     if not is_known_code(report):
         return refused(report, "result.code: must be 0 to 4", 400)
-    return outcome_of(report, statuses.get(order_id), ended=order_id in ended and first.get(order_id) is report)
+    owned = (order_id, report.agent_id)
+    return outcome_of(report, statuses.get(owned), ended=owned in ended and first.get(owned) is report)

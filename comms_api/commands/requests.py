@@ -1,5 +1,7 @@
 """Read submitted commands, naming the command and the field of every fault."""
 
+from datetime import datetime
+
 import msgspec
 
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewCommand
@@ -59,13 +61,17 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
         raise Invalid(f"{where}{path.rstrip('`')}: {sentence}") from None
     if command.timeout > timeout_maximum_seconds:
         raise Invalid(f"{where}.timeout: more than {timeout_maximum_seconds:g} seconds")
-    if command.start_at is not None and command.start_at.timestamp() > caller.now + timeout_maximum_seconds:
-        raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds ahead")
+    if command.start_at is not None and not _is_near(command.start_at, caller.now, timeout_maximum_seconds):
+        raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds ahead, or long past")
     if command.user not in {None, caller.name} and not caller.is_trusted:
         raise Invalid(f"{where}.user: must be {caller.name!r}, who submits it")
     _check_target(where, command.target)
     _check_action(where, command)
     return command
+
+
+def _is_near(moment: datetime, now: float, seconds: float) -> bool:
+    return abs(moment.timestamp() - now) <= seconds
 
 
 def _check_members(where: str, raw: msgspec.Raw) -> None:

@@ -30,6 +30,8 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 class Standing(msgspec.Struct, frozen=True):
     """Where a rollout stands: of `total` orders, `held` are not released and `in_flight` are, but have not ended.
 
+    Those that no agent was offered yet are `unsent`, the held ones among them.
+
     `ended` and `failed` count since the last resumption; `credit` is how many orders the rate allows now.
     """
 
@@ -38,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True):
     in_flight: int
     ended: int
     failed: int
+    unsent: int
     credit: float
 
 
@@ -61,6 +64,11 @@ def releasable(rollout: Rollout, standing: Standing) -> int:
     if rollout.max_in_flight is not None:
         bounds.append(rollout.max_in_flight - standing.in_flight)
     return max(0, min(bounds))
+
+
+def is_over(rollout: Rollout, standing: Standing, released: int) -> bool:
+    """Return whether there is nothing left to release, nor to hold back should too many fail."""
+    return released >= standing.held and (rollout.failure_ratio is None or standing.unsent == 0)
 
 
 def _rest_of_stage(percent: float, standing: Standing) -> int:

@@ -1,7 +1,7 @@
 """The agent API's long poll and results; the management API's commands and orders."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -83,6 +83,19 @@ async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: flo
         return _answer_to_nobody(watch)
     finally:
         watch.cancel()
+
+
+async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:
+    """Wait as long as the client is there."""
+    waiting, watch = asyncio.ensure_future(wait), asyncio.ensure_future(_until_disconnect(request))
+    try:
+        await asyncio.wait([waiting, watch], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        watch.cancel()
+        await asyncio.gather(waiting, watch, return_exceptions=True)
+    if not waiting.cancelled():
+        waiting.result()
 
 
 async def _until_disconnect(request: AnyRequest) -> None:
@@ -182,6 +195,7 @@ async def get_command(request_id: FromPath[UUID], commands: NamedDependency[Comm
 
 @get("/commands/{request_id:uuid}/wait", opt=READ)
 async def wait_for_command(
+    request: AnyRequest,
     request_id: FromPath[UUID],
     commands: NamedDependency[Commands],
     watch: NamedDependency[Watch],
@@ -190,7 +204,7 @@ async def wait_for_command(
     """Answer when every order of a command has ended, or after `timeout` seconds; `is_done` says which."""
     progress = await commands.get(request_id)
     if not progress.is_done:
-        await watch.wait(request_id, timeout)
+        await _unless_gone(request, watch.wait(request_id, timeout))
         progress = await commands.get(request_id)
     return progress
 

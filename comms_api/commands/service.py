@@ -1,5 +1,6 @@
 """Submit commands, show them and their orders, hold them back and cancel them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
@@ -8,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import actions, control, endings, expansion, queries
 from comms_api.commands.actions import NewAction, RegisteredAction
-from comms_api.commands.archive import stream_archived
+from comms_api.commands.archive import find_chunk, unpack
+from comms_api.commands.control import Halt
 from comms_api.commands.endings import Notice
 from comms_api.commands.expansion import Expansion
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, store_answer
@@ -36,7 +38,7 @@ from comms_api.protocol import CANCEL_ACTION, CancelArguments, TargetType
 from comms_api.settings import Settings
 
 ORDERS_CHANNEL = "comms_api_orders"
-EXPORT_PAGE = 1_000
+EXPORT_PAGE = 200
 
 
 class Commands:
@@ -130,6 +132,7 @@ class Commands:
                 action=old.action,
                 timeout=min(wanted.timeout or old.timeout, self._held_seconds),
                 priority=old.priority,
+                rollout=old.rollout,
             )
             chosen = recipients_again(request_id, wanted.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
@@ -177,19 +180,39 @@ class Commands:
             return await _find_order(connection, order_id)
 
     async def stream_orders(self, request_id: UUID) -> AsyncIterator[StoredOrder]:
-        """Yield every order of a command, the archived first; a page at a time, without a snapshot over all."""
-        async with self._engine.connect() as connection:
-            async for archived in stream_archived(connection, request_id):
-                if order := await queries.with_command(connection, archived):
-                    yield order
+        """Yield every order of a command once: the archived, the others, and those that were archived meanwhile.
+
+        It holds no connection between two pages, so a slow reader costs the node nothing but that reader's page.
+        """
+        read: set[UUID] = set()
+        shown: set[UUID] = set()
+        async for order in self._stream_chunks(request_id, read):
+            yield order
         after: UUID | None = None
         while True:
             page = await self.list_orders(OrderFilter(request_id=request_id), after, EXPORT_PAGE)
             for order in page.items:
+                shown.add(order.order_id)
                 yield order
             if page.next is None:
-                return
+                break
             after = UUID(page.next)
+        # What was archived while we read is in chunks that are new; some of it was shown as rows.
+        async for order in self._stream_chunks(request_id, read):
+            if order.order_id not in shown:
+                yield order
+
+    async def _stream_chunks(self, request_id: UUID, read: set[UUID]) -> AsyncIterator[StoredOrder]:
+        """Yield the orders of a command's chunks that are not among those `read`, and note them there."""
+        while True:
+            async with self._engine.connect() as connection:
+                chunk = await find_chunk(connection, request_id, read)
+                command = await queries.find_command_columns(connection, request_id)
+            if chunk is None or command is None:
+                return
+            read.add(chunk[0])
+            for archived in await asyncio.to_thread(unpack, chunk[1]):
+                yield queries.stored_order(archived, command)
 
     # -- control
 
@@ -232,9 +255,11 @@ class Commands:
         """
         async with self._engine.begin() as connection:
             command = await _find(connection, request_id)
-            if not await control.pause(connection, request_id, f"paused by {user}", self._held_seconds):
+            halt = Halt("paused", f"paused by {user}", self._held_seconds)
+            held = await control.halt(connection, request_id, halt)
+            if held is None:
                 raise Conflict(f"The command cannot be paused: it is {command.phase}, or has no open orders.")
-            return Held("paused", await control.hold_unsent(connection, request_id, self._held_seconds))
+            return Held("paused", held)
 
     async def resume(self, request_id: UUID, user: str) -> Held:
         """Let a paused or stopped command go on; the time to live of its orders begins when they are released.

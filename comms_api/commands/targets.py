@@ -15,6 +15,9 @@ from comms_api.protocol import Target, TargetType
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
 """The services that every fleet has; others are the users whose role is `service`."""
 
+TOLD_CHARACTERS_MAXIMUM = 256
+"""Of the names of many groups a recipient is told no more."""
+
 _SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
 
 
@@ -88,7 +91,8 @@ def _known_agents(target: CommandTarget) -> Select[Any]:
 
 def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:
     """Return the target as a recipient is told: agents learn their own id, not whom else a command is for."""
-    return Target(str(recipient) if kind == "agent" else ",".join(names) or kind, kind)
+    told = str(recipient) if kind == "agent" else ",".join(names) or kind
+    return Target(told[:TOLD_CHARACTERS_MAXIMUM], kind)
 
 
 def shown_target(kind: TargetType, names: Sequence[str], narrowed: Any) -> CommandTarget:

@@ -49,13 +49,16 @@ class Watch:
         self._wanted = asyncio.Event()
         self._is_draining = False
 
-    async def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
-        """Yield the counts of a command now and whenever they have changed, until it is done or the node drains.
+    def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
+        """Return the counts of a command, now and whenever they have changed, until it is done or the node drains.
 
-        Raises `Unavailable` when too many watch.
+        Raises `Unavailable` at once when too many watch.
         """
         if self._watchers >= WATCHERS_MAXIMUM:
             raise Unavailable("Too many watch commands on this node; come back later.")
+        return self._changes(request_id)
+
+    async def _changes(self, request_id: UUID) -> AsyncIterator[Counts]:
         watched = self._watched.setdefault(request_id, _Watched())
         watched.watchers += 1
         self._watchers += 1
@@ -76,9 +79,10 @@ class Watch:
 
     async def wait(self, request_id: UUID, seconds: float) -> None:
         """Return when a command is done, or after `seconds`, or when the node drains."""
+        changes = self.changes(request_id)
         try:
             async with asyncio.timeout(seconds):
-                async for _ in self.changes(request_id):
+                async for _ in changes:
                     pass
         except TimeoutError:
             return

@@ -73,19 +73,20 @@ async def ensure_partition(engine: AsyncEngine, table: str, day: date) -> None:
             await _create(connection, table, day)
 
 
-async def drop_partitions(
-    engine: AsyncEngine, table: str, older_than_days: int, keep_from: date | None = None
-) -> list[str]:
-    """Drop the partitions of `table` that are over `older_than_days` days old; return their names.
+async def drop_partitions(engine: AsyncEngine, table: str, older_than_days: int) -> list[str]:
+    """Drop the partitions of `table` that are over `older_than_days` days old; return their names."""
+    async with engine.connect() as connection:
+        today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
+    return await drop_partitions_before(engine, table, today - timedelta(days=older_than_days))
 
-    Those of `keep_from` and later stay, whatever their age.
+
+async def drop_partitions_before(engine: AsyncEngine, table: str, oldest: date) -> list[str]:
+    """Drop the partitions of `table` of the days before `oldest`; return their names.
 
     Idempotent: what a node leaves that dies between the detaching and the dropping, the next one finishes.
     """
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with autocommit.connect() as connection:
-        today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
-        oldest = min(today - timedelta(days=older_than_days), keep_from or today)
         names = [
             name
             for name in await _partitions(connection)

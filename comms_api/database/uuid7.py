@@ -43,8 +43,9 @@ def uuid7_at(seconds: float) -> UUID:
 
 
 def uuid7_floor(moment: datetime) -> UUID:
-    """Return the bound below every id made at or after `moment`, to the millisecond."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    """Return the bound below every id made at or after `moment`, to the millisecond; without a zone it is UTC's."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return UUID(int=max(0, int(aware.timestamp() * 1000)) << 80)
 
 
 def uuid7_time(value: UUID) -> datetime:

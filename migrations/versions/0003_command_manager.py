@@ -80,6 +80,8 @@ def _widen_orders() -> None:
     ):
         op.add_column("orders", column)
     op.execute("UPDATE orders SET offer_at = lease_until WHERE lease_until IS NOT NULL")
+    op.execute("""UPDATE orders SET bytes = 2048 + octet_length(CAST(action_args AS text))
+        FROM commands WHERE commands.request_id = orders.request_id""")
     op.drop_column("orders", "lease_until")
     op.drop_index("orders_agent_id_position_idx", "orders")
     op.create_index(CLAIM, "orders", ["agent_id", sa.text("priority DESC"), "position"])
@@ -116,11 +118,17 @@ def _now(name: str) -> sa.Column:
 
 
 def downgrade() -> None:
+    op.execute("""DO $$ BEGIN
+        IF EXISTS (SELECT FROM archived_orders) THEN
+            RAISE EXCEPTION 'archived orders would be lost; export and delete them first';
+        END IF;
+    END $$""")
     op.drop_table("archived_orders")
     op.drop_table("actions")
     op.drop_index(CLAIM, "orders")
     op.add_column("orders", sa.Column("lease_until", sa.DateTime(timezone=True)))
-    op.execute("UPDATE orders SET lease_until = offer_at WHERE attempt > 0")
+    # What is held back, or has not begun, stays so: it is kept like an order that somebody holds.
+    op.execute("UPDATE orders SET lease_until = offer_at WHERE attempt > 0 OR offer_at > now()")
     for name in ("priority", "offer_at", "bytes"):
         op.drop_column("orders", name)
     op.create_index("orders_agent_id_position_idx", "orders", ["agent_id", "position"])

@@ -153,6 +153,8 @@ def test_unknown_names_are_listed_for_every_command(management: httpx.Client, fl
         ({"target": {"type": "server", "id": ["rbac", "b"]}}, "commands[0].target"),
         ({"priority": 101}, "commands[0].priority"),
         ({"start_at": "2026-01-01T00:00:00"}, "commands[0].start_at"),
+        ({"start_at": "0001-01-01T00:00:00+12:00"}, "commands[0].start_at"),
+        ({"action": {"name": "a", "version": "x" * 129}}, "commands[0].action.version"),
         ({"start_at": "2099-01-01T00:00:00Z"}, "commands[0].start_at"),
         ({"rollout": {"percent": 0}}, "commands[0].rollout.percent"),
         ({"rollout": {"speed": 1}}, "commands[0].rollout"),
@@ -398,6 +400,36 @@ def test_orders_are_found_by_what_their_command_says(management: httpx.Client) -
         "source", "user", "target", "action", "timeout", "status", "order_id", "request_id", "agent_id",
         "agent_groups", "result", "created_at", "delivery_timestamp",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/orders/ffffffff-ffff-ffff-ffff-ffffffffffff", 404),
+        ("/orders/00000000-0000-0000-0000-000000000000", 404),
+        ("/commands?since=1960-01-01T00:00:00Z", 200),
+        ("/orders?since=0001-01-01T00:00:00&limit=1", 200),
+        ("/orders?until=9999-12-31T23:59:59Z&limit=1", 200),
+    ],
+)
+def test_what_lies_beyond_all_time_is_no_fault_of_ours(management: httpx.Client, path: str, status: int) -> None:
+    assert management.get(path).status_code == status
+
+
+def test_a_client_that_goes_away_gives_up_its_wait(server: Server, management: httpx.Client) -> None:
+    [request_id] = submit(management, command(server.enroll(management, "watched by many")))
+    for _ in range(30):
+        with pytest.raises(httpx.ReadTimeout):
+            management.get(f"/commands/{request_id}/wait?timeout=60", timeout=0.05)
+    management.post(f"/commands/{request_id}/cancel")
+    assert management.get(f"/commands/{request_id}/wait?timeout=5").json()["is_done"]
+
+
+@pytest.mark.parametrize("args", ['{"groups":[' + "9" * 5000 + "]}", '{"groups":' + "[" * 300 + "]" * 300 + "}"])
+def test_args_that_no_reader_likes_are_refused(management: httpx.Client, fleet: Fleet, args: str) -> None:
+    wanted = command(fleet["a"].headers["X-Agent"]) | {"action": {"name": "set-group", "args": {}}}
+    body = json.dumps(wanted).replace('"args": {}', f'"args": {args}')
+    assert management.post("/commands", content=body).status_code in {400, 422}
 
 
 @pytest.mark.parametrize(

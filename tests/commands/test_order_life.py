@@ -101,7 +101,7 @@ async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(eng
         await claim_orders(connection, [second], 60)
         assert await finish_orders(connection, [success(order.order_id, first)]) == set()
         assert await find_statuses(connection, [(order.order_id, first)]) == {}
-        assert await finish_orders(connection, [success(order.order_id, second)]) == {order.order_id}
+        assert await finish_orders(connection, [success(order.order_id, second)]) == {(order.order_id, second)}
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
 
 

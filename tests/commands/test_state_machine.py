@@ -203,8 +203,8 @@ class OrderLife(RuleBasedStateMachine):
     async def control(self, kind: str, request_id: UUID) -> None:
         if kind == "advance":
             await self.maintenance.advance()
-        elif kind == "pause" and await self.in_transaction(control.pause, request_id, "", 3600):
-            await self.in_transaction(control.hold_unsent, request_id, 3600)
+        elif kind == "pause":
+            await self.in_transaction(control.halt, request_id, control.Halt("paused", "", 3600))
         elif kind == "resume" and await self.in_transaction(control.resume, request_id, "") == "released":
             await self.in_transaction(control.release_held, request_id)
 

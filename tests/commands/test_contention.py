@@ -1,0 +1,160 @@
+"""What many at once do to the same orders: nobody waits for each other in a circle, and nobody hides another's word."""
+
+import asyncio
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands import control, endings, maintenance, queries
+from comms_api.commands.archive import archive_orders
+from comms_api.commands.expansion import expand_command, expansion_of
+from comms_api.commands.leases import claim_orders, release_orders
+from comms_api.commands.maintenance import Maintenance
+from comms_api.commands.model import Claimed, CommandTarget, NewCommand, Report
+from comms_api.commands.outcomes import Ending
+from comms_api.commands.reports import Reports
+from comms_api.commands.rollout import Rollout
+from comms_api.commands.service import EXPORT_PAGE, Commands
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.protocol import Action, OrderResult, Result
+from comms_api.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+async def submit(
+    engine: AsyncEngine, agents: int, timeout: float = 600, rollout: Rollout | None = None
+) -> tuple[UUID, list[UUID]]:
+    """Submit a command to new agents; return its id and theirs."""
+    request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
+    ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": group})
+        values = {"ids": ids, "group": group}
+        await connection.execute(
+            text("INSERT INTO agents (id, name, key_hash) SELECT id, id, '' FROM unnest(CAST(:ids AS uuid[])) AS id"),
+            values,
+        )
+        await connection.execute(
+            text("INSERT INTO group_members SELECT :group, id FROM unnest(CAST(:ids AS uuid[])) AS id"), values
+        )
+        command = NewCommand("Engine", CommandTarget("group", group), Action("a"), timeout, rollout=rollout)
+        await expand_command(connection, expansion_of(request_id, "tester", command, 3600), 0)
+    return request_id, ids
+
+
+async def claim(engine: AsyncEngine, ids: list[UUID]) -> list[Claimed]:
+    async with engine.begin() as connection:
+        return await claim_orders(connection, ids, 600)
+
+
+async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(engine: AsyncEngine) -> None:
+    for _ in range(4):
+        request_id, ids = await submit(engine, 600)
+        found = [
+            Ending(UUID(claimed.order.order_id), claimed.agent_id, "success", 0, "", None)
+            for claimed in await claim(engine, ids)
+        ]
+
+        async def report(endings_: list[Ending]) -> int:
+            async with engine.begin() as connection:
+                return len(await endings.finish_orders(connection, endings_))
+
+        async def cancel(request_id: UUID = request_id) -> int:
+            async with engine.begin() as connection:
+                return (await endings.cancel_command(connection, request_id, "tester"))[0]
+
+        batches = [random.sample(found, 500) for _ in range(3)]
+        ended = await asyncio.gather(cancel(), *map(report, batches))
+        assert sum(ended) == 600
+
+
+async def test_another_agents_report_neither_hides_the_own_one_nor_learns_of_the_order(engine: AsyncEngine) -> None:
+    _, [owner, stranger] = await submit(engine, 2)
+    [order_id] = [UUID(claimed.order.order_id) for claimed in await claim(engine, [owner])]
+    result = OrderResult(str(order_id), Result(0, "done"))
+    reports = Reports(engine, 60)
+    outcomes = await reports._record([Report(stranger, 0, result), Report(owner, 0, result)])  # noqa: SLF001 - one group
+    assert [(outcome.result, outcome.status) for outcome in outcomes] == [
+        ("no such order of this agent", 404),
+        ("updated", 200),
+    ]
+
+
+async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(engine: AsyncEngine) -> None:
+    request_id, ids = await submit(engine, 1)
+    claimed = await claim(engine, ids)
+    async with engine.begin() as connection:
+        assert await control.halt(connection, request_id, control.Halt("paused", "", 3600)) == 0
+        await release_orders(connection, claimed)
+    assert await claim(engine, ids) == []
+    async with engine.begin() as connection:
+        await control.resume(connection, request_id, "")
+        assert await control.release_held(connection, request_id) == 1
+    assert len(await claim(engine, ids)) == 1
+
+
+async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
+    request_id, ids = await submit(engine, 10, timeout=1, rollout=Rollout(failure_ratio=0.1))
+    upkeep = Maintenance(engine, Notifier(engine), Settings())
+    assert await upkeep.advance() == 10
+    claimed = await claim(engine, ids[:3])
+    reports = Reports(engine, 60)
+    for one in claimed:
+        await reports._record([Report(one.agent_id, 0, OrderResult(one.order.order_id, Result(1)))])  # noqa: SLF001
+    async with engine.begin() as connection:
+        await connection.execute(
+            text('UPDATE commands SET rollout = \'{"failure_ratio":0.1,"failures_after":3}\' WHERE request_id = :id'),
+            {"id": request_id},
+        )
+    assert await upkeep.advance() == 0
+    await asyncio.sleep(1.1)
+    assert await upkeep.expire() == 0
+    async with engine.connect() as connection:
+        command = await queries.find_command(connection, request_id)
+        counts = await queries.count_orders(connection, request_id)
+    assert command is not None
+    assert (command.phase, counts.held, counts.failure) == ("stopped", 7, 3)
+    assert await claim(engine, ids) == []
+
+
+async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[object] = []
+
+    async def note(_engine: AsyncEngine, _table: str, oldest: object) -> list[str]:
+        kept.append(oldest)
+        return []
+
+    monkeypatch.setattr(maintenance, "drop_partitions_before", note)
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM orders"))
+    await Maintenance(engine, Notifier(engine), Settings(orders_archive_days=2)).archive()
+    assert kept == [datetime.now(UTC).date() - timedelta(days=2)]
+
+
+async def test_an_export_that_meets_the_archive_has_every_order_once(engine: AsyncEngine) -> None:
+    request_id, _ = await submit(engine, 3 * EXPORT_PAGE)
+    async with engine.begin() as connection:
+        await endings.cancel_command(connection, request_id, "tester")
+
+    async def pack(orders: int) -> None:
+        async with engine.begin() as connection:
+            await archive_orders(connection, datetime.now(UTC).date(), orders)
+
+    commands = Commands(engine, DatabaseClock(), Notifier(engine), Settings())
+    await pack(100)
+    seen: Counter[UUID] = Counter()
+    async for order in commands.stream_orders(request_id):
+        seen[order.order_id] += 1
+        if len(seen) % 150 == 0:
+            await pack(200)
+    assert len(seen) == 3 * EXPORT_PAGE
+    assert set(seen.values()) == {1}
