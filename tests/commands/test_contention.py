@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def submit(
-    engine: AsyncEngine, agents: int, timeout: float = 600, rollout: Rollout | None = None
+    engine: AsyncEngine, agents: int, seconds: float = 600, rollout: Rollout | None = None
 ) -> tuple[UUID, list[UUID]]:
     """Submit a command to new agents; return its id and theirs."""
     request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
@@ -44,7 +44,7 @@ async def submit(
         await connection.execute(
             text("INSERT INTO group_members SELECT :group, id FROM unnest(CAST(:ids AS uuid[])) AS id"), values
         )
-        command = NewCommand("Engine", CommandTarget("group", group), Action("a"), timeout, rollout=rollout)
+        command = NewCommand("Engine", CommandTarget("group", group), Action("a"), seconds, rollout=rollout)
         await expand_command(connection, expansion_of(request_id, "tester", command, 3600), 0)
     return request_id, ids
 
@@ -101,18 +101,13 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
 
 
 async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
-    request_id, ids = await submit(engine, 10, timeout=1, rollout=Rollout(failure_ratio=0.1))
+    request_id, ids = await submit(engine, 10, seconds=1, rollout=Rollout(failure_ratio=0.1, failures_after=3))
     upkeep = Maintenance(engine, Notifier(engine), Settings())
     assert await upkeep.advance() == 10
     claimed = await claim(engine, ids[:3])
     reports = Reports(engine, 60)
     for one in claimed:
         await reports._record([Report(one.agent_id, 0, OrderResult(one.order.order_id, Result(1)))])  # noqa: SLF001
-    async with engine.begin() as connection:
-        await connection.execute(
-            text('UPDATE commands SET rollout = \'{"failure_ratio":0.1,"failures_after":3}\' WHERE request_id = :id'),
-            {"id": request_id},
-        )
     assert await upkeep.advance() == 0
     await asyncio.sleep(1.1)
     assert await upkeep.expire() == 0
