@@ -52,6 +52,8 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     os: Pattern | None = None
     version: Pattern | None = None
     labels: Labels = {}
+    in_sync: bool | None = None
+    """Whether it says that it runs the files of its groups as they are now."""
 
 
 Networks = Annotated[list[str], msgspec.Meta(max_length=32)]

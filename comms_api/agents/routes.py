@@ -45,11 +45,12 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     os: FromQuery[str | None] = None,
     version: FromQuery[str | None] = None,
     label: LabelQuery = None,
+    in_sync: FromQuery[bool | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id: all, or those that match every filter; `*` in a name, system or version is anything."""
-    return await agents.list(AgentFilter(name, group, status, os, version, _labels(label or [])), after, limit)
+    return await agents.list(AgentFilter(name, group, status, os, version, _labels(label or []), in_sync), after, limit)
 
 
 def _labels(given: list[str]) -> dict[str, str]:

@@ -9,21 +9,23 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     RowMapping,
+    ScalarSelect,
     Text,
     Uuid,
     bindparam,
     case,
     func,
     literal,
+    not_,
     or_,
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Admission, Agent, AgentFilter, Sighting
-from comms_api.database.schema import agents, group_members, groups, revocations
+from comms_api.database.schema import agents, group_files, group_members, groups, revocations
 from comms_api.protocol import Enrollment
 
 _STATUS: ColumnElement[str] = case(
@@ -140,7 +142,23 @@ def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
         found.append(
             agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group))
         )
+    if wanted.in_sync is not None:
+        is_in_sync = func.coalesce(agents.c.configuration == wanted_configuration(), text("false"))
+        found.append(is_in_sync if wanted.in_sync else not_(is_in_sync))
     return found + [agents.c.labels[key].as_string() == value for key, value in wanted.labels.items()]
+
+
+def wanted_configuration() -> ScalarSelect[str]:
+    """Return the hash of the group files that an agent should run: of the lines `GROUP/FILE SHA256`, in order."""
+    line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
+    nothing_between = aggregate_order_by(literal(""), group_files.c.group_name, group_files.c.file_name)
+    lines = func.coalesce(func.string_agg(line, nothing_between), literal(""))
+    return (
+        select(func.encode(func.sha256(func.convert_to(lines, literal("UTF8"))), literal("hex")))
+        .select_from(group_files.join(group_members, group_members.c.group_name == group_files.c.group_name))
+        .where(group_members.c.agent_id == agents.c.id, group_files.c.is_current)
+        .scalar_subquery()
+    )
 
 
 def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:

@@ -16,6 +16,7 @@ from comms_api.app.node import Node
 from comms_api.audit import routes as audit
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
+from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, require_token
@@ -32,7 +33,7 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 PREFIXES = ("/", "/api/v1")
 """Real agents use the second; both are the same."""
 
-MANAGEMENT_SERVICES = ("agents", "audit", "groups", "users", "events", "states", "commands", "watch")
+MANAGEMENT_SERVICES = ("agents", "audit", "groups", "users", "events", "states", "commands", "files", "watch", "bodies")
 
 
 @get("/", status_code=200, opt=PUBLIC)
@@ -49,6 +50,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *groups.ROUTES,
     *commands.MANAGEMENT_ROUTES,
     *events.MANAGEMENT_ROUTES,
+    *files.MANAGEMENT_ROUTES,
 )
 
 
@@ -68,6 +70,7 @@ def agent_api(node: Node) -> AsgiApp:
         _show_keys(node),
         *login.ROUTES,
         *agents.AGENT_ROUTES,
+        *files.AGENT_ROUTES,
         *events.AGENT_ROUTES,
         *commands.AGENT_ROUTES,
     ]
@@ -75,6 +78,7 @@ def agent_api(node: Node) -> AsgiApp:
         "bodies": node.bodies,
         "login": node.login,
         "agents": node.agents,
+        "files": node.files,
         "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
         "desk": _order_desk(node),
     }

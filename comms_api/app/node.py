@@ -25,6 +25,7 @@ from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store as events_store
 from comms_api.events.service import WRITERS, Events, States
+from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
 from comms_api.login import store as login_store
@@ -61,6 +62,7 @@ class Node(msgspec.Struct, frozen=True):
     events: Events
     states: States
     commands: Commands
+    files: Files
     watch: Watch
     dispatcher: Dispatcher
     reports: Reports
@@ -90,6 +92,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
         events=Events(engine, clock),
         states=States(engine, reports.report),
         commands=Commands(engine, clock, notifier, settings),
+        files=Files(engine, clock, notifier, settings),
         watch=Watch(engine),
         dispatcher=Dispatcher(engine, tokens, settings),
         reports=reports,
@@ -135,6 +138,7 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: 
     return [
         Duty("signing keys", KEYS_SECONDS, lambda: node.signing_keys.refresh(tokens.keyring)),
         Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
+        Duty("announcements", ROLLOUT_SECONDS, node.files.announce),
         Duty("rollouts", ROLLOUT_SECONDS, maintenance.advance),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
         Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),

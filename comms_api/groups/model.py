@@ -1,17 +1,22 @@
 """A group as operators see it."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 
 from comms_api.protocol import GroupName
 
+Precedence = Annotated[int, msgspec.Meta(ge=-1_000, le=1_000)]
+"""Of groups that say different things, the one with the highest has the last word; of equals, the last by name."""
+
 
 class Group(msgspec.Struct, frozen=True):
     """One group and how many agents it has."""
 
     name: str
+    precedence: int
     agents: int
     created_at: datetime
 
@@ -20,6 +25,13 @@ class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a group is made with."""
 
     name: GroupName
+    precedence: Precedence = 0
+
+
+class GroupChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator changes of a group."""
+
+    precedence: Precedence
 
 
 class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,11 +2,11 @@
 
 from uuid import UUID
 
-from litestar import delete, get, post, put
+from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from comms_api.groups.model import Group, Membership, NewGroup, NewMembers
+from comms_api.groups.model import Group, GroupChange, Membership, NewGroup, NewMembers
 from comms_api.groups.service import Groups
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.roles import OPERATE, READ
@@ -15,8 +15,14 @@ from comms_api.http.roles import OPERATE, READ
 @post("/groups", opt=OPERATE)
 async def create_group(data: JSONBody[NewGroup], groups: NamedDependency[Groups]) -> NewGroup:
     """Make an empty group; 409 when there is one of that name."""
-    await groups.create(data.name)
+    await groups.create(data)
     return data
+
+
+@patch("/groups/{name:str}", status_code=204, opt=OPERATE)
+async def change_group(name: FromPath[str], data: JSONBody[GroupChange], groups: NamedDependency[Groups]) -> None:
+    """Set the precedence of a group."""
+    await groups.change(name, data)
 
 
 @get("/groups", opt=READ)
@@ -49,4 +55,4 @@ async def remove_member(name: FromPath[str], agent_id: FromPath[UUID], groups: N
     await groups.remove(name, agent_id)
 
 
-ROUTES = [create_group, list_groups, delete_group, add_members, add_member, remove_member]
+ROUTES = [create_group, list_groups, change_group, delete_group, add_members, add_member, remove_member]

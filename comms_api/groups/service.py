@@ -7,7 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.errors import Conflict, NotFound
 from comms_api.groups import store
-from comms_api.groups.model import Group
+from comms_api.groups.changes import note_files_changed, note_group_left, note_moved
+from comms_api.groups.model import Group, GroupChange, NewGroup
 from comms_api.http.pages import Page, page_of
 
 
@@ -18,11 +19,18 @@ class Groups:
         """Take the engine."""
         self._engine = engine
 
-    async def create(self, name: str) -> None:
+    async def create(self, group: NewGroup) -> None:
         """Make an empty group; raises `Conflict` when it exists."""
         async with self._engine.begin() as connection:
-            if not await store.insert_group(connection, name):
-                raise Conflict(f"There is a group {name!r} already.")
+            if not await store.insert_group(connection, group.name, group.precedence):
+                raise Conflict(f"There is a group {group.name!r} already.")
+
+    async def change(self, name: str, change: GroupChange) -> None:
+        """Set the precedence of a group; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await store.update_group(connection, name, change.precedence):
+                raise NotFound(f"There is no group {name!r}.")
+            await note_files_changed(connection, name)
 
     async def list(self, after: str | None, limit: int) -> Page[Group]:
         """Return one page of groups, by name."""
@@ -33,6 +41,7 @@ class Groups:
     async def delete(self, name: str) -> None:
         """Remove a group, not its agents; raises `NotFound`."""
         async with self._engine.begin() as connection:
+            await note_group_left(connection, name)
             if not await store.delete_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
 
@@ -43,10 +52,13 @@ class Groups:
                 raise NotFound(f"There is no group {name!r}.")
             if unknown := await store.find_unknown_agents(connection, ids):
                 raise NotFound(f"There is no agent {min(unknown)}; no one was added.")
-            return await store.insert_members(connection, name, ids)
+            added = await store.insert_members(connection, name, ids)
+            await note_moved(connection, added)
+            return len(added)
 
     async def remove(self, name: str, agent_id: UUID) -> None:
         """End one agent's membership; raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await store.delete_member(connection, name, agent_id):
                 raise NotFound(f"The agent {agent_id} is not a member of {name!r}.")
+            await note_moved(connection, [agent_id])

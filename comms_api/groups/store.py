@@ -13,15 +13,19 @@ from comms_api.groups.model import Group
 _AGENTS = select(func.count()).where(group_members.c.group_name == groups.c.name).scalar_subquery().label("agents")
 
 
-async def insert_group(connection: AsyncConnection, name: str) -> bool:
+async def insert_group(connection: AsyncConnection, name: str, precedence: int) -> bool:
     """Add a group; return False when there is one of that name."""
-    statement = insert(groups).values(name=name).on_conflict_do_nothing().returning(groups.c.name)
+    statement = (
+        insert(groups).values(name=name, precedence=precedence).on_conflict_do_nothing().returning(groups.c.name)
+    )
     return await connection.scalar(statement) is not None
 
 
 async def list_groups(connection: AsyncConnection, after: str | None, limit: int) -> list[Group]:
     """Return groups by name, beginning behind `after`."""
-    statement = select(groups.c.name, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
+    statement = (
+        select(groups.c.name, groups.c.precedence, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
+    )
     if after is not None:
         statement = statement.where(groups.c.name > after)
     return [Group(**row) for row in (await connection.execute(statement)).mappings()]
@@ -44,12 +48,18 @@ async def find_unknown_agents(connection: AsyncConnection, ids: Collection[UUID]
     return set(ids) - set(await connection.scalars(select(agents.c.id).where(agents.c.id.in_(ids))))
 
 
-async def insert_members(connection: AsyncConnection, name: str, ids: Collection[UUID]) -> int:
-    """Make agents members and return how many were not before."""
+async def update_group(connection: AsyncConnection, name: str, precedence: int) -> bool:
+    """Change a group; return whether there is one."""
+    statement = groups.update().where(groups.c.name == name).values(precedence=precedence).returning(groups.c.name)
+    return await connection.scalar(statement) is not None
+
+
+async def insert_members(connection: AsyncConnection, name: str, ids: Collection[UUID]) -> list[UUID]:
+    """Make agents members and return those that were not before."""
     found = select(literal(name), agents.c.id.cast(Uuid)).where(agents.c.id.in_(ids))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()
-    return (await connection.execute(statement)).rowcount
+    return list(await connection.scalars(statement.returning(group_members.c.agent_id)))
 
 
 async def delete_member(connection: AsyncConnection, name: str, agent_id: UUID) -> bool:

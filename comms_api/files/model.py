@@ -1,0 +1,60 @@
+"""Group files as operators and agents see them."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+
+FILE_BYTES_MAXIMUM = 4 * 2**20
+"""Real agents refuse an answer above 8 MB."""
+
+VERSIONS_KEPT = 20
+MERGED = "merged.yml"
+"""Asked for by an agent, this is all of its groups' YAML in one; no group file can have the name."""
+
+FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+
+
+class GroupFile(msgspec.Struct, frozen=True):
+    """One version of a group's file."""
+
+    group: str
+    name: str
+    version: int
+    sha256: str
+    size: int
+    is_current: bool
+    user: str
+    created_at: datetime
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a file holds."""
+
+    sha256: str
+    content: bytes
+
+
+class AgentFile(msgspec.Struct, frozen=True):
+    """A file that an agent should have."""
+
+    group: str
+    name: str
+    sha256: str
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What an agent should run and what it says it runs; `files` are in the order in which they are merged."""
+
+    agent_id: UUID
+    files: list[AgentFile]
+    wanted: str
+    reported: str | None
+    in_sync: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The hash of the files that an agent runs."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]

@@ -1,0 +1,130 @@
+"""Group files: agents fetch their own, operators keep them."""
+
+from collections.abc import Sequence
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from litestar import Response, delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter
+
+from comms_api.errors import Malformed
+from comms_api.files.model import Configuration, Content, GroupFile, Report
+from comms_api.files.ranges import Range, is_known, read_range
+from comms_api.files.service import Files
+from comms_api.http.authentication import agent_of, claims_of
+from comms_api.http.bodies import Bodies, read_json
+from comms_api.http.request import AnyRequest
+from comms_api.http.roles import OPERATE, READ
+
+_REPORT = msgspec.json.Decoder(Report)
+
+MEDIA_TYPE = "application/octet-stream"
+FileNameQuery = Annotated[str | None, QueryParameter(description="such as GROUP.yml, or merged.yml for all")]
+
+
+@get("/files")
+async def fetch_file(
+    request: AnyRequest, files: NamedDependency[Files], file_name: FileNameQuery = None
+) -> Response[bytes]:
+    """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
+    if not file_name:
+        raise Malformed("Name a file: ?file_name=…", code=2704)
+    return _answer(request, await files.get_own(agent_of(request), file_name))
+
+
+@put("/configuration", status_code=204)
+async def report_configuration(
+    request: AnyRequest, files: NamedDependency[Files], bodies: NamedDependency[Bodies]
+) -> None:
+    """Tell which files the agent runs: SHA-256 of the lines `GROUP/FILE SHA256`, in order, each with its line feed."""
+    async with bodies.receive(request) as body:
+        report = read_json(body, _REPORT, '{"sha256"}')
+    await files.report(agent_of(request), report.sha256)
+
+
+@get("/groups/{group:str}/files", opt=READ)
+async def list_files(group: FromPath[str], files: NamedDependency[Files]) -> Sequence[GroupFile]:
+    """List the current files of a group by name."""
+    return await files.list(group)
+
+
+@put("/groups/{group:str}/files/{name:str}", opt=OPERATE)
+async def put_file(
+    request: AnyRequest,
+    group: FromPath[str],
+    name: FromPath[str],
+    files: NamedDependency[Files],
+    bodies: NamedDependency[Bodies],
+) -> GroupFile:
+    """Store the body as a file's next version; its group's agents are told. YAML is checked first."""
+    async with bodies.receive(request) as body:
+        return await files.put(group, name, body, claims_of(request).subject)
+
+
+@get("/groups/{group:str}/files/{name:str}", opt=READ)
+async def get_file(
+    request: AnyRequest,
+    group: FromPath[str],
+    name: FromPath[str],
+    files: NamedDependency[Files],
+    version: FromQuery[int | None] = None,
+) -> Response[bytes]:
+    """Answer with a file as it is, or as it was in an earlier version."""
+    return _answer(request, await files.get(group, name, version))
+
+
+@get("/groups/{group:str}/files/{name:str}/versions", opt=READ)
+async def list_versions(
+    group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]
+) -> Sequence[GroupFile]:
+    """List the versions of a file that are kept, the newest first."""
+    return await files.list(group, name)
+
+
+@delete("/groups/{group:str}/files/{name:str}", opt=OPERATE)
+async def delete_file(group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]) -> None:
+    """Take a file from a group; its versions stay."""
+    await files.delete(group, name)
+
+
+@get("/agents/{agent_id:uuid}/configuration", opt=READ)
+async def show_configuration(agent_id: FromPath[UUID], files: NamedDependency[Files]) -> Configuration:
+    """Show which files an agent should run, in the order of their merge, and whether it says that it does."""
+    return await files.configuration(agent_id)
+
+
+@get("/agents/{agent_id:uuid}/configuration/merged", opt=READ)
+async def show_merged(request: AnyRequest, agent_id: FromPath[UUID], files: NamedDependency[Files]) -> Response[bytes]:
+    """Answer with the YAML of an agent's groups, merged."""
+    await files.configuration(agent_id)
+    return _answer(request, await files.merged(agent_id))
+
+
+def _answer(request: AnyRequest, found: Content) -> Response[bytes]:
+    tag = f'"{found.sha256}"'
+    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
+    if is_known(request.headers.get("if-none-match"), tag):
+        return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPE)
+    wanted = read_range(request.headers.get("range"), len(found.content))
+    if wanted is None or request.headers.get("if-range", tag) != tag:
+        return Response(found.content, status_code=200, headers=headers, media_type=MEDIA_TYPE)
+    if isinstance(wanted, Range):
+        headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{len(found.content)}"
+        part = found.content[wanted.first : wanted.last + 1]
+        return Response(part, status_code=206, headers=headers, media_type=MEDIA_TYPE)
+    headers["Content-Range"] = f"bytes */{len(found.content)}"
+    return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
+
+
+AGENT_ROUTES = [fetch_file, report_configuration]
+MANAGEMENT_ROUTES = [
+    list_files,
+    put_file,
+    get_file,
+    list_versions,
+    delete_file,
+    show_configuration,
+    show_merged,
+]

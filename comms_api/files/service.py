@@ -1,0 +1,177 @@
+"""Keep group files, hand agents their own, and tell agents of changes by orders."""
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ARRAY, Uuid, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.agents.store import update_agent
+from comms_api.commands.expansion import Expansion, expand_command
+from comms_api.commands.model import CommandTarget, NewCommand
+from comms_api.commands.service import ORDERS_CHANNEL
+from comms_api.database.actor import Actor, acting_as
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import Invalid, NotFound, TooLarge
+from comms_api.files import store
+from comms_api.files.configuration import is_yaml, merge, read_yaml, write_yaml
+from comms_api.files.model import FILE_BYTES_MAXIMUM, MERGED, Configuration, Content, FileName, GroupFile
+from comms_api.groups.changes import note_files_changed
+from comms_api.groups.store import lock_group
+from comms_api.protocol import Action
+from comms_api.settings import Settings
+
+SETTLED_SECONDS = 1.0
+"""How long a configuration must have been still before its agent is told: ten changes make one order."""
+
+AGENTS_PER_STEP = 5_000
+ANNOUNCER = "comms-api"
+
+
+class Files:
+    """The files of the groups."""
+
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
+        """Take how long an agent that is away is waited for."""
+        self._engine = engine
+        self._clock = clock
+        self._notifier = notifier
+        self._timeout_seconds = settings.order_timeout_maximum_seconds
+
+    # -- for operators
+
+    async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
+        """Store a file's next version, which its group's agents are told of; the same content again changes nothing.
+
+        Raises `NotFound` for the group, `Invalid` for a name or YAML that is wrong, `TooLarge`.
+        """
+        await self._check(name, content)
+        hashed = Content(hashlib.sha256(content).hexdigest(), content)
+        async with self._engine.begin() as connection:
+            await _lock(connection, group)
+            stored = await store.insert_version(connection, group, name, hashed, user)
+            if stored is None:
+                return (await store.list_versions(connection, group, name))[0]
+            await note_files_changed(connection, group)
+        return stored
+
+    async def _check(self, name: str, content: bytes) -> None:
+        try:
+            msgspec.convert(name, FileName)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"name: {error}") from None
+        if name == MERGED:
+            raise Invalid(f"name: {MERGED} is the name of what the groups' files are merged into")
+        if len(content) > FILE_BYTES_MAXIMUM:
+            raise TooLarge(f"The file is larger than {FILE_BYTES_MAXIMUM} bytes.")
+        if is_yaml(name):
+            await asyncio.to_thread(read_yaml, name, content)
+
+    async def delete(self, group: str, name: str) -> None:
+        """Take a file from a group; its versions stay. Raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            await _lock(connection, group)
+            if not await store.delete_current(connection, group, name):
+                raise NotFound(f"The group {group!r} has no file {name!r}.")
+            await note_files_changed(connection, group)
+
+    async def list(self, group: str, name: str | None = None) -> Sequence[GroupFile]:
+        """Return the current files of a group, or the versions of one, the newest first; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            await _lock(connection, group)
+            found = await store.list_versions(connection, group, name)
+        if name is not None and not found:
+            raise NotFound(f"The group {group!r} has no file {name!r}.")
+        return found
+
+    async def get(self, group: str, name: str, version: int | None) -> Content:
+        """Return what a version of a file holds, by default the current one; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            content = await store.find_content(connection, group, name, version)
+        if content is None:
+            raise NotFound(f"The group {group!r} has no such file {name!r}.")
+        return content
+
+    async def configuration(self, agent_id: UUID) -> Configuration:
+        """Return what an agent should run and what it says it runs; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            hashes = await store.find_hashes(connection, agent_id)
+            files = await store.list_own_files(connection, agent_id)
+        if hashes is None:
+            raise NotFound(f"There is no agent {agent_id}.")
+        wanted, reported = hashes
+        return Configuration(agent_id, [file for file, _ in files], wanted, reported, wanted == reported)
+
+    # -- for agents
+
+    async def get_own(self, agent_id: UUID, name: str) -> Content:
+        """Return a file of the agent's own groups, or all of their YAML merged; raises `NotFound`."""
+        if name == MERGED:
+            return await self.merged(agent_id)
+        async with self._engine.connect() as connection:
+            content = await store.find_own_content(connection, agent_id, name)
+        if content is None:
+            raise NotFound("None of the agent's groups has such a file.", code=2705)
+        return content
+
+    async def merged(self, agent_id: UUID) -> Content:
+        """Return the YAML of an agent's groups as one: by precedence and then by name, the last has the last word."""
+        async with self._engine.connect() as connection:
+            files = await store.list_own_files(connection, agent_id)
+        content = await asyncio.to_thread(
+            lambda: write_yaml(merge(read_yaml(file.name, text) for file, text in files if is_yaml(file.name)))
+        )
+        return Content(hashlib.sha256(content).hexdigest(), content)
+
+    async def report(self, agent_id: UUID, sha256: str) -> None:
+        """Note the hash of the files that an agent runs."""
+        async with self._engine.begin() as connection:
+            await update_agent(connection, agent_id, {"configuration": sha256})
+
+    # -- telling agents
+
+    async def announce(self) -> int:
+        """Order agents to fetch what has changed; return how many. Any node may do this at any time.
+
+        What is taken and what is ordered commit together: no change is forgotten, and none is told of twice.
+        """
+        total = 0
+        while True:
+            with acting_as(Actor(ANNOUNCER)):
+                async with self._engine.begin() as connection:
+                    taken = await store.take_changes(connection, SETTLED_SECONDS, AGENTS_PER_STEP)
+                    await self._order(connection, taken)
+            total += len(taken)
+            if taken:
+                self._notifier.notify(ORDERS_CHANNEL)
+            if len(taken) < AGENTS_PER_STEP:
+                return total
+
+    async def _order(self, connection: AsyncConnection, taken: Sequence[tuple[UUID, bool, tuple[str, ...]]]) -> None:
+        same = [agent_id for agent_id, has_moved, _ in taken if not has_moved]
+        if same := await store.without_pending_fetch(connection, same):
+            await self._submit(connection, Action("fetch-config"), same)
+        moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
+        for agent_id, has_moved, groups in taken:
+            if has_moved:
+                moved[groups].append(agent_id)
+        for groups, ids in moved.items():
+            args = msgspec.Raw(msgspec.json.encode({"groups": groups}))
+            await self._submit(connection, Action("set-group", args), ids)
+
+    async def _submit(self, connection: AsyncConnection, action: Action, ids: Sequence[UUID]) -> None:
+        target = CommandTarget("agent", [str(agent_id) for agent_id in ids])
+        command = NewCommand("Engine", target, action, self._timeout_seconds)
+        recipients = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("agent_id"))
+        expansion = Expansion(self._clock.uuid7(), ANNOUNCER, command, recipients, self._timeout_seconds)
+        await expand_command(connection, expansion, 0)
+
+
+async def _lock(connection: AsyncConnection, group: str) -> None:
+    if not await lock_group(connection, group):
+        raise NotFound(f"There is no group {group!r}.")

@@ -1,0 +1,153 @@
+"""The statements of group files."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.store import wanted_configuration
+from comms_api.database.schema import agents, group_files, group_members, groups
+from comms_api.files.model import VERSIONS_KEPT, AgentFile, Content, GroupFile
+
+_SHOWN = (
+    group_files.c.group_name,
+    group_files.c.file_name,
+    group_files.c.version,
+    group_files.c.sha256,
+    func.octet_length(group_files.c.content),
+    group_files.c.is_current,
+    group_files.c.user_name,
+    group_files.c.created_at,
+)
+
+
+async def insert_version(
+    connection: AsyncConnection, group: str, name: str, content: Content, user: str
+) -> GroupFile | None:
+    """Add the next version of a file, under a lock of its group; return it, or None when nothing is new."""
+    of_file = (group_files.c.group_name == group, group_files.c.file_name == name)
+    latest = (
+        await connection.execute(
+            select(group_files.c.version, group_files.c.sha256, group_files.c.is_current)
+            .where(*of_file)
+            .order_by(group_files.c.version.desc())
+            .limit(1)
+        )
+    ).first()
+    if latest is not None and latest.is_current and latest.sha256 == content.sha256:
+        return None
+    version = latest.version + 1 if latest else 1
+    await delete_current(connection, group, name)
+    values = {
+        "group_name": group,
+        "file_name": name,
+        "version": version,
+        "sha256": content.sha256,
+        "content": content.content,
+        "is_current": True,
+        "user_name": user,
+    }
+    row = (await connection.execute(group_files.insert().values(values).returning(*_SHOWN))).one()
+    await connection.execute(group_files.delete().where(*of_file, group_files.c.version <= version - VERSIONS_KEPT))
+    return GroupFile(*row)
+
+
+async def delete_current(connection: AsyncConnection, group: str, name: str) -> bool:
+    """Let a file have no current version; return whether it had one."""
+    statement = (
+        update(group_files)
+        .where(group_files.c.group_name == group, group_files.c.file_name == name, group_files.c.is_current)
+        .values(is_current=False)
+    )
+    return (await connection.execute(statement)).rowcount > 0
+
+
+async def list_versions(connection: AsyncConnection, group: str, name: str | None) -> list[GroupFile]:
+    """Return the versions of a file, the newest first; or without a name, the current files of a group."""
+    statement = select(*_SHOWN).where(group_files.c.group_name == group)
+    if name is None:
+        statement = statement.where(group_files.c.is_current).order_by(group_files.c.file_name)
+    else:
+        statement = statement.where(group_files.c.file_name == name).order_by(group_files.c.version.desc())
+    return [GroupFile(*row) for row in await connection.execute(statement)]
+
+
+async def find_content(connection: AsyncConnection, group: str, name: str, version: int | None) -> Content | None:
+    """Return what a version of a file holds, by default the current one; None when there is none."""
+    wanted = group_files.c.is_current if version is None else group_files.c.version == version
+    statement = select(group_files.c.sha256, group_files.c.content).where(
+        group_files.c.group_name == group, group_files.c.file_name == name, wanted
+    )
+    return _content((await connection.execute(statement)).first())
+
+
+_OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).join(
+    group_members, group_members.c.group_name == groups.c.name
+)
+
+
+async def find_own_content(connection: AsyncConnection, agent_id: UUID, name: str) -> Content | None:
+    """Return what a file of an agent's own groups holds; of several, that of the group that has the last word."""
+    statement = (
+        select(group_files.c.sha256, group_files.c.content)
+        .select_from(_OF_AGENT)
+        .where(group_members.c.agent_id == agent_id, group_files.c.file_name == name, group_files.c.is_current)
+        .order_by(groups.c.precedence.desc(), groups.c.name.desc())
+        .limit(1)
+    )
+    return _content((await connection.execute(statement)).first())
+
+
+async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[AgentFile, bytes]]:
+    """Return the files of an agent's own groups with their content, the group that has the last word last."""
+    statement = (
+        select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256, group_files.c.content)
+        .select_from(_OF_AGENT)
+        .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
+        .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
+    )
+    rows = await connection.execute(statement)
+    return [(AgentFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
+
+
+async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None] | None:
+    """Return the hash of what an agent should run and of what it says it runs; None when there is no such agent."""
+    statement = select(wanted_configuration().label("wanted"), agents.c.configuration).where(agents.c.id == agent_id)
+    row = (await connection.execute(statement)).first()
+    return (row.wanted, row.configuration) if row else None
+
+
+def _content(row: Any) -> Content | None:
+    return None if row is None else Content(row.sha256, row.content)
+
+
+_TAKE = text("""
+    DELETE FROM configuration_changes WHERE agent_id IN (
+        SELECT agent_id FROM configuration_changes
+        WHERE changed_at <= now() - make_interval(secs => :settled_seconds)
+        ORDER BY agent_id LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING agent_id, has_moved,
+        ARRAY(SELECT group_name FROM group_members WHERE group_members.agent_id = configuration_changes.agent_id
+            ORDER BY group_name) AS groups""")
+
+
+async def take_changes(
+    connection: AsyncConnection, settled_seconds: float, limit: int
+) -> list[tuple[UUID, bool, tuple[str, ...]]]:
+    """Take agents whose configuration has changed and then been still: id, whether its groups changed, its groups."""
+    rows = await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})
+    return [(row.agent_id, row.has_moved, tuple(row.groups)) for row in rows]
+
+
+_WITHOUT_PENDING = text("""
+    SELECT changed.id FROM unnest(CAST(:ids AS uuid[])) AS changed (id) JOIN agents USING (id)
+    WHERE NOT EXISTS (
+        SELECT FROM orders JOIN commands USING (request_id)
+        WHERE orders.agent_id = changed.id AND attempt = 0 AND action_name = 'fetch-config')""")
+
+
+async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID]) -> list[UUID]:
+    """Return those of the agents that no `fetch-config` waits for already: that one will fetch what is new as well."""
+    return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids)}))

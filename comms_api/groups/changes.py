@@ -1,0 +1,32 @@
+"""Note, in the transaction of a change, whose configuration it changes; orders that tell the agents follow soon."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_NOTE = """
+    INSERT INTO configuration_changes (agent_id, has_moved, changed_at)
+    SELECT agent_id, {has_moved}, clock_timestamp() FROM ({agents}) AS changed (agent_id) ORDER BY agent_id
+    ON CONFLICT (agent_id) DO UPDATE SET changed_at = excluded.changed_at,
+        has_moved = configuration_changes.has_moved OR excluded.has_moved"""
+_MEMBERS = "SELECT agent_id FROM group_members WHERE group_name = :group"
+_FILES_CHANGED = text(_NOTE.format(has_moved=False, agents=_MEMBERS))
+_GROUP_LEFT = text(_NOTE.format(has_moved=True, agents=_MEMBERS))
+_MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:ids AS uuid[]))"))
+
+
+async def note_files_changed(connection: AsyncConnection, group: str) -> None:
+    """Note that the files of a group are others, for each of its members."""
+    await connection.execute(_FILES_CHANGED, {"group": group})
+
+
+async def note_group_left(connection: AsyncConnection, group: str) -> None:
+    """Note that the members of a group will not be that any more."""
+    await connection.execute(_GROUP_LEFT, {"group": group})
+
+
+async def note_moved(connection: AsyncConnection, ids: Collection[UUID]) -> None:
+    """Note that these agents are in other groups than before."""
+    await connection.execute(_MOVED, {"ids": list(ids)})

@@ -1,0 +1,187 @@
+"""Group files: an agent gets its own groups' alone, is told of a change by one order, and drift is a query."""
+
+import hashlib
+import time
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from support.server import Server
+
+from comms_api.files.configuration import merge
+from comms_api.files.ranges import Range, read_range
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: st.dictionaries(st.text("ab", min_size=1, max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def put(management: httpx.Client, group: str, name: str, content: str) -> httpx.Response:
+    return management.put(f"/groups/{group}/files/{name}", content=content)
+
+
+def poll(client: httpx.Client, wait: float = 5) -> list[dict[str, Any]]:
+    """Return what an agent is told to do; it reports that it was done."""
+    orders: list[dict[str, Any]] = client.get(f"/commands?wait={wait:g}").json()["commands"]
+    results = [{"order_id": order["order_id"], "result": {"code": 0}} for order in orders]
+    client.post("/commands/results", json={"results": results})
+    return [order["action"] for order in orders]
+
+
+def test_an_agent_gets_the_files_of_its_own_groups_alone(server: Server, management: httpx.Client) -> None:
+    for group in ("mine", "theirs"):
+        management.post("/groups", json={"name": group})
+        assert put(management, group, f"{group}.yml", f"name: {group}\n").status_code == 200
+    client = server.log_in(server.enroll(management, "reader", ("mine",)))
+    answer = client.get("/api/v1/files?file_name=mine.yml")
+    assert (answer.status_code, answer.text) == (200, "name: mine\n")
+    assert client.get("/files?file_name=theirs.yml").status_code == 404
+    assert client.get("/files?file_name=theirs.yml").json()["code"] == 2705
+    assert client.get("/files?file_name=../mine.yml").status_code == 404
+    assert (client.get("/files").status_code, client.get("/files").json()["code"]) == (400, 2704)
+
+
+def test_a_file_is_fetched_again_only_when_it_has_changed_and_in_parts(
+    server: Server, management: httpx.Client
+) -> None:
+    management.post("/groups", json={"name": "parts"})
+    put(management, "parts", "data.txt", "0123456789")
+    client = server.log_in(server.enroll(management, "parts", ("parts",)))
+    url = "/files?file_name=data.txt"
+    tag = client.get(url).headers["ETag"]
+    assert tag == f'"{hashlib.sha256(b"0123456789").hexdigest()}"'
+    unchanged = client.get(url, headers={"If-None-Match": f'W/"x", {tag}'})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["ETag"]) == (304, b"", tag)
+    part = client.get(url, headers={"Range": "bytes=2-4", "If-Range": tag})
+    assert (part.status_code, part.text, part.headers["Content-Range"]) == (206, "234", "bytes 2-4/10")
+    assert client.get(url, headers={"Range": "bytes=2-4", "If-Range": '"old"'}).status_code == 200
+    assert client.get(url, headers={"Range": "bytes=10-"}).status_code == 416
+    put(management, "parts", "data.txt", "changed")
+    assert client.get(url, headers={"If-None-Match": tag}).text == "changed"
+
+
+@given(first=st.integers(0, 20), last=st.integers(0, 20), size=st.integers(0, 15))
+def test_a_part_is_within_its_file(first: int, last: int, size: int) -> None:
+    for header in (f"bytes={first}-{last}", f"bytes={first}-", f"bytes=-{last}"):
+        wanted = read_range(header, size)
+        if isinstance(wanted, Range):
+            assert 0 <= wanted.first <= wanted.last < size
+    assert read_range(None, size) is read_range("lines=1-2", size) is read_range("bytes=0-1,3-4", size) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bad.yml", "a: [1, 2"),
+        ("bad.yml", "a: !!python/object/apply:os.system ['true']"),
+        ("bad.yml", "a: &a [x]\nb: [" + "*a, " * 101 + "]"),
+        ("bad.yml", "\x00"),
+        (".hidden", "x"),
+        ("merged.yml", "a: 1"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_and_nobody_is_told(
+    management: httpx.Client, name: str, content: str
+) -> None:
+    management.post("/groups", json={"name": "strict"})
+    assert put(management, "strict", name, content).status_code == 422
+    assert management.get("/groups/strict/files").json() == []
+    assert put(management, "nowhere", "a.txt", "x").status_code == 404
+    assert put(management, "strict", "large.txt", "x" * (4 * 2**20 + 1)).status_code == 413
+
+
+def test_versions_are_kept_and_the_same_content_is_no_new_one(management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "versions"})
+    for content in ("one", "two", "two", "three"):
+        put(management, "versions", "a.txt", content)
+    url = "/groups/versions/files/a.txt"
+    shown = [(file["version"], file["is_current"]) for file in management.get(f"{url}/versions").json()]
+    assert shown == [(3, True), (2, False), (1, False)]
+    assert management.get(f"{url}?version=2").text == "two"
+    assert management.delete(url).status_code == 204
+    assert (management.get(url).status_code, management.delete(url).status_code) == (404, 404)
+    put(management, "versions", "a.txt", "three")
+    assert management.get(f"{url}/versions").json()[0]["version"] == 4
+    for number in range(30):
+        put(management, "versions", "a.txt", str(number))
+    assert len(management.get(f"{url}/versions").json()) == 20
+
+
+def test_ten_changes_are_told_by_one_order_and_a_move_by_one(server: Server, management: httpx.Client) -> None:
+    for group in ("told", "told-too"):
+        management.post("/groups", json={"name": group})
+    agent_id = server.enroll(management, "told", ("told",))
+    client = server.log_in(agent_id)
+    for number in range(10):
+        put(management, "told", "told.yml", f"n: {number}")
+    assert poll(client) == [{"name": "fetch-config", "args": {}, "version": ""}]
+    management.put(f"/groups/told-too/agents/{agent_id}")
+    put(management, "told-too", "x.txt", "x")
+    assert poll(client) == [{"name": "set-group", "args": {"groups": ["told", "told-too"]}, "version": ""}]
+    management.delete("/groups/told")
+    assert poll(client) == [{"name": "set-group", "args": {"groups": ["told-too"]}, "version": ""}]
+    assert poll(client, 1.5) == []
+
+
+def test_changes_while_an_agent_is_away_do_not_pile_up(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "away"})
+    agent_id = server.enroll(management, "away", ("away",))
+    for number in range(3):
+        put(management, "away", "a.txt", str(number))
+        time.sleep(2.5)
+    assert poll(server.log_in(agent_id)) == [{"name": "fetch-config", "args": {}, "version": ""}]
+
+
+def test_who_does_not_run_what_it_should_is_a_query(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "drift"})
+    put(management, "drift", "drift.yml", "a: 1")
+    put(management, "drift", "b.txt", "b")
+    agent_id = server.enroll(management, "drifting", ("drift",))
+    client = server.log_in(agent_id)
+
+    def drifting(*, in_sync: bool) -> list[str]:
+        query = {"group": "drift", "in_sync": str(in_sync).lower()}
+        return [agent["name"] for agent in management.get("/agents", params=query).json()["items"]]
+
+    assert (drifting(in_sync=False), drifting(in_sync=True)) == (["drifting"], [])
+    lines = "".join(
+        f"drift/{name} {hashlib.sha256(content).hexdigest()}\n"
+        for name, content in (("b.txt", b"b"), ("drift.yml", b"a: 1"))
+    )
+    mine = hashlib.sha256(lines.encode()).hexdigest()
+    assert client.put("/configuration", json={"sha256": mine}).status_code == 204
+    configuration = management.get(f"/agents/{agent_id}/configuration").json()
+    assert (configuration["wanted"], configuration["in_sync"]) == (mine, True)
+    assert (drifting(in_sync=False), drifting(in_sync=True)) == ([], ["drifting"])
+    put(management, "drift", "b.txt", "c")
+    assert drifting(in_sync=False) == ["drifting"]
+    assert client.put("/configuration", json={"sha256": "no"}).status_code == 400
+
+
+def test_the_group_of_highest_precedence_has_the_last_word(server: Server, management: httpx.Client) -> None:
+    for group, precedence in (("base", 5), ("alpha", 10), ("beta", 10), ("low", 0)):
+        management.post("/groups", json={"name": group, "precedence": precedence})
+        put(
+            management,
+            group,
+            f"{group}.yml",
+            f"who: {group}\nshared:\n  {group}: yes\n  last: {group}\nlist: [{group}]\n",
+        )
+        put(management, group, "same.txt", group)
+    client = server.log_in(server.enroll(management, "merged", ("alpha", "base", "beta", "low")))
+    merged = yaml.safe_load(client.get("/files?file_name=merged.yml").content)
+    assert (merged["who"], merged["list"], merged["shared"]["last"]) == ("beta", ["beta"], "beta")
+    assert merged["shared"].keys() == {"base", "alpha", "beta", "low", "last"}
+    assert client.get("/files?file_name=same.txt").text == "beta"
+    assert management.patch("/groups/low", json={"precedence": 99}).status_code == 204
+    assert client.get("/files?file_name=same.txt").text == "low"
+
+
+@given(documents=st.lists(JSON, max_size=4))
+def test_merging_in_steps_is_merging_at_once(documents: list[Any]) -> None:
+    assert merge(documents) == merge([merge(documents[:2]), *documents[2:]])
