@@ -98,14 +98,14 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     program: tuple[str, ...] = ()
     socket: Path | None = None
-    timeout_seconds: Seconds = 20.0
+    timeout_seconds: Seconds = 10.0
     threads: Annotated[int, Meta(ge=1, le=32)] = 4
     queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
     refusal_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
     answer_bytes_maximum: Annotated[int, Meta(ge=256, le=2**20)] = 16_384
     program_user: str | None = None
     program_memory_bytes: Annotated[int, Meta(ge=16 * 2**20, le=2**40)] = 2**30
-    program_cpu_seconds: Annotated[int, Meta(ge=1, le=3600)] = 20
+    program_cpu_seconds: Annotated[int, Meta(ge=1, le=3600)] = 10
 
     def __post_init__(self) -> None:
         """Check what no single field can say, and find the interpreter."""

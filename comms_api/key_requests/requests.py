@@ -125,7 +125,7 @@ class KeyRequests:
             await check_socket(self._settings.socket)
 
     async def close(self) -> None:
-        """End every lookup; the programs are killed, and who still asks is cancelled."""
+        """End every lookup; the programs are killed, and who still asks is told to come back."""
         lookups = list(self._lookups.values())
         for lookup in lookups:
             lookup.cancel()
@@ -153,6 +153,8 @@ class KeyRequests:
                 outcome: Outcome = await self._ask_sources(question, deadline)
         except Unavailable as error:
             outcome = error
+        except asyncio.CancelledError:  # only `close` cancels a lookup
+            outcome = Unavailable("This node is stopping; come back later.")
         self._note(question, outcome)
         return outcome
 
@@ -183,7 +185,8 @@ class KeyRequests:
     def _note_fallback(self, error: SourceUnavailable, left: int) -> None:
         if left > 1:
             self.counters.fallbacks += 1
-            logger.info("key request goes on to the program: %s", error.reason)
+            level = logging.DEBUG if isinstance(error, Spared) else logging.INFO
+            logger.log(level, "key request goes on to the program: %s", error.reason)
 
     def _note(self, question: Question, outcome: Outcome) -> None:
         match outcome:

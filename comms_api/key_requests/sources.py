@@ -35,6 +35,7 @@ STDERR = 2
 
 _ENVIRONMENT = {"PATH": PROGRAM_FOLDERS, "LANG": "C.UTF-8"}
 _KEY_IN_JSON = re.compile(rb'"key"\s*:\s*"((?:[^"\\]|\\.)*)')
+_LONG_WORD = re.compile(r"[\w+=-]{24,}")
 _KEY_IN_TEXT = re.compile(r"""(?i)(\bkey\b["']?\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\s,;}]+)""")
 
 
@@ -235,7 +236,12 @@ def without_keys(complaint: bytes, keys: set[str]) -> str:
     text = complaint.decode(errors="replace")
     for key in sorted(keys, key=len, reverse=True):
         text = text.replace(key, HIDDEN)
-    text = _KEY_IN_TEXT.sub(rf"\1{HIDDEN}", text)
+    text = _LONG_WORD.sub(_hide_random, _KEY_IN_TEXT.sub(rf"\1{HIDDEN}", text))
     if len(complaint) > COMPLAINT_BYTES_MAXIMUM:
         text = f"{text[:-CUT_CHARACTERS]}…"
     return printable(text, COMPLAINT_BYTES_MAXIMUM)
+
+
+def _hide_random(word: re.Match[str]) -> str:
+    """Hide a long word with a digit in it: a failed program's key has no name in what it says."""
+    return HIDDEN if any(character.isdigit() for character in word[0]) else word[0]
