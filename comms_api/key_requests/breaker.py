@@ -53,4 +53,5 @@ class SparedSource:
         self._failures += 1
         if self._failures >= FAILURES_MAXIMUM:
             self._paused_until = self._clock() + PAUSE_SECONDS
-            logger.warning("%d failures in a row, asked again in %g s: %s", self._failures, PAUSE_SECONDS, reason)
+        if self._failures == FAILURES_MAXIMUM:
+            logger.warning("%d failures in a row, asked again every %g s: %s", self._failures, PAUSE_SECONDS, reason)

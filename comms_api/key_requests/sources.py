@@ -27,6 +27,9 @@ TERMINATION_SECONDS = 0.5
 LEFTOVER_SECONDS = 0.1
 KILL_SECONDS = 1.0
 COMPLAINT_BYTES_MAXIMUM = 4096
+NOISE_BYTES_MAXIMUM = 2**20
+"""Of standard error that is read, though not kept: a program may talk much, but not keep the node busy."""
+
 CUT_CHARACTERS = 1024
 """More than a key of 128 characters takes in JSON, six for each: the end of a cut text may hold half of one."""
 
@@ -107,70 +110,12 @@ def _first_line(answer: bytes) -> bytes:
     return line
 
 
-class ProgramSource:
-    """A program that is run for each question, with the kind and the value as its last arguments.
-
-    It gets no shell, no input, no environment of ours, `/` to work in, and a session of its own.
-    """
-
-    def __init__(self, settings: KeySettings) -> None:
-        """Take the program, whose first word is an absolute path, and the bounds of a run."""
-        self._program = settings.program
-        self._maximum = settings.answer_bytes_maximum
-        limits = (settings.program_user or "", str(settings.program_memory_bytes), str(settings.program_cpu_seconds))
-        self._command = (sys.executable, "-I", "-S", launch.__file__, *limits, *self._program)
-
-    async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Return what the program prints, if it ends with exit code 0 within `seconds`."""
-        transport, run = await self._start(question)
-        answer: ExternalAgent | Refusal | None = None
-        try:
-            self._check_exit(run, await run.finish(transport, seconds))
-            answer = parse_answer(bytes(run.answer), question, self._maximum)
-        except TimeoutError:
-            raise SourceUnavailable(f"{self._program[0]} did not end within {seconds:g} s") from None
-        finally:
-            self._log_complaint(run, answer)
-        return answer
-
-    async def _start(self, question: Question) -> tuple[asyncio.SubprocessTransport, "_Run"]:
-        try:
-            return await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Run(self._maximum),
-                *self._command,
-                question.kind,
-                question.value,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SourceUnavailable(f"{self._program[0]} cannot be started: {error.strerror}") from None
-
-    def _check_exit(self, run: "_Run", exit_code: int) -> None:
-        if len(run.answer) > self._maximum or exit_code == 0:
-            return
-        program = self._program[0]
-        if exit_code == launch.NOT_FOUND:
-            raise SourceUnavailable(f"{program} is not found")
-        if exit_code == launch.NOT_EXECUTABLE:
-            raise SourceUnavailable(f"{program} is not executable")
-        if exit_code < 0:
-            raise SourceUnavailable(f"{program} was ended by signal {-exit_code}")
-        raise SourceUnavailable(f"{program} ended with exit code {exit_code}")
-
-    def _log_complaint(self, run: "_Run", answer: ExternalAgent | Refusal | None) -> None:
-        if run.complaint.strip():
-            keys = _keys_of(answer, bytes(run.answer))
-            logger.warning("%s complains: %s", self._program[0], without_keys(bytes(run.complaint), keys))
-
-
 class _Run(asyncio.SubprocessProtocol):
     """One run of the program: what it has said so far, and whether there is more to wait for."""
 
     def __init__(self, answer_bytes_maximum: int) -> None:
         self._maximum = answer_bytes_maximum
+        self._noise_bytes = 0
         self._is_enough = asyncio.Event()
         self._has_exited = asyncio.Event()
         self._has_closed = asyncio.Event()
@@ -178,10 +123,11 @@ class _Run(asyncio.SubprocessProtocol):
         self.complaint = bytearray()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Keep one byte more than the bounds, which tells that there was more; such an answer is enough."""
+        """Keep one byte more than the bounds, which tells that there was more; too much of either is enough."""
         kept, maximum = (self.complaint, COMPLAINT_BYTES_MAXIMUM) if fd == STDERR else (self.answer, self._maximum)
         kept += data[: maximum + 1 - len(kept)]
-        if len(self.answer) > self._maximum:
+        self._noise_bytes += len(data) if fd == STDERR else 0
+        if len(self.answer) > self._maximum or self._noise_bytes > NOISE_BYTES_MAXIMUM:
             self._is_enough.set()
 
     def process_exited(self) -> None:
@@ -221,6 +167,65 @@ async def _within(seconds: float, event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+class ProgramSource:
+    """A program that is run for each question, with the kind and the value as its last arguments.
+
+    It gets no shell, no input, no environment of ours, `/` to work in, and a session of its own.
+    """
+
+    def __init__(self, settings: KeySettings) -> None:
+        """Take the program, whose first word is an absolute path, and the bounds of a run."""
+        self._program = settings.program
+        self._maximum = settings.answer_bytes_maximum
+        limits = (settings.program_user or "", str(settings.program_memory_bytes), str(settings.program_cpu_seconds))
+        self._command = (sys.executable, "-I", "-S", launch.__file__, *limits, *self._program)
+
+    async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
+        """Return what the program prints, if it ends with exit code 0 within `seconds`."""
+        transport, run = await self._start(question)
+        answer: ExternalAgent | Refusal | None = None
+        try:
+            self._check_exit(run, await run.finish(transport, seconds))
+            answer = parse_answer(bytes(run.answer), question, self._maximum)
+        except TimeoutError:
+            raise SourceUnavailable(f"{self._program[0]} did not end within {seconds:g} s") from None
+        finally:
+            self._log_complaint(run, answer)
+        return answer
+
+    async def _start(self, question: Question) -> tuple[asyncio.SubprocessTransport, _Run]:
+        try:
+            return await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Run(self._maximum),
+                *self._command,
+                question.kind,
+                question.value,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SourceUnavailable(f"{self._program[0]} cannot be started: {error.strerror}") from None
+
+    def _check_exit(self, run: _Run, exit_code: int) -> None:
+        if len(run.answer) > self._maximum or exit_code == 0:
+            return
+        program = self._program[0]
+        if exit_code == launch.NOT_FOUND:
+            raise SourceUnavailable(f"{program} is not found")
+        if exit_code == launch.NOT_EXECUTABLE:
+            raise SourceUnavailable(f"{program} is not executable")
+        if exit_code < 0:
+            raise SourceUnavailable(f"{program} was ended by signal {-exit_code}")
+        raise SourceUnavailable(f"{program} ended with exit code {exit_code}")
+
+    def _log_complaint(self, run: _Run, answer: ExternalAgent | Refusal | None) -> None:
+        if run.complaint.strip():
+            keys = _keys_of(answer, bytes(run.answer))
+            logger.warning("%s complains: %s", self._program[0], without_keys(bytes(run.complaint), keys))
 
 
 def _keys_of(answer: ExternalAgent | Refusal | None, said: bytes) -> set[str]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sources import ASKED, KEY, agent, agent_json, refusal_json
 
@@ -167,6 +167,7 @@ def test_an_agent_asked_for_by_address_must_be_admitted_from_it() -> None:
         parse(agent_json(ip="192.168.1.101"), question)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_make_anything_but_an_answer_or_a_bad_answer(answer: bytes) -> None:
     outcome = parsed_or_not(answer)
@@ -175,6 +176,7 @@ def test_no_bytes_make_anything_but_an_answer_or_a_bad_answer(answer: bytes) -> 
         assert KEY not in outcome.reason
 
 
+@settings(deadline=None)
 @given(data=st.fixed_dictionaries({}, optional=dict.fromkeys(["id", "name", "ip", "key"], VALUES)), error=ERRORS)
 def test_no_agent_is_read_but_a_valid_one(data: dict[str, Any], error: object) -> None:
     outcome = parsed_or_not(json.dumps({"error": error, "data": agent()["data"] | data}).encode())

@@ -215,3 +215,9 @@ async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pyte
     complaints = [record.getMessage() for record in caplog.records if "complains" in record.getMessage()]
     assert len(complaints) == 1
     assert 1000 < len(complaints[0]) < 4500
+
+
+async def test_a_program_that_complains_without_end_is_ended(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert "was ended by signal 9" in await reason_of(script(tmp_path, "yes >&2"))
+    assert time.monotonic() - started < LONG_SECONDS / 2
