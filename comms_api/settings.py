@@ -55,6 +55,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_name: str = ""
     logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     trusted_proxies: tuple[str, ...] = ()
+    key_request_program: str | None = None
+    key_request_socket: Path | None = None
+    key_request_by_address: bool = False
+    key_request_timeout_seconds: Seconds = 10.0
+    key_request_threads: Annotated[int, Meta(ge=1, le=32)] = 4
+    key_request_queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
+    key_request_refusal_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    key_request_program_user: str | None = None
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20
     body_timeout_seconds: Seconds = 30.0

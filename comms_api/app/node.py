@@ -29,6 +29,7 @@ from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
 from comms_api.login import store as login_store
+from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.service import Login, Revocations
 from comms_api.settings import Settings
@@ -77,6 +78,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
     notifier = Notifier(engine)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     presence = Presence(engine, settings.node_name or platform.node())
+    external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
     node = Node(
         settings=settings,
@@ -88,7 +90,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
         audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
-        login=Login(engine, secret, tokens, presence, settings.logins_waiting_maximum),
+        login=Login(engine, secret, tokens, presence, external, settings.logins_waiting_maximum),
         events=Events(engine, clock),
         states=States(engine, reports.report),
         commands=Commands(engine, clock, notifier, settings),
@@ -99,6 +101,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
     )
     async with _running(_tasks(engine, node, clock, notifier)):
         yield node
+        await external.close()
     await presence.flush()
 
 

@@ -16,6 +16,7 @@ from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
 from comms_api.login import store
+from comms_api.login.external import ExternalAgents
 from comms_api.protocol import Credentials
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
@@ -30,24 +31,29 @@ FAILURES_OF_ADDRESS_ALLOWED = 200
 """More, as a whole site may share an address."""
 
 LOCK_SECONDS = 1.0
-LOGINS_AT_ONCE = 32
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
 class Login:
     """The login of agents."""
 
-    def __init__(
-        self, engine: AsyncEngine, secret: Secret, tokens: Tokens, presence: Presence, waiting_maximum: int
+    def __init__(  # noqa: PLR0913 - it is where these meet
+        self,
+        engine: AsyncEngine,
+        secret: Secret,
+        tokens: Tokens,
+        presence: Presence,
+        external: ExternalAgents,
+        waiting_maximum: int,
     ) -> None:
-        """Take how many logins may wait; in a storm the rest is told when to come back."""
+        """Take whom to ask for unknown agents, and how many logins may wait: in a storm the rest must come back."""
+        self._external = external
         self._engine = engine
         self._secret = secret
         self._tokens = tokens
         self._presence = presence
         self._waiting_maximum = waiting_maximum
         self._waiting = 0
-        self._slots = asyncio.Semaphore(LOGINS_AT_ONCE)
         self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
         self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
@@ -65,8 +71,7 @@ class Login:
             raise Unavailable("Too many agents log in at once; come back later.")
         self._waiting += 1
         try:
-            async with self._slots:
-                admission = await self._admit(name, credentials.key, address)
+            admission = await self._admit(name, credentials.key, address)
         except (Unauthenticated, Forbidden):
             self._failures.failed((name, address))
             self._failures_of_address.failed(address)
@@ -81,9 +86,14 @@ class Login:
         async with self._engine.connect() as connection:
             admission = await find_admission(connection, name)
         if admission is None:
+            admission = await self._external.find(name, address)
+        if admission is None:
             raise Forbidden("Agent does not exist")
         if not await self._matches(key, admission.key_hash):
-            raise Unauthenticated("Invalid key")
+            refreshed = await self._external.refresh_key(admission, name, key)
+            if refreshed is None:
+                raise Unauthenticated("Invalid key")
+            admission = refreshed
         if admission.is_blocked:
             raise Forbidden("The agent is blocked.")
         if admission.allowed_addresses and not is_within(address, admission.allowed_addresses):

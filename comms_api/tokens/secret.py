@@ -63,6 +63,10 @@ class Secret:
         except (VerificationError, InvalidHashError, UnicodeDecodeError):
             return False
 
+    def is_same_text(self, one: str, other: str) -> bool:
+        """Compare two keys in constant time."""
+        return hmac.compare_digest(one.encode(), other.encode())
+
     def encrypt(self, value: bytes) -> bytes:
         """Return `value` so that only this secret opens it."""
         return self._box.encrypt(value)

@@ -1,0 +1,57 @@
+"""Spare a source that fails again and again: no question for a while, then one, and all again once it answers."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from comms_api.key_requests.answers import BadAnswer
+from comms_api.key_requests.model import ExternalAgent, Question, Refusal
+from comms_api.key_requests.sources import Source, SourceUnavailable
+
+logger = logging.getLogger(__name__)
+
+FAILURES_MAXIMUM = 5
+PAUSE_SECONDS = 5.0
+
+
+class Spared(SourceUnavailable):
+    """The external source of agents does not answer and is left alone for a moment; come back later."""
+
+
+class SparedSource:
+    """A source that is not asked for `PAUSE_SECONDS` after `FAILURES_MAXIMUM` failures of transport in a row."""
+
+    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take whom to spare, and what tells the time in seconds."""
+        self._source = source
+        self._clock = clock
+        self._failures = 0
+        self._paused_until = 0.0
+
+    async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
+        """Ask the source; raises `Spared` at once while it is spared. A bad answer is no failure of transport."""
+        self._admit()
+        try:
+            answer = await self._source.ask(question, seconds)
+        except SourceUnavailable as error:
+            self._count_failure(error.reason)
+            raise
+        except BadAnswer:
+            self._failures = 0
+            raise
+        self._failures = 0
+        return answer
+
+    def _admit(self) -> None:
+        if self._failures < FAILURES_MAXIMUM:
+            return
+        if self._clock() < self._paused_until:
+            raise Spared(f"it failed {self._failures} times in a row")
+        self._paused_until = self._clock() + PAUSE_SECONDS  # one question goes through, the others wait for its answer
+
+    def _count_failure(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES_MAXIMUM:
+            self._paused_until = self._clock() + PAUSE_SECONDS
+        if self._failures == FAILURES_MAXIMUM:
+            logger.warning("%d failures in a row, asked again every %g s: %s", self._failures, PAUSE_SECONDS, reason)

@@ -1,0 +1,50 @@
+"""Become the program of a key request: bounded, unprivileged, and with nothing of the server's.
+
+Run as a script by `sources.ProgramSource`, which cannot do this between fork and exec: threads may hold locks there.
+Arguments: user (empty: stay), bytes of memory, seconds of processor time, then the command. Exits as a shell does: 127
+when the command is not found, 126 when it cannot be executed.
+"""
+
+import os
+import pwd
+import resource
+import sys
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+PROCESSES_MAXIMUM = 1024
+"""Of a user of its own: the kernel counts all processes of a user, so the server's own user gets no such limit."""
+
+
+def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> int:
+    """Set the limits, leave the user, and execute the command; returns only when that fails."""
+    os.umask(0o077)
+    _limit(resource.RLIMIT_AS, int(memory_bytes))
+    _limit(resource.RLIMIT_CPU, int(cpu_seconds))
+    _limit(resource.RLIMIT_CORE, 0)  # a core holds the key
+    if user:
+        _become(pwd.getpwnam(user))
+    try:
+        os.execv(command[0], command)  # noqa: S606 - never a shell
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+        return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
+
+
+def _limit(what: int, wanted: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(what, (bound, bound))
+
+
+def _become(user: pwd.struct_passwd) -> None:
+    if user.pw_uid == os.getuid():
+        return
+    _limit(resource.RLIMIT_NPROC, PROCESSES_MAXIMUM)
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

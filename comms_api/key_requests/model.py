@@ -1,0 +1,182 @@
+"""What is asked, what may be answered, and the settings of the asking."""
+
+import re
+import shutil
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from comms_api.errors import Invalid
+
+ANY_ADDRESS = "any"
+MESSAGE_CHARACTERS_MAXIMUM = 512
+MAPPED_PREFIX_BITS = 96
+PROGRAM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SOCKET_PATH_BYTES_MAXIMUM = 107
+"""What `sun_path` holds (unix(7))."""
+
+_ID = r"\A([0-9]{3,8}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\Z"
+
+ExternalId = Annotated[str, Meta(pattern=_ID)]
+ExternalName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,128}\Z")]
+ExternalKey = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
+Code = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Which agent is looked for: by its id (3 to 8 digits, or a UUID) or by its address (IPv4 or IPv6).
+
+    The value is normalised, so that equal questions are equal. Raises `Invalid` for any other value: what agents send
+    reaches neither a program nor a socket unread.
+    """
+
+    kind: Literal["id", "ip"]
+    value: str
+
+    def __post_init__(self) -> None:
+        """Check and normalise the value."""
+        try:
+            value = msgspec.convert(self.value, ExternalId).lower() if self.kind == "id" else normal_address(self.value)
+        except ValueError:
+            raise Invalid(f"This is no {self.kind} that an agent can be asked for by.") from None
+        force_setattr(self, "value", value)
+
+
+class ExternalAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent as the external source knows it; its key is in no repr.
+
+    `ip` is an address, a network in CIDR notation or `any`: where the agent may log in from.
+    """
+
+    id: ExternalId
+    name: ExternalName
+    ip: str
+    key: ExternalKey
+
+    def __post_init__(self) -> None:
+        """Normalise the id and the addresses."""
+        force_setattr(self, "id", self.id.lower())
+        force_setattr(self, "ip", normal_addresses(self.ip))
+
+    def __repr__(self) -> str:
+        """Tell everything but the key."""
+        return f"ExternalAgent(id={self.id!r}, name={self.name!r}, ip={self.ip!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """Tell rich's tracebacks no more than others."""
+        return [("id", self.id), ("name", self.name), ("ip", self.ip)]
+
+    def admits(self, address: str) -> bool:
+        """Return whether the agent may log in from `address`."""
+        return self.ip == ANY_ADDRESS or ip_address(normal_address(address)) in ip_network(self.ip)
+
+    def answers(self, question: Question) -> bool:
+        """Return whether this is an agent that was asked for: of this id, or admitted from this address."""
+        return self.id == question.value if question.kind == "id" else self.admits(question.value)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The source's own no: a code that is not 0 and a message, printable and of bounded length."""
+
+    code: int
+    message: str
+
+
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked and within which bounds; without a program and a socket nothing is.
+
+    `program` is a command, to which the kind and the value are appended: its first word an absolute path, or the name
+    of an interpreter, which is looked up in the system's folders. `timeout_seconds` bounds a lookup as a whole, its
+    time in the queue included. `threads` lookups run at a time and `queue_size` more wait. The limits of memory and
+    processor time are those of one run of the program.
+    """
+
+    program: tuple[str, ...] = ()
+    socket: Path | None = None
+    timeout_seconds: Seconds = 10.0
+    threads: Annotated[int, Meta(ge=1, le=32)] = 4
+    queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
+    refusal_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    answer_bytes_maximum: Annotated[int, Meta(ge=256, le=2**20)] = 16_384
+    program_user: str | None = None
+    program_memory_bytes: Annotated[int, Meta(ge=16 * 2**20, le=2**40)] = 2**30
+    program_cpu_seconds: Annotated[int, Meta(ge=1, le=3600)] = 10
+
+    def __post_init__(self) -> None:
+        """Check what no single field can say, and find the interpreter."""
+        if self.program:
+            force_setattr(self, "program", _resolved(self.program))
+        if self.socket is not None:
+            _check_socket_path(self.socket)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is anybody to ask."""
+        return bool(self.program or self.socket)
+
+
+def _resolved(program: tuple[str, ...]) -> tuple[str, ...]:
+    if any("\0" in word for word in program):
+        raise ValueError("program: a NUL is in it")
+    if program[0].startswith("/"):
+        return program
+    found = None if "/" in program[0] else shutil.which(program[0], path=PROGRAM_FOLDERS)
+    if found is None:
+        raise ValueError(f"program: {program[0]} is neither an absolute path nor found in {PROGRAM_FOLDERS}")
+    return (found, *program[1:])
+
+
+def _check_socket_path(path: Path) -> None:
+    if not path.is_absolute():
+        raise ValueError("socket: expected an absolute path")
+    if len(bytes(path)) > SOCKET_PATH_BYTES_MAXIMUM:
+        raise ValueError(f"socket: the path is longer than {SOCKET_PATH_BYTES_MAXIMUM} bytes")
+
+
+def normal_address(text: str) -> str:
+    """Return an address in its shortest form, a mapped IPv4 address as IPv4; raises `ValueError` without the text."""
+    try:
+        return str(_unmapped(ip_address(text)))
+    except ValueError:
+        raise ValueError("expected an address") from None
+
+
+def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    if isinstance(address, IPv4Address):
+        return address
+    if address.scope_id is not None:
+        raise ValueError("an address with a zone means something on one host only")
+    return address.ipv4_mapped or address
+
+
+def normal_addresses(text: str) -> str:
+    """Return an address, a CIDR network or `any` in its normal form; raises `ValueError` without the text."""
+    address, slash, prefix = text.partition("/")
+    try:
+        if slash:
+            return _normal_network(address, prefix)
+        return text if text == ANY_ADDRESS else normal_address(text)
+    except ValueError:
+        raise ValueError("expected an address, a CIDR network or `any`") from None
+
+
+def _normal_network(address: str, prefix: str) -> str:
+    if not re.fullmatch("[0-9]{1,3}", prefix):
+        raise ValueError("netmasks are not CIDR")
+    network = ip_network((address, int(prefix)), strict=False)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= MAPPED_PREFIX_BITS:
+        network = ip_network((str(mapped), network.prefixlen - MAPPED_PREFIX_BITS))
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def printable(text: str, characters_maximum: int = MESSAGE_CHARACTERS_MAXIMUM) -> str:
+    """Return `text` fit for a log line: line ends as spaces, what cannot be printed replaced, cut with an ellipsis."""
+    line = " ".join(text[: characters_maximum + 1].splitlines())
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+    return shown if len(text) <= characters_maximum else f"{shown[:characters_maximum]}…"

@@ -1,0 +1,216 @@
+"""Who asks when: one lookup per question however many ask, a bounded number at a time, a bounded number that wait.
+
+::
+
+    ask ── refused a moment ago? ── in flight? wait for it
+         └─ a new lookup: queue ── slot ── socket ──(transport fails)── program
+                                              └── refusals are remembered
+
+A lookup is a task of its own, so those who ask may go away; its deadline counts from the first of them.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from comms_api.errors import CommsError, Unavailable
+from comms_api.key_requests.answers import BadAnswer
+from comms_api.key_requests.breaker import Spared, SparedSource
+from comms_api.key_requests.health import check_program, check_socket
+from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
+from comms_api.key_requests.sources import ProgramSource, SocketSource, Source, SourceUnavailable
+
+logger = logging.getLogger(__name__)
+
+REFUSALS_MAXIMUM = 10_000
+
+Outcome = ExternalAgent | Refusal | CommsError
+
+
+class Counters(msgspec.Struct):
+    """What has been asked since the start.
+
+    Of those `asked`, some were answered from memory (`remembered`), `joined` a lookup in flight or found the queue full
+    (`overflowed`); the rest are `lookups`. Each ends as one of `agents`, `refusals`, `bad_answers` and `unavailable`;
+    `fallbacks` of them went on from the socket to the program.
+    """
+
+    asked: int = 0
+    remembered: int = 0
+    joined: int = 0
+    overflowed: int = 0
+    lookups: int = 0
+    fallbacks: int = 0
+    agents: int = 0
+    refusals: int = 0
+    bad_answers: int = 0
+    unavailable: int = 0
+
+
+class RecentRefusals:
+    """What was refused a moment ago: at most `REFUSALS_MAXIMUM`, the oldest forgotten first."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take how long to remember, and what tells the time in seconds."""
+        self._seconds = seconds
+        self._clock = clock
+        self._refusals: OrderedDict[Question, tuple[Refusal, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._refusals)
+
+    def find(self, question: Question) -> Refusal | None:
+        """Return the refusal, if it is recent."""
+        refusal, until = self._refusals.get(question, (None, 0.0))
+        if refusal is None or self._clock() < until:
+            return refusal
+        del self._refusals[question]
+        return None
+
+    def remember(self, question: Question, refusal: Refusal) -> None:
+        """Keep a refusal for the set time."""
+        self._refusals[question] = (refusal, self._clock() + self._seconds)
+        self._refusals.move_to_end(question)
+        if len(self._refusals) > REFUSALS_MAXIMUM:
+            self._refusals.popitem(last=False)
+
+
+class KeyRequests:
+    """The key requests of one node. To be made and used on one event loop."""
+
+    def __init__(self, settings: KeySettings) -> None:
+        """Take whom to ask within which bounds; nothing is asked yet."""
+        self._settings = settings
+        self._sources = _sources(settings)
+        self._slots = asyncio.Semaphore(settings.threads)
+        self._lookups: dict[Question, asyncio.Task[Outcome]] = {}
+        self._refusals = RecentRefusals(settings.refusal_seconds)
+        self.counters = Counters()
+
+    @property
+    def in_flight(self) -> int:
+        """How many lookups run or wait for a slot."""
+        return len(self._lookups)
+
+    async def ask(self, question: Question) -> ExternalAgent | Refusal:
+        """Return the agent asked for, or the source's refusal.
+
+        Raises `Unavailable` when the queue is full or the deadline passes in it, `SourceUnavailable` when no source can
+        be asked, `BadAnswer` for what no agent may be made of. Why is logged, once per lookup, and not in the sentence.
+        """
+        self.counters.asked += 1
+        if refusal := self._refusals.find(question):
+            self.counters.remembered += 1
+            return refusal
+        outcome = await asyncio.shield(self._join(question) or self._begin(question))
+        if isinstance(outcome, CommsError):
+            raise outcome.with_traceback(None)  # one error for all who asked: each begins its own traceback
+        return outcome
+
+    async def check_health(self) -> None:
+        """Check the sources at the node's start.
+
+        Raises `ConfigurationError`, which names the setting, for what can never work; warns of a socket that is not
+        there yet.
+        """
+        if self._settings.program:
+            check_program(self._settings)
+        if self._settings.socket:
+            await check_socket(self._settings.socket)
+
+    async def close(self) -> None:
+        """End every lookup; the programs are killed, and who still asks is told to come back."""
+        lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
+
+    def _join(self, question: Question) -> asyncio.Task[Outcome] | None:
+        lookup = self._lookups.get(question)
+        self.counters.joined += lookup is not None
+        return lookup
+
+    def _begin(self, question: Question) -> asyncio.Task[Outcome]:
+        if self.in_flight >= self._settings.threads + self._settings.queue_size:
+            self.counters.overflowed += 1
+            raise Unavailable("Too many key requests wait for an answer; come back later.")
+        self.counters.lookups += 1
+        lookup = asyncio.create_task(self._look_up(question), name=f"key request {question.kind}:{question.value}")
+        self._lookups[question] = lookup
+        lookup.add_done_callback(lambda _: self._lookups.pop(question))
+        return lookup
+
+    async def _look_up(self, question: Question) -> Outcome:
+        deadline = asyncio.get_running_loop().time() + self._settings.timeout_seconds
+        try:
+            async with self._slot(deadline):
+                outcome: Outcome = await self._ask_sources(question, deadline)
+        except Unavailable as error:
+            outcome = error
+        except asyncio.CancelledError:  # only `close` cancels a lookup
+            outcome = Unavailable("This node is stopping; come back later.")
+        self._note(question, outcome)
+        return outcome
+
+    @asynccontextmanager
+    async def _slot(self, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Unavailable("The key request waited too long for its turn; come back later.") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _ask_sources(self, question: Question, deadline: float) -> ExternalAgent | Refusal:
+        """Ask one source after the other; each may take an equal share of the time that is left."""
+        failure = SourceUnavailable("neither a program nor a socket is set")
+        for left in range(len(self._sources), 0, -1):
+            seconds = (deadline - asyncio.get_running_loop().time()) / left
+            try:
+                return await self._sources[-left].ask(question, seconds)
+            except SourceUnavailable as error:
+                failure = error
+                self._note_fallback(error, left)
+        raise failure
+
+    def _note_fallback(self, error: SourceUnavailable, left: int) -> None:
+        if left > 1:
+            self.counters.fallbacks += 1
+            level = logging.DEBUG if isinstance(error, Spared) else logging.INFO
+            logger.log(level, "key request goes on to the program: %s", error.reason)
+
+    def _note(self, question: Question, outcome: Outcome) -> None:
+        match outcome:
+            case ExternalAgent():
+                self.counters.agents += 1
+            case Refusal():
+                self.counters.refusals += 1
+                self._refusals.remember(question, outcome)
+                told = f"refused with code {outcome.code}: {outcome.message}"
+                logger.info("key request %s %s %s", question.kind, question.value, told)
+            case BadAnswer():
+                self.counters.bad_answers += 1
+                logger.warning("key request %s %s: bad answer: %s", question.kind, question.value, outcome.reason)
+            case _:
+                self.counters.unavailable += 1
+                reason = outcome.reason if isinstance(outcome, SourceUnavailable) else outcome.detail
+                level = logging.DEBUG if isinstance(outcome, Spared) else logging.WARNING  # the pause itself is logged
+                logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
+
+
+def _sources(settings: KeySettings) -> list[Source]:
+    sources: list[Source] = []
+    if settings.socket:
+        sources.append(SparedSource(SocketSource(settings.socket, settings.answer_bytes_maximum)))
+    if settings.program:
+        sources.append(SparedSource(ProgramSource(settings)))
+    return sources

@@ -1,0 +1,129 @@
+"""Agents that the database does not know, or knows another key of, but an external database may."""
+
+import asyncio
+import logging
+import shlex
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.agents import store
+from comms_api.agents.model import Admission
+from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
+from comms_api.agents.store import Known
+from comms_api.database.actor import Actor, acting_as
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import ConfigurationError, Conflict
+from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
+from comms_api.key_requests.requests import KeyRequests
+from comms_api.protocol import Enrollment
+from comms_api.settings import Settings
+from comms_api.tokens.secret import Secret, entropy_bits
+
+logger = logging.getLogger(__name__)
+
+ACTOR = "a key request"
+NAME_BASED_VERSION = 5
+"""The version of the ids that services' orders are kept under: no agent may have one."""
+
+
+def key_settings(settings: Settings) -> KeySettings:
+    """Return whom to ask, from the node's settings; raises `ConfigurationError`, which names the setting."""
+    try:
+        return KeySettings(
+            program=tuple(shlex.split(settings.key_request_program or "")),
+            socket=settings.key_request_socket,
+            timeout_seconds=settings.key_request_timeout_seconds,
+            threads=settings.key_request_threads,
+            queue_size=settings.key_request_queue_size,
+            refusal_seconds=settings.key_request_refusal_seconds,
+            program_user=settings.key_request_program_user,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"key_request_{error}") from None
+
+
+class ExternalAgents:
+    """Enrolls agents, and changes their keys, by what an external database says."""
+
+    def __init__(
+        self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
+    ) -> None:
+        """Take whom to ask, and which keys are good enough for a fast hash."""
+        self._engine = engine
+        self._secret = secret
+        self._clock = clock
+        self._notifier = notifier
+        self._by_address = settings.key_request_by_address
+        self._key_length = settings.key_length_minimum
+        self._entropy_bits = settings.key_entropy_bits_minimum
+        asked = key_settings(settings)
+        self._requests = KeyRequests(asked) if asked.is_enabled else None
+
+    async def close(self) -> None:
+        """End every lookup."""
+        if self._requests is not None:
+            await self._requests.close()
+
+    async def find(self, name: UUID | str, address: str | None) -> Admission | None:
+        """Return an agent that was unknown until now, enrolled; None when nobody knows it.
+
+        Raises `Unavailable` while nobody can be asked, `Conflict` when another agent has its name.
+        """
+        found = await self._ask(name, address)
+        if found is None:
+            return None
+        key_hash = await self._hash(found.key)
+        with acting_as(Actor(ACTOR, address)):
+            async with self._engine.begin() as connection:
+                return await self._enroll(connection, found, key_hash)
+
+    async def refresh_key(self, admission: Admission, name: UUID | str, key: str) -> Admission | None:
+        """Take the external database's key for an agent that came with another, if that is the key it came with."""
+        if self._requests is None:
+            return None
+        found = await self._requests.ask(Question("id", str(name)))
+        if isinstance(found, Refusal) or not self._secret.is_same_text(found.key, key):
+            return None
+        key_hash = await self._hash(key)
+        with acting_as(Actor(ACTOR)):
+            async with self._engine.begin() as connection:
+                await store.update_agent(connection, admission.id, {"key_hash": key_hash})
+                await store.revoke_tokens(connection, str(admission.id))
+                refreshed = await store.find_admission(connection, admission.id)
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+        return refreshed
+
+    async def _ask(self, name: UUID | str, address: str | None) -> ExternalAgent | None:
+        if self._requests is None:
+            return None
+        found = await self._requests.ask(Question("id", str(name)))
+        if isinstance(found, Refusal) and self._by_address and address is not None:
+            found = await self._requests.ask(Question("ip", address))
+        if isinstance(found, Refusal):
+            logger.info("key request for %s refused: %d %s", name, found.code, found.message)
+            return None
+        return found
+
+    async def _hash(self, key: str) -> bytes:
+        is_strong = len(key) >= self._key_length and entropy_bits(key) >= self._entropy_bits
+        return self._secret.hash_key(key) if is_strong else await asyncio.to_thread(self._secret.hash_weak_key, key)
+
+    async def _enroll(self, connection: AsyncConnection, found: ExternalAgent, key_hash: bytes) -> Admission:
+        is_number = found.id.isdecimal()
+        known = Known(
+            id=self._clock.uuid7() if is_number else UUID(found.id),
+            key_hash=key_hash,
+            external_id=found.id if is_number else None,
+            allowed_addresses=normal_networks([found.ip]),
+        )
+        if known.id.version == NAME_BASED_VERSION:
+            raise Conflict("The external database gave an id that no agent may have.")
+        enrollment = Enrollment(name=found.name, key="", type="external")
+        await store.insert_agent(connection, known, enrollment)
+        # Its own row, or that of another node that has asked at the same time.
+        admission = await store.find_admission(connection, found.id if is_number else known.id)
+        if admission is None:
+            raise Conflict(f"Another agent has the name {found.name!r} of the external database.", code=1708)
+        return admission

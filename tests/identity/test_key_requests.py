@@ -1,0 +1,136 @@
+"""Agents that an external database knows log in at once, with what that database says and nothing else."""
+
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from support.server import Server, new_id, running_server
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "key_requests" / "agents_from_sql.py"
+KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
+
+
+class External:
+    """A server, and the SQLite database that its unknown agents are in."""
+
+    def __init__(self, server: Server, path: Path) -> None:
+        self.server = server
+        self.management = server.management()
+        self._path = path
+
+    def put(self, id_: str, name: str, ip: str = "any", key: str = KEY) -> None:
+        with sqlite3.connect(self._path) as connection:
+            connection.execute("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", (id_, name, ip, key))
+        connection.close()
+
+    def log_in(self, id_: str, key: str = KEY) -> httpx.Response:
+        with httpx.Client(base_url=self.server.agent_url, verify=self.server.tls, timeout=30) as client:
+            return client.post("/api/v1/authentication", json={"uuid": id_, "key": key})
+
+    def find(self, name: str) -> dict[str, Any]:
+        [agent] = self.management.get("/agents", params={"name": name}).json()["items"]
+        found: dict[str, Any] = agent
+        return found
+
+
+@pytest.fixture(scope="module")
+def external(folder: Path, new_database: Callable[[], str]) -> Iterator[External]:
+    path = folder / "agents.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE agents (id text PRIMARY KEY, name text NOT NULL, ip text, key text)")
+    connection.close()
+    program = f"'{sys.executable}' '{PROGRAM}' '{path}'"
+    settings = {"key_request_program": program, "key_request_by_address": True, "key_request_refusal_seconds": 1}
+    with running_server(folder / "node", new_database(), **settings) as server:
+        yield External(server, path)
+
+
+def test_an_unknown_agent_is_enrolled_and_let_in_by_one_login(external: External) -> None:
+    external.put("001", "web-1", "127.0.0.0/8")
+    answer = external.log_in("001")
+    assert answer.status_code == 200, answer.text
+    agent = external.find("web-1")
+    assert (agent["external_id"], agent["allowed_addresses"]) == ("001", ["127.0.0.0/8"])
+    client = external.server.client(external.server.agent_url, answer.json()["token"])
+    assert client.get("/commands?wait=0").status_code == 200
+    assert external.log_in(agent["id"]).status_code == 200
+    entries = external.management.get("/audit", params={"subject": "agents", "key": agent["id"]}).json()["items"]
+    assert [entry["actor"] for entry in entries] == ["a key request"]
+
+
+def test_a_uuid_is_kept_and_a_weak_key_is_good_and_hashed_slowly(external: External) -> None:
+    agent_id = str(new_id())
+    external.put(agent_id, "by-uuid", key=WEAK)
+    started = time.monotonic()
+    assert external.log_in(agent_id, WEAK).status_code == 200
+    assert external.find("by-uuid")["id"] == agent_id
+    assert time.monotonic() - started < 10
+    assert external.log_in(agent_id, "Secret").json()["message"] == "Invalid key"
+
+
+def test_a_refusal_is_final_and_remembered_for_a_moment(external: External) -> None:
+    refused = external.log_in("777")
+    assert (refused.status_code, refused.json()["message"]) == (403, "Agent does not exist")
+    external.put("777", "late")
+    assert external.log_in("777").status_code == 403
+    time.sleep(1.2)
+    assert external.log_in("777").status_code == 200
+
+
+def test_a_key_that_was_changed_outside_is_taken_over(external: External) -> None:
+    external.put("002", "changed")
+    assert external.log_in("002").status_code == 200
+    other = KEY[::-1]
+    assert external.log_in("002", other).status_code == 401
+    external.put("002", "changed", key=other)
+    assert external.log_in("002", other).status_code == 200
+    assert external.log_in("002", KEY).status_code == 401
+
+
+def test_an_address_outside_the_agents_own_is_refused_and_not_a_fault(external: External) -> None:
+    external.put("003", "elsewhere", "10.0.0.0/8")
+    assert external.log_in("003").status_code == 403
+
+
+def test_an_agent_may_be_found_by_its_address(external: External) -> None:
+    external.put("004", "by-address", "127.0.0.1")
+    answer = external.log_in("999")
+    assert answer.status_code == 200, answer.text
+    assert external.find("by-address")["external_id"] == "004"
+
+
+def test_what_no_database_should_say_is_an_outage_and_never_a_final_word(external: External) -> None:
+    external.put("005", "no name at all")
+    external.put("006", "web-1")
+    assert external.log_in("005").status_code == 503
+    assert external.log_in("006").status_code == 409
+    for hostile in ("1' OR '1'='1", "00", "000000000", "../../etc/passwd"):
+        assert external.log_in(hostile).status_code == 422
+    assert KEY not in (external.server.folder / "log").read_text()
+
+
+def test_a_hundred_knocks_of_one_agent_are_one_agent(external: External) -> None:
+    external.put("008", "impatient")
+    statuses: list[int] = []
+    threads = [Thread(target=lambda: statuses.append(external.log_in("008").status_code)) for _ in range(25)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200}
+    assert external.find("impatient")["external_id"] == "008"
+
+
+def test_a_program_that_cannot_run_stops_the_start_with_its_setting(
+    folder: Path, new_database: Callable[[], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = running_server(folder / "wrong", new_database(), key_request_program="/nowhere/at/all")
+    with pytest.raises(AssertionError, match="program"):
+        wrong.__enter__()
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,21 @@
+"""Whatever a source does, no log holds the key."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.sources import KEY
+
+
+@pytest.fixture(autouse=True)
+def _no_key_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert KEY not in caplog.text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a socket may be."""
+    return tmp_path / "keys.sock"

@@ -1,0 +1,72 @@
+"""At start-up: what can never work is refused by the name of its setting, what may come is warned of."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from support.sources import always, answering, plain_file, script, serving, settings
+
+from comms_api.errors import ConfigurationError
+from comms_api.key_requests.requests import KeyRequests
+
+pytestmark = pytest.mark.anyio
+
+
+async def check(program: tuple[str, ...] = (), socket: Path | None = None, program_user: str | None = None) -> None:
+    await KeyRequests(settings(program, socket, program_user=program_user)).check_health()
+
+
+async def test_a_program_and_a_socket_that_are_there_are_well(
+    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with answering(path, always(b"")):
+        await check(script(tmp_path), path, "nobody" if os.getuid() == 0 else None)
+    assert not [record for record in caplog.records if record.name.startswith("comms_api")]
+
+
+async def test_the_socket_is_connected_to_and_told_nothing(path: Path) -> None:
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.set_result(await reader.read())
+        writer.close()
+
+    async with serving(path, listen):
+        await check(socket=path)
+        assert await heard == b""
+
+
+async def test_a_socket_that_is_not_there_yet_is_warned_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await check(socket=path)
+    assert f"nothing answers on the socket of key requests yet: {path}" in caplog.text
+
+
+async def test_a_file_that_is_no_socket_never_works(tmp_path: Path) -> None:
+    (program,) = script(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"^socket: {program} is not a socket"):
+        await check(socket=Path(program))
+
+
+async def test_a_missing_program_or_script_never_works(tmp_path: Path) -> None:
+    for program in [(f"{tmp_path}/missing",), ("/bin/sh", f"{tmp_path}/missing")]:
+        with pytest.raises(ConfigurationError, match=f"^program: {tmp_path}/missing is not found"):
+            await check(program)
+
+
+async def test_a_program_that_cannot_be_executed_never_works(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^program: .* is not executable"):
+        await check((plain_file(tmp_path),))
+    with pytest.raises(ConfigurationError, match=r"^program: .* is not a file"):
+        await check((str(tmp_path),))
+
+
+async def test_an_unknown_user_never_works(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^program_user: there is no user nobody"):
+        await check(script(tmp_path), program_user="nobody-of-this-name")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root is warned")
+async def test_a_program_of_root_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await check(script(tmp_path))
+    assert "program_user is not set" in caplog.text

@@ -1,0 +1,223 @@
+"""Programs that are run for a key: what they may do, what they may not, and that nothing of them lives on."""
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_json, script, settings
+
+from comms_api.key_requests.answers import BadAnswer
+from comms_api.key_requests.model import ExternalAgent, Question, Refusal
+from comms_api.key_requests.sources import ProgramSource, SourceUnavailable
+
+pytestmark = pytest.mark.anyio
+
+LONG_SECONDS = 5.0
+SHORT_SECONDS = 0.3
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+async def run(
+    program: tuple[str, ...], seconds: float = LONG_SECONDS, question: Question = ASKED, **changes: Any
+) -> ExternalAgent | Refusal:
+    return await ProgramSource(settings(program, **changes)).ask(question, seconds)
+
+
+async def reason_of(program: tuple[str, ...], seconds: float = LONG_SECONDS, **changes: Any) -> str:
+    with pytest.raises(SourceUnavailable) as failed:
+        await run(program, seconds, **changes)
+    return failed.value.reason
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def test_the_answer_is_what_it_prints(tmp_path: Path) -> None:
+    assert await run(script(tmp_path, echo(agent_json()))) == ExternalAgent("001", "web-1", "any", KEY)
+    assert await run(script(tmp_path, echo(refusal_json()))) == Refusal(4, "no such agent")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("id", "001"), ("ip", "192.168.1.100"), ("ip", "2001:db8::1")])
+async def test_it_gets_the_kind_and_the_value_after_its_own_arguments(tmp_path: Path, kind: Any, value: str) -> None:
+    program = script(tmp_path, """printf '{"error":7,"message":"%s|%s|%s|%s"}' "$#" "$1" "$2" "$3" """)
+    answer = await run((*program, "a b;$(id)"), question=Question(kind, value))
+    assert answer == Refusal(7, f"3|a b;$(id)|{kind}|{value}")
+
+
+async def test_an_interpreter_runs_a_script(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(echo(agent_json()))
+    assert isinstance(await run(("sh", str(tmp_path / "x.txt"))), ExternalAgent)
+
+
+async def test_it_gets_no_input_and_nothing_of_the_servers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMMS_API_SECRET", "of the server")
+    names = """read line || input=none; names=$(env | cut -d= -f1 | grep -v '^_$' | sort | tr '\\n' ' ')"""
+    answer = await run(script(tmp_path, names, """printf '{"error":7,"message":"%s %s%s"}' $input "$names" "$PWD" """))
+    assert answer == Refusal(7, "none LANG PATH PWD /")
+
+
+async def test_its_memory_processor_time_and_core_are_limited(tmp_path: Path) -> None:
+    program = script(
+        tmp_path, """printf '{"error":7,"message":"%s"}' "$(ulimit -v) $(ulimit -t) $(ulimit -c) $(umask)" """
+    )
+    answer = await run(program, program_memory_bytes=64 * 2**20, program_cpu_seconds=3)
+    assert answer == Refusal(7, "65536 3 0 0077")
+
+
+async def test_memory_beyond_the_limit_is_not_given(tmp_path: Path) -> None:
+    greedy = script(tmp_path, "head -c 200000000 /dev/zero | tail -c 190000000 >&2 || exit 9", echo(agent_json()))
+    assert "exit code 9" in await reason_of(greedy, program_memory_bytes=32 * 2**20)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+async def test_it_runs_as_its_own_user(scratch: Path) -> None:
+    program = script(scratch, """printf '{"error":7,"message":"%s"}' "$(id -un) $(id -Gn) $(ulimit -p)" """)
+    answer = await run(program, program_user="nobody")
+    assert answer == Refusal(7, "nobody nogroup 1024")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        agent_json() + agent_json(),
+        agent_json(id="002"),
+        agent_json(key="k" * 129),
+        agent_json(key=7),
+        b"not json",
+        b"[]",
+        b"",
+    ],
+)
+async def test_a_hostile_answer_is_a_bad_answer(tmp_path: Path, answer: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        await run(script(tmp_path, echo(answer)))
+
+
+async def test_an_answer_that_never_ends_is_cut_off_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(BadAnswer) as refused:
+        await run(script(tmp_path, "yes"))
+    assert refused.value.reason == "it is larger than 16384 bytes"
+    assert time.monotonic() - started < LONG_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["exit 3"], "ended with exit code 3"),
+        ([echo(agent_json()), "exit 3"], "ended with exit code 3"),
+        (["kill -9 $$"], "was ended by signal 9"),
+    ],
+)
+async def test_a_failure_is_told_by_its_code(tmp_path: Path, lines: list[str], reason: str) -> None:
+    assert (await reason_of(script(tmp_path, *lines))).endswith(reason)
+
+
+async def test_a_missing_and_an_unexecutable_program_are_told_apart(tmp_path: Path) -> None:
+    assert await reason_of((str(tmp_path / "missing"),)) == f"{tmp_path}/missing is not found"
+    for path in (plain_file(tmp_path), plain_file(tmp_path, b"\1\2\3", 0o755), str(tmp_path)):
+        assert await reason_of((path,)) == f"{path} is not executable"
+
+
+async def test_a_slow_program_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert "did not end within 0.3 s" in await reason_of(script(tmp_path, "exec sleep 60"), SHORT_SECONDS)
+    assert time.monotonic() - started < SHORT_SECONDS + 0.4
+
+
+async def test_a_program_may_tidy_up_when_it_is_told_to_end(tmp_path: Path) -> None:
+    mark = tmp_path / "tidied"
+    await reason_of(script(tmp_path, f"trap 'touch {mark}; exit' TERM", "sleep 60 & wait"), SHORT_SECONDS)
+    assert mark.exists()
+
+
+async def test_a_program_that_will_not_end_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    stubborn = script(
+        tmp_path, "trap '' TERM", f"(sleep 60; sleep 60) & echo $! >{pids}; echo $$ >>{pids}", "wait; sleep 60"
+    )
+    started = time.monotonic()
+    await reason_of(stubborn, SHORT_SECONDS)
+    assert time.monotonic() - started < SHORT_SECONDS + 1.0
+    await asyncio.sleep(0.05)
+    assert not any(is_running(int(pid)) for pid in pids.read_text().split())
+
+
+async def test_what_it_leaves_behind_holds_up_nobody_and_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    started = time.monotonic()
+    answer = await run(script(tmp_path, f"sleep 60 & echo $! >{pid}", echo(agent_json())))
+    assert isinstance(answer, ExternalAgent)
+    assert time.monotonic() - started < LONG_SECONDS / 2
+    await asyncio.sleep(0.05)
+    assert not is_running(int(pid.read_text()))
+
+
+async def test_who_leaves_the_group_holds_up_nobody(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    started = time.monotonic()
+    assert isinstance(
+        await run(script(tmp_path, f"setsid sh -c 'echo $$ >{pid}; exec sleep 60' &", "sleep 0.1", echo(agent_json()))),
+        ExternalAgent,
+    )
+    assert time.monotonic() - started < LONG_SECONDS / 2
+    psutil.Process(int(pid.read_text())).kill()
+
+
+async def test_a_cancelled_lookup_leaves_no_program(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    lookup = asyncio.create_task(run(script(tmp_path, f"echo $$ >{pid}", "sleep 60")))
+    await asyncio.sleep(0.3)
+    lookup.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lookup
+    assert not is_running(int(pid.read_text()))
+
+
+async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await run(script(tmp_path, f"echo 'row 001 {KEY} found\nslowly' >&2", echo(agent_json())))
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == [f"{tmp_path}/program-0.sh complains: row 001 *** found slowly"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"echo 'bad row {KEY}' >&2", echo(agent_json(id="002"))],
+        [f"echo 'Key = {KEY}' >&2", "exit 1"],
+        [f"echo 'duplicate row 001 {KEY}' >&2", "exit 1"],
+        [f"""echo "{{'id': '001', 'key': '{KEY}'}}" >&2""", "exit 1"],
+    ],
+)
+async def test_a_failed_programs_complaint_tells_no_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str]
+) -> None:
+    with pytest.raises((BadAnswer, SourceUnavailable)):
+        await run(script(tmp_path, *lines))
+    assert "***" in caplog.text
+
+
+async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loud = script(tmp_path, "head -c 1000000 /dev/zero | tr '\\0' x >&2", echo(agent_json()))
+    assert isinstance(await run(loud), ExternalAgent)
+    complaints = [record.getMessage() for record in caplog.records if "complains" in record.getMessage()]
+    assert len(complaints) == 1
+    assert 1000 < len(complaints[0]) < 4500
+
+
+async def test_a_program_that_complains_without_end_is_ended(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert "was ended by signal 9" in await reason_of(script(tmp_path, "yes >&2"))
+    assert time.monotonic() - started < LONG_SECONDS / 2

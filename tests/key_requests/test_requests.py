@@ -1,0 +1,252 @@
+"""Many who ask and few lookups: single flight, the queue, the memory of refusals, fallback and the pause."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from support.sources import (
+    ASKED,
+    KEY,
+    agent_json,
+    always,
+    answering,
+    by_id,
+    echo,
+    never,
+    refusal_json,
+    script,
+    settings,
+)
+
+from comms_api.errors import CommsError, Unavailable
+from comms_api.key_requests import breaker, requests
+from comms_api.key_requests.answers import BadAnswer
+from comms_api.key_requests.breaker import Spared, SparedSource
+from comms_api.key_requests.model import ExternalAgent, Question, Refusal
+from comms_api.key_requests.requests import KeyRequests, RecentRefusals
+from comms_api.key_requests.sources import SocketSource, SourceUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """A time that tests move."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def questions(count: int) -> list[Question]:
+    return [Question("id", f"{number:03}") for number in range(count)]
+
+
+async def test_a_hundred_equal_questions_are_one_lookup(tmp_path: Path) -> None:
+    log = tmp_path / "lookups"
+    asking = KeyRequests(settings(script(tmp_path, f"echo $2 >>{log}", "sleep 0.1", echo(agent_json()))))
+    answers = await asyncio.gather(*(asking.ask(Question("id", "001")) for _ in range(100)))
+    assert {answer.key for answer in answers if isinstance(answer, ExternalAgent)} == {KEY}
+    assert len(answers) == 100
+    assert log.read_text() == "001\n"
+    assert (asking.counters.asked, asking.counters.joined, asking.counters.lookups) == (100, 99, 1)
+    assert asking.in_flight == 0
+
+
+async def test_a_success_is_not_remembered(path: Path) -> None:
+    async with answering(path, by_id) as asked:
+        asking = KeyRequests(settings(socket=path))
+        for _ in range(2):
+            assert isinstance(await asking.ask(ASKED), ExternalAgent)
+    assert asked == ["id:001", "id:001"]
+    assert asking.counters.agents == 2
+
+
+async def test_all_who_asked_get_the_failure(path: Path) -> None:
+    async with answering(path, always(b"no json")) as asked:
+        asking = KeyRequests(settings(socket=path))
+        outcomes = await asyncio.gather(*(asking.ask(ASKED) for _ in range(10)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [BadAnswer] * 10
+    assert len(asked) == asking.counters.bad_answers == 1
+
+
+async def test_who_goes_away_takes_nobody_along(path: Path) -> None:
+    async def slowly(request: str) -> bytes:
+        await asyncio.sleep(0.1)
+        return await by_id(request)
+
+    async with answering(path, slowly) as asked:
+        asking = KeyRequests(settings(socket=path))
+        first, second = asyncio.create_task(asking.ask(ASKED)), asyncio.create_task(asking.ask(ASKED))
+        await asyncio.sleep(0.03)
+        first.cancel()
+        assert isinstance(await second, ExternalAgent)
+        assert first.cancelled()
+    assert len(asked) == 1
+
+
+async def test_a_lookup_goes_on_when_all_have_gone_away(path: Path) -> None:
+    async def slowly(_: str) -> bytes:
+        await asyncio.sleep(0.1)
+        return refusal_json()
+
+    async with answering(path, slowly):
+        asking = KeyRequests(settings(socket=path))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asking.ask(ASKED), 0.03)
+        await asyncio.sleep(0.15)
+        assert await asking.ask(ASKED) == Refusal(4, "no such agent")
+    assert asking.counters.remembered == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+async def test_as_many_lookups_run_at_a_time_as_are_set(path: Path, threads: int) -> None:
+    running = most = 0
+
+    async def count(request: str) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return await by_id(request)
+
+    async with answering(path, count):
+        asking = KeyRequests(settings(socket=path, threads=threads))
+        await asyncio.gather(*map(asking.ask, questions(24)))
+    assert most == threads
+
+
+async def test_programs_run_side_by_side(tmp_path: Path) -> None:
+    program = script(tmp_path, "sleep 0.4", """printf '{"error":4,"message":"%s"}' "$2" """)
+    started = time.monotonic()
+    answers = await asyncio.gather(*map(KeyRequests(settings(program, threads=4)).ask, questions(4)))
+    assert answers == [Refusal(4, question.value) for question in questions(4)]
+    assert time.monotonic() - started < 4 * 0.4
+
+
+async def test_a_full_queue_is_told_at_once(path: Path) -> None:
+    async with answering(path, never):
+        asking = KeyRequests(settings(socket=path, threads=1, queue_size=2))
+        waiting = [asyncio.create_task(asking.ask(question)) for question in questions(3)]
+        await asyncio.sleep(0.02)
+        with pytest.raises(Unavailable, match=r"^Too many key requests wait for an answer; come back later\.$"):
+            await asking.ask(Question("id", "999"))
+        joined = asyncio.create_task(asking.ask(questions(1)[0]))
+        await asyncio.sleep(0)
+        assert (asking.in_flight, asking.counters.overflowed, asking.counters.joined) == (3, 1, 1)
+        await asking.close()
+        await asyncio.gather(*waiting, joined, return_exceptions=True)
+    assert asking.in_flight == 0
+
+
+async def test_the_deadline_holds_in_the_queue_too(path: Path) -> None:
+    async with answering(path, never):
+        asking = KeyRequests(settings(socket=path, threads=1, timeout_seconds=0.2))
+        started = time.monotonic()
+        outcomes = await asyncio.gather(*map(asking.ask, questions(5)), return_exceptions=True)
+    assert time.monotonic() - started < 1
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert asking.counters.unavailable == 5
+
+
+async def test_a_refusal_is_remembered_for_a_while(path: Path) -> None:
+    async with answering(path, always(refusal_json())) as asked:
+        asking = KeyRequests(settings(socket=path, refusal_seconds=0.2))
+        assert await asking.ask(ASKED) == await asking.ask(ASKED) == Refusal(4, "no such agent")
+        assert len(asked) == 1
+        await asyncio.sleep(0.25)
+        await asking.ask(ASKED)
+        assert len(asked) == 2
+    assert (asking.counters.refusals, asking.counters.remembered) == (2, 1)
+
+
+def test_the_memory_of_refusals_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "REFUSALS_MAXIMUM", 3)
+    clock = Clock()
+    refusals = RecentRefusals(10, clock)
+    for question in questions(5):
+        refusals.remember(question, Refusal(4, ""))
+    assert [refusals.find(question) is None for question in questions(5)] == [True, True, False, False, False]
+    clock.seconds = 10.0
+    assert all(refusals.find(question) is None for question in questions(5))
+    assert len(refusals) == 0
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_the_program_is_run_only_when_the_socket_fails(tmp_path: Path, path: Path, *, is_there: bool) -> None:
+    program = script(tmp_path, echo(agent_json(name="of-the-program")))
+    asking = KeyRequests(settings(program, path))
+    async with answering(path if is_there else tmp_path / "elsewhere", by_id):
+        answer = await asking.ask(ASKED)
+    assert isinstance(answer, ExternalAgent)
+    assert answer.name == ("web-1" if is_there else "of-the-program")
+    assert asking.counters.fallbacks == (not is_there)
+
+
+async def test_a_hanging_socket_leaves_the_program_time(tmp_path: Path, path: Path) -> None:
+    asking = KeyRequests(settings(script(tmp_path, echo(agent_json())), path, timeout_seconds=1.0))
+    async with answering(path, never):
+        assert isinstance(await asking.ask(ASKED), ExternalAgent)
+
+
+@pytest.mark.parametrize("answer", [refusal_json(), b"no json"])
+async def test_a_no_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, path: Path, answer: bytes) -> None:
+    mark = tmp_path / "was run"
+    asking = KeyRequests(settings(script(tmp_path, f"touch '{mark}'"), path))
+    async with answering(path, always(answer)):
+        await asyncio.gather(asking.ask(ASKED), return_exceptions=True)
+    assert not mark.exists()
+
+
+async def test_a_source_that_fails_again_and_again_is_spared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    source = SparedSource(SocketSource(path, 4096), clock)
+    for _ in range(breaker.FAILURES_MAXIMUM):
+        with pytest.raises(SourceUnavailable) as failed:
+            await source.ask(ASKED, 1)
+        assert not isinstance(failed.value, Spared)
+    assert "5 failures in a row" in caplog.text
+    async with answering(path, by_id) as asked:
+        with pytest.raises(Spared):
+            await source.ask(ASKED, 1)
+        clock.seconds = breaker.PAUSE_SECONDS
+        assert isinstance(await source.ask(ASKED, 1), ExternalAgent)
+        assert isinstance(await source.ask(ASKED, 1), ExternalAgent)
+    assert len(asked) == 2
+
+
+async def test_one_question_tries_a_spared_source_while_others_are_turned_away(path: Path) -> None:
+    clock = Clock()
+    source = SparedSource(SocketSource(path, 4096), clock)
+    await asyncio.gather(*(source.ask(ASKED, 1) for _ in range(5)), return_exceptions=True)
+    clock.seconds = breaker.PAUSE_SECONDS
+    async with answering(path, never) as asked:
+        outcomes = await asyncio.gather(*(source.ask(ASKED, 0.1) for _ in range(5)), return_exceptions=True)
+    assert len(asked) == 1
+    assert sum(isinstance(outcome, Spared) for outcome in outcomes) == 4
+
+
+async def test_the_client_is_told_no_path_and_the_log_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SourceUnavailable) as failed:
+        await KeyRequests(settings(socket=path)).ask(ASKED)
+    assert str(path) not in failed.value.detail
+    assert f"key request id 001: {path}: No such file or directory" in caplog.text
+
+
+async def test_nobody_can_be_asked_when_nothing_is_set() -> None:
+    with pytest.raises(CommsError):
+        await KeyRequests(settings()).ask(ASKED)
+
+
+async def test_closing_kills_the_programs(tmp_path: Path) -> None:
+    mark = tmp_path / "lived on"
+    asking = KeyRequests(settings(script(tmp_path, f"sleep 0.5; touch '{mark}'")))
+    lookup = asyncio.create_task(asking.ask(ASKED))
+    await asyncio.sleep(0.2)
+    await asking.close()
+    with pytest.raises(Unavailable, match="This node is stopping"):
+        await lookup
+    await asyncio.sleep(0.5)
+    assert not mark.exists()

@@ -1,0 +1,109 @@
+"""Builders of sources of agents: programs that run and sockets that answer, well behaved or not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from comms_api.key_requests.model import KeySettings, Question
+
+KEY = "k3y-that-no-log-may-hold"
+ASKED = Question("id", "001")
+
+Answering = Callable[[str], Awaitable[bytes]]
+Handling = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+def agent(**changes: Any) -> dict[str, Any]:
+    return {"error": 0, "data": {"id": "001", "name": "web-1", "ip": "any", "key": KEY} | changes}
+
+
+def agent_json(**changes: Any) -> bytes:
+    return json.dumps(agent(**changes)).encode()
+
+
+def refusal_json(code: int = 4, message: str = "no such agent") -> bytes:
+    return json.dumps({"error": code, "message": message}).encode()
+
+
+def script(folder: Path, *lines: str) -> tuple[str]:
+    """Write a program whose `$1` and `$2` are the kind and the value, and return its command."""
+    path = folder / f"program-{len(list(folder.iterdir()))}.sh"
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return (str(path),)
+
+
+def plain_file(folder: Path, content: bytes = b"#!/bin/sh\n", mode: int = 0o644) -> str:
+    """Write a file that cannot be executed, and return its path."""
+    path = folder / f"plain-{len(list(folder.iterdir()))}"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return str(path)
+
+
+def echo(answer: bytes) -> str:
+    """Return the line of a script that prints an answer."""
+    return f"printf '%s\\n' '{answer.decode()}'"
+
+
+def settings(program: tuple[str, ...] = (), socket: Path | None = None, **changes: Any) -> KeySettings:
+    return KeySettings(**{"program": program, "socket": socket, "timeout_seconds": 5.0} | changes)
+
+
+@asynccontextmanager
+async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
+    """Serve connections at a Unix socket, and end what is left of them."""
+    connections: set[tuple[asyncio.Task[None], asyncio.StreamWriter]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add((asyncio.create_task(handle(reader, writer)), writer))
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0.01)  # what has been accepted is handed over
+        server.close()
+        for task, writer in connections:
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*(task for task, _ in connections), return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
+    """Serve one answer per connection, then close; yields what has been asked."""
+    asked: list[str] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if request := (await reader.read(1024)).decode():
+            asked.append(request)
+            writer.write(await answer(request))
+        writer.close()
+
+    async with serving(path, handle):
+        yield asked
+
+
+def always(answer: bytes) -> Answering:
+    """Give the same answer to everything."""
+
+    async def give(_: str) -> bytes:
+        return answer
+
+    return give
+
+
+async def never(_: str) -> bytes:
+    """Hang."""
+    await asyncio.sleep(3600)
+    return b""
+
+
+async def by_id(request: str) -> bytes:
+    """Know every agent that is asked for by id."""
+    return agent_json(id=request.removeprefix("id:"))
