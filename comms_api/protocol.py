@@ -201,6 +201,20 @@ class ReportOutcomes(msgspec.Struct, frozen=True):
     results: list[ReportOutcome]
 
 
+class WantedFile(msgspec.Struct, frozen=True):
+    """A file of one of an agent's groups."""
+
+    group: str
+    name: str
+    sha256: str
+
+
+class WantedFiles(msgspec.Struct, frozen=True):
+    """The files that an agent should have, in the order in which they are merged; of one name the last counts."""
+
+    files: list[WantedFile]
+
+
 class Enrollment(msgspec.Struct, frozen=True):
     """What an agent is enrolled with; it chooses its own id (UUIDv7) and key."""
 

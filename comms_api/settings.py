@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certs_dir: Path = Path("certs")
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    client_certificates: Literal["off", "optional", "required"] = "off"
+    client_ca: Path | None = None
     secret_file: Path | None = None
     previous_secret_file: Path | None = None
     admin_password_file: Path | None = None
@@ -82,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Check what no single field can say."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be given together")
+        if self.client_certificates != "off" and not (self.client_ca and self.client_ca.is_file()):
+            raise ValueError("client_ca: needs a file while client_certificates is not off")
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:

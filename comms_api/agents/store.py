@@ -151,7 +151,9 @@ def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
 def wanted_configuration() -> ScalarSelect[str]:
     """Return the hash of the group files that an agent should run: of the lines `GROUP/FILE SHA256`, in order."""
     line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
-    nothing_between = aggregate_order_by(literal(""), group_files.c.group_name, group_files.c.file_name)
+    nothing_between = aggregate_order_by(
+        literal(""), group_files.c.group_name.collate("C"), group_files.c.file_name.collate("C")
+    )
     lines = func.coalesce(func.string_agg(line, nothing_between), literal(""))
     return (
         select(func.encode(func.sha256(func.convert_to(lines, literal("UTF8"))), literal("hex")))

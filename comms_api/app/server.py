@@ -8,13 +8,17 @@ import ctypes
 import logging
 import signal
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 import uvloop
+from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as serve_asgi
+from hypercorn.asyncio import tcp_server
 from hypercorn.config import Config
 
 from comms_api.app.apis import AsgiApp, agent_api, management_api
@@ -59,6 +63,40 @@ class Loop(uvloop.Loop):
 def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if not isinstance(context.get("exception"), OSError):  # TLS errors and time-outs are ones, too
         loop.default_exception_handler(context)
+
+
+_CLIENT_NAME: ContextVar[str | None] = ContextVar("client_name", default=None)
+
+
+class _Connection(tcp_server.TCPServer):
+    """A connection that knows whom its client's certificate names; hypercorn does not tell its apps."""
+
+    async def run(self) -> None:
+        """Serve the connection; its requests are tasks that inherit the name."""
+        tls = self.writer.get_extra_info("ssl_object")
+        _CLIENT_NAME.set(common_name(tls.getpeercert()) if tls is not None else None)
+        await super().run()
+
+
+class NamedClients:
+    """Wraps an ASGI app and tells it, by the `tls` extension of ASGI, whom the client's certificate names."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        """Take the app."""
+        hypercorn_run.TCPServer = _Connection  # type: ignore[attr-defined] # no other way
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            scope["extensions"] = {**(scope.get("extensions") or {}), "tls": {"client_cert_name": _CLIENT_NAME.get()}}
+        await self._app(scope, receive, send)
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str | None:
+    """Return the common name of a certificate's subject, as `ssl` describes it; None without a certificate."""
+    subject = (certificate or {}).get("subject", ())
+    return next((value for part in subject for key, value in part if key == "commonName"), None)
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -120,10 +158,16 @@ async def _serve(
 ) -> None:
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
     drained = asyncio.Event()
-    apps = [InFlight(agent_api(node)), InFlight(management_api(node))]
+    asks_names = node.settings.client_certificates != "off"
+    agents = NamedClients(agent_api(node)) if asks_names else agent_api(node)
+    apps = [InFlight(agents), InFlight(management_api(node))]
+    configs = [
+        _with_client_certificates(_config(listeners.agent, certificate, node.settings), node.settings),
+        _config(listeners.management, certificate, node.settings),
+    ]
     servers = [
-        asyncio.create_task(_serve_app(app, listener, certificate, node.settings, drained))
-        for app, listener in zip(apps, (listeners.agent, listeners.management), strict=True)
+        asyncio.create_task(serve_asgi(app, config, shutdown_trigger=drained.wait, mode="asgi"))
+        for app, config in zip(apps, configs, strict=True)
     ]
     # The sockets listen already: a client that comes before the server does waits in their backlog.
     ready()
@@ -172,14 +216,13 @@ class InFlight:
         await self._idle.wait()
 
 
-async def _serve_app(
-    app: AsgiApp,
-    listener: socket.socket,
-    certificate: Certificate,
-    settings: Settings,
-    drained: asyncio.Event,
-) -> None:
-    await serve_asgi(app, _config(listener, certificate, settings), shutdown_trigger=drained.wait, mode="asgi")
+def _with_client_certificates(config: Config, settings: Settings) -> Config:
+    """Have agents asked for certificates, if the settings say so."""
+    if settings.client_certificates != "off":
+        config.ca_certs = str(settings.client_ca)
+        is_required = settings.client_certificates == "required"
+        config.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
+    return config
 
 
 def _config(listener: socket.socket, certificate: Certificate, settings: Settings) -> Config:

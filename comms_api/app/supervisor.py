@@ -20,8 +20,7 @@ from comms_api.app.server import Worker, run_worker
 from comms_api.database.connect import database_address, open_engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
-from comms_api.key_requests.requests import KeyRequests
-from comms_api.login.external import key_settings
+from comms_api.login.external import check_sources
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -68,7 +67,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
 async def _prepare(url: str, secret: Secret, settings: Settings) -> Prepared:
     engine = open_engine(url, settings)
     try:
-        await KeyRequests(key_settings(settings)).check_health()
+        await check_sources(settings)
         return await prepare_database(engine, secret, settings)
     except Exception as error:
         if is_outage(error):

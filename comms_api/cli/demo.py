@@ -17,10 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from comms_api.cli.demo_fleet import GROUP, Counted, FleetAgent, Server, count_in_database, fleet, wait_for
+from comms_api.cli.demo_fleet import GROUP, WAYS, Counted, FleetAgent, Server, count_in_database, fleet, wait_for
 from comms_api.database.embedded import embedded_postgres
 
-AGENTS = 3
+AGENTS = len(WAYS)
 ENDED = ("success", "failure", "cancelled")
 STATUSES = ("pending", *ENDED)
 BAR_WIDTH = 10
@@ -45,11 +45,11 @@ class _Story:
 
     def __rich__(self) -> RenderableType:
         """Draw the lines, each command's progress, and each agent's own counters."""
-        table = Table("agent", "logins", "events sent", "states sent", "orders executed", "results reported")
+        table = Table("agent", "by", "logins", "events sent", "states sent", "orders executed", "results reported")
         for agent in self._agents:
             told = agent.statistics()
             counts = (told.logins, told.events_sent, told.states_sent, told.orders_executed, told.results_reported)
-            table.add_row(agent.name, *map(str, counts))
+            table.add_row(agent.name, agent.way, *map(str, counts))
         progress = Table(Column("command", no_wrap=True), "", *STATUSES)
         for label, orders in self._commands.items():
             ended = sum(orders[status] for status in ENDED)
@@ -78,7 +78,7 @@ def demo(*, keep: bool) -> None:
 
 def _run(console: Console, folder: Path) -> bool:
     console.print("[bold]comms-api demo[/]: starting a server with a PostgreSQL of its own …")
-    with fleet(folder, AGENTS) as (server, agents), embedded_postgres(folder / "data") as cluster:
+    with fleet(folder) as (server, agents), embedded_postgres(folder / "data") as cluster:
         story = _Story(agents)
         with Live(story, console=console, refresh_per_second=4):
             _play(story, server, agents)
@@ -99,7 +99,13 @@ def _run(console: Console, folder: Path) -> bool:
 
 def _play(story: _Story, server: Server, agents: list[FleetAgent]) -> None:
     story.tell(f"server listens: agent API {server.agent_url}, management API {server.management_url}")
-    story.tell(f"{AGENTS} agents enroll in the group [bold]{GROUP}[/], log in and send what they find on this host")
+    story.tell(f"{AGENTS} agents make themselves known by {', '.join(WAYS)}, log in and send what they find here")
+    wait_for(lambda: len(server.get("/agents")["items"]) == AGENTS, "every agent known")
+    external = server.get(f"/agents?name={agents[-1].name}")["items"][0]["id"]
+    server.client.put(f"/groups/{GROUP}/agents/{external}").raise_for_status()
+    server.client.put(f"/groups/{GROUP}/files/{GROUP}.yml", content="demo: true").raise_for_status()
+    wait_for(lambda: len(server.get("/agents?in_sync=true")["items"]) == AGENTS, "the group's file on every agent")
+    story.tell(f"a file put into the group [bold]{GROUP}[/] has reached every agent, which says so by its hash")
     wait_for(lambda: all(agent.is_settled() for agent in agents), "every event and state answered")
     story.tell("every event and every state is acknowledged; all agents hold a poll")
     one_at_a_time = {"rollout": {"max_in_flight": 1}}

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,20 @@ class Counted(msgspec.Struct, frozen=True):
     results: int
 
 
+WAYS = ("user", "token", "key request")
+"""How an agent comes to be known: a user enrolls it, it has an enrollment token, or another database knows it."""
+
+_EXTERNAL_ID, _EXTERNAL_NAME = "007", "agent-3"
+_PROGRAM = """#!/bin/sh
+# Answers key requests: `id 007` is the one agent that it knows.
+if [ "$1 $2" = "id {id}" ]; then
+    echo '{{"error":0,"data":{{"id":"{id}","name":"{name}","ip":"127.0.0.0/8","key":"{key}"}}}}'
+else
+    echo '{{"error":4,"message":"no such agent"}}'
+fi
+"""
+
+
 class Server:
     """A `comms-api serve` process and an administrator's client for it."""
 
@@ -43,6 +58,12 @@ class Server:
         self.folder = folder
         self.password_file = folder / "password"
         self.password_file.write_text(secrets.token_urlsafe(18))
+        self.key_file = folder / "key"
+        self.key_file.write_text(secrets.token_hex(16))
+        program = folder / "key-requests.sh"
+        program.write_text(_PROGRAM.format(id=_EXTERNAL_ID, name=_EXTERNAL_NAME, key=self.key_file.read_text()))
+        program.chmod(0o700)
+        self.token_file = folder / "enrollment-token"
         self.log = folder / "server.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
             "COMMS_API_DATA_DIR": str(folder / "data"),
@@ -50,6 +71,7 @@ class Server:
             "COMMS_API_AGENT_BIND": "127.0.0.1:0",
             "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0",
             "COMMS_API_ADMIN_PASSWORD_FILE": str(self.password_file),
+            "COMMS_API_KEY_REQUEST_PROGRAM": shlex.quote(str(program)),
         }
         self.process = _start(["serve"], self.log, environment, stdout=subprocess.PIPE)
         urls = dict(self._urls())
@@ -102,14 +124,14 @@ class Server:
 class FleetAgent:
     """A `comms-api agent` process on this host's logs and inventory."""
 
-    def __init__(self, server: Server, name: str, log_files: tuple[str, ...]) -> None:
-        """Start it; it enrolls itself."""
+    def __init__(self, server: Server, name: str, way: str, log_files: tuple[str, ...]) -> None:
+        """Start it; it makes itself known in its way."""
         self.name = name
+        self.way = way
         self.folder = server.folder / name
-        arguments = ["agent", "--url", server.agent_url, "--management-url", server.management_url]
-        arguments += ["--ca", str(server.ca), "--data-dir", str(self.folder), "--name", name, "--group", GROUP]
-        arguments += ["--password-file", str(server.password_file), "--from-start", "--batch-seconds", "0.5"]
-        arguments += ["--scan-interval-seconds", "3600"]
+        arguments = ["agent", "--url", server.agent_url, "--ca", str(server.ca), "--data-dir", str(self.folder)]
+        arguments += ["--name", name, "--from-start", "--batch-seconds", "0.5", "--scan-interval-seconds", "3600"]
+        arguments += _enrollment(server, way)
         arguments += [word for pattern in log_files for word in ("--log-file", pattern)]
         self.log = server.folder / f"{name}.log"
         self.process = _start(arguments, self.log, dict(os.environ))
@@ -142,6 +164,15 @@ class FleetAgent:
         return _stop(self.process)
 
 
+def _enrollment(server: Server, way: str) -> list[str]:
+    if way == "token":
+        return ["--enrollment-token-file", str(server.token_file)]
+    if way == "key request":
+        return ["--id", _EXTERNAL_ID, "--key-file", str(server.key_file)]
+    user = ["--management-url", server.management_url, "--password-file", str(server.password_file)]
+    return [*user, "--group", GROUP]
+
+
 async def count_in_database(url: str) -> Mapping[str, Counted]:
     """Return what the database holds of each agent, by name."""
     connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
@@ -172,14 +203,16 @@ def find_logs(server: Server) -> tuple[str, ...]:
 
 
 @contextmanager
-def fleet(folder: Path, agents: int) -> Iterator[tuple[Server, list[FleetAgent]]]:
+def fleet(folder: Path) -> Iterator[tuple[Server, list[FleetAgent]]]:
     """Run a server and its agents for the block, and end whatever still runs after it."""
     server = Server(folder)
     running: list[FleetAgent] = []
     try:
         server.post("/groups", {"name": GROUP})
+        token = {"groups": [GROUP], "uses": 1, "expires_in": 600, "description": "demo"}
+        server.token_file.write_text(server.post("/enrollment-tokens", token)["token"])
         logs = find_logs(server)
-        running += [FleetAgent(server, f"agent-{number}", logs) for number in range(1, agents + 1)]
+        running += [FleetAgent(server, f"agent-{number}", way, logs) for number, way in enumerate(WAYS, 1)]
         yield server, running
     finally:
         for agent in running:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from comms_api.client.configuration import Configuration
 from comms_api.client.enroll import ensure_enrolled, this_host
 from comms_api.client.follow import Follower
 from comms_api.client.handlers import Handlers
@@ -41,7 +42,8 @@ class Agent:
         self._identity = identity
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
         self._is_scan_wanted = asyncio.Event()
-        self._handlers = Handlers(spool, self._is_scan_wanted.set)
+        configuration = Configuration(session, options.data_dir / "files")
+        self._handlers = Handlers(spool, configuration, self._is_scan_wanted.set)
         self._lines = LineSender(session, spool, self._metadata)
         self._changes = ChangeSender(session, spool, self._metadata)
         self._orders = OrderLoop(session, spool, self._handlers.by_action(), options.wait_seconds)
@@ -133,6 +135,9 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
     identity = await ensure_enrolled(options, spool)
     async with Session(options.url, options.ca, identity, spool) as session:
+        if isinstance(identity.id, str):  # from here on it goes by the id that the server has given it
+            identity = msgspec.structs.replace(identity, id=await session.learn_id())
+            spool.remember("identity", identity)
         await Agent(options, spool, identity, session).run()
 
 

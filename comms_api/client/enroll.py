@@ -48,32 +48,67 @@ async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
     """
     identity = spool.find_identity()
     if identity is None:
-        identity = new_identity()
+        identity = _given_identity(options) or new_identity()
         spool.remember("identity", identity)
     if not identity.is_enrolled:
-        await _enroll(options, identity)
+        if options.enrollment_token_file is not None:
+            await _enroll_by_token(options, identity)
+        else:
+            await _enroll(options, identity)
         identity = msgspec.structs.replace(identity, is_enrolled=True)
         spool.remember("identity", identity)
         spool.remember("groups", options.groups)
     return identity
 
 
-async def _enroll(options: Options, identity: Identity) -> None:
-    if options.management_url is None or options.password_file is None:
-        raise ConfigurationError("not enrolled yet: give --management-url and --password-file")
+def _given_identity(options: Options) -> Identity | None:
+    """Return who the agent was told to be: an external database knows it, so it just logs in."""
+    if options.agent_id is None:
+        return None
+    if options.key_file is None:
+        raise ConfigurationError("--id needs --key-file")
+    return Identity(options.agent_id, _read("--key-file", options.key_file), is_enrolled=True)
+
+
+def _read(option: str, path: Path) -> str:
     try:
-        password = options.password_file.read_text().strip()
+        return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--password-file: {error}") from None
-    enrollment = Enrollment(
+        raise ConfigurationError(f"{option}: {error}") from None
+
+
+def _enrollment(options: Options, identity: Identity) -> Enrollment:
+    return Enrollment(
         name=options.name,
         key=identity.key,
-        id=identity.id,
+        id=UUID(str(identity.id)),
         type="reference",
         version="0.1.0",
         host=this_host(),
         groups=options.groups,
     )
+
+
+async def _enroll_by_token(options: Options, identity: Identity) -> None:
+    """Enroll at the agent API by a token; doing so again after a crash is answered as the first time was."""
+    assert options.enrollment_token_file is not None  # noqa: S101 - the caller has looked
+    headers = {"Authorization": f"Bearer {_read('--enrollment-token-file', options.enrollment_token_file)}"}
+    content = msgspec.json.encode(_enrollment(options, identity))
+    tls = tls_context(options.ca)
+    async with httpx.AsyncClient(base_url=options.url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
+        try:
+            answer = await client.post("/enroll", content=content, headers=headers)
+        except httpx.RequestError as error:
+            raise CommsError(f"cannot enroll at {options.url}: {error}") from None
+    if not answer.is_success:
+        raise CommsError(f"cannot enroll as {options.name!r}: {_reason(answer)}")
+
+
+async def _enroll(options: Options, identity: Identity) -> None:
+    if options.management_url is None or options.password_file is None:
+        raise ConfigurationError("not enrolled yet: give --management-url and --password-file, or another way")
+    password = _read("--password-file", options.password_file)
+    enrollment = _enrollment(options, identity)
     tls = tls_context(options.ca)
     async with httpx.AsyncClient(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
         try:

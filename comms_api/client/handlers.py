@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from comms_api.client.configuration import Configuration
 from comms_api.client.enroll import this_host
 from comms_api.client.orders import Handler, success
 from comms_api.client.spool import Spool
@@ -17,9 +18,10 @@ class _SetGroup(msgspec.Struct, frozen=True):
 class Handlers:
     """The actions, and what they act on."""
 
-    def __init__(self, spool: Spool, collect_anew: Callable[[], None]) -> None:
+    def __init__(self, spool: Spool, configuration: Configuration, collect_anew: Callable[[], None]) -> None:
         """Take what has the agent collect at once."""
         self._spool = spool
+        self._configuration = configuration
         self._collect_anew = collect_anew
 
     def by_action(self) -> dict[str, Handler]:
@@ -45,9 +47,9 @@ class Handlers:
         return success("collecting anew")
 
     async def _fetch_config(self, _order: Order) -> Result:
-        return success("configuration is current", {"groups": self.groups()})
+        return success("configuration is current", {"files": await self._configuration.fetch()})
 
     async def _set_group(self, order: Order) -> Result:
         groups = msgspec.json.decode(order.action.args, type=_SetGroup).groups
         self._spool.remember("groups", groups)
-        return success("groups set", {"groups": groups})
+        return success("groups set", {"groups": groups, "files": await self._configuration.fetch()})

@@ -19,6 +19,9 @@ class Options(msgspec.Struct, frozen=True):
     groups: tuple[str, ...] = ()
     user: str = "admin"
     password_file: Path | None = None
+    enrollment_token_file: Path | None = None
+    agent_id: str | None = None
+    key_file: Path | None = None
     log_files: tuple[str, ...] = ()
     from_start: bool = False
     inventory: bool = True
@@ -32,7 +35,7 @@ class Options(msgspec.Struct, frozen=True):
 class Identity(msgspec.Struct, frozen=True):
     """Who the agent is; the key is the secret it logs in with."""
 
-    id: UUID
+    id: UUID | str
     key: str
     is_enrolled: bool = False
 

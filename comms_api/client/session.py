@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -42,6 +43,8 @@ class Call(msgspec.Struct, frozen=True):
     path: str
     content: bytes | None = None
     timeout_seconds: float = REQUEST_SECONDS
+    may_be_missing: bool = False
+    """Whether a 404 is an answer, and not something to try again."""
 
 
 class Refused(CommsError):
@@ -51,6 +54,7 @@ class Refused(CommsError):
 class _Claims(msgspec.Struct, frozen=True):
     exp: float
     iat: float | None = None
+    uuid: str = ""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -101,6 +105,14 @@ class Session:
         """Close every connection."""
         await self._client.__aexit__(kind, error, traceback)
 
+    async def learn_id(self) -> UUID:
+        """Log in and return the id that the server has for this agent; raises `Unauthenticated` when it tells none."""
+        claims = _read_claims(await self._good_token())
+        try:
+            return UUID(claims.uuid if claims else "")
+        except ValueError:
+            raise Unauthenticated("The server's token does not say who this agent is.") from None
+
     async def ask(self, call: Call, form: type[Form]) -> Form:
         """Send a call and return its answer as `form`; what cannot be read as that is tried again."""
         attempt = 0
@@ -123,6 +135,8 @@ class Session:
             token = await self._good_token()
             answer = await self._try(call, {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"})
             if answer is not None and answer.is_success:
+                return answer
+            if answer is not None and answer.status_code == httpx.codes.NOT_FOUND and call.may_be_missing:
                 return answer
             if answer is not None and answer.status_code in FINAL_STATUSES:
                 raise Refused(f"status {answer.status_code}: {problem_of(answer).detail}")
@@ -188,9 +202,15 @@ def token_life_seconds(token: str) -> float:
     One that cannot be read is taken to last a minute. The issuer's `iat` is preferred to this host's clock, which may
     be wrong by more than a token's life.
     """
-    try:
-        part = token.split(".")[1]
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), type=_Claims)
-    except (IndexError, binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+    claims = _read_claims(token)
+    if claims is None:
         return UNREADABLE_TOKEN_SECONDS
     return claims.exp - (time.time() if claims.iat is None else claims.iat)
+
+
+def _read_claims(token: str) -> _Claims | None:
+    try:
+        part = token.split(".")[1]
+        return msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), type=_Claims)
+    except (IndexError, binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+        return None

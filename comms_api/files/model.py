@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.protocol import WantedFile
+
 FILE_BYTES_MAXIMUM = 4 * 2**20
 """Real agents refuse an answer above 8 MB."""
 
@@ -36,19 +38,11 @@ class Content(msgspec.Struct, frozen=True):
     content: bytes
 
 
-class AgentFile(msgspec.Struct, frozen=True):
-    """A file that an agent should have."""
-
-    group: str
-    name: str
-    sha256: str
-
-
 class Configuration(msgspec.Struct, frozen=True):
     """What an agent should run and what it says it runs; `files` are in the order in which they are merged."""
 
     agent_id: UUID
-    files: list[AgentFile]
+    files: list[WantedFile]
     wanted: str
     reported: str | None
     in_sync: bool

@@ -17,6 +17,7 @@ from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
+from comms_api.protocol import WantedFiles
 
 _REPORT = msgspec.json.Decoder(Report)
 
@@ -32,6 +33,12 @@ async def fetch_file(
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
     return _answer(request, await files.get_own(agent_of(request), file_name))
+
+
+@get("/configuration")
+async def list_own_files(request: AnyRequest, files: NamedDependency[Files]) -> WantedFiles:
+    """List the files of the agent's own groups with their hashes."""
+    return WantedFiles((await files.configuration(agent_of(request))).files)
 
 
 @put("/configuration", status_code=204)
@@ -118,7 +125,7 @@ def _answer(request: AnyRequest, found: Content) -> Response[bytes]:
     return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
 
 
-AGENT_ROUTES = [fetch_file, report_configuration]
+AGENT_ROUTES = [fetch_file, list_own_files, report_configuration]
 MANAGEMENT_ROUTES = [
     list_files,
     put_file,

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import wanted_configuration
 from comms_api.database.schema import agents, group_files, group_members, groups
-from comms_api.files.model import VERSIONS_KEPT, AgentFile, Content, GroupFile
+from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile
+from comms_api.protocol import WantedFile
 
 _SHOWN = (
     group_files.c.group_name,
@@ -100,7 +101,7 @@ async def find_own_content(connection: AsyncConnection, agent_id: UUID, name: st
     return _content((await connection.execute(statement)).first())
 
 
-async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[AgentFile, bytes]]:
+async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[WantedFile, bytes]]:
     """Return the files of an agent's own groups with their content, the group that has the last word last."""
     statement = (
         select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256, group_files.c.content)
@@ -109,7 +110,7 @@ async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequenc
         .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
     )
     rows = await connection.execute(statement)
-    return [(AgentFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
+    return [(WantedFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
 
 
 async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None] | None:

@@ -11,7 +11,7 @@ from litestar.types import Guard
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.addresses import is_within
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import AnyRequest, client_name
 from comms_api.http.roles import ROLES
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
@@ -34,6 +34,8 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
         if handler.opt.get("public"):
             return
         claims = tokens.verify(bearer_token(connection), audience)
+        if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:
+            raise Forbidden("The certificate names another agent than the token.")
         if claims.networks and not is_within(_host(connection), claims.networks):
             raise Forbidden("The token is not good from this address.")
         if audience == MANAGEMENT:

@@ -44,6 +44,15 @@ def key_settings(settings: Settings) -> KeySettings:
         raise ConfigurationError(f"key_request_{error}") from None
 
 
+async def check_sources(settings: Settings) -> None:
+    """Look for the program and the socket; raises `ConfigurationError`, naming the setting, for what cannot work."""
+    try:
+        await KeyRequests(key_settings(settings)).check_health()
+    except ConfigurationError as error:
+        detail = error.detail.removeprefix("key_request_")
+        raise ConfigurationError(f"key_request_{detail}") from None
+
+
 class ExternalAgents:
     """Enrolls agents, and changes their keys, by what an external database says."""
 

@@ -57,8 +57,8 @@ class Login:
         self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
         self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
-    async def log_in(self, credentials: Credentials, address: str | None) -> str:
-        """Return a token for the agent API.
+    async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
+        """Return a token for the agent API, to the agent that its certificate names, if it has one.
 
         Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"): a real agent takes either as
         final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several
@@ -72,6 +72,7 @@ class Login:
         self._waiting += 1
         try:
             admission = await self._admit(name, credentials.key, address)
+            _check_certificate(certified, admission)
         except (Unauthenticated, Forbidden):
             self._failures.failed((name, address))
             self._failures_of_address.failed(address)
@@ -107,6 +108,11 @@ class Login:
         if self._secret.is_slow(stored):
             return await asyncio.to_thread(self._secret.key_matches, key, stored)
         return self._secret.key_matches(key, stored)
+
+
+def _check_certificate(named: str | None, admission: Admission) -> None:
+    if named is not None and named.lower() != str(admission.id):
+        raise Forbidden("The certificate names another agent.")
 
 
 def _agent_id(text: str) -> UUID | str:

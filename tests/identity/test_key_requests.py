@@ -131,6 +131,6 @@ def test_a_program_that_cannot_run_stops_the_start_with_its_setting(
     folder: Path, new_database: Callable[[], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = running_server(folder / "wrong", new_database(), key_request_program="/nowhere/at/all")
-    with pytest.raises(AssertionError, match="program"):
+    with pytest.raises(AssertionError, match="key_request_program: "):
         wrong.__enter__()
     assert "Traceback" not in capfd.readouterr().err

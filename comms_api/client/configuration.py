@@ -1,0 +1,57 @@
+"""The files of the agent's groups: kept beside the spool as the server has them, and reported by their hash."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from comms_api.client.session import Call, Session
+from comms_api.protocol import WantedFile, WantedFiles
+
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class Configuration:
+    """A folder with the files of the agent's groups."""
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        """Take where they are kept."""
+        self._session = session
+        self._folder = folder
+
+    async def fetch(self) -> dict[str, str]:
+        """Make the folder what the server has, and tell it; return the hashes of the files by name.
+
+        A file that changes while it is fetched is left for the order that tells of the change.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        wanted = (await self._session.ask(Call("GET", "/configuration"), WantedFiles)).files
+        last = {file.name: file.sha256 for file in wanted if _SAFE.fullmatch(file.name)}
+        for name, sha256 in last.items():
+            if _hash(self._folder / name) != sha256:
+                await self._fetch(name, sha256)
+        for path in self._folder.iterdir():
+            if path.name not in last:
+                path.unlink()
+        if all(_hash(self._folder / name) == sha256 for name, sha256 in last.items()):
+            await self._report(wanted)
+        return last
+
+    async def _fetch(self, name: str, sha256: str) -> None:
+        answer = await self._session.send(Call("GET", f"/files?file_name={name}", may_be_missing=True))
+        if answer.status_code != httpx.codes.NOT_FOUND and hashlib.sha256(answer.content).hexdigest() == sha256:
+            draft = self._folder / f".{name}"
+            draft.write_bytes(answer.content)
+            draft.replace(self._folder / name)
+
+    async def _report(self, files: list[WantedFile]) -> None:
+        lines = sorted((file.group, file.name, file.sha256) for file in files)
+        text = "".join(f"{group}/{name} {sha256}\n" for group, name, sha256 in lines)
+        content = msgspec.json.encode({"sha256": hashlib.sha256(text.encode()).hexdigest()})
+        await self._session.send(Call("PUT", "/configuration", content))
+
+
+def _hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

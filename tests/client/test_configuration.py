@@ -1,0 +1,85 @@
+"""The reference agent keeps its groups' files as the server has them, however it was enrolled."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from support.server import KEY, Server, running_server
+
+
+@contextmanager
+def running_agent(server: Server, folder: Path, *options: str) -> Iterator[Path]:
+    program = [sys.executable, "-m", "comms_api", "agent", "--url", server.agent_url, "--no-inventory"]
+    program += ["--ca", str(server.folder / "certs" / "ca.pem"), "--data-dir", str(folder), "--wait-seconds", "5"]
+    with subprocess.Popen(
+        [*program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield folder / "files"
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) == 0, process.communicate()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("not seen within 20 seconds")
+
+
+def in_sync(management: httpx.Client, name: str) -> bool:
+    return name in [agent["name"] for agent in management.get("/agents?in_sync=true").json()["items"]]
+
+
+def test_a_change_of_a_file_or_a_group_reaches_the_agents_disk(
+    server: Server, management: httpx.Client, tmp_path: Path
+) -> None:
+    for group in ("disk", "other"):
+        management.post("/groups", json={"name": group})
+        management.put(f"/groups/{group}/files/{group}.yml", content=f"name: {group}")
+    token = management.post("/enrollment-tokens", json={"groups": ["disk"], "expires_in": 600}).json()["token"]
+    (tmp_path / "token").write_text(token)
+    with running_agent(server, tmp_path, "--name", "disk", "--enrollment-token-file", str(tmp_path / "token")) as files:
+        wait_for(lambda: bool(management.get("/agents?name=disk").json()["items"]))
+        management.put("/groups/disk/files/disk.yml", content="name: changed")
+        wait_for(lambda: in_sync(management, "disk"))
+        assert (files / "disk.yml").read_text() == "name: changed"
+        agent_id = management.get("/agents?name=disk").json()["items"][0]["id"]
+        management.put(f"/groups/other/agents/{agent_id}")
+        wait_for(lambda: (files / "other.yml").exists() and in_sync(management, "disk"))
+        management.delete(f"/groups/disk/agents/{agent_id}")
+        wait_for(lambda: not (files / "disk.yml").exists() and in_sync(management, "disk"))
+
+
+def test_an_agent_of_an_external_database_sends_under_the_id_it_was_given(
+    folder: Path, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    program = folder / "program.sh"
+    answer = f'{{"error":0,"data":{{"id":"042","name":"external","ip":"any","key":"{KEY}"}}}}'
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "log").write_text("one line\n")
+    with running_server(folder / "external", new_database(), key_request_program=f"'{program}'") as server:
+        management = server.management()
+        options = [
+            "--id",
+            "042",
+            "--key-file",
+            str(tmp_path / "key"),
+            "--log-file",
+            str(tmp_path / "log"),
+            "--from-start",
+        ]
+        with running_agent(server, tmp_path, *options, "--batch-seconds", "0.2"):
+            wait_for(lambda: bool(management.get("/events").json()["items"]))
+        [agent] = management.get("/agents").json()["items"]
+        [event] = management.get("/events").json()["items"]
+        assert (agent["external_id"], event["agent_id"]) == ("042", agent["id"])

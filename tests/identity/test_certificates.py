@@ -1,0 +1,78 @@
+"""Mutual TLS: an agent that shows a certificate is the one that it names."""
+
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+from hypercorn.asyncio import run, tcp_server
+from support.server import KEY, Server, new_id, running_server
+
+from comms_api.app.server import common_name
+
+
+class Fleet:
+    """A server that wants certificates, and the authority that makes them."""
+
+    def __init__(self, server: Server, authority: trustme.CA) -> None:
+        self.server = server
+        self._authority = authority
+
+    def context(self, name: str | None) -> ssl.SSLContext:
+        context = self.server.tls
+        if name is not None:
+            self._authority.issue_cert(f"{new_id()}.example", common_name=name).configure_cert(context)
+        return context
+
+    def log_in(self, agent_id: object, name: str | None) -> httpx.Response:
+        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name)) as client:
+            return client.post("/login", json={"uuid": str(agent_id), "key": KEY})
+
+    def poll(self, token: str, name: str | None) -> int:
+        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name)) as client:
+            return client.get("/commands?wait=0", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+@pytest.fixture(scope="module", params=["optional", "required"])
+def fleet(request: pytest.FixtureRequest, folder: Path, new_database: Callable[[], str]) -> Iterator[Fleet]:
+    authority = trustme.CA()
+    path = folder / f"agents-{request.param}.pem"
+    authority.cert_pem.write_to_path(path)
+    settings = {"client_certificates": request.param, "client_ca": path}
+    with running_server(folder / request.param, new_database(), **settings) as server:
+        yield Fleet(server, authority)
+
+
+def test_a_certificate_lets_in_the_agent_that_it_names_alone(fleet: Fleet) -> None:
+    management = fleet.server.management()
+    agent_id, other = (fleet.server.enroll(management, name) for name in ("certified", "other"))
+    answer = fleet.log_in(agent_id, str(agent_id))
+    assert answer.status_code == 200, answer.text
+    assert fleet.log_in(agent_id, str(other)).status_code == 403
+    token = answer.json()["token"]
+    assert [fleet.poll(token, str(name)) for name in (agent_id, other)] == [200, 403]
+
+
+def test_without_a_certificate_only_where_none_is_required(fleet: Fleet, request: pytest.FixtureRequest) -> None:
+    agent_id = fleet.server.enroll(fleet.server.management(), "bare")
+    if "optional" in request.node.name:
+        assert fleet.log_in(agent_id, None).status_code == 200
+    else:
+        with pytest.raises(httpx.TransportError):
+            fleet.log_in(agent_id, None)
+
+
+def test_a_strangers_certificate_is_no_certificate(fleet: Fleet) -> None:
+    agent_id = fleet.server.enroll(fleet.server.management(), "stranger")
+    stranger = Fleet(fleet.server, trustme.CA())
+    with pytest.raises(httpx.TransportError):
+        stranger.log_in(agent_id, str(agent_id))
+
+
+def test_hypercorn_still_has_the_names_that_we_go_by() -> None:
+    assert run.TCPServer.__mro__[-2] is tcp_server.TCPServer
+    assert callable(tcp_server.TCPServer.run)
+    assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
+    assert common_name(None) is common_name({}) is None
