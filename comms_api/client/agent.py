@@ -100,7 +100,7 @@ class Agent:
 
     def _metadata(self) -> AgentMetadata:
         return AgentMetadata(
-            id=str(self._identity.id),
+            id=self._identity.id,
             name=self._options.name,
             groups=self._handlers.groups(),
             type="reference",
@@ -135,8 +135,8 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
     identity = await ensure_enrolled(options, spool)
     async with Session(options.url, options.ca, identity, spool) as session:
-        if isinstance(identity.id, str):  # from here on it goes by the id that the server has given it
-            identity = msgspec.structs.replace(identity, id=await session.learn_id())
+        if identity.is_external:  # from here on it goes by the id that the server has given it
+            identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
             spool.remember("identity", identity)
         await Agent(options, spool, identity, session).run()
 

@@ -31,7 +31,7 @@ def new_identity() -> Identity:
     stamp = int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10)
     number = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
     alphabet = string.ascii_letters + string.digits
-    return Identity(UUID(int=number), "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH)))
+    return Identity(str(UUID(int=number)), "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH)))
 
 
 def this_host() -> Host:
@@ -67,7 +67,7 @@ def _given_identity(options: Options) -> Identity | None:
         return None
     if options.key_file is None:
         raise ConfigurationError("--id needs --key-file")
-    return Identity(options.agent_id, _read("--key-file", options.key_file), is_enrolled=True)
+    return Identity(options.agent_id, _read("--key-file", options.key_file), is_enrolled=True, is_external=True)
 
 
 def _read(option: str, path: Path) -> str:
@@ -81,7 +81,7 @@ def _enrollment(options: Options, identity: Identity) -> Enrollment:
     return Enrollment(
         name=options.name,
         key=identity.key,
-        id=UUID(str(identity.id)),
+        id=UUID(identity.id),
         type="reference",
         version="0.1.0",
         host=this_host(),

@@ -1,7 +1,6 @@
 """What the agent is told to do, and what it keeps."""
 
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 
@@ -35,9 +34,11 @@ class Options(msgspec.Struct, frozen=True):
 class Identity(msgspec.Struct, frozen=True):
     """Who the agent is; the key is the secret it logs in with."""
 
-    id: UUID | str
+    id: str
     key: str
     is_enrolled: bool = False
+    is_external: bool = False
+    """Whether the id is that of an external database, until the server has told its own."""
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -105,11 +105,11 @@ class Session:
         """Close every connection."""
         await self._client.__aexit__(kind, error, traceback)
 
-    async def learn_id(self) -> UUID:
+    async def learn_id(self) -> str:
         """Log in and return the id that the server has for this agent; raises `Unauthenticated` when it tells none."""
         claims = _read_claims(await self._good_token())
         try:
-            return UUID(claims.uuid if claims else "")
+            return str(UUID(claims.uuid if claims else ""))
         except ValueError:
             raise Unauthenticated("The server's token does not say who this agent is.") from None
 
@@ -171,7 +171,7 @@ class Session:
             return self._token
 
     async def _log_in(self) -> None:
-        content = msgspec.json.encode(Credentials(str(self._identity.id), self._identity.key))
+        content = msgspec.json.encode(Credentials(self._identity.id, self._identity.key))
         attempt = 0
         while True:
             answer = await self._try(Call("POST", "/login", content), {"Content-Type": "application/json"})

@@ -61,7 +61,7 @@ def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         spool = Spool(tmp_path / "spool.sqlite", 2**20)
 
         async def conversation(url: str) -> None:
-            async with Session(url, server.ca, Identity(uuid4(), "k" * 32), spool) as session:
+            async with Session(url, server.ca, Identity(str(uuid4()), "k" * 32), spool) as session:
                 await ask(session)
 
         try:
