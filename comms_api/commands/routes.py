@@ -287,6 +287,10 @@ async def cancel_order(
 # -- orders
 
 
+# Each may hold a result of 256 KiB, so a page has fewer of them than of other things.
+OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most orders of one page")]
+
+
 @get("/orders", opt=READ)
 async def list_orders(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
@@ -300,7 +304,7 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
     after: FromQuery[UUID | None] = None,
-    limit: Limit = 100,
+    limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
     """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
     wanted = OrderFilter(request_id, agent_id, status, source, user, action, target, since, until)
