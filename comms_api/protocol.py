@@ -32,7 +32,7 @@ COMMAND_MODULE = "command"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Labels = Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=64)]
-GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
+GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._-]+\Z")]
 
 
 def no_data() -> msgspec.Raw:

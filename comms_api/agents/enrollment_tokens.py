@@ -33,6 +33,13 @@ async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEn
     return made
 
 
+async def is_known(connection: AsyncConnection, token: str) -> bool:
+    """Return whether a token is one of ours and not over; it may be used up."""
+    table = enrollment_tokens.c
+    statement = select(table.id).where(table.token_hash == _digest(token), table.expires_at > func.now())
+    return await connection.scalar(statement) is not None
+
+
 async def use_token(connection: AsyncConnection, token: str) -> EnrollmentToken | None:
     """Use a token once, in this transaction; return what it allows, or None when it is not good (any more)."""
     table = enrollment_tokens.c

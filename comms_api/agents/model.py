@@ -88,6 +88,7 @@ class Admission(msgspec.Struct, frozen=True):
     key_hash: bytes
     is_blocked: bool
     allowed_addresses: list[str]
+    is_external: bool
 
 
 class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

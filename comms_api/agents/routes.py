@@ -3,6 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
@@ -21,10 +22,13 @@ from comms_api.agents.model import (
 from comms_api.agents.service import Agents
 from comms_api.errors import Invalid
 from comms_api.http.authentication import PUBLIC, bearer_token, claims_of
+from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
 from comms_api.protocol import EnrolledAgent, Enrollment
+
+_ENROLLMENT = msgspec.json.Decoder(Enrollment)
 
 Group = Annotated[str | None, QueryParameter(description="only members of this group")]
 LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", description="key:value; may be repeated")]
@@ -86,10 +90,14 @@ async def change_key(agent_id: FromPath[UUID], data: JSONBody[NewKey], agents: N
 
 @post("/enroll", opt=PUBLIC)
 async def enroll_by_token(
-    request: AnyRequest, data: JSONBody[Enrollment], agents: NamedDependency[Agents]
+    request: AnyRequest, agents: NamedDependency[Agents], bodies: NamedDependency[Bodies]
 ) -> EnrolledAgent:
     """Enroll an agent by an enrollment token, given as a Bearer token, into that token's groups."""
-    return await agents.enroll_by_token(bearer_token(request), data, remote_address(request))
+    token, address = bearer_token(request), remote_address(request)
+    await agents.check_token(token, address)
+    async with bodies.receive(request) as body:
+        enrollment = read_json(body, _ENROLLMENT, "an enrollment")
+    return await agents.enroll_by_token(token, enrollment, address)
 
 
 @post("/enrollment-tokens", opt=ADMINISTER)

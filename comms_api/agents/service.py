@@ -68,18 +68,32 @@ class Agents:
         async with self._engine.begin() as connection:
             return await self._enroll(connection, enrollment)
 
+    async def check_token(self, token: str, address: str | None) -> None:
+        """Raise `Unauthenticated` for a token that enrolls nobody, before the rest of its request is read."""
+        self._failures.check(address)
+        async with self._engine.connect() as connection:
+            if not await enrollment_tokens.is_known(connection, token):
+                self._failures.failed(address)
+                raise Unauthenticated("The enrollment token is unknown, used up or over.")
+
     async def enroll_by_token(self, token: str, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
         """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not good."""
         self._failures.check(address)
         self._check(enrollment)
         with acting_as(Actor("an enrollment token", address)):
             async with self._engine.begin() as connection:
+                # A request whose answer was lost is answered again, and uses the token once.
+                if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
+                    return EnrolledAgent(enrollment.id, enrollment.name)
                 used = await enrollment_tokens.use_token(connection, token)
                 if used is None:
                     self._failures.failed(address)
                     raise Unauthenticated("The enrollment token is unknown, used up or over.")
                 with_groups = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
-                return await self._enroll(connection, with_groups)
+                enrolled = await self._enroll(connection, with_groups)
+                if used.groups:  # the agent does not know them yet
+                    await store.note_unknown_groups(connection, enrolled.id)
+                return enrolled
 
     async def _enroll(self, connection: AsyncConnection, enrollment: Enrollment) -> EnrolledAgent:
         agent_id = enrollment.id or self._clock.uuid7()
@@ -88,7 +102,10 @@ class Agents:
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name)
             await self._replace_silent(connection, agent_id, enrollment.name)
-            await store.insert_agent(connection, known, enrollment)
+            if not await store.insert_agent(connection, known, enrollment):
+                raise Conflict(
+                    f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
+                )
         missing = set(enrollment.groups) - await store.join_groups(connection, agent_id, enrollment.groups)
         if missing:
             raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
@@ -116,6 +133,8 @@ class Agents:
         if enrollment.id is not None and enrollment.id.version != UUID_VERSION:
             raise Invalid("id: must be a UUID of version 7")
         self._check_key(enrollment.key)
+        if enrollment.type == store.EXTERNAL_TYPE:
+            raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
         texts = [enrollment.name, *(text for pair in enrollment.labels.items() for text in pair)]
         if any("\0" in text for text in texts):
             raise Invalid("name, labels: must not contain NUL")
@@ -157,8 +176,15 @@ class Agents:
                 raise NotFound(f"There is no agent {agent_id}.")
             if change.is_blocked or change.allowed_addresses is not None:
                 await store.revoke_tokens(connection, str(agent_id))
-                self._notifier.notify(REVOCATIONS_CHANNEL)
+        if change.is_blocked or change.allowed_addresses is not None:
+            await self._end_tokens(agent_id)
         return await self.get(agent_id)
+
+    async def _end_tokens(self, agent_id: UUID) -> None:
+        """End tokens once more, after the change: a login may have read what was before, and issued one meanwhile."""
+        async with self._engine.begin() as connection:
+            await store.revoke_tokens(connection, str(agent_id))
+        self._notifier.notify(REVOCATIONS_CHANNEL)
 
     async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
         """Give an agent a new key, which ends its tokens on every node; raises `NotFound`."""
@@ -168,7 +194,7 @@ class Agents:
             if not await store.update_agent(connection, agent_id, {"key_hash": self._secret.hash_key(chosen)}):
                 raise NotFound(f"There is no agent {agent_id}.")
             await store.revoke_tokens(connection, str(agent_id))
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        await self._end_tokens(agent_id)
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
@@ -177,7 +203,7 @@ class Agents:
             if not await store.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
             await store.revoke_tokens(connection, str(agent_id))
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        await self._end_tokens(agent_id)
 
     # -- enrollment tokens
 

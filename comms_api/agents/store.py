@@ -107,6 +107,16 @@ async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collec
     return set(await connection.scalars(statement)) if names else set()
 
 
+_NOTE = text("""
+    INSERT INTO configuration_changes (agent_id, has_moved, changed_at) VALUES (:id, true, clock_timestamp())
+    ON CONFLICT (agent_id) DO UPDATE SET changed_at = excluded.changed_at, has_moved = true""")
+
+
+async def note_unknown_groups(connection: AsyncConnection, agent_id: UUID) -> None:
+    """Have an agent told soon of the groups that it is in."""
+    await connection.execute(_NOTE, {"id": agent_id})
+
+
 async def find_groups(connection: AsyncConnection, names: Collection[str]) -> set[str]:
     """Return those of the names that are groups."""
     return set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(names))))
@@ -168,13 +178,26 @@ def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
     return column.ilike(escaped.replace("*", "%"), escape="\\")
 
 
-async def update_agent(connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any]) -> bool:
-    """Change columns of an agent; return whether it is there."""
+async def update_agent(
+    connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any], key_hash: bytes | None = None
+) -> bool:
+    """Change columns of an agent, if its key still is the one of `key_hash`; return whether it was changed."""
     statement = agents.update().where(agents.c.id == agent_id).values(changes).returning(agents.c.id)
+    if key_hash is not None:
+        statement = statement.where(agents.c.key_hash == key_hash)
     return await connection.scalar(statement) is not None
 
 
-_ADMISSION = (agents.c.id, agents.c.key_hash, agents.c.is_blocked, agents.c.allowed_addresses)
+EXTERNAL_TYPE = "external"
+"""The type of agents that came from an external database."""
+
+_ADMISSION = (
+    agents.c.id,
+    agents.c.key_hash,
+    agents.c.is_blocked,
+    agents.c.allowed_addresses,
+    agents.c.type == EXTERNAL_TYPE,
+)
 
 
 async def find_admission(connection: AsyncConnection, agent_id: UUID | str) -> Admission | None:

@@ -94,9 +94,14 @@ class NamedClients:
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str | None:
-    """Return the common name of a certificate's subject, as `ssl` describes it; None without a certificate."""
-    subject = (certificate or {}).get("subject", ())
-    return next((value for part in subject for key, value in part if key == "commonName"), None)
+    """Return the common name of a certificate's subject, as `ssl` describes it; None without a certificate.
+
+    One that has no such name, or several, names nobody: the empty string.
+    """
+    if not certificate:
+        return None
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return str(names[0]) if len(names) == 1 else ""
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -124,6 +124,17 @@ async def cancel_order(connection: AsyncConnection, order_id: UUID, user: str) -
     return ended, offered
 
 
+_RECORD = text("""
+    INSERT INTO audit (id, actor, address, operation, subject, key, after)
+    VALUES (uuid7(), :user, nullif(current_setting('comms_api.address', true), ''), 'update', 'orders', :key,
+        json_build_object('status', 'cancelled'))""")
+
+
+async def record_cancellation(connection: AsyncConnection, order_id: UUID, user: str) -> None:
+    """Note in the audit trail that a user has ended one order; of a whole command the database notes it by itself."""
+    await connection.execute(_RECORD, {"user": user, "key": str(order_id)})
+
+
 async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> tuple[int, int]:
     """End every open order of a command as cancelled; return how many were, and how many of them are with agents."""
     await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})

@@ -237,6 +237,7 @@ class Commands:
             order = await _find_order(connection, order_id)
             if not cancelled:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
+            await endings.record_cancellation(connection, order_id, user)
             await self._tell(connection, user, CancelArguments(order_id=order_id), offered)
         return order
 

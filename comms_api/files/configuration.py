@@ -8,7 +8,7 @@ import yaml
 from comms_api.errors import Invalid
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-ALIASES_MAXIMUM = 100
+YAML_BYTES_MAXIMUM = 256 * 1024
 YAML_SUFFIXES = (".yml", ".yaml")
 
 
@@ -18,14 +18,21 @@ def is_yaml(name: str) -> bool:
 
 
 def read_yaml(name: str, content: bytes) -> Any:
-    """Return what a YAML file says; raises `Invalid`, with the line, for what is none or uses too many aliases."""
+    """Return what a YAML file says; raises `Invalid`, with the line, for what is none, or may grow when it is read.
+
+    Aliases are refused: by them a few hundred bytes can stand for gigabytes.
+    """
+    if len(content) > YAML_BYTES_MAXIMUM:
+        raise Invalid(f"{name}: larger than {YAML_BYTES_MAXIMUM} bytes, the most that is read as YAML")
     try:
-        events = yaml.parse(content, Loader=_LOADER)
-        if sum(isinstance(event, yaml.AliasEvent) for event in events) > ALIASES_MAXIMUM:
-            raise Invalid(f"{name}: more than {ALIASES_MAXIMUM} aliases")
-        return yaml.load(content, Loader=_LOADER)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Invalid(f"{name}: {' '.join(str(error).split())}") from None
+        has_aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, Loader=_LOADER))
+        document = None if has_aliases else yaml.load(content, Loader=_LOADER)  # noqa: S506 - a safe loader
+        write_yaml(document)  # what cannot be written could not be merged
+    except Exception as error:  # noqa: BLE001 - the readers of scalars raise whatever they like
+        raise Invalid(f"{name}: {' '.join(str(error).split()) or 'not YAML that can be read'}") from None
+    if has_aliases:
+        raise Invalid(f"{name}: aliases are not supported")
+    return document
 
 
 def merge(documents: Iterable[Any]) -> Any:

@@ -15,7 +15,7 @@ VERSIONS_KEPT = 20
 MERGED = "merged.yml"
 """Asked for by an agent, this is all of its groups' YAML in one; no group file can have the name."""
 
-FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")]
 
 
 class GroupFile(msgspec.Struct, frozen=True):
@@ -51,4 +51,4 @@ class Configuration(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """The hash of the files that an agent runs."""
 
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]

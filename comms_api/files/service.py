@@ -101,11 +101,11 @@ class Files:
         """Return what an agent should run and what it says it runs; raises `NotFound`."""
         async with self._engine.connect() as connection:
             hashes = await store.find_hashes(connection, agent_id)
-            files = await store.list_own_files(connection, agent_id)
+            files = await store.list_own_hashes(connection, agent_id)
         if hashes is None:
             raise NotFound(f"There is no agent {agent_id}.")
         wanted, reported = hashes
-        return Configuration(agent_id, [file for file, _ in files], wanted, reported, wanted == reported)
+        return Configuration(agent_id, files, wanted, reported, wanted == reported)
 
     # -- for agents
 
@@ -154,7 +154,7 @@ class Files:
 
     async def _order(self, connection: AsyncConnection, taken: Sequence[tuple[UUID, bool, tuple[str, ...]]]) -> None:
         same = [agent_id for agent_id, has_moved, _ in taken if not has_moved]
-        if same := await store.without_pending_fetch(connection, same):
+        if same := await store.without_pending_fetch(connection, same, ANNOUNCER):
             await self._submit(connection, Action("fetch-config"), same)
         moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
         for agent_id, has_moved, groups in taken:

@@ -113,6 +113,17 @@ async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequenc
     return [(WantedFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
 
 
+async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:
+    """Return the files of an agent's own groups, the group that has the last word last."""
+    statement = (
+        select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
+        .select_from(_OF_AGENT)
+        .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
+        .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
+    )
+    return [WantedFile(*row) for row in await connection.execute(statement)]
+
+
 async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None] | None:
     """Return the hash of what an agent should run and of what it says it runs; None when there is no such agent."""
     statement = select(wanted_configuration().label("wanted"), agents.c.configuration).where(agents.c.id == agent_id)
@@ -146,9 +157,14 @@ _WITHOUT_PENDING = text("""
     SELECT changed.id FROM unnest(CAST(:ids AS uuid[])) AS changed (id) JOIN agents USING (id)
     WHERE NOT EXISTS (
         SELECT FROM orders JOIN commands USING (request_id)
-        WHERE orders.agent_id = changed.id AND attempt = 0 AND action_name = 'fetch-config')""")
+        WHERE orders.agent_id = changed.id AND attempt = 0 AND offer_at < 'infinity'
+            AND action_name = 'fetch-config' AND user_name = :announcer
+            AND orders.expires_at > now() + make_interval(secs => timeout_seconds / 2))""")
 
 
-async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID]) -> list[UUID]:
-    """Return those of the agents that no `fetch-config` waits for already: that one will fetch what is new as well."""
-    return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids)}))
+async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID], announcer: str) -> list[UUID]:
+    """Return those of the agents that no such order of ours waits for, with half of its time left at least.
+
+    One that does will have what is new fetched as well.
+    """
+    return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids), "announcer": announcer}))

@@ -41,6 +41,7 @@ class Groups:
     async def delete(self, name: str) -> None:
         """Remove a group, not its agents; raises `NotFound`."""
         async with self._engine.begin() as connection:
+            await store.lock_group(connection, name)  # first, as everybody does
             await note_group_left(connection, name)
             if not await store.delete_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")

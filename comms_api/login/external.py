@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.agents import store
 from comms_api.agents.model import Admission
 from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
-from comms_api.agents.store import Known
+from comms_api.agents.store import EXTERNAL_TYPE, Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -88,17 +88,23 @@ class ExternalAgents:
             async with self._engine.begin() as connection:
                 return await self._enroll(connection, found, key_hash)
 
-    async def refresh_key(self, admission: Admission, name: UUID | str, key: str) -> Admission | None:
-        """Take the external database's key for an agent that came with another, if that is the key it came with."""
-        if self._requests is None:
+    async def refresh_key(
+        self, admission: Admission, name: UUID | str, key: str, address: str | None
+    ) -> Admission | None:
+        """Take over the key, and the addresses, of an agent that came with the key that the external database has now.
+
+        Only of one that came from there: what an operator has enrolled, no other database changes.
+        """
+        if self._requests is None or not admission.is_external:
             return None
         found = await self._requests.ask(Question("id", str(name)))
         if isinstance(found, Refusal) or not self._secret.is_same_text(found.key, key):
             return None
-        key_hash = await self._hash(key)
-        with acting_as(Actor(ACTOR)):
+        values = {"key_hash": await self._hash(key), "allowed_addresses": normal_networks([found.ip])}
+        with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
-                await store.update_agent(connection, admission.id, {"key_hash": key_hash})
+                if not await store.update_agent(connection, admission.id, values, admission.key_hash):
+                    return None
                 await store.revoke_tokens(connection, str(admission.id))
                 refreshed = await store.find_admission(connection, admission.id)
         self._notifier.notify(REVOCATIONS_CHANNEL)
@@ -129,7 +135,7 @@ class ExternalAgents:
         )
         if known.id.version == NAME_BASED_VERSION:
             raise Conflict("The external database gave an id that no agent may have.")
-        enrollment = Enrollment(name=found.name, key="", type="external")
+        enrollment = Enrollment(name=found.name, key="", type=EXTERNAL_TYPE)
         await store.insert_agent(connection, known, enrollment)
         # Its own row, or that of another node that has asked at the same time.
         admission = await store.find_admission(connection, found.id if is_number else known.id)

@@ -12,7 +12,7 @@ from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admission, update_agent
 from comms_api.database.failures import log_failure
-from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from comms_api.errors import Conflict, Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
 from comms_api.login import store
@@ -71,38 +71,46 @@ class Login:
             raise Unavailable("Too many agents log in at once; come back later.")
         self._waiting += 1
         try:
-            admission = await self._admit(name, credentials.key, address)
+            admission, read_at = await self._admit(name, credentials.key, address)
             _check_certificate(certified, admission)
-        except (Unauthenticated, Forbidden):
+        except Forbidden:
             self._failures.failed((name, address))
+            self._failures_of_address.failed(address)
+            raise
+        except (Unauthenticated, Unavailable, Conflict):
             self._failures_of_address.failed(address)
             raise
         finally:
             self._waiting -= 1
         self._failures.succeeded((name, address))
         self._presence.saw(admission.id, address, logged_in=True)
-        return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses)
+        return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
 
-    async def _admit(self, name: UUID | str, key: str, address: str | None) -> Admission:
+    async def _admit(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
+        """Return whom to let in, and the moment before that was read."""
+        read_at = self._tokens.now()
         async with self._engine.connect() as connection:
             admission = await find_admission(connection, name)
         if admission is None:
             admission = await self._external.find(name, address)
+            read_at = self._tokens.now()
         if admission is None:
             raise Forbidden("Agent does not exist")
         if not await self._matches(key, admission.key_hash):
-            refreshed = await self._external.refresh_key(admission, name, key)
+            self._failures.failed((name, address))  # before anybody is asked: it may take long, or end in an outage
+            refreshed = await self._external.refresh_key(admission, name, key, address)
             if refreshed is None:
                 raise Unauthenticated("Invalid key")
-            admission = refreshed
+            admission, read_at = refreshed, self._tokens.now()
         if admission.is_blocked:
             raise Forbidden("The agent is blocked.")
         if admission.allowed_addresses and not is_within(address, admission.allowed_addresses):
             raise Forbidden("The agent may not log in from this address.")
         if self._secret.is_outdated(key, admission.key_hash):
             async with self._engine.begin() as connection:
-                await update_agent(connection, admission.id, {"key_hash": self._secret.hash_key(key)})
-        return admission
+                values = {"key_hash": self._secret.hash_key(key)}
+                await update_agent(connection, admission.id, values, admission.key_hash)
+        return admission, read_at
 
     async def _matches(self, key: str, stored: bytes) -> bool:
         if self._secret.is_slow(stored):

@@ -49,12 +49,20 @@ class Tokens:
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._revoked: dict[str, float] = {}
 
-    def issue(self, subject: str, audience: Audience, role: str = "", networks: Sequence[str] = ()) -> str:
+    def issue(
+        self,
+        subject: str,
+        audience: Audience,
+        role: str = "",
+        networks: Sequence[str] = (),
+        issued_at: float | None = None,
+    ) -> str:
         """Return a token for `subject`, good from its networks.
 
-        `iat` carries a fraction, so that a revocation can tell two tokens of one second apart.
+        `iat` carries a fraction, so that a revocation can tell two tokens of one second apart. It is the moment before
+        the rights were read, so that a revocation between that and now ends this token as well.
         """
-        issued_at = self.now()
+        issued_at = issued_at or self.now()
         claims = (
             {
                 "iss": ISSUER,

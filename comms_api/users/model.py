@@ -10,7 +10,7 @@ from comms_api.http.roles import Role
 PASSWORD_LENGTH_MINIMUM = 12
 PASSWORD_LENGTH_MAXIMUM = 256
 
-UserName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._@-]+$")]
+UserName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._@-]+\Z")]
 Password = Annotated[str, msgspec.Meta(min_length=PASSWORD_LENGTH_MINIMUM, max_length=PASSWORD_LENGTH_MAXIMUM)]
 
 

@@ -10,11 +10,14 @@ from litestar.params import FromPath, JSONBody
 
 from comms_api.errors import Conflict, Unauthenticated
 from comms_api.http.authentication import PUBLIC, claims_of
+from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.http.roles import ADMINISTER, ANYONE
 from comms_api.users.model import NewUser, PasswordChange, Refresh, TokenPair, User, UserChange
 from comms_api.users.service import Users
+
+_REFRESH = msgspec.json.Decoder(Refresh)
 
 
 class LoginAnswer(msgspec.Struct, frozen=True):
@@ -32,9 +35,13 @@ async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) 
 
 
 @post("/security/user/refresh", status_code=200, opt=PUBLIC)
-async def refresh_tokens(data: JSONBody[Refresh], users: NamedDependency[Users]) -> LoginAnswer:
+async def refresh_tokens(
+    request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
+) -> LoginAnswer:
     """Return the next pair of tokens for a refresh token, which is good once."""
-    return LoginAnswer(await users.refresh(data.refresh_token))
+    async with bodies.receive(request) as body:
+        refresh = read_json(body, _REFRESH, '{"refresh_token"}')
+    return LoginAnswer(await users.refresh(refresh.refresh_token))
 
 
 @delete("/security/user/authenticate", opt=ANYONE)

@@ -53,13 +53,15 @@ class Users:
         Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures
         of the name or from the address.
         """
-        role = await self._check(name, password, address)
+        role, read_at = await self._check(name, password, address)
         async with self._engine.begin() as connection:
-            return await self._issue(connection, name, role)
+            return await self._issue(connection, name, role, read_at)
 
-    async def _check(self, name: str, password: str, address: str | None) -> Role:
+    async def _check(self, name: str, password: str, address: str | None) -> tuple[Role, float]:
+        """Return a user's role, and the moment before it was read."""
         self._failures.check(name)
         self._failures_of_address.check(address)
+        read_at = self._tokens.now()
         async with self._engine.connect() as connection:
             found = await store.find_password(connection, name)
         stored = found[0] if found else None
@@ -68,19 +70,24 @@ class Users:
             self._failures_of_address.failed(address)
             raise Unauthenticated("The user name or the password is wrong.")
         self._failures.succeeded(name)
-        return found[1]
+        return found[1], read_at
 
-    async def _issue(self, connection: AsyncConnection, name: str, role: Role) -> TokenPair:
+    async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:
+        if await store.was_revoked_since(connection, name, read_at):
+            raise Unauthenticated("The user's tokens have just been ended; log in again.")
         refresh_token = secrets.token_urlsafe(32)
         await store.insert_refresh_token(connection, name, _digest(refresh_token), REFRESH_SECONDS)
-        return TokenPair(self._tokens.issue(name, MANAGEMENT, role), refresh_token, self._tokens.lifetime_seconds)
+        return TokenPair(
+            self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at), refresh_token, self._tokens.lifetime_seconds
+        )
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is over or unknown."""
+        read_at = self._tokens.now()
         async with self._engine.begin() as connection:
             found = await store.take_refresh_token(connection, _digest(refresh_token))
             if found is not None:
-                return await self._issue(connection, *found)
+                return await self._issue(connection, *found, read_at)
         raise Unauthenticated("The refresh token is not good any more; log in.")
 
     async def log_out(self, name: str) -> None:
@@ -100,12 +107,18 @@ class Users:
             if not await store.update_user(connection, name, values):
                 raise NotFound(f"There is no user {name!r}.")
             await self._end_tokens(connection, name)
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        await self._end_again(name)
 
     async def change_password(self, name: str, change: PasswordChange, address: str | None) -> None:
         """Set a user's own password and end the user's tokens; raises `Unauthenticated` when the old one is wrong."""
         await self._check(name, change.old, address)
         await self.change(name, UserChange(password=change.new))
+
+    async def _end_again(self, name: str) -> None:
+        """End tokens once more, after the change: a login may have read what was before, and issued some meanwhile."""
+        async with self._engine.begin() as connection:
+            await self._end_tokens(connection, name)
+        self._notifier.notify(REVOCATIONS_CHANNEL)
 
     async def _end_tokens(self, connection: AsyncConnection, name: str) -> None:
         await store.delete_refresh_tokens(connection, name)
@@ -130,7 +143,7 @@ class Users:
             if not await store.delete_user(connection, name):
                 raise NotFound(f"There is no user {name!r}.")
             await revoke_tokens(connection, name)
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        await self._end_again(name)
 
 
 def _digest(token: str) -> bytes:

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import refresh_tokens, users
+from comms_api.database.schema import refresh_tokens, revocations, users
 from comms_api.http.roles import Role
 from comms_api.users.model import User
 
@@ -66,6 +66,14 @@ async def take_refresh_token(connection: AsyncConnection, token_hash: bytes) -> 
     statement = select(users.c.name, users.c.role).join(taken, taken.c.user_name == users.c.name)
     row = (await connection.execute(statement.where(taken.c.expires_at > func.now()))).first()
     return (row.name, row.role) if row else None
+
+
+async def was_revoked_since(connection: AsyncConnection, name: str, seconds: float) -> bool:
+    """Return whether a user's tokens have been ended since a moment (seconds since 1970)."""
+    statement = select(revocations.c.subject).where(
+        revocations.c.subject == name, func.extract("epoch", revocations.c.revoked_at) >= seconds
+    )
+    return await connection.scalar(statement) is not None
 
 
 async def delete_refresh_tokens(connection: AsyncConnection, name: str) -> None:

@@ -127,6 +127,14 @@ def test_a_token_that_is_over_or_revoked_enrolls_nobody_and_a_failed_use_is_not_
     assert management.post("/enrollment-tokens", json={"expires_in": 60, "groups": ["none"]}).status_code == 404
 
 
+def test_an_enrollment_whose_answer_was_lost_is_answered_again(server: Server, management: httpx.Client) -> None:
+    made = management.post("/enrollment-tokens", json={"expires_in": 60, "uses": 1}).json()
+    client = server.client(server.agent_url, made["token"])
+    body = {"id": str(new_id()), "name": "lost answer", "key": KEY}
+    assert [client.post("/enroll", json=body).status_code for _ in range(2)] == [201, 201]
+    assert client.post("/enroll", json=body | {"key": OTHER_KEY}).status_code == 401
+
+
 def test_enrolling_again_changes_nothing_and_another_key_is_refused(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "twice")
     body = {"id": str(agent_id), "name": "twice", "key": KEY}

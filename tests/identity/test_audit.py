@@ -34,6 +34,14 @@ def test_every_change_is_recorded_with_its_actor(server: Server, management: htt
     assert {entry["actor"] for entry in entries(management, subject="commands")} == {"auditor"}
 
 
+def test_an_order_that_is_cancelled_alone_is_recorded(server: Server, management: httpx.Client) -> None:
+    answer = management.post("/commands", json=command(server.enroll(management, "one order"))).json()
+    [order_id] = answer["commands"][0]["order_ids"]
+    management.post(f"/orders/{order_id}/cancel")
+    [entry] = entries(management, subject="orders", key=order_id)
+    assert (entry["actor"], entry["address"], entry["after"]) == ("admin", "127.0.0.1", {"status": "cancelled"})
+
+
 def test_nothing_secret_is_in_the_trail_and_signs_of_life_are_not(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "discreet")
     before = len(entries(management))

@@ -18,12 +18,12 @@ class Fleet:
 
     def __init__(self, server: Server, authority: trustme.CA) -> None:
         self.server = server
-        self._authority = authority
+        self.authority = authority
 
     def context(self, name: str | None) -> ssl.SSLContext:
         context = self.server.tls
         if name is not None:
-            self._authority.issue_cert(f"{new_id()}.example", common_name=name).configure_cert(context)
+            self.authority.issue_cert(f"{new_id()}.example", common_name=name).configure_cert(context)
         return context
 
     def log_in(self, agent_id: object, name: str | None) -> httpx.Response:
@@ -55,6 +55,14 @@ def test_a_certificate_lets_in_the_agent_that_it_names_alone(fleet: Fleet) -> No
     assert [fleet.poll(token, str(name)) for name in (agent_id, other)] == [200, 403]
 
 
+def test_a_certificate_that_names_nobody_lets_nobody_in(fleet: Fleet) -> None:
+    agent_id = fleet.server.enroll(fleet.server.management(), "nameless")
+    context = fleet.server.tls
+    fleet.authority.issue_cert("some-machine.example").configure_cert(context)
+    with httpx.Client(base_url=fleet.server.agent_url, verify=context) as client:
+        assert client.post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 403
+
+
 def test_without_a_certificate_only_where_none_is_required(fleet: Fleet, request: pytest.FixtureRequest) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "bare")
     if "optional" in request.node.name:
@@ -76,3 +84,5 @@ def test_hypercorn_still_has_the_names_that_we_go_by() -> None:
     assert callable(tcp_server.TCPServer.run)
     assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
     assert common_name(None) is common_name({}) is None
+    several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}
+    assert common_name({"subject": (), "version": 3}) == common_name(several) == ""
