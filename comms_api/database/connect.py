@@ -19,6 +19,15 @@ from comms_api.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 
+SESSION = {
+    "application_name": "comms-api",
+    "timezone": "UTC",
+    "jit": "off",
+    # Statements are planned once and kept. A plan that was made while a table was all but empty must not read the whole
+    # of it when it is full: whatever has an index goes by it.
+    "enable_seqscan": "off",
+}
+
 
 def driver_url(url: str | URL) -> URL:
     """Return `url` as SQLAlchemy and asyncpg want it; raises `ConfigurationError` without showing a password."""
@@ -49,7 +58,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": settings.database_timeout_seconds,
-            "server_settings": {"application_name": "comms-api", "timezone": "UTC", "jit": "off"},
+            "server_settings": SESSION,
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)

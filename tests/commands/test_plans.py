@@ -1,0 +1,41 @@
+"""Statements are planned once: what was planned while a table was empty is still good when it is full."""
+
+import time
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands.endings import finish_orders
+from comms_api.commands.leases import claim_orders
+from comms_api.commands.outcomes import Ending
+from comms_api.database.uuid7 import uuid7_at
+
+pytestmark = pytest.mark.anyio
+
+AGENTS = 1_500
+SEQUENTIAL = text("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'orders'")
+
+
+async def test_a_plan_of_an_empty_table_does_not_read_the_whole_of_a_full_one(engine: AsyncEngine) -> None:
+    ids = [uuid7_at(time.time()) for _ in range(AGENTS)]
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("TRUNCATE orders"))
+        await connection.execute(text("VACUUM ANALYZE orders"))
+        nothing = [Ending(agent_id, agent_id, "success", 0, "", None) for agent_id in ids[:5]]
+        for _ in range(8):
+            await claim_orders(connection, ids[:5], 60)
+            await finish_orders(connection, nothing)
+        await connection.execute(
+            text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
+                SELECT id, id, id, '{}', now() + interval '1 h' FROM unnest(CAST(:ids AS uuid[])) AS id"""),
+            {"ids": ids},
+        )
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        before = await connection.scalar(SEQUENTIAL)
+        await claim_orders(connection, ids, 60)
+        endings = [Ending(agent_id, agent_id, "success", 0, "", None) for agent_id in ids]
+        assert len(await finish_orders(connection, endings)) == AGENTS
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        assert await connection.scalar(SEQUENTIAL) - before <= AGENTS
