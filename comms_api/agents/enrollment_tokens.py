@@ -1,6 +1,5 @@
 """Tokens by which agents enroll without a user: of some uses or any number, for a time, into given groups."""
 
-import hashlib
 import secrets
 from uuid import UUID
 
@@ -8,13 +7,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import EnrollmentToken, NewEnrollmentToken
-from comms_api.database.schema import enrollment_tokens
+from comms_api.database.schema import enrollment_tokens, seconds_interval
+from comms_api.tokens.secret import token_digest
 
 _SHOWN = tuple(column for column in enrollment_tokens.c if column.name != "token_hash")
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
 
 
 async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEnrollmentToken, user: str) -> str:
@@ -22,12 +18,12 @@ async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEn
     made = secrets.token_urlsafe(32)
     values = {
         "id": token_id,
-        "token_hash": _digest(made),
+        "token_hash": token_digest(made),
         "description": token.description,
         "groups": list(token.groups),
         "uses_left": token.uses,
         "user_name": user,
-        "expires_at": func.now() + func.make_interval(0, 0, 0, 0, 0, 0, token.expires_in),
+        "expires_at": func.now() + seconds_interval(token.expires_in),
     }
     await connection.execute(enrollment_tokens.insert().values(values))
     return made
@@ -36,7 +32,7 @@ async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEn
 async def is_known(connection: AsyncConnection, token: str) -> bool:
     """Return whether a token is one of ours and not over; it may be used up."""
     table = enrollment_tokens.c
-    statement = select(table.id).where(table.token_hash == _digest(token), table.expires_at > func.now())
+    statement = select(table.id).where(table.token_hash == token_digest(token), table.expires_at > func.now())
     return await connection.scalar(statement) is not None
 
 
@@ -45,7 +41,7 @@ async def use_token(connection: AsyncConnection, token: str) -> EnrollmentToken 
     table = enrollment_tokens.c
     statement = (
         enrollment_tokens.update()
-        .where(table.token_hash == _digest(token), table.expires_at > func.now())
+        .where(table.token_hash == token_digest(token), table.expires_at > func.now())
         .where(or_(table.uses_left.is_(None), table.uses_left > 0))
         .values(uses_left=table.uses_left - 1)
         .returning(*_SHOWN)

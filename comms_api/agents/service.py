@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents import enrollment_tokens, store
+from comms_api.agents.changes import note_moved
 from comms_api.agents.model import (
     Agent,
     AgentChange,
@@ -92,7 +93,7 @@ class Agents:
                 with_groups = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
                 enrolled = await self._enroll(connection, with_groups)
                 if used.groups:  # the agent does not know them yet
-                    await store.note_unknown_groups(connection, enrolled.id)
+                    await note_moved(connection, [enrolled.id])
                 return enrolled
 
     async def _enroll(self, connection: AsyncConnection, enrollment: Enrollment) -> EnrolledAgent:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Admission, Agent, AgentFilter, Sighting
-from comms_api.database.schema import agents, group_files, group_members, groups, revocations
+from comms_api.database.schema import agents, group_files, group_members, groups, revocations, seconds_interval
 from comms_api.protocol import Enrollment
 
 _STATUS: ColumnElement[str] = case(
@@ -94,7 +94,7 @@ async def find_rivals(
 ) -> dict[UUID, bool]:
     """Return the agents that have an id or a name, and of each whether it has been silent for so long; locks them."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
-    is_silent = silence > func.make_interval(0, 0, 0, 0, 0, 0, silent_seconds)
+    is_silent = silence > seconds_interval(silent_seconds)
     statement = select(agents.c.id, is_silent).where(or_(agents.c.id == agent_id, agents.c.name == name))
     return {row[0]: row[1] for row in await connection.execute(statement.with_for_update())}
 
@@ -105,16 +105,6 @@ async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collec
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).returning(group_members.c.group_name)
     return set(await connection.scalars(statement)) if names else set()
-
-
-_NOTE = text("""
-    INSERT INTO configuration_changes (agent_id, has_moved, changed_at) VALUES (:id, true, clock_timestamp())
-    ON CONFLICT (agent_id) DO UPDATE SET changed_at = excluded.changed_at, has_moved = true""")
-
-
-async def note_unknown_groups(connection: AsyncConnection, agent_id: UUID) -> None:
-    """Have an agent told soon of the groups that it is in."""
-    await connection.execute(_NOTE, {"id": agent_id})
 
 
 async def find_groups(connection: AsyncConnection, names: Collection[str]) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 import httpx
 
+from comms_api.client.enroll import read_secret
 from comms_api.client.session import problem_of, tls_context
 from comms_api.errors import CommsError, ConfigurationError
 
@@ -76,10 +77,7 @@ class Operator:
 @contextmanager
 def logged_in(url: str, ca: Path | None, user: str, password_file: Path) -> Iterator[Operator]:
     """Yield an operator; raises `CommsError` when the server cannot be reached or refuses the user."""
-    try:
-        password = password_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--password-file: {error}") from None
+    password = read_secret("--password-file", password_file)
     if not url.startswith("https://"):
         raise ConfigurationError(f"--url: {url!r} is not like https://HOST:PORT")
     try:

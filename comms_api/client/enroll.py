@@ -67,10 +67,11 @@ def _given_identity(options: Options) -> Identity | None:
         return None
     if options.key_file is None:
         raise ConfigurationError("--id needs --key-file")
-    return Identity(options.agent_id, _read("--key-file", options.key_file), is_enrolled=True, is_external=True)
+    return Identity(options.agent_id, read_secret("--key-file", options.key_file), is_enrolled=True, is_external=True)
 
 
-def _read(option: str, path: Path) -> str:
+def read_secret(option: str, path: Path) -> str:
+    """Return what a file holds that an option names; raises `ConfigurationError` when it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -92,7 +93,7 @@ def _enrollment(options: Options, identity: Identity) -> Enrollment:
 async def _enroll_by_token(options: Options, identity: Identity) -> None:
     """Enroll at the agent API by a token; doing so again after a crash is answered as the first time was."""
     assert options.enrollment_token_file is not None  # noqa: S101 - the caller has looked
-    headers = {"Authorization": f"Bearer {_read('--enrollment-token-file', options.enrollment_token_file)}"}
+    headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', options.enrollment_token_file)}"}
     content = msgspec.json.encode(_enrollment(options, identity))
     tls = tls_context(options.ca)
     async with httpx.AsyncClient(base_url=options.url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
@@ -107,7 +108,7 @@ async def _enroll_by_token(options: Options, identity: Identity) -> None:
 async def _enroll(options: Options, identity: Identity) -> None:
     if options.management_url is None or options.password_file is None:
         raise ConfigurationError("not enrolled yet: give --management-url and --password-file, or another way")
-    password = _read("--password-file", options.password_file)
+    password = read_secret("--password-file", options.password_file)
     enrollment = _enrollment(options, identity)
     tls = tls_context(options.ca)
     async with httpx.AsyncClient(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:

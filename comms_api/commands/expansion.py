@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import NewCommand
 from comms_api.commands.targets import recipients
-from comms_api.database.schema import commands, group_members, orders
+from comms_api.database.schema import commands, group_members, orders, seconds_interval
 
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
@@ -78,7 +78,7 @@ def _values(expansion: Expansion) -> Mapping[str, Any]:
         "phase": "rolling" if expansion.is_held else "released",
         "rollout": null() if command.rollout is None else command.rollout,
         "starts_at": start,
-        "expires_at": start + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+        "expires_at": start + seconds_interval(seconds),
     }
 
 

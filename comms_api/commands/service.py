@@ -106,10 +106,7 @@ class Commands:
         return expansions
 
     async def _expand(self, connection: AsyncConnection, expansions: Sequence[Expansion]) -> list[Submitted]:
-        answer = []
-        for wanted in expansions:
-            count, order_ids = await expansion.expand_command(connection, wanted, ORDER_IDS_SHOWN)
-            answer.append(Submitted(wanted.request_id, count, order_ids, f"/orders?request_id={wanted.request_id}"))
+        answer = [await _submitted(connection, wanted) for wanted in expansions]
         _refuse_empty(expansions, [command.orders for command in answer])
         return answer
 
@@ -136,10 +133,9 @@ class Commands:
             )
             chosen = recipients_again(request_id, wanted.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
-            count, order_ids = await expansion.expand_command(connection, repeated, ORDER_IDS_SHOWN)
-            if not count:
+            answer = [await _submitted(connection, repeated)]
+            if not answer[0].orders:
                 raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")
-            answer = [Submitted(repeated.request_id, count, order_ids, f"/orders?request_id={repeated.request_id}")]
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL)
@@ -326,6 +322,11 @@ def _named(wanted: Expansion) -> str:
     target = wanted.command.target
     place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
     return f"{place} that matches the filter" if target.filter else place
+
+
+async def _submitted(connection: AsyncConnection, wanted: Expansion) -> Submitted:
+    count, order_ids = await expansion.expand_command(connection, wanted, ORDER_IDS_SHOWN)
+    return Submitted(wanted.request_id, count, order_ids, f"/orders?request_id={wanted.request_id}")
 
 
 async def _find(connection: AsyncConnection, request_id: UUID) -> Command:

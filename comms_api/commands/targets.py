@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, Select, Text, Uuid, any_, exists, literal, select
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, Uuid, any_, exists, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import conditions
@@ -39,7 +39,7 @@ def recipients(target: CommandTarget) -> Select[Any]:
         return select(group_members.c.agent_id).where(group_members.c.group_name == target.ids[0])
     statement = select(agents.c.id.label("agent_id"))
     if target.type == "agent":
-        statement = statement.where(agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid))))
+        statement = statement.where(_is_named(target))
     elif target.type == "group":
         members = select(group_members.c.agent_id).where(
             group_members.c.group_name == any_(literal(target.ids, ARRAY(Text)))
@@ -74,7 +74,7 @@ def agent_ids(names: Sequence[str]) -> list[UUID]:
 async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> list[str]:
     """Return those of a target's names that nobody has."""
     if target.type == "agent":
-        known = set(await connection.scalars(_known_agents(target)))
+        known = set(await connection.scalars(select(agents.c.id).where(_is_named(target))))
         return [name for name in target.ids if not known.intersection(agent_ids([name]))]
     if target.type == "group":
         found = set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(target.ids))))
@@ -85,8 +85,8 @@ async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> li
     return []
 
 
-def _known_agents(target: CommandTarget) -> Select[Any]:
-    return select(agents.c.id).where(agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid))))
+def _is_named(target: CommandTarget) -> ColumnElement[bool]:
+    return agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid)))
 
 
 def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:

@@ -7,6 +7,8 @@ sweep and expiry reads stays small whatever the history holds, and an ended orde
 packed with its neighbours into a compressed chunk of `archived_orders`.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    Function,
     Identity,
     Index,
     Integer,
@@ -38,6 +41,13 @@ metadata = MetaData(
 )
 
 NOW = func.now()
+
+
+def seconds_interval(seconds: float) -> Function[Any]:
+    """Return an interval of so many seconds, as an expression."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
 PARTITIONED_TABLES = ("events", "finished_orders", "archived_orders")
 
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import ARRAY, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
 from comms_api.commands.expansion import Expansion, expand_command
 from comms_api.commands.model import CommandTarget, NewCommand
@@ -21,7 +22,6 @@ from comms_api.errors import Invalid, NotFound, TooLarge
 from comms_api.files import store
 from comms_api.files.configuration import is_yaml, merge, read_yaml, write_yaml
 from comms_api.files.model import FILE_BYTES_MAXIMUM, MERGED, Configuration, Content, FileName, GroupFile
-from comms_api.groups.changes import note_files_changed
 from comms_api.groups.store import lock_group
 from comms_api.protocol import Action
 from comms_api.settings import Settings

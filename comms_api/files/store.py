@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import wanted_configuration
@@ -101,27 +101,25 @@ async def find_own_content(connection: AsyncConnection, agent_id: UUID, name: st
     return _content((await connection.execute(statement)).first())
 
 
-async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[WantedFile, bytes]]:
-    """Return the files of an agent's own groups with their content, the group that has the last word last."""
-    statement = (
-        select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256, group_files.c.content)
-        .select_from(_OF_AGENT)
-        .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
-        .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
-    )
-    rows = await connection.execute(statement)
-    return [(WantedFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
-
-
-async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:
-    """Return the files of an agent's own groups, the group that has the last word last."""
-    statement = (
+def _own_files(agent_id: UUID) -> Select[Any]:
+    """Return the statement of an agent's own files, the group that has the last word last."""
+    return (
         select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
         .select_from(_OF_AGENT)
         .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
         .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
     )
-    return [WantedFile(*row) for row in await connection.execute(statement)]
+
+
+async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[WantedFile, bytes]]:
+    """Return the files of an agent's own groups with their content, the group that has the last word last."""
+    rows = await connection.execute(_own_files(agent_id).add_columns(group_files.c.content))
+    return [(WantedFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
+
+
+async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:
+    """Return the files of an agent's own groups, the group that has the last word last."""
+    return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id))]
 
 
 async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None] | None:

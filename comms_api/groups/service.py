@@ -5,9 +5,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.agents.changes import note_files_changed, note_group_left, note_moved
 from comms_api.errors import Conflict, NotFound
 from comms_api.groups import store
-from comms_api.groups.changes import note_files_changed, note_group_left, note_moved
 from comms_api.groups.model import Group, GroupChange, NewGroup
 from comms_api.http.pages import Page, page_of
 

@@ -4,6 +4,7 @@ Whoever steals the database alone can neither sign a token nor try agent keys ag
 """
 
 import base64
+import hashlib
 import hmac
 import math
 from collections import Counter
@@ -83,6 +84,11 @@ class Secret:
 
 def _derive(value: bytes, purpose: bytes) -> bytes:
     return hmac.digest(value, b"comms-api: " + purpose, "sha256")
+
+
+def token_digest(token: str) -> bytes:
+    """Return what a random token is stored as: it cannot be guessed, so a plain hash will do."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def entropy_bits(key: str) -> float:

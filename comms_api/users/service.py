@@ -1,6 +1,5 @@
 """Log users in, make and remove them, and make the first."""
 
-import hashlib
 import secrets
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from comms_api.http.failures import FailureLimit
 from comms_api.http.pages import Page, page_of
 from comms_api.http.roles import Role
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
+from comms_api.tokens.secret import token_digest
 from comms_api.users import store
 from comms_api.users.model import (
     PASSWORD_LENGTH_MINIMUM,
@@ -76,7 +76,7 @@ class Users:
         if await store.was_revoked_since(connection, name, read_at):
             raise Unauthenticated("The user's tokens have just been ended; log in again.")
         refresh_token = secrets.token_urlsafe(32)
-        await store.insert_refresh_token(connection, name, _digest(refresh_token), REFRESH_SECONDS)
+        await store.insert_refresh_token(connection, name, token_digest(refresh_token), REFRESH_SECONDS)
         return TokenPair(
             self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at), refresh_token, self._tokens.lifetime_seconds
         )
@@ -85,7 +85,7 @@ class Users:
         """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is over or unknown."""
         read_at = self._tokens.now()
         async with self._engine.begin() as connection:
-            found = await store.take_refresh_token(connection, _digest(refresh_token))
+            found = await store.take_refresh_token(connection, token_digest(refresh_token))
             if found is not None:
                 return await self._issue(connection, *found, read_at)
         raise Unauthenticated("The refresh token is not good any more; log in.")
@@ -144,10 +144,6 @@ class Users:
                 raise NotFound(f"There is no user {name!r}.")
             await revoke_tokens(connection, name)
         await self._end_again(name)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
 
 
 async def create_first_administrator(connection: AsyncConnection, password_file: Path | None) -> str | None:

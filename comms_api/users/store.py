@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import refresh_tokens, revocations, users
+from comms_api.database.schema import refresh_tokens, revocations, seconds_interval, users
 from comms_api.http.roles import Role
 from comms_api.users.model import User
 
@@ -50,7 +50,7 @@ async def update_user(connection: AsyncConnection, name: str, changes: Mapping[s
 
 async def insert_refresh_token(connection: AsyncConnection, name: str, token_hash: bytes, seconds: float) -> None:
     """Store the hash of a refresh token."""
-    expires_at = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    expires_at = func.now() + seconds_interval(seconds)
     values = {"user_name": name, "token_hash": token_hash, "expires_at": expires_at}
     await connection.execute(insert(refresh_tokens).values(values))
 
