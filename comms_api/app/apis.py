@@ -9,7 +9,7 @@ from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.types import Guard
+from litestar.types import ASGIApp
 
 from comms_api.agents import routes as agents
 from comms_api.app.node import Node
@@ -19,9 +19,11 @@ from comms_api.events import routes as events
 from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
-from comms_api.http.authentication import PUBLIC, AnyConnection, require_token
+from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, require_token
 from comms_api.http.early_answers import DiscardLateBody
+from comms_api.http.fast_lane import FastLane
 from comms_api.http.problems import answer_problem
+from comms_api.http.request import remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
@@ -82,7 +84,10 @@ def agent_api(node: Node) -> AsgiApp:
         "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
         "desk": _order_desk(node),
     }
-    return _api(node, "comms-api: agent API", handlers, services, require_token(node.tokens, AGENTS, _see(node)))
+    guard = require_token(node.tokens, AGENTS, _see(node))
+    api = _litestar(node, "comms-api: agent API", handlers, services, guard)
+    hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.ROUTES]
+    return _wrap(node, FastLane(api, guard, hot, PREFIXES, services))
 
 
 def _order_desk(node: Node) -> commands.OrderDesk:
@@ -91,7 +96,7 @@ def _order_desk(node: Node) -> commands.OrderDesk:
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
     def see(connection: AnyConnection, claims: Claims) -> None:
-        node.presence.saw(UUID(claims.subject), connection.client.host if connection.client else None)
+        node.presence.saw(UUID(claims.subject), remote_address(connection))
 
     return see
 
@@ -109,13 +114,14 @@ def management_api(node: Node) -> AsgiApp:
         ),
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
-    return _api(node, "comms-api: management API", [*MANAGEMENT_HANDLERS, _show_keys(node)], services, guard)
+    handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
+    return _wrap(node, _litestar(node, "comms-api: management API", handlers, services, guard))
 
 
-def _api(
+def _litestar(
     node: Node, title: str, handlers: Sequence[HTTPRouteHandler], services: Mapping[str, object], guard: Guard
-) -> AsgiApp:
-    app = Litestar(
+) -> Litestar:
+    return Litestar(
         route_handlers=[Router(path=prefix, route_handlers=handlers) for prefix in PREFIXES],
         guards=[guard],
         dependencies={name: _provide(service) for name, service in services.items()},
@@ -129,6 +135,9 @@ def _api(
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )
+
+
+def _wrap(node: Node, app: ASGIApp) -> AsgiApp:
     api: AsgiApp = DiscardLateBody(app, node.settings.body_bytes_maximum)
     return ForwardedClients(api, node.settings.trusted_proxies) if node.settings.trusted_proxies else api
 

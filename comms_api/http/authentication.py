@@ -1,21 +1,21 @@
 """Guards: who is asking, decided from the token before a byte of the body is read."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.types import Guard
 
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.addresses import is_within
-from comms_api.http.request import AnyRequest, client_name
+from comms_api.http.request import AnyRequest, client_name, find_header, remote_address
 from comms_api.http.roles import ROLES
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
 
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
@@ -36,20 +36,16 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
         claims = tokens.verify(bearer_token(connection), audience)
         if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:
             raise Forbidden("The certificate names another agent than the token.")
-        if claims.networks and not is_within(_host(connection), claims.networks):
+        if claims.networks and not is_within(remote_address(connection), claims.networks):
             raise Forbidden("The token is not good from this address.")
         if audience == MANAGEMENT:
             _check_role(claims, handler)
             if connection.scope.get("method") != "GET":
-                act_as(Actor(claims.subject, _host(connection)))
+                act_as(Actor(claims.subject, remote_address(connection)))
         connection.scope["state"][_CLAIMS] = claims
         seen(connection, claims)
 
     return guard
-
-
-def _host(connection: AnyConnection) -> str | None:
-    return connection.client.host if connection.client else None
 
 
 def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:
@@ -60,7 +56,7 @@ def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:
 
 def bearer_token(connection: AnyConnection) -> str:
     """Return the token of the Authorization header (RFC 6750); raises `Unauthenticated` without one."""
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    scheme, _, token = (find_header(connection.scope, b"authorization") or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send a token: Authorization: Bearer …")
     return token.strip()

@@ -4,16 +4,13 @@ import asyncio
 import gzip
 import io
 import zlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
 import zstandard
-from litestar.exceptions import InternalServerException
 
 from comms_api.errors import Malformed, TooLarge, TooSlow, Unavailable, UnsupportedEncoding
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import AnyRequest, find_header
 from comms_api.settings import Settings
 
 T = TypeVar("T")
@@ -42,19 +39,6 @@ class BytesInFlight:
         self.held -= size
 
 
-class _Share:
-    """What one request holds of the bytes in flight."""
-
-    def __init__(self, in_flight: BytesInFlight) -> None:
-        self._in_flight = in_flight
-        self.held = 0
-
-    def grow(self, to: int) -> None:
-        if to > self.held:
-            self._in_flight.take(to - self.held)
-            self.held = to
-
-
 class Bodies:
     """Reads bodies for the agent API."""
 
@@ -64,53 +48,71 @@ class Bodies:
         self._timeout_seconds = settings.body_timeout_seconds
         self.in_flight = BytesInFlight(settings.bytes_in_flight_maximum)
 
-    @asynccontextmanager
-    async def receive(self, request: AnyRequest) -> AsyncIterator[bytes]:
-        """Yield the decoded body, counted as held until the block ends.
+    def receive(self, request: AnyRequest) -> "_Body":
+        """Return a block that begins with the decoded body, which counts as held until the block ends.
 
-        Raises `Unavailable` before reading when the node is full, `TooLarge`, `TooSlow`, `UnsupportedEncoding`,
+        It raises `Unavailable` before reading when the node is full, `TooLarge`, `TooSlow`, `UnsupportedEncoding`,
         and `Malformed` when the body is not what its Content-Encoding says.
         """
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        return _Body(request, self.in_flight, self._limit, self._timeout_seconds)
+
+
+class _Body:
+    """One body, and what it holds of the bytes in flight."""
+
+    __slots__ = ("_held", "_in_flight", "_limit", "_request", "_timeout_seconds")
+
+    def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int, timeout_seconds: float) -> None:
+        self._request = request
+        self._in_flight = in_flight
+        self._limit = limit
+        self._timeout_seconds = timeout_seconds
+        self._held = 0
+
+    async def __aenter__(self) -> bytes:
+        encoding = (find_header(self._request.scope, b"content-encoding") or "identity").strip().lower()
         if encoding not in {"identity", "gzip", "zstd"}:
             raise UnsupportedEncoding
-        with self._share() as share:
-            share.grow(self._announced_bytes(request))
-            raw = await self._read(request, share)
-            yield raw if encoding == "identity" else await self._decompress(encoding, raw, share)
-
-    @contextmanager
-    def _share(self) -> Iterator[_Share]:
-        share = _Share(self.in_flight)
         try:
-            yield share
-        finally:
-            self.in_flight.give_back(share.held)
+            self._hold(self._announced_bytes())
+            raw = await self._read()
+            return raw if encoding == "identity" else await self._decompress(encoding, raw)
+        except BaseException:
+            self._in_flight.give_back(self._held)
+            raise
 
-    def _announced_bytes(self, request: AnyRequest) -> int:
-        announced = request.headers.get("content-length", "0")
-        size = int(announced) if announced.isdecimal() else 0
+    async def __aexit__(self, *_error: object) -> None:
+        self._in_flight.give_back(self._held)
+
+    def _hold(self, size: int) -> None:
+        """Count as held what the body is known to have by now; raises `TooLarge`, or `Unavailable`."""
         if size > self._limit:
-            raise self._too_large()
-        return size
+            raise TooLarge(f"The body is larger than {self._limit} bytes after decoding.")
+        if size > self._held:
+            self._in_flight.take(size - self._held)
+            self._held = size
 
-    async def _read(self, request: AnyRequest, share: _Share) -> bytes:
-        chunks, size = [], 0
+    def _announced_bytes(self) -> int:
+        announced = find_header(self._request.scope, b"content-length") or ""
+        return int(announced) if announced.isdecimal() else 0
+
+    async def _read(self) -> bytes:
+        chunks, size, more = [], 0, True
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > self._limit:
-                        raise self._too_large()
-                    share.grow(size)
-                    chunks.append(chunk)
+                while more:
+                    message = await self._request.receive()
+                    if message["type"] != "http.request":
+                        raise Malformed("The client went away before the body was complete.")
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    self._hold(size)
+                    more = message.get("more_body", False)
         except TimeoutError:
             raise TooSlow from None
-        except InternalServerException as error:
-            raise Malformed("The client went away before the body was complete.") from error
         return b"".join(chunks)
 
-    async def _decompress(self, encoding: str, raw: bytes, share: _Share) -> bytes:
+    async def _decompress(self, encoding: str, raw: bytes) -> bytes:
         try:
             if len(raw) > DECOMPRESS_IN_THREAD_BYTES:
                 body = await asyncio.to_thread(_decompressed, encoding, raw, self._limit + 1)
@@ -118,13 +120,8 @@ class Bodies:
                 body = _decompressed(encoding, raw, self._limit + 1)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError):
             raise Malformed(f"The body is not valid {encoding}.") from None
-        if len(body) > self._limit:
-            raise self._too_large()
-        share.grow(len(body))
+        self._hold(len(body))
         return body
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self._limit} bytes after decoding.")
 
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str) -> T:

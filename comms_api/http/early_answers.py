@@ -11,12 +11,14 @@ import asyncio
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
 
+from comms_api.http.request import find_header
+
 DISCARD_SECONDS = 5.0
 SMALL_BODY_BYTES = 64 * 1024
 
 
 class DiscardLateBody:
-    """Wraps an ASGI app; costs nothing for a request whose body the app has read."""
+    """Wraps an ASGI app; costs next to nothing for a request whose body the app has read."""
 
     def __init__(self, app: ASGIApp, body_bytes_maximum: int) -> None:
         """Take the app and how much of a body to discard."""
@@ -25,51 +27,65 @@ class DiscardLateBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] == ScopeType.HTTP:
+            exchange = _Exchange(scope, receive, send, self._limit)
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
             await self._app(scope, receive, send)
-            return
-        body = _Body(scope, receive)
-
-        async def send_then_discard(message: Message) -> None:
-            if message["type"] == "http.response.start" and not body.ended:
-                if body.is_small:
-                    await body.discard(self._limit)
-                if not body.ended:
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
-            if message["type"] == "http.response.body" and not message["more_body"] and not body.ended:
-                await send({"type": "http.response.body", "body": message["body"], "more_body": True})
-                await body.discard(self._limit)
-                message["body"] = b""
-            await send(message)
-
-        await self._app(scope, body.receive, send_then_discard)
 
 
-class _Body:
-    """Counts a request body as it is received and knows when it has ended."""
+class _Exchange:
+    """A request and its answer; knows when the request's body has ended."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
+    __slots__ = ("_ended", "_limit", "_receive", "_scope", "_send", "_size")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        self._scope = scope
         self._receive = receive
+        self._send = send
+        self._limit = limit
         self._size = 0
-        self.is_small = b"transfer-encoding" not in headers and int(length) <= SMALL_BODY_BYTES
-        self.ended = self.is_small and int(length) == 0
+        self._ended = False
 
     async def receive(self) -> ReceiveMessage:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.ended = True
+            self._ended = True
         elif message["type"] == "http.request":
             self._size += len(message.get("body", b""))
-            self.ended = not message.get("more_body", False)
+            self._ended = not message.get("more_body", False)
         return message
 
-    async def discard(self, limit: int) -> None:
+    async def send(self, message: Message) -> None:
+        if not self._ended:
+            message = await self._send_early(message)
+        await self._send(message)
+
+    async def _send_early(self, message: Message) -> Message:
+        """Discard what is left of the body, and return what to send after that."""
+        if message["type"] == "http.response.start":
+            if self._is_small():
+                await self._discard()
+            if not self._ended:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+        elif message["type"] == "http.response.body" and not message["more_body"]:
+            await self._send({"type": "http.response.body", "body": message["body"], "more_body": True})
+            await self._discard()
+            message["body"] = b""
+        return message
+
+    def _is_small(self) -> bool:
+        if find_header(self._scope, b"transfer-encoding") is not None:
+            return False
+        length = int(find_header(self._scope, b"content-length") or 0)
+        self._ended = length == 0
+        return length <= SMALL_BODY_BYTES
+
+    async def _discard(self) -> None:
         """Read on to the end of the body, or to a limit of bytes or time."""
         try:
             async with asyncio.timeout(DISCARD_SECONDS):
-                while not self.ended and self._size <= limit:
+                while not self._ended and self._size <= self._limit:
                     await self.receive()
         except TimeoutError:
             return

@@ -7,12 +7,21 @@ from litestar import Request
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 
+def find_header(scope: Any, name: bytes) -> str | None:
+    """Return the first header of a name in lower case; Litestar would make a dictionary of all of them first."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
 def client_name(scope: Any) -> str | None:
     """Return whom the client's certificate names; None without one, or where none is asked for."""
     name: str | None = ((scope.get("extensions") or {}).get("tls") or {}).get("client_cert_name")
     return name
 
 
-def remote_address(request: AnyRequest) -> str | None:
+def remote_address(connection: Any) -> str | None:
     """Return the address that asks; behind a proxy only if that is trusted (see `http/addresses`)."""
-    return request.client.host if request.client else None
+    client = connection.scope.get("client")
+    return client[0] if client else None
