@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
-from uuid import UUID
 
 from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
@@ -19,7 +18,7 @@ from comms_api.events import routes as events
 from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
-from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, require_token
+from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.problems import answer_problem
@@ -96,7 +95,7 @@ def _order_desk(node: Node) -> commands.OrderDesk:
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
     def see(connection: AnyConnection, claims: Claims) -> None:
-        node.presence.saw(UUID(claims.subject), remote_address(connection))
+        node.presence.saw(agent_id(claims), remote_address(connection))
 
     return see
 

@@ -113,17 +113,20 @@ def _tasks(
         ORDERS_CHANNEL: node.dispatcher.wake_all,
         REVOCATIONS_CHANNEL: revocations.refresh_soon,
     }
-    tasks = {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)} | {
-        "states writer": node.states.writer.run(),
-        "reports writer": node.reports.writer.run(),
-        "notifier": notifier.run(),
-        "listener": Listener(engine, channels).run(),
-        "dispatcher": node.dispatcher.run(),
-        "sweep": node.dispatcher.sweep(),
-        "watch": node.watch.run(),
-        "presence": node.presence.run(),
-        "revocations": revocations.run(),
-    }
+    tasks = (
+        {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)}
+        | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
+        | {
+            "reports writer": node.reports.writer.run(),
+            "notifier": notifier.run(),
+            "listener": Listener(engine, channels).run(),
+            "dispatcher": node.dispatcher.run(),
+            "sweep": node.dispatcher.sweep(),
+            "watch": node.watch.run(),
+            "presence": node.presence.run(),
+            "revocations": revocations.run(),
+        }
+    )
     maintenance = Maintenance(engine, notifier, node.settings)
     return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node, clock, maintenance)}
 

@@ -1,12 +1,13 @@
 """Build the rows of a binary COPY (PostgreSQL manual, COPY, "Binary Format"): the payload's bytes are never decoded."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from uuid import UUID
 
 from comms_api.events.model import EventRun
 
 COLUMNS = ("id", "agent_id", "module", "collector", "event")
+ROWS_IN_PIECE = 128
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _ROW_START = struct.pack("!hi", len(COLUMNS), 16)
@@ -34,9 +35,12 @@ def encode_rows(first_id: UUID, agent_id: UUID, runs: Iterable[EventRun]) -> lis
     return rows
 
 
-def copy_stream(rows: Sequence[bytes]) -> bytes:
-    """Return the whole stream of one COPY."""
-    return b"".join((_SIGNATURE, *rows, _TRAILER))
+async def copy_stream(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """Yield the stream of one COPY, in pieces that malloc need not ask the system for."""
+    yield _SIGNATURE
+    for start in range(0, len(rows), ROWS_IN_PIECE):
+        yield b"".join(rows[start : start + ROWS_IN_PIECE])
+    yield _TRAILER
 
 
 def read_row(row: bytes) -> tuple[UUID, UUID, bytes]:

@@ -5,7 +5,8 @@ never fails the others, since a real agent would send the same batch again for e
 a header is due, is one bad item up to the next line that is a header.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from uuid import UUID
 
 import msgspec
@@ -49,7 +50,12 @@ class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operation: msgspec.Raw = _ABSENT
 
 
+class _Object(msgspec.Struct, frozen=True):
+    """Any JSON object; its members are passed over."""
+
+
 _ANY = msgspec.json.Decoder(msgspec.Raw)
+_OBJECT = msgspec.json.Decoder(_Object)
 _METADATA = msgspec.json.Decoder(_Metadata)
 _STATELESS_HEADER = msgspec.json.Decoder(StatelessHeader)
 _STATEFUL_HEADER = msgspec.json.Decoder(StatefulHeader)
@@ -66,9 +72,9 @@ def split_batch(body: bytes, items_maximum: int) -> tuple[str, list[bytes]]:
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
         raise Malformed(f"line {line}: not UTF-8 at byte {error.start} of the body") from None
-    if body.count(b"\n") > 2 * items_maximum:
+    first, *lines = body.split(b"\n", 2 * items_maximum + 1)
+    if len(lines) > 2 * items_maximum:
         raise TooLarge(f"The batch has more than {items_maximum} items.")
-    first, *lines = body.split(b"\n")
     try:
         return _METADATA.decode(first).agent.id, [line.strip() for line in lines]
     except (msgspec.DecodeError, RecursionError) as error:
@@ -77,10 +83,29 @@ def split_batch(body: bytes, items_maximum: int) -> tuple[str, list[bytes]]:
 
 def read_stateless(lines: Sequence[bytes]) -> StatelessBatch:
     """Sort the lines of a stateless batch into runs of events and lines for the quarantine."""
+    filled = [line for line in lines if line]
+    return _read_faultless(filled) or _read_line_by_line(filled)
+
+
+def _read_faultless(lines: Sequence[bytes]) -> StatelessBatch | None:
+    """Read the batch that nearly all agents send: a header, and events behind it, all of them good."""
+    try:
+        for line in lines:
+            _OBJECT.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    first, *events = lines or [b""]
+    header = _find_stateless_header(first)
+    if header is None or _name_fault(header.module, header.collector) or any(b'"module"' in line for line in events):
+        return None
+    return StatelessBatch([EventRun(header.module, header.collector, events)] if events else [], [])
+
+
+def _read_line_by_line(lines: Sequence[bytes]) -> StatelessBatch:
     runs: list[EventRun] = []
     quarantined: list[Quarantined] = []
     problem: str | None = "no sub-header line before it"
-    for line in filter(None, lines):
+    for line in lines:
         if (fault := _fault(line)) is not None:
             quarantined.append(Quarantined(fault, line))
         elif header := _find_stateless_header(line):
@@ -121,6 +146,28 @@ def _name_fault(*names: str) -> str | None:
 
 def read_stateful(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
     """Read the items of a stateful batch; raises `Malformed` when a data line is missing."""
+    try:
+        return StatefulBatch(list(_read_faultless_items(agent_id, lines)), [])
+    except (ValueError, RecursionError):
+        return _read_item_by_item(agent_id, lines)
+
+
+def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[StateChange]:
+    """Read the batch that nearly all agents send: headers and their data, all of them good; or raise `ValueError`."""
+    filled = filter(None, lines)
+    for index, line in enumerate(filled):
+        header, data = _STATEFUL_HEADER.decode(line), None
+        if header.operation != "delete":
+            data = next(filled, b"")
+            _OBJECT.decode(data)
+            if b'"module"' in data or b'"operation"' in data:
+                raise ValueError("it may be a header")
+        if len(line) > HEADER_BYTES_MAXIMUM or len(data or b"") > STATE_BYTES_MAXIMUM or _header_fault(header):
+            raise ValueError("a fault that its agent must be told of")
+        yield StateChange(index, (agent_id, header.module, header.collector, header.id), header.operation, data)
+
+
+def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
     changes: list[StateChange] = []
     refused: list[ItemResult] = []
     for index, item in enumerate(_pair(lines)):
@@ -178,7 +225,7 @@ def _find_stateful_header(line: bytes) -> StatefulHeader | None:
 
 def _is_header_shaped(line: bytes) -> bool:
     """Return whether a line that is no good header is one all the same: two of its members and no others."""
-    if len(line) > HEADER_BYTES_MAXIMUM:
+    if len(line) > HEADER_BYTES_MAXIMUM or (b'"module"' not in line and b'"operation"' not in line):
         return False
     try:
         shape = _SHAPE.decode(line)
@@ -200,14 +247,19 @@ def _fault_of(item: _Item) -> str | None:
 
 
 def _header_fault(header: StatefulHeader) -> str | None:
-    if header.module not in STATEFUL_COLLECTORS:
-        return f"module: must be one of {', '.join(STATEFUL_COLLECTORS)}"
-    collectors = STATEFUL_COLLECTORS[header.module]
-    if collectors is not None and header.collector not in collectors:
-        return f"collector: must be one of {', '.join(sorted(collectors))}"
     if not header.id or "\0" in header.id or len(header.id.encode()) > STATE_ID_BYTES_MAXIMUM:
         return f"id: must have 1 to {STATE_ID_BYTES_MAXIMUM} bytes and no NUL"
-    return _name_fault(header.collector)
+    return _collector_fault(header.module, header.collector)
+
+
+@lru_cache(256)
+def _collector_fault(module: str, collector: str) -> str | None:
+    if module not in STATEFUL_COLLECTORS:
+        return f"module: must be one of {', '.join(STATEFUL_COLLECTORS)}"
+    collectors = STATEFUL_COLLECTORS[module]
+    if collectors is not None and collector not in collectors:
+        return f"collector: must be one of {', '.join(sorted(collectors))}"
+    return _name_fault(collector)
 
 
 def _data_fault(data: bytes | None) -> str | None:

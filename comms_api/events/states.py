@@ -53,18 +53,24 @@ def merge(document: bytes, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> 
     """Return `document` with the members of `partial` set, objects member by member; both are JSON objects.
 
     Values are moved as bytes, so that numbers and escapes stay as they were written; what changes nothing returns
-    `document` itself.
+    `document` itself, and what sets everything `partial` itself.
     """
-    members = {name: bytes(value) for name, value in _OBJECT.decode(document).items()}
-    merged = members | {
-        name: _merge_member(members.get(name), bytes(value), depth) for name, value in _OBJECT.decode(partial).items()
+    members, new = _OBJECT.decode(document), _OBJECT.decode(partial)
+    changed = {
+        name: value if (old := members.get(name)) is None else _merge_member(old, value, depth)
+        for name, value in new.items()
+        if members.get(name) != value
     }
-    if merged == members:
+    if all(members.get(name) == value for name, value in changed.items()):
         return document
-    return msgspec.json.encode({name: msgspec.Raw(value) for name, value in merged.items()})
+    if members.keys() <= new.keys() and all(new[name] is value for name, value in changed.items()):
+        return partial  # it sets every member there is
+    return msgspec.json.encode(members | changed)
 
 
-def _merge_member(old: bytes | None, new: bytes, depth: int) -> bytes:
-    if old is not None and depth > 1 and old.startswith(b"{") and new.startswith(b"{"):
-        return merge(old, new, depth - 1)
-    return new
+def _merge_member(old: msgspec.Raw, new: msgspec.Raw, depth: int) -> msgspec.Raw:
+    before, after = bytes(old), bytes(new)
+    if depth == 1 or not (before.startswith(b"{") and after.startswith(b"{")):
+        return new
+    merged = merge(before, after, depth - 1)
+    return new if merged is after else msgspec.Raw(merged)

@@ -1,7 +1,6 @@
 """The statements of events and states."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import select, text, tuple_
@@ -20,7 +19,7 @@ async def copy_events(connection: AsyncConnection, rows: Sequence[bytes]) -> Non
     """Append encoded rows by one binary COPY, which is a transaction of its own."""
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - a connection that is checked out has one
-    await driver.copy_to_table(events.name, source=BytesIO(copy_stream(rows)), columns=COLUMNS, format="binary")
+    await driver.copy_to_table(events.name, source=copy_stream(rows), columns=COLUMNS, format="binary")
 
 
 async def insert_quarantined(connection: AsyncConnection, rows: Sequence[Mapping[str, object]]) -> None:
@@ -48,14 +47,15 @@ async def lock_agents(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
 
 
 _FIND_STATES = text(f"""
-    SELECT agent_id, module, collector, id, CAST(data AS text) FROM states
-    WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})""")
+    SELECT ordinality, convert_to(CAST(data AS text), 'UTF8') FROM states
+    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
 
 
-async def find_states(connection: AsyncConnection, keys: Iterable[StateKey]) -> dict[StateKey, bytes]:
+async def find_states(connection: AsyncConnection, keys: Collection[StateKey]) -> dict[StateKey, bytes]:
     """Return the documents of those of `keys` that exist."""
     rows = await connection.execute(_FIND_STATES, _columns(keys))
-    return {(agent_id, module, collector, id_): data.encode() for agent_id, module, collector, id_, data in rows}
+    by_place = list(keys)
+    return {by_place[place - 1]: data for place, data in rows}
 
 
 _UPSERT_STATES = text("""
