@@ -11,7 +11,8 @@ Invariants, each with a reason that was somebody's bug:
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -88,18 +89,19 @@ class Dispatcher:
         """How many polls wait."""
         return len(self._waiters)
 
-    async def poll(self, agent_id: UUID, claims: Claims, wait_seconds: float) -> list[Order]:
-        """Return the agent's orders as soon as there are any, or an empty list after `wait_seconds`.
+    @contextmanager
+    def hold(self, agent_id: UUID, claims: Claims, wait_seconds: float) -> "Iterator[asyncio.Future[list[Order]]]":
+        """Hold a poll for the block: its answer is the agent's orders, or an empty list after `wait_seconds`.
 
-        Raises `Unauthenticated` when the token is revoked meanwhile, and what a first claim raised.
-        A caller that is cancelled gives back what was claimed for it.
+        It fails with `Unauthenticated` when the token is revoked meanwhile, and with what a first claim raised. What is
+        claimed for an answer that was cancelled is given back.
         """
-        if self._is_draining:
-            return []
         waiter = self._register(agent_id, claims)
         timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
+        if self._is_draining:
+            waiter.end()
         try:
-            return await waiter.answer
+            yield waiter.answer
         finally:
             timer.cancel()
             if self._waiters.get(agent_id) is waiter:

@@ -74,15 +74,15 @@ async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], w
 async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
     longest = desk.poll_wait_seconds
     wait_seconds = longest if wait is None else min(wait, longest)
-    poll = asyncio.ensure_future(desk.dispatcher.poll(recipient, claims_of(request), wait_seconds))
-    watch = asyncio.ensure_future(_until_disconnect(request))
-    watch.add_done_callback(lambda _: poll.cancel())
-    try:
-        return Orders(await poll)
-    except asyncio.CancelledError:
-        return _answer_to_nobody(watch)
-    finally:
-        watch.cancel()
+    with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds) as answer:
+        watch = asyncio.ensure_future(_until_disconnect(request))
+        watch.add_done_callback(lambda _: answer.cancel())
+        try:
+            return Orders(await answer)
+        except asyncio.CancelledError:
+            return _answer_to_nobody(watch)
+        finally:
+            watch.cancel()
 
 
 async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:

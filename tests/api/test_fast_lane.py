@@ -1,0 +1,76 @@
+"""The fast lane answers as Litestar does; a query, which no real agent sends, keeps a request out of it."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import httpx
+import pytest
+from support.batches import state, stateful, stateless
+from support.server import KEY, Server
+
+OTHERWISE = "?by=litestar"
+UNLIKE = {"date", "retry-after"}
+
+Body = Callable[[UUID], bytes]
+
+BATCHES: list[tuple[str, Body]] = [
+    ("/events/stateless", lambda agent_id: stateless(agent_id, b'{"n":1}')),
+    ("/events/stateless", lambda _: b"no metadata"),
+    ("/events/stateless", lambda _: stateless(UUID(int=1), b"{}")),
+    ("/events/stateful", lambda agent_id: stateful(agent_id, state("same", "update", {"n": 1}))),
+    ("/api/v1/events/stateful", stateful),
+    ("/commands/results", lambda _: b'{"results":[{"order_id":"x","result":{"code":0}}]}'),
+    ("/commands/results", lambda _: b"[]"),
+    ("/login", lambda agent_id: b'{"uuid":"%s","key":"%s"}' % (str(agent_id).encode(), b"x" * 32)),
+    ("/login", lambda _: b"{"),
+]
+
+
+@pytest.fixture(scope="module")
+def agent(server: Server, management: httpx.Client) -> tuple[UUID, httpx.Client]:
+    agent_id = server.enroll(management, "lanes")
+    client = server.log_in(agent_id)
+    client.post("/events/stateful", content=stateful(agent_id, state("same", "update", {"n": 1})))
+    return agent_id, client
+
+
+def told(answer: httpx.Response) -> tuple[int, dict[str, str], object]:
+    headers = {name: value for name, value in answer.headers.items() if name not in UNLIKE}
+    body = answer.json() if answer.content else None
+    if isinstance(body, dict):
+        body.pop("instance", None)
+    return answer.status_code, headers, body
+
+
+@pytest.mark.parametrize(("path", "body"), BATCHES)
+def test_both_lanes_answer_alike(agent: tuple[UUID, httpx.Client], path: str, body: Body) -> None:
+    agent_id, client = agent
+    answers = [told(client.post(path + lane, content=body(agent_id))) for lane in ("", OTHERWISE)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_both_lanes_refuse_an_encoding_alike(agent: tuple[UUID, httpx.Client], encoding: str) -> None:
+    _, client = agent
+    headers = {"Content-Encoding": encoding}
+    answers = [
+        told(client.post("/events/stateless" + lane, content=b"x" * 100_000, headers=headers))
+        for lane in ("", OTHERWISE)
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0][0] in {400, 415}
+
+
+def test_both_lanes_want_a_token_and_an_allowed_method(server: Server) -> None:
+    client = server.client(server.agent_url)
+    for path in ("/events/stateless", "/events/stateful", "/commands/results"):
+        assert told(client.post(path)) == told(client.post(path + OTHERWISE))
+        assert told(client.get(path)) == told(client.get(path + OTHERWISE))
+    assert told(client.get("/commands")) == told(client.get("/commands" + OTHERWISE))
+
+
+def test_a_login_by_either_lane_gives_a_token(agent: tuple[UUID, httpx.Client]) -> None:
+    agent_id, client = agent
+    for lane in ("", OTHERWISE):
+        answer = client.post("/login" + lane, json={"uuid": str(agent_id), "key": KEY})
+        assert (answer.status_code, list(answer.json())) == (200, ["token"])

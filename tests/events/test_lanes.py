@@ -1,0 +1,69 @@
+"""Batches without a fault are read by a shorter way; it must come to the same."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comms_api.errors import Malformed
+from comms_api.events import framing
+
+AGENT = UUID(int=1)
+STATELESS = [
+    b'{"module":"logcollector","collector":"file"}',
+    b'{"module":"fim"}',
+    b'{"module":"a\\u0000"}',
+    b'{"module":"fim","event":1}',
+    b'{"event":{"original":"x"}}',
+    b'{"mod\\u0075le":"fim"}',
+    b'{"a":1} trailing',
+    b'{"a":1}{"b":2}',
+    b'{"open":[1',
+    b"2]}",
+    b"[1]",
+    b"7",
+    b"",
+]
+STATEFUL = [
+    b'{"id":"1","module":"fim","collector":"file","operation":"update"}',
+    b'{"id":"2","module":"sca","operation":"create"}',
+    b'{"id":"3","module":"fim","operation":"delete"}',
+    b'{"id":"","module":"fim","operation":"update"}',
+    b'{"id":"4","module":"odd","operation":"update"}',
+    b'{"id":"5","module":"inventory","collector":"odd","operation":"update"}',
+    b'{"id":"6","module":"fim"}',
+    b'{"file":{"size":1}}',
+    b'{"operation":"update","size":1}',
+    b'{"long":"' + b"x" * framing.HEADER_BYTES_MAXIMUM + b'"}',
+    b'{"id":"' + b"y" * framing.HEADER_BYTES_MAXIMUM + b'","module":"fim","operation":"delete"}',
+    b"not json",
+    b"[1]",
+    b"",
+]
+
+
+def result_of(read: Callable[[], object]) -> object:
+    try:
+        return read()
+    except Malformed as error:
+        return str(error)
+
+
+@given(st.lists(st.sampled_from(STATELESS), max_size=6))
+def test_a_stateless_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
+    filled = [line for line in lines if line]
+    assert framing.read_stateless(lines) == framing._read_line_by_line(filled)  # noqa: SLF001
+
+
+@given(st.lists(st.sampled_from(STATEFUL), max_size=8))
+def test_a_stateful_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
+    short = result_of(lambda: framing.read_stateful(AGENT, lines))
+    assert short == result_of(lambda: framing._read_item_by_item(AGENT, lines))  # noqa: SLF001
+
+
+def test_the_batches_of_real_agents_take_the_short_way() -> None:
+    header, event = STATELESS[0], STATELESS[4]
+    assert framing._read_faultless([header, event, event]) is not None  # noqa: SLF001
+    items = framing._read_faultless_items(AGENT, [STATEFUL[0], STATEFUL[7], STATEFUL[2], STATEFUL[1], STATEFUL[7]])  # noqa: SLF001
+    assert [change.operation for change in items] == ["update", "delete", "create"]
