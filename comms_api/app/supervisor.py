@@ -17,6 +17,7 @@ from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.preparation import Prepared, prepare_database
 from comms_api.app.server import Worker, run_worker
+from comms_api.app.sites import find_server
 from comms_api.database.connect import database_address, open_engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
@@ -44,6 +45,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
 
     Raises `ConfigurationError` for whatever an operator must put right first.
     """
+    find_server(settings)
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:
         listeners = open_listeners(settings)

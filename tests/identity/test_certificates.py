@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from hypercorn.asyncio import run, tcp_server
-from support.server import KEY, Server, new_id, running_server
+from support.server import KEY, SERVER, Server, new_id, running_server
 
-from comms_api.app.server import common_name
+pytestmark = pytest.mark.skipif(SERVER != "hypercorn", reason="only hypercorn tells whom a certificate names")
 
 
 class Fleet:
@@ -77,12 +76,3 @@ def test_a_strangers_certificate_is_no_certificate(fleet: Fleet) -> None:
     stranger = Fleet(fleet.server, trustme.CA())
     with pytest.raises(httpx.TransportError):
         stranger.log_in(agent_id, str(agent_id))
-
-
-def test_hypercorn_still_has_the_names_that_we_go_by() -> None:
-    assert run.TCPServer.__mro__[-2] is tcp_server.TCPServer
-    assert callable(tcp_server.TCPServer.run)
-    assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
-    assert common_name(None) is common_name({}) is None
-    several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}
-    assert common_name({"subject": (), "version": 3}) == common_name(several) == ""
