@@ -2,14 +2,18 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
+from email.utils import formatdate
 from typing import Any
 
 from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as serve_asgi
-from hypercorn.asyncio import tcp_server
+from hypercorn.asyncio import tcp_server, worker_context
 from hypercorn.config import Config
+from hypercorn.events import Event, RawData
 
 from comms_api.app.apis import AsgiApp
 from comms_api.app.listeners import BACKLOG
@@ -19,18 +23,55 @@ CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 """Hypercorn closes a connection after 1,000 requests unless told otherwise."""
 
 HANDSHAKE_SECONDS = 20.0
+LARGE_PIECE_BYTES = 16 * 1024
+"""What is not held back until more of the answer follows: a record of TLS."""
 
 _CLIENT_NAME: ContextVar[str | None] = ContextVar("client_name", default=None)
 
 
 async def serve(site: Site, ended: asyncio.Event) -> None:
     """Serve a site until the event is set."""
+    setattr(hypercorn_run, "TCPServer", _Connection)  # noqa: B010 - no other way
+    config = _config(site)
+
+    async def end() -> None:
+        await ended.wait()
+        for connection in list(config.idle):
+            connection.end()
+
     app = NamedClients(site.app) if site.asks_names else site.app
-    await serve_asgi(app, _config(site), shutdown_trigger=ended.wait, mode="asgi")
+    await serve_asgi(app, config, shutdown_trigger=end, mode="asgi")
+
+
+class _Config(Config):
+    """What the connections of a site share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle: set[_Connection] = set()
+        self._date_headers: list[tuple[bytes, bytes]] = []
+        self._dated_at = 0
+
+    def response_headers(self, _protocol: str) -> list[tuple[bytes, bytes]]:
+        """Return the headers of every answer: the date (RFC 9110, 6.6.1), which is made once a second."""
+        now = int(time.time())
+        if now != self._dated_at:
+            self._date_headers, self._dated_at = [(b"date", formatdate(now, usegmt=True).encode())], now
+        return self._date_headers
 
 
 class _Connection(tcp_server.TCPServer):
-    """A connection that knows whom its client's certificate names; hypercorn does not tell its apps."""
+    """A connection that does less for each request than hypercorn's: one write of an answer, and no task but the app's.
+
+    It knows whom its client's certificate names; hypercorn does not tell its apps.
+    """
+
+    config: _Config
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.idle_task = _IdleTimer(self)
+        self._unsent: list[bytes] = []
 
     async def run(self) -> None:
         """Serve the connection; its requests are tasks that inherit the name."""
@@ -38,13 +79,58 @@ class _Connection(tcp_server.TCPServer):
         _CLIENT_NAME.set(common_name(tls.getpeercert()) if tls is not None else None)
         await super().run()
 
+    async def protocol_send(self, event: Event) -> None:
+        """Send bytes, together with those that follow at once; or close; or become idle or busy."""
+        if not isinstance(event, RawData):
+            self._flush()
+            await super().protocol_send(event)
+            return
+        if not self._unsent:
+            self.loop.call_soon(self._flush)
+        self._unsent.append(event.data)
+        if len(event.data) > LARGE_PIECE_BYTES:
+            self._flush()
+        with suppress(ConnectionError):  # whoever reads learns of it as well, and ends the connection
+            await self.writer.drain()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = b"".join(self._unsent), []
+        if unsent and not self.writer.is_closing():
+            self.writer.write(unsent)
+
+    def end(self) -> None:
+        """Close an idle connection."""
+        self._task_group.spawn(self._initiate_server_close)
+
+
+class _IdleTimer(worker_context.AsyncioSingleTask):
+    """Ends a connection that is idle for too long; hypercorn's starts a task for it after each request."""
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def restart(self, _task_group: Any, _action: Any) -> None:
+        """Begin to wait."""
+        await self.stop()
+        connection = self._connection
+        self._timer = connection.loop.call_later(connection.config.keep_alive_timeout, connection.end)
+        connection.config.idle.add(connection)
+
+    async def stop(self) -> None:
+        """Wait no more."""
+        self._connection.config.idle.discard(self._connection)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
 
 class NamedClients:
     """Wraps an ASGI app and tells it, by the `tls` extension of ASGI, whom the client's certificate names."""
 
     def __init__(self, app: AsgiApp) -> None:
         """Take the app."""
-        hypercorn_run.TCPServer = _Connection  # type: ignore[attr-defined] # no other way
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -65,8 +151,8 @@ def common_name(certificate: Mapping[str, Any] | None) -> str | None:
     return str(names[0]) if len(names) == 1 else ""
 
 
-def _config(site: Site) -> Config:
-    config = Config()
+def _config(site: Site) -> _Config:
+    config = _Config()
     # Hypercorn closes the descriptor that it is given.
     config.bind = [f"fd://{site.listener.dup().detach()}"]
     config.certfile, config.keyfile = str(site.certificate.chain), str(site.certificate.key)
@@ -76,7 +162,6 @@ def _config(site: Site) -> Config:
     config.keep_alive_max_requests = CONNECTION_REQUESTS_MAXIMUM
     config.ssl_handshake_timeout = HANDSHAKE_SECONDS
     config.graceful_timeout = site.settings.drain_seconds
-    config.include_server_header = False
     config.loglevel = "WARNING"
     if site.asks_names:
         config.ca_certs = str(site.settings.client_ca)
