@@ -34,7 +34,6 @@ from comms_api.login.keys import SigningKeys
 from comms_api.login.service import Login, Revocations
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Tokens
-from comms_api.tokens.keyring import Keyring
 from comms_api.tokens.secret import Secret
 from comms_api.users.service import Users
 from comms_api.users.store import forget_refresh_tokens
@@ -70,11 +69,12 @@ class Node(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, settings: Settings) -> AsyncIterator[Node]:
+async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> AsyncIterator[Node]:
     """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
-    clock = DatabaseClock()
-    async with engine.connect() as connection:
+    clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
+    async with engine.begin() as connection:
         await clock.synchronise(connection)
+        keyring = await signing_keys.load(connection)
     notifier = Notifier(engine)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     presence = Presence(engine, settings.node_name or platform.node())
@@ -83,7 +83,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, keyring: Keyring, setti
     node = Node(
         settings=settings,
         tokens=tokens,
-        signing_keys=SigningKeys(engine, secret, settings),
+        signing_keys=signing_keys,
         bodies=Bodies(settings),
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings),

@@ -1,37 +1,51 @@
-"""What a database must have before a node serves: the schema, a signing key, an administrator, partitions.
+"""What a database must have before a node serves: the schema, partitions, an administrator.
 
-Ten nodes that start together do each of these once: they take turns at one advisory lock.
+Ten nodes that start together do each of these once: they take turns at advisory locks. It is done in a process of its
+own, whose memory (Alembic's, for one) goes when it is done.
 """
 
-import msgspec
+import asyncio
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.connect import open_engine
+from comms_api.database.failures import is_outage
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
-from comms_api.login.keys import SigningKeys
+from comms_api.errors import ConfigurationError
+from comms_api.login.external import check_sources
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Keyring
-from comms_api.tokens.secret import Secret
 from comms_api.users.service import create_first_administrator
 
 PREPARATION_LOCK = 0x7072657061
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """What a node learns from the database; the password only if it was made up just now."""
+def prepare(url: str, settings: Settings) -> str | None:
+    """Create what is missing; idempotent. Return the administrator's password if it was made up just now.
 
-    keyring: Keyring
-    administrator_password: str | None
+    Raises `ConfigurationError` when the database cannot be used.
+    """
+    return asyncio.run(_prepare(url, settings))
 
 
-async def prepare_database(engine: AsyncEngine, secret: Secret, settings: Settings) -> Prepared:
-    """Create what is missing, in transactions of their own; idempotent."""
+async def _prepare(url: str, settings: Settings) -> str | None:
+    engine = open_engine(url, settings)
+    try:
+        await check_sources(settings)
+        return await _prepare_database(engine, settings)
+    except Exception as error:
+        if is_outage(error):
+            raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
+        raise
+    finally:
+        await engine.dispose()
+
+
+async def _prepare_database(engine: AsyncEngine, settings: Settings) -> str | None:
     async with engine.begin() as connection:
         await upgrade_schema(connection)
     await create_partitions(engine)
     async with engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PREPARATION_LOCK})
-        keyring = await SigningKeys(engine, secret, settings).load(connection)
-        password = await create_first_administrator(connection, settings.admin_password_file)
-    return Prepared(keyring, password)
+        return await create_first_administrator(connection, settings.admin_password_file)

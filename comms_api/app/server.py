@@ -19,7 +19,6 @@ from comms_api.app.node import Node, open_node
 from comms_api.app.sites import Site, find_server
 from comms_api.database.connect import open_engine
 from comms_api.settings import Settings
-from comms_api.tokens.keyring import Keyring
 from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,6 @@ class Worker(msgspec.Struct, frozen=True):
 
     database_url: str
     secret: Secret
-    keyring: Keyring
     certificate: Certificate
     settings: Settings
 
@@ -99,7 +97,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     engine = open_engine(worker.database_url, worker.settings)
     try:
-        async with open_node(engine, worker.secret, worker.keyring, worker.settings) as node:
+        async with open_node(engine, worker.secret, worker.settings) as node:
             watch = asyncio.create_task(_watch_parent(has_parent, stopping))
             await _serve(node, listeners, worker.certificate, stopping, ready)
             watch.cancel()

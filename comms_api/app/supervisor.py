@@ -1,6 +1,5 @@
 """Start a node: prepare what it needs, open its sockets, and keep its workers running."""
 
-import asyncio
 import logging
 import multiprocessing
 import os
@@ -8,26 +7,26 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import import_module
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from typing import Any
 
 import msgspec
 
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
-from comms_api.app.preparation import Prepared, prepare_database
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.sites import find_server
-from comms_api.database.connect import database_address, open_engine
-from comms_api.database.failures import is_outage
-from comms_api.errors import ConfigurationError
-from comms_api.login.external import check_sources
+from comms_api.database.connect import database_address
+from comms_api.errors import CommsError, ConfigurationError
 from comms_api.settings import Settings
-from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
+PREPARATION = "comms_api.app.preparation"
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -52,13 +51,13 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
         for pair in listeners:
             stack.callback(pair.close)
         url = stack.enter_context(database_address(settings))
-        prepared = asyncio.run(_prepare(url, secret, settings))
-        worker = Worker(url, secret, prepared.keyring, certificate, settings)
+        password = _call_in_child(PREPARATION, url, settings)
+        worker = Worker(url, secret, certificate, settings)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
             certificate,
-            prepared.administrator_password,
+            password,
         )
         if settings.workers == 1:
             run_worker(worker, listeners[0], lambda: announce(listening))
@@ -66,17 +65,28 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
             _supervise(worker, listeners, lambda: announce(listening))
 
 
-async def _prepare(url: str, secret: Secret, settings: Settings) -> Prepared:
-    engine = open_engine(url, settings)
+def _call_in_child(module: str, *arguments: object) -> Any:
+    """Return what a module's `prepare` returns in a process of its own: what it imports is not kept in memory here."""
+    receiver, sender = _FORK.Pipe(duplex=False)
+    child = _FORK.Process(target=_answer_parent, args=(sender, module, arguments))
+    child.start()
+    sender.close()
     try:
-        await check_sources(settings)
-        return await prepare_database(engine, secret, settings)
-    except Exception as error:
-        if is_outage(error):
-            raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
-        raise
+        outcome = receiver.recv()
+    except EOFError:
+        raise ConfigurationError("database_url: the database could not be prepared; the log above says why") from None
     finally:
-        await engine.dispose()
+        child.join()
+    if isinstance(outcome, CommsError):
+        raise outcome
+    return outcome
+
+
+def _answer_parent(sender: Connection, module: str, arguments: Sequence[object]) -> None:
+    try:
+        sender.send(import_module(module).prepare(*arguments))
+    except CommsError as error:
+        sender.send(error)
 
 
 def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:

@@ -1,26 +1,35 @@
 """The entry point: every command, and one way to end with an error."""
 
 import sys
+from importlib import import_module
 
 import click
 
-from comms_api.cli.agent import agent
-from comms_api.cli.commands import commands
-from comms_api.cli.demo import demo
-from comms_api.cli.serve import serve
 from comms_api.errors import CommsError
 
+COMMANDS = ("serve", "agent", "commands", "demo")
+"""Each is a module of this package that has a command of its name."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called, so that a server holds nothing of the others in memory."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """Return a command; None for a name that is none."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"comms_api.cli.{name}"), name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="comms-api")
 def comms_api() -> None:
     """Serve a fleet of security agents, or be one."""
-
-
-comms_api.add_command(serve)
-comms_api.add_command(agent)
-comms_api.add_command(commands)
-comms_api.add_command(demo)
 
 
 def main() -> None:
