@@ -1,0 +1,277 @@
+"""Agents: enroll, log in, then send batches and hold a poll side by side, as real ones do."""
+
+import hashlib
+import random
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+
+import gevent
+from gevent.pool import Group
+from locust import events, task
+from locust.contrib.fasthttp import ResponseContextManager
+from locust.exception import StopUser
+
+from fleet import bodies
+from fleet.memory import AT_REST, Batch, Memory
+from fleet.session import Session, is_good
+from fleet.tally import count
+
+POLL_PAUSE_SECONDS = 1.0
+POLL_FAILED_PAUSE_SECONDS = 30.0
+PAUSE_SECONDS = 5.0
+"""Between two attempts to do what must be done first."""
+
+FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
+EXPECTED_STATUS = {"create": 201, "update": 200, "delete": 200}
+
+_POLLERS = Group()
+STOP_SECONDS = 10.0
+
+
+@events.test_stop.add_listener
+def _let_reports_end(**_: Any) -> None:
+    _POLLERS.join(timeout=STOP_SECONDS)
+
+
+class Agent(Session):
+    """What both kinds share. Every wait of it is one that real agents keep."""
+
+    abstract = True
+    host = "https://localhost:27000"
+    prefix = ""
+    login_path = "/login"
+    enrolls_by_user = False
+
+    def on_start(self) -> None:
+        """Be an agent that was away, or enroll as a new one; then log in and hold the poll."""
+        self.memory = AT_REST.pop() if AT_REST else self._enroll()
+        self._is_stopping = self._is_handling = False
+        self.refresh()
+        self._poller = _POLLERS.spawn(self._keep_polling)
+
+    def on_stop(self) -> None:
+        """Be away: end the poll, but not the report of an order that is under way."""
+        if not hasattr(self, "_poller"):
+            return
+        self._is_stopping = True
+        if not self._is_handling:
+            self._poller.kill(block=False)
+        AT_REST.append(self.memory)
+
+    def wait_time(self) -> float:
+        """Spread calls around their interval."""
+        return self.options.batch_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - spreading, no secret
+
+    def read_token(self) -> str:
+        """Log in; what real agents take as final ends this one."""
+        credentials = {"uuid": self.memory.id, "key": self.memory.key}
+        path = self.prefix + self.login_path
+        with self.client.request("POST", path, name=path, catch_response=True, json=credentials) as answer:
+            pause = self.judge(answer)
+        if answer.status_code in {401, 403} and answer.json().get("message") in FINAL_MESSAGES:
+            raise StopUser
+        gevent.sleep(pause)
+        if not is_good(answer):
+            return ""
+        count(logins=1)
+        return str(answer.json()["token"])
+
+    def call(self, method: str, path: str, **content: Any) -> ResponseContextManager:
+        """Ask the agent API; the statistics know the path without its query."""
+        url = self.prefix + path
+        return self.ask(method, url, url.partition("?")[0], **content)
+
+    @task(6)
+    def send_events(self) -> None:
+        """Send a stateless batch: what was not acknowledged before, or a new one."""
+        size = self.options.batch_events
+        batch = self.memory.waiting.setdefault("events", Batch(bodies.events(size), size))
+        if is_good(self._send("stateless", batch)):
+            del self.memory.waiting["events"]
+
+    @task(3)
+    def send_states(self) -> None:
+        """Send a stateful batch likewise, and look at the result of each item."""
+        changes = bodies.changes(self.memory, self.options.batch_states)
+        new = Batch(bodies.states(changes), len(changes), changes)
+        batch = self.memory.waiting.setdefault("states", new)
+        answer = self._send("stateful", batch)
+        if is_good(answer):
+            del self.memory.waiting["states"]
+            self._apply(batch, [item["status"] for item in answer.json()["results"]])
+
+    @task(1)
+    def fetch_files(self) -> None:
+        """Look whether the configuration has changed."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Fetch the file of the agent's group, unless it has it."""
+        name = f"{self.options.group}.yml"
+        path = f"/files?file_name={name}"
+        headers = {"If-None-Match": self.memory.tags[name]} if name in self.memory.tags else {}
+        answer = self.call("GET", path, headers=headers)
+        if answer.status_code == HTTPStatus.OK:
+            self.memory.tags[name] = answer.headers["etag"]
+            count(files_fetched=1)
+        count(files_unchanged=int(answer.status_code == HTTPStatus.NOT_MODIFIED))
+
+    def _send(self, kind: str, batch: Batch) -> ResponseContextManager:
+        """Send a batch and count what became of it; an outage tells nothing about that."""
+        noun = "events" if kind == "stateless" else "changes"
+        count(**{f"{noun}_sent": batch.size})
+        body = bodies.lines(bodies.metadata(self.memory, [self.options.group])) + batch.body
+        answer = self.call("POST", f"/events/{kind}", data=body, headers={"Content-Type": "application/json"})
+        if is_good(answer):
+            count(**{f"{noun}_acknowledged": batch.size})
+        elif HTTPStatus.BAD_REQUEST <= answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            count(**{f"{noun}_refused": batch.size})
+        else:
+            batch.is_unsure = True
+        return answer
+
+    def _apply(self, batch: Batch, statuses: list[int]) -> None:
+        """Remember what the server has now; of a batch that had arrived before, the statuses say little."""
+        expected = [EXPECTED_STATUS[operation] for operation, _ in batch.changes]
+        if statuses != expected and not batch.is_unsure:
+            self._complain("/events/stateful: results", f"{statuses} instead of {expected}")
+        for operation, id_ in batch.changes:
+            if operation == "create":
+                self.memory.states.add(id_)
+            elif operation == "delete":
+                self.memory.states.discard(id_)
+        operations = [operation for operation, _ in batch.changes]
+        count(states_created=operations.count("create"), states_deleted=operations.count("delete"))
+
+    def _complain(self, name: str, fault: str) -> None:
+        """Count an answer that is good by its status and wrong by its content as a failure."""
+        about = {"response_time": 0, "response_length": 0, "context": {}, "exception": ValueError(fault)}
+        self.environment.events.request.fire(request_type="CHECK", name=name, **about)
+
+    def _keep_polling(self) -> None:
+        try:
+            with suppress(StopUser):
+                while not self._is_stopping:
+                    gevent.sleep(self._poll())
+        finally:
+            self.client.client.close()  # as a process that ends does
+
+    def _poll(self) -> float:
+        """Hold one poll and do what it brings; return the pause that a real agent makes then."""
+        answer = self.call("GET", f"/commands?wait={self.options.poll_seconds:g}")
+        if not is_good(answer):
+            return POLL_PAUSE_SECONDS if answer.status_code in {401, 408, 429, 503} else POLL_FAILED_PAUSE_SECONDS
+        self._is_handling = True
+        self._handle(answer.json()["commands"])
+        self._is_handling = False
+        return POLL_PAUSE_SECONDS
+
+    def judge(self, answer: ResponseContextManager) -> float:
+        """Take the time of a held poll for what says something about the server.
+
+        That is how much later than asked an empty one was answered, and how long the oldest order of another had waited
+        since it was made; the time that it was held is the agent's own wish.
+        """
+        if answer.request_meta["name"] == f"{self.prefix}/commands" and is_good(answer):
+            orders = answer.json()["commands"]
+            answer.request_meta["name"] += ": orders, since made" if orders else ": none, after the wait"
+            answer.request_meta["response_time"] = (
+                _age_ms(orders) if orders else max(0.0, answer.request_meta["response_time"] - self._wait_ms())
+            )
+        return super().judge(answer)
+
+    def _wait_ms(self) -> float:
+        return float(self.options.poll_seconds * 1000)
+
+    def _handle(self, orders: list[dict[str, Any]]) -> None:
+        if any(order["action"]["name"] == "fetch-config" for order in orders):
+            self.refresh()
+        count(orders_received=len(orders))
+        self.memory.unreported += [order["order_id"] for order in orders]
+        while self.memory.unreported and not self._has_reported() and not self._is_stopping:
+            gevent.sleep(PAUSE_SECONDS)
+
+    def _has_reported(self) -> bool:
+        """Report once; each result that ended its order is counted."""
+        reported = list(self.memory.unreported)
+        answer = self.report(reported)
+        if is_good(answer):
+            results = [item["result"] for item in answer.json()["results"]]
+            count(orders_ended=results.count("updated"), reports_repeated=results.count("noop"))
+            self.memory.unreported = [order for order in self.memory.unreported if order not in reported]
+        return is_good(answer)
+
+    def report(self, orders: list[str]) -> ResponseContextManager:
+        """Tell that orders succeeded."""
+        raise NotImplementedError
+
+    def _enroll(self) -> Memory:
+        """Enroll, each time as another agent: one that got no answer may have been enrolled."""
+        while True:
+            id_ = bodies.new_id()
+            memory = Memory(id_, f"load-{id_[-12:]}")
+            if is_good(self._try_to_enroll(bodies.enrollment(memory, [self.options.group]))):
+                count(agents_enrolled=1)
+                return memory
+            gevent.sleep(PAUSE_SECONDS)
+
+    def _try_to_enroll(self, enrollment: dict[str, Any]) -> ResponseContextManager:
+        """Enroll in the way of this kind of agent if there is what it takes, or in the other."""
+        options = self.options
+        by_user = options.enrollment_token_file is None or (self.enrolls_by_user and options.password_file is not None)
+        url, name = (f"{options.management_url}/agents", "/agents") if by_user else ("/enroll", "/enroll")
+        secret = self.read_management_token() if by_user else options.enrollment_token_file.read_text().strip()
+        headers = {"Authorization": f"Bearer {secret}"}
+        with self.client.request("POST", url, name=name, catch_response=True, json=enrollment, headers=headers) as it:
+            pause = self.judge(it)
+        gevent.sleep(pause)
+        return it
+
+
+def _age_ms(orders: list[dict[str, Any]]) -> float:
+    """Return how long ago the oldest order was made: its id is a UUIDv7, by the database's clock."""
+    oldest = min(int(order["order_id"].replace("-", "")[:12], 16) for order in orders)
+    return max(0.0, time.time() * 1000 - oldest)
+
+
+class RealAgent(Agent):
+    """Speaks as real agents do: a new connection for each request, results as states, enrolled by a user."""
+
+    weight = 3
+    prefix = "/api/v1"
+    login_path = "/authentication"
+    enrolls_by_user = True
+    default_headers = {  # noqa: RUF012 - locust reads it so
+        "User-Agent": "WazuhXDR/v6.0.0 (Endpoint; x86_64; Debian)",
+        "Accept": "application/json",
+        "Connection": "close",
+    }
+
+    def report(self, orders: list[str]) -> ResponseContextManager:
+        """Tell it by a stateful batch."""
+        body = bodies.lines(bodies.metadata(self.memory, [self.options.group])) + bodies.result_states(orders)
+        url = f"{self.prefix}/events/stateful"
+        return self.ask("POST", url, f"{url}: results", data=body, headers={"Content-Type": "application/json"})
+
+
+class ReferenceAgent(Agent):
+    """Speaks as the reference agent does: connections that stay open, reports, and which files it runs."""
+
+    weight = 1
+
+    def report(self, orders: list[str]) -> ResponseContextManager:
+        """Tell it by a batch of reports."""
+        result = {"code": 0, "message": "done", "data": {}}
+        reports = [{"order_id": order, "result": result} for order in orders]
+        return self.call("POST", "/commands/results", json={"results": reports})
+
+    def refresh(self) -> None:
+        """Fetch what has changed, and tell what it runs then."""
+        super().refresh()
+        answer = self.call("GET", "/configuration")
+        if is_good(answer):
+            files = sorted((file["group"], file["name"], file["sha256"]) for file in answer.json()["files"])
+            text = "".join(f"{group}/{name} {digest}\n" for group, name, digest in files)
+            self.call("PUT", "/configuration", json={"sha256": hashlib.sha256(text.encode()).hexdigest()})

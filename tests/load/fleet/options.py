@@ -1,0 +1,34 @@
+"""What can be told to the fleet on locust's command line, beside locust's own options."""
+
+from pathlib import Path
+
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+
+SHAPES = ("steady", "storm", "soak")
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: LocustArgumentParser) -> None:
+    _add_server(parser)
+    _add_agents(parser)
+    parser.add_argument("--shape", choices=SHAPES, default="steady", help="steady, storm or soak")
+    parser.add_argument("--outage-seconds", type=float, default=10, help="storm: how long every agent is away")
+    parser.add_argument("--command-seconds", type=float, default=10, help="time between two calls of the operator")
+    parser.add_argument("--tally", type=Path, help="file for what was acknowledged, JSON")
+
+
+def _add_server(parser: LocustArgumentParser) -> None:
+    parser.add_argument("--management-url", default="https://localhost:55000", help="the management API")
+    parser.add_argument("--ca", default="certs/ca.pem", help="the authority that signed the server's certificate")
+    parser.add_argument("--operator", default="admin", help="the user who enrolls agents and submits commands")
+    parser.add_argument("--password-file", type=Path, help="holds that user's password")
+    parser.add_argument("--enrollment-token-file", type=Path, help="holds a token by which agents enroll")
+    parser.add_argument("--group", default="load", help="the agents' group, which must exist")
+
+
+def _add_agents(parser: LocustArgumentParser) -> None:
+    parser.add_argument("--batch-seconds", type=float, default=10, help="time between two calls of an agent")
+    parser.add_argument("--batch-events", type=int, default=100, help="events of a stateless batch")
+    parser.add_argument("--batch-states", type=int, default=20, help="items of a stateful batch")
+    parser.add_argument("--poll-seconds", type=float, default=60, help="how long a poll is to be held")
