@@ -22,6 +22,7 @@ from tests.support.server import Server, running_server
 
 GROUP = "load"
 BUILD = Path("build")
+RAMP_SECONDS = 5
 STOP_SECONDS = 20
 SAMPLE_SECONDS = 1.0
 MEGABYTE = 2**20
@@ -78,6 +79,7 @@ def _run_locust(plan: Plan, server: Server) -> int:
         "group": GROUP,
         "shape": plan.shape,
         "users": plan.agents,
+        "spawn-rate": max(1, plan.agents // RAMP_SECONDS),
         "run-time": plan.seconds,
         "batch-seconds": 2,
         "command-seconds": 2,

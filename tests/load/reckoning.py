@@ -1,6 +1,7 @@
 """Hold what the fleet was told against what the database has."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import asyncpg
@@ -17,7 +18,9 @@ _STORED = """
            (SELECT count(DISTINCT order_id) FROM
                (SELECT order_id FROM finished_orders UNION ALL SELECT order_id FROM orders) AS o) AS different_orders,
            (SELECT coalesce(sum(orders), 0) FROM commands) AS expanded,
-           (SELECT count(*) FROM commands WHERE user_name = 'admin') AS commands"""
+           (SELECT count(*) FROM commands WHERE user_name = 'admin') AS commands,
+           (SELECT count(*) FROM commands WHERE user_name = 'admin'
+               AND request_id NOT IN (SELECT request_id FROM orders)) AS ended_commands"""
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,25 @@ async def reckon(url: str, tally: Mapping[str, int]) -> list[Line]:
         stored = await connection.fetchrow(_STORED)
     finally:
         await connection.close()
-    unsure_events, unsure_changes = (
-        tally.get(f"{noun}_sent", 0) - tally.get(f"{noun}_acknowledged", 0) - tally.get(f"{noun}_refused", 0)
-        for noun in ("events", "changes")
-    )
-    states = tally.get("states_created", 0) - tally.get("states_deleted", 0)
-    return [
-        Line("agents enrolled", tally.get("agents_enrolled", 0), stored["agents"]),
-        Line("events", tally.get("events_acknowledged", 0), stored["events"], unsure_events),
-        Line("events in quarantine", 0, stored["quarantined"], must_be_some=False),
-        Line("states created and not deleted", states, stored["states"], unsure_changes),
-        Line("commands of the operator", tally.get("commands_submitted", 0), stored["commands"], unsure=1),
-        Line("commands that the operator saw end", tally.get("commands_ended", 0), tally.get("commands_ended", 0)),
-        Line("orders, each once, open or ended", stored["expanded"], stored["orders"]),
-        Line("orders, different ones", stored["different_orders"], stored["orders"]),
-        Line("orders ended by a result", tally.get("orders_ended", 0), stored["succeeded"]),
-        Line("orders ended otherwise", 0, stored["failed"], must_be_some=False),
-        Line("files fetched", tally.get("files_fetched", 0), tally.get("files_fetched", 0)),
-    ]
+    return list(_lines(Counter(tally), stored))
+
+
+def _lines(told: Counter[str], stored: Mapping[str, int]) -> Iterator[Line]:
+    yield Line("agents enrolled", told["agents_enrolled"], stored["agents"])
+    yield Line("events", told["events_acknowledged"], stored["events"], _unsure(told, "events"))
+    yield Line("events in quarantine", 0, stored["quarantined"], must_be_some=False)
+    states = told["states_created"] - told["states_deleted"]
+    yield Line("states created and not deleted", states, stored["states"], _unsure(told, "changes"))
+    yield Line("commands", told["commands_acknowledged"], stored["commands"], _unsure(told, "commands"))
+    not_seen = told["commands_sent"] - told["commands_ended"]
+    yield Line("commands seen to end", told["commands_ended"], stored["ended_commands"], not_seen)
+    yield Line("orders, as many as commands were expanded into", stored["expanded"], stored["orders"])
+    yield Line("orders, each there once, open or ended", stored["different_orders"], stored["orders"])
+    yield Line("orders ended by a result", told["orders_ended"], stored["succeeded"])
+    yield Line("orders ended otherwise", 0, stored["failed"], must_be_some=False)
+    yield Line("files fetched", told["files_fetched"], told["files_fetched"])
+
+
+def _unsure(told: Counter[str], noun: str) -> int:
+    """Return how much was sent and neither acknowledged nor refused: it may be there or not."""
+    return told[f"{noun}_sent"] - told[f"{noun}_acknowledged"] - told[f"{noun}_refused"]

@@ -24,8 +24,15 @@ class Operator(Session):
     fixed_count = 1
 
     def on_start(self) -> None:
-        """See to it that the group has a file."""
+        """See to it that the group has a file, and wait for its first agent."""
         self.keep_file()
+        while not self._has_agents():
+            gevent.sleep(1)
+
+    def _has_agents(self) -> bool:
+        path = f"/agents?group={self.options.group}&limit=1"
+        answer = self.call("GET", path, "/agents (management)")
+        return is_good(answer) and bool(answer.json()["items"])
 
     def wait_time(self) -> float:
         """Spread calls around their interval."""
@@ -45,10 +52,11 @@ class Operator(Session):
         action = {"name": random.choice(ACTIONS), "args": {}, "version": "6.0.0"}  # noqa: S311 - any will do
         target = {"type": "group", "id": self.options.group}
         body = {"source": "Users/Services", "target": target, "action": action, "timeout": ORDER_SECONDS}
+        count(commands_sent=1)
         answer = self.call("POST", "/commands", "/commands (management)", json=body)
         if is_good(answer):
             submitted = answer.json()["commands"][0]
-            count(commands_submitted=1, orders_submitted=submitted["orders"])
+            count(commands_acknowledged=1)
             self._watch(submitted["request_id"])
 
     def _watch(self, request_id: str) -> None:

@@ -5,11 +5,15 @@ from pathlib import Path
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 
+AGENTS, AGENTS_PER_SECOND = 100, 20
+"""What `-u` and `-r` are when they are not given."""
+
 SHAPES = ("steady", "storm", "soak")
 
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
+    parser.set_defaults(num_users=AGENTS, spawn_rate=AGENTS_PER_SECOND)
     _add_server(parser)
     _add_agents(parser)
     parser.add_argument("--shape", choices=SHAPES, default="steady", help="steady, storm or soak")

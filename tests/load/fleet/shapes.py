@@ -6,10 +6,8 @@ from locust import LoadTestShape
 
 from fleet.operators import Operator
 
-AGENTS = 100
 SECONDS = {"steady": 60, "storm": 90, "soak": 3600}
-RAMP_SECONDS = 5
-"""How long it takes, unless `-r` says otherwise, until all agents have started."""
+"""How long each lasts when there is no `-t`."""
 
 
 class Fleet(LoadTestShape):
@@ -20,17 +18,15 @@ class Fleet(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Return how many users there should be now, and how many may start or stop in a second."""
         options = self.runner.environment.parsed_options
-        agents = options.num_users or AGENTS
         seconds = float(options.run_time or SECONDS[options.shape])
         if self.get_run_time() >= seconds:
             return None
-        rate = options.spawn_rate or max(1.0, agents / RAMP_SECONDS)
         shapes: dict[str, Callable[[int, float, float], tuple[int, float]]] = {
             "steady": self._steady,
             "storm": self._storm,
             "soak": self._soak,
         }
-        count, rate = shapes[options.shape](agents, seconds, rate)
+        count, rate = shapes[options.shape](options.num_users, seconds, options.spawn_rate)
         return (count + Operator.fixed_count if count else 0), rate
 
     def _steady(self, agents: int, _seconds: float, rate: float) -> tuple[int, float]:
