@@ -5,6 +5,7 @@ import random
 import time
 from contextlib import suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -223,7 +224,7 @@ class Agent(Session):
         options = self.options
         by_user = options.enrollment_token_file is None or (self.enrolls_by_user and options.password_file is not None)
         url, name = (f"{options.management_url}/agents", "/agents") if by_user else ("/enroll", "/enroll")
-        secret = self.read_management_token() if by_user else options.enrollment_token_file.read_text().strip()
+        secret = self.read_management_token() if by_user else Path(options.enrollment_token_file).read_text().strip()
         headers = {"Authorization": f"Bearer {secret}"}
         with self.client.request("POST", url, name=name, catch_response=True, json=enrollment, headers=headers) as it:
             pause = self.judge(it)

@@ -6,6 +6,7 @@ import random
 import time
 from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -96,7 +97,7 @@ class Session(FastHttpUser):
     def read_management_token(self) -> str:
         """Log in as the operator; return "" when that fails."""
         url = f"{self.options.management_url}/security/user/authenticate"
-        credentials = (self.options.operator, self.options.password_file.read_text().strip())
+        credentials = (self.options.operator, Path(self.options.password_file).read_text().strip())
         name = "/security/user/authenticate"
         with self.client.request("POST", url, name=name, catch_response=True, auth=credentials) as answer:
             pause = self.judge(answer)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from locust import events
@@ -31,4 +32,4 @@ def _take_over(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001 - 
 def _write(environment: Environment, **_: Any) -> None:
     path = environment.parsed_options.tally
     if path is not None and not isinstance(environment.runner, WorkerRunner):
-        path.write_text(json.dumps(_COUNTS, indent=2, sort_keys=True) + "\n")
+        Path(path).write_text(json.dumps(_COUNTS, indent=2, sort_keys=True) + "\n")
