@@ -55,17 +55,17 @@ async def reckon(url: str, tally: Mapping[str, int]) -> list[Line]:
 
 
 def _lines(told: Counter[str], stored: Mapping[str, int]) -> Iterator[Line]:
-    yield Line("agents enrolled", told["agents_enrolled"], stored["agents"])
+    yield Line("agents enrolled", told["agents_acknowledged"], stored["agents"], _unsure(told, "agents"))
     yield Line("events", told["events_acknowledged"], stored["events"], _unsure(told, "events"))
     yield Line("events in quarantine", 0, stored["quarantined"], must_be_some=False)
-    states = told["states_created"] - told["states_deleted"]
-    yield Line("states created and not deleted", states, stored["states"], _unsure(told, "changes"))
+    states, either_way = told["states_created"] - told["states_deleted"], _unsure(told, "changes")
+    yield Line("states created and not deleted", states - either_way, stored["states"], 2 * either_way)
     yield Line("commands", told["commands_acknowledged"], stored["commands"], _unsure(told, "commands"))
     not_seen = told["commands_sent"] - told["commands_ended"]
     yield Line("commands seen to end", told["commands_ended"], stored["ended_commands"], not_seen)
     yield Line("orders, as many as commands were expanded into", stored["expanded"], stored["orders"])
     yield Line("orders, each there once, open or ended", stored["different_orders"], stored["orders"])
-    yield Line("orders ended by a result", told["orders_ended"], stored["succeeded"])
+    yield Line("orders ended by a result", told["orders_ended"], stored["succeeded"], _unsure(told, "reports"))
     yield Line("orders ended otherwise", 0, stored["failed"], must_be_some=False)
     yield Line("files fetched", told["files_fetched"], told["files_fetched"])
 

@@ -15,9 +15,9 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.exception import StopUser
 
 from fleet import bodies
-from fleet.memory import AT_REST, Batch, Memory
+from fleet.memory import AT_REST, Batch, Change, Memory
 from fleet.session import Session, is_good
-from fleet.tally import count
+from fleet.tally import count, count_answer
 
 POLL_PAUSE_SECONDS = 1.0
 POLL_FAILED_PAUSE_SECONDS = 30.0
@@ -73,7 +73,7 @@ class Agent(Session):
             pause = self.judge(answer)
         if answer.status_code in {401, 403} and answer.json().get("message") in FINAL_MESSAGES:
             raise StopUser
-        gevent.sleep(pause)
+        self.pause(pause)
         if not is_good(answer):
             return ""
         count(logins=1)
@@ -98,10 +98,13 @@ class Agent(Session):
         changes = bodies.changes(self.memory, self.options.batch_states)
         new = Batch(bodies.states(changes), len(changes), changes)
         batch = self.memory.waiting.setdefault("states", new)
+        is_first, batch.was_sent = not batch.was_sent, True
         answer = self._send("stateful", batch)
         if is_good(answer):
             del self.memory.waiting["states"]
-            self._apply(batch, [item["status"] for item in answer.json()["results"]])
+            self._apply(batch.changes)
+        if is_good(answer) and is_first:  # of one that may have arrived before, the statuses say little
+            self._check(batch.changes, [item["status"] for item in answer.json()["results"]])
 
     @task(1)
     def fetch_files(self) -> None:
@@ -120,36 +123,26 @@ class Agent(Session):
         count(files_unchanged=int(answer.status_code == HTTPStatus.NOT_MODIFIED))
 
     def _send(self, kind: str, batch: Batch) -> ResponseContextManager:
-        """Send a batch and count what became of it; an outage tells nothing about that."""
-        noun = "events" if kind == "stateless" else "changes"
-        count(**{f"{noun}_sent": batch.size})
         body = bodies.lines(bodies.metadata(self.memory, [self.options.group])) + batch.body
-        answer = self.call("POST", f"/events/{kind}", data=body, headers={"Content-Type": "application/json"})
-        if is_good(answer):
-            count(**{f"{noun}_acknowledged": batch.size})
-        elif HTTPStatus.BAD_REQUEST <= answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            count(**{f"{noun}_refused": batch.size})
-        else:
-            batch.is_unsure = True
-        return answer
+        sending = ("events" if kind == "stateless" else "changes", batch.size)
+        headers = {"Content-Type": "application/json"}
+        return self.call("POST", f"/events/{kind}", sending=sending, data=body, headers=headers)
 
-    def _apply(self, batch: Batch, statuses: list[int]) -> None:
-        """Remember what the server has now; of a batch that had arrived before, the statuses say little."""
-        expected = [EXPECTED_STATUS[operation] for operation, _ in batch.changes]
-        if statuses != expected and not batch.is_unsure:
-            self._complain("/events/stateful: results", f"{statuses} instead of {expected}")
-        for operation, id_ in batch.changes:
-            if operation == "create":
-                self.memory.states.add(id_)
-            elif operation == "delete":
-                self.memory.states.discard(id_)
-        operations = [operation for operation, _ in batch.changes]
-        count(states_created=operations.count("create"), states_deleted=operations.count("delete"))
+    def _apply(self, changes: list[Change]) -> None:
+        """Remember which states the server has now."""
+        created = {id_ for operation, id_ in changes if operation == "create"}
+        deleted = {id_ for operation, id_ in changes if operation == "delete"}
+        self.memory.states |= created
+        self.memory.states -= deleted
+        count(states_created=len(created), states_deleted=len(deleted))
 
-    def _complain(self, name: str, fault: str) -> None:
+    def _check(self, changes: list[Change], statuses: list[int]) -> None:
         """Count an answer that is good by its status and wrong by its content as a failure."""
-        about = {"response_time": 0, "response_length": 0, "context": {}, "exception": ValueError(fault)}
-        self.environment.events.request.fire(request_type="CHECK", name=name, **about)
+        expected = [EXPECTED_STATUS[operation] for operation, _ in changes]
+        if statuses != expected:
+            fault = ValueError(f"{statuses} instead of {expected}")
+            about = {"response_time": 0, "response_length": 0, "context": {}, "exception": fault}
+            self.environment.events.request.fire(request_type="CHECK", name="/events/stateful: results", **about)
 
     def _keep_polling(self) -> None:
         try:
@@ -214,22 +207,25 @@ class Agent(Session):
         while True:
             id_ = bodies.new_id()
             memory = Memory(id_, f"load-{id_[-12:]}")
-            if is_good(self._try_to_enroll(bodies.enrollment(memory, [self.options.group]))):
-                count(agents_enrolled=1)
+            if self._is_enrolled(bodies.enrollment(memory, [self.options.group])):
                 return memory
-            gevent.sleep(PAUSE_SECONDS)
+            self.pause(PAUSE_SECONDS)
 
-    def _try_to_enroll(self, enrollment: dict[str, Any]) -> ResponseContextManager:
+    def _is_enrolled(self, enrollment: dict[str, Any]) -> bool:
         """Enroll in the way of this kind of agent if there is what it takes, or in the other."""
         options = self.options
         by_user = options.enrollment_token_file is None or (self.enrolls_by_user and options.password_file is not None)
         url, name = (f"{options.management_url}/agents", "/agents") if by_user else ("/enroll", "/enroll")
         secret = self.read_management_token() if by_user else Path(options.enrollment_token_file).read_text().strip()
+        if not secret:
+            return False
         headers = {"Authorization": f"Bearer {secret}"}
+        count(agents_sent=1)
         with self.client.request("POST", url, name=name, catch_response=True, json=enrollment, headers=headers) as it:
+            count_answer("agents", 1, it.status_code)
             pause = self.judge(it)
-        gevent.sleep(pause)
-        return it
+        self.pause(pause)
+        return is_good(it)
 
 
 def _age_ms(orders: list[dict[str, Any]]) -> float:
@@ -254,8 +250,8 @@ class RealAgent(Agent):
     def report(self, orders: list[str]) -> ResponseContextManager:
         """Tell it by a stateful batch."""
         body = bodies.lines(bodies.metadata(self.memory, [self.options.group])) + bodies.result_states(orders)
-        url = f"{self.prefix}/events/stateful"
-        return self.ask("POST", url, f"{url}: results", data=body, headers={"Content-Type": "application/json"})
+        url, headers = f"{self.prefix}/events/stateful", {"Content-Type": "application/json"}
+        return self.ask("POST", url, f"{url}: results", ("reports", len(orders)), data=body, headers=headers)
 
 
 class ReferenceAgent(Agent):
@@ -267,7 +263,7 @@ class ReferenceAgent(Agent):
         """Tell it by a batch of reports."""
         result = {"code": 0, "message": "done", "data": {}}
         reports = [{"order_id": order, "result": result} for order in orders]
-        return self.call("POST", "/commands/results", json={"results": reports})
+        return self.call("POST", "/commands/results", sending=("reports", len(orders)), json={"results": reports})
 
     def refresh(self) -> None:
         """Fetch what has changed, and tell what it runs then."""

@@ -18,12 +18,12 @@ def _new_key() -> str:
 
 @dataclass
 class Batch:
-    """Events or changes that wait for their acknowledgement; `is_unsure` when they may have arrived already."""
+    """Events or changes that wait for their acknowledgement; `was_sent` when they may have arrived already."""
 
     body: bytes
     size: int
     changes: list[Change] = field(default_factory=list)
-    is_unsure: bool = False
+    was_sent: bool = False
 
 
 @dataclass

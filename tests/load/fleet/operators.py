@@ -2,6 +2,7 @@
 
 import random
 import time
+from typing import Any
 
 import gevent
 from locust import task
@@ -42,7 +43,7 @@ class Operator(Session):
         """Log in with the password."""
         return self.read_management_token()
 
-    def call(self, method: str, path: str, name: str, **content: object) -> ResponseContextManager:
+    def call(self, method: str, path: str, name: str, **content: Any) -> ResponseContextManager:
         """Ask the management API."""
         return self.ask(method, self.options.management_url + path, name, **content)
 
@@ -52,12 +53,9 @@ class Operator(Session):
         action = {"name": random.choice(ACTIONS), "args": {}, "version": "6.0.0"}  # noqa: S311 - any will do
         target = {"type": "group", "id": self.options.group}
         body = {"source": "Users/Services", "target": target, "action": action, "timeout": ORDER_SECONDS}
-        count(commands_sent=1)
-        answer = self.call("POST", "/commands", "/commands (management)", json=body)
+        answer = self.call("POST", "/commands", "/commands (management)", sending=("commands", 1), json=body)
         if is_good(answer):
-            submitted = answer.json()["commands"][0]
-            count(commands_acknowledged=1)
-            self._watch(submitted["request_id"])
+            self._watch(answer.json()["commands"][0]["request_id"])
 
     def _watch(self, request_id: str) -> None:
         started, path = time.perf_counter(), f"/commands/{request_id}/wait?timeout={WATCH_SECONDS}"

@@ -14,6 +14,10 @@ from gevent import ssl
 from gevent.lock import RLock
 from locust import FastHttpUser
 from locust.contrib.fasthttp import ResponseContextManager
+from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_STOPPING
+
+from fleet.tally import count, count_answer
 
 RENEW_SECONDS = 2.0
 """How long before its end a real agent renews its token."""
@@ -50,11 +54,19 @@ class Session(FastHttpUser):
         """Try to log in, once; return the token, or "" when there was no good answer."""
         raise NotImplementedError
 
-    def ask(self, method: str, url: str, name: str, **content: Any) -> ResponseContextManager:
-        """Send a request with a good token; return its answer, good or not, after the pause that the server asks."""
+    def ask(
+        self, method: str, url: str, name: str, sending: tuple[str, int] | None = None, **content: Any
+    ) -> ResponseContextManager:
+        """Send a request with a good token; return its answer, good or not, after the pause that the server asks.
+
+        `sending` says what is tallied: a noun, and how many of it are sent.
+        """
+        noun, size = sending or ("others", 1)
         token = self._good_token()
         headers = {"Authorization": f"Bearer {token}"} | content.pop("headers", {})
+        count(**{f"{noun}_sent": size})
         with self.client.request(method, url, name=name, catch_response=True, headers=headers, **content) as answer:
+            count_answer(noun, size, answer.status_code)
             pause = self.judge(answer)
             if answer.status_code in {401, 403} and self._token == token:
                 self._token = None
@@ -62,6 +74,12 @@ class Session(FastHttpUser):
                 self._is_proven = True
         gevent.sleep(pause)
         return answer
+
+    def pause(self, seconds: float) -> None:
+        """Wait; a user who is to stop, stops here, whatever it has not got yet."""
+        gevent.sleep(seconds)
+        if self._state == LOCUST_STATE_STOPPING:
+            raise StopUser
 
     def judge(self, answer: ResponseContextManager) -> float:
         """Decide what an answer counts as, and return how many seconds to wait before the next request.
@@ -91,7 +109,7 @@ class Session(FastHttpUser):
                 if token := self.read_token():
                     self._token, self._token_ends_at, self._is_proven = token, _ends_at(token), False
                 else:
-                    gevent.sleep(LOGIN_PAUSE_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - the same
+                    self.pause(LOGIN_PAUSE_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - the same
             return self._token
 
     def read_management_token(self) -> str:
@@ -101,7 +119,7 @@ class Session(FastHttpUser):
         name = "/security/user/authenticate"
         with self.client.request("POST", url, name=name, catch_response=True, auth=credentials) as answer:
             pause = self.judge(answer)
-        gevent.sleep(pause)
+        self.pause(pause)
         return str(answer.json()["data"]["token"]) if is_good(answer) else ""
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ _COUNTS: Counter[str] = Counter()
 def count(**counts: int) -> None:
     """Add to the counts of these names."""
     _COUNTS.update(counts)
+
+
+def count_answer(noun: str, size: int, status: int) -> None:
+    """Count what an answer says of so many things that were sent; an outage leaves open whether they are there."""
+    if HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST:
+        count(**{f"{noun}_acknowledged": size})
+    elif HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        count(**{f"{noun}_refused": size})
 
 
 @events.report_to_master.add_listener
