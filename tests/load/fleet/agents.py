@@ -1,14 +1,12 @@
 """Agents: enroll, log in, then send batches and hold a poll side by side, as real ones do."""
 
 import hashlib
-import random
 import time
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import gevent
 from gevent.pool import Group
 from locust import events, task
 from locust.contrib.fasthttp import ResponseContextManager
@@ -48,7 +46,7 @@ class Agent(Session):
     def on_start(self) -> None:
         """Be an agent that was away, or enroll as a new one; then log in and hold the poll."""
         self.memory = AT_REST.pop() if AT_REST else self._enroll()
-        self._is_stopping = self._is_handling = False
+        self._is_handling = False
         self.refresh()
         self._poller = _POLLERS.spawn(self._keep_polling)
 
@@ -56,14 +54,13 @@ class Agent(Session):
         """Be away: end the poll, but not the report of an order that is under way."""
         if not hasattr(self, "_poller"):
             return
-        self._is_stopping = True
         if not self._is_handling:
             self._poller.kill(block=False)
         AT_REST.append(self.memory)
 
-    def wait_time(self) -> float:
-        """Spread calls around their interval."""
-        return self.options.batch_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - spreading, no secret
+    def interval_seconds(self) -> float:
+        """Return the time between two batches."""
+        return float(self.options.batch_seconds)
 
     def read_token(self) -> str:
         """Log in; what real agents take as final ends this one."""
@@ -147,8 +144,8 @@ class Agent(Session):
     def _keep_polling(self) -> None:
         try:
             with suppress(StopUser):
-                while not self._is_stopping:
-                    gevent.sleep(self._poll())
+                while True:
+                    self.pause(self._poll())
         finally:
             self.client.client.close()  # as a process that ends does
 
@@ -185,8 +182,8 @@ class Agent(Session):
             self.refresh()
         count(orders_received=len(orders))
         self.memory.unreported += [order["order_id"] for order in orders]
-        while self.memory.unreported and not self._has_reported() and not self._is_stopping:
-            gevent.sleep(PAUSE_SECONDS)
+        while self.memory.unreported and not self._has_reported():
+            self.pause(PAUSE_SECONDS)
 
     def _has_reported(self) -> bool:
         """Report once; each result that ended its order is counted."""

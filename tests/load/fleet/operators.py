@@ -4,10 +4,8 @@ import random
 import time
 from typing import Any
 
-import gevent
 from locust import task
 from locust.contrib.fasthttp import ResponseContextManager
-from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from fleet.session import Session, is_good
 from fleet.tally import count
@@ -25,19 +23,20 @@ class Operator(Session):
     fixed_count = 1
 
     def on_start(self) -> None:
-        """See to it that the group has a file, and wait for its first agent."""
+        """See to it that the group has a file, wait for its first agent, and begin with a command."""
         self.keep_file()
         while not self._has_agents():
-            gevent.sleep(1)
+            self.pause(1)
+        self.command()
 
     def _has_agents(self) -> bool:
         path = f"/agents?group={self.options.group}&limit=1"
         answer = self.call("GET", path, "/agents (management)")
         return is_good(answer) and bool(answer.json()["items"])
 
-    def wait_time(self) -> float:
-        """Spread calls around their interval."""
-        return self.options.command_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - spreading, no secret
+    def interval_seconds(self) -> float:
+        """Return the time between two calls."""
+        return float(self.options.command_seconds)
 
     def read_token(self) -> str:
         """Log in with the password."""
@@ -59,12 +58,12 @@ class Operator(Session):
 
     def _watch(self, request_id: str) -> None:
         started, path = time.perf_counter(), f"/commands/{request_id}/wait?timeout={WATCH_SECONDS}"
-        while self.environment.runner.state in {STATE_RUNNING, STATE_SPAWNING}:
+        while True:
             answer = self.call("GET", path, "/commands/{id}/wait (management)")
             if is_good(answer) and answer.json()["is_done"]:
                 self._note_end(answer.json()["orders"]["failure"], time.perf_counter() - started)
                 return
-            gevent.sleep(0 if is_good(answer) else 1)
+            self.pause(0 if is_good(answer) else 1)
 
     def _note_end(self, failed: int, seconds: float) -> None:
         count(commands_ended=1)

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import gevent
 from gevent import ssl
+from gevent.event import Event
 from gevent.lock import RLock
 from locust import FastHttpUser
 from locust.contrib.fasthttp import ResponseContextManager
@@ -41,6 +41,7 @@ class Session(FastHttpUser):
         """Start without a token."""
         super().__init__(*args)
         self.options = self.environment.parsed_options
+        self.is_stopping = Event()
         self._login = RLock()
         self._token: str | None = None
         self._token_ends_at = 0.0
@@ -72,14 +73,30 @@ class Session(FastHttpUser):
                 self._token = None
             if is_good(answer):
                 self._is_proven = True
-        gevent.sleep(pause)
+        self.is_stopping.wait(pause)
         return answer
 
     def pause(self, seconds: float) -> None:
-        """Wait; a user who is to stop, stops here, whatever it has not got yet."""
-        gevent.sleep(seconds)
-        if self._state == LOCUST_STATE_STOPPING:
+        """Wait; a user who is to stop, stops here."""
+        if self.is_stopping.wait(seconds):
             raise StopUser
+
+    def wait_time(self) -> float:
+        """Spread calls around their interval; the wait is made here, as locust's own would end within a request."""
+        self.pause(self.interval_seconds() * random.uniform(0.5, 1.5))  # noqa: S311 - spreading, no secret
+        return 0.0
+
+    def interval_seconds(self) -> float:
+        """Return the time from one call to the next."""
+        raise NotImplementedError
+
+    def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 - locust's own signature
+        """Stop between two requests, so that no answer is lost, unless forced to."""
+        self.is_stopping.set()
+        if force:
+            return bool(super().stop(force))
+        self._state = LOCUST_STATE_STOPPING
+        return False
 
     def judge(self, answer: ResponseContextManager) -> float:
         """Decide what an answer counts as, and return how many seconds to wait before the next request.
