@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -132,5 +131,4 @@ def _show(console: Console, lines: list[Line], samples: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("COLUMNS", "120")
     main()

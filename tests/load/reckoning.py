@@ -63,8 +63,8 @@ def _lines(told: Counter[str], stored: Mapping[str, int]) -> Iterator[Line]:
     yield Line("commands", told["commands_acknowledged"], stored["commands"], _unsure(told, "commands"))
     not_seen = told["commands_sent"] - told["commands_ended"]
     yield Line("commands seen to end", told["commands_ended"], stored["ended_commands"], not_seen)
-    yield Line("orders, as many as commands were expanded into", stored["expanded"], stored["orders"])
-    yield Line("orders, each there once, open or ended", stored["different_orders"], stored["orders"])
+    yield Line("orders that commands came to", stored["expanded"], stored["orders"])
+    yield Line("orders, each once, open or ended", stored["different_orders"], stored["orders"])
     yield Line("orders ended by a result", told["orders_ended"], stored["succeeded"], _unsure(told, "reports"))
     yield Line("orders ended otherwise", 0, stored["failed"], must_be_some=False)
     yield Line("files fetched", told["files_fetched"], told["files_fetched"])

@@ -15,7 +15,7 @@ from locust.exception import StopUser
 from fleet import bodies
 from fleet.memory import AT_REST, Batch, Change, Memory
 from fleet.session import Session, is_good
-from fleet.tally import count, count_answer
+from fleet.tally import count, count_answer, count_sent
 
 POLL_PAUSE_SECONDS = 1.0
 POLL_FAILED_PAUSE_SECONDS = 30.0
@@ -217,7 +217,7 @@ class Agent(Session):
         if not secret:
             return False
         headers = {"Authorization": f"Bearer {secret}"}
-        count(agents_sent=1)
+        count_sent("agents", 1)
         with self.client.request("POST", url, name=name, catch_response=True, json=enrollment, headers=headers) as it:
             count_answer("agents", 1, it.status_code)
             pause = self.judge(it)

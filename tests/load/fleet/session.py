@@ -17,7 +17,7 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from fleet.tally import count, count_answer
+from fleet.tally import count_answer, count_sent
 
 RENEW_SECONDS = 2.0
 """How long before its end a real agent renews its token."""
@@ -62,12 +62,13 @@ class Session(FastHttpUser):
 
         `sending` says what is tallied: a noun, and how many of it are sent.
         """
-        noun, size = sending or ("others", 1)
         token = self._good_token()
         headers = {"Authorization": f"Bearer {token}"} | content.pop("headers", {})
-        count(**{f"{noun}_sent": size})
+        if sending:
+            count_sent(*sending)
         with self.client.request(method, url, name=name, catch_response=True, headers=headers, **content) as answer:
-            count_answer(noun, size, answer.status_code)
+            if sending:
+                count_answer(*sending, answer.status_code)
             pause = self.judge(answer)
             if answer.status_code in {401, 403} and self._token == token:
                 self._token = None

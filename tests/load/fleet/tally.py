@@ -18,6 +18,11 @@ def count(**counts: int) -> None:
     _COUNTS.update(counts)
 
 
+def count_sent(noun: str, size: int) -> None:
+    """Count so many things that are about to be sent."""
+    count(**{f"{noun}_sent": size})
+
+
 def count_answer(noun: str, size: int, status: int) -> None:
     """Count what an answer says of so many things that were sent; an outage leaves open whether they are there."""
     if HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST:
