@@ -127,7 +127,7 @@ def _show(console: Console, lines: list[Line], samples: list[int]) -> None:
     console.print(table)
     third, middle, last = samples[len(samples) // 3], samples[len(samples) // 2], samples[-1]
     megabytes = " → ".join(f"{sample / MEGABYTE:.0f}" for sample in (samples[0], third, middle, last))
-    console.print(f"memory of the server, at the start, after a third, a half and all of the time: {megabytes} MB")
+    console.print(f"server memory at the start, 1/3, 1/2 and the end: {megabytes} MB")
 
 
 if __name__ == "__main__":
