@@ -116,6 +116,7 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
         {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)}
         | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
         | {
+            "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),
             "dispatcher": node.dispatcher.run(),
             "sweep": node.dispatcher.sweep(),
