@@ -85,9 +85,11 @@ def test_several_requests_share_a_connection_even_when_they_come_at_once(server:
             received += connection.recv(65536)
 
 
-def test_a_large_head_is_431(server: Server) -> None:
+def test_a_large_head_is_431(server: Server, kind: str) -> None:
+    # Granian cuts off a client that is still sending a larger one; hypercorn takes what comes at once.
+    size = {"hypercorn": 100_000, "granian": 24_000}[kind]
     with connect(server.tls, server.agent_port) as connection:
-        connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * 100_000))
+        connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * size))
         assert read_answer(connection).status == 431
 
 
@@ -140,7 +142,11 @@ def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: 
         with socket.create_connection(("127.0.0.1", ending.agent_port)):
             time.sleep(0.5)
             ending.process.terminate()
-            assert has_ended(ending, within_seconds=DRAIN_SECONDS + 3)
+            time.sleep(DRAIN_SECONDS + 0.35)
+            half.close()
+            assert has_ended(ending, within_seconds=3)
+    told = (ending.folder / "log").read_text().rpartition("draining")[2]
+    assert "ERROR" not in told, told
 
 
 def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(
