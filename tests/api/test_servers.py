@@ -1,5 +1,6 @@
 """What must hold whichever ASGI server serves, and the names of each that are not its public ones."""
 
+import asyncio
 import os
 import socket
 import ssl
@@ -22,10 +23,13 @@ from support.batches import stateless
 from support.raw import Answer, connect, read_answer, request
 from support.server import Server, environment, running_server, start_server
 
+from comms_api.app.certificates import Certificate
 from comms_api.app.granian_server import LOG_LEVELS
 from comms_api.app.hypercorn_server import common_name
+from comms_api.app.listeners import open_listeners
+from comms_api.app.sites import Site, find_server
 from comms_api.errors import ConfigurationError
-from comms_api.settings import load_settings
+from comms_api.settings import Settings, load_settings
 
 Query = Callable[..., list[Any]]
 DRAIN_SECONDS = 4.0
@@ -83,6 +87,41 @@ def test_several_requests_share_a_connection_even_when_they_come_at_once(server:
         received = b""
         while received.count(b"HTTP/1.1 200") < 3:
             received += connection.recv(65536)
+
+
+@pytest.mark.anyio
+async def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server, kind: str) -> None:
+    certs, ended = server.folder / "certs", asyncio.Event()
+    settings = Settings(server=kind, agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
+    [listeners] = open_listeners(settings)
+    site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
+    serving = asyncio.create_task(find_server(settings)(site, ended))
+    took = await asyncio.to_thread(seconds_of_answers, server.tls, listeners.agent.getsockname()[1])
+    listeners.close()
+    ended.set()
+    await serving
+    assert min(took) < 0.03  # a client's kernel waits 40 ms before it acknowledges a part
+
+
+async def in_three_parts(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+    for part in range(3):
+        await send({"type": "http.response.body", "body": b"x", "more_body": part < 2})
+        await asyncio.sleep(0.001)
+
+
+def seconds_of_answers(tls: ssl.SSLContext, port: int) -> list[float]:
+    took = []
+    with connect(tls, port) as connection:
+        for _ in range(20):
+            started = time.monotonic()
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_answer(connection).body == b"xxx"
+            took.append(time.monotonic() - started)
+    return took[5:]  # a kernel acknowledges the first ones at once
 
 
 def test_a_large_head_is_431(server: Server, kind: str) -> None:
