@@ -6,17 +6,22 @@ LOAD_AGENTS ?= 100
 LOAD_SECONDS ?= 75
 LOAD_SHAPE ?= steady
 
+END_TO_END := $(addprefix tests/,api identity cli client events commands)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format bench load lock clean
+.PHONY: help demo test test-granian coverage check format bench load lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
 	$(BIN)/comms-api demo
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
 	$(BIN)/python -m pytest
+
+test-granian: .venv/installed ## Run the end-to-end tests with granian as the server
+	COMMS_API_TEST_SERVER=granian $(BIN)/python -m pytest $(END_TO_END)
 
 coverage: .venv/installed ## Run every test and tell which lines they ran, in the servers and agents that they start as well
 	$(BIN)/python -m coverage erase

@@ -5,6 +5,8 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import click
@@ -29,30 +31,28 @@ MEASUREMENTS = (
 )
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)
 MEASUREMENT_SECONDS = 900.0
+SERVERS = tuple(server for server in ("hypercorn", "granian") if find_spec(server))
 
 
 @click.command()
 @click.argument("keys", nargs=-1, type=click.Choice([figure.key for figure in FIGURES]), metavar="[KEY]...")
 @click.option("--quick", is_flag=True, help="Measure for a shorter time, less exactly.")
-def main(keys: Sequence[str], *, quick: bool) -> None:
+@click.option("--server", type=click.Choice(SERVERS), help="Measure with this ASGI server only.")
+def main(keys: Sequence[str], *, quick: bool, server: str | None) -> None:
     """Measure the figures KEY, and what comes with them, or all figures."""
     console = Console()
     started, load_average = time.monotonic(), os.getloadavg()[0]
-    measured: dict[str, Measured] = {}
-    for measurement in _chosen(keys):
-        with console.status(f"measuring {measurement.name} …"):
-            measured[measurement.name] = _measure(measurement, QUICK if quick else FULL)
-        write_raw(measurement.name, measured[measurement.name])
-    values = {key: value for one in measured.values() for key, value in one.values.items()}
+    values: dict[str, dict[str, float]] = {}
+    meta: dict[str, object] = {"is_quick": quick, "load_average_before": load_average}
+    for name, measurement in product([server] if server else SERVERS, _chosen(keys)):
+        with console.status(f"measuring {measurement.name} of {name} …"):
+            measured = _measure(measurement, QUICK if quick else FULL, name)
+        write_raw(f"{name}/{measurement.name}", measured)
+        values.setdefault(name, {}).update(measured.values)
+        if measurement is polls.MEASUREMENT:
+            meta["polls_held"] = measured.raw["polls_held"]
     console.print(table_of(FIGURES, values))
-    meta: dict[str, object] = {
-        "seconds": round(time.monotonic() - started),
-        "is_quick": quick,
-        "load_average_before": load_average,
-    }
-    if polls.MEASUREMENT.name in measured:
-        meta["polls_held"] = measured[polls.MEASUREMENT.name].raw["polls_held"]
-    write_report(FIGURES, values, meta)
+    write_report(FIGURES, values, meta | {"seconds": round(time.monotonic() - started)})
 
 
 def _chosen(keys: Sequence[str]) -> list[Measurement]:
@@ -63,15 +63,15 @@ def _chosen(keys: Sequence[str]) -> list[Measurement]:
     ]
 
 
-def _measure(measurement: Measurement, effort: Effort) -> Measured:
+def _measure(measurement: Measurement, effort: Effort, server: str) -> Measured:
     with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as made:
         folder = Path(made)
         folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
-        return uvloop.run(_take(measurement, effort, folder))
+        return uvloop.run(_take(measurement, effort, folder, server))
 
 
-async def _take(measurement: Measurement, effort: Effort, folder: Path) -> Measured:
-    async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
+async def _take(measurement: Measurement, effort: Effort, folder: Path, server: str) -> Measured:
+    async with running_system(folder, server) as system, asyncio.timeout(MEASUREMENT_SECONDS):
         return await measurement.take(system, effort)
 
 

@@ -124,10 +124,10 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 @asynccontextmanager
-async def running_system(folder: Path) -> AsyncIterator[System]:
-    """Run a fresh system for the block."""
+async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
+    """Run a fresh system for the block, with the ASGI server of that name."""
     with embedded_postgres(folder / "data", durable=True) as cluster:
-        process = await _start_server(folder, cluster.url)
+        process = await _start_server(folder, cluster.url, server)
         try:
             async with asyncio.timeout(START_SECONDS):
                 ports = await _read_ports(process)
@@ -138,8 +138,9 @@ async def running_system(folder: Path) -> AsyncIterator[System]:
             await _stop(process)
 
 
-async def _start_server(folder: Path, url: str) -> Process:
+async def _start_server(folder: Path, url: str, server: str) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
+        "COMMS_API_SERVER": server,
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
         "COMMS_API_CERTS_DIR": str(folder / "certs"),
