@@ -11,7 +11,20 @@ import click
 import uvloop
 from rich.console import Console
 
-from bench import expansion, history, logins, one_event, order, polls, rest, stateful, stateless
+from bench import (
+    expansion,
+    growth_events,
+    growth_orders,
+    history,
+    logins,
+    one_event,
+    order,
+    polls,
+    rest,
+    stateful,
+    stateless,
+    workers,
+)
 from bench.figures import FULL, QUICK, Effort, Measured, Measurement
 from bench.report import table_of, write_raw, write_report
 from bench.system import running_system
@@ -24,11 +37,14 @@ MEASUREMENTS = (
     order.MEASUREMENT,
     logins.MEASUREMENT,
     rest.MEASUREMENT,
+    workers.MEASUREMENT,
+    growth_events.MEASUREMENT,
+    growth_orders.MEASUREMENT,
     expansion.MEASUREMENT,
     history.MEASUREMENT,
 )
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)
-MEASUREMENT_SECONDS = 900.0
+MEASUREMENT_SECONDS = 1800.0
 
 
 @click.command()

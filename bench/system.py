@@ -36,6 +36,7 @@ class System:
         """Take what has been started."""
         self.folder = folder
         self.cluster = cluster
+        self.process = process
         self.agent_port, self.management_port = ports
         self.tls = ssl.create_default_context(cafile=folder / "certs" / "ca.pem")
         self._secret = Secret((folder / "data" / "secret").read_bytes())
@@ -44,12 +45,24 @@ class System:
         self._postmaster = psutil.Process(int(postmaster))
         self._tokens: Tokens
 
+    async def restart(self, *, workers: int = 1, is_killed: bool = False) -> None:
+        """End the server, as a crash would if it is killed, and start it on the same ports with so many workers."""
+        if is_killed:
+            self.process.kill()
+        await _stop(self.process)
+        ports = (self.agent_port, self.management_port)
+        self.process = await _start_server(self.folder, self.cluster.url, ports, workers)
+        async with asyncio.timeout(START_SECONDS):
+            await _read_ports(self.process)
+        self._server = psutil.Process(self.process.pid)
+
     def cpu(self) -> dict[str, float]:
-        """Return the CPU seconds that the server, PostgreSQL and this load generator have used."""
+        """Return the CPU seconds that the server (all its workers), PostgreSQL and this load generator have used."""
         database = [*self._postmaster.children(recursive=True), self._postmaster]
+        server = [*self._server.children(recursive=True), self._server]
         times = self._postmaster.cpu_times()
         return {
-            "server": _cpu_seconds(self._server),
+            "server": sum(map(_cpu_seconds, server)),
             "postgresql": sum(map(_cpu_seconds, database)) + times.children_user + times.children_system,
             "load": time.process_time(),
         }
@@ -133,22 +146,26 @@ async def running_system(folder: Path) -> AsyncIterator[System]:
                 ports = await _read_ports(process)
             system = System(folder, cluster, process, ports)
             await system.load_tokens()
-            yield system
+            try:
+                yield system
+            finally:
+                process = system.process  # it may have been started anew
         finally:
             await _stop(process)
 
 
-async def _start_server(folder: Path, url: str) -> Process:
+async def _start_server(folder: Path, url: str, ports: tuple[int, int] = (0, 0), workers: int = 1) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
         "COMMS_API_CERTS_DIR": str(folder / "certs"),
-        "COMMS_API_AGENT_BIND": "127.0.0.1:0",
-        "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0",
+        "COMMS_API_AGENT_BIND": f"127.0.0.1:{ports[0]}",
+        "COMMS_API_MANAGEMENT_BIND": f"127.0.0.1:{ports[1]}",
+        "COMMS_API_WORKERS": str(workers),
         "COMMS_API_POLL_WAIT_SECONDS": "3600",
         "COMMS_API_LEASE_SECONDS": "3600",
     }
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("a") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "comms_api", "serve", cwd=folder, env=environment, stdout=PIPE, stderr=log
         )
