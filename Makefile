@@ -4,10 +4,10 @@ BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format bench lock clean
+.PHONY: help demo test coverage check format bench bench-check flame lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
 	$(BIN)/comms-api demo
@@ -33,6 +33,9 @@ format: .venv/installed ## Put the source into shape
 
 bench: .venv/installed ## Measure; writes build/bench.json
 	$(BIN)/python -m bench
+
+bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
+	$(BIN)/python -m bench --check bench/baseline.json
 
 lock: .venv/installed ## Pin the newest requirements with their hashes
 	$(BIN)/python -m pip install --quiet uv

@@ -1,17 +1,15 @@
 """Take the measurements, each on a fresh system, print their figures, and write `build/bench.json`."""
 
-import asyncio
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import uvloop
 from rich.console import Console
 
 from bench import (
+    check,
     expansion,
     growth_events,
     growth_orders,
@@ -25,9 +23,9 @@ from bench import (
     stateless,
     workers,
 )
-from bench.figures import FULL, QUICK, Effort, Measured, Measurement
+from bench.figures import FULL, QUICK, Measured, Measurement
+from bench.fresh import measured_together
 from bench.report import table_of, write_raw, write_report
-from bench.system import running_system
 
 MEASUREMENTS = (
     stateless.MEASUREMENT,
@@ -43,27 +41,38 @@ MEASUREMENTS = (
     expansion.MEASUREMENT,
     history.MEASUREMENT,
 )
+BASELINE = click.Path(dir_okay=False, path_type=Path)
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)
-MEASUREMENT_SECONDS = 1800.0
 
 
 @click.command()
 @click.argument("keys", nargs=-1, type=click.Choice([figure.key for figure in FIGURES]), metavar="[KEY]...")
 @click.option("--quick", is_flag=True, help="Measure for a shorter time, less exactly.")
-def main(keys: Sequence[str], *, quick: bool) -> None:
+@click.option("--check", "baseline", type=BASELINE, help="Measure a few figures shortly and fail if one has fallen.")
+@click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure those, and write what to check against.")
+def main(keys: Sequence[str], *, quick: bool, baseline: Path | None, new_baseline: Path | None) -> None:
     """Measure the figures KEY, and what comes with them, or all figures."""
+    if baseline is not None:
+        check.check(baseline)
+    elif new_baseline is not None:
+        check.write_baseline(new_baseline)
+    else:
+        _measure_all(keys, is_quick=quick)
+
+
+def _measure_all(keys: Sequence[str], *, is_quick: bool) -> None:
     console = Console()
     started, load_average = time.monotonic(), os.getloadavg()[0]
     measured: dict[str, Measured] = {}
     for measurement in _chosen(keys):
         with console.status(f"measuring {measurement.name} …"):
-            measured[measurement.name] = _measure(measurement, QUICK if quick else FULL)
+            measured |= dict(measured_together([measurement], QUICK if is_quick else FULL))
         write_raw(measurement.name, measured[measurement.name])
     values = {key: value for one in measured.values() for key, value in one.values.items()}
     console.print(table_of(FIGURES, values))
     meta: dict[str, object] = {
         "seconds": round(time.monotonic() - started),
-        "is_quick": quick,
+        "is_quick": is_quick,
         "load_average_before": load_average,
     }
     if polls.MEASUREMENT.name in measured:
@@ -77,18 +86,6 @@ def _chosen(keys: Sequence[str]) -> list[Measurement]:
         for measurement in MEASUREMENTS
         if not keys or any(figure.key in keys for figure in measurement.figures)
     ]
-
-
-def _measure(measurement: Measurement, effort: Effort) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as made:
-        folder = Path(made)
-        folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
-        return uvloop.run(_take(measurement, effort, folder))
-
-
-async def _take(measurement: Measurement, effort: Effort, folder: Path) -> Measured:
-    async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
-        return await measurement.take(system, effort)
 
 
 if __name__ == "__main__":

@@ -111,10 +111,10 @@ class System:
         return self._tokens.issue(ADMINISTRATOR, MANAGEMENT, "administrator")
 
     async def enroll(self, count: int, group: str) -> list[UUID]:
-        """Add agents to a new group, by SQL."""
+        """Add agents to a group, which is made if it is not there, by SQL."""
         ids = [uuid7_at(time.time()) for _ in range(count)]
         async with self.session() as connection:
-            await connection.execute("INSERT INTO groups (name) VALUES ($1)", group)
+            await connection.execute("INSERT INTO groups (name) VALUES ($1) ON CONFLICT DO NOTHING", group)
             await connection.execute(
                 "INSERT INTO agents (id, name, key_hash) SELECT id, id::text, $2 FROM unnest($1::uuid[]) AS id",
                 ids,
