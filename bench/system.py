@@ -45,10 +45,8 @@ class System:
         self._postmaster = psutil.Process(int(postmaster))
         self._tokens: Tokens
 
-    async def restart(self, *, workers: int = 1, is_killed: bool = False) -> None:
-        """End the server, as a crash would if it is killed, and start it on the same ports with so many workers."""
-        if is_killed:
-            self.process.kill()
+    async def restart(self, *, workers: int = 1) -> None:
+        """End the server if it still runs, and start it on the same ports with so many workers."""
         await _stop(self.process)
         ports = (self.agent_port, self.management_port)
         self.process = await _start_server(self.folder, self.cluster.url, ports, workers)
