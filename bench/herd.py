@@ -1,4 +1,4 @@
-"""The server dies under 10,000 held polls and comes back: how long until all poll again, and what they see meanwhile."""
+"""The server dies under 10,000 held polls and comes back: how long until all poll again, and what they see."""
 
 import asyncio
 import time
