@@ -9,7 +9,7 @@ LOAD_SHAPE ?= steady
 END_TO_END := $(addprefix tests/,api identity cli client events commands)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-granian coverage check format bench load lock clean
+.PHONY: help demo test test-granian coverage check format bench bench-check flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench: .venv/installed ## Measure; writes build/bench.json
 
 load: .venv/load/installed ## Load a server with LOAD_AGENTS for LOAD_SECONDS in the LOAD_SHAPE steady, storm or soak; writes build/load.html
 	$(BIN)/python -m tests.load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
+
+bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
+	$(BIN)/python -m bench --check bench/baseline.json
 
 lock: .venv/installed ## Pin the newest requirements with their hashes
 	$(BIN)/python -m pip install --quiet uv
