@@ -27,7 +27,7 @@ from bench import (
     stateless,
     workers,
 )
-from bench.figures import FULL, QUICK, Measured, Measurement
+from bench.figures import FULL, QUICK, Measurement
 from bench.fresh import measured_together
 from bench.report import table_of, write_raw, write_report
 

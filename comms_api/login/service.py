@@ -93,7 +93,7 @@ class Login:
     async def _admit(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
         """Return whom to let in, and the moment before that was read."""
         read_at = self._tokens.now()
-        [admission] = await self.reader.submit([name])
+        [admission] = await self.reader.submit(name, [name])
         if admission is None:
             admission = await self._external.find(name, address)
             read_at = self._tokens.now()
