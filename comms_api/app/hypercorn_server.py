@@ -23,8 +23,8 @@ CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 """Hypercorn closes a connection after 1,000 requests unless told otherwise."""
 
 HANDSHAKE_SECONDS = 20.0
-LARGE_PIECE_BYTES = 16 * 1024
-"""What is not held back until more of the answer follows: a record of TLS."""
+HELD_BACK_BYTES_MAXIMUM = 16 * 1024
+"""How much of an answer waits for what follows it at once: a record of TLS."""
 
 _CLIENT_NAME: ContextVar[str | None] = ContextVar("client_name", default=None)
 
@@ -79,6 +79,7 @@ class _Connection(tcp_server.TCPServer):
         super().__init__(*arguments)
         self.idle_task = _IdleTimer(self)
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
 
     async def run(self) -> None:
         """Serve the connection; its requests are tasks that inherit the name."""
@@ -95,13 +96,14 @@ class _Connection(tcp_server.TCPServer):
         if not self._unsent:
             self.loop.call_soon(self._flush)
         self._unsent.append(event.data)
-        if len(event.data) > LARGE_PIECE_BYTES:
+        self._unsent_bytes += len(event.data)
+        if self._unsent_bytes > HELD_BACK_BYTES_MAXIMUM:
             self._flush()
         with suppress(ConnectionError):  # whoever reads learns of it as well, and ends the connection
             await self.writer.drain()
 
     def _flush(self) -> None:
-        unsent, self._unsent = b"".join(self._unsent), []
+        unsent, self._unsent, self._unsent_bytes = b"".join(self._unsent), [], 0
         if unsent and not self.writer.is_closing():
             self.writer.write(unsent)
 

@@ -57,6 +57,7 @@ class FastLane:
         if route is None:
             await self._app(scope, receive, send)
         else:
+            scope.setdefault("state", {})  # of ASGI's optional members the one that the guard writes to
             await self._serve(route, Request(scope, receive, send))
 
     async def _serve(self, route: _Route, request: AnyRequest) -> None:
