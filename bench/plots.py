@@ -30,7 +30,8 @@ def main() -> None:
 
 def _bar(figure: Figure, value: float) -> Bar:
     """Return a figure's bar; of what should be small, a half of the limit is twice as good."""
-    return Bar(figure.key, figure.share(value), figure.share(figure.aim), f"{value:.3g} {figure.unit}"[:24])
+    sign = "≤" if figure.is_most else "≥"
+    return Bar(figure.key, figure.share(value), figure.share(figure.aim), f"{value:.3g} ({sign} {figure.must:g})")
 
 
 def _growth(raw: dict[str, Any]) -> dict[str, dict[str, Points]]:

@@ -34,10 +34,10 @@ def bars(title: str, drawn: Sequence[Bar]) -> str:
     parts = []
     for number, bar in enumerate(drawn):
         y = top + number * step
-        colour = GOOD if bar.share >= 1 else POOR
+        colour, length = GOOD if bar.share >= 1 else POOR, max(3, across(bar.share) - left)
         parts += [
             _text(left - 8, y + 12, bar.name, "end"),
-            f"<rect x='{left}' y='{y}' width='{across(bar.share) - left:.1f}' height='16' rx='2' fill='{colour}'/>",
+            f"<rect x='{left}' y='{y}' width='{length:.1f}' height='16' rx='2' fill='{colour}'/>",
             f"<path d='M{across(bar.aim):.1f} {y - 2}v20' stroke='#333' stroke-width='2'/>",
             _text(WIDTH - 120, y + 12, bar.label),
         ]
