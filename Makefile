@@ -8,7 +8,7 @@ KEY ?= one_event_rps_per_core
 .PHONY: help demo test coverage check format bench bench-check bench-plots bench-plans flame lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
 	$(BIN)/comms-api demo
