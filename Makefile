@@ -8,8 +8,10 @@ LOAD_SHAPE ?= steady
 
 END_TO_END := $(addprefix tests/,api identity cli client events commands)
 
+KEY ?= one_event_rps_per_core
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-granian coverage check format bench bench-check flame load lock clean
+.PHONY: help demo test test-granian coverage check format bench bench-check bench-plots bench-plans flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,11 +50,22 @@ load: .venv/load/installed ## Load a server with LOAD_AGENTS for LOAD_SECONDS in
 bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
 	$(BIN)/python -m bench --check bench/baseline.json
 
+bench-plots: .venv/installed ## Draw docs/performance/*.svg from the figures in build/
+	$(BIN)/python -m bench.plots
+
+bench-plans: .venv/installed ## Explain the hot statements on large tables, into docs/performance/plans/
+	$(BIN)/python -m bench.plans
+
+flame: .venv/installed ## Profile the server while KEY is measured; writes build/flame-KEY.svg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flame.txt
+	$(BIN)/python -m bench.flame $(KEY)
+
 lock: .venv/installed ## Pin the newest requirements with their hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group flame -o requirements/flame.txt
 
 clean: ## Remove what was made here, the environment included
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

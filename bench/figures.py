@@ -22,6 +22,12 @@ class Figure(msgspec.Struct, frozen=True):
         """Return whether a value is as good as it must be."""
         return value <= self.must if self.is_most else value >= self.must
 
+    def share(self, value: float) -> float:
+        """Return how much of what it must reach a value is: from 1 on, it holds."""
+        if value == self.must:
+            return 1.0
+        return self.must / max(value, 1e-9) if self.is_most else value / self.must
+
 
 class Effort(msgspec.Struct, frozen=True):
     """How long to measure."""

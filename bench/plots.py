@@ -1,0 +1,51 @@
+"""Draw `docs/performance/*.svg` from the raw data and the figures that `make bench` has left in `build/`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from bench.__main__ import FIGURES
+from bench.figures import Figure
+from bench.report import BUILD
+from bench.svg import Bar, Points, bars, curves
+
+FOLDER = Path("docs/performance")
+TOP = 1.6
+
+
+@click.command()
+def main() -> None:
+    """Draw what has been measured; a plot whose data is not there stays as it is."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    raw = {path.stem: msgspec.json.decode(path.read_bytes()) for path in (BUILD / "bench").glob("*.json")}
+    values = {key: value for one in raw.values() for key, value in one.get("values", {}).items()}
+    if drawn := [_bar(figure, values[figure.key]) for figure in FIGURES if figure.key in values]:
+        (FOLDER / "figures.svg").write_text(bars("Figures against what they must reach (black: the aim)", drawn))
+    for name, lines in _growth(raw).items():
+        title = f"Cost beside a grown system / in a small one, by {name} in the tables"
+        (FOLDER / f"growth-{name}.svg").write_text(curves(title, lines, TOP, 1.3))
+
+
+def _bar(figure: Figure, value: float) -> Bar:
+    """Return a figure's bar; of what should be small, a half of the limit is twice as good."""
+    sign = "≤" if figure.is_most else "≥"
+    return Bar(figure.key, figure.share(value), figure.share(figure.aim), f"{value:.3g} ({sign} {figure.must:g})")
+
+
+def _growth(raw: dict[str, Any]) -> dict[str, dict[str, Points]]:
+    drawn: dict[str, dict[str, Points]] = {}
+    for name, parts in (("events", {"an event": None}), ("orders", {"a poll": "polls", "an order": "orders"})):
+        if content := raw.get(f"growth_{name}"):
+            points = content["raw"]["points"]
+            drawn[name] = {
+                f"{what}: {how}": [(point["rows"], (point[part] if part else point)["ratios"][key]) for point in points]
+                for what, part in parts.items()
+                for how, key in (("CPU", "cpu_us"), ("time", "time_us"))
+            }
+    return drawn
+
+
+if __name__ == "__main__":
+    main()
