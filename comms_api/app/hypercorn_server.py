@@ -85,7 +85,17 @@ class _Connection(tcp_server.TCPServer):
         """Serve the connection; its requests are tasks that inherit the name."""
         tls = self.writer.get_extra_info("ssl_object")
         _CLIENT_NAME.set(common_name(tls.getpeercert()) if tls is not None else None)
-        await super().run()
+        try:
+            await super().run()
+        finally:
+            self._break_circles()
+
+    def _break_circles(self) -> None:
+        """Forget what points back here: the connection's buffers would stay until circles are looked for."""
+        for name in ("protocol", "idle_task", "_task_group"):
+            vars(self).pop(name, None)
+        if (error := self.reader.exception()) is not None:
+            error.__traceback__ = None
 
     async def protocol_send(self, event: Event) -> None:
         """Send bytes, together with those that follow at once; or close; or become idle or busy."""

@@ -160,6 +160,21 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(
     assert query("SELECT 1 FROM events WHERE module = 'left'") == []
 
 
+def test_connections_of_one_batch_each_leave_no_memory_behind(server: Server, agent_id: UUID) -> None:
+    event = b'{"text":"' + b"x" * 40_000 + b'"}'
+    batch = request("POST", "/events/stateless", server.token(agent_id), stateless(agent_id, event))
+
+    def send(times: int) -> int:
+        for _ in range(times):
+            with connect(server.tls, server.agent_port) as connection:
+                connection.sendall(batch)
+                assert read_answer(connection).status == 204
+        return server.resident_bytes()
+
+    before = send(100)
+    assert send(400) - before < 8 * 2**20
+
+
 def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server, kind: str) -> None:
     agent_id = ending.enroll(ending.management(), f"draining {kind}")
     token, body = ending.token(agent_id), stateless(agent_id, {"n": 1})

@@ -15,6 +15,7 @@ class Answer:
 
 def connect(tls: ssl.SSLContext, port: int) -> ssl.SSLSocket:
     plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return tls.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
