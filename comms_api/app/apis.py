@@ -115,7 +115,7 @@ def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
     def see(connection: AnyConnection, claims: Claims) -> None:
         node.presence.saw(agent_id(claims), remote_address(connection))
         if node.membership.is_draining:
-            close_afterwards(connection)
+            close_afterwards(connection.scope)
 
     return see
 

@@ -21,6 +21,8 @@ AGREEMENT_SECONDS = 6.0
 
 WAIT_SECONDS = 60.0
 
+_DIFFERENCE = "nodes serve different"
+
 Nodes = Sequence[Given]
 
 
@@ -111,9 +113,6 @@ def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str
 
 def _is_lasting(problems: Iterable[str]) -> bool:
     return any(_DIFFERENCE not in problem for problem in problems)
-
-
-_DIFFERENCE = "nodes serve different"
 
 
 def _problems(found: Nodes) -> list[str]:

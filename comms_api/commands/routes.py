@@ -80,7 +80,7 @@ async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: flo
         try:
             orders = await answer
             if orders is ELSEWHERE:
-                close_afterwards(request)
+                close_afterwards(request.scope)
             return Orders(orders)
         except asyncio.CancelledError:
             return _answer_to_nobody(watch)

@@ -11,9 +11,9 @@ CLOSES = "comms_api.closes"
 """In a request's scope: its connection closes after the answer."""
 
 
-def close_afterwards(connection: Any) -> None:
+def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""
-    connection.scope[CLOSES] = True
+    scope[CLOSES] = True
 
 
 def find_header(scope: Any, name: bytes) -> str | None:
