@@ -54,6 +54,8 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     labels: Labels = {}
     in_sync: bool | None = None
     """Whether it says that it runs the files of its groups as they are now."""
+    node: str | None = None
+    """The node that saw it last."""
 
 
 Networks = Annotated[list[str], msgspec.Meta(max_length=32)]

@@ -50,11 +50,13 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     version: FromQuery[str | None] = None,
     label: LabelQuery = None,
     in_sync: FromQuery[bool | None] = None,
+    node: FromQuery[str | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id: all, or those that match every filter; `*` in a name, system or version is anything."""
-    return await agents.list(AgentFilter(name, group, status, os, version, _labels(label or []), in_sync), after, limit)
+    wanted = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
+    return await agents.list(wanted, after, limit)
 
 
 def _labels(given: list[str]) -> dict[str, str]:

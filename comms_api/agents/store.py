@@ -143,6 +143,8 @@ def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
         found.append(
             agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group))
         )
+    if wanted.node is not None:
+        found.append(agents.c.node == wanted.node)
     if wanted.in_sync is not None:
         is_in_sync = func.coalesce(agents.c.configuration == wanted_configuration(), text("false"))
         found.append(is_in_sync if wanted.in_sync else not_(is_in_sync))

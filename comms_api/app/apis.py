@@ -13,6 +13,7 @@ from litestar.types import ASGIApp
 from comms_api.agents import routes as agents
 from comms_api.app.node import Node
 from comms_api.audit import routes as audit
+from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
 from comms_api.files import routes as files
@@ -22,7 +23,7 @@ from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id
 from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.problems import answer_problem
-from comms_api.http.request import remote_address
+from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
@@ -34,7 +35,20 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 PREFIXES = ("/", "/api/v1")
 """Real agents use the second; both are the same."""
 
-MANAGEMENT_SERVICES = ("agents", "audit", "groups", "users", "events", "states", "commands", "files", "watch", "bodies")
+MANAGEMENT_SERVICES = (
+    "agents",
+    "audit",
+    "groups",
+    "users",
+    "events",
+    "states",
+    "commands",
+    "files",
+    "watch",
+    "bodies",
+    "cluster",
+    "membership",
+)
 
 
 @get("/", status_code=200, opt=PUBLIC)
@@ -45,6 +59,8 @@ async def check_health() -> Response[bytes]:
 
 MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     check_health,
+    cluster.check_readiness,
+    *cluster.ROUTES,
     *users.ROUTES,
     *audit.ROUTES,
     *agents.ROUTES,
@@ -68,6 +84,7 @@ def agent_api(node: Node) -> AsgiApp:
     """Return the agent API."""
     handlers = [
         check_health,
+        cluster.check_readiness,
         _show_keys(node),
         *login.ROUTES,
         *agents.AGENT_ROUTES,
@@ -77,6 +94,7 @@ def agent_api(node: Node) -> AsgiApp:
     ]
     services = {
         "bodies": node.bodies,
+        "membership": node.membership,
         "login": node.login,
         "agents": node.agents,
         "files": node.files,
@@ -96,6 +114,8 @@ def _order_desk(node: Node) -> commands.OrderDesk:
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
     def see(connection: AnyConnection, claims: Claims) -> None:
         node.presence.saw(agent_id(claims), remote_address(connection))
+        if node.membership.is_draining:
+            close_afterwards(connection.scope)
 
     return see
 

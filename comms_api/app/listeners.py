@@ -41,9 +41,9 @@ def address_of(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def url_of(listener: socket.socket) -> str:
-    """Return where a client on this machine reaches the socket."""
-    return f"https://{address_of(listener)}".replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")
+def url_of(listener: socket.socket, machine: str = "localhost") -> str:
+    """Return where a client reaches the socket, if it knows the machine by this name."""
+    return f"https://{address_of(listener)}".replace("//0.0.0.0:", f"//{machine}:").replace("//[::]:", f"//{machine}:")
 
 
 def _probe(setting: str, address: str) -> None:

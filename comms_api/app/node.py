@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,10 @@ from comms_api.agents.presence import Presence
 from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.audit.service import Audit
+from comms_api.cluster.membership import Membership
+from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, Polls, Seat
+from comms_api.cluster.service import NODES_CHANNEL, Cluster
+from comms_api.cluster.store import forget_lost
 from comms_api.commands.dispatcher import Dispatcher
 from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.maintenance import Maintenance
@@ -66,10 +69,12 @@ class Node(msgspec.Struct, frozen=True):
     watch: Watch
     dispatcher: Dispatcher
     reports: Reports
+    cluster: Cluster
+    membership: Membership
 
 
 @asynccontextmanager
-async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> AsyncIterator[Node]:
+async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, seat: Seat) -> AsyncIterator[Node]:
     """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
     clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
     async with engine.begin() as connection:
@@ -78,10 +83,16 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     dispatcher = Dispatcher(engine, tokens, settings)
     revocations = Revocations(engine, tokens, settings.token_lifetime_seconds, dispatcher.end_revoked)
-    channels = {ORDERS_CHANNEL: dispatcher.wake_all, REVOCATIONS_CHANNEL: revocations.refresh_soon}
+    polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
+    membership = Membership(engine, seat, clock, keyring, polls)
+    channels = {
+        ORDERS_CHANNEL: dispatcher.wake_all,
+        REVOCATIONS_CHANNEL: revocations.refresh_soon,
+        NODES_CHANNEL: membership.beat_soon,
+    }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
-    presence = Presence(engine, settings.node_name or platform.node())
+    presence = Presence(engine, seat.place.name)
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
     node = Node(
@@ -102,13 +113,17 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
         watch=Watch(engine),
         dispatcher=dispatcher,
         reports=reports,
+        cluster=Cluster(engine, notifier),
+        membership=membership,
     )
+    await membership.join()
     coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
     duties = _duties(engine, node, clock, Maintenance(engine, notifier, settings))
     async with _running(coroutines | _tasks(node, duties)):
         yield node
         await external.close()
     await presence.flush()
+    await membership.leave()
 
 
 def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
@@ -122,9 +137,10 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
             "sweep": node.dispatcher.sweep(),
             "watch": node.watch.run(),
             "presence": node.presence.run(),
+            "heartbeat": node.membership.run(),
         }
     )
-    return tasks | {duty.name: keep_doing(duty) for duty in duties}
+    return tasks | {duty.name: keep_doing(duty, node.membership.diary) for duty in duties}
 
 
 def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:
@@ -152,6 +168,7 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: 
         Duty("orders archive", HOUSEKEEPING_SECONDS, maintenance.archive),
         Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
         Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
+        Duty("lost nodes", HOUSEKEEPING_SECONDS, on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS)),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
         Duty(
             "quarantine",

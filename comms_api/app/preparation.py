@@ -1,4 +1,4 @@
-"""What a database must have before a node serves: the schema, partitions, an administrator.
+"""What a database must have before a node serves: the schema, partitions, an administrator; and a name for the node.
 
 Ten nodes that start together do each of these once: they take turns at advisory locks. It is done in a process of its
 own, whose memory (Alembic's, for one) goes when it is done.
@@ -9,6 +9,8 @@ import asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.cluster.model import Place
+from comms_api.cluster.names import claim_name
 from comms_api.database.connect import open_engine
 from comms_api.database.failures import is_outage
 from comms_api.database.migrate import upgrade_schema
@@ -21,23 +23,26 @@ from comms_api.users.service import create_first_administrator
 PREPARATION_LOCK = 0x7072657061
 
 
-def prepare(url: str, settings: Settings) -> str | None:
-    """Create what is missing; idempotent. Return the administrator's password if it was made up just now.
+def prepare(url: str, settings: Settings, place: Place) -> str | None:
+    """Create what is missing, and claim the node's name; return the administrator's password if it was made up now.
 
-    Raises `ConfigurationError` when the database cannot be used.
+    Raises `ConfigurationError` when the database cannot be used, or a live node has the name.
     """
-    return asyncio.run(_prepare(url, settings))
+    return asyncio.run(_prepare(url, settings, place))
 
 
-async def _prepare(url: str, settings: Settings) -> str | None:
+async def _prepare(url: str, settings: Settings, place: Place) -> str | None:
     engine = open_engine(url, settings)
     try:
         await check_sources(settings)
-        return await _prepare_database(engine, settings)
+        password = await _prepare_database(engine, settings)
+        await claim_name(engine, place)
     except Exception as error:
         if is_outage(error):
             raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
         raise
+    else:
+        return password
     finally:
         await engine.dispose()
 

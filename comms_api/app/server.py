@@ -17,6 +17,8 @@ from comms_api.app.certificates import Certificate
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
 from comms_api.app.sites import Site, find_server
+from comms_api.cluster.membership import Membership
+from comms_api.cluster.model import Seat
 from comms_api.database.connect import open_engine
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
@@ -61,6 +63,7 @@ class Worker(msgspec.Struct, frozen=True):
     secret: Secret
     certificate: Certificate
     settings: Settings
+    seat: Seat
 
 
 def run_worker(
@@ -97,7 +100,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     engine = open_engine(worker.database_url, worker.settings)
     try:
-        async with open_node(engine, worker.secret, worker.settings) as node:
+        async with open_node(engine, worker.secret, worker.settings, worker.seat) as node:
             watch = asyncio.create_task(_watch_parent(has_parent, stopping))
             await _serve(node, listeners, worker.certificate, stopping, ready)
             watch.cancel()
@@ -120,7 +123,7 @@ async def _serve(
 ) -> None:
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
     drained, settings = asyncio.Event(), node.settings
-    apps = [InFlight(agent_api(node)), InFlight(management_api(node))]
+    apps = [InFlight(api(node), node.membership) for api in (agent_api, management_api)]
     sites = [
         Site(apps[0], listeners.agent, certificate, settings, asks_names=settings.client_certificates != "off"),
         Site(apps[1], listeners.management, certificate, settings),
@@ -130,9 +133,8 @@ async def _serve(
     # The sockets listen already: a client that comes before the server does waits in their backlog.
     ready()
     await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
-    logger.info("draining, %d polls held", node.dispatcher.held_polls)
     listeners.close()  # a connection that nobody will accept should go to another node now
-    node.dispatcher.drain()
+    node.membership.stop()
     node.watch.drain()
     drained.set()
     with suppress(TimeoutError):
@@ -152,11 +154,12 @@ def _cut_off(servers: Sequence[asyncio.Task[None]]) -> None:
 
 
 class InFlight:
-    """Wraps an ASGI app and knows when no request is under way."""
+    """Wraps an ASGI app, counts its requests, and knows when none is under way."""
 
-    def __init__(self, app: AsgiApp) -> None:
-        """Take the app."""
+    def __init__(self, app: AsgiApp, membership: Membership) -> None:
+        """Take the app, and who is told how many there were."""
         self._app = app
+        self._membership = membership
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -167,6 +170,7 @@ class InFlight:
             await self._app(scope, receive, send)
             return
         self._requests += 1
+        self._membership.requests += 1
         self._idle.clear()
         try:
             await self._app(scope, receive, send)

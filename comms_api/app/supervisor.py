@@ -13,12 +13,15 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
+from comms_api.app.place import find_place
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.sites import find_server
+from comms_api.cluster.model import Seat
 from comms_api.database.connect import database_address
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.settings import Settings
@@ -51,8 +54,9 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
         for pair in listeners:
             stack.callback(pair.close)
         url = stack.enter_context(database_address(settings))
-        password = _call_in_child(PREPARATION, url, settings)
-        worker = Worker(url, secret, certificate, settings)
+        place = find_place(settings, listeners[0])
+        password = _call_in_child(PREPARATION, url, settings, place)
+        worker = Worker(url, secret, certificate, settings, Seat(place))
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
@@ -94,14 +98,18 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
-    processes = [_start(worker, pair, ready if pair is listeners[0] else _say_nothing) for pair in listeners]
+    workers = [structs.replace(worker, seat=Seat(worker.seat.place, number)) for number in range(len(listeners))]
+    processes = [
+        _start(each, pair, ready if each is workers[0] else _say_nothing)
+        for each, pair in zip(workers, listeners, strict=True)
+    ]
     while not stopping:
         time.sleep(0.1)
         for index, process in enumerate(processes):
             if not process.is_alive() and not stopping:
                 logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
                 time.sleep(RESTART_SECONDS)
-                processes[index] = _start(worker, listeners[index], _say_nothing)
+                processes[index] = _start(workers[index], listeners[index], _say_nothing)
     for pair in listeners:
         pair.close()
     for process in processes:

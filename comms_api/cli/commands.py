@@ -3,8 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -15,14 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from comms_api.cli.operator import Operator, logged_in, operator_options
+from comms_api.cli.operator import Given, Operator, operation
 
 SOURCE = "Users/Services"
 AGAIN_SECONDS = 1.0
 OPEN = ("pending", "sent")
 ENDED = ("success", "failure", "cancelled")
-
-Given = dict[str, Any]
 
 
 @click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
@@ -30,22 +27,7 @@ def commands() -> None:
     """Submit commands to agents and services, and see what becomes of them."""
 
 
-def _operation(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a function a command whose first parameter is a logged-in operator."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        def perform(*, url: str, ca: Path | None, user: str, password_file: Path, **given: Any) -> None:
-            with logged_in(url, ca, user, password_file) as operator:
-                function(operator, **given)
-
-        perform.__doc__ = function.__doc__
-        perform.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined] # click's own
-        return commands.command(name)(operator_options(perform))
-
-    return decorate
-
-
-@_operation("send")
+@operation(commands, "send")
 @click.option("--agent", "agents", multiple=True, help="An agent's id; may be repeated.")
 @click.option("--group", "groups", multiple=True, help="A group; may be repeated.")
 @click.option("--all", "is_all", is_flag=True, help="Every agent.")
@@ -123,13 +105,13 @@ def _target(given: Given) -> Given:
 _REQUEST_ID = click.argument("request_id", type=click.UUID)
 
 
-@_operation("list")
+@operation(commands, "list")
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
 def list_commands(operator: Operator, **given: Any) -> None:
     """List commands, oldest first."""
     table = Table(Column("command", no_wrap=True), "created", "action", "target", "user", "phase")
-    for command in _pages(operator, "/commands", _present(given, "action", "target")):
+    for command in operator.pages("/commands", _present(given, "action", "target")):
         target = command["target"]
         names = target.get("id", "")
         named = f"{target['type']} {names if isinstance(names, str) else ', '.join(names)}"
@@ -140,17 +122,7 @@ def list_commands(operator: Operator, **given: Any) -> None:
     Console().print(table)
 
 
-def _pages(operator: Operator, path: str, query: Given) -> Iterator[Given]:
-    after: Given = {}
-    while True:
-        page = operator.ask("GET", path, params=query | after).json()
-        yield from page["items"]
-        if page["next"] is None:
-            return
-        after = {"after": page["next"]}
-
-
-@_operation("show")
+@operation(commands, "show")
 @_REQUEST_ID
 def show(operator: Operator, request_id: UUID) -> None:
     """Show a command as JSON: how far it is, and its latest failures."""
@@ -158,7 +130,7 @@ def show(operator: Operator, request_id: UUID) -> None:
     click.echo(msgspec.json.format(answer.content, indent=2).decode())
 
 
-@_operation("wait")
+@operation(commands, "wait")
 @_REQUEST_ID
 def wait(operator: Operator, request_id: UUID) -> None:
     """Show the progress of a command until all of its orders have ended; exit 1 if one failed."""
@@ -200,7 +172,7 @@ def _progress(operator: Operator, request_id: str) -> Iterator[Given]:
             return
 
 
-@_operation("cancel")
+@operation(commands, "cancel")
 @_REQUEST_ID
 def cancel(operator: Operator, request_id: UUID) -> None:
     """Cancel every order of a command that has not ended."""
@@ -208,21 +180,21 @@ def cancel(operator: Operator, request_id: UUID) -> None:
     click.echo(f"{told['cancelled']} order(s) cancelled, {told['told']} recipient(s) will be told")
 
 
-@_operation("pause")
+@operation(commands, "pause")
 @_REQUEST_ID
 def pause(operator: Operator, request_id: UUID) -> None:
     """Hold back the orders that no agent was offered."""
     click.echo(f"{operator.ask('POST', f'/commands/{request_id}/pause').json()['orders']} order(s) held")
 
 
-@_operation("resume")
+@operation(commands, "resume")
 @_REQUEST_ID
 def resume(operator: Operator, request_id: UUID) -> None:
     """Let a paused or stopped command go on."""
     click.echo(f"the command is {operator.ask('POST', f'/commands/{request_id}/resume').json()['phase']}")
 
 
-@_operation("retry")
+@operation(commands, "retry")
 @_REQUEST_ID
 @click.option("--cancelled", "with_cancelled", is_flag=True, help="Repeat cancelled orders as well.")
 @click.option(
@@ -238,7 +210,7 @@ def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_wait
         _watch(operator, told["request_id"])
 
 
-@_operation("results")
+@operation(commands, "results")
 @_REQUEST_ID
 @click.option("--format", "form", type=click.Choice(["csv", "ndjson"]), default="csv", help="Of what form.")
 @click.option("--output", type=click.File("wb"), default="-", help="Where to; by default standard output.")

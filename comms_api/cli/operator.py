@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import click
 import httpx
@@ -14,6 +14,7 @@ from comms_api.errors import CommsError, ConfigurationError
 
 TIMEOUT_SECONDS = 60.0
 
+Given: TypeAlias = dict[str, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -40,6 +41,21 @@ def operator_options(function: Function) -> Function:
     return function
 
 
+def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function a command of a group; its first parameter is a logged-in operator."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def perform(*, url: str, ca: Path | None, user: str, password_file: Path, **given: Any) -> None:
+            with logged_in(url, ca, user, password_file) as operator:
+                function(operator, **given)
+
+        perform.__doc__ = function.__doc__
+        perform.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined] # click's own
+        return group.command(name)(operator_options(perform))
+
+    return decorate
+
+
 class Operator:
     """Asks the management API as one user; what it refuses is one line."""
 
@@ -62,6 +78,16 @@ class Operator:
             answer = self._client.request(method, path, **request)
         _check(answer)
         return answer
+
+    def pages(self, path: str, query: Given) -> Iterator[Given]:
+        """Yield the items of every page."""
+        after: Given = {}
+        while True:
+            page = self.ask("GET", path, params=query | after).json()
+            yield from page["items"]
+            if page["next"] is None:
+                return
+            after = {"after": page["next"]}
 
     @contextmanager
     def stream(self, path: str, **request: Any) -> Iterator[httpx.Response]:

@@ -13,6 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,15 +34,19 @@ CLAIM_INTERVAL_SECONDS = 0.002
 
 RETRY_SECONDS = 0.5
 
+ELSEWHERE = list[Order]()
+"""The answer to a poll whose agent should come again by another connection."""
+
 
 class _Waiter:
     """One held poll."""
 
-    __slots__ = ("answer", "claims", "is_being_claimed", "is_due_to_end", "was_claimed")
+    __slots__ = ("answer", "claims", "farewell", "is_being_claimed", "is_due_to_end", "was_claimed")
 
     def __init__(self, claims: Claims) -> None:
         self.claims = claims
         self.answer: asyncio.Future[list[Order]] = asyncio.get_running_loop().create_future()
+        self.farewell = list[Order]()
         self.is_being_claimed = False
         self.is_due_to_end = False
         self.was_claimed = False
@@ -50,7 +55,12 @@ class _Waiter:
         """Answer with nothing; while a claim is under way, after it."""
         self.is_due_to_end = True
         if not self.is_being_claimed:
-            self.give([])
+            self.give(self.farewell)
+
+    def send_away(self) -> None:
+        """Answer with nothing, and have the agent come again by another connection."""
+        self.farewell = ELSEWHERE
+        self.end()
 
     def time_out(self) -> None:
         """Answer with nothing, but after the first claim: a poll that waits for nothing gets what is there."""
@@ -85,9 +95,8 @@ class Dispatcher:
         self._wanted = asyncio.Event()
         self._is_draining = False
 
-    @property
-    def held_polls(self) -> int:
-        """How many polls wait."""
+    def count_held(self) -> int:
+        """Return how many polls wait."""
         return len(self._waiters)
 
     @contextmanager
@@ -100,7 +109,7 @@ class Dispatcher:
         waiter = self._register(agent_id, claims)
         timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
         if self._is_draining:
-            waiter.end()
+            waiter.send_away()
         try:
             yield waiter.answer
         finally:
@@ -133,8 +142,17 @@ class Dispatcher:
     def drain(self) -> None:
         """Answer every poll, those to come at once."""
         self._is_draining = True
-        for waiter in self._waiters.values():
-            waiter.end()
+        self.send_away(len(self._waiters))
+
+    def resume(self) -> None:
+        """Hold polls again."""
+        self._is_draining = False
+
+    def send_away(self, count: int) -> None:
+        """Answer so many polls, those first that have waited longest, and have their agents come again elsewhere."""
+        staying = (waiter for waiter in self._waiters.values() if not waiter.is_due_to_end)
+        for waiter in islice(staying, count):
+            waiter.send_away()
 
     async def run(self) -> None:
         """Claim for those who are due, until cancelled."""

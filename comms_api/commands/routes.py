@@ -14,7 +14,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from comms_api.commands.actions import NewAction, RegisteredAction
-from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.dispatcher import ELSEWHERE, Dispatcher
 from comms_api.commands.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.commands.idempotency import HEADER, IdempotencyKey, read_key
 from comms_api.commands.model import (
@@ -41,7 +41,7 @@ from comms_api.errors import Forbidden
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import AnyRequest, close_afterwards
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
 from comms_api.protocol import Order, OrderResults, Orders, OrderStatus, ReportOutcomes
 
@@ -78,7 +78,10 @@ async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: flo
         watch = asyncio.ensure_future(_until_disconnect(request))
         watch.add_done_callback(lambda _: answer.cancel())
         try:
-            return Orders(await answer)
+            orders = await answer
+            if orders is ELSEWHERE:
+                close_afterwards(request.scope)
+            return Orders(orders)
         except asyncio.CancelledError:
             return _answer_to_nobody(watch)
         finally:

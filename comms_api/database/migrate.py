@@ -1,13 +1,21 @@
-"""Bring the schema to the newest revision, once, however many nodes start together."""
+"""Bring the schema to the newest revision, once, however many nodes start together.
 
+While a cluster is upgraded node by node, a node may start on a schema that is newer than its code. Revisions only add
+until every node is new, so it serves on it.
+"""
+
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS_LOCK = 0x636F6D6D73  # "comms": PostgreSQL's advisory locks are numbers
 LOCK_TIMEOUT = "5s"
@@ -40,8 +48,19 @@ def guard_migration(connection: Connection) -> None:
 
 
 async def upgrade_schema(connection: AsyncConnection) -> None:
-    """Run every revision that is missing, in the caller's transaction."""
-    await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), "head"))
+    """Run every revision that is missing, in the caller's transaction; leave a schema that is newer as it is."""
+    await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: Connection) -> None:
+    guard_migration(connection)  # whoever migrates just now may be of a newer release
+    config = alembic_config(connection)
+    revision = MigrationContext.configure(connection).get_current_revision()
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    if revision is not None and newest is not None and revision > newest:  # they are numbered
+        logger.warning("the schema, revision %s, is of a newer release than this one, revision %s", revision, newest)
+        return
+    command.upgrade(config, "head")
 
 
 async def current_revisions(connection: AsyncConnection) -> Sequence[str]:

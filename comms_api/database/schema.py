@@ -179,6 +179,33 @@ signing_keys = Table(
     _timestamp("created_at", nullable=False),
 )
 
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="a process; a node is those of one name"),
+    Column("name", Text, nullable=False),
+    Column("worker", Integer, nullable=False),
+    Column("agent_url", Text, nullable=False),
+    Column("management_url", Text, nullable=False),
+    Column("boot_id", Text, nullable=False, comment="tells one start of a machine from every other"),
+    Column("version", Text, nullable=False),
+    _timestamp("started_at", nullable=False),
+    # The heartbeat moves only columns without an index, and half of each page is free for it: every move is HOT.
+    _timestamp("seen_at", nullable=False),
+    Column("state", Text, nullable=False, server_default="active"),
+    Column("polls", Integer, nullable=False, server_default=text("0")),
+    Column("requests_per_second", Double, nullable=False, server_default=text("0")),
+    Column("duties", JSON, nullable=False, server_default=text("'{}'")),
+    Column("skew_seconds", Double, nullable=False, server_default=text("0")),
+    Column("key_ids", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("files_sha256", Text, nullable=False, server_default=""),
+    # What operators want of it; these alone are in the audit trail.
+    Column("wanted_state", Text, nullable=False, server_default="active"),
+    Column("wanted_polls", Integer),
+    _timestamp("rebalanced_at"),
+    postgresql_with={"fillfactor": "50"},
+)
+
 revocations = Table(
     "revocations",
     metadata,

@@ -11,10 +11,11 @@ import asyncio
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
 
-from comms_api.http.request import find_header
+from comms_api.http.request import CLOSES, close_afterwards, find_header
 
 DISCARD_SECONDS = 5.0
 SMALL_BODY_BYTES = 64 * 1024
+_CLOSE = (b"connection", b"close")
 
 
 class DiscardLateBody:
@@ -59,6 +60,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if not self._ended:
             message = await self._send_early(message)
+        if CLOSES in self._scope and message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], _CLOSE]
         await self._send(message)
 
     async def _send_early(self, message: Message) -> Message:
@@ -67,7 +70,7 @@ class _Exchange:
             if self._is_small():
                 await self._discard()
             if not self._ended:
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+                close_afterwards(self._scope)
         elif message["type"] == "http.response.body" and not message["more_body"]:
             await self._send({"type": "http.response.body", "body": message["body"], "more_body": True})
             await self._discard()

@@ -7,6 +7,15 @@ from litestar import Request
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 
+CLOSES = "comms_api.closes"
+"""In a request's scope: its connection closes after the answer."""
+
+
+def close_afterwards(scope: Any) -> None:
+    """Have the client's next request come by another connection, so that a load balancer may choose anew."""
+    scope[CLOSES] = True
+
+
 def find_header(scope: Any, name: bytes) -> str | None:
     """Return the first header of a name in lower case; Litestar would make a dictionary of all of them first."""
     for key, value in scope["headers"]:

@@ -39,6 +39,75 @@ def test_up_down_and_up_again_agree_with_the_schema(folder: Path, new_database: 
     assert "No new upgrade operations detected" in alembic(env, "check")
 
 
+LAST_RELEASED = "0004"
+"""The revision of the last release, whose nodes may still run when the first of this one migrates."""
+
+COLUMNS = """
+    SELECT table_name || '.' || column_name AS name, concat_ws(' ', data_type, is_nullable, column_default) AS shape,
+        is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES' AS may_be_missing
+    FROM information_schema.columns JOIN pg_class ON relname = table_name
+    WHERE table_schema = 'public' AND NOT relispartition AND table_name <> 'alembic_version'"""
+RULES = """
+    SELECT relname, rule FROM pg_class JOIN (
+        SELECT conrelid, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype <> 'n'
+        UNION SELECT indrelid, pg_get_indexdef(indexrelid) FROM pg_index WHERE indisunique
+        UNION SELECT tgrelid, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+    ) AS rules (relation, rule) ON relation = pg_class.oid
+    WHERE relnamespace = 'public'::regnamespace AND NOT relispartition"""
+Shape = tuple[dict[str, tuple[str, bool]], set[tuple[str, str]]]
+
+
+def shape(url: str) -> Shape:
+    """Return the columns of all tables, and the rules that their rows must obey."""
+    columns = {row["name"]: (row["shape"], row["may_be_missing"]) for row in querying(url)(COLUMNS)}
+    return columns, {(row["relname"], row["rule"]) for row in querying(url)(RULES)}
+
+
+def faults(before: Shape, after: Shape) -> list[str]:
+    """Return what code that knows the schema before would trip over in the one after."""
+    (old, old_rules), (new, new_rules) = before, after
+    tables = {name.split(".")[0] for name in old}
+    changed = [name for name in old if new.get(name) != old[name]]
+    needed = [
+        name
+        for name, (_, may_be_missing) in new.items()
+        if name not in old and name.split(".")[0] in tables and not may_be_missing
+    ]
+    rules = [rule for table, rule in old_rules ^ new_rules if table in tables]
+    return sorted(changed + needed + rules)
+
+
+def test_the_code_of_the_last_release_finds_all_that_it_knows(folder: Path, new_database: Callable[[], str]) -> None:
+    url = new_database()
+    env = environment(folder, url)
+    alembic(env, "downgrade", LAST_RELEASED)
+    before = shape(url)
+    alembic(env, "upgrade", "head")
+    assert faults(before, shape(url)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("ALTER TABLE groups ADD must integer NOT NULL", "groups.must"),
+        ("ALTER TABLE groups DROP precedence", "groups.precedence"),
+        ("ALTER TABLE groups ALTER precedence TYPE bigint", "groups.precedence"),
+        ("ALTER TABLE groups ADD CHECK (precedence > 0)", "CHECK ((precedence > 0))"),
+        ("CREATE UNIQUE INDEX strict ON groups (precedence)", "CREATE UNIQUE INDEX strict"),
+        ("ALTER TABLE groups ADD may integer", ""),
+        ("ALTER TABLE groups ADD may integer NOT NULL DEFAULT 1", ""),
+        ("CREATE TABLE more (must integer PRIMARY KEY)", ""),
+    ],
+)
+def test_what_would_break_the_code_of_the_last_release_is_found(
+    new_database: Callable[[], str], change: str, fault: str
+) -> None:
+    url = new_database()
+    before = shape(url)
+    querying(url)(change)
+    assert [one[: len(fault)] for one in faults(before, shape(url))] == ([fault] if fault else [])
+
+
 def test_an_embedded_database_migrates_by_the_alembic_command(folder: Path) -> None:
     home = folder / "embedded"
     home.mkdir()

@@ -18,10 +18,11 @@ class Poll:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self.head = b""
         self.answer = asyncio.create_task(self._read(reader))
 
     async def _read(self, reader: asyncio.StreamReader) -> Orders:
-        head = await reader.readuntil(b"\r\n\r\n")
+        self.head = head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
         return _ORDERS.decode(await reader.readexactly(length))

@@ -6,6 +6,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,6 +130,7 @@ def environment(folder: Path, database_url: str | None, **settings: Any) -> dict
     (folder / "password").write_text(PASSWORD)
     given = {
         "server": SERVER,
+        "node_name": f"node-{uuid.uuid4().hex[:8]}",
         "data_dir": folder / "data",
         "certs_dir": folder / "certs",
         "admin_password_file": folder / "password",

@@ -1,0 +1,210 @@
+"""`comms-api cluster`: see the nodes, whether all is well with them, and move agents between them."""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from urllib.parse import quote
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from comms_api.cli.operator import Given, Operator, operation
+from comms_api.errors import CommsError
+
+SKEW_SECONDS_MAXIMUM = 1.0
+AGAIN_SECONDS = 1.0
+AGREEMENT_SECONDS = 6.0
+"""How long nodes may differ before it is told: after a change each serves it from its next heartbeat on."""
+
+WAIT_SECONDS = 60.0
+
+_DIFFERENCE = "nodes serve different"
+
+Nodes = Sequence[Given]
+
+
+@click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
+def cluster() -> None:
+    """See the nodes, and send agents from one to others."""
+
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_NAME = click.argument("name")
+
+
+def _nodes(operator: Operator) -> Nodes:
+    nodes: Nodes = operator.ask("GET", "/nodes").json()
+    return nodes
+
+
+def _print_json(content: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _title(node: Given) -> str:
+    return f"{node['name']}/{node['worker']}"
+
+
+def _state(node: Given) -> str:
+    state: str = node["state"]
+    return state if state in {"lost", node["wanted_state"]} else f"{state}, soon {node['wanted_state']}"
+
+
+@operation(cluster, "nodes")
+@_AS_JSON
+def nodes(operator: Operator, *, as_json: bool) -> None:
+    """List the processes of all nodes: state, version, polls, requests, lag, clock."""
+    found = _nodes(operator)
+    if as_json:
+        _print_json(found)
+        return
+    columns = ("node", "state", "version", "polls", "requests/s", "lag s", "skew s", "seen s ago", "agents at")
+    figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
+    _print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
+
+
+@operation(cluster, "agents")
+@click.option("--node", "name", help="List the agents of this node.")
+@_AS_JSON
+def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
+    """Count the active agents by the node that saw them last, or list those of one node."""
+    if name is None:
+        columns: Sequence[str] = ("node", "agents")
+        found = operator.ask("GET", "/nodes/agents").json()
+    else:
+        columns = ("id", "name", "remote_address", "last_seen_at")
+        found = list(operator.pages("/agents", {"node": name, "status": "active", "limit": 1000}))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_table(columns, [[one[column] for column in columns] for one in found])
+
+
+@operation(cluster, "health")
+@_AS_JSON
+def health(operator: Operator, *, as_json: bool) -> None:
+    """Tell what is wrong with any node; exit 1 if something is."""
+    problems = _settled(operator, _problems)
+    if as_json:
+        _print_json({"is_healthy": not problems, "problems": problems})
+    else:
+        click.echo("\n".join(problems) or "all is well")
+    if problems:
+        sys.exit(1)
+
+
+def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str]:
+    """Return what is wrong, once it is nothing but what nodes that have just changed show for a moment."""
+    deadline = time.monotonic() + AGREEMENT_SECONDS
+    while (found := find(_nodes(operator))) and not _is_lasting(found) and time.monotonic() < deadline:
+        time.sleep(AGAIN_SECONDS)
+    return found
+
+
+def _is_lasting(problems: Iterable[str]) -> bool:
+    return any(_DIFFERENCE not in problem for problem in problems)
+
+
+def _problems(found: Nodes) -> list[str]:
+    return [*(problem for node in found for problem in _problems_of(node)), *_clashes(found), *_differences(found)]
+
+
+def _problems_of(node: Given) -> list[str]:
+    if node["state"] == "lost":
+        return [f"{_title(node)} is lost: silent for {node['silent_seconds']:g} s"]
+    late = [f"{_title(node)}: late by {node['lag_seconds']:g} s: {', '.join(node['late'])}"] if node["late"] else []
+    is_skewed = abs(node["skew_seconds"]) > SKEW_SECONDS_MAXIMUM
+    skewed = [f"{_title(node)}: the clock is {node['skew_seconds']:+g} s off the database's"] if is_skewed else []
+    return late + skewed
+
+
+def _clashes(found: Nodes) -> list[str]:
+    urls: dict[str, set[str]] = defaultdict(set)
+    for node in _here(found):
+        urls[node["name"]].add(node["agent_url"])
+    return [f"{name} is the name of several nodes: {', '.join(sorted(at))}" for name, at in urls.items() if len(at) > 1]
+
+
+def _here(found: Nodes) -> Nodes:
+    return [node for node in found if node["state"] != "lost"]
+
+
+def _differences(found: Nodes) -> list[str]:
+    served = (("signing keys", "key_ids"), ("group files", "files_sha256"))
+    return [f"{_DIFFERENCE} {what}" for what, member in served if len({str(node[member]) for node in _here(found)}) > 1]
+
+
+@operation(cluster, "files")
+@_AS_JSON
+def files(operator: Operator, *, as_json: bool) -> None:
+    """Tell whether every node serves the same group files and signing keys; exit 1 if not."""
+    problems = _settled(operator, _differences)
+    members = ("name", "worker", "files_sha256", "key_ids")
+    found = [{member: node[member] for member in members} for node in _here(_nodes(operator))]
+    if as_json:
+        _print_json({"is_same": not problems, "nodes": found})
+    else:
+        rows = [(_title(node), node["files_sha256"][:16], " ".join(node["key_ids"])) for node in found]
+        _print_table(("node", "group files", "signing keys"), rows)
+        click.echo("\n".join(problems) or "all the same")
+    if problems:
+        sys.exit(1)
+
+
+@operation(cluster, "drain")
+@_NAME
+@click.option("--wait", "is_waiting", is_flag=True, help="End when the node drains and holds no poll.")
+@_AS_JSON
+def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> None:
+    """Have a node send its agents elsewhere, for maintenance; it goes on serving what still comes."""
+    _want(operator, name, "drain", as_json=as_json)
+    if is_waiting:
+        _wait_until_drained(operator, name)
+
+
+@operation(cluster, "resume")
+@_NAME
+@_AS_JSON
+def resume(operator: Operator, *, name: str, as_json: bool) -> None:
+    """Have a node take agents again."""
+    _want(operator, name, "resume", as_json=as_json)
+
+
+def _want(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
+    wanted = operator.ask("POST", f"/nodes/{quote(name, safe='')}/{verb}").json()
+    if as_json:
+        _print_json(wanted)
+    else:
+        click.echo(f"{wanted['name']} is wanted {wanted['wanted_state']}")
+
+
+def _wait_until_drained(operator: Operator, name: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while any(node["state"] == "active" or node["polls"] for node in _here(_nodes(operator)) if node["name"] == name):
+        if time.monotonic() > deadline:
+            raise CommsError(f"{name} still holds polls after {WAIT_SECONDS:g} seconds")
+        time.sleep(AGAIN_SECONDS)
+
+
+@operation(cluster, "rebalance")
+@_AS_JSON
+def rebalance(operator: Operator, *, as_json: bool) -> None:
+    """Have nodes with over 10 % more polls than the mean send agents away, a few a second."""
+    crowded = operator.ask("POST", "/nodes/rebalance").json()
+    if as_json:
+        _print_json(crowded)
+        return
+    for node in crowded:
+        click.echo(f"{_title(node)}: from {node['polls']} polls to {node['wanted_polls']}")
+    if not crowded:
+        click.echo("no node is crowded")

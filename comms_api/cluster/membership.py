@@ -1,0 +1,140 @@
+"""This process as one of the cluster: its heartbeat, and what it does about what operators want of it."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from importlib.metadata import version
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.cluster import store
+from comms_api.cluster.diary import Diary
+from comms_api.cluster.model import (
+    HEARTBEAT_SECONDS,
+    LOST_AFTER_SECONDS,
+    Polls,
+    Seat,
+    Vitals,
+    WantedState,
+    Wish,
+)
+from comms_api.database.connect import in_autocommit
+from comms_api.database.failures import log_failure
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.tokens.keyring import Keyring
+
+logger = logging.getLogger(__name__)
+
+SENT_AWAY_PER_BEAT = 10
+SENT_AWAY_SHARE = 25
+"""Per heartbeat a crowded node sends away ten agents, or one in so many, whichever is more: five a second, or 2 %."""
+
+RATE_SECONDS = 1.0
+"""The shortest time that requests are counted over."""
+
+
+class Membership:
+    """Tells the others of this process, every two seconds in one statement, and learns what is wanted of it."""
+
+    def __init__(self, engine: AsyncEngine, seat: Seat, clock: DatabaseClock, keyring: Keyring, polls: Polls) -> None:
+        """Take whose heart beats; nothing is told before `join`."""
+        self.diary = Diary()
+        self.requests = 0
+        """How many requests have come; whoever serves them counts."""
+        self.is_draining = False
+        self._engine = engine
+        self._seat = seat
+        self._clock = clock
+        self._keyring = keyring
+        self._polls = polls
+        self._id = clock.uuid7()
+        self._version = version("comms-api")
+        self._is_leaving = False
+        self._wanted = asyncio.Event()
+        self._beaten_at = self._counted_at = time.monotonic()
+        self._counted = 0
+        self._requests_per_second = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether agents should come here: not while it drains, nor when the others must take it for lost."""
+        return not self.is_draining and time.monotonic() - self._beaten_at < LOST_AFTER_SECONDS
+
+    async def join(self) -> None:
+        """Take the seat, from whoever had it before and wanted as that one was."""
+        async with self._engine.begin() as connection:
+            wish = await store.beat(connection, self._id, self._seat, self._version, self._vitals())
+            await store.remove_predecessors(connection, self._id, self._seat)
+        self._obey(wish)
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            await self._beat()
+
+    def beat_soon(self) -> None:
+        """Beat at once: something may be wanted of this process."""
+        self._wanted.set()
+
+    def stop(self) -> None:
+        """Drain for good; the process is about to end."""
+        self._is_leaving = True
+        self._change_to("draining")
+
+    async def leave(self) -> None:
+        """Be no member any more."""
+        try:
+            async with in_autocommit(self._engine).begin() as connection:
+                await store.remove(connection, self._id)
+        except Exception as error:  # noqa: BLE001 - it leaves all the same
+            log_failure(logger, "not signed off, this node will be taken for lost", error)
+
+    async def _beat(self) -> None:
+        vitals = self._vitals()
+        try:
+            async with in_autocommit(self._engine).begin() as connection:
+                wish = await store.beat(connection, self._id, self._seat, self._version, vitals)
+        except Exception as error:  # noqa: BLE001 - the heart must go on beating
+            log_failure(logger, "heartbeat not told", error)
+            return
+        self._beaten_at = time.monotonic()
+        self._obey(wish)
+
+    def _obey(self, wish: Wish) -> None:
+        if not self._is_leaving and self.is_draining != (wish.state == "draining"):
+            self._change_to(wish.state)
+        if wish.polls is not None and not self.is_draining:
+            held = self._polls.held()
+            most = max(SENT_AWAY_PER_BEAT, held // SENT_AWAY_SHARE)
+            self._polls.send_away(max(0, min(held - wish.polls, most)))
+
+    def _change_to(self, state: WantedState) -> None:
+        self.is_draining = state == "draining"
+        logger.info("%s, %d polls held", state, self._polls.held())
+        if self.is_draining:
+            self._polls.drain()
+        else:
+            self._polls.resume()
+        self.beat_soon()
+
+    def _vitals(self) -> Vitals:
+        self._count()
+        return Vitals(
+            state="draining" if self.is_draining else "active",
+            polls=self._polls.held(),
+            requests_per_second=round(self._requests_per_second, 1),
+            duties=self.diary.report(),
+            skew_seconds=round(-self._clock.offset_seconds, 3),
+            key_ids=sorted(self._keyring.verifiers),
+        )
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if now - self._counted_at >= RATE_SECONDS:
+            self._requests_per_second = (self.requests - self._counted) / (now - self._counted_at)
+            self._counted, self._counted_at = self.requests, now

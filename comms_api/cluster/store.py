@@ -1,0 +1,149 @@
+"""The statements of nodes. All times are the database's."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ARRAY, JSON, Text, bindparam, case, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS
+from comms_api.cluster.model import (
+    LOST_AFTER_SECONDS,
+    REBALANCE_SECONDS,
+    DutyReport,
+    NodeAgents,
+    NodeStatus,
+    Place,
+    Rebalanced,
+    Rival,
+    Seat,
+    Vitals,
+    WantedState,
+    Wish,
+)
+from comms_api.database.schema import agents, nodes, seconds_interval
+
+_DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
+_STATE = case((nodes.c.seen_at > func.now() - seconds_interval(LOST_AFTER_SECONDS), nodes.c.state), else_="lost")
+_HERE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
+
+_PLACE = "name, worker, agent_url, management_url, boot_id, version"
+_PLACE_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :version"
+
+_FILES = """
+    SELECT encode(sha256(convert_to(coalesce(string_agg(group_name || '/' || file_name || ' ' || sha256, E'\n'
+        ORDER BY group_name, file_name), ''), 'UTF8')), 'hex') FROM group_files WHERE is_current"""
+
+# A process that was taken for lost and forgotten is there again with its next heartbeat.
+_BEAT = text(f"""
+    INSERT INTO nodes (id, {_PLACE}, wanted_state,
+        state, polls, requests_per_second, duties, skew_seconds, key_ids, files_sha256)
+    VALUES (:id, {_PLACE_VALUES},
+        coalesce((SELECT max(wanted_state) FROM nodes WHERE name = :name), 'active'),
+        :state, :polls, :requests_per_second, :duties, :skew_seconds, :key_ids, ({_FILES}))
+    ON CONFLICT (id) DO UPDATE SET seen_at = now(), state = excluded.state, polls = excluded.polls,
+        requests_per_second = excluded.requests_per_second, duties = excluded.duties,
+        skew_seconds = excluded.skew_seconds, key_ids = excluded.key_ids, files_sha256 = excluded.files_sha256
+    RETURNING wanted_state,
+        CASE WHEN rebalanced_at > now() - interval '{REBALANCE_SECONDS} s' THEN wanted_polls END
+    """).bindparams(bindparam("duties", type_=JSON), bindparam("key_ids", type_=ARRAY(Text)))
+
+
+async def beat(connection: AsyncConnection, node_id: UUID, seat: Seat, version: str, vitals: Vitals) -> Wish:
+    """Tell that a process is alive and how it is; return what is wanted of it."""
+    parameters = {"id": node_id, "version": version} | _seat(seat) | msgspec.structs.asdict(vitals)
+    return Wish(*(await connection.execute(_BEAT, parameters)).one())
+
+
+def _seat(seat: Seat) -> dict[str, Any]:
+    return msgspec.structs.asdict(seat.place) | {"worker": seat.worker}
+
+
+async def remove_predecessors(connection: AsyncConnection, node_id: UUID, seat: Seat) -> None:
+    """Remove every other process that had this seat."""
+    of_seat = (nodes.c.name == seat.place.name, nodes.c.worker == seat.worker, nodes.c.id != node_id)
+    await connection.execute(nodes.delete().where(*of_seat))
+
+
+async def remove(connection: AsyncConnection, node_id: UUID) -> None:
+    """Remove a process that ends."""
+    await connection.execute(nodes.delete().where(nodes.c.id == node_id))
+
+
+async def forget_lost(connection: AsyncConnection, silent_seconds: float) -> None:
+    """Remove the processes that have been silent for so long."""
+    await connection.execute(nodes.delete().where(nodes.c.seen_at < func.now() - seconds_interval(silent_seconds)))
+
+
+_FIND_RIVAL = text(f"""
+    SELECT agent_url, management_url, seen_at, clock_timestamp() FROM nodes
+    WHERE name = :name AND {_HERE}
+        AND (boot_id = '' OR (agent_url, management_url, boot_id) <> (:agent_url, :management_url, :boot_id))
+    ORDER BY seen_at DESC LIMIT 1""")
+
+
+async def find_rival(connection: AsyncConnection, place: Place) -> Rival | None:
+    """Return a node of this name at another place that has been seen lately.
+
+    One at this very place was a predecessor: its sockets are ours now.
+    """
+    row = (await connection.execute(_FIND_RIVAL, msgspec.structs.asdict(place))).first()
+    return Rival(*row) if row else None
+
+
+_TAKE_NAME = text(f"""
+    WITH gone AS (DELETE FROM nodes WHERE name = :name RETURNING wanted_state)
+    INSERT INTO nodes (id, {_PLACE}, wanted_state)
+    SELECT uuid7(), {_PLACE_VALUES}, coalesce(max(wanted_state), 'active') FROM gone""")
+
+
+async def take_name(connection: AsyncConnection, place: Place, version: str) -> None:
+    """Let a node stand in for all that had its name, wanted as they were, until its first process takes the seat."""
+    await connection.execute(_TAKE_NAME, _seat(Seat(place)) | {"version": version})
+
+
+_COLUMNS = [column for column in nodes.c if column.name in NodeStatus.__struct_fields__ and column.name != "state"]
+
+
+async def list_nodes(connection: AsyncConnection) -> list[NodeStatus]:
+    """Return every process by name and number."""
+    silence = func.extract("epoch", func.now() - nodes.c.seen_at)
+    statement = select(*_COLUMNS, _STATE.label("state"), silence.label("silence"))
+    rows = await connection.execute(statement.order_by(nodes.c.name, nodes.c.worker, nodes.c.id))
+    return [_status(dict(row)) for row in rows.mappings()]
+
+
+def _status(row: dict[str, Any]) -> NodeStatus:
+    duties = _DUTIES.decode(row.pop("duties"))
+    late = sorted(name for name, duty in duties.items() if duty.lag_seconds)
+    lag_seconds = max((duty.lag_seconds for duty in duties.values()), default=0.0)
+    silent_seconds = round(max(0.0, float(row.pop("silence"))), 1)
+    return NodeStatus(**row, duties=duties, late=late, lag_seconds=lag_seconds, silent_seconds=silent_seconds)
+
+
+async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
+    """Return how many active agents each node was the last to see."""
+    lately = agents.c.last_seen_at > func.now() - seconds_interval(DISCONNECTED_AFTER_SECONDS)
+    statement = select(agents.c.node, func.count()).where(lately, agents.c.node.is_not(None))
+    return [NodeAgents(*row) for row in await connection.execute(statement.group_by(agents.c.node).order_by("node"))]
+
+
+async def want_state(connection: AsyncConnection, name: str, state: WantedState) -> int:
+    """Want a node to be in a state; return how many processes it has."""
+    statement = nodes.update().where(nodes.c.name == name).values(wanted_state=state)
+    return (await connection.execute(statement)).rowcount
+
+
+_REBALANCE = text(f"""
+    UPDATE nodes SET wanted_polls = CAST(ceil(mean) AS int), rebalanced_at = now()
+    FROM (SELECT CAST(avg(polls) AS float8) AS mean FROM nodes WHERE state = 'active' AND {_HERE}) AS fair
+    WHERE state = 'active' AND {_HERE} AND polls > mean * :tolerated AND polls > ceil(mean)
+    RETURNING name, worker, polls, wanted_polls""")
+
+
+async def rebalance(connection: AsyncConnection, tolerated: float) -> Sequence[Rebalanced]:
+    """Want every process with more polls than `tolerated` times the mean to come down to it; return those."""
+    rows = (await connection.execute(_REBALANCE, {"tolerated": tolerated})).mappings()
+    return sorted((Rebalanced(**row) for row in rows), key=lambda one: (one.name, one.worker))

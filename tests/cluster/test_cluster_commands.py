@@ -1,0 +1,178 @@
+"""`comms-api cluster` as an operator runs it, against two real nodes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.server import Server, running_server
+
+Query = Callable[..., list[Any]]
+
+COPY = """
+    INSERT INTO nodes (id, name, worker, agent_url, management_url, boot_id, version, seen_at, {columns})
+    SELECT uuid7(), 'ghost', 0, 'https://ghost:1', 'https://ghost:2', '', version, now() + interval '{seen}', {values}
+    FROM nodes WHERE name = 'left' RETURNING 1"""
+
+
+@pytest.fixture(scope="module")
+def nodes(folder: Path, database_url: str) -> Iterator[tuple[Server, Server]]:
+    with (
+        running_server(folder, database_url, node_name="left") as left,
+        running_server(folder, database_url, node_name="right") as right,
+    ):
+        yield left, right
+
+
+@pytest.fixture(scope="module")
+def server(nodes: tuple[Server, Server]) -> Server:
+    return nodes[0]
+
+
+@pytest.fixture
+def ghost(query: Query) -> Iterator[Callable[..., None]]:
+    """Enter a node that is not there, like the left one but for some columns."""
+
+    def enter(seen: str = "1 hour", **columns: str) -> None:
+        given = {"key_ids": "key_ids", "files_sha256": "files_sha256"} | columns
+        query(COPY.format(columns=", ".join(given), values=", ".join(given.values()), seen=seen))
+
+    yield enter
+    query("DELETE FROM nodes WHERE name = 'ghost'")
+
+
+class Terminal:
+    """Runs the command line as the administrator."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
+        options += ["--password-file", str(self._server.folder / "password")]
+        program = [sys.executable, "-m", "comms_api", "cluster", words[0], *options, *words[1:]]
+        wide = os.environ | {"COLUMNS": "200"}
+        done = subprocess.run(program, capture_output=True, text=True, timeout=90, check=False, env=wide)
+        return done.returncode, done.stdout, done.stderr
+
+    def good(self, *words: str) -> str:
+        code, output, errors = self.run(*words)
+        assert code == 0, output + errors
+        return output
+
+    def read(self, *words: str) -> Any:
+        return json.loads(self.good(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def terminal(server: Server) -> Terminal:
+    return Terminal(server)
+
+
+def test_nodes_and_the_agents_on_them_are_listed(
+    nodes: tuple[Server, Server], management: httpx.Client, terminal: Terminal, query: Query
+) -> None:
+    for number, server in enumerate((*nodes, nodes[1])):
+        agent_id = server.enroll(management, f"on{number}")
+        server.log_in(agent_id).get("/commands?wait=0")
+    query("SELECT pg_sleep(1.5)")  # sightings are written each second
+    found = terminal.read("nodes")
+    assert [(node["name"], node["state"]) for node in found] == [("left", "active"), ("right", "active")]
+    table = terminal.good("nodes")
+    assert all(word in table for word in ("left/0", "right/0", "active", nodes[1].agent_url, "skew"))
+    assert terminal.read("agents") == [{"node": "left", "agents": 1}, {"node": "right", "agents": 2}]
+    assert "right" in terminal.good("agents")
+    assert sorted(agent["name"] for agent in terminal.read("agents", "--node", "right")) == ["on1", "on2"]
+    assert "on0" in terminal.good("agents", "--node", "left")
+    assert terminal.read("agents", "--node", "nowhere") == []
+
+
+def test_health_is_good_while_all_is_well(terminal: Terminal) -> None:
+    assert terminal.read("health") == {"is_healthy": True, "problems": []}
+    assert terminal.good("health") == "all is well\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"seen": "-20 s"}, "ghost/0 is lost: silent for 2"),
+        ({"skew_seconds": "-2.5"}, "ghost/0: the clock is -2.5 s off the database's"),
+        ({"skew_seconds": "1.5"}, "ghost/0: the clock is +1.5 s off the database's"),
+        (
+            {"duties": """'{"expiry": {"silent_seconds": 30, "lag_seconds": 23}, "clock": {}}'"""},
+            "ghost/0: late by 23 s: expiry",
+        ),
+        ({"key_ids": "'{other}'"}, "nodes serve different signing keys"),
+        ({"files_sha256": "'other'"}, "nodes serve different group files"),
+    ],
+)
+def test_health_tells_what_is_wrong_and_fails(
+    terminal: Terminal, ghost: Callable[..., None], columns: dict[str, str], told: str
+) -> None:
+    ghost(**columns)
+    code, output, _ = terminal.run("health", "--json")
+    told_as_json = json.loads(output)
+    assert (code, told_as_json["is_healthy"], len(told_as_json["problems"])) == (1, False, 1)
+    assert told_as_json["problems"][0].startswith(told)
+
+
+def test_two_places_under_one_name_are_a_problem(terminal: Terminal, ghost: Callable[..., None], query: Query) -> None:
+    ghost()
+    query("UPDATE nodes SET name = 'left' WHERE name = 'ghost'")
+    code, output, _ = terminal.run("health")
+    query("UPDATE nodes SET name = 'ghost' WHERE agent_url = 'https://ghost:1'")
+    assert code == 1
+    assert "left is the name of several nodes: " in output
+
+
+def test_every_node_serves_the_same_files_and_keys_soon_after_a_change(
+    management: httpx.Client, terminal: Terminal, ghost: Callable[..., None]
+) -> None:
+    before = terminal.read("files")
+    management.post("/groups", json={"name": "web"})
+    assert management.put("/groups/web/files/web.yml", content=b"a: 1\n").status_code < 300
+    after = terminal.read("files")
+    assert (before["is_same"], after["is_same"]) == (True, True)
+    digests = [{node["files_sha256"] for node in told["nodes"]} for told in (before, after)]
+    assert [len(found) for found in digests] == [1, 1]
+    assert "all the same" in terminal.good("files")
+    ghost(files_sha256="'other'")
+    code, output, _ = terminal.run("files")
+    assert (code, "nodes serve different group files" in output) == (1, True)
+
+
+def test_a_node_is_drained_and_resumed(nodes: tuple[Server, Server], terminal: Terminal) -> None:
+    right = nodes[1].client(nodes[1].agent_url)
+    assert terminal.read("drain", "right", "--wait") == {"name": "right", "wanted_state": "draining", "workers": 1}
+    assert right.get("/ready").status_code == 503
+    assert "draining" in terminal.good("nodes")
+    assert terminal.good("health") == "all is well\n"
+    assert terminal.good("resume", "right") == "right is wanted active\n"
+    assert terminal.read("resume", "right")["wanted_state"] == "active"
+    assert terminal.read("nodes")[1]["state"] == "active"
+    assert right.get("/ready").status_code == 200
+
+
+def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:
+    assert terminal.read("rebalance") == []
+    assert terminal.good("rebalance") == "no node is crowded\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("drain", "nowhere"), 1, "There is no node 'nowhere'."),
+        (("resume", "../users"), 1, ""),
+        (("drain",), 2, "Missing argument"),
+    ],
+)
+def test_a_wrong_name_is_told_in_one_line(terminal: Terminal, words: tuple[str, ...], code: int, told: str) -> None:
+    result = terminal.run(*words)
+    assert result[0] == code
+    assert told in result[2]
+    assert "Traceback" not in result[2]

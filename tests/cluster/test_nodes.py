@@ -1,0 +1,187 @@
+"""The registry of nodes: who is here, under which name, and since when one is not."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from conftest import querying
+from support.server import Server, environment, running_server, start_server
+
+LOST_SECONDS = 6.0
+Nodes = list[dict[str, Any]]
+
+
+def nodes(management: httpx.Client, name: str | None = None) -> Nodes:
+    answer = management.get("/nodes")
+    assert answer.status_code == 200, answer.text
+    found: Nodes = answer.json()
+    return [node for node in found if name in {None, node["name"]}]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> float:
+    """Return after how many seconds the condition held."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, "not within the time"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "told", new_database(), node_name="told") as server:
+        management = server.management()
+        [node] = nodes(management)
+        assert (node["name"], node["worker"], node["state"]) == ("told", 0, "active")
+        assert (node["agent_url"], node["management_url"]) == (server.agent_url, server.management_url)
+        assert node["version"]
+        assert abs(node["skew_seconds"]) < 0.5
+        assert node["late"] == []
+        assert {"expiry", "rollouts", "signing keys"} <= set(node["duties"])
+        assert node["key_ids"] == [key["kid"] for key in management.get("/.well-known/jwks.json").json()["keys"]]
+        client = server.client(server.agent_url)
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            assert client.get("/ready").status_code == 200
+        [later] = nodes(management)
+        assert later["seen_at"] > node["seen_at"]
+        assert later["id"] == node["id"]
+        assert later["requests_per_second"] > 20
+        assert server.user(management, "curious", "reader").get("/nodes").status_code == 200
+        assert server.user(management, "helper", "service").get("/nodes").status_code == 403
+
+
+def test_a_killed_node_is_lost_and_one_that_stops_is_gone(folder: Path, new_database: Callable[[], str]) -> None:
+    url = new_database()
+    with running_server(folder / "stays", url, node_name="stays") as server:
+        management = server.management()
+        killed = start_server(folder / "stays", url, node_name="killed")
+        stopped = start_server(folder / "stays", url, node_name="stopped")
+        assert [node["state"] for node in nodes(management)] == ["active"] * 3
+        killed.stop(signal.SIGKILL)
+        assert stopped.stop() == 0
+        assert nodes(management, "stopped") == []
+        seconds = wait_until(lambda: nodes(management, "killed")[0]["state"] == "lost")
+        assert LOST_SECONDS - 3 < seconds < LOST_SECONDS + 2
+        querying(url)("UPDATE nodes SET seen_at = seen_at - interval '2 hours' WHERE name = 'killed'")
+        [lost] = nodes(management, "killed")
+        assert lost["silent_seconds"] > 7200
+
+
+def refuse(folder: Path, url: str, **settings: Any) -> tuple[int, str]:
+    """Start a node that should not come up, and return its exit code and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "comms_api", "serve"],
+        cwd=folder,
+        env=environment(folder, url, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_a_second_live_node_of_one_name_is_refused_and_told_where_the_first_is(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    with running_server(folder / "first", url, node_name="same") as server:
+        code, told = refuse(folder / "first", url, node_name="same")
+        assert code == 1
+        assert "node_name: a live node has the name 'same'" in told
+        assert server.agent_url in told
+        assert server.management_url in told
+        assert len(nodes(server.management())) == 1
+
+
+def test_of_two_nodes_of_one_name_that_start_together_one_serves(folder: Path, new_database: Callable[[], str]) -> None:
+    url, home = new_database(), folder / "together"
+    home.mkdir()
+    environ = environment(home, url, node_name="twin")
+    program = [sys.executable, "-m", "comms_api", "serve"]
+    both = [
+        subprocess.Popen(program, cwd=home, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        wait_until(lambda: any(process.poll() is not None for process in both), 30)
+        refused = [process for process in both if process.poll() is not None]
+        assert [process.returncode for process in refused] == [1]
+        assert "a live node has the name 'twin'" in refused[0].communicate()[1]
+    finally:
+        for process in both:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+def fixed_ports(server: Server) -> dict[str, str]:
+    return {
+        "agent_bind": f"127.0.0.1:{server.agent_port}",
+        "management_bind": f"127.0.0.1:{server.management_port}",
+    }
+
+
+def test_a_node_that_was_killed_takes_its_name_again_at_once_in_its_place_and_soon_elsewhere(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url, home = new_database(), folder / "again"
+    first = start_server(home, url, node_name="again")
+    first.stop(signal.SIGKILL)
+    started = time.monotonic()
+    second = start_server(home, url, node_name="again", **fixed_ports(first))
+    assert time.monotonic() - started < LOST_SECONDS - 1
+    assert [node["state"] for node in nodes(second.management())] == ["active"]
+    second.stop(signal.SIGKILL)
+    with running_server(home, url, node_name="again") as third:
+        [node] = nodes(third.management())
+        assert node["agent_url"] == third.agent_url != second.agent_url
+
+
+def test_the_workers_of_a_node_share_its_name_and_one_that_dies_is_replaced(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    with running_server(folder / "workers", url, node_name="workers", workers=3) as server:
+        management = server.management()
+        wait_until(lambda: len(nodes(management)) == 3)
+        before = nodes(management)
+        assert [(node["name"], node["worker"]) for node in before] == [("workers", number) for number in range(3)]
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        subprocess.run(["kill", "-9", children[-1]], check=True)  # noqa: S607
+        wait_until(lambda: {node["id"] for node in nodes(server.management())} != {node["id"] for node in before})
+        after = nodes(server.management())
+        assert [(node["worker"], node["state"]) for node in after] == [(number, "active") for number in range(3)]
+
+
+def test_a_duty_that_fails_for_seconds_is_late_until_it_succeeds(folder: Path, new_database: Callable[[], str]) -> None:
+    url = new_database()
+    with running_server(folder / "late", url) as server:
+        management, query = server.management(), querying(url)
+        query("ALTER TABLE configuration_changes RENAME TO away")
+        wait_until(lambda: nodes(management)[0]["late"] == ["announcements"])
+        [node] = nodes(management)
+        assert node["lag_seconds"] == node["duties"]["announcements"]["lag_seconds"] > 0
+        query("ALTER TABLE away RENAME TO configuration_changes")
+        wait_until(lambda: nodes(management)[0]["late"] == [])
+
+
+def test_a_node_serves_on_a_database_of_the_next_release(folder: Path, new_database: Callable[[], str]) -> None:
+    url, home = new_database(), folder / "ahead"
+    querying(url)("UPDATE alembic_version SET version_num = '9999' RETURNING 1")
+    with running_server(home, url) as server:
+        agent = server.enroll(server.management(), "ahead")
+        assert server.log_in(agent).get("/commands?wait=0").json() == {"commands": []}
+    assert "is of a newer release" in (home / "log").read_text()
+
+
+def test_a_database_of_an_unknown_older_revision_is_refused(folder: Path, new_database: Callable[[], str]) -> None:
+    url, home = new_database(), folder / "strange"
+    home.mkdir()
+    querying(url)("UPDATE alembic_version SET version_num = '0000' RETURNING 1")
+    code, _ = refuse(home, url)
+    assert code == 1

@@ -1,0 +1,84 @@
+"""Rebalancing: crowded nodes send some of their agents away, gently, and no more of them than they must."""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from support.batches import command
+from support.polls import Poll, held_polls
+from support.server import Server, running_server
+
+CROWD, FEW = 60, 10
+EVEN = (CROWD + FEW) // 2
+
+
+@pytest.fixture(scope="module")
+def nodes(folder: Path, database_url: str) -> Iterator[tuple[Server, Server]]:
+    with (
+        running_server(folder, database_url, node_name="crowded") as crowded,
+        running_server(folder, database_url, node_name="idle") as idle,
+    ):
+        yield crowded, idle
+
+
+def held(polls: list[Poll]) -> int:
+    return sum(poll.is_held for poll in polls)
+
+
+async def wait_until_held(polls: list[Poll], count: int, seconds: float) -> list[int]:
+    """Return how many polls were held at each tenth of a second until so many are."""
+    seen = [held(polls)]
+    for _ in range(int(seconds * 10)):
+        if seen[-1] <= count:
+            break
+        await asyncio.sleep(0.1)
+        seen.append(held(polls))
+    assert seen[-1] == count, seen
+    return seen
+
+
+@pytest.mark.anyio
+async def test_a_crowded_node_comes_down_to_the_mean_a_few_polls_at_a_time_and_no_further(
+    nodes: tuple[Server, Server],
+) -> None:
+    crowded, idle = nodes
+    management = idle.management()
+    ids = [idle.enroll(management, f"agent{number}") for number in range(CROWD + FEW)]
+    tokens = [idle.token(agent_id) for agent_id in ids]
+    async with (
+        held_polls(crowded.tls, crowded.agent_port, tokens[:CROWD]) as polls,
+        held_polls(idle.tls, idle.agent_port, tokens[CROWD:]) as few,
+    ):
+        await asyncio.sleep(2.5)  # a heartbeat
+        told = await asyncio.to_thread(management.post, "/nodes/rebalance")
+        wanted = [{"name": "crowded", "worker": 0, "polls": CROWD, "wanted_polls": EVEN}]
+        assert told.json() == wanted
+        again = await asyncio.to_thread(management.post, "/nodes/rebalance")
+        assert again.status_code == 200
+        seen = await wait_until_held(polls, EVEN, 12)
+        steps = [before - after for before, after in pairwise(seen)]
+        assert max(steps) <= 20
+        assert len(seen) > 10
+        sent_away = [index for index, poll in enumerate(polls) if not poll.is_held]
+        assert all(b"connection: close" in polls[index].head.lower() for index in sent_away)
+        assert sent_away == list(range(CROWD - EVEN))  # those that have waited longest
+        async with held_polls(idle.tls, idle.agent_port, [tokens[index] for index in sent_away]) as moved:
+            await asyncio.sleep(4.5)
+            assert (held(polls), held(few), held(moved)) == (EVEN, FEW, CROWD - EVEN)
+            assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).json() == []
+            await asyncio.to_thread(management.post, "/commands", json=command(ids[sent_away[0]]))
+            assert len((await asyncio.wait_for(moved[0].answer, 3)).commands) == 1
+
+
+@pytest.mark.anyio
+async def test_nodes_that_hold_few_polls_or_nearly_the_same_are_left_alone(nodes: tuple[Server, Server]) -> None:
+    crowded, idle = nodes
+    management = idle.management()
+    assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).json() == []
+    token = idle.token(idle.enroll(management, "lonely"))
+    async with held_polls(crowded.tls, crowded.agent_port, [token]) as [poll]:
+        await asyncio.sleep(2.5)
+        assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).json() == []
+        assert poll.is_held
