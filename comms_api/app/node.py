@@ -24,7 +24,9 @@ from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store as events_store
-from comms_api.events.service import WRITERS, Events, States
+from comms_api.events.quarantine import Quarantine
+from comms_api.events.service import STATES_WRITERS, Events, States
+from comms_api.events.sinks import open_sink
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
@@ -80,6 +82,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
     presence = Presence(engine, settings.node_name or platform.node())
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
+    quarantine = Quarantine(engine, clock)
     node = Node(
         settings=settings,
         tokens=tokens,
@@ -91,7 +94,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
         login=Login(engine, secret, tokens, presence, external, settings.logins_waiting_maximum),
-        events=Events(engine, clock),
+        events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
         commands=Commands(engine, clock, notifier, settings),
         files=Files(engine, clock, notifier, settings),
@@ -114,8 +117,8 @@ def _tasks(
         REVOCATIONS_CHANNEL: revocations.refresh_soon,
     }
     tasks = (
-        {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)}
-        | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
+        node.events.sink.tasks()
+        | {f"states writer {number}": node.states.writer.run() for number in range(STATES_WRITERS)}
         | {
             "reports writer": node.reports.writer.run(),
             "notifier": notifier.run(),
