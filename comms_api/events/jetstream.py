@@ -85,7 +85,7 @@ class JetStream:
                 closed_cb=self._on_disconnected,
             )
         except (Error, OSError, TimeoutError) as error:
-            self._note(error)
+            self.note(error)
             return
         while not self.client.is_closed:
             self._changed.clear()
@@ -101,9 +101,9 @@ class JetStream:
         try:
             await ensure_stream(self.context, self._settings)
         except (Error, OSError, TimeoutError) as error:
-            self._note(error)
+            self.note(error)
             return False
-        self._note(None)
+        self.note(None)
         return True
 
     async def _on_connected(self) -> None:
@@ -114,10 +114,10 @@ class JetStream:
         self._changed.set()
 
     async def _on_error(self, error: Exception) -> None:
-        self._note(error)
+        self.note(error)
 
-    def _note(self, error: BaseException | None) -> None:
-        """Log what is wrong when it changes, not each time."""
+    def note(self, error: BaseException | None) -> None:
+        """Log what is wrong, or that nothing is, when that changes; not each time."""
         trouble = None if error is None else f"{type(error).__name__}: {error}"
         if trouble != self._trouble:
             log = logger.info if trouble is None else logger.warning
@@ -139,10 +139,10 @@ class JetStream:
             async with asyncio.timeout_at(ends_at), self._slots:
                 await self._try(lambda seconds: self._publish_once(message, seconds), ends_at)
         except (Error, TimeoutError) as error:
-            self._note(error)
+            self.note(error)
             self._changed.set()  # the stream itself may be gone
             raise Unavailable("The event stream does not acknowledge; come back later.") from error
-        self._note(None)
+        self.note(None)
 
     async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
         while True:

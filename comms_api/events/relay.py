@@ -26,10 +26,12 @@ from comms_api.settings import Settings
 logger = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 64
-FETCH_SECONDS = 1.0
+FETCH_SECONDS = 0.5
 """How long a relay waits for messages, and so how long it takes at most to notice that it is to stop."""
 
-ACK_SECONDS = 60.0
+ACK_DATABASE_TIMEOUTS = 3
+"""After how many times `database_timeout_seconds` a relay is taken for dead and its messages are given to another."""
+
 UNACKNOWLEDGED_MAXIMUM = 4096
 AGAIN_SECONDS = 1.0
 
@@ -42,6 +44,7 @@ class Relay:
         self._stream = JetStream(settings)
         self._sink = sink
         self._consumer = consumer
+        self._ack_seconds = ACK_DATABASE_TIMEOUTS * settings.database_timeout_seconds
 
     async def run(self, stopping: asyncio.Event, *, loops: int, ends_when_drained: bool) -> None:
         """Relay until `stopping`, then finish what is held; or until nothing is left in the stream.
@@ -68,7 +71,7 @@ class Relay:
             except Unavailable:
                 continue
             except Error as error:
-                logger.warning("relay: %s: %s", type(error).__name__, error)
+                self._stream.note(error)
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _relay_while_connected(self, stopping: asyncio.Event, ends_when_drained: bool) -> bool:  # noqa: FBT001
@@ -89,7 +92,7 @@ class Relay:
             durable_name=self._consumer,
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_SECONDS,
+            ack_wait=self._ack_seconds,
             max_ack_pending=UNACKNOWLEDGED_MAXIMUM,
         )
         context = self._stream.context

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from signal import SIGTERM
@@ -39,6 +40,7 @@ def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
         "nats_servers": urls_of(servers),
         "nats_replicas": 1,
         "nats_stream_bytes": 2**26,
+        "nats_timeout_seconds": 1,
     }
 
 
@@ -115,8 +117,51 @@ def test_what_is_delivered_again_is_not_stored_again(
     # A consumer of another name is given the whole stream, as one would be whose acknowledgements were all lost.
     relay(variables, "postgresql", "--consumer", "replay")
     assert rows(agent_id) == [*stored, ("logcollector", "file", b'{"new": 1}')]
-    [quarantined] = [management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"]]
-    assert quarantined == []
+    assert management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"] == []
+
+
+def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
+    server: Server,
+    management: httpx.Client,
+    servers: Sequence[NatsServer],
+    variables: dict[str, str],
+    rows: Rows,
+) -> None:
+    agent_id = server.enroll(management, "refused")
+    client, batch = server.log_in(agent_id), stateless(agent_id, {"n": 1}, {"n": 2})
+    with servers[0].paused():
+        started = time.monotonic()
+        answer = client.post("/events/stateless", content=batch)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert time.monotonic() - started < 2
+    # What the server had received it stores now, and then learns of the same batch again.
+    relay(variables, "postgresql")
+    refused = rows(agent_id)
+    assert len(refused) == 2
+    assert client.post("/events/stateless", content=batch).status_code == 204
+    relay(variables, "postgresql")
+    assert rows(agent_id) == refused
+    # Sent again without need, it is another batch with the same events: they were acknowledged twice.
+    assert client.post("/events/stateless", content=batch).status_code == 204
+    relay(variables, "postgresql")
+    assert rows(agent_id) == refused * 2
+
+
+def test_a_full_stream_refuses_and_takes_again_when_it_is_larger(
+    folder: Path, new_database: Callable[[], str], settings: dict[str, Any]
+) -> None:
+    url, small = new_database(), settings | {"nats_stream_bytes": 2**20}
+    with running_server(folder / "full", url, **small) as node:
+        agent_id = node.enroll(node.management(), "writer")
+        client = node.log_in(agent_id)
+        statuses = []
+        while 503 not in statuses:
+            batch = stateless(agent_id, *({"n": len(statuses), "x": "y" * 600} for _ in range(100)))
+            statuses.append(client.post("/events/stateless", content=batch).status_code)
+            assert len(statuses) < 30
+    with running_server(folder / "full", url, **settings) as node:
+        assert node.log_in(agent_id).post("/events/stateless", content=batch).status_code == 204
 
 
 def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -37,6 +38,16 @@ class NatsServer:
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it take bytes and do nothing with them for the block."""
+        assert self._process is not None
+        self._process.send_signal(SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(SIGCONT)
 
     def kill(self) -> None:
         """End it as a power failure of its machine would, but for the disk."""
