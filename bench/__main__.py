@@ -11,13 +11,14 @@ import click
 import uvloop
 from rich.console import Console
 
-from bench import expansion, history, logins, one_event, order, polls, rest, stateful, stateless
+from bench import expansion, history, jetstream, logins, one_event, order, polls, rest, stateful, stateless
 from bench.figures import FULL, QUICK, Effort, Measured, Measurement
 from bench.report import table_of, write_raw, write_report
 from bench.system import running_system
 
 MEASUREMENTS = (
     stateless.MEASUREMENT,
+    jetstream.MEASUREMENT,
     stateful.MEASUREMENT,
     one_event.MEASUREMENT,
     polls.MEASUREMENT,

@@ -138,7 +138,19 @@ async def running_system(folder: Path) -> AsyncIterator[System]:
             await _stop(process)
 
 
-async def _start_server(folder: Path, url: str) -> Process:
+@asynccontextmanager
+async def second_node(system: System, settings: Mapping[str, str]) -> AsyncIterator[System]:
+    """Run another node on the same database and folder for the block, with other settings."""
+    process = await _start_server(system.folder, system.cluster.url, settings)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            ports = await _read_ports(process)
+        yield System(system.folder, system.cluster, process, ports)
+    finally:
+        await _stop(process)
+
+
+async def _start_server(folder: Path, url: str, settings: Mapping[str, str] | None = None) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
@@ -147,8 +159,9 @@ async def _start_server(folder: Path, url: str) -> Process:
         "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0",
         "COMMS_API_POLL_WAIT_SECONDS": "3600",
         "COMMS_API_LEASE_SECONDS": "3600",
+        **(settings or {}),
     }
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("a") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "comms_api", "serve", cwd=folder, env=environment, stdout=PIPE, stderr=log
         )
