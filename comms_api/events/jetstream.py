@@ -108,6 +108,7 @@ class JetStream:
 
     async def _on_connected(self) -> None:
         self._ready.set()
+        self._changed.set()  # whether these servers have the stream is looked at beside what is published
 
     async def _on_disconnected(self) -> None:
         self._ready.clear()
