@@ -28,7 +28,7 @@ class PostgresqlSink:
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Return after the commit."""
-        await self._writer.submit(encode_rows(first_id, agent_id, runs))
+        await self._writer.submit(agent_id, encode_rows(first_id, agent_id, runs))
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the writers."""

@@ -62,7 +62,7 @@ class States:
         """Apply a batch and return one result per item, in order, after the commit."""
         results = list(batch.refused)
         if changes := [change for change in batch.changes if change.key[1] != COMMAND_MODULE]:
-            results += await self.writer.submit(changes)
+            results += await self.writer.submit(agent_id, changes)
         if reports := [change for change in batch.changes if change.key[1] == COMMAND_MODULE]:
             results += await self._report(agent_id, reports)
         return sorted(results, key=lambda result: result.index)
