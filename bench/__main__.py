@@ -17,6 +17,7 @@ from bench import (
     growth_orders,
     herd,
     history,
+    jetstream,
     logins,
     mixed,
     one_event,
@@ -33,6 +34,7 @@ from bench.report import table_of, write_raw, write_report
 
 MEASUREMENTS = (
     stateless.MEASUREMENT,
+    jetstream.MEASUREMENT,
     stateful.MEASUREMENT,
     one_event.MEASUREMENT,
     polls.MEASUREMENT,

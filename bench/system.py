@@ -49,8 +49,8 @@ class System:
     async def restart(self, *, workers: int = 1) -> None:
         """End the server if it still runs, and start it on the same ports with so many workers."""
         await _stop(self.process)
-        ports = (self.agent_port, self.management_port)
-        self.process = await _start_server(self.folder, self.cluster.url, self.server, ports, workers)
+        ports, settings = (self.agent_port, self.management_port), {"COMMS_API_WORKERS": str(workers)}
+        self.process = await _start_server(self.folder, self.cluster.url, self.server, ports, settings)
         async with asyncio.timeout(START_SECONDS):
             await _read_ports(self.process)
         self._server = psutil.Process(self.process.pid)
@@ -153,8 +153,20 @@ async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
             await _stop(process)
 
 
+@asynccontextmanager
+async def second_node(system: System, settings: Mapping[str, str]) -> AsyncIterator[System]:
+    """Run another node on the same database and folder for the block, with other settings."""
+    process = await _start_server(system.folder, system.cluster.url, system.server, settings=settings)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            ports = await _read_ports(process)
+        yield System(system.folder, system.cluster, process, system.server, ports)
+    finally:
+        await _stop(process)
+
+
 async def _start_server(
-    folder: Path, url: str, server: str, ports: tuple[int, int] = (0, 0), workers: int = 1
+    folder: Path, url: str, server: str, ports: tuple[int, int] = (0, 0), settings: Mapping[str, str] | None = None
 ) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
         "COMMS_API_SERVER": server,
@@ -163,9 +175,9 @@ async def _start_server(
         "COMMS_API_CERTS_DIR": str(folder / "certs"),
         "COMMS_API_AGENT_BIND": f"127.0.0.1:{ports[0]}",
         "COMMS_API_MANAGEMENT_BIND": f"127.0.0.1:{ports[1]}",
-        "COMMS_API_WORKERS": str(workers),
         "COMMS_API_POLL_WAIT_SECONDS": "3600",
         "COMMS_API_LEASE_SECONDS": "3600",
+        **(settings or {}),
     }
     with (folder / "server.log").open("a") as log:
         return await asyncio.create_subprocess_exec(

@@ -19,7 +19,7 @@ PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
 
-LISTS = {"trusted_proxies"}
+LISTS = {"trusted_proxies", "nats_servers"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
@@ -74,6 +74,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expiry_interval_seconds: Seconds = 1.0
     expiry_orders_maximum: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
     unknown_actions: Literal["pass", "refuse"] = "pass"
+    events_sink: Literal["postgresql", "jetstream"] = "postgresql"
+    nats_servers: tuple[Annotated[str, Meta(pattern="^(nats|tls)://.")], ...] = ()
+    nats_ca: Path | None = None
+    nats_credentials: Path | None = None
+    nats_replicas: Annotated[int, Meta(ge=1, le=5)] = 3
+    nats_timeout_seconds: Annotated[float, Meta(ge=0.5, le=60)] = 5.0
+    nats_stream_bytes: Annotated[int, Meta(ge=2**20, le=2**50)] = 10 * 2**30
+    nats_stream_days: Days = 7
     events_retention_days: Days = 30
     orders_archive_days: Days = 7
     orders_retention_days: Days = 30

@@ -27,7 +27,9 @@ from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store as events_store
-from comms_api.events.service import WRITERS, Events, States
+from comms_api.events.quarantine import Quarantine
+from comms_api.events.service import STATES_WRITERS, Events, States
+from comms_api.events.sinks import open_sink
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
@@ -95,6 +97,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     presence = Presence(engine, seat.place.name)
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
+    quarantine = Quarantine(engine, clock)
     node = Node(
         settings=settings,
         tokens=tokens,
@@ -106,7 +109,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
         login=Login(engine, secret, tokens, presence, external, settings.logins_waiting_maximum),
-        events=Events(engine, clock),
+        events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
         commands=Commands(engine, clock, notifier, settings),
         files=Files(engine, clock, notifier, settings),
@@ -128,8 +131,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
 
 def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
     tasks = (
-        {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)}
-        | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
+        node.events.sink.tasks()
+        | {f"states writer {number}": node.states.writer.run() for number in range(STATES_WRITERS)}
         | {
             "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),

@@ -24,6 +24,7 @@ from comms_api.app.sites import find_server
 from comms_api.cluster.model import Seat
 from comms_api.database.connect import database_address
 from comms_api.errors import CommsError, ConfigurationError
+from comms_api.events.sinks import check_sink
 from comms_api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
     Raises `ConfigurationError` for whatever an operator must put right first.
     """
     find_server(settings)
+    check_sink(settings)
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:
         listeners = open_listeners(settings)

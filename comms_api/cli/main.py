@@ -7,7 +7,7 @@ import click
 
 from comms_api.errors import CommsError
 
-COMMANDS = ("serve", "agent", "commands", "cluster", "demo")
+COMMANDS = ("serve", "agent", "commands", "cluster", "events", "demo")
 """Each is a module of this package that has a command of its name."""
 
 

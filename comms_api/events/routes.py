@@ -31,7 +31,7 @@ class Ingest(msgspec.Struct, frozen=True):
 
 @post("/events/stateless", status_code=204)
 async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) -> None:
-    """Store a batch of events; 204 after the commit. Lines that are no events go to the quarantine."""
+    """Store a batch of events; 204 when they are durable. Lines that are no events go to the quarantine."""
     agent_id = agent_of(request)
     async with ingest.bodies.receive(request) as body:
         named, lines = split_batch(body, ingest.batch_items_maximum)
@@ -74,7 +74,7 @@ async def list_quarantined_events(
     limit: Limit = 100,
 ) -> Page[QuarantinedEvent]:
     """List the lines of stateless batches that could not be stored as events, and why, oldest first."""
-    return await events.list_quarantined(agent_id, after, limit)
+    return await events.quarantine.list(agent_id, after, limit)
 
 
 @get("/states", opt=READ)

@@ -9,21 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
-from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.cursors import encode_cursor
-from comms_api.events.model import (
-    QUARANTINED_LINE_BYTES_MAXIMUM,
-    QUARANTINED_LINES_MAXIMUM,
-    Event,
-    Quarantined,
-    QuarantinedEvent,
-    State,
-    StateChange,
-    StatefulBatch,
-    StateKey,
-    StatelessBatch,
-)
+from comms_api.events.model import Event, State, StateChange, StatefulBatch, StateKey, StatelessBatch
+from comms_api.events.quarantine import Quarantine
 from comms_api.events.results import read_result
+from comms_api.events.sinks import Sink
 from comms_api.events.states import fold
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
@@ -31,63 +21,32 @@ from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOu
 ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
 """What takes the results that arrive as states of the module `command`."""
 
-WRITERS = 2
-"""While one commits, the other can gather and encode; a third gains nothing."""
+STATES_WRITERS = 2
+"""While one commits, the other can gather; a third gains nothing."""
 
 
 class Events:
     """The stateless events of the fleet."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock) -> None:
-        """Take the clock that ids are made by."""
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, sink: Sink, quarantine: Quarantine) -> None:
+        """Take the clock that ids are made by, and where events and what cannot be one go."""
         self._engine = engine
         self._clock = clock
-        self.writer = Coalescer[bytes, None](self._copy, self._quarantine_row)
+        self.sink = sink
+        self.quarantine = quarantine
 
     async def append(self, agent_id: UUID, batch: StatelessBatch) -> None:
-        """Store a batch and return after its commit; what cannot be an event goes to the quarantine."""
+        """Store a batch and return when it is durable; what cannot be an event goes to the quarantine."""
         if batch.quarantined:
-            await self._quarantine(agent_id, batch.quarantined)
+            await self.quarantine.add(agent_id, batch.quarantined)
         if batch.runs:
-            await self.writer.submit(agent_id, encode_rows(self._clock.uuid7(), agent_id, batch.runs))
-
-    async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
-        async with self._engine.connect() as connection:
-            await store.copy_events(connection, rows)
-        return [None] * len(rows)
-
-    async def _quarantine_row(self, row: bytes, reason: str) -> None:
-        _, agent_id, line = read_row(row)
-        await self._quarantine(agent_id, [Quarantined(reason, line)])
-
-    async def _quarantine(self, agent_id: UUID, lines: Sequence[Quarantined]) -> None:
-        shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], len(lines) - QUARANTINED_LINES_MAXIMUM
-        if hidden > 0:
-            shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
-        rows = [self._quarantine_values(agent_id, line) for line in shown]
-        async with self._engine.begin() as connection:
-            await store.insert_quarantined(connection, rows)
-
-    def _quarantine_values(self, agent_id: UUID, quarantined: Quarantined) -> dict[str, object]:
-        return {
-            "id": self._clock.uuid7(),
-            "agent_id": agent_id,
-            "reason": quarantined.reason,
-            "line": quarantined.line[:QUARANTINED_LINE_BYTES_MAXIMUM],
-            "line_bytes": len(quarantined.line),
-        }
+            await self.sink.append(self._clock.uuid7(), agent_id, batch.runs)
 
     async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
-        """Return one page of events, oldest first."""
+        """Return one page of the events in PostgreSQL, oldest first."""
         async with self._engine.connect() as connection:
             events = await store.list_events(connection, agent_id, module, after, limit + 1)
         return page_of(events, limit, lambda event: str(event.id))
-
-    async def list_quarantined(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
-        """Return one page of quarantined lines, oldest first."""
-        async with self._engine.connect() as connection:
-            lines = await store.list_quarantined(connection, agent_id, after, limit + 1)
-        return page_of(lines, limit, lambda line: str(line.id))
 
 
 class States:

@@ -12,6 +12,7 @@ from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
 from comms_api.events.model import Event, QuarantinedEvent, State, StateKey
 
+_COLUMNS = ", ".join(COLUMNS)
 _KEYS = "unnest(CAST(:agents AS uuid[]), CAST(:modules AS text[]), CAST(:collectors AS text[]), CAST(:ids AS text[]))"
 
 
@@ -20,6 +21,16 @@ async def copy_events(connection: AsyncConnection, rows: Sequence[bytes]) -> Non
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None  # noqa: S101 - a connection that is checked out has one
     await driver.copy_to_table(events.name, source=copy_stream(rows), columns=COLUMNS, format="binary")
+
+
+async def merge_events(connection: AsyncConnection, rows: Sequence[bytes]) -> None:
+    """Append those of the encoded rows whose ids are not there yet, in a transaction."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None  # noqa: S101 - a connection that is checked out has one
+    async with driver.transaction():
+        await driver.execute("CREATE TEMPORARY TABLE arrived (LIKE events) ON COMMIT DROP")
+        await driver.copy_to_table("arrived", source=copy_stream(rows), columns=COLUMNS, format="binary")
+        await driver.execute(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
 
 
 async def insert_quarantined(connection: AsyncConnection, rows: Sequence[Mapping[str, object]]) -> None:

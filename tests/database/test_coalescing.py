@@ -12,6 +12,8 @@ from comms_api.database.coalescing import Coalescer
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, StatelessBatch
+from comms_api.events.postgresql_sink import PostgresqlSink
+from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
 
 pytestmark = pytest.mark.anyio
@@ -126,20 +128,23 @@ async def test_an_encoded_row_can_be_read_back() -> None:
 
 async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(engine: AsyncEngine) -> None:
     clock = DatabaseClock()
-    events = Events(engine, clock)
+    quarantine = Quarantine(engine, clock)
+    sink = PostgresqlSink(engine, quarantine)
+    events = Events(engine, clock, sink, quarantine)
     async with engine.connect() as connection:
         await clock.synchronise(connection)
-    writer = asyncio.create_task(events.writer.run())
+    writers = [asyncio.create_task(task) for task in sink.tasks().values()]
     agents = [new_id() for _ in range(4)]
     # Framing would have caught this one; the writer must not depend on it.
     bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
     good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
     await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))
-    writer.cancel()
+    for writer in writers:
+        writer.cancel()
     stored = [await events.list(agent, None, None, 10) for agent in agents]
     assert [[bytes(event.event) for event in page.items] for page in stored] == [
         [b'{"ok":1}', b'{"ok":2}'], *[[b'{"ok":3}']] * 3
     ]  # fmt: skip
-    [quarantined] = (await events.list_quarantined(agents[0], None, 10)).items
+    [quarantined] = (await quarantine.list(agents[0], None, 10)).items
     assert quarantined.line == "{broken"
     assert "invalid input syntax for type json" in quarantined.reason

@@ -1,0 +1,62 @@
+"""`comms-api events`: bring the events of the stream where they are read."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from comms_api.cli.serve import LOG_FORMAT
+from comms_api.database.connect import database
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.events.postgresql_sink import WRITERS, PostgresqlSink
+from comms_api.events.quarantine import Quarantine
+from comms_api.events.sinks import Sink, check_jetstream
+from comms_api.events.stdout_sink import StdoutSink
+from comms_api.settings import Settings, current_settings
+
+
+@click.group(context_settings={"show_default": True})
+def events() -> None:
+    """Work on the stream of events that `events_sink = "jetstream"` fills."""
+
+
+@events.command()
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
+@click.option("--to", "target", type=click.Choice(["postgresql", "stdout"]), default="postgresql", help="Where to.")
+@click.option("--consumer", help="The name that the servers remember the position by; default: relay-TO.")
+@click.option("--once", is_flag=True, help="End when nothing is left in the stream.")
+def relay(config: Path | None, target: str, consumer: str | None, *, once: bool) -> None:
+    """Bring events to PostgreSQL or, as lines of JSON, to standard output, until SIGTERM.
+
+    Relays of one consumer share the work. A consumer of a new name begins with the oldest event of the stream.
+    """
+    settings = current_settings(config)
+    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    check_jetstream(settings)
+    uvloop.run(_relay(settings, target, consumer or f"relay-{target}", once=once))
+
+
+async def _relay(settings: Settings, target: str, consumer: str, *, once: bool) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings)
+        # One loop keeps the order that a reader of lines may count on; ids tell it to a reader of the table.
+        loops = 1 if target == "stdout" else WRITERS
+        relay: Any = import_module("comms_api.events.relay").Relay(settings, sink, consumer)
+        await relay.run(stopping, loops=loops, ends_when_drained=once)
+
+
+async def _open_postgresql(stack: AsyncExitStack, settings: Settings) -> PostgresqlSink:
+    engine, clock = await stack.enter_async_context(database(settings)), DatabaseClock()
+    async with engine.begin() as connection:
+        await clock.synchronise(connection)
+    return PostgresqlSink(engine, Quarantine(engine, clock))

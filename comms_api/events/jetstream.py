@@ -1,0 +1,224 @@
+"""The connection to the servers of NATS JetStream, kept for ever, and the stream on them.
+
+Needs the extra `jetstream`: this module is imported by name, and only when the settings ask for it.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import Error
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
+
+from comms_api.errors import ConfigurationError, Unavailable
+from comms_api.events.messages import SUBJECTS, Message
+from comms_api.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STREAM = "comms_events"
+DUPLICATES_SECONDS = 120.0
+DAY_SECONDS = 86_400.0
+
+CONNECT_SECONDS = 2
+PING_SECONDS = 5
+PINGS_OUTSTANDING_MAXIMUM = 2
+"""A server that is gone without a word is noticed within ten seconds."""
+
+RECONNECT_SECONDS = 1
+AGAIN_SECONDS = 1.0
+ABSENCE_SECONDS = 0.5
+"""How long a request waits for a connection: long enough to find another server, too short to be a hang."""
+
+ATTEMPT_SECONDS = 2.0
+ATTEMPT_PAUSE_SECONDS = 0.1
+IN_FLIGHT_MAXIMUM = 512
+PENDING_BYTES_MAXIMUM = 64 * 2**20
+DUPLICATE_IN_PROCESS = 10158
+"""An earlier attempt is with the quorum; whether it gets through is not known yet (JetStream API error)."""
+
+
+class JetStream:
+    """Publishes to the stream; each of the servers will do."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the servers; raises `ConfigurationError` for files that cannot be read."""
+        self._settings = settings
+        self._options = _connection_options(settings)
+        self._ready, self._changed = asyncio.Event(), asyncio.Event()
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAXIMUM)
+        self._trouble: str | None = None
+        self.client = Client()
+        self.context = JetStreamContext(self.client)
+
+    async def wait_until_ready(self, seconds: float | None = None) -> None:
+        """Return while connected, with the stream there; raises `Unavailable` after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        except TimeoutError:
+            raise Unavailable("The event stream cannot be reached; come back later.") from None
+
+    async def run(self) -> None:
+        """Be connected until cancelled, whatever the servers do."""
+        try:
+            while True:
+                await self._stay_connected()
+                await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            await self.client.close()
+
+    async def _stay_connected(self) -> None:
+        self.client = Client()
+        self.context = JetStreamContext(self.client, timeout=self._settings.nats_timeout_seconds)
+        try:
+            await self.client.connect(
+                **self._options,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_connected,
+                closed_cb=self._on_disconnected,
+            )
+        except (Error, OSError, TimeoutError) as error:
+            self.note(error)
+            return
+        while not self.client.is_closed:
+            self._changed.clear()
+            if self.client.is_connected and not await self._has_stream():
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            if self.client.is_connected:
+                self._ready.set()
+            await self._changed.wait()
+
+    async def _has_stream(self) -> bool:
+        """Make the stream, or give it the limits of the settings; False, and a line in the log, if that fails."""
+        try:
+            await ensure_stream(self.context, self._settings)
+        except (Error, OSError, TimeoutError) as error:
+            self.note(error)
+            return False
+        self.note(None)
+        return True
+
+    async def _on_connected(self) -> None:
+        self._ready.set()
+        self._changed.set()  # whether these servers have the stream is looked at beside what is published
+
+    async def _on_disconnected(self) -> None:
+        self._ready.clear()
+        self._changed.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        self.note(error)
+
+    def note(self, error: BaseException | None) -> None:
+        """Log what is wrong, or that nothing is, when that changes; not each time."""
+        trouble = None if error is None else f"{type(error).__name__}: {error}"
+        if trouble != self._trouble:
+            log = logger.info if trouble is None else logger.warning
+            log("event stream: %s", trouble or "all is well")
+        self._trouble = trouble
+
+    @property
+    def message_bytes_maximum(self) -> int:
+        """Return what the connected server takes as one message, headers included."""
+        return self.client.max_payload
+
+    async def publish(self, message: Message) -> None:
+        """Return once a quorum has acknowledged the message; raises `Unavailable` when it does not in time.
+
+        Whether a message that was not acknowledged is stored is not known; published again it is stored once.
+        """
+        ends_at = asyncio.get_running_loop().time() + self._settings.nats_timeout_seconds
+        try:
+            async with asyncio.timeout_at(ends_at), self._slots:
+                await self._try(lambda seconds: self._publish_once(message, seconds), ends_at)
+        except (Error, TimeoutError) as error:
+            self.note(error)
+            self._changed.set()  # the stream itself may be gone
+            raise Unavailable("The event stream does not acknowledge; come back later.") from error
+        self.note(None)
+
+    async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
+        while True:
+            remaining = ends_at - asyncio.get_running_loop().time()
+            try:
+                await attempt(min(remaining, ATTEMPT_SECONDS))
+            except (Error, TimeoutError) as error:
+                if not _may_pass(error) or remaining < 2 * ATTEMPT_PAUSE_SECONDS:
+                    raise
+                await asyncio.sleep(ATTEMPT_PAUSE_SECONDS)
+            else:
+                return
+
+    async def _publish_once(self, message: Message, seconds: float) -> None:
+        await self.wait_until_ready(min(seconds, ABSENCE_SECONDS))
+        if self.client.pending_data_size + len(message.payload) > PENDING_BYTES_MAXIMUM:
+            raise Unavailable("The event stream takes nothing just now; come back later.")
+        await self.context.publish(
+            message.subject, message.payload, timeout=seconds, stream=STREAM, headers={**message.headers}
+        )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether it is worth asking again at once: the quorum is choosing a leader, or the server is another."""
+    if isinstance(error, APIError) and not isinstance(error, ServiceUnavailableError):
+        return error.err_code == DUPLICATE_IN_PROCESS
+    return isinstance(error, Error | TimeoutError)
+
+
+async def ensure_stream(context: JetStreamContext, settings: Settings) -> None:
+    """Make the stream if it is not there, and give it the replicas and limits of the settings."""
+    wanted = {
+        "num_replicas": settings.nats_replicas,
+        "max_bytes": settings.nats_stream_bytes,
+        "max_age": settings.nats_stream_days * DAY_SECONDS,
+    }
+    try:
+        config = (await context.stream_info(STREAM)).config
+    except NotFoundError:
+        await context.add_stream(_new_stream(), **wanted)
+        return
+    if any(getattr(config, name) != value for name, value in wanted.items()):
+        await context.update_stream(config, **wanted)
+
+
+def _new_stream() -> StreamConfig:
+    return StreamConfig(
+        name=STREAM,
+        description="Stateless events of agents, acknowledged to them",
+        subjects=[SUBJECTS],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        # When it is full, agents are told to come back: nothing that was acknowledged makes room for anything.
+        discard=DiscardPolicy.NEW,
+        duplicate_window=DUPLICATES_SECONDS,
+    )
+
+
+def _connection_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "servers": list(settings.nats_servers),
+        "name": "comms-api",
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RECONNECT_SECONDS,
+        "connect_timeout": CONNECT_SECONDS,
+        "ping_interval": PING_SECONDS,
+        "max_outstanding_pings": PINGS_OUTSTANDING_MAXIMUM,
+        # It would wait without end for room; `publish` refuses before that.
+        "pending_size": 2 * PENDING_BYTES_MAXIMUM,
+    }
+    if settings.nats_ca is not None:
+        try:
+            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigurationError(f"nats_ca: {error}") from None
+    if settings.nats_credentials is not None:
+        options["user_credentials"] = str(settings.nats_credentials)
+    return options

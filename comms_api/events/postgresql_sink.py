@@ -1,0 +1,47 @@
+"""Store events in PostgreSQL: all requests that wait share one COPY and one commit."""
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+from uuid import UUID
+
+from asyncpg import UniqueViolationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.coalescing import Coalescer
+from comms_api.events import store
+from comms_api.events.copy_format import encode_rows, read_row
+from comms_api.events.model import EventRun, Quarantined
+from comms_api.events.quarantine import Quarantine
+
+WRITERS = 2
+"""While one commits, the other can gather and encode; a third gains nothing."""
+
+
+class PostgresqlSink:
+    """The table of events. Storing the same events again, with the same ids, changes nothing."""
+
+    def __init__(self, engine: AsyncEngine, quarantine: Quarantine) -> None:
+        """Take where rows go that PostgreSQL refuses."""
+        self._engine = engine
+        self._quarantine = quarantine
+        self._writer = Coalescer[bytes, None](self._copy, self._refuse)
+
+    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+        """Return after the commit."""
+        await self._writer.submit(agent_id, encode_rows(first_id, agent_id, runs))
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return the writers."""
+        return {f"events writer {number}": self._writer.run() for number in range(WRITERS)}
+
+    async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
+        async with self._engine.connect() as connection:
+            try:
+                await store.copy_events(connection, rows)
+            except UniqueViolationError:  # a stream delivers some again, and only then the dearer way is worth it
+                await store.merge_events(connection, rows)
+        return [None] * len(rows)
+
+    async def _refuse(self, row: bytes, reason: str) -> None:
+        _, agent_id, line = read_row(row)
+        await self._quarantine.add(agent_id, [Quarantined(reason, line)])

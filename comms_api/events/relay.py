@@ -1,0 +1,129 @@
+"""Bring the events of the stream to a sink, each message acknowledged when the sink has it.
+
+The servers remember by the consumer's name what was acknowledged, so relays of one name share the work, and one that is
+started again goes on where the last one stopped. What is delivered twice has the same ids twice.
+
+Needs the extra `jetstream`: this module is imported by name.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+from nats.aio.msg import Msg
+from nats.errors import Error
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.client import JetStreamContext
+
+from comms_api.database.failures import is_outage
+from comms_api.errors import Malformed, Unavailable
+from comms_api.events.jetstream import STREAM, JetStream
+from comms_api.events.messages import decode_message
+from comms_api.events.sinks import Sink
+from comms_api.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MESSAGES_AT_ONCE = 64
+FETCH_SECONDS = 0.5
+"""How long a relay waits for messages, and so how long it takes at most to notice that it is to stop."""
+
+ACK_DATABASE_TIMEOUTS = 3
+"""After how many times `database_timeout_seconds` a relay is taken for dead and its messages are given to another."""
+
+UNACKNOWLEDGED_MAXIMUM = 4096
+AGAIN_SECONDS = 1.0
+
+
+class Relay:
+    """One durable consumer of the stream."""
+
+    def __init__(self, settings: Settings, sink: Sink, consumer: str) -> None:
+        """Take where to bring events, and the name under which the servers remember how far it came."""
+        self._stream = JetStream(settings)
+        self._sink = sink
+        self._consumer = consumer
+        self._ack_seconds = ACK_DATABASE_TIMEOUTS * settings.database_timeout_seconds
+
+    async def run(self, stopping: asyncio.Event, *, loops: int, ends_when_drained: bool) -> None:
+        """Relay until `stopping`, then finish what is held; or until nothing is left in the stream.
+
+        More than one loop keeps a sink busy that stores in groups; one keeps the order of the stream.
+        """
+        tasks = self._sink.tasks() | {"event stream": self._stream.run()}
+        beside = [asyncio.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
+        try:
+            await asyncio.gather(*(self._relay(stopping, ends_when_drained) for _ in range(loops)))
+            if self._stream.client.is_connected:
+                await self._stream.client.flush()
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _relay(self, stopping: asyncio.Event, ends_when_drained: bool) -> None:  # noqa: FBT001
+        while not stopping.is_set():
+            try:
+                await self._stream.wait_until_ready(AGAIN_SECONDS)
+                if await self._relay_while_connected(stopping, ends_when_drained):
+                    return
+            except Unavailable:
+                continue
+            except Error as error:
+                self._stream.note(error)
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _relay_while_connected(self, stopping: asyncio.Event, ends_when_drained: bool) -> bool:  # noqa: FBT001
+        client, subscription = self._stream.client, await self._subscribe()
+        try:
+            while not stopping.is_set() and client is self._stream.client:
+                messages = await _fetch(subscription)
+                await asyncio.gather(*map(self._bring, messages))
+                if ends_when_drained and not messages and await _is_drained(subscription):
+                    return True
+            return stopping.is_set()
+        finally:
+            with suppress(Error):
+                await subscription.unsubscribe()
+
+    async def _subscribe(self) -> JetStreamContext.PullSubscription:
+        config = ConsumerConfig(
+            durable_name=self._consumer,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._ack_seconds,
+            max_ack_pending=UNACKNOWLEDGED_MAXIMUM,
+        )
+        context = self._stream.context
+        await context.add_consumer(STREAM, config)  # does nothing when it is there already
+        return await context.pull_subscribe_bind(self._consumer, stream=STREAM)
+
+    async def _bring(self, message: Msg) -> None:
+        try:
+            delivered = decode_message(message.headers or {}, message.data)
+        except Malformed as error:
+            logger.error("relay: a message is left out: %s", error)  # noqa: TRY400 - where it was raised says nothing
+            await message.term()
+            return
+        try:
+            await self._sink.append(delivered.first_id, delivered.agent_id, [delivered.run])
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            logger.warning("relay: the database is away (%s)", type(error).__name__)
+            await message.nak(AGAIN_SECONDS)
+            return
+        await message.ack()
+
+
+async def _fetch(subscription: JetStreamContext.PullSubscription) -> Sequence[Msg]:
+    try:
+        return await subscription.fetch(MESSAGES_AT_ONCE, FETCH_SECONDS)
+    except TimeoutError:  # there are none
+        return []
+
+
+async def _is_drained(subscription: JetStreamContext.PullSubscription) -> bool:
+    info = await subscription.consumer_info()
+    return not info.num_pending and not info.num_ack_pending

@@ -1,0 +1,52 @@
+"""Where stateless events go: what every sink does, and which one the settings name."""
+
+from collections.abc import Coroutine, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.errors import ConfigurationError
+from comms_api.events.model import EventRun
+from comms_api.events.postgresql_sink import PostgresqlSink
+from comms_api.events.quarantine import Quarantine
+from comms_api.settings import Settings
+
+
+class Sink(Protocol):
+    """Stores runs of events; the id of an event is `first_id` plus its place among all of the runs."""
+
+    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+        """Return once the events are durable; what can never be stored goes to the quarantine."""
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return what must run, until cancelled, for `append` to return; called once."""
+
+
+def open_sink(engine: AsyncEngine, quarantine: Quarantine, settings: Settings) -> Sink:
+    """Return the sink that the settings name; nothing of JetStream is imported for another."""
+    if settings.events_sink == "postgresql":
+        return PostgresqlSink(engine, quarantine)
+    check_sink(settings)
+    sink: Sink = import_module("comms_api.events.jetstream_sink").JetStreamSink(quarantine, settings)
+    return sink
+
+
+def check_sink(settings: Settings) -> None:
+    """Raise `ConfigurationError` when the sink that the settings name cannot be used."""
+    if settings.events_sink == "jetstream":
+        check_jetstream(settings)
+
+
+def check_jetstream(settings: Settings) -> None:
+    """Raise `ConfigurationError` when JetStream cannot be used, whether its servers are there or not."""
+    if find_spec("nats") is None:
+        raise ConfigurationError("events_sink: nats-py is not installed: pip install 'comms-api[jetstream]'")
+    if not settings.nats_servers:
+        raise ConfigurationError("nats_servers: JetStream needs at least one, such as nats://localhost:4222")
+    for name in ("nats_ca", "nats_credentials"):
+        path = getattr(settings, name)
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"{name}: no such file: {path}")

@@ -1,0 +1,43 @@
+"""Write events as lines of JSON, as the management API shows them, for other tools to read."""
+
+import os
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from comms_api.database.uuid7 import uuid7_time
+from comms_api.errors import CommsError
+from comms_api.events.model import Event, EventRun
+
+
+class StdoutSink:
+    """Standard output, written without a buffer of ours: what has returned is with the reader."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        """Take the file to write to."""
+        self._descriptor = descriptor
+
+    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+        """Write one line for each event; raises `CommsError` when nobody reads any more."""
+        rest = memoryview(b"".join(_lines(first_id, agent_id, runs)))
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise CommsError(f"standard output: {error}") from None
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return nothing: writing needs no other task."""
+        return {}
+
+
+def _lines(first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> Iterator[bytes]:
+    number = first_id.int
+    for run in runs:
+        for line in run.lines:
+            id_ = UUID(int=number)
+            event = Event(id_, agent_id, run.module, run.collector, uuid7_time(id_), msgspec.Raw(line))
+            yield msgspec.json.encode(event) + b"\n"
+            number += 1

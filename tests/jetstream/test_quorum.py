@@ -1,0 +1,216 @@
+"""Three servers that lose one, lose their quorum, and come back: what was acknowledged is there, once."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from signal import SIGKILL
+from threading import Event, Thread
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import nats
+import pytest
+from support.batches import stateless
+from support.nats import NatsServer, nats_servers, urls_of
+from support.relays import relay, started_relay
+from support.server import Server, environment, running_server
+
+from comms_api.events.jetstream import STREAM
+
+AGENTS = 6
+EVENTS = 5
+TIMEOUT_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
+    with nats_servers(scratch / "nats three", 3) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
+    return {
+        "events_sink": "jetstream",
+        "nats_servers": urls_of(servers),
+        "nats_replicas": 3,
+        "nats_stream_bytes": 2**26,
+        "nats_timeout_seconds": TIMEOUT_SECONDS,
+        "database_timeout_seconds": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str, settings: dict[str, Any]) -> Iterator[Server]:
+    with running_server(folder, database_url, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def variables(folder: Path, database_url: str, settings: dict[str, Any]) -> dict[str, str]:
+    return environment(folder, database_url, **settings)
+
+
+class Sender:
+    """An agent that sends one batch after the other, and each again until it is acknowledged."""
+
+    def __init__(self, agent_id: UUID, client: httpx.Client) -> None:
+        self.agent_id, self._client = agent_id, client
+        self.sent = self.acknowledged = self.refused = 0
+        self.slowest_seconds = 0.0
+        self._stopping = Event()
+        self._thread = Thread(target=self._run)
+
+    def start(self) -> "Sender":
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.sent += 1
+            ends_at = time.monotonic() + 40
+            while self.post().status_code != 204:
+                self.refused += 1
+                assert time.monotonic() < ends_at
+                time.sleep(0.3)
+            self.acknowledged += 1
+
+    def post(self) -> httpx.Response:
+        """Send the batch that is due, whose bytes are always the same."""
+        batch = stateless(self.agent_id, *({"batch": self.sent, "n": number} for number in range(EVENTS)))
+        started = time.monotonic()
+        answer = self._client.post("/events/stateless", content=batch)
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - started)
+        assert answer.status_code in {204, 503}, answer.text
+        assert answer.status_code == 204 or int(answer.headers["retry-after"]) >= 1
+        return answer
+
+    def stop(self) -> None:
+        """Let it finish its batch."""
+        self._stopping.set()
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+
+def _report(what: str, senders: Sequence[Sender], found: Counter[tuple[UUID, int, int]]) -> None:
+    sent, acknowledged, refused = (
+        sum(getattr(sender, name) for sender in senders) for name in ("sent", "acknowledged", "refused")
+    )
+    slowest = max(sender.slowest_seconds for sender in senders)
+    print(  # noqa: T201 - a fault test tells what happened
+        f"\n{what}: {sent} batches of {EVENTS} events sent, {acknowledged} acknowledged, {refused} times 503, slowest "
+        f"answer {slowest:.1f} s; {len(found)} events found, {found.total() - len(found)} of them doubled"
+    )
+
+
+@pytest.fixture
+def find(query: Callable[..., list[asyncpg.Record]]) -> Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]]:
+    """Counts the events that are stored of some agents, by agent, batch and number."""
+
+    def read(senders: Sequence[Sender]) -> Counter[tuple[UUID, int, int]]:
+        ids = [sender.agent_id for sender in senders]
+        rows = query("SELECT agent_id, event FROM events WHERE agent_id = ANY($1::uuid[])", ids)
+        events = [(agent_id, json.loads(event)) for agent_id, event in rows]
+        return Counter((UUID(str(agent_id)), event["batch"], event["n"]) for agent_id, event in events)
+
+    return read
+
+
+def _all_of(sender: Sender) -> set[tuple[UUID, int, int]]:
+    return {(sender.agent_id, batch, n) for batch in range(1, sender.acknowledged + 1) for n in range(EVENTS)}
+
+
+def _leader(servers: Sequence[NatsServer]) -> NatsServer:
+    async def ask() -> str:
+        client = await nats.connect([server.url for server in servers])
+        info = await client.jetstream().stream_info(STREAM)
+        await client.close()
+        assert info.cluster is not None
+        assert info.cluster.leader is not None
+        return info.cluster.leader
+
+    name = asyncio.run(ask())
+    return next(server for server in servers if server.name == name)
+
+
+def _senders(server: Server, management: httpx.Client, name: str, count: int) -> list[Sender]:
+    ids = [server.enroll(management, f"{name} {number}") for number in range(count)]
+    return [Sender(agent_id, server.log_in(agent_id)) for agent_id in ids]
+
+
+def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[], bool]:
+    """Tell when each of the senders has counted so many more than now."""
+    least = [getattr(sender, name) + count for sender in senders]
+    return lambda: all(getattr(sender, name) >= wanted for sender, wanted in zip(senders, least, strict=True))
+
+
+def _wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    ends_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+
+
+def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_doubled(
+    server: Server,
+    management: httpx.Client,
+    servers: Sequence[NatsServer],
+    variables: dict[str, str],
+    find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
+) -> None:
+    senders = _senders(server, management, "load", AGENTS)
+    _wait_until(lambda: senders[0].post().status_code == 204, 20)
+    for sender in senders:
+        sender.start()
+    with started_relay(variables) as killed, started_relay(variables):
+        time.sleep(3)
+        leader = _leader(servers)
+        leader.kill()
+        killed.send_signal(SIGKILL)
+        _wait_until(_have_more(senders, "acknowledged", 10), 30)
+        leader.start()
+        time.sleep(1)
+        for sender in senders:
+            sender.stop()
+        wanted = set().union(*map(_all_of, senders))
+        _wait_until(lambda: wanted <= set(find(senders)), 30)
+    relay(variables, "postgresql")
+    found = find(senders)
+    _report("leader and a relay killed", senders, found)
+    assert wanted <= set(found)
+    assert all(count == 1 for count in found.values())
+
+
+def test_without_a_quorum_503_in_time_and_back_without_a_restart(
+    server: Server,
+    management: httpx.Client,
+    servers: Sequence[NatsServer],
+    variables: dict[str, str],
+    find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
+) -> None:
+    senders = [sender.start() for sender in _senders(server, management, "quorum", 3)]
+    _wait_until(_have_more(senders, "acknowledged", 5), 20)
+    for gone in (servers[:2], servers[2:]):
+        for one in gone:
+            one.kill()
+        _wait_until(_have_more(senders, "refused", 2), 20)
+    is_back = _have_more(senders, "acknowledged", 1)
+    for one in servers:
+        one.start()
+    returned = time.monotonic()
+    _wait_until(is_back, 30)
+    print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")  # noqa: T201
+    _wait_until(_have_more(senders, "acknowledged", 5), 20)
+    for sender in senders:
+        sender.stop()
+    relay(variables, "postgresql")
+    found = find(senders)
+    _report("two servers, then all three, killed", senders, found)
+    assert max(sender.slowest_seconds for sender in senders) < TIMEOUT_SECONDS + 1
+    assert set().union(*map(_all_of, senders)) <= set(found)
+    assert all(count == 1 for count in found.values())

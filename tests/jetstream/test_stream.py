@@ -1,0 +1,251 @@
+"""Events through a stream: acknowledged, relayed to the table and to lines, in order, byte for byte, once."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+from support.batches import metadata, stateless
+from support.nats import NatsServer, nats_servers, urls_of
+from support.relays import relay, started_relay
+from support.server import Server, environment, running_server
+
+from comms_api.errors import ConfigurationError, Malformed
+from comms_api.events.messages import decode_message, encode_messages
+from comms_api.events.model import EventRun
+from comms_api.events.sinks import check_sink
+from comms_api.settings import load_settings
+
+MAX_PAYLOAD = 8192
+
+
+@pytest.fixture(scope="module")
+def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
+    with nats_servers(scratch / "nats one", 1, f"max_payload: {MAX_PAYLOAD}") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
+    return {
+        "events_sink": "jetstream",
+        "nats_servers": urls_of(servers),
+        "nats_replicas": 1,
+        "nats_stream_bytes": 2**26,
+        "nats_timeout_seconds": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str, settings: dict[str, Any]) -> Iterator[Server]:
+    with running_server(folder, database_url, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def variables(folder: Path, database_url: str, settings: dict[str, Any]) -> dict[str, str]:
+    return environment(folder, database_url, **settings)
+
+
+Rows = Callable[[UUID], list[tuple[str, str, bytes]]]
+
+
+@pytest.fixture(scope="module")
+def rows(query: Callable[..., list[asyncpg.Record]]) -> Rows:
+    """Returns what is stored of an agent, in order."""
+
+    def read(agent_id: UUID) -> list[tuple[str, str, bytes]]:
+        found = query("SELECT module, collector, event FROM events WHERE agent_id = $1 ORDER BY id", agent_id)
+        return [(module, collector, event.encode()) for module, collector, event in found]
+
+    return read
+
+
+def test_a_batch_is_relayed_to_the_table_in_order_and_byte_for_byte(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "exact")
+    client = server.log_in(agent_id)
+    lines = [b'{"n" : 1.0}', '{"text":"é\\u0000\\/ 漢"}'.encode(), b'{ "a":1, "a":2 }', b"{}"]
+    odd = json.dumps({"module": "ö.*> x", "collector": ""}).encode()
+    body = b"\n".join([metadata(agent_id), b'{"module":"logcollector","collector":"file"}', *lines, odd, b'{"m":1}'])
+    assert client.post("/events/stateless", content=body).status_code == 204
+    for number in range(50):
+        assert client.post("/events/stateless", content=stateless(agent_id, {"n": number})).status_code == 204
+    assert rows(agent_id) == []
+    relay(variables, "postgresql")
+    plain = [("logcollector", "file", line) for line in lines]
+    numbers = [("logcollector", "file", json.dumps({"n": number}).encode()) for number in range(50)]
+    assert rows(agent_id) == [*plain, ("ö.*> x", "", b'{"m":1}'), *numbers]
+
+
+def test_a_batch_larger_than_a_message_is_cut_between_events(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "large")
+    client = server.log_in(agent_id)
+    lines = [json.dumps({"n": number, "x": "y" * 700}).encode() for number in range(100)]
+    giant = json.dumps({"x": "y" * MAX_PAYLOAD}).encode()
+    body = stateless(agent_id, *lines[:50], giant, *lines[50:])
+    assert client.post("/events/stateless", content=body).status_code == 204
+    relay(variables, "postgresql")
+    assert [line for _, _, line in rows(agent_id)] == lines
+    [hidden] = management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"]
+    assert hidden["line_bytes"] == len(giant)
+    assert "larger than a message" in hidden["reason"]
+
+
+def test_what_is_delivered_again_is_not_stored_again(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "again")
+    client = server.log_in(agent_id)
+    for number in range(30):
+        client.post("/events/stateless", content=stateless(agent_id, {"n": number}, {"n": number}))
+    relay(variables, "postgresql")
+    stored = rows(agent_id)
+    assert len(stored) == 60
+    client.post("/events/stateless", content=stateless(agent_id, {"new": 1}))
+    # A consumer of another name is given the whole stream, as one would be whose acknowledgements were all lost.
+    relay(variables, "postgresql", "--consumer", "replay")
+    assert rows(agent_id) == [*stored, ("logcollector", "file", b'{"new": 1}')]
+    assert management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"] == []
+
+
+def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
+    server: Server,
+    management: httpx.Client,
+    servers: Sequence[NatsServer],
+    variables: dict[str, str],
+    rows: Rows,
+) -> None:
+    agent_id = server.enroll(management, "refused")
+    client, batch = server.log_in(agent_id), stateless(agent_id, {"n": 1}, {"n": 2})
+    with servers[0].paused():
+        started = time.monotonic()
+        answer = client.post("/events/stateless", content=batch)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert time.monotonic() - started < 2
+    # What the server had received it stores now, and then learns of the same batch again.
+    relay(variables, "postgresql")
+    refused = rows(agent_id)
+    assert len(refused) == 2
+    assert client.post("/events/stateless", content=batch).status_code == 204
+    relay(variables, "postgresql")
+    assert rows(agent_id) == refused
+    # Sent again without need, it is another batch with the same events: they were acknowledged twice.
+    assert client.post("/events/stateless", content=batch).status_code == 204
+    relay(variables, "postgresql")
+    assert rows(agent_id) == refused * 2
+
+
+def test_a_full_stream_refuses_and_takes_again_when_it_is_larger(
+    folder: Path, new_database: Callable[[], str], settings: dict[str, Any]
+) -> None:
+    url, small = new_database(), settings | {"nats_stream_bytes": 2**20}
+    with running_server(folder / "full", url, **small) as node:
+        agent_id = node.enroll(node.management(), "writer")
+        client = node.log_in(agent_id)
+        statuses = []
+        while 503 not in statuses:
+            batch = stateless(agent_id, *({"n": len(statuses), "x": "y" * 600} for _ in range(100)))
+            statuses.append(client.post("/events/stateless", content=batch).status_code)
+            assert len(statuses) < 30
+    with running_server(folder / "full", url, **settings) as node:
+        assert node.log_in(agent_id).post("/events/stateless", content=batch).status_code == 204
+
+
+def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
+    server: Server, management: httpx.Client, variables: dict[str, str]
+) -> None:
+    agent_id = server.enroll(management, "lines")
+    server.log_in(agent_id).post("/events/stateless", content=stateless(agent_id, *({"n": n} for n in range(5))))
+    written = [json.loads(line) for line in relay(variables, "stdout").splitlines()]
+    relay(variables, "postgresql")
+    shown = management.get("/events", params={"agent_id": str(agent_id)}).json()["items"]
+    assert [event for event in written if event["agent_id"] == str(agent_id)] == shown
+    assert relay(variables, "stdout") == ""
+
+
+def test_two_relays_share_the_work_and_finish_what_they_hold_on_sigterm(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "shared")
+    client = server.log_in(agent_id)
+    with started_relay(variables) as first, started_relay(variables) as second:
+        for number in range(300):
+            assert client.post("/events/stateless", content=stateless(agent_id, {"n": number})).status_code == 204
+        for process in (first, second):
+            process.send_signal(SIGTERM)
+        assert [process.wait(timeout=10) for process in (first, second)] == [0, 0]
+    relay(variables, "postgresql")
+    assert [json.loads(line)["n"] for _, _, line in rows(agent_id)] == list(range(300))
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_relay_with_one_line(
+    server: Server, management: httpx.Client, variables: dict[str, str]
+) -> None:
+    agent_id = server.enroll(management, "pipe")
+    server.log_in(agent_id).post("/events/stateless", content=stateless(agent_id, {"n": 1}))
+    command = [sys.executable, "-m", "comms_api", "events", "relay", "--to", "stdout", "--consumer", "closed"]
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "comms-api: standard output: " in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=10) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "nats_servers: "),
+        ({"NATS_SERVERS": "nats://localhost", "NATS_CA": "/no/such"}, "nats_ca: "),
+        ({"NATS_SERVERS": "nats://localhost", "NATS_CREDENTIALS": "/no/such"}, "nats_credentials: "),
+        ({"NATS_SERVERS": "http://localhost"}, "nats_servers"),
+    ],
+)
+def test_a_stream_that_cannot_be_used_is_told_by_its_setting(changes: dict[str, str], told: str) -> None:
+    environ = {f"COMMS_API_{name}": value for name, value in changes.items()}
+    with pytest.raises(ConfigurationError, match=told):
+        check_sink(load_settings({"COMMS_API_EVENTS_SINK": "jetstream"} | environ))
+
+
+def test_nothing_of_nats_is_imported_for_postgresql() -> None:
+    program = "import sys, comms_api.app.node; sys.exit(any(name.split('.')[0] == 'nats' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'nats' else find(name, package)\n"
+    )
+    path = ":".join([str(tmp_path), *(part for part in sys.path if part)])
+    given = {"COMMS_API_EVENTS_SINK": "jetstream", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "comms_api", "serve"]
+    ended = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == 1
+    assert ended.stderr == ("comms-api: events_sink: nats-py is not installed: pip install 'comms-api[jetstream]'\n")
+
+
+def test_a_message_that_no_node_published_is_malformed() -> None:
+    agent_id = UUID(int=7)
+    [message] = encode_messages(UUID(int=1), agent_id, [EventRun("m", "c", [b"{}", b"{}"])], 2**20)
+    assert decode_message(message.headers, message.payload).agent_id == agent_id
+    for name in ("Comms-Agent", "Comms-Module", "Comms-First-Id"):
+        with pytest.raises(Malformed):
+            decode_message({key: value for key, value in message.headers.items() if key != name}, message.payload)
+    with pytest.raises(Malformed):
+        decode_message(message.headers | {"Comms-Agent": "none"}, message.payload)

@@ -1,0 +1,93 @@
+"""Servers of NATS JetStream: real processes on free ports, with their files in a folder of the test's."""
+
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+
+PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
+
+
+class NatsServer:
+    """One server; started again, it has its ports and its files."""
+
+    def __init__(self, folder: Path, name: str, port: int, *settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.port = name, port
+        self.url = f"nats://127.0.0.1:{port}"
+        self._log = folder / "log"
+        self._configuration = folder / "nats.conf"
+        store = f'jetstream {{ store_dir: "{folder}/store", max_file_store: 1G, sync_interval: always }}'
+        lines = [f"server_name: {name}", f"listen: 127.0.0.1:{port}", store, *settings]
+        self._configuration.write_text("\n".join(lines))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen([PROGRAM, "-c", self._configuration], stdout=log, stderr=log)
+        ends_at = time.monotonic() + 20
+        while not self._listens():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < ends_at, self._log.read_text()
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it take bytes and do nothing with them for the block."""
+        assert self._process is not None
+        self._process.send_signal(SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a power failure of its machine would, but for the disk."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@contextmanager
+def nats_servers(folder: Path, count: int, *settings: str) -> Iterator[Sequence[NatsServer]]:
+    """Run so many servers, which are a cluster if there are several."""
+    ports, routes = _free_ports(count), _free_ports(count)
+    urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
+    servers = [
+        NatsServer(
+            folder / f"n{place}",
+            f"n{place}",
+            ports[place],
+            *([f"cluster {{ name: test, listen: 127.0.0.1:{routes[place]}, routes: [{urls}] }}"] if count > 1 else []),
+            *settings,
+        )
+        for place in range(count)
+    ]
+    try:
+        for server in servers:
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def urls_of(servers: Sequence[NatsServer]) -> str:
+    return ",".join(server.url for server in servers)

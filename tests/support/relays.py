@@ -1,0 +1,27 @@
+"""`comms-api events relay` processes."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+COMMAND = [sys.executable, "-m", "comms_api", "events", "relay", "--to"]
+
+
+def relay(variables: Mapping[str, str], target: str, *options: str) -> str:
+    """Relay what waits, and return what was written."""
+    command = [*COMMAND, target, "--once", *options]
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@contextmanager
+def started_relay(variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Relay to PostgreSQL beside the block."""
+    process = subprocess.Popen([*COMMAND, "postgresql"], env=variables)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=10)
