@@ -88,9 +88,9 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, seat, clock, keyring, polls)
     channels = {
-        ORDERS_CHANNEL: dispatcher.wake_all,
-        REVOCATIONS_CHANNEL: revocations.refresh_soon,
-        NODES_CHANNEL: membership.beat_soon,
+        ORDERS_CHANNEL: dispatcher.wake,
+        REVOCATIONS_CHANNEL: lambda _: revocations.refresh_soon(),
+        NODES_CHANNEL: lambda _: membership.beat_soon(),
     }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)

@@ -11,7 +11,7 @@ Invariants, each with a reason that was somebody's bug:
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from uuid import UUID
@@ -129,9 +129,9 @@ class Dispatcher:
         self._due.update(agents)
         self._wanted.set()
 
-    def wake_all(self) -> None:
-        """Ask for every agent that waits, since some of them may have orders."""
-        self._want(self._waiters)
+    def wake(self, agents: Collection[str] = ()) -> None:
+        """Ask for those of the agents that wait, since they may have orders; without any, for all who wait."""
+        self._want(self._waiters.keys() & {UUID(agent) for agent in agents} if agents else self._waiters)
 
     def end_revoked(self) -> None:
         """End the polls whose token has been revoked."""
@@ -168,7 +168,7 @@ class Dispatcher:
         """Ask for every agent that waits now and then: for lost notifications and leases that have run out."""
         while True:
             await asyncio.sleep(self._sweep_seconds)
-            self.wake_all()
+            self.wake()
 
     async def _claim_for(self, waiting: Mapping[UUID, _Waiter]) -> None:
         for waiter in waiting.values():

@@ -30,7 +30,7 @@ from comms_api.commands.model import (
     StoredOrder,
     Submitted,
 )
-from comms_api.commands.targets import find_unknown, may_name_unknown, recipients_again
+from comms_api.commands.targets import find_unknown, may_name_unknown, named_recipients, recipients_again
 from comms_api.database.connect import in_autocommit
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -74,7 +74,7 @@ class Commands:
             await _refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
-        self._notifier.notify(ORDERS_CHANNEL)
+        self._notifier.notify(ORDERS_CHANNEL, _named_recipients(submitted))
         return answer
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
@@ -232,7 +232,7 @@ class Commands:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
             await endings.record_cancellation(connection, order_id, user)
             await self._tell(connection, user, CancelArguments(order_id=order_id), offered)
-        self._notifier.notify(ORDERS_CHANNEL)
+        self._notifier.notify(ORDERS_CHANNEL, [str(order.agent_id)])
         return order
 
     async def _tell(self, connection: AsyncConnection, user: str, arguments: CancelArguments, offered: int) -> int:
@@ -302,6 +302,14 @@ _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "s
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
     return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+
+
+def _named_recipients(submitted: Sequence[NewCommand]) -> set[str]:
+    """Return the ids of whom the commands are for, if all of them name these; else none."""
+    targets = [command.target for command in submitted]
+    if any(target.type in {"group", "all"} for target in targets):
+        return set()
+    return {str(recipient) for target in targets for recipient in named_recipients(target)}
 
 
 def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:

@@ -83,6 +83,11 @@ def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: Tar
     return statement.where(exists().where(agents.c.id == finished_orders.c.agent_id))
 
 
+def named_recipients(target: CommandTarget) -> list[UUID]:
+    """Return the recipients that an agents' or a service's target names."""
+    return [service_id(target.ids[0])] if target.type == "server" else agent_ids(target.ids)
+
+
 def agent_ids(names: Sequence[str]) -> list[UUID]:
     """Return those of the names that are ids."""
     found = []

@@ -1,14 +1,14 @@
 """Hear PostgreSQL's notifications on one connection of its own, and come back by itself when it breaks.
 
 A notification may be lost: whoever acts on one also acts without, now and then. After each reconnection every channel
-is reported once, since anything may have been missed. It says nothing but which node has sent it: that one has told
-itself at once, and does not act on it again.
+is reported once, since anything may have been missed. It says which node has sent it, as that one has told itself at
+once and does not act on it again; and whom it is about, if that is a few.
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 from sqlalchemy import text
@@ -21,12 +21,23 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.25
 
-Channels: TypeAlias = Mapping[str, Callable[[], None]]
+NAMED_MAXIMUM = 100
+"""Of so many names a notification can tell (PostgreSQL allows it 8,000 bytes); beyond it, it is about anybody."""
+
+About: TypeAlias = Collection[str]
+"""The ids that a notification is about; without any, it is about anybody."""
+
+Channels: TypeAlias = Mapping[str, Callable[[About], None]]
 """What this node does about a notification, by its channel."""
 
 
+_NOTIFY = text("""
+    SELECT pg_notify(channel, payload)
+    FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS unsent (channel, payload)""")
+
+
 class Listener:
-    """Calls one function per channel, without arguments, whenever its notification arrives."""
+    """Calls one function per channel whenever its notification arrives."""
 
     def __init__(self, engine: AsyncEngine, channels: Channels, own: str) -> None:
         """Take the channels, and the name of this node's notifier; nothing is connected before `run`."""
@@ -52,14 +63,15 @@ class Listener:
                 await driver.add_listener(channel, self._heard)
             try:
                 for call in self._channels.values():
-                    call()
+                    call(())
                 await closed.wait()
             finally:
                 await connection.invalidate()  # it must not go back to the pool with its listeners
 
-    def _heard(self, _connection: object, _pid: int, channel: str, sender: str) -> None:
+    def _heard(self, _connection: object, _pid: int, channel: str, payload: str) -> None:
+        sender, *about = payload.split(" ")
         if sender != self._own:
-            self._channels[channel]()
+            self._channels[channel](about)
 
     @staticmethod
     async def _driver(connection: AsyncConnection) -> Any:
@@ -77,14 +89,18 @@ class Notifier:
         self.name = secrets.token_hex(8)
         self._engine = in_autocommit(engine)
         self._local = local
-        self._channels: set[str] = set()
+        self._unsent: dict[str, set[str]] = {}
         self._wanted = asyncio.Event()
 
-    def notify(self, channel: str) -> None:
+    def notify(self, channel: str, about: About = ()) -> None:
         """Tell this node now and the others soon, of what is committed; what gets lost, their sweeps make good."""
         if channel in self._local:
-            self._local[channel]()
-        self._channels.add(channel)
+            self._local[channel](about)
+        unsent = self._unsent.get(channel)
+        if unsent is None:
+            self._unsent[channel] = set(about)
+        elif unsent:  # or it is about anybody already
+            self._unsent[channel] = unsent.union(about) if about else set()
         self._wanted.set()
 
     async def run(self) -> None:
@@ -92,15 +108,13 @@ class Notifier:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            channels, self._channels = sorted(self._channels), set()
+            unsent, self._unsent = self._unsent, {}
             try:
-                await self._send(channels)
+                await self._send(unsent)
             except Exception as error:  # noqa: BLE001 - it must go on notifying
                 log_failure(logger, "notifications not sent, a sweep will find the work", error)
 
-    async def _send(self, channels: list[str]) -> None:
+    async def _send(self, unsent: Mapping[str, About]) -> None:
+        payloads = [" ".join((self.name, *(about if len(about) <= NAMED_MAXIMUM else ()))) for about in unsent.values()]
         async with self._engine.begin() as connection:
-            await connection.execute(
-                text("SELECT pg_notify(channel, :sender) FROM unnest(CAST(:channels AS text[])) AS channel"),
-                {"channels": channels, "sender": self.name},
-            )
+            await connection.execute(_NOTIFY, {"channels": list(unsent), "payloads": payloads})

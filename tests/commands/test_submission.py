@@ -102,7 +102,7 @@ async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(en
 
 async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine) -> None:
     under_way: list[int] = []
-    notifier = Notifier(engine, {ORDERS_CHANNEL: lambda: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
+    notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
     commands = Commands(engine, DatabaseClock(), notifier, Settings())
     agents = await add_agents(engine, 2)
     [of_both], [of_one] = [await commands.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.database.listener import Listener, Notifier
+from comms_api.database.listener import NAMED_MAXIMUM, About, Listener, Notifier
 
 pytestmark = pytest.mark.anyio
 
@@ -20,12 +20,17 @@ class Node:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.heard: Counter[str] = Counter()
+        self.named: list[set[str]] = []
         channels = {CHANNEL: self._hear(CHANNEL), "other": self._hear("other")}
         self.notifier = Notifier(engine, channels)
         self.listener = Listener(engine, channels, self.notifier.name)
 
-    def _hear(self, channel: str) -> Callable[[], None]:
-        return lambda: self.heard.update([channel])
+    def _hear(self, channel: str) -> Callable[[About], None]:
+        def hear(about: About) -> None:
+            self.heard.update([channel])
+            self.named.append(set(about))
+
+        return hear
 
 
 @asynccontextmanager
@@ -70,3 +75,22 @@ async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engi
         two.notifier.notify("other")
         await until(lambda: one.heard["other"] + three.heard["other"] == 2)
     assert [node.heard for node in nodes] == [{CHANNEL: 1, "other": 1}] * 3
+
+
+async def test_it_says_whom_it_is_about_unless_that_is_anybody_or_too_many(engine: AsyncEngine) -> None:
+    one, two = nodes = [Node(engine) for _ in range(2)]
+    many = {f"{number:036}" for number in range(NAMED_MAXIMUM)}
+
+    async def heard_after(*notifications: About) -> set[str]:
+        two.heard.clear()
+        for about in notifications:
+            one.notifier.notify(CHANNEL, about)
+        await until(lambda: two.heard[CHANNEL] == 1)
+        return two.named[-1]
+
+    async with running(*nodes):
+        assert await heard_after(["a"], ["b", "a"]) == {"a", "b"}
+        assert await heard_after(many) == many
+        assert await heard_after(many, ["one more"]) == set()
+        assert await heard_after(["a"], (), ["b"]) == set()
+        assert await heard_after((), ["b"]) == set()
