@@ -4,16 +4,19 @@ BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format bench lock clean
+.PHONY: help demo test test-patroni coverage check format bench lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
 	$(BIN)/comms-api demo
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
 	$(BIN)/python -m pytest
+
+test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
+	$(BIN)/python -m pytest -s -m patroni
 
 coverage: .venv/installed ## Run every test and tell which lines they ran, in the servers and agents that they start as well
 	$(BIN)/python -m coverage erase

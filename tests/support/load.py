@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import Event, Thread
 from typing import Any
 from uuid import UUID
@@ -27,9 +28,13 @@ class Sender:
     acknowledged: dict[str, float] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
 
-    def first_after(self, moment: float) -> float:
-        """The seconds until something was acknowledged again."""
-        return min((at - moment for at in list(self.acknowledged.values()) if at > moment), default=float("inf"))
+    def is_acknowledged_since(self, moment: float) -> bool:
+        return any(at > moment for at in list(self.acknowledged.values()))
+
+    def longest_pause(self, since: float) -> float:
+        """The seconds it went without an acknowledgement, at most; to this moment, if it still does."""
+        times = sorted(at for at in list(self.acknowledged.values()) if at > since)
+        return max(after - before for before, after in pairwise([since, *times, time.monotonic()]))
 
     def take(self, answer: httpx.Response, accepted: int, *names: str) -> bool:
         self.attempts += 1
@@ -120,12 +125,20 @@ class Load:
         """The names of all that was acknowledged of a kind."""
         return {name for sender in self.senders if sender.kind == kind for name in sender.acknowledged}
 
-    def resumed_seconds(self, moment: float) -> float:
-        """How long the last of the senders had to wait for an acknowledgement."""
-        return max(sender.first_after(moment) for sender in self.senders)
+    def wait_for_all(self, since: float, seconds: float) -> None:
+        """Return when every sender had something acknowledged after a moment, or after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not all(sender.is_acknowledged_since(since) for sender in self.senders):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(RETRY_SECONDS)
 
-    def report(self, moment: float) -> str:
-        """One line for each kind; `moment` is when the trouble began."""
+    def longest_pause(self, since: float) -> float:
+        """How long the one that waited longest went without an acknowledgement."""
+        return max(sender.longest_pause(since) for sender in self.senders)
+
+    def report(self, since: float) -> str:
+        """One line for each kind; pauses count from a moment on."""
         lines = []
         for kind in dict.fromkeys(sender.kind for sender in self.senders):
             senders = [sender for sender in self.senders if sender.kind == kind]
@@ -133,7 +146,7 @@ class Load:
             lines.append(
                 f"{kind:8} {sum(sender.attempts for sender in senders):5} requests, "
                 f"{len(self.acknowledged(kind)):5} acknowledged, refused: {dict(refused) or 'none'}, "
-                f"acknowledged again after {max(sender.first_after(moment) for sender in senders):.2f} s"
+                f"longest pause {max(sender.longest_pause(since) for sender in senders):.2f} s"
             )
         return "\n".join(lines)
 
