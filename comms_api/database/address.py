@@ -6,6 +6,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
@@ -15,6 +16,7 @@ from comms_api.errors import ConfigurationError
 
 PORT = "5432"
 WRITABLE = "read-write"
+TLS_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 
 # As SQLAlchemy takes URLs apart, up to the end of the hosts.
 _URL = re.compile(r"(?P<before>[\w+]+://(?:[^:/]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*)(?P<after>.*)", re.DOTALL)
@@ -33,15 +35,23 @@ def driver_url(url: str | URL) -> URL:
         raise ConfigurationError("database_url: not a URL such as postgresql://user@host:5432/name") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError("database_url: must begin with postgresql://")
+    query = _options(parsed)
+    hosts = hosts or [_name_and_port(host) for host in _values(query.get("host", ()))]
+    if len(hosts) > 1:
+        query |= _list_hosts(hosts, _values(query.get("port", ())))
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _options(parsed: URL) -> dict[str, str | tuple[str, ...]]:
     query = dict(parsed.query)
     if sslmode := query.pop("sslmode", None):
         query["ssl"] = sslmode
     if query.setdefault("target_session_attrs", WRITABLE) not in {WRITABLE, "primary"}:
         raise ConfigurationError("database_url: target_session_attrs can be read-write or primary, nothing else")
-    hosts = hosts or [_name_and_port(host) for host in _values(query.get("host", ()))]
-    if len(hosts) > 1:
-        query |= _list_hosts(hosts, _values(query.get("port", ())))
-    return parsed.set(drivername="postgresql+asyncpg", query=query)
+    for name in TLS_FILES & query.keys():
+        if not Path(str(query[name])).is_file():
+            raise ConfigurationError(f"database_url: {name}: no such file")
+    return query
 
 
 def _take_hosts(url: str) -> tuple[list[tuple[str, str]], str]:

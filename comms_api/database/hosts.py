@@ -8,9 +8,11 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 
+from comms_api.database.address import TLS_FILES
 from comms_api.database.failures import is_outage
 
 DEAD_HOST_SECONDS = 5
@@ -41,6 +43,9 @@ async def connect_writable(host: Any = None, port: Any = None, **options: Any) -
 
     When there is none, raises what a host had against us, such as the password, rather than that it is away.
     """
+    # asyncpg takes these in a URL alone.
+    files = {name: options.pop(name) for name in TLS_FILES & options.keys()}
+    options["dsn"] = f"postgresql://?{urlencode(files)}"
     hosts = zip(host, port, strict=True) if isinstance(host, list) else [(host, port)]
     attempts = [asyncio.create_task(_connect({**options, "host": name, "port": number})) for name, number in hosts]
     chosen = None

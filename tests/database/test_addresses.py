@@ -1,8 +1,10 @@
 """URLs with one host or several: what the driver is told, what is refused, and which of the hosts is taken."""
 
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,7 @@ def test_a_url_names_one_host_or_several_as_libpq_does(url: str, expected: dict[
         "postgresql://u:secret@a:one/name",
         "postgresql://u:secret@a,b/name?target_session_attrs=standby",
         "postgresql://u:secret@a/name?target_session_attrs=any",
+        "postgresql://u:secret@a,b/name?sslrootcert=/no/such.pem",
         "mysql://u:secret@a,b/name",
         "u:secret@a,b",
     ],
@@ -113,6 +116,15 @@ async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) 
         await engine.connect().start()
     assert is_outage(caught.value)
     assert time.monotonic() - started < 5
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_the_files_of_tls_are_read_as_the_url_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a ca.pem").write_text("no certificate")
+    engine = open_engine(f"postgresql://a,b/name?sslmode=verify-full&sslrootcert={tmp_path}/a+ca.pem", Settings())
+    with pytest.raises(ssl.SSLError):
+        await engine.connect().start()
     await engine.dispose()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import trustme
 
 from comms_api.database.embedded_home import eventually, is_root
 from support.replication import free_port
@@ -60,7 +60,8 @@ class Host:
         self.start_patroni()
 
     def start_patroni(self) -> None:
-        (self.folder / "config.yml").write_text(self.text("patroni.yml").replace("/var/run/postgresql", "."))
+        text = self.text("patroni.yml").replace("/var/run/postgresql", ".").replace("/etc/patroni", "..")
+        (self.folder / "config.yml").write_text(text)
         places = {
             "PATRONI_POSTGRESQL_DATA_DIR": str(self.folder / "data"),
             "PATRONI_POSTGRESQL_BIN_DIR": str(postgres_programs()),
@@ -82,6 +83,18 @@ class Host:
                 group="postgres" if is_root() else None,
                 extra_groups=[] if is_root() else None,
             )
+
+    def switch_over(self) -> None:
+        """Ask for another leader, as an operator does before maintenance."""
+        arguments = ["patronictl", "-c", self.folder / "config.yml", "switchover", "comms-api", "--force"]
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "LC_ALL": "C.UTF-8",
+            **self.environment("node.env"),
+        }
+        done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     @property
     def address(self) -> str:
@@ -119,17 +132,29 @@ def roles(hosts: list[Host]) -> dict[str, str]:
     return {}
 
 
+def make_folder(folder: Path, authority: trustme.CA) -> None:
+    """Make a host's folder, with its certificate, for the user that runs its services."""
+    folder.mkdir(mode=0o700)
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
+    certificate.private_key_pem.write_to_path(folder / "server.key")
+    (folder / "server.key").chmod(0o600)
+    for path in (folder, *folder.iterdir()):
+        if is_root():
+            shutil.chown(path, "postgres", "postgres")
+
+
 @contextmanager
 def patroni_hosts(home: Path) -> Iterator[list[Host]]:
     """Run three hosts for the block, with a leader, a synchronous standby and a further replica."""
     home.mkdir(mode=0o755)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(home / "ca.pem")
     local = {f"{host}:{port}": f"127.0.0.1:{free_port()}" for host in HOSTS for port in PORTS}
     hosts = [Host(f"db{number}", home / f"db{number}", local, {}) for number in (1, 2, 3)]
     with ExitStack() as stack:
         for host in hosts:
-            host.folder.mkdir(mode=0o700)
-            if is_root():
-                os.chown(host.folder, pwd.getpwnam("postgres").pw_uid, pwd.getpwnam("postgres").pw_gid)
+            make_folder(host.folder, authority)
             stack.callback(host.kill, *PROGRAMS)
             host.start()
         wanted = ["leader", "replica", "sync_standby"]
