@@ -92,5 +92,8 @@ def can_be_written(connection: Any) -> bool:
     A server says so with the answer to the statement that it refused, if not before.
     """
     told = connection.get_settings()
-    refusals = (getattr(told, name, "off") for name in ("in_hot_standby", "default_transaction_read_only"))
-    return not connection.is_closed() and "on" not in refusals
+    return (
+        not connection.is_closed()
+        and getattr(told, "in_hot_standby", "off") == "off"
+        and getattr(told, "default_transaction_read_only", "off") == "off"
+    )
