@@ -2,9 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
+LOAD_AGENTS ?= 100
+LOAD_SECONDS ?= 75
+LOAD_SHAPE ?= steady
+
+END_TO_END := $(addprefix tests/,api identity cli client events commands)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-patroni coverage check format bench lock clean
+.PHONY: help demo test test-granian test-patroni coverage check format bench bench-check flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +19,9 @@ demo: .venv/installed ## Show the main job: a server, three agents on this host'
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
 	$(BIN)/python -m pytest
+
+test-granian: .venv/installed ## Run the end-to-end tests with granian as the server
+	COMMS_API_TEST_SERVER=granian $(BIN)/python -m pytest $(END_TO_END)
 
 test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
 	$(BIN)/python -m pytest -s -m patroni
@@ -37,10 +45,17 @@ format: .venv/installed ## Put the source into shape
 bench: .venv/installed ## Measure; writes build/bench.json
 	$(BIN)/python -m bench
 
+load: .venv/load/installed ## Load a server with LOAD_AGENTS for LOAD_SECONDS in the LOAD_SHAPE steady, storm or soak; writes build/load.html
+	$(BIN)/python -m tests.load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
+
+bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
+	$(BIN)/python -m bench --check bench/baseline.json
+
 lock: .venv/installed ## Pin the newest requirements with their hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
 
 clean: ## Remove what was made here, the environment included
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
@@ -52,3 +67,9 @@ clean: ## Remove what was made here, the environment included
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch .venv/installed
+
+# An environment of its own: locust brings a plugin that pytest would load.
+.venv/load/installed: .venv/installed requirements/load.txt
+	$(BIN)/python -m venv .venv/load
+	.venv/load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/load.txt
+	@touch .venv/load/installed

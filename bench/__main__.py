@@ -1,20 +1,35 @@
 """Take the measurements, each on a fresh system, print their figures, and write `build/bench.json`."""
 
-import asyncio
 import os
-import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import click
-import uvloop
 from rich.console import Console
 
-from bench import expansion, history, logins, one_event, order, polls, rest, stateful, stateless
-from bench.figures import FULL, QUICK, Effort, Measured, Measurement
+from bench import (
+    check,
+    expansion,
+    growth_events,
+    growth_orders,
+    herd,
+    history,
+    logins,
+    mixed,
+    one_event,
+    order,
+    polls,
+    rest,
+    stateful,
+    stateless,
+    workers,
+)
+from bench.figures import FULL, QUICK, Measurement
+from bench.fresh import measured_together
 from bench.report import table_of, write_raw, write_report
-from bench.system import running_system
 
 MEASUREMENTS = (
     stateless.MEASUREMENT,
@@ -24,35 +39,51 @@ MEASUREMENTS = (
     order.MEASUREMENT,
     logins.MEASUREMENT,
     rest.MEASUREMENT,
+    herd.MEASUREMENT,
+    workers.MEASUREMENT,
+    mixed.MEASUREMENT,
+    growth_events.MEASUREMENT,
+    growth_orders.MEASUREMENT,
     expansion.MEASUREMENT,
     history.MEASUREMENT,
 )
+BASELINE = click.Path(dir_okay=False, path_type=Path)
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)
-MEASUREMENT_SECONDS = 900.0
+SERVERS = tuple(server for server in ("hypercorn", "granian") if find_spec(server))
 
 
 @click.command()
 @click.argument("keys", nargs=-1, type=click.Choice([figure.key for figure in FIGURES]), metavar="[KEY]...")
 @click.option("--quick", is_flag=True, help="Measure for a shorter time, less exactly.")
-def main(keys: Sequence[str], *, quick: bool) -> None:
+@click.option("--server", type=click.Choice(SERVERS), help="Measure with this ASGI server only.")
+@click.option("--check", "baseline", type=BASELINE, help="Measure a few figures shortly and fail if one has fallen.")
+@click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure those, and write what to check against.")
+def main(
+    keys: Sequence[str], *, quick: bool, server: str | None, baseline: Path | None, new_baseline: Path | None
+) -> None:
     """Measure the figures KEY, and what comes with them, or all figures."""
+    if baseline is not None:
+        check.check(baseline)
+    elif new_baseline is not None:
+        check.write_baseline(new_baseline)
+    else:
+        _measure_all([server] if server else SERVERS, keys, is_quick=quick)
+
+
+def _measure_all(servers: Sequence[str], keys: Sequence[str], *, is_quick: bool) -> None:
     console = Console()
     started, load_average = time.monotonic(), os.getloadavg()[0]
-    measured: dict[str, Measured] = {}
-    for measurement in _chosen(keys):
-        with console.status(f"measuring {measurement.name} …"):
-            measured[measurement.name] = _measure(measurement, QUICK if quick else FULL)
-        write_raw(measurement.name, measured[measurement.name])
-    values = {key: value for one in measured.values() for key, value in one.values.items()}
+    values: dict[str, dict[str, float]] = {}
+    meta: dict[str, object] = {"is_quick": is_quick, "load_average_before": load_average}
+    for server, measurement in product(servers, _chosen(keys)):
+        with console.status(f"measuring {measurement.name} of {server} …"):
+            [(_, measured)] = measured_together([measurement], QUICK if is_quick else FULL, server)
+        write_raw(f"{server}/{measurement.name}", measured)
+        values.setdefault(server, {}).update(measured.values)
+        if measurement is polls.MEASUREMENT:
+            meta["polls_held"] = measured.raw["polls_held"]
     console.print(table_of(FIGURES, values))
-    meta: dict[str, object] = {
-        "seconds": round(time.monotonic() - started),
-        "is_quick": quick,
-        "load_average_before": load_average,
-    }
-    if polls.MEASUREMENT.name in measured:
-        meta["polls_held"] = measured[polls.MEASUREMENT.name].raw["polls_held"]
-    write_report(FIGURES, values, meta)
+    write_report(FIGURES, values, meta | {"seconds": round(time.monotonic() - started)})
 
 
 def _chosen(keys: Sequence[str]) -> list[Measurement]:
@@ -61,18 +92,6 @@ def _chosen(keys: Sequence[str]) -> list[Measurement]:
         for measurement in MEASUREMENTS
         if not keys or any(figure.key in keys for figure in measurement.figures)
     ]
-
-
-def _measure(measurement: Measurement, effort: Effort) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as made:
-        folder = Path(made)
-        folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
-        return uvloop.run(_take(measurement, effort, folder))
-
-
-async def _take(measurement: Measurement, effort: Effort, folder: Path) -> Measured:
-    async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
-        return await measurement.take(system, effort)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,17 @@ from bench.system import System
 OPENED_AT_ONCE = 32
 
 
+class Refusal(RuntimeError):
+    """An answer that is no 2xx."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        """Take the answer."""
+        super().__init__((head + b" " + body).decode())
+        self.status = int(head[9:12])
+        value = head.lower().partition(b"\r\nretry-after: ")[2].partition(b"\r")[0]
+        self.retry_after = value.decode() or None
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection, with one request under way at a time."""
 
@@ -34,7 +45,7 @@ class Connection(asyncio.Protocol):
         if head[9:10] == b"2":
             self._settle(body)
         else:
-            self._settle(RuntimeError((head + b" " + body).decode()))
+            self._settle(Refusal(head, body))
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Fail whoever waits."""

@@ -17,9 +17,10 @@ def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def poll(token: str) -> bytes:
+def poll(token: str, wait_seconds: int | None = None) -> bytes:
     """Return a long poll."""
-    return f"GET /commands HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    path = "/commands" if wait_seconds is None else f"/commands?wait={wait_seconds}"
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
 def event_lines(count: int) -> list[bytes]:

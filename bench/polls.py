@@ -26,7 +26,7 @@ PROBES = 200
 
 async def take(system: System, effort: Effort) -> Measured:
     """Hold the polls, leave them alone, and wake them."""
-    held = min(effort.of(POLLS), _descriptors() - SPARE_DESCRIPTORS)
+    held = min(effort.of(POLLS), allow_descriptors(POLLS) - SPARE_DESCRIPTORS)
     agents = await system.enroll(held, "polls")
     [probe] = await system.enroll(1, "probe")
     alone = await _probe_p99s(system, probe)
@@ -49,10 +49,10 @@ async def take(system: System, effort: Effort) -> Measured:
     return Measured(values, raw | {"wake_s": {f"p{share * 100:g}": percentile(wake, share) for share in (0, 0.5, 1)}})
 
 
-def _descriptors() -> int:
+def allow_descriptors(polls: int) -> int:
     """Allow this process as many sockets as it may have, and return how many; the server has the same limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else POLLS * 2
+    wanted = hard if hard != resource.RLIM_INFINITY else polls * 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 

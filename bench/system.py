@@ -32,10 +32,12 @@ START_SECONDS = STOP_SECONDS = 60.0
 class System:
     """A running node and direct access to its database."""
 
-    def __init__(self, folder: Path, cluster: Cluster, process: Process, ports: tuple[int, int]) -> None:
-        """Take what has been started."""
+    def __init__(self, folder: Path, cluster: Cluster, process: Process, server: str, ports: tuple[int, int]) -> None:
+        """Take what has been started, and the name of the ASGI server that serves."""
         self.folder = folder
         self.cluster = cluster
+        self.process = process
+        self.server = server
         self.agent_port, self.management_port = ports
         self.tls = ssl.create_default_context(cafile=folder / "certs" / "ca.pem")
         self._secret = Secret((folder / "data" / "secret").read_bytes())
@@ -44,12 +46,22 @@ class System:
         self._postmaster = psutil.Process(int(postmaster))
         self._tokens: Tokens
 
+    async def restart(self, *, workers: int = 1) -> None:
+        """End the server if it still runs, and start it on the same ports with so many workers."""
+        await _stop(self.process)
+        ports = (self.agent_port, self.management_port)
+        self.process = await _start_server(self.folder, self.cluster.url, self.server, ports, workers)
+        async with asyncio.timeout(START_SECONDS):
+            await _read_ports(self.process)
+        self._server = psutil.Process(self.process.pid)
+
     def cpu(self) -> dict[str, float]:
-        """Return the CPU seconds that the server, PostgreSQL and this load generator have used."""
+        """Return the CPU seconds that the server (all its workers), PostgreSQL and this load generator have used."""
         database = [*self._postmaster.children(recursive=True), self._postmaster]
+        server = [*self._server.children(recursive=True), self._server]
         times = self._postmaster.cpu_times()
         return {
-            "server": _cpu_seconds(self._server),
+            "server": sum(map(_cpu_seconds, server)),
             "postgresql": sum(map(_cpu_seconds, database)) + times.children_user + times.children_system,
             "load": time.process_time(),
         }
@@ -98,10 +110,10 @@ class System:
         return self._tokens.issue(ADMINISTRATOR, MANAGEMENT, "administrator")
 
     async def enroll(self, count: int, group: str) -> list[UUID]:
-        """Add agents to a new group, by SQL."""
+        """Add agents to a group, which is made if it is not there, by SQL."""
         ids = [uuid7_at(time.time()) for _ in range(count)]
         async with self.session() as connection:
-            await connection.execute("INSERT INTO groups (name) VALUES ($1)", group)
+            await connection.execute("INSERT INTO groups (name) VALUES ($1) ON CONFLICT DO NOTHING", group)
             await connection.execute(
                 "INSERT INTO agents (id, name, key_hash) SELECT id, id::text, $2 FROM unnest($1::uuid[]) AS id",
                 ids,
@@ -124,31 +136,38 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 @asynccontextmanager
-async def running_system(folder: Path) -> AsyncIterator[System]:
-    """Run a fresh system for the block."""
+async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
+    """Run a fresh system for the block, with the ASGI server of that name."""
     with embedded_postgres(folder / "data", durable=True) as cluster:
-        process = await _start_server(folder, cluster.url)
+        process = await _start_server(folder, cluster.url, server)
         try:
             async with asyncio.timeout(START_SECONDS):
                 ports = await _read_ports(process)
-            system = System(folder, cluster, process, ports)
+            system = System(folder, cluster, process, server, ports)
             await system.load_tokens()
-            yield system
+            try:
+                yield system
+            finally:
+                process = system.process  # it may have been started anew
         finally:
             await _stop(process)
 
 
-async def _start_server(folder: Path, url: str) -> Process:
+async def _start_server(
+    folder: Path, url: str, server: str, ports: tuple[int, int] = (0, 0), workers: int = 1
+) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
+        "COMMS_API_SERVER": server,
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
         "COMMS_API_CERTS_DIR": str(folder / "certs"),
-        "COMMS_API_AGENT_BIND": "127.0.0.1:0",
-        "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0",
+        "COMMS_API_AGENT_BIND": f"127.0.0.1:{ports[0]}",
+        "COMMS_API_MANAGEMENT_BIND": f"127.0.0.1:{ports[1]}",
+        "COMMS_API_WORKERS": str(workers),
         "COMMS_API_POLL_WAIT_SECONDS": "3600",
         "COMMS_API_LEASE_SECONDS": "3600",
     }
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("a") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "comms_api", "serve", cwd=folder, env=environment, stdout=PIPE, stderr=log
         )

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ScalarSelect,
     Text,
     Uuid,
+    any_,
     bindparam,
     case,
     func,
@@ -190,11 +191,28 @@ _ADMISSION = (
 )
 
 
-async def find_admission(connection: AsyncConnection, agent_id: UUID | str) -> Admission | None:
-    """Return what a login is decided by, of an agent by its id or its external id; None when there is none."""
-    column = agents.c.id if isinstance(agent_id, UUID) else agents.c.external_id
-    row = (await connection.execute(select(*_ADMISSION).where(column == agent_id))).first()
-    return Admission(*row) if row else None
+_FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
+    or_(
+        agents.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))),
+        agents.c.external_id == any_(bindparam("external_ids", type_=ARRAY(Text))),
+    )
+)
+
+
+async def find_admissions(connection: AsyncConnection, names: Sequence[UUID | str]) -> list[Admission | None]:
+    """Return what logins are decided by, of agents by their id or their external id; None where there is none."""
+    external_ids = [name for name in names if isinstance(name, str)]
+    ids = [name for name in names if isinstance(name, UUID)]
+    found: dict[UUID | str | None, Admission] = {}
+    for external_id, *columns in await connection.execute(_FIND_ADMISSIONS, {"ids": ids, "external_ids": external_ids}):
+        admission = Admission(*columns)
+        found[admission.id] = found[external_id] = admission
+    return [found.get(name) for name in names]
+
+
+async def find_admission(connection: AsyncConnection, name: UUID | str) -> Admission | None:
+    """Return what a login is decided by, of one agent."""
+    return (await find_admissions(connection, [name]))[0]
 
 
 async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:

@@ -5,6 +5,7 @@ a client's certificate names.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
@@ -28,22 +29,20 @@ LOG_LEVELS = {"incremental": True, "handlers": {}, "loggers": {"_granian": {"pro
 async def serve(site: Site, ended: asyncio.Event) -> None:
     """Serve a site until the event is set."""
     server = _server(site)
-    end = asyncio.create_task(_stop(server, ended))
-    try:
-        await server.serve()
-    finally:
-        end.cancel()
-
-
-async def _stop(server: Any, ended: asyncio.Event) -> None:
-    await ended.wait()
+    serving = asyncio.create_task(server.serve())
+    await asyncio.wait([asyncio.create_task(ended.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
     server.stop()
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        logging.getLogger("_granian").setLevel(logging.CRITICAL)  # it takes the requests cut off now for faults
+        raise
 
 
 def _server(site: Site) -> Any:
     server = Server(
         site.app,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.ASGINL,
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,

@@ -53,6 +53,8 @@ def _probe(setting: str, address: str) -> None:
 
 def _listen(setting: str, address: str) -> socket.socket:
     listener = _bind(setting, address, shared=True)
+    # Connections inherit it, and not every server sets it: without it the parts of an answer come 40 ms apart.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.listen(BACKLOG)
     return listener
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -75,8 +75,12 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
     async with engine.begin() as connection:
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
-    notifier = Notifier(engine)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
+    dispatcher = Dispatcher(engine, tokens, settings)
+    revocations = Revocations(engine, tokens, settings.token_lifetime_seconds, dispatcher.end_revoked)
+    channels = {ORDERS_CHANNEL: dispatcher.wake_all, REVOCATIONS_CHANNEL: revocations.refresh_soon}
+    notifier = Notifier(engine, channels)
+    listener = Listener(engine, channels, notifier.name)
     presence = Presence(engine, settings.node_name or platform.node())
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
@@ -96,39 +100,31 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings) -> 
         commands=Commands(engine, clock, notifier, settings),
         files=Files(engine, clock, notifier, settings),
         watch=Watch(engine),
-        dispatcher=Dispatcher(engine, tokens, settings),
+        dispatcher=dispatcher,
         reports=reports,
     )
-    async with _running(_tasks(engine, node, clock, notifier)):
+    coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
+    duties = _duties(engine, node, clock, Maintenance(engine, notifier, settings))
+    async with _running(coroutines | _tasks(node, duties)):
         yield node
         await external.close()
     await presence.flush()
 
 
-def _tasks(
-    engine: AsyncEngine, node: Node, clock: DatabaseClock, notifier: Notifier
-) -> dict[str, Coroutine[Any, Any, None]]:
-    revocations = Revocations(engine, node.tokens, node.settings.token_lifetime_seconds, node.dispatcher.end_revoked)
-    channels: dict[str, Callable[[], None]] = {
-        ORDERS_CHANNEL: node.dispatcher.wake_all,
-        REVOCATIONS_CHANNEL: revocations.refresh_soon,
-    }
+def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
     tasks = (
         {f"events writer {number}": node.events.writer.run() for number in range(WRITERS)}
         | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
         | {
+            "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),
-            "notifier": notifier.run(),
-            "listener": Listener(engine, channels).run(),
             "dispatcher": node.dispatcher.run(),
             "sweep": node.dispatcher.sweep(),
             "watch": node.watch.run(),
             "presence": node.presence.run(),
-            "revocations": revocations.run(),
         }
     )
-    maintenance = Maintenance(engine, notifier, node.settings)
-    return tasks | {duty.name: keep_doing(duty) for duty in _duties(engine, node, clock, maintenance)}
+    return tasks | {duty.name: keep_doing(duty) for duty in duties}
 
 
 def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:

@@ -5,7 +5,7 @@ import ctypes
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -140,9 +140,15 @@ async def _serve(
             await asyncio.gather(*(app.wait_until_idle() for app in apps))
     # A server would wait on for idle connections whose clients are slow to close them.
     await asyncio.wait(servers, timeout=FLUSH_SECONDS)
+    _cut_off(servers)
+    await asyncio.gather(*servers, return_exceptions=True)
+
+
+def _cut_off(servers: Sequence[asyncio.Task[None]]) -> None:
+    """End the connections that are left; that their callbacks fail now is no fault."""
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     for server in servers:
         server.cancel()
-    await asyncio.gather(*servers, return_exceptions=True)
 
 
 class InFlight:

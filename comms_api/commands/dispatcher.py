@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.commands.leases import claim_orders, release_orders
 from comms_api.commands.model import Claimed
+from comms_api.database.connect import in_autocommit
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import Order
@@ -75,7 +76,7 @@ class Dispatcher:
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, settings: Settings) -> None:
         """Take how long an order is leased and how often all who wait are asked for."""
-        self._engine = engine
+        self._engine = in_autocommit(engine)
         self._tokens = tokens
         self._lease_seconds = settings.lease_seconds
         self._sweep_seconds = settings.sweep_seconds

@@ -36,7 +36,9 @@ class Reports:
         """
         if not results:
             return []
-        return await self.writer.submit([Report(agent_id, index, result) for index, result in enumerate(results)])
+        return await self.writer.submit(
+            agent_id, [Report(agent_id, index, result) for index, result in enumerate(results)]
+        )
 
     async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:
         known = [(order_id_of(report), report) for report in reports if is_known_code(report)]

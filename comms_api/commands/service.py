@@ -21,6 +21,7 @@ from comms_api.commands.model import (
     Cancelled,
     Command,
     CommandProgress,
+    CommandTarget,
     Held,
     NewCommand,
     OrderFilter,
@@ -29,7 +30,8 @@ from comms_api.commands.model import (
     StoredOrder,
     Submitted,
 )
-from comms_api.commands.targets import find_unknown, recipients_again
+from comms_api.commands.targets import find_unknown, may_name_unknown, recipients_again
+from comms_api.database.connect import in_autocommit
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
@@ -47,6 +49,7 @@ class Commands:
     def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
         """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
+        self._alone = in_autocommit(engine)
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
@@ -62,10 +65,13 @@ class Commands:
         With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
         for unknown names, for a target that nobody matches and for args that their action does not allow.
         """
-        async with self._engine.begin() as connection:
+        engine = self._alone if key is None and _is_one_statement(submitted) else self._engine
+        async with engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
                 return await find_answer(connection, key)
-            answer = await self._expand(connection, await self._prepare(connection, user, submitted))
+            expansions = await self._prepare(connection, user, submitted)
+            answer = [await _submitted(connection, wanted) for wanted in expansions]
+            await _refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL)
@@ -79,7 +85,7 @@ class Commands:
                 Rehearsed(*await expansion.rehearse_command(connection, wanted, RECIPIENTS_SHOWN))
                 for wanted in expansions
             ]
-        _refuse_empty(expansions, [command.orders for command in rehearsed])
+            await _refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
 
     async def _prepare(
@@ -87,28 +93,18 @@ class Commands:
     ) -> list[Expansion]:
         schemas = await actions.load_schemas(connection, {command.action.name for command in submitted})
         first = self._clock.uuid7().int
-        expansions, faults = [], []
+        expansions = []
         for index, command in enumerate(submitted):
-            where = f"commands[{index}]"
             action = actions.check_action(
-                where,
+                f"commands[{index}]",
                 command.action,
                 command.target,
                 schemas.get(command.action.name),
                 passes_unknown=self._passes_unknown,
             )
-            if unknown := await find_unknown(connection, command.target):
-                faults.append(f"{where}.target.id: there is no {_KIND[command.target.type]} {_listed(unknown)}")
             checked = msgspec.structs.replace(command, action=action)
             expansions.append(expansion.expansion_of(UUID(int=first + index), user, checked, self._held_seconds))
-        if faults:
-            raise Invalid("; ".join(faults) + "; nothing was submitted")
         return expansions
-
-    async def _expand(self, connection: AsyncConnection, expansions: Sequence[Expansion]) -> list[Submitted]:
-        answer = [await _submitted(connection, wanted) for wanted in expansions]
-        _refuse_empty(expansions, [command.orders for command in answer])
-        return answer
 
     async def retry(
         self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
@@ -221,6 +217,7 @@ class Commands:
             await _find(connection, request_id)
             cancelled, offered = await endings.cancel_command(connection, request_id, user)
             told = await self._tell(connection, user, CancelArguments(request_id=request_id), offered)
+        self._notifier.notify(ORDERS_CHANNEL)
         return Cancelled(cancelled, told)
 
     async def cancel_order(self, order_id: UUID, user: str) -> StoredOrder:
@@ -235,15 +232,14 @@ class Commands:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
             await endings.record_cancellation(connection, order_id, user)
             await self._tell(connection, user, CancelArguments(order_id=order_id), offered)
+        self._notifier.notify(ORDERS_CHANNEL)
         return order
 
     async def _tell(self, connection: AsyncConnection, user: str, arguments: CancelArguments, offered: int) -> int:
         if not offered:
             return 0
         notice = Notice(self._clock.uuid7(), user, arguments, offered)
-        told = await endings.tell_of_cancellation(connection, notice)
-        self._notifier.notify(ORDERS_CHANNEL)
-        return told
+        return await endings.tell_of_cancellation(connection, notice)
 
     async def pause(self, request_id: UUID, user: str) -> Held:
         """Hold back the orders of a command that no agent was offered; those under way go on.
@@ -308,18 +304,30 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
-def _refuse_empty(expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
+def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
+    """Return whether the statement that expands it does nothing if there is a fault in whom it is for."""
+    return len(submitted) == 1 and not may_name_unknown(submitted[0].target, 1)
+
+
+async def _refuse_strangers(
+    connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]
+) -> None:
+    """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
+    targets = [wanted.command.target for wanted in expansions]
     faults = [
-        f"commands[{index}].target: there is no agent in {_named(wanted)}"
-        for index, (wanted, count) in enumerate(zip(expansions, orders, strict=True))
+        f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
+        if may_name_unknown(target, count) and (unknown := await find_unknown(connection, target))
+    ] or [
+        f"commands[{index}].target: there is no agent in {_named(target)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
         if not count
     ]
     if faults:
         raise Invalid("; ".join(faults) + "; nothing was submitted")
 
 
-def _named(wanted: Expansion) -> str:
-    target = wanted.command.target
+def _named(target: CommandTarget) -> str:
     place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
     return f"{place} that matches the filter" if target.filter else place
 

@@ -1,10 +1,10 @@
 """Who gets a command: the recipients of each kind of target, as a statement and as names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, ColumnElement, Select, Text, Uuid, any_, exists, literal, select
+from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import conditions
@@ -31,21 +31,44 @@ def is_service(recipient: UUID) -> bool:
     return recipient.version == service_id("").version
 
 
+_AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
+_GROUPS = bindparam("named_groups", type_=ARRAY(Text))
+_GROUP = bindparam("named_group", type_=Text)
+_SERVICE = bindparam("named_service", type_=Uuid)
+
+_MEMBERS: Select[Any] = select(group_members.c.agent_id).where(group_members.c.group_name == _GROUP)
+_RECIPIENTS: Mapping[TargetType, Select[Any]] = {
+    "all": select(agents.c.id.label("agent_id")),
+    "agent": select(agents.c.id.label("agent_id")).where(agents.c.id == any_(_AGENTS)),
+    "group": select(agents.c.id.label("agent_id")).where(
+        agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == any_(_GROUPS)))
+    ),
+    "server": select(_SERVICE.label("agent_id")),
+}
+
+
 def recipients(target: CommandTarget) -> Select[Any]:
-    """Return the statement of a target's recipients, each once, in a column `agent_id`."""
-    if target.type == "server":
-        return select(literal(service_id(target.ids[0]), Uuid).label("agent_id"))
+    """Return the statement of a target's recipients, each once, in a column `agent_id`; `target_parameters` are its.
+
+    It is the same object for targets of the same kind without a filter.
+    """
     if target.type == "group" and len(target.ids) == 1 and target.filter is None:
-        return select(group_members.c.agent_id).where(group_members.c.group_name == target.ids[0])
-    statement = select(agents.c.id.label("agent_id"))
-    if target.type == "agent":
-        statement = statement.where(_is_named(target))
-    elif target.type == "group":
-        members = select(group_members.c.agent_id).where(
-            group_members.c.group_name == any_(literal(target.ids, ARRAY(Text)))
-        )
-        statement = statement.where(agents.c.id.in_(members))
+        return _MEMBERS
+    statement = _RECIPIENTS[target.type]
     return statement.where(*conditions(target.filter)) if target.filter else statement
+
+
+def target_parameters(target: CommandTarget) -> dict[str, Any]:
+    """Return the parameters by which the statement of a target's recipients names them."""
+    match target.type:
+        case "agent":
+            return {"named_agents": agent_ids(target.ids)}
+        case "group":
+            return {"named_groups": target.ids, "named_group": target.ids[0]}
+        case "server":
+            return {"named_service": service_id(target.ids[0])}
+        case "all":
+            return {}
 
 
 def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: TargetType) -> Select[Any]:
@@ -71,10 +94,19 @@ def agent_ids(names: Sequence[str]) -> list[UUID]:
     return found
 
 
+def may_name_unknown(target: CommandTarget, orders: int) -> bool:
+    """Return whether a target that became so many orders may have a name that nobody has."""
+    if target.type == "server":
+        return not SERVICES.issuperset(target.ids)
+    if target.type == "agent":
+        return orders < len(target.ids)
+    return target.type == "group" and (orders == 0 or len(target.ids) > 1)
+
+
 async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> list[str]:
     """Return those of a target's names that nobody has."""
     if target.type == "agent":
-        known = set(await connection.scalars(select(agents.c.id).where(_is_named(target))))
+        known = set(await connection.scalars(recipients(CommandTarget("agent", target.id)), target_parameters(target)))
         return [name for name in target.ids if not known.intersection(agent_ids([name]))]
     if target.type == "group":
         found = set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(target.ids))))
@@ -83,10 +115,6 @@ async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> li
         services = select(users.c.name).where(users.c.name.in_(target.ids), users.c.role == "service")
         return sorted(set(target.ids) - SERVICES - set(await connection.scalars(services)))
     return []
-
-
-def _is_named(target: CommandTarget) -> ColumnElement[bool]:
-    return agents.c.id == any_(literal(agent_ids(target.ids), ARRAY(Uuid)))
 
 
 def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:

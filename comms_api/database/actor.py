@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
+from sqlalchemy import Text, bindparam, func, literal_column
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -34,12 +35,29 @@ def acting_as(actor: Actor) -> Iterator[None]:
 
 
 def tell_actor(connection: Any) -> None:
-    """Tell the database who begins a transaction; called by the engine, costs a round trip if there is an actor."""
+    """Tell the database who begins a transaction; called by the engine, costs a round trip if there is an actor.
+
+    In autocommit each statement is a transaction of its own; one that changes what is audited must say by itself who
+    it is from.
+    """
     actor = _ACTOR.get()
-    if actor is not None:
+    if actor is not None and connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         cursor = connection.connection.cursor()
         cursor.execute(
             "SELECT set_config('comms_api.actor', $1::text, true), set_config('comms_api.address', $2::text, true)",
             (actor.name, actor.address or ""),
         )
         cursor.close()
+
+
+ACTOR_SETTINGS = tuple(
+    func.set_config(name, bindparam(parameter, type_=Text), literal_column("true"))
+    for name, parameter in (("comms_api.actor", "actor"), ("comms_api.address", "actor_address"))
+)
+"""For the select list of a statement that may be a transaction by itself: they tell the database who acts."""
+
+
+def actor_parameters() -> dict[str, str]:
+    """Return what `ACTOR_SETTINGS` want; nobody is the empty string."""
+    actor = _ACTOR.get() or Actor("")
+    return {"actor": actor.name, "actor_address": actor.address or ""}

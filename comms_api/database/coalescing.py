@@ -1,13 +1,14 @@
-"""Let all requests that wait share one statement and one commit, without sharing one another's faults.
+"""Let all requests that wait share one statement and one commit, without sharing one another's faults, and in turn.
 
 While one group is being stored the next one gathers, so a group is as large as the database is slow: alone, a request
 waits for nobody. When PostgreSQL refuses the data of a group, the group is halved until the items that it refuses are
-alone, and only they are answered as poisoned.
+alone, and only they are answered as poisoned. Owners (agents) take turns: one that has many requests waiting delays the
+others by one of them.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -36,16 +37,18 @@ class Coalescer(Generic[Item, Outcome]):
         """Take how to store a group (one outcome per item, in order) and what to do with one poisoned item."""
         self._store = store
         self._refuse = refuse
-        self._waiting: deque[_Submission[Item, Outcome]] = deque()
+        self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
+        """By owner; the first is next."""
+
         self._wanted = asyncio.Event()
 
-    async def submit(self, items: Sequence[Item]) -> Sequence[Outcome]:
-        """Return the outcomes of `items` after their commit; raises what the store raised.
+    async def submit(self, owner: Hashable, items: Sequence[Item]) -> Sequence[Outcome]:
+        """Return the outcomes of an owner's `items` after their commit; raises what the store raised.
 
         A caller that is cancelled does not take its items back: they may be stored already.
         """
         submission = _Submission[Item, Outcome](items, asyncio.get_running_loop().create_future())
-        self._waiting.append(submission)
+        self._waiting.setdefault(owner, deque()).append(submission)
         self._wanted.set()
         return await submission.answer
 
@@ -62,8 +65,12 @@ class Coalescer(Generic[Item, Outcome]):
     def _take_group(self) -> list[_Submission[Item, Outcome]]:
         group, size = [], 0
         while self._waiting and size < GROUP_ITEMS_MAXIMUM:
-            group.append(self._waiting.popleft())
+            owner = next(iter(self._waiting))
+            own = self._waiting.pop(owner)
+            group.append(own.popleft())
             size += len(group[-1].items)
+            if own:
+                self._waiting[owner] = own  # behind the others
         return group
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:

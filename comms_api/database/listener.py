@@ -1,31 +1,38 @@
 """Hear PostgreSQL's notifications on one connection of its own, and come back by itself when it breaks.
 
-A notification carries no data and may be lost: whoever acts on one also acts without, now and then. After each
-reconnection every channel is reported once, since anything may have been missed.
+A notification may be lost: whoever acts on one also acts without, now and then. After each reconnection every channel
+is reported once, since anything may have been missed. It says nothing but which node has sent it: that one has told
+itself at once, and does not act on it again.
 """
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.database.connect import in_autocommit
 from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.25
 
+Channels: TypeAlias = Mapping[str, Callable[[], None]]
+"""What this node does about a notification, by its channel."""
+
 
 class Listener:
     """Calls one function per channel, without arguments, whenever its notification arrives."""
 
-    def __init__(self, engine: AsyncEngine, channels: Mapping[str, Callable[[], None]]) -> None:
-        """Take the channels; nothing is connected before `run`."""
+    def __init__(self, engine: AsyncEngine, channels: Channels, own: str) -> None:
+        """Take the channels, and the name of this node's notifier; nothing is connected before `run`."""
         self._engine = engine
         self._channels = channels
+        self._own = own
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -50,8 +57,9 @@ class Listener:
             finally:
                 await connection.invalidate()  # it must not go back to the pool with its listeners
 
-    def _heard(self, _connection: object, _pid: int, channel: str, _payload: str) -> None:
-        self._channels[channel]()
+    def _heard(self, _connection: object, _pid: int, channel: str, sender: str) -> None:
+        if sender != self._own:
+            self._channels[channel]()
 
     @staticmethod
     async def _driver(connection: AsyncConnection) -> Any:
@@ -64,14 +72,18 @@ class Notifier:
     Inside the committing transaction NOTIFY would hold a database-wide lock across the fsync.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """Take the engine."""
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, local: Channels) -> None:
+        """Take what this node does itself, without waiting for its own notification."""
+        self.name = secrets.token_hex(8)
+        self._engine = in_autocommit(engine)
+        self._local = local
         self._channels: set[str] = set()
         self._wanted = asyncio.Event()
 
     def notify(self, channel: str) -> None:
-        """Ask for a notification soon; one that cannot be sent is made good by the listeners' sweeps."""
+        """Tell this node now and the others soon, of what is committed; what gets lost, their sweeps make good."""
+        if channel in self._local:
+            self._local[channel]()
         self._channels.add(channel)
         self._wanted.set()
 
@@ -89,6 +101,6 @@ class Notifier:
     async def _send(self, channels: list[str]) -> None:
         async with self._engine.begin() as connection:
             await connection.execute(
-                text("SELECT pg_notify(channel, '') FROM unnest(CAST(:channels AS text[])) AS channel"),
-                {"channels": channels},
+                text("SELECT pg_notify(channel, :sender) FROM unnest(CAST(:channels AS text[])) AS channel"),
+                {"channels": channels, "sender": self.name},
             )

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Double,
     ForeignKey,
@@ -43,7 +44,7 @@ metadata = MetaData(
 NOW = func.now()
 
 
-def seconds_interval(seconds: float) -> Function[Any]:
+def seconds_interval(seconds: float | ColumnElement[float]) -> Function[Any]:
     """Return an interval of so many seconds, as an expression."""
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 

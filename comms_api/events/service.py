@@ -49,7 +49,7 @@ class Events:
         if batch.quarantined:
             await self._quarantine(agent_id, batch.quarantined)
         if batch.runs:
-            await self.writer.submit(encode_rows(self._clock.uuid7(), agent_id, batch.runs))
+            await self.writer.submit(agent_id, encode_rows(self._clock.uuid7(), agent_id, batch.runs))
 
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
         async with self._engine.connect() as connection:
@@ -103,7 +103,7 @@ class States:
         """Apply a batch and return one result per item, in order, after the commit."""
         results = list(batch.refused)
         if changes := [change for change in batch.changes if change.key[1] != COMMAND_MODULE]:
-            results += await self.writer.submit(changes)
+            results += await self.writer.submit(agent_id, changes)
         if reports := [change for change in batch.changes if change.key[1] == COMMAND_MODULE]:
             results += await self._report(agent_id, reports)
         return sorted(results, key=lambda result: result.index)

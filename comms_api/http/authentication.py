@@ -68,6 +68,12 @@ def claims_of(request: AnyRequest) -> Claims:
     return claims
 
 
+def subject_of(scope: Any) -> str | None:
+    """Return whom the guard has let pass; None before it, and on public routes."""
+    claims: Claims | None = scope["state"].get(_CLAIMS)
+    return claims.subject if claims is not None else None
+
+
 def agent_of(request: AnyRequest) -> UUID:
     """Return the agent whose token the guard has verified."""
     return agent_id(claims_of(request))

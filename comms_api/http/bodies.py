@@ -10,33 +10,51 @@ import msgspec
 import zstandard
 
 from comms_api.errors import Malformed, TooLarge, TooSlow, Unavailable, UnsupportedEncoding
-from comms_api.http.request import AnyRequest, find_header
+from comms_api.http.authentication import subject_of
+from comms_api.http.request import AnyRequest, find_header, remote_address
 from comms_api.settings import Settings
 
 T = TypeVar("T")
 
 DECOMPRESS_IN_THREAD_BYTES = 256 * 1024
+CLIENTS_TO_FILL = 8
+"""So many clients at least it takes to fill a node; each may always send one body."""
+
 ZSTD_WINDOW_BYTES = 8 * 2**20
 """RFC 9659 asks no more of an HTTP receiver."""
 
 
 class BytesInFlight:
-    """Counts the bytes of all bodies that a node holds, so that a full node refuses instead of growing."""
+    """Counts the bytes of all bodies that a node holds, so that a full node refuses instead of growing.
 
-    def __init__(self, maximum: int) -> None:
-        """Take the most that may be held."""
+    No client may hold more than a share of them, so that one that shouts fills its own share and not the node.
+    """
+
+    def __init__(self, maximum: int, share: int) -> None:
+        """Take the most that may be held, by all and by one client."""
         self._maximum = maximum
+        self._share = share
         self.held = 0
+        self._held_by: dict[str | None, int] = {}
 
-    def take(self, size: int) -> None:
-        """Count `size` bytes more; raises `Unavailable` when that would be too many."""
+    def take(self, client: str | None, size: int) -> None:
+        """Count `size` bytes more of a client; raises `Unavailable` when that would be too many."""
+        own = self._held_by.get(client, 0) + size
         if self.held + size > self._maximum:
             raise Unavailable("This node holds as many bytes as it may; come back later.")
+        if own > self._share:
+            raise Unavailable("This node holds as many bytes of yours as it may; wait for its answers.")
         self.held += size
+        self._held_by[client] = own
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, client: str | None, size: int) -> None:
         """Count `size` bytes less."""
         self.held -= size
+        own = self._held_by.get(client, 0) - size
+        if own > 0:
+            self._held_by[client] = own
+        else:
+            self._held_by.pop(client, None)
 
 
 class Bodies:
@@ -46,7 +64,8 @@ class Bodies:
         """Take the limits."""
         self._limit = settings.body_bytes_maximum
         self._timeout_seconds = settings.body_timeout_seconds
-        self.in_flight = BytesInFlight(settings.bytes_in_flight_maximum)
+        maximum = settings.bytes_in_flight_maximum
+        self.in_flight = BytesInFlight(maximum, max(maximum // CLIENTS_TO_FILL, self._limit))
 
     def receive(self, request: AnyRequest) -> "_Body":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
@@ -60,10 +79,11 @@ class Bodies:
 class _Body:
     """One body, and what it holds of the bytes in flight."""
 
-    __slots__ = ("_held", "_in_flight", "_limit", "_request", "_timeout_seconds")
+    __slots__ = ("_client", "_held", "_in_flight", "_limit", "_request", "_timeout_seconds")
 
     def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int, timeout_seconds: float) -> None:
         self._request = request
+        self._client = subject_of(request.scope) or remote_address(request)
         self._in_flight = in_flight
         self._limit = limit
         self._timeout_seconds = timeout_seconds
@@ -78,18 +98,18 @@ class _Body:
             raw = await self._read()
             return raw if encoding == "identity" else await self._decompress(encoding, raw)
         except BaseException:
-            self._in_flight.give_back(self._held)
+            self._in_flight.give_back(self._client, self._held)
             raise
 
     async def __aexit__(self, *_error: object) -> None:
-        self._in_flight.give_back(self._held)
+        self._in_flight.give_back(self._client, self._held)
 
     def _hold(self, size: int) -> None:
         """Count as held what the body is known to have by now; raises `TooLarge`, or `Unavailable`."""
         if size > self._limit:
             raise TooLarge(f"The body is larger than {self._limit} bytes after decoding.")
         if size > self._held:
-            self._in_flight.take(size - self._held)
+            self._in_flight.take(self._client, size - self._held)
             self._held = size
 
     def _announced_bytes(self) -> int:

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
-from comms_api.agents.store import find_admission, update_agent
+from comms_api.agents.store import find_admissions, update_agent
+from comms_api.database.coalescing import Coalescer
+from comms_api.database.connect import in_autocommit
 from comms_api.database.failures import log_failure
 from comms_api.errors import Conflict, Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
@@ -49,6 +51,8 @@ class Login:
         """Take whom to ask for unknown agents, and how many logins may wait: in a storm the rest must come back."""
         self._external = external
         self._engine = engine
+        self._alone = in_autocommit(engine)
+        self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
         self._secret = secret
         self._tokens = tokens
         self._presence = presence
@@ -89,8 +93,7 @@ class Login:
     async def _admit(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
         """Return whom to let in, and the moment before that was read."""
         read_at = self._tokens.now()
-        async with self._engine.connect() as connection:
-            admission = await find_admission(connection, name)
+        [admission] = await self.reader.submit(name, [name])
         if admission is None:
             admission = await self._external.find(name, address)
             read_at = self._tokens.now()
@@ -111,6 +114,13 @@ class Login:
                 values = {"key_hash": self._secret.hash_key(key)}
                 await update_agent(connection, admission.id, values, admission.key_hash)
         return admission, read_at
+
+    async def _find(self, names: Sequence[UUID | str]) -> Sequence[Admission | None]:
+        async with self._alone.connect() as connection:
+            return await find_admissions(connection, names)
+
+    async def _find_nobody(self, _name: UUID | str, _reason: str) -> None:
+        """Answer for a name that PostgreSQL refuses: it is nobody's."""
 
     async def _matches(self, key: str, stored: bytes) -> bool:
         if self._secret.is_slow(stored):

@@ -36,8 +36,8 @@ def agents(server: Server, management: httpx.Client) -> dict[UUID, str]:
 @pytest.mark.anyio
 async def test_idle_polls_do_not_slow_other_requests(server: Server, agents: dict[UUID, str]) -> None:
     async def measure() -> float:
-        # The best of three: the machine's own noise is not what is asked about.
-        return min([await p99_seconds(server.tls, server.agent_port) for _ in range(3)])
+        # The best of six: the machine's own noise is not what is asked about.
+        return min([await p99_seconds(server.tls, server.agent_port) for _ in range(6)])
 
     alone = await measure()
     async with held_polls(server.tls, server.agent_port, list(agents.values())) as polls:

@@ -44,7 +44,7 @@ async def finish(connection: AsyncConnection, day: date, orders: int) -> UUID:
 
 @pytest.fixture
 async def commands(engine: AsyncEngine) -> Commands:
-    return Commands(engine, DatabaseClock(), Notifier(engine), Settings())
+    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
 
 
 async def test_old_orders_are_packed_and_still_found_counted_and_exported(
@@ -58,7 +58,7 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     before = await commands.list_orders(OrderFilter(request_id=first), None, 1_000)
     counts = (await commands.get(first)).orders
     assert (counts.total, counts.failure) == (1_000, 250)
-    packing = Maintenance(engine, Notifier(engine), Settings())
+    packing = Maintenance(engine, Notifier(engine, {}), Settings())
     assert await packing.archive() == 1_010
     assert await packing.archive() == 0
     assert day not in await list_days(engine, "finished_orders")
@@ -82,7 +82,7 @@ async def test_a_day_with_an_open_order_is_left_alone(engine: AsyncEngine) -> No
                 VALUES (:id, :id, :id, '{}', now() + interval '1 h')"""),
             {"id": request_id},
         )
-    packing = Maintenance(engine, Notifier(engine), Settings())
+    packing = Maintenance(engine, Notifier(engine, {}), Settings())
     assert await packing.archive() == 0
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))
@@ -94,7 +94,7 @@ async def test_history_is_forgotten_by_age_with_its_commands(engine: AsyncEngine
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
         request_id = await finish(connection, day, 10)
-    packing = Maintenance(engine, Notifier(engine), Settings())
+    packing = Maintenance(engine, Notifier(engine, {}), Settings())
     await packing.archive()
     assert day in await list_days(engine, "archived_orders")
     await packing.drop_history()

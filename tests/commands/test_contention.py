@@ -102,7 +102,7 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
 
 async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
     request_id, ids = await submit(engine, 10, seconds=1, rollout=Rollout(failure_ratio=0.1, failures_after=3))
-    upkeep = Maintenance(engine, Notifier(engine), Settings())
+    upkeep = Maintenance(engine, Notifier(engine, {}), Settings())
     assert await upkeep.advance() == 10
     claimed = await claim(engine, ids[:3])
     reports = Reports(engine, 60)
@@ -131,7 +131,7 @@ async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
     monkeypatch.setattr(maintenance, "drop_partitions_before", note)
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))
-    await Maintenance(engine, Notifier(engine), Settings(orders_archive_days=2)).archive()
+    await Maintenance(engine, Notifier(engine, {}), Settings(orders_archive_days=2)).archive()
     assert kept == [datetime.now(UTC).date() - timedelta(days=2)]
 
 
@@ -144,7 +144,7 @@ async def test_an_export_that_meets_the_archive_has_every_order_once(engine: Asy
         async with engine.begin() as connection:
             await archive_orders(connection, datetime.now(UTC).date(), orders)
 
-    commands = Commands(engine, DatabaseClock(), Notifier(engine), Settings())
+    commands = Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
     await pack(100)
     seen: Counter[UUID] = Counter()
     async for order in commands.stream_orders(request_id):

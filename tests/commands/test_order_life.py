@@ -157,7 +157,7 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> 
 
 
 async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: AsyncEngine) -> None:
-    maintenance = Maintenance(engine, Notifier(engine), Settings())
+    maintenance = Maintenance(engine, Notifier(engine, {}), Settings())
     days = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))

@@ -84,7 +84,7 @@ class OrderLife(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.engine: AsyncEngine = open_engine(self.url, Settings())
-        self.maintenance = Maintenance(self.engine, Notifier(self.engine), Settings())
+        self.maintenance = Maintenance(self.engine, Notifier(self.engine, {}), Settings())
         self.group = uuid7_at(1_780_000_000).hex
         self.agents = [uuid7_at(1_780_000_000) for _ in range(3)]
         self.requests: list[UUID] = []

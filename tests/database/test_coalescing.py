@@ -48,14 +48,16 @@ async def run(table: Table, act: Callable[[Coalescer[int, str]], asyncio.Future[
 
 async def test_all_who_wait_share_one_statement_and_get_their_own_outcomes() -> None:
     table = Table()
-    outcomes = await run(table, lambda c: asyncio.gather(*(c.submit([n, n + 100]) for n in range(50))))
+    outcomes = await run(table, lambda c: asyncio.gather(*(c.submit(n, [n, n + 100]) for n in range(50))))
     assert outcomes == [[f"stored {n}", f"stored {n + 100}"] for n in range(50)]
     assert len(table.statements) <= 2
 
 
 async def test_a_poisoned_item_is_refused_alone() -> None:
     table = Table()
-    outcomes = await run(table, lambda c: asyncio.gather(*(c.submit([n, -n - 1 if n == 7 else n]) for n in range(20))))
+    outcomes = await run(
+        table, lambda c: asyncio.gather(*(c.submit(n, [n, -n - 1 if n == 7 else n]) for n in range(20)))
+    )
     assert outcomes == [
         ["stored 7", "refused -8: negative"] if n == 7 else [f"stored {n}", f"stored {n}"] for n in range(20)
     ]
@@ -67,10 +69,10 @@ async def test_an_outage_reaches_every_caller_and_the_next_is_served() -> None:
     coalescer = Coalescer[int, str](table.store, table.refuse)
     task = asyncio.create_task(coalescer.run())
     table.is_down = True
-    failed = await asyncio.gather(*(coalescer.submit([n]) for n in range(5)), return_exceptions=True)
+    failed = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(5)), return_exceptions=True)
     assert {type(error) for error in failed} == {ConnectionRefusedError}
     table.is_down = False
-    assert await coalescer.submit([1]) == ["stored 1"]
+    assert await coalescer.submit("a", [1]) == ["stored 1"]
     task.cancel()
 
 
@@ -84,7 +86,7 @@ async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
 
     coalescer = Coalescer[int, str](store, table.refuse)
     task = asyncio.create_task(coalescer.run())
-    outcomes = await asyncio.gather(*(coalescer.submit([n]) for n in range(10)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(10)), return_exceptions=True)
     assert [type(outcomes[7]), outcomes[:7], outcomes[8:]] == [
         KeyError, [[f"stored {n}"] for n in range(7)], [["stored 8"], ["stored 9"]]
     ]  # fmt: skip
@@ -95,11 +97,24 @@ async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
     task = asyncio.create_task(coalescer.run())
-    gone, stays = asyncio.create_task(coalescer.submit([1])), asyncio.create_task(coalescer.submit([2]))
+    gone, stays = asyncio.create_task(coalescer.submit("a", [1])), asyncio.create_task(coalescer.submit("b", [2]))
     await asyncio.sleep(0)
     gone.cancel()
     assert await stays == ["stored 2"]
     task.cancel()
+
+
+async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+    shouted = [asyncio.create_task(coalescer.submit("loud", range(10_000))) for _ in range(9)]
+    quiet = asyncio.create_task(coalescer.submit("quiet", [1]))
+    await asyncio.sleep(0)
+    writer = asyncio.create_task(coalescer.run())
+    assert await quiet == ["stored 1"]
+    assert [task.done() for task in shouted] == [True, True, *[False] * 7]
+    await asyncio.gather(*shouted)
+    writer.cancel()
 
 
 async def test_an_encoded_row_can_be_read_back() -> None:

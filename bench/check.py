@@ -1,0 +1,127 @@
+"""A short run against the figures committed with the source: whoever makes the server slower learns of it."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import click
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from bench import logins, one_event, rest, stateful, stateless
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.fresh import measured_together
+from bench.report import write_raw
+from bench.system import System
+
+FALL = 0.3
+EFFORT = Effort(rounds=1, share=0.2)
+TURNS = 3
+
+COSTS = {
+    "one_event": "cpu_us_per_request",
+    "logins": "cpu_us_per_login",
+    "stateless": "cpu_us_per_event_plain",
+    "stateful": "cpu_us_per_state",
+}
+"""Where each tells the CPU time of server and database; rates per second would fall beside any neighbour."""
+
+MEASUREMENTS = (one_event.MEASUREMENT, logins.MEASUREMENT, stateless.MEASUREMENT, stateful.MEASUREMENT)
+REST = "rest_mb"
+FIGURES = (*(Figure(f"{name}_cost", 1, 1, "calibrations", is_most=True) for name in COSTS), *rest.MEASUREMENT.figures)
+CALIBRATIONS = 10
+CALIBRATION_ROUNDS = 100
+
+Values: TypeAlias = Mapping[str, float]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What is compared, the CPU seconds of a calibration in each turn, and the CPU microseconds of each thing."""
+
+    values: Values
+    calibration_seconds: Sequence[float] = ()
+    cost_us: Sequence[Values] = ()
+
+
+def has_fallen(figure: Figure, value: float, baseline: float) -> bool:
+    """Return whether a value is worse than the baseline's by more than is allowed."""
+    return value > baseline * (1 + FALL) if figure.is_most else value < baseline * (1 - FALL)
+
+
+def fallen(figures: Sequence[Figure], run: Values, baseline: Values) -> list[Figure]:
+    """Return the figures of a run that have fallen against the baseline."""
+    return [figure for figure in figures if has_fallen(figure, run[figure.key], baseline[figure.key])]
+
+
+def best_of(turns: Sequence[Values]) -> dict[str, float]:
+    """Return the least that each thing cost: a neighbour only ever adds to it."""
+    return {key: min(turn[key] for turn in turns) for key in turns[0]}
+
+
+def calibrated(cost_us: Values, calibration_seconds: float) -> dict[str, float]:
+    """Return costs in calibrations, of which a slow machine has slow ones."""
+    return {f"{name}_cost": cost / calibration_seconds / 1e6 for name, cost in cost_us.items()}
+
+
+def write_baseline(path: Path) -> None:
+    """Measure, and keep the figures to compare with."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(_measure())) + b"\n")
+
+
+def check(path: Path) -> None:
+    """Measure and compare; what has fallen is measured once more, and if it has again, the check fails."""
+    baseline = msgspec.json.decode(path.read_bytes(), type=Run).values
+    worse = _compare(FIGURES, baseline)
+    if worse:
+        click.echo(f"measuring once more for {', '.join(figure.key for figure in worse)}")
+        worse = _compare(worse, baseline)
+    if worse:
+        raise click.ClickException(f"worse by more than {FALL:.0%}: {', '.join(figure.key for figure in worse)}")
+
+
+def _compare(figures: Sequence[Figure], baseline: Values) -> list[Figure]:
+    run = _measure()
+    write_raw("check", run)
+    for figure in figures:
+        value, before = run.values[figure.key], baseline[figure.key]
+        click.echo(f"{figure.key:16} {value:10.4g} {figure.unit:14} {value / before:6.0%} of the baseline")
+    return fallen(figures, run.values, baseline)
+
+
+def _measure() -> Run:
+    measured = measured_together([rest.MEASUREMENT, *(CALIBRATION, *MEASUREMENTS) * TURNS], EFFORT)
+    calibrations = [one.values["seconds"] for name, one in measured if name == CALIBRATION.name]
+    costs = [
+        {name: _cost_us(one, COSTS[name]) for name, one in measured[start : start + len(MEASUREMENTS)]}
+        for start in range(2, len(measured), 1 + len(MEASUREMENTS))
+    ]
+    turns = [calibrated(cost, seconds) for cost, seconds in zip(costs, calibrations, strict=True)]
+    return Run(best_of(turns) | {REST: measured[0][1].values[REST]}, calibrations, costs)
+
+
+def _cost_us(measured: Measured, key: str) -> float:
+    cost = msgspec.convert(measured.raw[key], dict[str, float])
+    return cost["server"] + cost["postgresql"]
+
+
+async def _calibrate(_system: System, _effort: Effort) -> Measured:
+    """Take the CPU seconds of a fixed work of the server's kinds: Python, JSON, hashes, a handshake's signatures."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return Measured({"seconds": statistics.median(_calibration_round(key) for _ in range(CALIBRATIONS))}, {})
+
+
+def _calibration_round(key: ec.EllipticCurvePrivateKey) -> float:
+    started = time.process_time()
+    for number in range(CALIBRATION_ROUNDS):
+        document = {f"member{part}": str(number * part) for part in range(100)}
+        text = msgspec.json.encode(document)
+        msgspec.json.decode(text)
+        key.sign(hashlib.sha256(text * 10).digest(), ec.ECDSA(SHA256()))
+    return time.process_time() - started
+
+
+CALIBRATION = Measurement("calibration", (), _calibrate)

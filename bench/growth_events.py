@@ -1,0 +1,66 @@
+"""What an event costs as the table grows to 50 million."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.growth import FLEET, Filling, compare, twins
+from bench.load import drive
+from bench.messages import event_lines, post, stateless
+from bench.system import System
+
+SIZES = (1_000_000, 10_000_000, 50_000_000)
+QUICK_SHARE = 0.01
+CONNECTIONS = 32
+EVENTS_PER_REQUEST = 100
+REQUESTS = 1_000
+"""In a round, each of another agent."""
+
+FILLING = Filling(
+    "events",
+    "id",
+    "agent_id, module, collector, event",
+    # A batch of 100 events is one agent's, and small: what an insert meets is the indexes.
+    """($4::uuid[])[1 + (n / 100 * 7919) % cardinality($4::uuid[])], 'logcollector', 'file', '{"message": "grown"}'""",
+)
+
+
+async def take(system: System, effort: Effort) -> Measured:
+    """Send one batch of each of many agents, to tables that are empty and to grown ones."""
+    share = 1.0 if effort.share == 1 else QUICK_SHARE
+    points = []
+    async with twins(system) as pair:
+        acting = await pair.make("acting", int(FLEET * max(share, 0.1)))
+        requests = _requests(system, acting[:: len(acting) // REQUESTS])
+        for size in SIZES if share == 1 else SIZES[-1:]:
+            started = time.perf_counter()
+            await pair.fill(FILLING, int(size * share))
+            fill_seconds = time.perf_counter() - started
+            table = await pair.size("events")
+            compared = await compare(pair, effort, ["events"], partial(_send, system, requests))
+            points.append({"rows": int(size * share), "fill_seconds": fill_seconds, "table": table, **compared})
+    return Measured(
+        {"growth_events": max(points[-1]["ratios"].values())}, {"points": points, "agents": len(pair.fleet)}
+    )
+
+
+def _requests(system: System, agents: Sequence[UUID]) -> list[bytes]:
+    lines = event_lines(EVENTS_PER_REQUEST)
+    return [post("/events/stateless", system.token(agent), stateless(agent, lines)) for agent in agents]
+
+
+async def _send(system: System, requests: Sequence[bytes]) -> dict[str, float]:
+    before = system.cpu()
+    seconds = await drive(system, [requests[start::CONNECTIONS] for start in range(CONNECTIONS)])
+    events = len(requests) * EVENTS_PER_REQUEST
+    cpu = system.cpu_since(before, events)
+    return {"cpu_us": cpu["server"] + cpu["postgresql"], "time_us": seconds / events * 1e6}
+
+
+MEASUREMENT = Measurement(
+    "growth_events",
+    (Figure("growth_events", 1.3, 1.1, "ratio of cost", is_most=True),),
+    take,
+)

@@ -1,0 +1,125 @@
+"""The server dies under 10,000 held polls and comes back: how long until all poll again, and what they see."""
+
+import asyncio
+import time
+from collections import Counter
+
+import msgspec
+
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.load import Connection, Refusal, connect, connect_all
+from bench.messages import poll, submit
+from bench.polls import SPARE_DESCRIPTORS, allow_descriptors
+from bench.system import System
+from comms_api.client.backoff import delay_seconds
+from comms_api.protocol import Orders
+
+AGENTS = 10_000
+QUICK_AGENTS = 1_000
+PATIENCE_SECONDS = 300.0
+LOOK_SECONDS = 0.25
+HELD_SECONDS = 2.0
+GROUP = "herd"
+ALLOWED = "503 with Retry-After"
+_SEEN = "SELECT count(*) FROM agents WHERE last_seen_at > $1"
+
+
+class Herd:
+    """Agents that poll again whatever happens, and what happened to them while the server was up."""
+
+    def __init__(self, system: System) -> None:
+        """Start with nothing seen."""
+        self._system = system
+        self.is_server_up = True
+        self.seen: Counter[str] = Counter()
+
+    async def agent(self, request: bytes, held: "tuple[Connection, asyncio.Future[bytes]]") -> bytes:
+        """Return the answer to the poll that brings the agent its order."""
+        connection, answer = held
+        attempt = 0
+        while True:
+            try:
+                body = await answer
+            except (Refusal, OSError) as failure:
+                attempt += 1
+                connection.close()
+                connection, answer = await self._poll_again(request, attempt, failure)
+            else:
+                connection.close()
+                return body
+
+    async def _poll_again(
+        self, request: bytes, attempt: int, failure: Exception
+    ) -> "tuple[Connection, asyncio.Future[bytes]]":
+        """Wait as the reference agent does, and connect until it works."""
+        while True:
+            if self.is_server_up:
+                self.seen[failure_name(failure)] += 1
+            await asyncio.sleep(delay_seconds(attempt, getattr(failure, "retry_after", None)))
+            try:
+                connection = await connect(self._system)
+                return connection, connection.send(request)
+            except OSError as error:
+                attempt, failure = attempt + 1, error
+
+
+def failure_name(failure: Exception) -> str:
+    """Return what kind of a failure an agent saw."""
+    if isinstance(failure, Refusal):
+        return f"{failure.status} with Retry-After" if failure.retry_after else str(failure.status)
+    return type(failure).__name__
+
+
+async def take(system: System, effort: Effort) -> Measured:
+    """Hold polls, kill the server and start it again, wait until it has seen every agent, and prove it by a command."""
+    count = min(AGENTS if effort.share == 1 else QUICK_AGENTS, allow_descriptors(AGENTS) - SPARE_DESCRIPTORS)
+    agents = await system.enroll(count, GROUP)
+    requests = [poll(system.token(agent)) for agent in agents]
+    held = await connect_all(system, requests)
+    await asyncio.sleep(HELD_SECONDS)
+    herd = Herd(system)
+    async with asyncio.TaskGroup() as group:
+        answers = [group.create_task(herd.agent(*one)) for one in zip(requests, held, strict=True)]
+        raw = await _die_and_return(system, herd, count)
+        await asyncio.sleep(HELD_SECONDS)
+        started = time.perf_counter()
+        await _submit(system)
+    raw["wake_seconds"] = time.perf_counter() - started
+    if any(len(msgspec.json.decode(task.result(), type=Orders).commands) != 1 for task in answers):
+        raise RuntimeError("an agent did not get its one order")
+    errors = sum(times for name, times in herd.seen.items() if name != ALLOWED)
+    values = {"herd_seconds": raw["seconds_since_up"], "herd_errors": float(errors)}
+    return Measured(values, {"agents": count, "seen_by_agents": dict(herd.seen), **raw})
+
+
+async def _die_and_return(system: System, herd: Herd, count: int) -> dict[str, float]:
+    """Return how long it took from the death, and from when the server was up, until it had seen all agents."""
+    died, herd.is_server_up = time.perf_counter(), False
+    system.process.kill()
+    await system.process.wait()
+    async with system.session() as connection:
+        dead_at = await connection.fetchval("SELECT now()")
+        await system.restart()
+        up, herd.is_server_up = time.perf_counter(), True
+        before = system.cpu()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await connection.fetchval(_SEEN, dead_at) < count:  # noqa: ASYNC110 - the database tells nobody
+                await asyncio.sleep(LOOK_SECONDS)
+    now = time.perf_counter()
+    return {"seconds_since_up": now - up, "seconds_since_death": now - died, **system.cpu_since(before, count)}
+
+
+async def _submit(system: System) -> None:
+    management = await connect(system, system.management_port)
+    await management.send(submit(system.administrator_token(), GROUP, "group"))
+    management.close()
+
+
+MEASUREMENT = Measurement(
+    "herd",
+    (
+        Figure("herd_seconds", 60, 30, "seconds until 10,000 poll again", is_most=True),
+        Figure("herd_errors", 0, 0, "answers but 503 with Retry-After", is_most=True),
+    ),
+    take,
+)

@@ -1,0 +1,53 @@
+"""Two workers against one: what a request costs with each, since the load generator has the same cores."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.load import drive
+from bench.messages import event_lines, post, stateless
+from bench.system import System
+
+CONNECTIONS = 32
+"""Of each worker: as many more clients as there are workers to serve them."""
+
+EVENTS_PER_REQUEST = {"one": 1, "hundred": 100}
+REQUESTS = {"one": 250, "hundred": 50}
+"""Of each connection."""
+
+WORKERS = (1, 2)
+
+
+async def take(system: System, effort: Effort) -> Measured:
+    """Alternate servers of one and of two workers; what two could do is twice what one core does of their requests."""
+    agents = await system.enroll(CONNECTIONS * max(WORKERS), "workers")
+    tokens = [(agent, system.token(agent)) for agent in agents]
+    requests = {
+        name: [post("/events/stateless", token, stateless(agent, event_lines(count))) for agent, token in tokens]
+        for name, count in EVENTS_PER_REQUEST.items()
+    }
+    rounds: dict[str, list[dict[str, float]]] = {}
+    for _ in range(max(3, effort.rounds)):
+        for workers in WORKERS:
+            await system.restart(workers=workers)
+            for name, every in requests.items():
+                some = every[: CONNECTIONS * workers]
+                await drive(system, [[request] * 5 for request in some])
+                one = await _round(system, some, effort.of(REQUESTS[name]))
+                rounds.setdefault(f"{name}_{workers}", []).append(one)
+    cost = {name: statistics.median(one["cpu_us"] for one in some) for name, some in rounds.items()}
+    gain = {name: 2 * cost[f"{name}_1"] / cost[f"{name}_2"] for name in EVENTS_PER_REQUEST}
+    return Measured({"two_workers": min(gain.values())}, {"gain": gain, "cpu_us_per_request": cost, "rounds": rounds})
+
+
+async def _round(system: System, requests: Sequence[bytes], each: int) -> dict[str, float]:
+    await system.checkpoint()
+    before, started = system.cpu(), time.perf_counter()
+    await drive(system, [[request] * each for request in requests])
+    seconds, count = time.perf_counter() - started, each * len(requests)
+    cpu = system.cpu_since(before, count)
+    return {**cpu, "cpu_us": cpu["server"] + cpu["postgresql"], "requests_per_second": count / seconds}
+
+
+MEASUREMENT = Measurement("workers", (Figure("two_workers", 1.6, 1.8, "times the requests of one"),), take)

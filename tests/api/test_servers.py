@@ -1,0 +1,266 @@
+"""What must hold whichever ASGI server serves, and the names of each that are not its public ones."""
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psutil
+import pytest
+from granian.net import SocketHolder
+from granian.server.embed import Server as Granian
+from hypercorn.asyncio import run, tcp_server
+from support.batches import stateless
+from support.raw import Answer, connect, read_answer, request
+from support.server import Server, environment, running_server, start_server
+
+from comms_api.app.certificates import Certificate
+from comms_api.app.granian_server import LOG_LEVELS
+from comms_api.app.hypercorn_server import common_name
+from comms_api.app.listeners import open_listeners
+from comms_api.app.sites import Site, find_server
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings, load_settings
+
+Query = Callable[..., list[Any]]
+DRAIN_SECONDS = 4.0
+
+
+@pytest.fixture(scope="module", params=["hypercorn", "granian"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, kind: str, database_url: str) -> Iterator[Server]:
+    with running_server(folder, database_url, server=kind, body_timeout_seconds=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent_id(server: Server, kind: str) -> UUID:
+    return server.enroll(server.management(), kind)
+
+
+@pytest.fixture
+def ending(folder: Path, kind: str, database_url: str) -> Iterator[Server]:
+    """A server that the test ends."""
+    with running_server(folder, database_url, server=kind, drain_seconds=DRAIN_SECONDS) as running:
+        yield running
+
+
+def has_ended(server: Server, within_seconds: float) -> bool:
+    return server.process.wait(timeout=within_seconds) == 0
+
+
+def test_http_1_1_is_the_only_protocol_on_offer(server: Server) -> None:
+    for offered, chosen in ((["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1")):
+        tls = server.tls
+        tls.set_alpn_protocols(offered)
+        with connect(tls, server.agent_port) as connection:
+            assert connection.selected_alpn_protocol() == chosen
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_both_apis_speak_tls_with_the_nodes_certificate(server: Server, version: ssl.TLSVersion) -> None:
+    tls = server.tls
+    tls.minimum_version = tls.maximum_version = version
+    served = ssl.PEM_cert_to_DER_cert((server.folder / "certs" / "server.pem").read_text())
+    for port in (server.agent_port, server.management_port):
+        with connect(tls, port) as connection:
+            assert connection.getpeercert(binary_form=True) == served
+
+
+def test_several_requests_share_a_connection_even_when_they_come_at_once(server: Server) -> None:
+    get = request("GET", "/", None).replace(b"Connection: close\r\n", b"")
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(get * 3)
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 3:
+            received += connection.recv(65536)
+
+
+@pytest.mark.anyio
+async def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server, kind: str) -> None:
+    certs, ended = server.folder / "certs", asyncio.Event()
+    settings = Settings(server=kind, agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
+    [listeners] = open_listeners(settings)
+    site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
+    serving = asyncio.create_task(find_server(settings)(site, ended))
+    took = await asyncio.to_thread(seconds_of_answers, server.tls, listeners.agent.getsockname()[1])
+    listeners.close()
+    ended.set()
+    await serving
+    assert min(took) < 0.03  # a client's kernel waits 40 ms before it acknowledges a part
+
+
+async def in_three_parts(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+    for part in range(3):
+        await send({"type": "http.response.body", "body": b"x", "more_body": part < 2})
+        await asyncio.sleep(0.001)
+
+
+def seconds_of_answers(tls: ssl.SSLContext, port: int) -> list[float]:
+    took = []
+    with connect(tls, port) as connection:
+        for _ in range(20):
+            started = time.monotonic()
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_answer(connection).body == b"xxx"
+            took.append(time.monotonic() - started)
+    return took[5:]  # a kernel acknowledges the first ones at once
+
+
+def test_a_large_head_is_431(server: Server, kind: str) -> None:
+    # Granian cuts off a client that is still sending a larger one; hypercorn takes what comes at once.
+    size = {"hypercorn": 100_000, "granian": 24_000}[kind]
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * size))
+        assert read_answer(connection).status == 431
+
+
+def test_a_body_that_drips_in_is_408(server: Server, agent_id: UUID) -> None:
+    with connect(server.tls, server.agent_port) as connection:
+        head = request("POST", "/events/stateless", server.token(agent_id), b"", "Content-Length: 1000")
+        connection.sendall(head + b"x")
+        assert read_answer(connection).status == 408
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(
+    server: Server, agent_id: UUID, query: Query
+) -> None:
+    head = request("POST", "/events/stateless", server.token(agent_id), b"", "Content-Length: 100000")
+    for _ in range(20):
+        with connect(server.tls, server.agent_port) as connection:
+            connection.sendall(head + stateless(agent_id, {"n": 1}, module="left"))
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(request("GET", "/", None))
+        assert read_answer(connection).status == 200
+    assert query("SELECT 1 FROM events WHERE module = 'left'") == []
+
+
+def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server, kind: str) -> None:
+    agent_id = ending.enroll(ending.management(), f"draining {kind}")
+    token, body = ending.token(agent_id), stateless(agent_id, {"n": 1})
+    answers: list[Answer] = []
+    with connect(ending.tls, ending.agent_port) as upload, connect(ending.tls, ending.agent_port) as poll:
+        upload.sendall(request("POST", "/events/stateless", token, body)[:-1])
+        poll.sendall(request("GET", "/commands?wait=60", token))
+        time.sleep(0.5)
+        ending.process.terminate()
+        reading = Thread(target=lambda: answers.append(read_answer(poll)))
+        reading.start()
+        reading.join(timeout=DRAIN_SECONDS / 2)
+        assert [answer.status for answer in answers] == [200]
+        with pytest.raises(ConnectionRefusedError):
+            connect(ending.tls, ending.agent_port)
+        upload.sendall(body[-1:])
+        assert read_answer(upload).status == 204
+    assert has_ended(ending, within_seconds=DRAIN_SECONDS)
+
+
+def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server, kind: str) -> None:
+    agent_id = ending.enroll(ending.management(), f"waiting {kind}")
+    with connect(ending.tls, ending.agent_port) as idle, connect(ending.tls, ending.agent_port) as half:
+        idle.sendall(request("GET", "/", None).replace(b"Connection: close\r\n", b""))
+        assert read_answer(idle).status == 200
+        half.sendall(request("POST", "/events/stateless", ending.token(agent_id), b"", "Content-Length: 1000"))
+        with socket.create_connection(("127.0.0.1", ending.agent_port)):
+            time.sleep(0.5)
+            ending.process.terminate()
+            time.sleep(DRAIN_SECONDS + 0.35)
+            half.close()
+            assert has_ended(ending, within_seconds=3)
+    told = (ending.folder / "log").read_text().rpartition("draining")[2]
+    assert "ERROR" not in told, told
+
+
+def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(
+    folder: Path, kind: str, database_url: str
+) -> None:
+    server = start_server(folder, database_url, server=kind, workers=2)
+    try:
+        supervisor = psutil.Process(server.process.pid)
+        assert len(served_by(server, supervisor)) == 2
+        supervisor.children()[0].kill()
+        deadline = time.monotonic() + 20
+        while len(served_by(server, supervisor)) < 2:
+            assert time.monotonic() < deadline
+    finally:
+        assert server.stop() == 0
+
+
+def served_by(server: Server, supervisor: psutil.Process) -> set[int]:
+    """Return the workers that answer, by the connections they hold."""
+    clients = [httpx.Client(base_url=server.agent_url, verify=server.tls) for _ in range(40)]
+    assert [client.get("/").status_code for client in clients] == [200] * 40
+    workers = {
+        worker.pid
+        for worker in supervisor.children()
+        for connection in worker.net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == server.agent_port
+    }
+    for client in clients:
+        client.close()
+    return workers
+
+
+def test_a_server_that_is_not_installed_is_told_in_one_line(folder: Path) -> None:
+    program = "import sys; sys.modules['granian'] = None; from comms_api.cli.main import main; main()"
+    given = environment(folder, None, server="granian")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve"], env=given, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "server: granian is not installed: pip install 'comms-api[granian]'" in done.stderr
+
+
+def test_client_certificates_want_hypercorn(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    given = {"CLIENT_CERTIFICATES": "optional", "CLIENT_CA": str(tmp_path / "ca.pem"), "SERVER": "granian"}
+    with pytest.raises(ConfigurationError, match="client_certificates: only the server hypercorn"):
+        load_settings({f"COMMS_API_{name}": value for name, value in given.items()})
+
+
+def test_hypercorn_still_has_the_names_that_we_go_by() -> None:
+    assert run.TCPServer.__mro__[-2] is tcp_server.TCPServer
+    assert "TCPServer" in names_in(run.worker_serve)
+    assert callable(tcp_server.TCPServer.run)
+    assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
+    assert common_name(None) is common_name({}) is None
+    several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}
+    assert common_name({"subject": (), "version": 3}) == common_name(several) == ""
+
+
+def test_granian_still_has_the_names_that_we_go_by() -> None:
+    server = Granian(None, log_dictconfig=LOG_LEVELS)
+    assert server._shd is server._ssp is None  # noqa: SLF001 - what is guarded
+    assert {"_shd", "_ssp"} <= set(names_in(Granian._spawn_worker))  # noqa: SLF001 - the same
+    assert "_init_shared_socket" in names_in(Granian.startup)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        copy = os.dup(listener.fileno())
+        holder = SocketHolder(copy, uds=False, backlog=1)
+        assert (holder.get_fd(), holder.is_uds()) == (copy, False)
+        del holder
+        os.close(copy)  # it was not the holder's to close
+
+
+def names_in(function: Any) -> set[str]:
+    """Return the names that a function or one within it uses."""
+    codes = [function.__code__]
+    codes += [constant for constant in function.__code__.co_consts if hasattr(constant, "co_names")]
+    return {name for code in codes for name in code.co_names}

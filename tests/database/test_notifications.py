@@ -1,0 +1,72 @@
+"""Notifications: the node that commits is told at once, the others by PostgreSQL, and nobody twice."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.listener import Listener, Notifier
+
+pytestmark = pytest.mark.anyio
+
+CHANNEL = "comms_api_test"
+
+
+class Node:
+    """A notifier and a listener, and how often each channel was heard."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.heard: Counter[str] = Counter()
+        channels = {CHANNEL: self._hear(CHANNEL), "other": self._hear("other")}
+        self.notifier = Notifier(engine, channels)
+        self.listener = Listener(engine, channels, self.notifier.name)
+
+    def _hear(self, channel: str) -> Callable[[], None]:
+        return lambda: self.heard.update([channel])
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    """Run the nodes for the block; a listener reports every channel once when it is connected."""
+    tasks = [asyncio.create_task(part.run()) for node in nodes for part in (node.listener, node.notifier)]
+    await until(lambda: all(node.heard[CHANNEL] for node in nodes))
+    for node in nodes:
+        node.heard.clear()
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - counters have no event
+            await asyncio.sleep(0.01)
+
+
+async def test_the_node_that_commits_is_told_before_postgresql_is(engine: AsyncEngine) -> None:
+    node = Node(engine)
+    node.notifier.notify(CHANNEL)
+    assert node.heard == {CHANNEL: 1}
+
+
+async def test_a_channel_that_a_node_does_not_hear_is_none_of_its_business(engine: AsyncEngine) -> None:
+    node = Node(engine)
+    node.notifier.notify("elsewhere")
+    assert not node.heard
+
+
+async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engine: AsyncEngine) -> None:
+    one, two, three = nodes = [Node(engine) for _ in range(3)]
+    async with running(*nodes):
+        one.notifier.notify(CHANNEL)
+        await until(lambda: two.heard[CHANNEL] + three.heard[CHANNEL] == 2)
+        two.notifier.notify("other")
+        await until(lambda: one.heard["other"] + three.heard["other"] == 2)
+    assert [node.heard for node in nodes] == [{CHANNEL: 1, "other": 1}] * 3
