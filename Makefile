@@ -11,7 +11,7 @@ END_TO_END := $(addprefix tests/,api identity cli client events commands)
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-granian coverage check format bench bench-check bench-plots bench-plans flame load lock clean
+.PHONY: help demo test test-granian test-patroni coverage check format bench bench-check bench-plots bench-plans flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
 
 test-granian: .venv/installed ## Run the end-to-end tests with granian as the server
 	COMMS_API_TEST_SERVER=granian $(BIN)/python -m pytest $(END_TO_END)
+
+test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
+	$(BIN)/python -m pytest -s -m patroni
 
 coverage: .venv/installed ## Run every test and tell which lines they ran, in the servers and agents that they start as well
 	$(BIN)/python -m coverage erase

@@ -15,7 +15,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import Server, running_server
 
-from comms_api.database.connect import driver_url, open_engine
+from comms_api.database.address import driver_url
+from comms_api.database.connect import open_engine
 from comms_api.database.embedded import embedded_postgres
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions

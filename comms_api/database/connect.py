@@ -1,23 +1,25 @@
-"""The one way to the database: a given URL, or the embedded server of the data directory.
-
-`postgresql://user:password@host:5432/name?sslmode=require` is the form operators know; drivers' own forms work too.
-"""
+"""The one way to the database: a given URL, or the embedded server of the data directory."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy import URL, event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from comms_api.database.actor import tell_actor
+from comms_api.database.address import driver_url
 from comms_api.database.embedded import embedded_postgres
-from comms_api.errors import ConfigurationError
+from comms_api.database.hosts import can_be_written, connect_writable
 from comms_api.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 3.0
+"""For each host; several are tried at once."""
+
+COURTESY_SECONDS = 1.0
+"""How much longer than the server itself a statement is waited for: then the server hangs, or a COMMIT does."""
 
 SESSION = {
     "application_name": "comms-api",
@@ -29,22 +31,8 @@ SESSION = {
 }
 
 
-def driver_url(url: str | URL) -> URL:
-    """Return `url` as SQLAlchemy and asyncpg want it; raises `ConfigurationError` without showing a password."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError("database_url: not a URL such as postgresql://user@host:5432/name") from None
-    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-        raise ConfigurationError("database_url: must begin with postgresql://")
-    query = dict(parsed.query)
-    if sslmode := query.pop("sslmode", None):
-        query["ssl"] = sslmode
-    return parsed.set(drivername="postgresql+asyncpg", query=query)
-
-
 def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncEngine:
-    """Return an engine whose pool never hands out a connection that the server has closed.
+    """Return an engine whose pool hands out no connection that is closed or whose server has become a standby.
 
     JSON is handed on as the bytes it is; only Alembic, which compares it, asks for it to be read.
     """
@@ -57,12 +45,13 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         json_serializer=_encode_json,
         json_deserializer=read_json,
         connect_args={
+            "async_creator_fn": connect_writable,
             "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": settings.database_timeout_seconds,
-            "server_settings": SESSION,
+            "command_timeout": settings.database_timeout_seconds + COURTESY_SECONDS,
+            "server_settings": SESSION | {"statement_timeout": f"{settings.database_timeout_seconds:.3f}s"},
         },
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "checkout", _refuse_unusable)
     event.listen(engine.sync_engine, "begin", tell_actor)
     return engine
 
@@ -76,9 +65,9 @@ def _encode_json(value: Any) -> str:
     return bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
 
 
-def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
     # asyncpg knows at once when the server goes away, so this costs no round trip, unlike a pre-ping.
-    if connection.driver_connection.is_closed():
+    if not can_be_written(connection.driver_connection):
         raise DisconnectionError
 
 

@@ -17,6 +17,7 @@ _OUTAGES: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.TransactionRollbackError,  # a deadlock, a conflict: it goes through the next time
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
+    asyncpg.TargetServerAttributeNotMatched,  # the hosts that answer are standbys
     asyncpg.PostgresIOError,
 )
 

@@ -1,0 +1,199 @@
+"""URLs with one host or several: what the driver is told, what is refused, and which of the hosts is taken."""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+
+from comms_api.database.address import driver_url
+from comms_api.database.connect import open_engine
+from comms_api.database.failures import is_outage
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings
+
+ASKED = {"target_session_attrs": "read-write"}
+TWO = {"host": ["a.example", "b.example"], "port": [5432, 5433], "database": "name"} | ASKED
+
+
+def told(url: str) -> dict[str, Any]:
+    """What asyncpg is called with."""
+    _, options = dialect().create_connect_args(driver_url(url))
+    return dict(options)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u@h:5432/name", {"user": "u", "host": "h", "port": 5432, "database": "name"}),
+        ("postgresql://u:p@h/name?sslmode=require", {"user": "u", "password": "p", "host": "h", "ssl": "require"}),
+        ("postgresql+asyncpg://u@/name?host=/a b&port=5432", {"user": "u", "host": "/a b", "port": 5432}),
+        ("postgresql://[::1]:6432/name", {"host": "::1", "port": 6432}),
+        ("postgresql://a.example,b.example:5433/name", TWO),
+        ("postgresql://a.example:5432,b.example:5433/name?target_session_attrs=read-write", TWO),
+        ("postgresql://u:p%40:w@a.example,b.example:5433/name", TWO | {"user": "u", "password": "p@:w"}),
+        ("postgresql:///name?host=a.example,b.example&port=5432,5433", TWO),
+        ("postgresql:///name?host=a.example&host=b.example:5433", TWO),
+        ("postgresql://a,b/name?port=6000", {"host": ["a", "b"], "port": [6000, 6000]}),
+        ("postgresql://[::1]:1,[fe80::2]/name", {"host": ["::1", "fe80::2"], "port": [1, 5432]}),
+        ("postgresql://%2Frun%2Fa:1,%2Frun%2Fb/name", {"host": ["/run/a", "/run/b"], "port": [1, 5432]}),
+        ("postgresql:///name?host=/run/a:1,/run/b&port=7", {"host": ["/run/a:1", "/run/b"], "port": [7, 7]}),
+        ("postgresql://a,b/n?target_session_attrs=primary", {"target_session_attrs": "primary"}),
+        ("postgresql://a,b?sslmode=verify-full", {"host": ["a", "b"], "ssl": "verify-full"}),
+    ],
+)
+def test_a_url_names_one_host_or_several_as_libpq_does(url: str, expected: dict[str, Any]) -> None:
+    assert {name: told(url).get(name) for name in ASKED | expected} == ASKED | expected
+    assert driver_url(driver_url(url)) == driver_url(url)
+    assert told(driver_url(url).render_as_string(hide_password=False)) == told(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:secret@a:1,b:x/name",
+        "postgresql://u:secret@a:1,/name",
+        "postgresql://u:secret@a,b:x:1/name",
+        "postgresql://u:secret@a,b,c/name?port=1,2",
+        "postgresql://u:secret@a,b/name?port=one",
+        "postgresql://u:secret@a:one/name",
+        "postgresql://u:secret@a,b/name?target_session_attrs=standby",
+        "postgresql://u:secret@a/name?target_session_attrs=any",
+        "postgresql://u:secret@a,b/name?sslrootcert=/no/such.pem",
+        "mysql://u:secret@a,b/name",
+        "u:secret@a,b",
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^database_url: ") as caught:
+        driver_url(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts and then says nothing, as one that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def beside(url: str, port: int) -> str:
+    """Put a host on 127.0.0.1 before the database's own."""
+    parsed = driver_url(url)
+    assert isinstance(parsed.query["host"], str)
+    query = {"host": f"127.0.0.1,{parsed.query['host']}", "port": f"{port},{parsed.query['port']}"}
+    return parsed.update_query_dict(query).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def embedded_url(database_url: str) -> str:
+    """The module's database, if it is on a Unix socket."""
+    if "host" not in make_url(database_url).query:
+        pytest.skip("the given server is on TCP")
+    return database_url
+
+
+@pytest.mark.anyio
+async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_url: str, silent: int) -> None:
+    engine = open_engine(beside(embedded_url, silent), Settings())
+    started = time.monotonic()
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    assert time.monotonic() - started < 1
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) -> None:
+    engine = open_engine(f"postgresql://127.0.0.1:{silent},127.0.0.1:1/name", Settings())
+    started = time.monotonic()
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever of the two ended first
+        await engine.connect().start()
+    assert is_outage(caught.value)
+    assert time.monotonic() - started < 5
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_the_files_of_tls_are_read_as_the_url_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a ca.pem").write_text("no certificate")
+    engine = open_engine(f"postgresql://a,b/name?sslmode=verify-full&sslrootcert={tmp_path}/a+ca.pem", Settings())
+    with pytest.raises(ssl.SSLError):
+        await engine.connect().start()
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_a_host_that_refuses_us_is_told_of_rather_than_one_that_is_away(embedded_url: str) -> None:
+    missing = driver_url(beside(embedded_url, 1)).set(database="no_such_database")
+    engine = open_engine(missing, Settings())
+    with pytest.raises(Exception, match="no_such_database"):
+        await engine.connect().start()
+    await engine.dispose()
+
+
+async def read_only_after(url: str, statement: str) -> list[object]:
+    """What connections of one pool say one after the other: whose server they are on and whether it can be written."""
+    engine, said = open_engine(url, Settings()), []
+    for again in (True, False):
+        async with engine.connect() as connection:
+            said.append((await connection.execute(text("SELECT pg_backend_pid()"))).scalar())
+            if again:
+                await connection.execute(text(statement))
+                await connection.commit()
+    await engine.dispose()
+    return said
+
+
+@pytest.mark.anyio
+async def test_a_connection_whose_server_has_become_read_only_leaves_the_pool(database_url: str) -> None:
+    first, second = await read_only_after(database_url, "SET default_transaction_read_only = on")
+    assert first != second
+    first, second = await read_only_after(database_url, "SET default_transaction_read_only = off")
+    assert first == second
+
+
+@pytest.fixture
+def own_database(new_database: Callable[[], str]) -> str:
+    """A database that one test may change as it likes."""
+    return new_database()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_read_only_is_an_outage(own_database: str) -> None:
+    engine = open_engine(own_database, Settings())
+    async with engine.begin() as connection:
+        name = driver_url(own_database).database
+        await connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    await engine.dispose()
+    with pytest.raises(Exception, match="read-write") as caught:
+        await engine.connect().start()
+    assert is_outage(caught.value)
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_a_statement_that_takes_too_long_ends_and_so_does_its_connection_when_the_server_hangs(
+    database_url: str,
+) -> None:
+    engine = open_engine(database_url, Settings(database_timeout_seconds=0.2))
+    async with engine.connect() as connection:
+        with pytest.raises(Exception, match="statement timeout") as caught:
+            await connection.execute(text("SELECT pg_sleep(5)"))
+        assert is_outage(caught.value)
+        await connection.rollback()
+        await connection.execute(text("SET statement_timeout = 0"))
+        with pytest.raises(TimeoutError):
+            await connection.execute(text("SELECT pg_sleep(5), 'left alone'"))
+        assert connection.invalidated
+    async with engine.connect() as connection:
+        running = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%left alone%' AND pid <> pg_backend_pid()"
+        )
+        assert (await connection.execute(running)).scalar() == 1
+    await engine.dispose()

@@ -1,0 +1,112 @@
+"""A PostgreSQL primary and its synchronous standby, on TCP ports of this host, that a test may kill and promote."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from comms_api.database.embedded_home import (
+    Account,
+    eventually,
+    find_programs,
+    make_server_directory,
+    server_account,
+)
+
+USER = DATABASE = "comms_api"
+INITDB = ("--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c wal_level=replica -c max_connections=60"
+
+
+@dataclass
+class Postgres:
+    """One server, below a folder that its user may enter."""
+
+    folder: Path
+    account: Account
+    programs: Path
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{USER}@{self.address}/{DATABASE}"
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        done = self.account.run(self.programs / program, *arguments)
+        assert done.returncode == 0, done.stdout
+
+    def start(self) -> None:
+        options = f"{SETTINGS} -c port={self.port}"
+        log = self.folder.with_suffix(".log")
+        log.touch()
+        log.chmod(0o666)
+        # Its output must not keep our pipe open, so it goes to a file.
+        self.run("pg_ctl", "start", "--wait", "--silent", "-D", self.folder, "-l", log, "-o", options)
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "stop", "--wait", "--silent", "--mode", "fast", "-D", self.folder)
+
+    @property
+    def is_replicated(self) -> bool:
+        return self.query("SELECT sync_state FROM pg_stat_replication") == [("sync",)]
+
+    def query(self, statement: str, *arguments: object, database: str = DATABASE) -> list[Any]:
+        async def fetch() -> list[Any]:
+            connection = await asyncpg.connect(self.url, database=database)
+            try:
+                return await connection.fetch(statement, *arguments)
+            finally:
+                await connection.close()
+
+        return asyncio.run(fetch())
+
+    def promote(self) -> None:
+        self.run("pg_ctl", "promote", "--wait", "--silent", "-D", self.folder)
+
+    def kill(self) -> None:
+        """End every process of the server as a power cut would: none of them says goodbye."""
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+            postmaster.suspend()  # so that it starts nothing while its children go
+            for process in (*postmaster.children(recursive=True), postmaster):
+                process.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@contextmanager
+def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
+    """Run both for the block; no commit returns before the standby has it on its disk."""
+    account = server_account("nobody")
+    make_server_directory(home, account)
+    home.chmod(0o755)
+    primary, standby = (Postgres(home / name, account, find_programs(account), free_port()) for name in ("one", "two"))
+    try:
+        primary.run("initdb", *INITDB, "-D", primary.folder)
+        primary.start()
+        primary.query(f"CREATE DATABASE {DATABASE}", database="postgres")
+        source = f"host=127.0.0.1 port={primary.port} user={USER} application_name=standby"
+        primary.run("pg_basebackup", "-d", source, "-D", standby.folder, "-R", "-c", "fast", "-C", "-S", "standby")
+        standby.start()
+        # Only now, so that the standby does not inherit it: promoted, it would wait for itself.
+        primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        primary.query("SELECT pg_reload_conf()")
+        assert eventually(lambda: primary.is_replicated, 10)
+        yield primary, standby
+    finally:
+        for server in (primary, standby):
+            server.kill()
