@@ -102,7 +102,7 @@ def _report(what: str, senders: Sequence[Sender], found: Counter[tuple[UUID, int
         sum(getattr(sender, name) for sender in senders) for name in ("sent", "acknowledged", "refused")
     )
     slowest = max(sender.slowest_seconds for sender in senders)
-    print(  # noqa: T201 - a fault test tells what happened
+    print(
         f"\n{what}: {sent} batches of {EVENTS} events sent, {acknowledged} acknowledged, {refused} times 503, slowest "
         f"answer {slowest:.1f} s; {len(found)} events found, {found.total() - len(found)} of them doubled"
     )
@@ -204,7 +204,7 @@ def test_without_a_quorum_503_in_time_and_back_without_a_restart(
         one.start()
     returned = time.monotonic()
     _wait_until(is_back, 30)
-    print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")  # noqa: T201
+    print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")
     _wait_until(_have_more(senders, "acknowledged", 5), 20)
     for sender in senders:
         sender.stop()
