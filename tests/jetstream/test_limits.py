@@ -44,7 +44,7 @@ def _message() -> Message:
 
 
 async def test_a_full_stream_refuses_and_takes_again_when_it_is_larger(server: NatsServer) -> None:
-    async with _stream(server, nats_stream_bytes=2**20) as stream:
+    async with _stream(server, nats_stream_bytes=2**20, nats_timeout_seconds=1) as stream:
         for _ in range(9):
             await stream.publish(_message())
         with pytest.raises(Unavailable):
@@ -72,6 +72,16 @@ async def test_a_stream_that_was_deleted_is_made_again(server: NatsServer) -> No
             await stream.publish(_message())
         await asyncio.sleep(0.5)
         await stream.publish(_message())
+
+
+async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server: NatsServer) -> None:
+    settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
+    for number in range(200):
+        running = asyncio.create_task(JetStream(settings).run())
+        await asyncio.sleep(number * 0.00005)
+        running.cancel()
+        ended, _ = await asyncio.wait([running], timeout=5)
+        assert ended, number
 
 
 async def test_more_publishes_than_may_be_in_flight_wait_for_their_turn(server: NatsServer) -> None:
