@@ -7,6 +7,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -32,6 +33,7 @@ PINGS_OUTSTANDING_MAXIMUM = 2
 
 RECONNECT_SECONDS = 1
 AGAIN_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
 ABSENCE_SECONDS = 0.5
 """How long a request waits for a connection: long enough to find another server, too short to be a hang."""
 
@@ -71,7 +73,9 @@ class JetStream:
                 await self._stay_connected()
                 await asyncio.sleep(AGAIN_SECONDS)
         finally:
-            await self.client.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.client.close()
 
     async def _stay_connected(self) -> None:
         self.client = Client()
@@ -87,6 +91,8 @@ class JetStream:
         except (Error, OSError, TimeoutError) as error:
             self.note(error)
             return
+        finally:
+            _insist_on_cancellation()
         while not self.client.is_closed:
             self._changed.clear()
             if self.client.is_connected and not await self._has_stream():
@@ -103,6 +109,8 @@ class JetStream:
         except (Error, OSError, TimeoutError) as error:
             self.note(error)
             return False
+        finally:
+            _insist_on_cancellation()
         self.note(None)
         return True
 
@@ -164,6 +172,13 @@ class JetStream:
         await self.context.publish(
             message.subject, message.payload, timeout=seconds, stream=STREAM, headers={**message.headers}
         )
+
+
+def _insist_on_cancellation() -> None:
+    """End this task if it was cancelled: Python 3.11's `wait_for` hides that when an answer comes just then."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _may_pass(error: BaseException) -> bool:

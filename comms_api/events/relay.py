@@ -58,6 +58,7 @@ class Relay:
             if self._stream.client.is_connected:
                 await self._stream.client.flush()
         finally:
+            stopping.set()
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)

@@ -14,6 +14,8 @@ from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.settings import Settings
 
+_CREDENTIALS = b"BEGIN NATS USER JWT"
+
 
 class Sink(Protocol):
     """Stores runs of events; the id of an event is `first_id` plus its place among all of the runs."""
@@ -42,7 +44,7 @@ def check_sink(settings: Settings) -> None:
 
 def check_jetstream(settings: Settings) -> None:
     """Raise `ConfigurationError` when JetStream cannot be used, whether its servers are there or not."""
-    if find_spec("nats") is None:
+    if find_spec("nats") is None or find_spec("nkeys") is None:
         raise ConfigurationError("events_sink: nats-py is not installed: pip install 'comms-api[jetstream]'")
     if not settings.nats_servers:
         raise ConfigurationError("nats_servers: JetStream needs at least one, such as nats://localhost:4222")
@@ -50,3 +52,6 @@ def check_jetstream(settings: Settings) -> None:
         path = getattr(settings, name)
         if path is not None and not path.is_file():
             raise ConfigurationError(f"{name}: no such file: {path}")
+    # nats-py would look for the end of another file for ever.
+    if settings.nats_credentials is not None and _CREDENTIALS not in settings.nats_credentials.read_bytes():
+        raise ConfigurationError(f"nats_credentials: not a credentials file: {settings.nats_credentials}")

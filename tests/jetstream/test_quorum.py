@@ -168,7 +168,7 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
     for sender in senders:
         sender.start()
     with started_relay(variables) as killed, started_relay(variables):
-        time.sleep(3)
+        time.sleep(1.5)
         leader = _leader(servers)
         leader.kill()
         killed.send_signal(SIGKILL)

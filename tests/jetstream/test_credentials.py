@@ -1,0 +1,123 @@
+"""A stream behind TLS and accounts: whom the settings name is let in, and nobody else."""
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+import trustme
+from support.nats import NatsServer, nats_servers
+from support.server import new_id
+
+from comms_api.errors import ConfigurationError, Unavailable
+from comms_api.events.jetstream import STREAM, JetStream
+from comms_api.events.messages import encode_messages
+from comms_api.events.model import EventRun
+from comms_api.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+OPERATOR, ACCOUNT, USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
+UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1) | {"wildcards": True}
+STORAGE = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+
+
+class Key:
+    """A key of NATS's own kind."""
+
+    def __init__(self, kind: int) -> None:
+        self.seed: bytes = nkeys.encode_seed(os.urandom(32), kind)
+        self.pair = nkeys.from_seed(bytearray(self.seed))
+        self.name: str = self.pair.public_key.decode()
+
+    def say(self, subject: "Key", **claims: Any) -> str:
+        """Return a signed statement about another key."""
+        told = {"jti": "x", "iat": 1, "iss": self.name, "sub": subject.name, "name": "x"}
+        parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, told | {"nats": {"version": 2, **claims}}]
+        signed = ".".join(_base64(json.dumps(part).encode()) for part in parts)
+        return f"{signed}.{_base64(self.pair.sign(signed.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@pytest.fixture(scope="module")
+def place(scratch: Path) -> Path:
+    made = scratch / "nats accounts"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[NatsServer]:
+    """A server that lets in who has the file `user.creds` and trusts the authority of `ca.pem`."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(place / "ca.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(place / "server.pem")
+    operator, system, account, user = Key(OPERATOR), Key(ACCOUNT), Key(ACCOUNT), Key(USER)
+    token = account.say(user, type="user", subs=-1, data=-1, payload=-1)
+    (place / "user.creds").write_text(
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    (place / "stranger.creds").write_text(
+        (place / "user.creds").read_text().replace(user.seed.decode(), Key(USER).seed.decode())
+    )
+    known = {
+        system.name: operator.say(system, type="account", limits=UNLIMITED),
+        account.name: operator.say(account, type="account", limits=UNLIMITED | STORAGE),
+    }
+    settings = [
+        f'tls {{ cert_file: "{place}/server.pem", key_file: "{place}/server.pem" }}',
+        f"operator: {operator.say(operator, type='operator')}",
+        f"system_account: {system.name}",
+        "resolver: MEMORY",
+        f"resolver_preload: {json.dumps(known)}",
+    ]
+    with nats_servers(place / "server", 1, *settings) as [running]:
+        yield running
+
+
+def _settings(server: NatsServer, place: Path, **changes: Any) -> Settings:
+    given = {"nats_ca": place / "ca.pem", "nats_credentials": place / "user.creds"} | changes
+    url = server.url.replace("nats://", "tls://")
+    return Settings(events_sink="jetstream", nats_servers=(url,), nats_replicas=1, nats_stream_bytes=2**24, **given)
+
+
+async def _publish(settings: Settings) -> int:
+    """Publish a message, and return how many are in the stream then."""
+    stream = JetStream(settings)
+    running = asyncio.create_task(stream.run())
+    try:
+        await stream.wait_until_ready(1.5)
+        [message] = encode_messages(new_id(), new_id(), [EventRun("m", "c", [b"{}"])], 2**20)
+        await stream.publish(message)
+        return (await stream.context.stream_info(STREAM)).state.messages
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_who_has_the_credentials_and_trusts_the_authority_gets_in(server: NatsServer, place: Path) -> None:
+    assert await _publish(_settings(server, place)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"nats_credentials": "stranger.creds"}, {"nats_credentials": None}, {"nats_ca": None}]
+)
+async def test_nobody_else_does(server: NatsServer, place: Path, changes: dict[str, str | None]) -> None:
+    given = {name: value and place / value for name, value in changes.items()}
+    with pytest.raises(Unavailable):
+        await _publish(_settings(server, place, **given))
+
+
+async def test_an_authority_that_cannot_be_read_is_named(server: NatsServer, place: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nats_ca: "):
+        JetStream(_settings(server, place, nats_ca=place / "user.creds"))

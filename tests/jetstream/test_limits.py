@@ -1,0 +1,90 @@
+"""The limits of a stream: those of the settings, and what happens at them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nats import NatsServer, nats_servers
+from support.server import new_id
+
+from comms_api.errors import Unavailable
+from comms_api.events.jetstream import DAY_SECONDS, STREAM, JetStream
+from comms_api.events.messages import Message, encode_messages
+from comms_api.events.model import EventRun
+from comms_api.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def server(scratch: Path) -> Iterator[NatsServer]:
+    with nats_servers(scratch / f"nats {new_id()}", 1) as [running]:
+        yield running
+
+
+@asynccontextmanager
+async def _stream(server: NatsServer, **limits: Any) -> AsyncIterator[JetStream]:
+    settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, **limits)
+    stream = JetStream(settings)
+    running = asyncio.create_task(stream.run())
+    try:
+        await stream.wait_until_ready(10)
+        yield stream
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _message() -> Message:
+    [message] = encode_messages(new_id(), new_id(), [EventRun("m", "c", [b"x" * 100_000])], 2**20)
+    return message
+
+
+async def test_a_full_stream_refuses_and_takes_again_when_it_is_larger(server: NatsServer) -> None:
+    async with _stream(server, nats_stream_bytes=2**20, nats_timeout_seconds=1) as stream:
+        for _ in range(9):
+            await stream.publish(_message())
+        with pytest.raises(Unavailable):
+            await asyncio.gather(*(stream.publish(_message()) for _ in range(9)))
+        kept = (await stream.context.stream_info(STREAM)).state
+        assert kept.first_seq == 1
+    async with _stream(server, nats_stream_bytes=2**24, nats_stream_days=2) as stream:
+        await stream.publish(_message())
+        info = await stream.context.stream_info(STREAM)
+        assert (info.config.max_bytes, info.config.max_age) == (2**24, 2 * DAY_SECONDS)
+        assert (info.state.first_seq, info.state.messages) == (1, kept.messages + 1)
+
+
+async def test_a_message_is_stored_once_however_often_it_is_published(server: NatsServer) -> None:
+    async with _stream(server, nats_stream_bytes=2**24) as stream:
+        message = _message()
+        await asyncio.gather(*(stream.publish(message) for _ in range(5)))
+        assert (await stream.context.stream_info(STREAM)).state.messages == 1
+
+
+async def test_a_stream_that_was_deleted_is_made_again(server: NatsServer) -> None:
+    async with _stream(server, nats_stream_bytes=2**24, nats_timeout_seconds=1) as stream:
+        await stream.context.delete_stream(STREAM)
+        with pytest.raises(Unavailable):
+            await stream.publish(_message())
+        await asyncio.sleep(0.5)
+        await stream.publish(_message())
+
+
+async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server: NatsServer) -> None:
+    settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
+    for number in range(200):
+        running = asyncio.create_task(JetStream(settings).run())
+        await asyncio.sleep(number * 0.00005)
+        running.cancel()
+        ended, _ = await asyncio.wait([running], timeout=5)
+        assert ended, number
+
+
+async def test_more_publishes_than_may_be_in_flight_wait_for_their_turn(server: NatsServer) -> None:
+    async with _stream(server, nats_stream_bytes=2**28) as stream:
+        await asyncio.gather(*(stream.publish(_message()) for _ in range(600)))
+        assert (await stream.context.stream_info(STREAM)).state.messages == 600
