@@ -1,0 +1,143 @@
+"""HAProxy and nginx as processes, with the configurations of `deploy/` on free ports of this machine."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.server import Server
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CONFIGURATIONS = ("haproxy/pass-through", "haproxy/termination", "nginx/pass-through", "nginx/termination")
+PACKAGES = {"haproxy": ("haproxy",), "nginx": ("nginx", "libnginx-mod-stream")}
+NOBODY_LISTENS = "127.0.0.1:1"
+TRUSTED_ADDRESS = "127.0.0.2"
+"""Where a balancer that ends TLS comes from."""
+
+
+@dataclass
+class Balancer:
+    """A balancer that runs; its URLs are as those of a node."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    agent_url: str
+    management_url: str
+
+    @property
+    def agent_port(self) -> int:
+        return int(self.agent_url.rpartition(":")[2])
+
+
+def configuration(name: str) -> str:
+    program = name.partition("/")[0]
+    return (DEPLOY / f"{name}.{'cfg' if program == 'haproxy' else 'conf'}").read_text()
+
+
+def install(program: str) -> str:
+    """Return the path of a program, installed first if that is possible; skip the test if it is not."""
+    packages = PACKAGES[program]
+    apt = shutil.which("apt-get")
+    if not _is_there(program) and os.geteuid() == 0 and apt:
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+            subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=300, check=False)
+    if not _is_there(program):
+        pytest.skip(f"{program} is not installed, and cannot be: apt-get install {' '.join(packages)}")
+    if os.geteuid() != 0:
+        pytest.skip(f"{program}: its configuration names the user that it becomes, which takes root")
+    return str(shutil.which(program, path=_path()))
+
+
+def _is_there(program: str) -> bool:
+    is_whole = program != "nginx" or Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
+    return is_whole and shutil.which(program, path=_path()) is not None
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin"
+
+
+@contextmanager
+def running_balancer(
+    name: str, folder: Path, nodes: Sequence[Server], changes: Mapping[str, str] | None = None
+) -> Iterator[Balancer]:
+    """Run a balancer before up to three nodes that share a certificate; the missing ones are down."""
+    program = install(name.partition("/")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    agent, management = free_port(), free_port()
+    text = _fitted(configuration(name), folder, nodes, {"27000": agent, "55000": management})
+    for old, new in (changes or {}).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    file = folder / f"{name.replace('/', '-')}.conf"
+    file.write_text(text)
+    command = _command(program, file)
+    check = [*command, "-t" if program.endswith("nginx") else "-c"]
+    checked = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60)
+    assert checked.returncode == 0, checked.stdout.decode()
+    with (folder / f"{file.stem}.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _await_port(process, agent, Path(log.name))
+        yield Balancer(name, process, f"https://127.0.0.1:{agent}", f"https://127.0.0.1:{management}")
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _command(program: str, file: Path) -> list[str]:
+    if program.endswith("haproxy"):
+        return [program, "-W", "-f", str(file)]
+    folder = file.parent
+    return [program, "-c", str(file), "-e", "stderr", "-g", f"daemon off; pid '{folder}/nginx.pid';"]
+
+
+def _fitted(text: str, folder: Path, nodes: Sequence[Server], ports: Mapping[str, int]) -> str:
+    """Return a configuration with the nodes, ports and certificates of a test."""
+    for number in (1, 2, 3):
+        node = nodes[number - 1] if number <= len(nodes) else None
+        agent = f"127.0.0.1:{node.agent_port}" if node else NOBODY_LISTENS
+        management = f"127.0.0.1:{node.management_port}" if node else NOBODY_LISTENS
+        health = f" check port {management.rpartition(':')[2]}"
+        text = text.replace(f"node{number}:27000 check port 55000", agent + health)
+        text = text.replace(f"node{number}:27000", agent).replace(f"node{number}:55000", management)
+    text = text.replace("default-server ssl", f"default-server source {TRUSTED_ADDRESS} ssl")
+    text = text.replace("proxy_http_version 1.1;", f"proxy_http_version 1.1; proxy_bind {TRUSTED_ADDRESS};")
+    for standard, port in ports.items():
+        text = re.sub(rf"(bind \*:|listen ){standard}\b", rf"\g<1>{port}", text)
+    certs = folder / "balancer-certs"
+    certs.mkdir(exist_ok=True)
+    chain, key, authority = (nodes[0].folder / "certs" / name for name in ("server.pem", "server.key", "ca.pem"))
+    (certs / "comms.pem").write_bytes(chain.read_bytes() + key.read_bytes())
+    (certs / "comms.key").write_bytes(key.read_bytes())
+    (certs / "ca.pem").write_bytes(authority.read_bytes())
+    text = re.sub(r"/etc/(?:haproxy|nginx|comms-api/tls)/(\w+\.(?:pem|key))\b", rf'"{certs}/\1"', text)
+    return text.replace("comms.example.org", "localhost")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        assert process.poll() is None, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        else:
+            return
