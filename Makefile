@@ -6,7 +6,7 @@ LOAD_AGENTS ?= 100
 LOAD_SECONDS ?= 75
 LOAD_SHAPE ?= steady
 
-END_TO_END := $(addprefix tests/,api identity cli client events commands)
+END_TO_END := $(addprefix tests/,api identity cli client events commands cluster)
 
 KEY ?= one_event_rps_per_core
 

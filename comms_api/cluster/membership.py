@@ -66,7 +66,7 @@ class Membership:
         async with self._engine.begin() as connection:
             wish = await store.beat(connection, self._id, self._seat, self._version, self._vitals())
             await store.remove_predecessors(connection, self._id, self._seat)
-        self._obey(wish)
+        self._told(wish)
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -102,10 +102,11 @@ class Membership:
         except Exception as error:  # noqa: BLE001 - the heart must go on beating
             log_failure(logger, "heartbeat not told", error)
             return
-        self._beaten_at = time.monotonic()
-        self._obey(wish)
+        self._told(wish)
 
-    def _obey(self, wish: Wish) -> None:
+    def _told(self, wish: Wish) -> None:
+        """Note that a heartbeat was told, and do what is wanted."""
+        self._beaten_at = time.monotonic()
         if not self._is_leaving and self.is_draining != (wish.state == "draining"):
             self._change_to(wish.state)
         if wish.polls is not None and not self.is_draining:
@@ -129,7 +130,7 @@ class Membership:
             polls=self._polls.held(),
             requests_per_second=round(self._requests_per_second, 1),
             duties=self.diary.report(),
-            skew_seconds=round(-self._clock.offset_seconds, 3),
+            skew_seconds=round(-self._clock.offset_seconds, 3) + 0.0,  # no -0.0
             key_ids=sorted(self._keyring.verifiers),
         )
 
