@@ -84,9 +84,10 @@ async def find_statuses(connection: AsyncConnection, owned: Sequence[Owned]) -> 
 
 _EXPIRE = text(f"""
     WITH expired AS (
-        DELETE FROM orders WHERE order_id IN (
+        -- An array, and not a set: so the planner goes by the primary key, however few of the open orders these are.
+        DELETE FROM orders WHERE order_id = ANY(ARRAY(
             SELECT order_id FROM orders WHERE expires_at <= now()
-            ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+            ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))
         RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,

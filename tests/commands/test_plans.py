@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands.endings import finish_orders
+from comms_api.commands.endings import expire_orders, finish_orders
 from comms_api.commands.leases import claim_orders
 from comms_api.commands.outcomes import Ending
 from comms_api.database.uuid7 import uuid7_at
@@ -39,3 +39,26 @@ async def test_a_plan_of_an_empty_table_does_not_read_the_whole_of_a_full_one(en
         assert len(await finish_orders(connection, endings)) == AGENTS
         await connection.execute(text("SELECT pg_stat_force_next_flush()"))
         assert await connection.scalar(SEQUENTIAL) - before <= AGENTS
+
+
+READ_BY_KEY = text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'orders_pkey'")
+OPEN = 20_000
+OVER = 2_000
+
+
+async def test_expiry_reads_the_orders_that_are_over_and_not_all_that_are_open(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(
+            text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, offer_at)
+                SELECT uuid7(), uuid7(), uuid7(), '{}',
+                    now() + CASE WHEN number <= :over THEN -1 ELSE 1 END * interval '1 h', now()
+                FROM generate_series(1, :open) AS number"""),
+            {"open": OPEN, "over": OVER},
+        )
+        await connection.execute(text("ANALYZE orders"))
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        before = await connection.scalar(READ_BY_KEY)
+        assert await expire_orders(connection, OVER) == OVER
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        assert await connection.scalar(READ_BY_KEY) - before <= 2 * OVER
