@@ -26,7 +26,7 @@ from comms_api.settings import Settings
 logger = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 64
-FETCH_SECONDS = 0.5
+FETCH_SECONDS = 0.25
 """How long a relay waits for messages, and so how long it takes at most to notice that it is to stop."""
 
 ACK_DATABASE_TIMEOUTS = 3
@@ -81,7 +81,7 @@ class Relay:
             while not stopping.is_set() and client is self._stream.client:
                 messages = await _fetch(subscription)
                 await asyncio.gather(*map(self._bring, messages))
-                if ends_when_drained and not messages and await _is_drained(subscription):
+                if ends_when_drained and len(messages) < MESSAGES_AT_ONCE and await _is_drained(subscription):
                     return True
             return stopping.is_set()
         finally:
