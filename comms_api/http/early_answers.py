@@ -85,10 +85,11 @@ class _Exchange:
         return length <= SMALL_BODY_BYTES
 
     async def _discard(self) -> None:
-        """Read on to the end of the body, or to a limit of bytes or time."""
+        """Read on to the end of the body, or for as many bytes as a body may have, or for some time."""
+        enough = self._size + self._limit
         try:
             async with asyncio.timeout(DISCARD_SECONDS):
-                while not self._ended and self._size <= self._limit:
+                while not self._ended and self._size <= enough:
                     await self.receive()
         except TimeoutError:
             return
