@@ -134,7 +134,8 @@ def management_api(node: Node) -> AsgiApp:
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
-    return _wrap(node, _litestar(node, "comms-api: management API", handlers, services, guard))
+    api = _litestar(node, "comms-api: management API", handlers, services, guard)
+    return _wrap(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, PREFIXES, services))
 
 
 def _litestar(

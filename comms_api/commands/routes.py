@@ -371,6 +371,7 @@ async def forget_action(name: FromPath[str], commands: NamedDependency[Commands]
     await commands.forget_action(name)
 
 
+SUBMISSION_ROUTES = [submit_commands, submit_plugin_commands]
 AGENT_ROUTES = [poll_commands, report_results]
 MANAGEMENT_ROUTES = [
     submit_commands,

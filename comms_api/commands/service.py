@@ -75,6 +75,7 @@ class Commands:
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL, _named_recipients(submitted))
+        await asyncio.sleep(0)  # the claim for held polls is under way before the answer is made
         return answer
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:

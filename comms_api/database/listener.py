@@ -20,6 +20,8 @@ from comms_api.database.failures import log_failure
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.25
+COALESCING_SECONDS = 0.002
+"""How long a notification waits for others; this node, which does not wait for it, has its own work to do first."""
 
 NAMED_MAXIMUM = 100
 """Of so many names a notification can tell (PostgreSQL allows it 8,000 bytes); beyond it, it is about anybody."""
@@ -107,6 +109,7 @@ class Notifier:
         """Send what is asked for until cancelled."""
         while True:
             await self._wanted.wait()
+            await asyncio.sleep(COALESCING_SECONDS)
             self._wanted.clear()
             unsent, self._unsent = self._unsent, {}
             try:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import signature
 
 import msgspec
-from litestar import Request
+from litestar import Request, Response
 from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -68,10 +68,13 @@ class FastLane:
             problem = answer_problem(request, error).to_asgi_response(None, request)
             await problem(request.scope, request.receive, request.send)
             return
+        status = route.handler.status_code
+        if isinstance(content, Response):
+            content, status = content.content, content.status_code
         body = b"" if content is None else msgspec.json.encode(content)
         length = (b"content-length", b"%d" % len(body))
         headers = [] if content is None else [_JSON, length]
-        await request.send({"type": "http.response.start", "status": route.handler.status_code, "headers": headers})
+        await request.send({"type": "http.response.start", "status": status, "headers": headers})
         await request.send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import httpx
 import pytest
-from support.batches import state, stateful, stateless
-from support.server import KEY, Server
+from support.batches import command, state, stateful, stateless
+from support.server import KEY, Server, new_id
 
 OTHERWISE = "?by=litestar"
 UNLIKE = {"date", "retry-after"}
@@ -74,3 +74,25 @@ def test_a_login_by_either_lane_gives_a_token(agent: tuple[UUID, httpx.Client]) 
     for lane in ("", OTHERWISE):
         answer = client.post("/login" + lane, json={"uuid": str(agent_id), "key": KEY})
         assert (answer.status_code, list(answer.json())) == (200, ["token"])
+
+
+@pytest.mark.parametrize("path", ["/commands", "/api/v1/commands", "/_plugins/_command_manager/commands"])
+@pytest.mark.parametrize("group", ["lanes", "nobody", None])
+def test_a_submission_by_either_lane_is_answered_alike(management: httpx.Client, path: str, group: str | None) -> None:
+    if group == "lanes":
+        management.post("/groups", json={"name": "lanes"})
+        management.post("/agents", json={"id": str(new_id()), "name": path, "key": KEY, "groups": ["lanes"]})
+    body = {} if group is None else command(group, "group")
+    answers = [told(management.post(path + lane, json=body)) for lane in ("", OTHERWISE)]
+    assert [answer[0] for answer in answers] == [{"lanes": 200 if "plugin" in path else 201}.get(str(group), 422)] * 2
+    if group == "lanes":
+        assert [set(answer[2]) for answer in answers] == [set(answers[0][2])] * 2  # type: ignore[call-overload] # objects
+    else:
+        assert answers[0] == answers[1]
+
+
+def test_both_lanes_let_only_the_declared_roles_submit(server: Server, management: httpx.Client) -> None:
+    reader = server.user(management, "lanes-reader", "reader")
+    answers = [told(reader.post("/commands" + lane, json={})) for lane in ("", OTHERWISE)]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 403
