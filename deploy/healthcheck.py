@@ -6,6 +6,7 @@ verified, since it names the machine from outside, and nothing is sent.
 
 import ssl
 import sys
+from http import HTTPStatus
 from http.client import HTTPSConnection
 
 TIMEOUT_SECONDS = 4
@@ -21,7 +22,7 @@ def main() -> int:
         status = connection.getresponse().status
     except OSError:
         return 1
-    return int(status != 200)
+    return int(status != HTTPStatus.OK)
 
 
 sys.exit(main())
