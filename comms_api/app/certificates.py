@@ -5,6 +5,7 @@ P-256, since a signature with it costs a tenth of RSA-2048's, and a handshake is
 
 import ipaddress
 import socket
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def find_certificate(settings: Settings) -> Certificate:
     except OSError as error:
         raise ConfigurationError(f"certs_dir: {error}") from None
     return made
+
+
+def check_pair(certificate: Certificate) -> None:
+    """Raise `OSError` unless the files hold a chain and the key that belongs to it."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.chain, certificate.key)
 
 
 def _given(chain: Path, key: Path) -> Certificate:

@@ -33,6 +33,7 @@ async def serve(site: Site, ended: asyncio.Event) -> None:
     """Serve a site until the event is set."""
     setattr(hypercorn_run, "TCPServer", _Connection)  # noqa: B010 - no other way
     config = _config(site)
+    site.renewals.append(config.renew_certificate)
 
     async def end() -> None:
         await ended.wait()
@@ -49,6 +50,7 @@ class _Config(Config):
     def __init__(self) -> None:
         super().__init__()
         self.idle: set[_Connection] = set()
+        self._context: ssl.SSLContext | None = None
         self._date_headers: list[tuple[bytes, bytes]] = []
         self._dated_at = 0
 
@@ -57,7 +59,13 @@ class _Config(Config):
         context = super().create_ssl_context()
         if context is not None:
             context.num_tickets = 0
+        self._context = context
         return context
+
+    def renew_certificate(self) -> None:
+        """Have new connections see the certificate that the files hold now; those that are there go on."""
+        if self._context is not None and self.certfile is not None:
+            self._context.load_cert_chain(self.certfile, self.keyfile)
 
     def response_headers(self, _protocol: str) -> list[tuple[bytes, bytes]]:
         """Return the headers of every answer: the date (RFC 9110, 6.6.1), which is made once a second."""

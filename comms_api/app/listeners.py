@@ -1,6 +1,12 @@
-"""Open the sockets of a node: one pair for each worker, since the kernel spreads connections over sockets."""
+"""Open the sockets of a node: one pair for each worker, since the kernel spreads connections over sockets.
 
+Sockets that the service manager keeps open are shared by the workers instead: they outlive a restart, and whoever comes
+in between waits.
+"""
+
+import os
 import socket
+from collections.abc import Mapping
 
 import msgspec
 
@@ -22,17 +28,24 @@ class Listeners(msgspec.Struct, frozen=True):
         self.management.close()
 
 
-def open_listeners(settings: Settings) -> list[Listeners]:
-    """Return the sockets of each worker; raises `ConfigurationError`, naming the setting."""
-    agent, management = settings.agent_bind, settings.management_bind
-    _probe("agent_bind", agent)
-    _probe("management_bind", management)
-    workers: list[Listeners] = []
-    for _ in range(settings.workers):
-        workers.append(Listeners(_listen("agent_bind", agent), _listen("management_bind", management)))
-        # A port 0 has become a number now, and the other workers must take the same.
-        agent, management = address_of(workers[0].agent), address_of(workers[0].management)
-    return workers
+def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) -> list[Listeners]:
+    """Return the sockets of each worker; raises `ConfigurationError`, naming the setting.
+
+    `handed` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
+    """
+    given = handed or {}
+    agents = _open_all("agent_bind", settings.agent_bind, settings.workers, given.get("agent"))
+    managements = _open_all("management_bind", settings.management_bind, settings.workers, given.get("management"))
+    return [Listeners(agent, management) for agent, management in zip(agents, managements, strict=True)]
+
+
+def _open_all(setting: str, address: str, workers: int, handed: int | None) -> list[socket.socket]:
+    if handed is not None:
+        return [_prompt(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
+    _probe(setting, address)
+    first = _listen(setting, address)
+    # A port 0 has become a number now, and the other workers must take the same.
+    return [first, *(_listen(setting, address_of(first)) for _ in range(workers - 1))]
 
 
 def address_of(listener: socket.socket) -> str:
@@ -52,10 +65,14 @@ def _probe(setting: str, address: str) -> None:
 
 
 def _listen(setting: str, address: str) -> socket.socket:
-    listener = _bind(setting, address, shared=True)
+    listener = _prompt(_bind(setting, address, shared=True))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _prompt(listener: socket.socket) -> socket.socket:
     # Connections inherit it, and not every server sets it: without it the parts of an answer come 40 ms apart.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.listen(BACKLOG)
     return listener
 
 

@@ -13,10 +13,11 @@ import msgspec
 import uvloop
 
 from comms_api.app.apis import AsgiApp, agent_api, management_api
-from comms_api.app.certificates import Certificate
+from comms_api.app.certificates import Certificate, check_pair
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
 from comms_api.app.sites import Site, find_server
+from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import Seat
 from comms_api.database.connect import open_engine
@@ -64,6 +65,7 @@ class Worker(msgspec.Struct, frozen=True):
     certificate: Certificate
     settings: Settings
     seat: Seat
+    manager: ServiceManager = NOBODY
 
 
 def run_worker(
@@ -76,7 +78,7 @@ def run_worker(
     _map_large_blocks()
     _collect_seldom()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # we are leaving already
 
 
@@ -96,14 +98,21 @@ def _collect_seldom() -> None:
 
 async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], has_parent: Callable[[], bool]) -> None:
     stopping = asyncio.Event()
+
+    def stop() -> None:
+        worker.manager.tell("STOPPING=1")
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     engine = open_engine(worker.database_url, worker.settings)
     try:
         async with open_node(engine, worker.secret, worker.settings, worker.seat) as node:
-            watch = asyncio.create_task(_watch_parent(has_parent, stopping))
+            watches = (_watch_parent(has_parent, stopping), worker.manager.keep_watched())
+            tasks = [asyncio.create_task(watch) for watch in watches]
             await _serve(node, listeners, worker.certificate, stopping, ready)
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
     finally:
         await engine.dispose()
 
@@ -128,6 +137,7 @@ async def _serve(
         Site(apps[0], listeners.agent, certificate, settings, asks_names=settings.client_certificates != "off"),
         Site(apps[1], listeners.management, certificate, settings),
     ]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     serve = find_server(settings)
     servers = [asyncio.create_task(serve(site, drained)) for site in sites]
     # The sockets listen already: a client that comes before the server does waits in their backlog.
@@ -144,6 +154,22 @@ async def _serve(
     await asyncio.wait(servers, timeout=FLUSH_SECONDS)
     _cut_off(servers)
     await asyncio.gather(*servers, return_exceptions=True)
+
+
+def _renew_certificate(sites: Sequence[Site]) -> None:
+    """Have each server read the certificate again; what cannot be used leaves the one before in use."""
+    renewals = [renew for site in sites for renew in site.renewals]
+    if not renewals:
+        logger.warning("this server takes a new certificate only when it is started again")
+        return
+    try:
+        check_pair(sites[0].certificate)
+        for renew in renewals:
+            renew()
+    except OSError as error:
+        logger.error("the certificate before is kept: %s", error)  # noqa: TRY400 - where it was raised says nothing
+    else:
+        logger.info("the certificate was read again")
 
 
 def _cut_off(servers: Sequence[asyncio.Task[None]]) -> None:

@@ -28,6 +28,8 @@ class Site(msgspec.Struct, frozen=True):
     certificate: Certificate
     settings: Settings
     asks_names: bool = False
+    renewals: list[Callable[[], None]] = []
+    """Where a server that can take a new certificate while it serves puts the way to have it read again."""
 
 
 Serve: TypeAlias = Callable[[Site, asyncio.Event], Coroutine[Any, Any, None]]

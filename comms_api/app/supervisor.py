@@ -21,6 +21,7 @@ from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.place import find_place
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.sites import find_server
+from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import Seat
 from comms_api.database.connect import database_address
 from comms_api.errors import CommsError, ConfigurationError
@@ -43,32 +44,38 @@ class Listening(msgspec.Struct, frozen=True):
     administrator_password: str | None
 
 
-def serve(settings: Settings, announce: Callable[[Listening], None]) -> None:
-    """Serve until SIGTERM or SIGINT, calling `announce` when agents may connect.
+def serve(settings: Settings, announce: Callable[[Listening], None], manager: ServiceManager = NOBODY) -> None:
+    """Serve until SIGTERM or SIGINT, calling `announce` and telling the manager when agents may connect.
 
-    Raises `ConfigurationError` for whatever an operator must put right first.
+    SIGHUP has the certificate read again. Raises `ConfigurationError` for whatever an operator must put right first.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     find_server(settings)
     check_sink(settings)
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:
-        listeners = open_listeners(settings)
+        listeners = open_listeners(settings, manager.sockets)
         for pair in listeners:
             stack.callback(pair.close)
         url = stack.enter_context(database_address(settings))
         place = find_place(settings, listeners[0])
         password = _call_in_child(PREPARATION, url, settings, place)
-        worker = Worker(url, secret, certificate, settings, Seat(place))
+        worker = Worker(url, secret, certificate, settings, Seat(place), manager)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
             certificate,
             password,
         )
+
+        def ready() -> None:
+            announce(listening)
+            manager.tell("READY=1")
+
         if settings.workers == 1:
-            run_worker(worker, listeners[0], lambda: announce(listening))
+            run_worker(worker, listeners[0], ready)
         else:
-            _supervise(worker, listeners, lambda: announce(listening))
+            _supervise(worker, listeners, ready)
 
 
 def _call_in_child(module: str, *arguments: object) -> Any:
@@ -96,28 +103,40 @@ def _answer_parent(sender: Connection, module: str, arguments: Sequence[object])
 
 
 def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:
-    """Run a process on each pair of sockets, start again one that dies, and end all on a signal."""
+    """Run a process on each pair of sockets, start again one that dies, pass SIGHUP on, and end all on others."""
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
-    workers = [structs.replace(worker, seat=Seat(worker.seat.place, number)) for number in range(len(listeners))]
+    manager, told_at = worker.manager, 0.0
+    workers = [
+        structs.replace(worker, seat=Seat(worker.seat.place, number), manager=NOBODY)
+        for number in range(len(listeners))
+    ]
     processes = [
         _start(each, pair, ready if each is workers[0] else _say_nothing)
         for each, pair in zip(workers, listeners, strict=True)
     ]
+    signal.signal(signal.SIGHUP, lambda number, _frame: _pass_on(number, processes))
     while not stopping:
         time.sleep(0.1)
+        told_at = manager.tell_all_is_well(told_at)
         for index, process in enumerate(processes):
             if not process.is_alive() and not stopping:
                 logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
                 time.sleep(RESTART_SECONDS)
                 processes[index] = _start(workers[index], listeners[index], _say_nothing)
+    manager.tell("STOPPING=1")
     for pair in listeners:
         pair.close()
-    for process in processes:
-        process.terminate()
+    _pass_on(signal.SIGTERM, processes)
     for process in processes:
         process.join()
+
+
+def _pass_on(number: int, processes: Sequence[ForkProcess]) -> None:
+    for process in processes:
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, number)
 
 
 def _say_nothing() -> None:
@@ -132,6 +151,7 @@ def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> F
 
 def _run_child(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> None:
     # The terminal's Ctrl-C reaches the whole group; the supervisor passes it on, once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     run_worker(worker, listeners, ready, lambda: os.getppid() == parent)

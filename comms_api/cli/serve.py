@@ -1,12 +1,14 @@
 """`comms-api serve`: run a node."""
 
 import logging
+import os
 from pathlib import Path
 
 import click
 
 from comms_api.app.supervisor import Listening
 from comms_api.app.supervisor import serve as serve_node
+from comms_api.app.systemd import find_manager
 from comms_api.settings import current_settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -19,13 +21,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--agent-bind", help="HOST:PORT of the agent API.")
 @click.option("--management-bind", help="HOST:PORT of the management API.")
 def serve(config: Path | None, **overrides: object) -> None:
-    """Serve the agent and the management API until SIGTERM.
+    """Serve the agent and the management API until SIGTERM; SIGHUP has the certificate read again.
 
     On the first start everything that is missing is made. Every setting can be given as COMMS_API_<NAME>.
     """
     settings = current_settings(config, **overrides)
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-    serve_node(settings, _announce)
+    serve_node(settings, _announce, find_manager(os.environ))
 
 
 def _announce(listening: Listening) -> None:

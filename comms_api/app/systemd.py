@@ -1,0 +1,80 @@
+"""A node as a service of systemd: what it tells the service manager, and the sockets that it is handed.
+
+The protocols are those of sd_notify(3) and sd_listen_fds(3): datagrams to a socket, and open descriptors from 3 on.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping
+from fcntl import F_SETFD, FD_CLOEXEC, fcntl
+
+import msgspec
+
+from comms_api.errors import ConfigurationError
+
+FIRST_DESCRIPTOR = 3
+MICROSECONDS = 1_000_000
+
+
+class ServiceManager(msgspec.Struct, frozen=True):
+    """Who started this process, if it wants to hear of it; one that is not there hears nothing."""
+
+    address: str = ""
+    watchdog_seconds: float | None = None
+    """How often it wants to hear that all is well, or it starts the service again."""
+
+    sockets: dict[str, int] = {}
+    """The descriptors of the listening sockets that it keeps open for us, by name."""
+
+    def tell(self, state: str) -> None:
+        """Tell a state: READY=1, STOPPING=1, WATCHDOG=1. A manager that does not listen is no fault of ours."""
+        if not self.address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
+            try:
+                sender.sendto(state.encode(), self.address.replace("@", "\0", 1))
+            except OSError:
+                return
+
+    def tell_all_is_well(self, told_at: float) -> float:
+        """Tell that all is well, twice as often as it is wanted; return when that was told last."""
+        now = time.monotonic()
+        if self.watchdog_seconds is None or now - told_at < self.watchdog_seconds / 2:
+            return told_at
+        self.tell("WATCHDOG=1")
+        return now
+
+    async def keep_watched(self) -> None:
+        """Tell it for as long as the event loop turns."""
+        told_at = 0.0
+        while self.watchdog_seconds:
+            told_at = self.tell_all_is_well(told_at)
+            await asyncio.sleep(self.watchdog_seconds / 4)
+
+
+NOBODY = ServiceManager()
+
+
+def find_manager(environ: Mapping[str, str]) -> ServiceManager:
+    """Return who started this process, by the environment; raises `ConfigurationError` for what systemd never says."""
+    try:
+        return ServiceManager(environ.get("NOTIFY_SOCKET", ""), _watchdog_seconds(environ), _sockets(environ))
+    except ValueError as error:
+        raise ConfigurationError(f"the environment that systemd gives: {error}") from None
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    is_meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(environ.get("WATCHDOG_USEC", 0)) / MICROSECONDS or None if is_meant else None
+
+
+def _sockets(environ: Mapping[str, str]) -> dict[str, int]:
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(environ.get("LISTEN_FDS", 0)))
+    for descriptor in descriptors:
+        fcntl(descriptor, F_SETFD, FD_CLOEXEC)  # they are not for the programs that we start
+    return dict(zip(names, descriptors, strict=False))

@@ -1,0 +1,202 @@
+"""A node as a service: a new certificate on SIGHUP, what it tells systemd, and sockets that outlive a restart."""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGHUP, SIGTERM
+
+import httpx
+import pytest
+import trustme
+from support.batches import command
+from support.raw import connect, read_answer, request
+from support.server import SERVER, Server, environment, running_server
+
+from comms_api.app.systemd import find_manager
+from comms_api.errors import ConfigurationError
+
+WATCHDOG_SECONDS = 1.0
+
+WITH_SOCKETS = """
+import os, sys
+for wanted, given in enumerate(map(int, sys.argv[1:]), start=3):
+    os.dup2(given, wanted)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "management:agent"}
+os.execv(sys.executable, [sys.executable, "-m", "comms_api", "serve"])
+"""
+"""Does as systemd does: descriptors from 3 on, for the process that the service begins with."""
+
+
+@dataclass
+class Certificates:
+    """The files that a node serves with, and the authority that fills them."""
+
+    folder: Path
+    authority: trustme.CA
+
+    @property
+    def settings(self) -> dict[str, Path]:
+        return {"tls_certificate": self.folder / "chain.pem", "tls_key": self.folder / "key.pem"}
+
+    def issue(self) -> bytes:
+        """Write a new certificate over the one before, and return it as a client sees it."""
+        issued = self.authority.issue_cert("localhost", "127.0.0.1")
+        issued.cert_chain_pems[0].write_to_path(self.folder / "chain.pem")
+        issued.private_key_pem.write_to_path(self.folder / "key.pem")
+        return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+
+
+@pytest.fixture
+def certificates(folder: Path) -> Certificates:
+    made = Certificates(folder, trustme.CA())
+    (folder / "certs").mkdir(exist_ok=True)
+    made.authority.cert_pem.write_to_path(folder / "certs" / "ca.pem")
+    return made
+
+
+def seen_by(server: Server, connections: int = 12) -> set[bytes]:
+    """Return the certificates that so many new connections see, at both APIs."""
+    seen = set()
+    for port in (server.agent_port, server.management_port) * (connections // 2):
+        with connect(server.tls, port) as connection:
+            seen.add(connection.getpeercert(binary_form=True) or b"")
+    return seen
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(SERVER != "hypercorn", reason="granian reads its certificate once")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_brings_a_new_certificate_and_a_held_poll_survives(
+    workers: int, folder: Path, database_url: str, certificates: Certificates
+) -> None:
+    old = certificates.issue()
+    with running_server(folder, database_url, workers=workers, **certificates.settings) as server:
+        management = server.management()
+        agent_id = server.enroll(management, f"renewed-{workers}")
+        token = server.token(agent_id)
+        assert seen_by(server) == {old}
+        with connect(server.tls, server.agent_port) as poll:
+            poll.sendall(request("GET", "/commands?wait=60", token))
+            time.sleep(0.5)
+            new = certificates.issue()
+            server.process.send_signal(SIGHUP)
+            wait_for(lambda: seen_by(server) == {new})
+            assert management.post("/commands", json=command(agent_id)).status_code == 201
+            assert b"order_id" in read_answer(poll).body
+
+
+@pytest.mark.skipif(SERVER != "hypercorn", reason="granian reads its certificate once")
+def test_a_certificate_without_its_key_leaves_the_one_before_in_use(
+    folder: Path, database_url: str, certificates: Certificates
+) -> None:
+    old = certificates.issue()
+    with running_server(folder, database_url, **certificates.settings) as server:
+        assert seen_by(server) == {old}
+        key = (folder / "key.pem").read_bytes()
+        certificates.issue()
+        (folder / "key.pem").write_bytes(key)
+        server.process.send_signal(SIGHUP)
+        wait_for(lambda: "the certificate before is kept" in (folder / "log").read_text())
+        assert seen_by(server) == {old}
+
+
+def test_granian_says_that_it_keeps_its_certificate(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "granian", new_database(), server="granian") as server:
+        server.process.send_signal(SIGHUP)
+        wait_for(lambda: "only when it is started again" in (folder / "granian" / "log").read_text())
+        assert httpx.get(f"{server.agent_url}/", verify=server.tls).status_code == 200
+
+
+@pytest.fixture
+def manager(folder: Path) -> Iterator[socket.socket]:
+    """What a service manager listens at."""
+    path = folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(20)
+        yield listener
+    path.unlink()
+
+
+@contextmanager
+def service(
+    arguments: list[str], given: dict[str, str], **options: tuple[int, ...]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a node as a service manager does."""
+    process = subprocess.Popen(arguments, env=given, stdout=subprocess.DEVNULL, **options)
+    try:
+        yield process
+    finally:
+        process.send_signal(SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_systemd_hears_that_a_node_is_ready_well_and_stopping(
+    workers: int, folder: Path, database_url: str, manager: socket.socket
+) -> None:
+    given = environment(folder, database_url, workers=workers)
+    given |= {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
+    with service([sys.executable, "-m", "comms_api", "serve"], given):
+        told = {manager.recv(4096)}
+        while b"READY=1" not in told:
+            told.add(manager.recv(4096))
+        since = time.monotonic()
+        assert [manager.recv(4096) for _ in range(4)] == [b"WATCHDOG=1"] * 4
+        assert time.monotonic() - since < 4 * WATCHDOG_SECONDS
+    rest = []
+    while b"STOPPING=1" not in rest:
+        rest.append(manager.recv(4096))
+    assert set(rest) <= {b"WATCHDOG=1", b"STOPPING=1"}
+
+
+def test_a_node_without_a_service_manager_tells_nobody_and_is_handed_nothing() -> None:
+    nobody = find_manager({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "LISTEN_PID": "1", "LISTEN_FDS": "2"})
+    assert (nobody.watchdog_seconds, nobody.sockets, nobody.tell_all_is_well(0)) == (None, {}, 0)
+    nobody.tell("READY=1")
+    find_manager({"NOTIFY_SOCKET": "/nowhere"}).tell("READY=1")  # a manager that is gone is no fault
+    with pytest.raises(ConfigurationError, match="the environment that systemd gives"):
+        find_manager({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "two"})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_connects_during_a_restart_waits_for_it(
+    workers: int, scratch: Path, new_database: Callable[[], str]
+) -> None:
+    folder = scratch / f"handed-{workers}"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as agent, socket.create_server(("127.0.0.1", 0)) as management:
+        given = environment(folder, new_database(), workers=workers)
+        handed = (management.fileno(), agent.fileno())
+        program = [sys.executable, "-c", WITH_SOCKETS, *map(str, handed)]
+        urls = [f"https://127.0.0.1:{listener.getsockname()[1]}/" for listener in (agent, management)]
+        with ThreadPoolExecutor(len(urls)) as threads:
+            first = [threads.submit(ask, folder, url) for url in urls]
+            with service(program, given, pass_fds=handed):
+                assert [answer.result() for answer in first] == [200, 200]
+            waiting = [threads.submit(ask, folder, url) for url in urls]
+            time.sleep(0.5)
+            assert [answer.done() for answer in waiting] == [False, False]
+            with service(program, given, pass_fds=handed):
+                assert [answer.result() for answer in waiting] == [200, 200]
+
+
+def ask(folder: Path, url: str) -> int:
+    """Ask once there is an authority to trust; it is made on the first start."""
+    authority = folder / "certs" / "ca.pem"
+    wait_for(authority.exists)
+    return httpx.get(url, verify=ssl.create_default_context(cafile=authority), timeout=30).status_code
