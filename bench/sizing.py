@@ -199,15 +199,16 @@ def _saturating(need: Need, limits: Limits) -> str:
 
 
 def _limits(ways: Sequence[Need], limits: Limits) -> str:
-    rows = [
-        (
-            RESOURCES[name],
-            limit,
-            *(f"{_rounded(agents_carried(name, need, limits)):,}" for need in ways),
-        )
-        for name, limit in msgspec.structs.asdict(limits).items()
+    carried = {
+        name: [agents_carried(name, need, limits) for need in ways]
+        for name in RESOURCES
         if name != "storm_seconds"  # nodes are added with the agents
+    }
+    rows: list[Sequence[Cell]] = [
+        (RESOURCES[name], getattr(limits, name), *(f"{_rounded(agents):,}" for agents in of_ways))
+        for name, of_ways in carried.items()
     ]
+    rows.append(("all of them", "", *(f"{_rounded(min(of_way)):,}" for of_way in zip(*carried.values(), strict=True))))
     return table(("resource", "limit", *WAYS), rows)
 
 
