@@ -11,7 +11,7 @@ END_TO_END := $(addprefix tests/,api identity cli client events commands cluster
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-granian test-patroni coverage check format bench bench-check bench-plots bench-plans flame load lock clean
+.PHONY: help demo test test-granian test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench-plots: .venv/installed ## Draw docs/performance/*.svg from the figures in 
 
 bench-plans: .venv/installed ## Explain the hot statements on large tables, into docs/performance/plans/
 	$(BIN)/python -m bench.plans
+
+sizing: .venv/installed ## Compute docs/operations/sizing.md from the figures in build/
+	$(BIN)/python -m bench.sizing
 
 flame: .venv/installed ## Profile the server while KEY is measured; writes build/flame-KEY.svg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flame.txt

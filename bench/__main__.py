@@ -13,6 +13,7 @@ from rich.console import Console
 from bench import (
     check,
     expansion,
+    footprint,
     growth_events,
     growth_orders,
     herd,
@@ -48,6 +49,7 @@ MEASUREMENTS = (
     growth_orders.MEASUREMENT,
     expansion.MEASUREMENT,
     history.MEASUREMENT,
+    footprint.MEASUREMENT,
 )
 BASELINE = click.Path(dir_okay=False, path_type=Path)
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)

@@ -71,12 +71,13 @@ async def take(system: System, _effort: Effort) -> Measured:
     async with engine.connect() as opened:
         rows = await opened.execute(select(orders.c.order_id, orders.c.agent_id).where(orders.c.agent_id.in_(some)))
         owned = [(order_id, agent_id) for order_id, agent_id in rows]
-    plans = {name: await _explain(engine, statement) for name, statement in _statements(some, owned).items()}
+    plans = {name: await _explain(engine, statement) for name, statement in hot_statements(some, owned).items()}
     await engine.dispose()
     return Measured({}, plans)
 
 
-def _statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -> dict[str, Statement]:
+def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -> dict[str, Statement]:
+    """Return what runs each of the hot statements, for these agents and these orders of theirs."""
     endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in owned]
     keys = [(agent, "fim", "file", str(number)) for agent in agents for number in (1, STATES_PER_AGENT + 1)]
     command = msgspec.json.decode(

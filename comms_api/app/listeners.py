@@ -1,5 +1,8 @@
 """Open the sockets of a node: one pair for each worker, since the kernel spreads connections over sockets.
 
+They are taken first, so that a port in use is told at once, but nobody can connect before a worker serves: a client
+that waited for a node to start would wait for nothing if that takes long, and one that is refused goes to another node.
+
 Sockets that the service manager keeps open are shared by the workers instead: they outlive a restart, and whoever comes
 in between waits.
 """
@@ -17,10 +20,15 @@ BACKLOG = 4096
 
 
 class Listeners(msgspec.Struct, frozen=True):
-    """The two listening sockets of one worker."""
+    """The two sockets of one worker."""
 
     agent: socket.socket
     management: socket.socket
+
+    def listen(self) -> None:
+        """Let clients connect."""
+        self.agent.listen(BACKLOG)
+        self.management.listen(BACKLOG)
 
     def close(self) -> None:
         """Close both."""
@@ -43,9 +51,9 @@ def _open_all(setting: str, address: str, workers: int, handed: int | None) -> l
     if handed is not None:
         return [_prompt(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
     _probe(setting, address)
-    first = _listen(setting, address)
+    first = _take(setting, address)
     # A port 0 has become a number now, and the other workers must take the same.
-    return [first, *(_listen(setting, address_of(first)) for _ in range(workers - 1))]
+    return [first, *(_take(setting, address_of(first)) for _ in range(workers - 1))]
 
 
 def address_of(listener: socket.socket) -> str:
@@ -64,10 +72,8 @@ def _probe(setting: str, address: str) -> None:
     _bind(setting, address, shared=False).close()
 
 
-def _listen(setting: str, address: str) -> socket.socket:
-    listener = _prompt(_bind(setting, address, shared=True))
-    listener.listen(BACKLOG)
-    return listener
+def _take(setting: str, address: str) -> socket.socket:
+    return _prompt(_bind(setting, address, shared=True))
 
 
 def _prompt(listener: socket.socket) -> socket.socket:

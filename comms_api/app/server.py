@@ -139,8 +139,8 @@ async def _serve(
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     serve = find_server(settings)
+    listeners.listen()  # a client that comes before the server does waits in their backlog
     servers = [asyncio.create_task(serve(site, drained)) for site in sites]
-    # The sockets listen already: a client that comes before the server does waits in their backlog.
     ready()
     await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
     listeners.close()  # a connection that nobody will accept should go to another node now

@@ -102,6 +102,7 @@ async def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server, ki
     certs, ended = server.folder / "certs", asyncio.Event()
     settings = Settings(server=kind, agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
     [listeners] = open_listeners(settings)
+    listeners.listen()
     site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
     serving = asyncio.create_task(find_server(settings)(site, ended))
     took = await asyncio.to_thread(seconds_of_answers, server.tls, listeners.agent.getsockname()[1])

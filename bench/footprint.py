@@ -1,0 +1,187 @@
+"""What each thing that agents do costs by itself: CPU of server and PostgreSQL, bytes in tables and in the log."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bench.figures import Effort, Figure, Measured, Measurement
+from bench.load import connect, drive
+from bench.messages import event_lines, poll, post, stateful, stateless
+from bench.system import KEY, System
+from comms_api.agents.model import Sighting
+from comms_api.agents.store import record_sightings
+from comms_api.commands.archive import archive_orders
+from comms_api.commands.endings import finish_orders
+from comms_api.commands.expansion import expand_command, expansion_of
+from comms_api.commands.leases import claim_orders
+from comms_api.commands.model import NewCommand
+from comms_api.commands.outcomes import Ending
+from comms_api.database.connect import open_engine
+from comms_api.database.uuid7 import uuid7_at
+from comms_api.settings import Settings
+
+AGENTS = 20_000
+SENDERS = 32
+EVENTS, STATES = 100, 20
+ROUNDS = 100
+FRESH = 3_000
+GROUP = "footprint"
+AT_ONCE = 500
+"""How many agents' polls, results or sightings share a statement."""
+
+_SIZE = """
+    SELECT coalesce(sum(pg_total_relation_size(relid))::int8, pg_total_relation_size($1::text::regclass))
+    FROM pg_partition_tree($1::text::regclass)"""
+_BEHIND = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)::int8"
+
+_Item = TypeVar("_Item")
+Costs = dict[str, float]
+
+
+class Scale:
+    """Weighs the database before and after something is done to it."""
+
+    def __init__(self, system: System, connection: asyncpg.Connection) -> None:
+        """Take a connection of our own."""
+        self._system = system
+        self._connection = connection
+        self.costs: dict[str, Costs] = {}
+
+    @asynccontextmanager
+    async def weigh(self, name: str, count: int, table: str | None = None) -> AsyncIterator[None]:
+        """Note what each of `count` things done in the block costs; of a table, its bytes too."""
+        bytes_before = await self._size(table)
+        lsn = await self._connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        before = self._system.cpu()
+        yield
+        cpu = self._system.cpu_since(before, count)
+        cost = {
+            "server_cpu_us": cpu["server"],
+            "postgresql_cpu_us": cpu["postgresql"],
+            "log_bytes": await self._connection.fetchval(_BEHIND, lsn) / count,
+        }
+        if table:
+            cost["table_bytes"] = (await self._size(table) - bytes_before) / count
+        self.costs[name] = cost
+
+    async def _size(self, table: str | None) -> int:
+        return int(await self._connection.fetchval(_SIZE, table)) if table else 0
+
+
+async def take(system: System, effort: Effort) -> Measured:
+    """Store events and states through the server, and the rest by the stores' own functions."""
+    agents = sorted(await system.enroll(effort.of(AGENTS), GROUP))
+    rounds = effort.of(ROUNDS)
+    engine = open_engine(system.cluster.url, Settings())
+    async with system.session() as connection:
+        scale = Scale(system, connection)
+        async with scale.weigh("event", SENDERS * rounds * EVENTS, "events"):
+            await drive(system, [_event_requests(system, agent, rounds) for agent in agents[:SENDERS]])
+        async with scale.weigh("state", SENDERS * rounds * STATES, "states"):
+            await drive(system, [_state_requests(system, agent, rounds) for agent in agents[:SENDERS]])
+        for name, requests in _single_requests(system, agents, effort.of(FRESH)).items():
+            async with scale.weigh(name, len(requests)):
+                await _send_fresh(system, requests)
+        async with scale.weigh("sighting", len(agents)):
+            await _see(engine, agents)
+        async with scale.weigh("poll", len(agents)):
+            await _claim(engine, agents)
+        await _live(engine, scale, agents)
+        agent_bytes = await connection.fetchval("SELECT pg_total_relation_size('agents') / count(*) FROM agents")
+    await engine.dispose()
+    values = {"stored_event_bytes": scale.costs["event"]["table_bytes"]}
+    return Measured(values, {"costs": scale.costs, "agent_table_bytes": agent_bytes})
+
+
+def _event_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
+    return [post("/events/stateless", system.token(agent), stateless(agent, event_lines(EVENTS)))] * rounds
+
+
+def _state_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
+    token = system.token(agent)
+    return [post("/events/stateful", token, stateful(agent, _documents(number))) for number in range(rounds)]
+
+
+def _documents(number: int) -> list[tuple[str, bytes]]:
+    """Return states as an inventory of files has them, about 200 bytes each; none is in two requests."""
+    return [
+        (f"{item:040d}", msgspec.json.encode({"file": {"path": f"/usr/bin/{item}", "hash": "0" * 64}, "size": item}))
+        for item in range(number * STATES, (number + 1) * STATES)
+    ]
+
+
+def _single_requests(system: System, agents: Sequence[UUID], count: int) -> dict[str, list[bytes]]:
+    some = agents[:count]
+    return {
+        "fresh_login": [post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY})) for agent in some],
+        "fresh_poll": [poll(system.token(agent), 0) for agent in some],
+        "fresh_event": [
+            post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in some
+        ],
+    }
+
+
+async def _send_fresh(system: System, requests: Sequence[bytes]) -> None:
+    """Send each request on a connection of its own, as real agents do."""
+
+    async def send(some: Sequence[bytes]) -> None:
+        for request in some:
+            connection = await connect(system)
+            await connection.send(request)
+            connection.close()
+
+    await asyncio.gather(*(send(requests[start::SENDERS]) for start in range(SENDERS)))
+
+
+async def _see(engine: AsyncEngine, agents: Sequence[UUID]) -> None:
+    for some in _portions(agents):
+        async with engine.begin() as connection:
+            await record_sightings(connection, dict.fromkeys(some, Sighting("192.0.2.1")), "node")
+
+
+async def _claim(engine: AsyncEngine, agents: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
+    """Claim as the polls of these agents do; return the orders that were due, with their agents."""
+    owned = []
+    for some in _portions(agents):
+        async with engine.begin() as connection:
+            claimed = await claim_orders(connection, some, 60)
+        owned += [(UUID(claim.order.order_id), claim.agent_id) for claim in claimed]
+    return owned
+
+
+async def _live(engine: AsyncEngine, scale: Scale, agents: Sequence[UUID]) -> None:
+    """Take an order of each agent through its whole life, and into the archive."""
+    async with scale.weigh("order", len(agents), "finished_orders"):
+        async with engine.begin() as connection:
+            await expand_command(connection, expansion_of(uuid7_at(time.time()), "admin", _command(), 600), 1)
+        for some in _portions(await _claim(engine, agents)):
+            endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in some]
+            async with engine.begin() as connection:
+                await finish_orders(connection, endings)
+    async with scale.weigh("archived_order", len(agents), "archived_orders"), engine.begin() as connection:
+        await archive_orders(connection, datetime.now(UTC).date(), len(agents))
+
+
+def _command() -> NewCommand:
+    return msgspec.json.decode(
+        f"""{{"source": "Engine", "target": {{"id": "{GROUP}", "type": "group"}}, "timeout": 600,
+            "action": {{"name": "restart", "args": {{}}}}}}""",
+        type=NewCommand,
+    )
+
+
+def _portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE))
+
+
+MEASUREMENT = Measurement(
+    "footprint", (Figure("stored_event_bytes", 700, 600, "bytes on disk of a 400-byte event", is_most=True),), take
+)
