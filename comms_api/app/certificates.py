@@ -51,6 +51,11 @@ def _given(chain: Path, key: Path) -> Certificate:
     for name, path in (("tls_certificate", chain), ("tls_key", key)):
         if not path.is_file():
             raise ConfigurationError(f"{name}: no such file: {path}")
+    try:
+        # A server would ask the terminal for a password.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key, password="")
+    except OSError as error:  # as errors of TLS are
+        raise ConfigurationError(f"tls_certificate, tls_key: cannot serve with them: {error}") from None
     return Certificate(chain, key)
 
 

@@ -117,8 +117,12 @@ class _Connection(tcp_server.TCPServer):
         self._unsent_bytes += len(event.data)
         if self._unsent_bytes > HELD_BACK_BYTES_MAXIMUM:
             self._flush()
-        with suppress(ConnectionError):  # whoever reads learns of it as well, and ends the connection
+        with suppress(OSError):  # whoever reads learns of it as well, and ends the connection
             await self.writer.drain()
+
+    async def _close(self) -> None:
+        with suppress(OSError):  # a client that does not take its leave in time is no fault of the app that answered it
+            await super()._close()
 
     def _flush(self) -> None:
         unsent, self._unsent, self._unsent_bytes = b"".join(self._unsent), [], 0

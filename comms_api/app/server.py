@@ -153,7 +153,9 @@ async def _serve(
     # A server would wait on for idle connections whose clients are slow to close them.
     await asyncio.wait(servers, timeout=FLUSH_SECONDS)
     _cut_off(servers)
-    await asyncio.gather(*servers, return_exceptions=True)
+    for outcome in await asyncio.gather(*servers, return_exceptions=True):
+        if isinstance(outcome, Exception) and not stopping.is_set():
+            raise outcome  # it ended by itself, and whoever started us should learn of it
 
 
 def _renew_certificate(sites: Sequence[Site]) -> None:

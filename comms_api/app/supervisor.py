@@ -4,13 +4,14 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import structs
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 PREPARATION = "comms_api.app.preparation"
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -50,6 +52,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
     SIGHUP has the certificate read again. Raises `ConfigurationError` for whatever an operator must put right first.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
+    signal.signal(signal.SIGTERM, _leave)  # until there is a worker to drain: what was started is ended all the same
     find_server(settings)
     check_sink(settings)
     secret, certificate = load_secret(settings), find_certificate(settings)
@@ -89,13 +92,19 @@ def _call_in_child(module: str, *arguments: object) -> Any:
     except EOFError:
         raise ConfigurationError("database_url: the database could not be prepared; the log above says why") from None
     finally:
+        child.terminate()  # it holds our sockets, and nobody waits for it any more
         child.join()
     if isinstance(outcome, CommsError):
         raise outcome
     return outcome
 
 
+def _leave(_number: int, _frame: object) -> NoReturn:
+    sys.exit(0)
+
+
 def _answer_parent(sender: Connection, module: str, arguments: Sequence[object]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         sender.send(import_module(module).prepare(*arguments))
     except CommsError as error:
@@ -105,7 +114,7 @@ def _answer_parent(sender: Connection, module: str, arguments: Sequence[object])
 def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:
     """Run a process on each pair of sockets, start again one that dies, pass SIGHUP on, and end all on others."""
     stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
     manager, told_at = worker.manager, 0.0
     workers = [
@@ -144,8 +153,13 @@ def _say_nothing() -> None:
 
 
 def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> ForkProcess:
+    """Start a worker; a signal to end reaches it when it has forgotten our handlers, which would swallow it."""
     process = _FORK.Process(target=_run_child, args=(worker, listeners, ready))
-    process.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     return process
 
 
@@ -153,5 +167,7 @@ def _run_child(worker: Worker, listeners: Listeners, ready: Callable[[], None]) 
     # The terminal's Ctrl-C reaches the whole group; the supervisor passes it on, once.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     parent = os.getppid()
     run_worker(worker, listeners, ready, lambda: os.getppid() == parent)

@@ -1,6 +1,7 @@
 """Read a request body within bounds: of bytes, decoded, of time, and of all the bodies that a node holds."""
 
 import asyncio
+import gc
 import gzip
 import io
 import zlib
@@ -20,6 +21,9 @@ DECOMPRESS_IN_THREAD_BYTES = 256 * 1024
 CLIENTS_TO_FILL = 8
 """So many clients at least it takes to fill a node; each may always send one body."""
 
+FAILED_BYTES_COLLECTED = 32 * 2**20
+"""After bodies of so many bytes in all whose requests failed, what refers to itself is looked for."""
+
 ZSTD_WINDOW_BYTES = 8 * 2**20
 """RFC 9659 asks no more of an HTTP receiver."""
 
@@ -35,6 +39,7 @@ class BytesInFlight:
         self._maximum = maximum
         self._share = share
         self.held = 0
+        self._failed = 0
         self._held_by: dict[str | None, int] = {}
 
     def take(self, client: str | None, size: int) -> None:
@@ -55,6 +60,17 @@ class BytesInFlight:
             self._held_by[client] = own
         else:
             self._held_by.pop(client, None)
+
+    def failed(self, size: int) -> None:
+        """Note that a request with `size` bytes failed, and free those before it when they are many.
+
+        An error and the frames that it went through refer to each other, in the drivers at the latest, so these bytes
+        stay until circles are looked for; which goes by the number of objects, and a body may be one.
+        """
+        self._failed += size
+        if self._failed >= FAILED_BYTES_COLLECTED:
+            self._failed = 0
+            gc.collect()
 
 
 class Bodies:
@@ -98,11 +114,16 @@ class _Body:
             raw = await self._read()
             return raw if encoding == "identity" else await self._decompress(encoding, raw)
         except BaseException:
-            self._in_flight.give_back(self._client, self._held)
+            self._give_back(is_failed=True)
             raise
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(self, error: object, *_where: object) -> None:
+        self._give_back(is_failed=error is not None)
+
+    def _give_back(self, *, is_failed: bool) -> None:
         self._in_flight.give_back(self._client, self._held)
+        if is_failed:
+            self._in_flight.failed(self._held)
 
     def _hold(self, size: int) -> None:
         """Count as held what the body is known to have by now; raises `TooLarge`, or `Unavailable`."""
