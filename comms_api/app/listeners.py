@@ -33,16 +33,17 @@ def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) 
 
     `handed` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
     """
-    given = handed or {}
-    agents = _open_all("agent_bind", settings.agent_bind, settings.workers, given.get("agent"))
-    managements = _open_all("management_bind", settings.management_bind, settings.workers, given.get("management"))
+    given, workers = handed or {}, settings.workers
+    wanted = {"agent": settings.agent_bind, "management": settings.management_bind}
+    for name in wanted.keys() - given.keys():
+        _probe(f"{name}_bind", wanted[name])
+    agents, managements = (_open_all(f"{name}_bind", wanted[name], workers, given.get(name)) for name in wanted)
     return [Listeners(agent, management) for agent, management in zip(agents, managements, strict=True)]
 
 
 def _open_all(setting: str, address: str, workers: int, handed: int | None) -> list[socket.socket]:
     if handed is not None:
         return [_prompt(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
-    _probe(setting, address)
     first = _listen(setting, address)
     # A port 0 has become a number now, and the other workers must take the same.
     return [first, *(_listen(setting, address_of(first)) for _ in range(workers - 1))]
