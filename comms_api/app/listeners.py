@@ -26,9 +26,12 @@ class Listeners(msgspec.Struct, frozen=True):
     management: socket.socket
 
     def listen(self) -> None:
-        """Let clients connect."""
-        self.agent.listen(BACKLOG)
-        self.management.listen(BACKLOG)
+        """Let clients connect; raises `ConfigurationError` when another program began to listen meanwhile."""
+        for setting, listener in (("agent_bind", self.agent), ("management_bind", self.management)):
+            try:
+                listener.listen(BACKLOG)
+            except OSError as error:
+                raise ConfigurationError(f"{setting}: cannot listen on {address_of(listener)}: {error}") from None
 
     def close(self) -> None:
         """Close both."""
@@ -41,19 +44,20 @@ def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) 
 
     `handed` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
     """
-    given = handed or {}
-    agents = _open_all("agent_bind", settings.agent_bind, settings.workers, given.get("agent"))
-    managements = _open_all("management_bind", settings.management_bind, settings.workers, given.get("management"))
+    given, workers = handed or {}, settings.workers
+    wanted = {"agent": settings.agent_bind, "management": settings.management_bind}
+    for name in wanted.keys() - given.keys():
+        _probe(f"{name}_bind", wanted[name])
+    agents, managements = (_open_all(f"{name}_bind", wanted[name], workers, given.get(name)) for name in wanted)
     return [Listeners(agent, management) for agent, management in zip(agents, managements, strict=True)]
 
 
 def _open_all(setting: str, address: str, workers: int, handed: int | None) -> list[socket.socket]:
     if handed is not None:
         return [_prompt(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
-    _probe(setting, address)
-    first = _take(setting, address)
+    first = _take(setting, address, shared=workers > 1)
     # A port 0 has become a number now, and the other workers must take the same.
-    return [first, *(_take(setting, address_of(first)) for _ in range(workers - 1))]
+    return [first, *(_take(setting, address_of(first), shared=True) for _ in range(workers - 1))]
 
 
 def address_of(listener: socket.socket) -> str:
@@ -72,8 +76,8 @@ def _probe(setting: str, address: str) -> None:
     _bind(setting, address, shared=False).close()
 
 
-def _take(setting: str, address: str) -> socket.socket:
-    return _prompt(_bind(setting, address, shared=True))
+def _take(setting: str, address: str, *, shared: bool) -> socket.socket:
+    return _prompt(_bind(setting, address, shared=shared))
 
 
 def _prompt(listener: socket.socket) -> socket.socket:

@@ -64,6 +64,7 @@ class Membership:
     async def join(self) -> None:
         """Take the seat, from whoever had it before and wanted as that one was."""
         async with self._engine.begin() as connection:
+            await store.lock_names(connection)  # what is wanted meanwhile is wanted of this process
             wish = await store.beat(connection, self._id, self._seat, self._version, self._vitals())
             await store.remove_predecessors(connection, self._id, self._seat)
         self._told(wish)

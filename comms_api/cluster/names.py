@@ -3,14 +3,12 @@
 import asyncio
 from importlib.metadata import version
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster import store
 from comms_api.cluster.model import Place, Rival
 from comms_api.errors import ConfigurationError
 
-NAMES_LOCK = 0x6E616D6573
 LOOK_SECONDS = 0.5
 
 
@@ -34,7 +32,7 @@ async def claim_name(engine: AsyncEngine, place: Place) -> None:
 
 async def _try_to_claim(engine: AsyncEngine, place: Place) -> Rival | None:
     async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": NAMES_LOCK})
+        await store.lock_names(connection)
         rival = await store.find_rival(connection, place)
         if rival is None:
             await store.take_name(connection, place, version("comms-api"))

@@ -36,6 +36,7 @@ class Cluster:
     async def want(self, name: str, state: WantedState) -> Wanted:
         """Want a node to drain, or to be active again; idempotent. Raises `NotFound`."""
         async with self._engine.begin() as connection:
+            await store.lock_names(connection)
             workers = await store.want_state(connection, name, state)
         if not workers:
             raise NotFound(f"There is no node {name!r}.")

@@ -25,6 +25,7 @@ from comms_api.cluster.model import (
 )
 from comms_api.database.schema import agents, nodes, seconds_interval
 
+NAMES_LOCK = 0x6E616D6573
 _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
 _STATE = case((nodes.c.seen_at > func.now() - seconds_interval(LOST_AFTER_SECONDS), nodes.c.state), else_="lost")
 _HERE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
@@ -128,6 +129,11 @@ async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
     lately = agents.c.last_seen_at > func.now() - seconds_interval(DISCONNECTED_AFTER_SECONDS)
     statement = select(agents.c.node, func.count()).where(lately, agents.c.node.is_not(None))
     return [NodeAgents(*row) for row in await connection.execute(statement.group_by(agents.c.node).order_by("node"))]
+
+
+async def lock_names(connection: AsyncConnection) -> None:
+    """Let one transaction at a time take a name, take a seat, or want something of who has one."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": NAMES_LOCK})
 
 
 async def want_state(connection: AsyncConnection, name: str, state: WantedState) -> int:

@@ -52,6 +52,7 @@ class Node:
     server: Server
     start: Callable[[], Server]
     is_up: bool = True
+    is_starting: bool = False
     since: float = field(default_factory=time.monotonic)
 
     def kill(self) -> None:
@@ -60,8 +61,9 @@ class Node:
         self.server.stop()
 
     async def start_again(self) -> None:
+        self.is_starting = True
         self.server = await asyncio.to_thread(self.start)
-        self.is_up, self.since = True, time.monotonic()
+        self.is_up, self.is_starting, self.since = True, False, time.monotonic()
 
 
 @dataclass
@@ -221,7 +223,9 @@ async def _watch_until(stopping: asyncio.Event, arena: Arena) -> None:
 
 
 def _lie(node: Node, told: str | None, asked_at: float) -> str:
-    """Return what is wrong with what is told of a node, or nothing."""
+    """Return what is wrong with what is told of a node, or nothing; while it starts it may be told either way."""
+    if node.is_starting:
+        return ""
     for_seconds = asked_at - node.since
     if node.is_up and for_seconds > SEEN_SECONDS and told != "active":
         return f"{node.name}, up for {for_seconds:.1f} s, is told {told}"
