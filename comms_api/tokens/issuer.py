@@ -38,7 +38,8 @@ class Claims(msgspec.Struct, frozen=True):
 class Tokens:
     """Issues tokens, verifies them, and forgets those of a subject on demand.
 
-    A verified token is cached (bounded, oldest out), so that checking it again costs a dictionary look-up.
+    A verified token is cached (bounded, oldest out), so that checking it again costs a dictionary look-up. Of an agent
+    the newest is: it has logged in anew and will not send the one before.
     """
 
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
@@ -47,6 +48,7 @@ class Tokens:
         self.lifetime_seconds = lifetime_seconds
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
+        self._newest: dict[str, str] = {}
         self._revoked: dict[str, float] = {}
 
     def issue(
@@ -84,7 +86,7 @@ class Tokens:
         if claims.audience != audience:
             raise Unauthenticated("The token is for another API.")
         if claims.expires_at <= self.now():
-            self._verified.pop(token, None)
+            self._forget(token)
             raise Unauthenticated("The token has expired.", code=2707)
         if claims.issued_at <= self._revoked.get(claims.subject, 0.0):
             raise Unauthenticated("The token was revoked.")
@@ -99,10 +101,18 @@ class Tokens:
         return claims.issued_at <= self._revoked.get(claims.subject, 0.0)
 
     def _remember(self, token: str, claims: Claims) -> Claims:
+        if claims.audience == AGENTS:
+            self._forget(self._newest.get(claims.subject, ""))
+            self._newest[claims.subject] = token
         self._verified[token] = claims
         if len(self._verified) > CACHE_SIZE:
-            self._verified.popitem(last=False)
+            self._forget(next(iter(self._verified)))
         return claims
+
+    def _forget(self, token: str) -> None:
+        claims = self._verified.pop(token, None)
+        if claims is not None and self._newest.get(claims.subject) == token:
+            del self._newest[claims.subject]
 
     def _decode(self, token: str, audience: Audience) -> Claims:
         try:

@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.errors import ConfigurationError
+from comms_api.errors import ConfigurationError, Unauthenticated
 from comms_api.login.keys import SigningKeys
 from comms_api.settings import Settings
-from comms_api.tokens.issuer import AGENTS, Tokens
+from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Tokens
 from comms_api.tokens.keyring import Keyring
 from comms_api.tokens.secret import Secret, entropy_bits
 
@@ -70,3 +70,20 @@ def test_entropy_is_of_the_characters() -> None:
     assert entropy_bits("k" * 32) == 0
     assert entropy_bits("ab" * 16) == pytest.approx(32)
     assert entropy_bits("0123456789abcdefghijklmnopqrstuv") == pytest.approx(160)
+
+
+async def test_of_an_agents_tokens_the_newest_is_kept_and_each_is_good(engine: AsyncEngine) -> None:
+    now = 1_790_000_000.0
+    tokens = Tokens(await load(engine, SigningKeys(engine, SECRET, Settings())), 900, lambda: now)
+    issued = [tokens.issue("agent", AGENTS, issued_at=now + number / 8) for number in range(5)]
+    users = [tokens.issue("user", MANAGEMENT, issued_at=now + number / 8) for number in range(5)]
+    for token in [*issued, *issued[:2]]:
+        assert tokens.verify(token, AGENTS).subject == "agent"
+    for token in users:
+        assert tokens.verify(token, MANAGEMENT).subject == "user"
+    assert list(tokens._verified) == [issued[1], *users]  # noqa: SLF001
+    now += 901
+    for token, audience in ((issued[1], AGENTS), (users[0], MANAGEMENT)):
+        with pytest.raises(Unauthenticated, match="expired"):
+            tokens.verify(token, audience)
+    assert (list(tokens._verified), tokens._newest) == (users[1:], {})  # noqa: SLF001
