@@ -1,12 +1,13 @@
 """Events through a stream: acknowledged, relayed to the table and to lines, in order, byte for byte, once."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, Signals
 from typing import Any
 from uuid import UUID
 
@@ -157,6 +158,19 @@ def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
     assert [event for event in written if event["agent_id"] == str(agent_id)] == shown
 
 
+def wait_until_it_heeds(number: Signals, process: subprocess.Popen[str]) -> None:
+    """Wait until a process that was started just now has got as far as handling a signal."""
+    ends_at = time.monotonic() + 30
+    while not handled_signals(process.pid) >> (number - 1) & 1:
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def handled_signals(pid: int) -> int:
+    [mask] = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return int(mask, 16)
+
+
 def test_two_relays_share_the_work_and_finish_what_they_hold_on_sigterm(
     server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
 ) -> None:
@@ -166,6 +180,7 @@ def test_two_relays_share_the_work_and_finish_what_they_hold_on_sigterm(
         for number in range(300):
             assert client.post("/events/stateless", content=stateless(agent_id, {"n": number})).status_code == 204
         for process in (first, second):
+            wait_until_it_heeds(SIGTERM, process)
             process.send_signal(SIGTERM)
         assert [process.wait(timeout=10) for process in (first, second)] == [0, 0]
     relay(variables, "postgresql")
