@@ -6,13 +6,13 @@ own, whose memory (Alembic's, for one) goes when it is done.
 
 import asyncio
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
 from comms_api.database.connect import open_engine
 from comms_api.database.failures import is_outage
+from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
 from comms_api.errors import ConfigurationError
@@ -52,5 +52,5 @@ async def _prepare_database(engine: AsyncEngine, settings: Settings) -> str | No
         await upgrade_schema(connection)
     await create_partitions(engine)
     async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PREPARATION_LOCK})
+        await take_turns(connection, PREPARATION_LOCK)
         return await create_first_administrator(connection, settings.admin_password_file)

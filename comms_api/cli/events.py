@@ -13,9 +13,10 @@ import click
 import uvloop
 
 from comms_api.cli.serve import LOG_FORMAT
+from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.events.postgresql_sink import WRITERS, PostgresqlSink
+from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
 from comms_api.events.stdout_sink import StdoutSink

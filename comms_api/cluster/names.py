@@ -18,16 +18,15 @@ async def claim_name(engine: AsyncEngine, place: Place) -> None:
     A predecessor at the same place is replaced at once. A node elsewhere is watched: one that is alive is heard of
     within a heartbeat, one that was killed is lost some seconds later, and its name free.
     """
-    rival = await _try_to_claim(engine, place)
-    first = rival
-    while rival is not None and first is not None:
+    first: Rival | None = None
+    while (rival := await _try_to_claim(engine, place)) is not None:
+        first = first or rival
         if rival.seen_at > first.now:
             raise ConfigurationError(
                 f"node_name: a live node has the name {place.name!r}: {rival.agent_url}, management"
                 f" {rival.management_url}; give this one another"
             )
         await asyncio.sleep(LOOK_SECONDS)
-        rival = await _try_to_claim(engine, place)
 
 
 async def _try_to_claim(engine: AsyncEngine, place: Place) -> Rival | None:

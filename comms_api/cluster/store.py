@@ -23,6 +23,7 @@ from comms_api.cluster.model import (
     WantedState,
     Wish,
 )
+from comms_api.database.locks import take_turns
 from comms_api.database.schema import agents, nodes, seconds_interval
 
 NAMES_LOCK = 0x6E616D6573
@@ -133,7 +134,7 @@ async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
 
 async def lock_names(connection: AsyncConnection) -> None:
     """Let one transaction at a time take a name, take a seat, or want something of who has one."""
-    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": NAMES_LOCK})
+    await take_turns(connection, NAMES_LOCK)
 
 
 async def want_state(connection: AsyncConnection, name: str, state: WantedState) -> int:

@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 GROUP_ITEMS_MAXIMUM = 20_000
+WRITERS = 2
+"""How many may well store what is gathered: while one commits, the other can gather; a third gains nothing."""
 
 
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):

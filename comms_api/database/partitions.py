@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.database.locks import take_turns
 from comms_api.database.schema import PARTITIONED_TABLES
 from comms_api.database.uuid7 import uuid7_floor
 
@@ -43,7 +44,7 @@ async def create_partitions(engine: AsyncEngine) -> list[str]:
     """Make the partitions of yesterday to a week ahead that are missing and return their names; idempotent."""
     async with engine.begin() as connection:
         # Two nodes that made the same partition at once would fail one another.
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITIONS_LOCK})
+        await take_turns(connection, PARTITIONS_LOCK)
         await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
         existing = await _partitions(connection)
@@ -68,7 +69,7 @@ async def list_days(engine: AsyncEngine, table: str) -> list[date]:
 async def ensure_partition(engine: AsyncEngine, table: str, day: date) -> None:
     """Make the partition of a day if it is missing."""
     async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PARTITIONS_LOCK})
+        await take_turns(connection, PARTITIONS_LOCK)
         if partition_name(table, day) not in await _partitions(connection):
             await _create(connection, table, day)
 

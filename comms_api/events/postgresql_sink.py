@@ -7,14 +7,11 @@ from uuid import UUID
 from asyncpg import UniqueViolationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.database.coalescing import Coalescer
+from comms_api.database.coalescing import WRITERS, Coalescer
 from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
-
-WRITERS = 2
-"""While one commits, the other can gather and encode; a third gains nothing."""
 
 
 class PostgresqlSink:

@@ -21,9 +21,6 @@ from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOu
 ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
 """What takes the results that arrive as states of the module `command`."""
 
-STATES_WRITERS = 2
-"""While one commits, the other can gather; a third gains nothing."""
-
 
 class Events:
     """The stateless events of the fleet."""

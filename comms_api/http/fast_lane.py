@@ -1,4 +1,4 @@
-"""Call the routes that agents call all day without Litestar's machinery, which costs more than they do.
+"""Call the routes that are called all day without Litestar's machinery, which costs more than they do.
 
 A request takes the fast lane when its method and path are one of theirs, letter by letter, and it has no query. The
 very functions that Litestar serves are called, behind the same guard and with the same answers to errors; every other

@@ -9,6 +9,7 @@ from itertools import pairwise
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.database.locks import take_turns
 from comms_api.login import store
 from comms_api.settings import Settings
 from comms_api.tokens.keyring import KNOWN_AFTER_SECONDS, Keyring, SigningKey, new_signing_key
@@ -32,13 +33,13 @@ class SigningKeys:
     async def refresh(self, keyring: Keyring) -> None:
         """Rotate what is due and bring the keyring up to date; any node may do this at any time."""
         async with self._engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": KEYS_LOCK})
+            await take_turns(connection, KEYS_LOCK)
             keys, now = await self._rotate(connection, self._age_seconds)
         keyring.replace(keys, now)
 
     async def load(self, connection: AsyncConnection) -> Keyring:
         """Return the keys, making the first if there is none, and closing each anew with the secret of now."""
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": KEYS_LOCK})
+        await take_turns(connection, KEYS_LOCK)
         newest = (await store.list_signing_keys(connection, self._secret))[-1:]
         # Another algorithm is taken up at the start alone: nodes that disagree would go on replacing each other's keys.
         is_other = any(key.algorithm != self._algorithm for key in newest)

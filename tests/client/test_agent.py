@@ -15,6 +15,7 @@ import pytest
 from conftest import querying
 from support.batches import command
 from support.server import Server, running_server
+from support.waiting import wait_until
 
 from comms_api.client.spool import Spool
 
@@ -54,13 +55,6 @@ class Agent:
         except FileNotFoundError:
             return {}
         return told
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

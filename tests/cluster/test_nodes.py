@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from conftest import querying
 from support.server import Server, environment, running_server, start_server
+from support.waiting import wait_until
 
 LOST_SECONDS = 6.0
 Nodes = list[dict[str, Any]]
@@ -21,15 +22,6 @@ def nodes(management: httpx.Client, name: str | None = None) -> Nodes:
     assert answer.status_code == 200, answer.text
     found: Nodes = answer.json()
     return [node for node in found if name in {None, node["name"]}]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> float:
-    """Return after how many seconds the condition held."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "not within the time"
-        time.sleep(0.1)
-    return time.monotonic() - started
 
 
 def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Callable[[], str]) -> None:

@@ -19,6 +19,7 @@ from support.batches import stateless
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
+from support.waiting import wait_until
 
 from comms_api.events.jetstream import STREAM
 
@@ -149,13 +150,6 @@ def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[],
     return lambda: all(getattr(sender, name) >= wanted for sender, wanted in zip(senders, least, strict=True))
 
 
-def _wait_until(is_so: Callable[[], bool], seconds: float) -> None:
-    ends_at = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < ends_at
-        time.sleep(0.1)
-
-
 def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_doubled(
     server: Server,
     management: httpx.Client,
@@ -164,7 +158,7 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
     find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
 ) -> None:
     senders = _senders(server, management, "load", AGENTS)
-    _wait_until(lambda: senders[0].post().status_code == 204, 20)
+    wait_until(lambda: senders[0].post().status_code == 204, 20)
     for sender in senders:
         sender.start()
     with started_relay(variables) as killed, started_relay(variables):
@@ -172,13 +166,13 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
         leader = _leader(servers)
         leader.kill()
         killed.send_signal(SIGKILL)
-        _wait_until(_have_more(senders, "acknowledged", 10), 30)
+        wait_until(_have_more(senders, "acknowledged", 10), 30)
         leader.start()
         time.sleep(1)
         for sender in senders:
             sender.stop()
         wanted = set().union(*map(_all_of, senders))
-        _wait_until(lambda: wanted <= set(find(senders)), 30)
+        wait_until(lambda: wanted <= set(find(senders)), 30)
     relay(variables, "postgresql")
     found = find(senders)
     _report("leader and a relay killed", senders, found)
@@ -194,18 +188,18 @@ def test_without_a_quorum_503_in_time_and_back_without_a_restart(
     find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
 ) -> None:
     senders = [sender.start() for sender in _senders(server, management, "quorum", 3)]
-    _wait_until(_have_more(senders, "acknowledged", 5), 20)
+    wait_until(_have_more(senders, "acknowledged", 5), 20)
     for gone in (servers[:2], servers[2:]):
         for one in gone:
             one.kill()
-        _wait_until(_have_more(senders, "refused", 2), 20)
+        wait_until(_have_more(senders, "refused", 2), 20)
     is_back = _have_more(senders, "acknowledged", 1)
     for one in servers:
         one.start()
     returned = time.monotonic()
-    _wait_until(is_back, 30)
+    wait_until(is_back, 30)
     print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")
-    _wait_until(_have_more(senders, "acknowledged", 5), 20)
+    wait_until(_have_more(senders, "acknowledged", 5), 20)
     for sender in senders:
         sender.stop()
     relay(variables, "postgresql")

@@ -18,6 +18,7 @@ from support.batches import metadata, stateless
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
+from support.waiting import wait_until
 
 from comms_api.errors import ConfigurationError, Malformed
 from comms_api.events.messages import decode_message, encode_messages
@@ -160,10 +161,7 @@ def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
 
 def wait_until_it_heeds(number: Signals, process: subprocess.Popen[str]) -> None:
     """Wait until a process that was started just now has got as far as handling a signal."""
-    ends_at = time.monotonic() + 30
-    while not handled_signals(process.pid) >> (number - 1) & 1:
-        assert time.monotonic() < ends_at
-        time.sleep(0.05)
+    wait_until(lambda: handled_signals(process.pid) >> (number - 1) & 1, 30)
 
 
 def handled_signals(pid: int) -> int:
