@@ -59,9 +59,10 @@ def ending(folder: Path, kind: str, database_url: str) -> Iterator[Server]:
 
 
 def is_refused(port: int) -> bool:
+    """Tell whether nobody listens; the connection that arrives as the listener closes is reset."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
     return False
 
