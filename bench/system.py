@@ -45,6 +45,7 @@ class System:
         postmaster = (cluster.path / "postmaster.pid").read_text().split()[0]
         self._postmaster = psutil.Process(int(postmaster))
         self._tokens: Tokens
+        self._issued: dict[UUID, str] = {}
 
     async def restart(self, *, workers: int = 1) -> None:
         """End the server if it still runs, and start it on the same ports with so many workers."""
@@ -102,8 +103,10 @@ class System:
         self._tokens = Tokens(keyring, TOKEN_SECONDS, time.time)
 
     def token(self, agent_id: UUID) -> str:
-        """Return an agent's token as the server would issue it."""
-        return self._tokens.issue(str(agent_id), AGENTS)
+        """Return an agent's token as the server would issue it; the same each time, as agents keep theirs."""
+        if agent_id not in self._issued:
+            self._issued[agent_id] = self._tokens.issue(str(agent_id), AGENTS)
+        return self._issued[agent_id]
 
     def administrator_token(self) -> str:
         """Return the administrator's token as the server would issue it."""

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents import store
 from comms_api.agents.model import Sighting
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Presence:
         if not sightings:
             return
         try:
-            async with self._engine.begin() as connection:
+            async with direct(self._engine) as connection:
                 await store.record_sightings(connection, sightings, self._node)
         except Exception as error:  # noqa: BLE001 - it must go on recording
             self._sightings = sightings | self._sightings

@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Admission, Agent, AgentFilter, Sighting
+from comms_api.database.direct import Connection
 from comms_api.database.schema import agents, group_files, group_members, groups, revocations, seconds_interval
 from comms_api.protocol import Enrollment
 
@@ -201,7 +202,7 @@ _FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
 )
 
 
-async def find_admissions(connection: AsyncConnection, names: Sequence[UUID | str]) -> list[Admission | None]:
+async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -> list[Admission | None]:
     """Return what logins are decided by, of agents by their id or their external id; None where there is none."""
     external_ids = [name for name in names if isinstance(name, str)]
     ids = [name for name in names if isinstance(name, UUID)]
@@ -212,7 +213,7 @@ async def find_admissions(connection: AsyncConnection, names: Sequence[UUID | st
     return [found.get(name) for name in names]
 
 
-async def find_admission(connection: AsyncConnection, name: UUID | str) -> Admission | None:
+async def find_admission(connection: Connection, name: UUID | str) -> Admission | None:
     """Return what a login is decided by, of one agent."""
     return (await find_admissions(connection, [name]))[0]
 
@@ -242,7 +243,7 @@ _RECORD_SIGHTINGS = text("""
     WHERE agents.id = seen.id""").bindparams(bindparam("addresses", type_=ARRAY(Text)))
 
 
-async def record_sightings(connection: AsyncConnection, sightings: Mapping[UUID, Sighting], node: str) -> None:
+async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sighting], node: str) -> None:
     """Note that a node has seen these agents now, in one statement; sorted, so that two nodes cannot deadlock."""
     ids = sorted(sightings)
     await connection.execute(

@@ -19,7 +19,7 @@ from comms_api.cluster.model import (
     WantedState,
     Wish,
 )
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.tokens.keyring import Keyring
@@ -90,7 +90,7 @@ class Membership:
     async def leave(self) -> None:
         """Be no member any more."""
         try:
-            async with in_autocommit(self._engine).begin() as connection:
+            async with direct(self._engine) as connection:
                 await store.remove(connection, self._id)
         except Exception as error:  # noqa: BLE001 - it leaves all the same
             log_failure(logger, "not signed off, this node will be taken for lost", error)
@@ -98,7 +98,7 @@ class Membership:
     async def _beat(self) -> None:
         vitals = self._vitals()
         try:
-            async with in_autocommit(self._engine).begin() as connection:
+            async with direct(self._engine) as connection:
                 wish = await store.beat(connection, self._id, self._seat, self._version, vitals)
         except Exception as error:  # noqa: BLE001 - the heart must go on beating
             log_failure(logger, "heartbeat not told", error)

@@ -23,6 +23,7 @@ from comms_api.cluster.model import (
     WantedState,
     Wish,
 )
+from comms_api.database.direct import Connection
 from comms_api.database.locks import take_turns
 from comms_api.database.schema import agents, nodes, seconds_interval
 
@@ -53,10 +54,11 @@ _BEAT = text(f"""
     """).bindparams(bindparam("duties", type_=JSON), bindparam("key_ids", type_=ARRAY(Text)))
 
 
-async def beat(connection: AsyncConnection, node_id: UUID, seat: Seat, version: str, vitals: Vitals) -> Wish:
+async def beat(connection: Connection, node_id: UUID, seat: Seat, version: str, vitals: Vitals) -> Wish:
     """Tell that a process is alive and how it is; return what is wanted of it."""
     parameters = {"id": node_id, "version": version} | _seat(seat) | msgspec.structs.asdict(vitals)
-    return Wish(*(await connection.execute(_BEAT, parameters)).one())
+    [wish] = await connection.execute(_BEAT, parameters)
+    return Wish(*wish)
 
 
 def _seat(seat: Seat) -> dict[str, Any]:
@@ -69,9 +71,12 @@ async def remove_predecessors(connection: AsyncConnection, node_id: UUID, seat: 
     await connection.execute(nodes.delete().where(*of_seat))
 
 
-async def remove(connection: AsyncConnection, node_id: UUID) -> None:
+_REMOVE = nodes.delete().where(nodes.c.id == bindparam("node_id"))
+
+
+async def remove(connection: Connection, node_id: UUID) -> None:
     """Remove a process that ends."""
-    await connection.execute(nodes.delete().where(nodes.c.id == node_id))
+    await connection.execute(_REMOVE, {"node_id": node_id})
 
 
 async def forget_lost(connection: AsyncConnection, silent_seconds: float) -> None:

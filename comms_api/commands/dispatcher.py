@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.commands.leases import claim_orders, release_orders
 from comms_api.commands.model import Claimed
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import Order
@@ -86,7 +86,7 @@ class Dispatcher:
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, settings: Settings) -> None:
         """Take how long an order is leased and how often all who wait are asked for."""
-        self._engine = in_autocommit(engine)
+        self._engine = engine
         self._tokens = tokens
         self._lease_seconds = settings.lease_seconds
         self._sweep_seconds = settings.sweep_seconds
@@ -174,7 +174,7 @@ class Dispatcher:
         for waiter in waiting.values():
             waiter.is_being_claimed = True
         try:
-            async with self._engine.begin() as connection:
+            async with direct(self._engine) as connection:
                 claimed = await claim_orders(connection, waiting, self._lease_seconds)
         except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
             log_failure(logger, "orders not claimed", error)
@@ -217,7 +217,7 @@ class Dispatcher:
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:
-            async with self._engine.begin() as connection:
+            async with direct(self._engine) as connection:
                 await release_orders(connection, claims)
         except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
             log_failure(logger, "claims not released, their leases will run out", error)

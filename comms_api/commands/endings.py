@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import PRIORITY_MAXIMUM
 from comms_api.commands.outcomes import Ending
+from comms_api.database.direct import Connection
 from comms_api.protocol import (
     CANCEL_ACTION,
     DUPLICATE_ORDER_MESSAGE,
@@ -50,7 +51,7 @@ _FINISH = text(f"""
     SELECT * FROM ended RETURNING order_id, agent_id""")
 
 
-async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) -> set[Owned]:
+async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> set[Owned]:
     """End those of the reported orders that are open, offered and their reporter's own; return which they were."""
     parameters = {
         "order_ids": [ending.order_id for ending in endings],
@@ -61,7 +62,7 @@ async def finish_orders(connection: AsyncConnection, endings: Sequence[Ending]) 
         "data": [ending.data for ending in endings],
         "duplicate": DUPLICATE_ORDER_MESSAGE,
     }
-    return {(row.order_id, row.agent_id) for row in await connection.execute(_FINISH, parameters)}
+    return {(order_id, agent_id) for order_id, agent_id in await connection.execute(_FINISH, parameters)}
 
 
 _FIND_OWN = text("""
@@ -73,13 +74,14 @@ _FIND_OWN = text("""
             AND (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))""")
 
 
-async def find_statuses(connection: AsyncConnection, owned: Sequence[Owned]) -> dict[Owned, str]:
+async def find_statuses(connection: Connection, owned: Sequence[Owned]) -> dict[Owned, str]:
     """Return the status of those of the orders (id, agent) that exist and are that agent's."""
     parameters = {
         "order_ids": [order_id for order_id, _ in owned],
         "agents": [agent_id for _, agent_id in owned],
     }
-    return {(row.order_id, row.agent_id): row.status for row in await connection.execute(_FIND_OWN, parameters)}
+    rows = await connection.execute(_FIND_OWN, parameters)
+    return {(order_id, agent_id): status for order_id, agent_id, status in rows}
 
 
 _EXPIRE = text(f"""

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.commands.model import NewCommand
 from comms_api.commands.targets import recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
+from comms_api.database.direct import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
 
 NEVER = text("'infinity'::timestamptz")
@@ -126,13 +127,12 @@ _EXPIRES_AT = select(_START + seconds_interval(bindparam("life_seconds", type_=D
 _OFFER_AT = select(case((bindparam("is_held", type_=Boolean), NEVER), else_=_START)).scalar_subquery()
 
 
-async def expand_command(connection: AsyncConnection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
+async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
     """Add a command and one order per recipient; return how many, and the first `shown` of their ids.
 
     One statement, which may be a transaction by itself; a command that is for nobody is not added.
     """
-    rows = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
-    count, order_ids, *_ = rows.one()
+    [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
     return count, order_ids or []
 
 

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.endings import LOCK
 from comms_api.commands.model import Claimed
 from comms_api.commands.targets import wire_target
+from comms_api.database.direct import Connection
 from comms_api.protocol import Action, Order
 
 ANSWER_ORDERS_MAXIMUM = 1_000
@@ -42,7 +42,7 @@ _CLAIM = text(f"""
     FROM claimed JOIN commands USING (request_id) ORDER BY claimed.priority DESC, claimed.position""")
 
 
-async def claim_orders(connection: AsyncConnection, agents: Iterable[UUID], lease_seconds: float) -> list[Claimed]:
+async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_seconds: float) -> list[Claimed]:
     """Lease the orders that are due to any of `agents`, and return them: the most urgent first, then the oldest.
 
     An agent gets all of its orders, unless they would make an answer that real agents refuse for its size.
@@ -96,7 +96,7 @@ _RELEASE = text(f"""
     WHERE orders.order_id = locked.order_id AND commands.request_id = orders.request_id""")
 
 
-async def release_orders(connection: AsyncConnection, claimed: Sequence[Claimed]) -> None:
+async def release_orders(connection: Connection, claimed: Sequence[Claimed]) -> None:
     """Take back claims whose agent was gone before the answer: as if they had not been made."""
     parameters = {
         "order_ids": [UUID(claim.order.order_id) for claim in claimed],
@@ -114,9 +114,7 @@ _EXTEND = text(f"""
     FROM locked WHERE orders.order_id = locked.order_id AND orders.attempt > 0""")
 
 
-async def extend_leases(
-    connection: AsyncConnection, running: Sequence[tuple[UUID, UUID]], lease_seconds: float
-) -> None:
+async def extend_leases(connection: Connection, running: Sequence[tuple[UUID, UUID]], lease_seconds: float) -> None:
     """Offer again later the orders (id, agent) whose agents say that they are at work on them."""
     parameters = {
         "order_ids": [order_id for order_id, _ in running],

@@ -17,6 +17,7 @@ from comms_api.commands.outcomes import (
     refused,
 )
 from comms_api.database.coalescing import Coalescer
+from comms_api.database.direct import direct
 from comms_api.protocol import OrderResult, ReportOutcome
 
 
@@ -47,12 +48,13 @@ class Reports:
         # The first report of an order counts, as it would have, had they come one by one.
         first = {(order_id, report.agent_id): report for order_id, report in reversed(owned) if is_ending(report)}
         running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
-        async with self._engine.begin() as connection:
+        async with direct(self._engine) as connection:
             endings = [ending_of(order_id, report) for (order_id, _), report in first.items()]
-            ended = await finish_orders(connection, endings)
+            ended = await finish_orders(connection, endings) if endings else set()
             if running:
                 await extend_leases(connection, running, self._lease_seconds)
-            statuses = await find_statuses(connection, pairs)
+            others = [pair for pair in pairs if pair not in ended]
+            statuses = dict.fromkeys(ended, "ended") | (await find_statuses(connection, others) if others else {})
         return [_outcome(report, first, ended, statuses) for report in reports]
 
     async def _refuse(self, report: Report, reason: str) -> ReportOutcome:

@@ -1,14 +1,14 @@
 """Submit commands, show them and their orders, hold them back and cancel them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import actions, control, endings, expansion, queries
-from comms_api.commands.actions import NewAction, RegisteredAction
+from comms_api.commands.actions import BUILT_IN, ActionSchema, NewAction, RegisteredAction
 from comms_api.commands.archive import find_chunk, unpack
 from comms_api.commands.control import Halt
 from comms_api.commands.endings import Notice
@@ -31,7 +31,7 @@ from comms_api.commands.model import (
     Submitted,
 )
 from comms_api.commands.targets import find_unknown, may_name_unknown, named_recipients, recipients_again
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import Connection, direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
@@ -41,6 +41,8 @@ from comms_api.settings import Settings
 
 ORDERS_CHANNEL = "comms_api_orders"
 EXPORT_PAGE = 200
+HEAD_START_SECONDS = 0.001
+"""How long the answer to a submission lets polls that are held here be answered: making it would delay them."""
 
 
 class Commands:
@@ -49,7 +51,6 @@ class Commands:
     def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
         """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
-        self._alone = in_autocommit(engine)
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
@@ -65,23 +66,40 @@ class Commands:
         With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
         for unknown names, for a target that nobody matches and for args that their action does not allow.
         """
-        engine = self._alone if key is None and _is_one_statement(submitted) else self._engine
-        async with engine.begin() as connection:
+        if key is None and _is_one_statement(submitted):
+            answer = await self._submit_alone(user, submitted)
+        else:
+            answer = await self._submit_together(user, submitted, key)
+        self._notifier.notify(ORDERS_CHANNEL, _named_recipients(submitted))
+        await asyncio.sleep(HEAD_START_SECONDS)
+        return answer
+
+    async def _submit_alone(self, user: str, submitted: Sequence[NewCommand]) -> list[Submitted]:
+        [wanted] = self._prepare(user, submitted, BUILT_IN)
+        async with direct(self._engine) as connection:
+            answer = await _submitted(connection, wanted)
+        if not answer.orders:
+            async with self._engine.connect() as reading:
+                await _refuse_strangers(reading, [wanted], [0])
+        return [answer]
+
+    async def _submit_together(
+        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
+    ) -> list[Submitted]:
+        async with self._engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
                 return await find_answer(connection, key)
-            expansions = await self._prepare(connection, user, submitted)
+            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
             answer = [await _submitted(connection, wanted) for wanted in expansions]
             await _refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
-        self._notifier.notify(ORDERS_CHANNEL, _named_recipients(submitted))
-        await asyncio.sleep(0)  # the claim for held polls is under way before the answer is made
         return answer
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
         """Return who would get each command, and submit nothing; raises as `submit` does."""
         async with self._engine.connect() as connection:
-            expansions = await self._prepare(connection, user, submitted)
+            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
             rehearsed = [
                 Rehearsed(*await expansion.rehearse_command(connection, wanted, RECIPIENTS_SHOWN))
                 for wanted in expansions
@@ -89,10 +107,9 @@ class Commands:
             await _refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
 
-    async def _prepare(
-        self, connection: AsyncConnection, user: str, submitted: Sequence[NewCommand]
+    def _prepare(
+        self, user: str, submitted: Sequence[NewCommand], schemas: Mapping[str, ActionSchema]
     ) -> list[Expansion]:
-        schemas = await actions.load_schemas(connection, {command.action.name for command in submitted})
         first = self._clock.uuid7().int
         expansions = []
         for index, command in enumerate(submitted):
@@ -275,7 +292,7 @@ class Commands:
 
     async def register_action(self, name: str, action: NewAction, user: str) -> None:
         """Register an action; raises `Invalid` for a schema that cannot be used, `Conflict` for a built-in name."""
-        if name in actions.BUILT_IN or name == CANCEL_ACTION:
+        if name in BUILT_IN or name == CANCEL_ACTION:
             raise Conflict(f"The action {name!r} is built in.")
         if not 0 < len(name) <= ACTION_NAME_MAXIMUM or "\0" in name:
             raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters")
@@ -314,8 +331,15 @@ def _named_recipients(submitted: Sequence[NewCommand]) -> set[str]:
 
 
 def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
-    """Return whether the statement that expands it does nothing if there is a fault in whom it is for."""
-    return len(submitted) == 1 and not may_name_unknown(submitted[0].target, 1)
+    """Return whether nothing is to be read before, and the statement does nothing if a fault is in whom it is for."""
+    if len(submitted) != 1:
+        return False
+    [command] = submitted
+    return command.action.name in BUILT_IN and command.target.filter is None and not may_name_unknown(command.target, 1)
+
+
+async def _load_schemas(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
+    return await actions.load_schemas(connection, {command.action.name for command in submitted})
 
 
 async def _refuse_strangers(
@@ -341,7 +365,7 @@ def _named(target: CommandTarget) -> str:
     return f"{place} that matches the filter" if target.filter else place
 
 
-async def _submitted(connection: AsyncConnection, wanted: Expansion) -> Submitted:
+async def _submitted(connection: Connection, wanted: Expansion) -> Submitted:
     count, order_ids = await expansion.expand_command(connection, wanted, ORDER_IDS_SHOWN)
     return Submitted(wanted.request_id, count, order_ids, f"/orders?request_id={wanted.request_id}")
 

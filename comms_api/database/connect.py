@@ -56,11 +56,6 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
     return engine
 
 
-def in_autocommit(engine: AsyncEngine) -> AsyncEngine:
-    """Return the engine, on the same pool, for transactions of one statement: each is one round trip, not three."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
 def _encode_json(value: Any) -> str:
     return bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Notifier:
     def __init__(self, engine: AsyncEngine, local: Channels) -> None:
         """Take what this node does itself, without waiting for its own notification."""
         self.name = secrets.token_hex(8)
-        self._engine = in_autocommit(engine)
+        self._engine = engine
         self._local = local
         self._unsent: dict[str, set[str]] = {}
         self._wanted = asyncio.Event()
@@ -119,5 +119,5 @@ class Notifier:
 
     async def _send(self, unsent: Mapping[str, About]) -> None:
         payloads = [" ".join((self.name, *(about if len(about) <= NAMED_MAXIMUM else ()))) for about in unsent.values()]
-        async with self._engine.begin() as connection:
+        async with direct(self._engine) as connection:
             await connection.execute(_NOTIFY, {"channels": list(unsent), "payloads": payloads})

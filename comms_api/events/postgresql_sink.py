@@ -8,6 +8,7 @@ from asyncpg import UniqueViolationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.coalescing import WRITERS, Coalescer
+from comms_api.database.direct import direct
 from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
@@ -32,7 +33,7 @@ class PostgresqlSink:
         return {f"events writer {number}": self._writer.run() for number in range(WRITERS)}
 
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
-        async with self._engine.connect() as connection:
+        async with direct(self._engine) as connection:
             try:
                 await store.copy_events(connection, rows)
             except UniqueViolationError:  # a stream delivers some again, and only then the dearer way is worth it

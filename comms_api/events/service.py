@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.coalescing import Coalescer
+from comms_api.database.direct import direct
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.cursors import encode_cursor
@@ -66,7 +67,7 @@ class States:
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
         keys = {change.key for change in changes}
-        async with self._engine.begin() as connection:
+        async with direct(self._engine) as connection, connection.transaction():
             await store.lock_agents(connection, {key[0] for key in keys})
             folded = fold(changes, await store.find_states(connection, keys))
             if folded.written:

@@ -7,6 +7,7 @@ from sqlalchemy import select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.database.direct import Connection, Direct
 from comms_api.database.schema import events, quarantined_events, states
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
@@ -16,18 +17,15 @@ _COLUMNS = ", ".join(COLUMNS)
 _KEYS = "unnest(CAST(:agents AS uuid[]), CAST(:modules AS text[]), CAST(:collectors AS text[]), CAST(:ids AS text[]))"
 
 
-async def copy_events(connection: AsyncConnection, rows: Sequence[bytes]) -> None:
+async def copy_events(connection: Direct, rows: Sequence[bytes]) -> None:
     """Append encoded rows by one binary COPY, which is a transaction of its own."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None  # noqa: S101 - a connection that is checked out has one
-    await driver.copy_to_table(events.name, source=copy_stream(rows), columns=COLUMNS, format="binary")
+    await connection.driver.copy_to_table(events.name, source=copy_stream(rows), columns=COLUMNS, format="binary")
 
 
-async def merge_events(connection: AsyncConnection, rows: Sequence[bytes]) -> None:
+async def merge_events(connection: Direct, rows: Sequence[bytes]) -> None:
     """Append those of the encoded rows whose ids are not there yet, in a transaction."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert driver is not None  # noqa: S101 - a connection that is checked out has one
-    async with driver.transaction():
+    driver = connection.driver
+    async with connection.transaction():
         await driver.execute("CREATE TEMPORARY TABLE arrived (LIKE events) ON COMMIT DROP")
         await driver.copy_to_table("arrived", source=copy_stream(rows), columns=COLUMNS, format="binary")
         await driver.execute(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
@@ -48,13 +46,14 @@ async def trim_quarantine(connection: AsyncConnection, kept: int) -> int:
     return (await connection.execute(_TRIM_QUARANTINE, {"kept": kept})).rowcount
 
 
-async def lock_agents(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
+_LOCK_AGENTS = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended(CAST(id AS text), 0))
+    FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted""")
+
+
+async def lock_agents(connection: Connection, ids: Iterable[UUID]) -> None:
     """Let one transaction at a time change the states of each agent; sorted, so that no two wait for each other."""
-    await connection.execute(
-        text("""SELECT pg_advisory_xact_lock(hashtextextended(CAST(id AS text), 0))
-            FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted"""),
-        {"ids": list(ids)},
-    )
+    await connection.execute(_LOCK_AGENTS, {"ids": list(ids)})
 
 
 _FIND_STATES = text(f"""
@@ -62,7 +61,7 @@ _FIND_STATES = text(f"""
     JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
 
 
-async def find_states(connection: AsyncConnection, keys: Collection[StateKey]) -> dict[StateKey, bytes]:
+async def find_states(connection: Connection, keys: Collection[StateKey]) -> dict[StateKey, bytes]:
     """Return the documents of those of `keys` that exist."""
     rows = await connection.execute(_FIND_STATES, _columns(keys))
     by_place = list(keys)
@@ -77,7 +76,7 @@ _UPSERT_STATES = text("""
     ON CONFLICT (agent_id, module, collector, id) DO UPDATE SET data = excluded.data, updated_at = now()""")
 
 
-async def upsert_states(connection: AsyncConnection, documents: Mapping[StateKey, bytes]) -> None:
+async def upsert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
     """Write documents whole, new or not."""
     parameters = _columns(documents) | {"documents": [document.decode() for document in documents.values()]}
     await connection.execute(_UPSERT_STATES, parameters)
@@ -86,7 +85,7 @@ async def upsert_states(connection: AsyncConnection, documents: Mapping[StateKey
 _DELETE_STATES = text(f"DELETE FROM states WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})")
 
 
-async def delete_states(connection: AsyncConnection, keys: Iterable[StateKey]) -> None:
+async def delete_states(connection: Connection, keys: Iterable[StateKey]) -> None:
     """Delete states."""
     await connection.execute(_DELETE_STATES, _columns(keys))
 

@@ -12,7 +12,7 @@ from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
 from comms_api.database.coalescing import Coalescer
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.errors import Conflict, Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
@@ -51,7 +51,6 @@ class Login:
         """Take whom to ask for unknown agents, and how many logins may wait: in a storm the rest must come back."""
         self._external = external
         self._engine = engine
-        self._alone = in_autocommit(engine)
         self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
         self._secret = secret
         self._tokens = tokens
@@ -116,7 +115,7 @@ class Login:
         return admission, read_at
 
     async def _find(self, names: Sequence[UUID | str]) -> Sequence[Admission | None]:
-        async with self._alone.connect() as connection:
+        async with direct(self._engine) as connection:
             return await find_admissions(connection, names)
 
     async def _find_nobody(self, _name: UUID | str, _reason: str) -> None:

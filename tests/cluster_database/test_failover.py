@@ -20,7 +20,8 @@ from support.polls import held_polls
 from support.replication import Postgres, primary_and_standby
 from support.server import Server, environment, running_server
 
-from comms_api.database.connect import in_autocommit, open_engine
+from comms_api.database.connect import open_engine
+from comms_api.database.direct import direct
 from comms_api.database.embedded_home import eventually
 from comms_api.database.hosts import DEAD_HOST_SECONDS
 from comms_api.settings import Settings
@@ -85,13 +86,13 @@ async def insert(engine: AsyncEngine) -> None:
 
 
 async def insert_at_once(engine: AsyncEngine) -> None:
-    await insert(in_autocommit(engine))
+    async with direct(engine) as connection:
+        await connection.execute(text("INSERT INTO held_up VALUES (1)"), {})
 
 
 async def copy(engine: AsyncEngine) -> None:
-    async with in_autocommit(engine).connect() as connection:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        await driver.copy_records_to_table("held_up", records=[(1,)])
+    async with direct(engine) as connection:
+        await connection.driver.copy_records_to_table("held_up", records=[(1,)])
 
 
 async def count(engine: AsyncEngine) -> object:

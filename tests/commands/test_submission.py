@@ -1,5 +1,6 @@
 """Submitting: one statement if one will do, nothing left behind by what is refused, nobody told before the commit."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from comms_api.commands.leases import claim_orders
 from comms_api.commands.model import CommandTarget, NewCommand
 from comms_api.commands.service import ORDERS_CHANNEL, Commands
 from comms_api.database.actor import Actor, acting_as
-from comms_api.database.connect import in_autocommit
+from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid
@@ -70,9 +71,10 @@ async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(engi
     with acting_as(Actor("olga", "192.0.2.1")), sent_to_postgresql(engine) as sent:
         [submitted] = await commands.submit("olga", [restart(agent_id)])
         assert sent == ["WITH"]
-        async with in_autocommit(engine).connect() as connection:  # the actor is not told in a statement before, either
+        async with direct(engine) as connection:  # the actor is not told in a statement before, either
             told = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
-            assert await connection.scalar(told) == 0
+            assert await connection.execute(told, {}) == [(0,)]
+        await asyncio.sleep(0)  # asyncpg tells of a statement a little later
         sent.clear()
         await commands.submit("olga", [restart(agent_id), restart(agent_id)])
         assert sent == ["BEGIN", "WITH", "WITH", "COMMIT"]

@@ -78,14 +78,22 @@ async def own_engine(own_url: str) -> AsyncIterator[AsyncEngine]:
 
 @contextmanager
 def listening(engine: AsyncEngine) -> Iterator[list[str]]:
-    """Collect what the engine executes in the block."""
+    """Collect what is executed on the engine's connections in the block, by SQLAlchemy or by the driver."""
     heard: list[str] = []
 
     def hear(*arguments: Any) -> None:
         heard.append(str(arguments[2]))
 
+    def hear_driver(query: Any) -> None:
+        heard.append(query.query)
+
+    def taken(connection: Any, _record: object, _proxy: object) -> None:
+        connection.driver_connection.add_query_logger(hear_driver)
+
     event.listen(engine.sync_engine, "before_cursor_execute", hear)
+    event.listen(engine.sync_engine, "checkout", taken)
     yield heard
+    event.remove(engine.sync_engine, "checkout", taken)
     event.remove(engine.sync_engine, "before_cursor_execute", hear)
 
 
