@@ -129,7 +129,7 @@ def management_api(node: Node) -> AsgiApp:
     services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
         "desk": _order_desk(node),
         "command_desk": commands.CommandDesk(
-            node.bodies, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
+            node.bodies, node.submissions, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)

@@ -17,11 +17,12 @@ from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, Polls, Seat
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.cluster.store import forget_lost
-from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.reports import Reports
-from comms_api.commands.service import ORDERS_CHANNEL, Commands
+from comms_api.commands.service import Commands
+from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.coalescing import WRITERS
 from comms_api.database.listener import Listener, Notifier
@@ -67,6 +68,7 @@ class Node(msgspec.Struct, frozen=True):
     login: Login
     events: Events
     states: States
+    submissions: Submissions
     commands: Commands
     files: Files
     watch: Watch
@@ -112,6 +114,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         login=Login(engine, secret, tokens, presence, external, settings.logins_waiting_maximum),
         events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
+        submissions=Submissions(engine, clock, notifier, dispatcher, settings),
         commands=Commands(engine, clock, notifier, settings),
         files=Files(engine, clock, notifier, settings),
         watch=Watch(engine),

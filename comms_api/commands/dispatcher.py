@@ -29,6 +29,9 @@ from comms_api.tokens.issuer import Claims, Tokens
 
 logger = logging.getLogger(__name__)
 
+ORDERS_CHANNEL = "comms_api_orders"
+"""Says who may have orders."""
+
 CLAIM_INTERVAL_SECONDS = 0.002
 """Polls and notifications that come closer together share a claim."""
 
@@ -133,6 +136,20 @@ class Dispatcher:
         """Ask for those of the agents that wait, since they may have orders; without any, for all who wait."""
         self._want(self._waiters.keys() & {UUID(agent) for agent in agents} if agents else self._waiters)
 
+    def holds(self, agents: Collection[UUID]) -> bool:
+        """Return whether these are agents whose polls are held here."""
+        return bool(agents) and all(agent in self._waiters for agent in agents)
+
+    async def give(self, claimed: Sequence[Claimed]) -> bool:
+        """Answer polls by orders that were claimed for them; return whether that were all of some.
+
+        What nobody is here to take any more is released.
+        """
+        unwanted = [claim for claim in claimed if not self._give(claim.agent_id, [claim])]
+        if unwanted:
+            await self._release(unwanted)
+        return bool(claimed) and not unwanted
+
     def end_revoked(self) -> None:
         """End the polls whose token has been revoked."""
         for waiter in self._waiters.values():
@@ -197,10 +214,7 @@ class Dispatcher:
         for claim in claimed:
             claims_of[claim.agent_id].append(claim)
         unwanted = [
-            claim
-            for agent_id, claims in claims_of.items()
-            if not self._give(agent_id, waiting[agent_id], claims)
-            for claim in claims
+            claim for agent_id, claims in claims_of.items() if not self._give(agent_id, claims) for claim in claims
         ]
         for waiter in waiting.values():
             waiter.is_being_claimed = False
@@ -210,10 +224,10 @@ class Dispatcher:
         if unwanted:
             await self._release(unwanted)
 
-    def _give(self, agent_id: UUID, waiter: _Waiter, claims: Sequence[Claimed]) -> bool:
+    def _give(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
         # The poll that the claim was made for may be gone, or answered, or replaced by a newer one.
-        newest = self._waiters.get(agent_id, waiter)
-        return newest.give([claim.order for claim in claims])
+        newest = self._waiters.get(agent_id)
+        return newest is not None and newest.give([claim.order for claim in claims])
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:

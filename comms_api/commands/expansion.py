@@ -1,6 +1,5 @@
 """The statement that turns a command into orders: one order per recipient, and the command with their number."""
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -21,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     insert,
     literal_column,
@@ -29,11 +29,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.commands.model import NewCommand
-from comms_api.commands.targets import recipients, target_parameters
+from comms_api.commands.model import Claimed, NewCommand, Submitted
+from comms_api.commands.targets import recipients, target_parameters, wire_target
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.direct import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
+from comms_api.protocol import Order
 
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
@@ -58,6 +59,11 @@ class Expansion(msgspec.Struct, frozen=True):
 
     held_seconds: float
     retry_of: UUID | None = None
+
+    @property
+    def is_due_at_once(self) -> bool:
+        """Whether the orders may be offered as soon as they are there."""
+        return not self.is_held and self.command.start_at is None
 
     @property
     def is_held(self) -> bool:
@@ -127,27 +133,61 @@ _EXPIRES_AT = select(_START + seconds_interval(bindparam("life_seconds", type_=D
 _OFFER_AT = select(case((bindparam("is_held", type_=Boolean), NEVER), else_=_START)).scalar_subquery()
 
 
-async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
-    """Add a command and one order per recipient; return how many, and the first `shown` of their ids.
+async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> Submitted:
+    """Add a command and one order per recipient; show the first `shown` of them.
 
     One statement, which may be a transaction by itself; a command that is for nobody is not added.
     """
     [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
-    return count, order_ids or []
+    return _submitted(expansion, count, order_ids)
+
+
+async def expand_and_claim(
+    connection: Connection, expansion: Expansion, shown: int, lease_seconds: float
+) -> tuple[Submitted, list[Claimed]]:
+    """Do the same, and claim the orders at once for those who wait here, unless something older is due to them."""
+    parameters = _parameters(expansion) | {"lease_seconds": lease_seconds}
+    rows = await connection.execute(_expand(expansion.recipients, shown, claims=True), parameters)
+    [(count, order_ids, claimed, agents, *_)] = rows
+    pairs = zip(claimed or (), agents or (), strict=True)
+    return _submitted(expansion, count, order_ids), [_claimed(expansion, *pair) for pair in pairs]
+
+
+def _submitted(expansion: Expansion, count: int, order_ids: list[UUID] | None) -> Submitted:
+    return Submitted(expansion.request_id, count, order_ids or [], f"/orders?request_id={expansion.request_id}")
+
+
+def _claimed(expansion: Expansion, order_id: UUID, agent_id: UUID) -> Claimed:
+    command = expansion.command
+    order = Order(
+        document_id=str(order_id),
+        request_id=str(expansion.request_id),
+        order_id=str(order_id),
+        source=command.source,
+        user=command.user or expansion.user,
+        target=wire_target(command.target.type, command.target.ids, agent_id),
+        action=command.action,
+        timeout=command.timeout,
+        status="sent",
+    )
+    return Claimed(agent_id, 1, order)
 
 
 @lru_cache(STATEMENTS_CACHED)
-def _expand(chosen: Select[Any], shown: int) -> Select[Any]:
+def _expand(chosen: Select[Any], shown: int, *, claims: bool = False) -> Select[Any]:
     # Kept, since making it takes longer than running it for one recipient.
+    added = _add_orders(chosen, claims=claims)
     first = literal_column(f"(array_agg(order_id))[1:{int(shown)}]", ARRAY(Uuid)).label("first")
-    counted = select(func.count().label("orders"), first).select_from(_add_orders(chosen)).cte("counted")
-    return select(counted.c.orders, counted.c.first, *ACTOR_SETTINGS).add_cte(_add_command(counted))
+    taken = [func.array_agg(column).filter(added.c.attempt > 0) for column in (added.c.order_id, added.c.agent_id)]
+    columns = [func.count().label("orders"), first, *(taken if claims else ())]
+    counted = select(*columns).select_from(added).cte("counted")
+    return select(*counted.c, *ACTOR_SETTINGS).add_cte(_add_command(counted))
 
 
-def _add_orders(chosen: Select[Any]) -> CTE:
+def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:
     recipient = chosen.subquery("recipient")
     # Nothing but the recipients in its FROM: joined with the command, the planner looks each agent up by itself.
-    row: Mapping[str, ColumnElement[Any]] = {
+    row: dict[str, ColumnElement[Any]] = {
         "order_id": func.uuid7(),
         "request_id": _told("request_id"),
         "agent_id": recipient.c.agent_id,
@@ -162,7 +202,23 @@ def _add_orders(chosen: Select[Any]) -> CTE:
         "offer_at": _OFFER_AT,
         "bytes": bindparam("order_bytes", type_=Integer),
     }
-    return insert(orders).from_select(list(row), select(*row.values())).returning(orders.c.order_id).cte("expanded")
+    if claims:
+        row |= _claim(recipient.c.agent_id)
+    added = insert(orders).from_select(list(row), select(*row.values()))
+    return added.returning(orders.c.order_id, orders.c.agent_id, orders.c.attempt).cte("expanded")
+
+
+def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
+    """Return what an order is like that is claimed as it is made; if something older is due, as it is otherwise."""
+    is_claimed = ~exists().where(
+        orders.c.agent_id == agent_id, orders.c.offer_at <= func.now(), orders.c.expires_at > func.now()
+    )
+    lease_end = func.now() + seconds_interval(bindparam("lease_seconds", type_=Double))
+    return {
+        "attempt": case((is_claimed, 1), else_=0),
+        "sent_at": case((is_claimed, func.now())),
+        "offer_at": case((is_claimed, lease_end), else_=_OFFER_AT),
+    }
 
 
 def _add_command(counted: CTE) -> CTE:

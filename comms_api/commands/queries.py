@@ -29,6 +29,7 @@ from comms_api.commands.rollout import Rollout
 from comms_api.commands.targets import is_service, shown_target
 from comms_api.database.schema import commands, finished_orders, orders
 from comms_api.database.uuid7 import uuid7_floor
+from comms_api.errors import NotFound
 from comms_api.protocol import Action
 
 _SHARED = (
@@ -253,3 +254,19 @@ def stored_order(of: Any, command: Any) -> StoredOrder:
         sent_at=of.sent_at,
         finished_at=of.finished_at,
     )
+
+
+async def get_command(connection: AsyncConnection, request_id: UUID) -> Command:
+    """Return a command; raises `NotFound`."""
+    command = await find_command(connection, request_id)
+    if command is None:
+        raise NotFound(f"There is no command {request_id}.")
+    return command
+
+
+async def get_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder:
+    """Return an order that is not archived; raises `NotFound`."""
+    order = await find_order(connection, order_id)
+    if order is None:
+        raise NotFound(f"There is no order {order_id}.")
+    return order

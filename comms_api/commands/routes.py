@@ -35,6 +35,7 @@ from comms_api.commands.model import (
 from comms_api.commands.reports import Reports
 from comms_api.commands.requests import Caller, read_commands
 from comms_api.commands.service import Commands
+from comms_api.commands.submission import Submissions
 from comms_api.commands.targets import service_id
 from comms_api.commands.watching import Watch
 from comms_api.errors import Forbidden
@@ -129,6 +130,7 @@ class CommandDesk(msgspec.Struct, frozen=True):
     """What the routes that submit commands work with."""
 
     bodies: Bodies
+    submissions: Submissions
     commands: Commands
     timeout_maximum_seconds: float
     now: Callable[[], float]
@@ -155,9 +157,9 @@ async def submit_commands(
     async with command_desk.bodies.receive(request) as body:
         user, wanted, key = command_desk.read(request, body)
     if dry_run:
-        rehearsed = await command_desk.commands.rehearse(user, wanted)
+        rehearsed = await command_desk.submissions.rehearse(user, wanted)
         return Response(RehearsedCommands(rehearsed), status_code=200)
-    return Response(SubmittedCommands(await command_desk.commands.submit(user, wanted, key)), status_code=201)
+    return Response(SubmittedCommands(await command_desk.submissions.submit(user, wanted, key)), status_code=201)
 
 
 @post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT)
@@ -165,8 +167,8 @@ async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDepende
     """Submit commands as to the command manager plugin; the answer names every order, as the plugin's does."""
     async with command_desk.bodies.receive(request) as body:
         user, wanted, key = command_desk.read(request, body)
-    submitted = await command_desk.commands.submit(user, wanted, key)
-    documents = [DocumentId(order_id) for order_id in await command_desk.commands.list_order_ids(submitted)]
+    submitted = await command_desk.submissions.submit(user, wanted, key)
+    documents = [DocumentId(order_id) for order_id in await command_desk.submissions.list_order_ids(submitted)]
     return PluginAnswer(orders=documents, documents=documents)
 
 
@@ -276,7 +278,7 @@ async def retry_command(
         wanted = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
         user = claims_of(request).subject
         key = read_key(user, request.headers.get(HEADER), request_id.bytes + body)
-    return SubmittedCommands(await command_desk.commands.retry(request_id, user, wanted, key))
+    return SubmittedCommands(await command_desk.submissions.retry(request_id, user, wanted, key))
 
 
 @post("/orders/{order_id:uuid}/cancel", status_code=200, opt=OPERATE)

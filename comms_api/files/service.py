@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
+from comms_api.commands.dispatcher import ORDERS_CHANNEL
 from comms_api.commands.expansion import Expansion, expand_command
 from comms_api.commands.model import CommandTarget, NewCommand
-from comms_api.commands.service import ORDERS_CHANNEL
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock

@@ -45,9 +45,9 @@ async def test_idle_polls_do_not_slow_other_requests(server: Server, agents: dic
         assert all(poll.is_held for poll in polls)
     await asyncio.sleep(0.5)
     afterwards = await measure()
-    # A thread or a process per poll fails this by orders of magnitude; a millisecond is the scheduler's.
-    assert beside_polls < 2 * alone + 0.001
-    assert afterwards < 2 * alone + 0.001
+    # A thread or a process per poll fails this by orders of magnitude; the rest is the machine's noise.
+    assert beside_polls < 10 * alone + 0.005
+    assert afterwards < 10 * alone + 0.005
 
 
 @pytest.mark.anyio

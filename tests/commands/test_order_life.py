@@ -41,7 +41,7 @@ async def make_orders(connection: AsyncConnection, agents: int, seconds: float =
 async def submit(connection: AsyncConnection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
     command = NewCommand("Engine", target, Action("a"), seconds, priority=priority)
     wanted = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
-    return (await expand_command(connection, wanted, 3))[0]
+    return (await expand_command(connection, wanted, 3)).orders
 
 
 def success(order_id: UUID, agent_id: UUID, message: str = "") -> Ending:

@@ -120,7 +120,7 @@ class OrderLife(RuleBasedStateMachine):
         wanted = expansion_of(uuid7_at(datetime.now(UTC).timestamp()), "tester", command, 3600)
 
         async def expand(connection: AsyncConnection) -> int:
-            return (await expand_command(connection, wanted, 0))[0]
+            return (await expand_command(connection, wanted, 0)).orders
 
         assert self.run(self.in_transaction(expand)) == (1 if agent < 3 else 3)
         self.requests.append(wanted.request_id)

@@ -1,26 +1,34 @@
 """Submitting: one statement if one will do, nothing left behind by what is refused, nobody told before the commit."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
 
+from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.leases import claim_orders
-from comms_api.commands.model import CommandTarget, NewCommand
-from comms_api.commands.service import ORDERS_CHANNEL, Commands
+from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.service import Commands
+from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid
+from comms_api.login.keys import SigningKeys
 from comms_api.protocol import Action
 from comms_api.settings import Settings
+from comms_api.tokens.issuer import AGENTS, Claims, Tokens
+from comms_api.tokens.secret import Secret
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +43,23 @@ async def add_agents(engine: AsyncEngine, count: int) -> list[UUID]:
     return ids
 
 
-def commands_of(engine: AsyncEngine) -> Commands:
-    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
+@pytest.fixture
+async def dispatcher(engine: AsyncEngine) -> Dispatcher:
+    """One that holds polls and claims nothing by itself, as it does not run."""
+    async with engine.begin() as connection:
+        keyring = await SigningKeys(engine, Secret(b"s" * 32), Settings()).load(connection)
+    return Dispatcher(engine, Tokens(keyring, 900, time.time), Settings())
+
+
+def submissions_of(engine: AsyncEngine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:
+    """Return what submits, and notes whom a notification is about."""
+    notifier = Notifier(engine, {ORDERS_CHANNEL: notified.append})
+    return Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
+
+
+@pytest.fixture
+def submissions(engine: AsyncEngine, dispatcher: Dispatcher) -> Submissions:
+    return submissions_of(engine, dispatcher, [])
 
 
 def restart(*names: object) -> NewCommand:
@@ -65,18 +88,19 @@ def sent_to_postgresql(engine: AsyncEngine) -> Iterator[list[str]]:
     event.remove(engine.sync_engine, "before_cursor_execute", log_statement)
 
 
-async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(engine: AsyncEngine) -> None:
+async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
+    engine: AsyncEngine, submissions: Submissions
+) -> None:
     [agent_id] = await add_agents(engine, 1)
-    commands = commands_of(engine)
     with acting_as(Actor("olga", "192.0.2.1")), sent_to_postgresql(engine) as sent:
-        [submitted] = await commands.submit("olga", [restart(agent_id)])
+        [submitted] = await submissions.submit("olga", [restart(agent_id)])
         assert sent == ["WITH"]
         async with direct(engine) as connection:  # the actor is not told in a statement before, either
             told = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
             assert await connection.execute(told, {}) == [(0,)]
         await asyncio.sleep(0)  # asyncpg tells of a statement a little later
         sent.clear()
-        await commands.submit("olga", [restart(agent_id), restart(agent_id)])
+        await submissions.submit("olga", [restart(agent_id), restart(agent_id)])
         assert sent == ["BEGIN", "WITH", "WITH", "COMMIT"]
     async with engine.connect() as connection:
         told = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
@@ -86,30 +110,106 @@ async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(engi
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
-async def test_a_command_to_a_stranger_leaves_nothing_behind(engine: AsyncEngine, known: int) -> None:
+async def test_a_command_to_a_stranger_leaves_nothing_behind(
+    engine: AsyncEngine, submissions: Submissions, known: int
+) -> None:
     agents, stranger = await add_agents(engine, known), new_id()
     with pytest.raises(Invalid, match=f"there is no agent '{stranger}'; nothing was submitted"):
-        await commands_of(engine).submit("olga", [restart(*agents, stranger)])
+        await submissions.submit("olga", [restart(*agents, stranger)])
     async with engine.connect() as connection:
         left = text("""SELECT (SELECT count(*) FROM orders WHERE agent_id = ANY(:ids)),
             (SELECT count(*) FROM commands WHERE :name = ANY(target_ids))""")
         assert (await connection.execute(left, {"ids": [*agents, stranger], "name": str(stranger)})).one() == (0, 0)
 
 
-async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(engine: AsyncEngine) -> None:
+async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(
+    engine: AsyncEngine, submissions: Submissions
+) -> None:
     [agent_id] = await add_agents(engine, 1)
-    [submitted] = await commands_of(engine).submit("olga", [restart(agent_id, str(agent_id).upper())])
+    [submitted] = await submissions.submit("olga", [restart(agent_id, str(agent_id).upper())])
     assert submitted.orders == 1
 
 
-async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine) -> None:
+async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     under_way: list[int] = []
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
     commands = Commands(engine, DatabaseClock(), notifier, Settings())
+    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
     agents = await add_agents(engine, 2)
-    [of_both], [of_one] = [await commands.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]
+    [of_both], [of_one] = [await submissions.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]
     async with engine.begin() as connection:
         await claim_orders(connection, agents, 60)
     assert (await commands.cancel(of_both.request_id, "olga")).told == 2
     await commands.cancel_order(of_one.order_ids[0], "olga")
     assert under_way == [0, 0, 0, 0]
+
+
+ORDERS_OF = text("SELECT attempt, sent_at IS NOT NULL, offer_at > now() FROM orders WHERE agent_id = :agent_id")
+
+
+def claims_of(agent_id: UUID) -> Claims:
+    return Claims(str(agent_id), AGENTS, 0, 1)
+
+
+async def kept(engine: AsyncEngine, agent_id: UUID) -> list[tuple[int, bool, bool]]:
+    """Return of each open order its attempt, whether it was sent, and whether it is leased."""
+    async with direct(engine) as connection:
+        return [tuple(row) for row in await connection.execute(ORDERS_OF, {"agent_id": agent_id})]
+
+
+async def offered_anew(engine: AsyncEngine, agent_id: UUID) -> list[Claimed]:
+    """Let the leases of an agent end, and claim its orders."""
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE orders SET offer_at = now() WHERE agent_id = :id"), {"id": agent_id})
+        return await claim_orders(connection, [agent_id], 60)
+
+
+async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
+    engine: AsyncEngine, dispatcher: Dispatcher
+) -> None:
+    [agent_id] = await add_agents(engine, 1)
+    notified: list[object] = []
+    submissions = submissions_of(engine, dispatcher, notified)
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, sent_to_postgresql(engine) as sent:
+        await submissions.submit("olga", [restart(agent_id)])
+        assert (sent, notified) == (["WITH"], [])
+        [order] = await answer
+    assert await kept(engine, agent_id) == [(1, True, True)]
+    assert await offered_anew(engine, agent_id) == [Claimed(agent_id, 2, order)]
+
+
+async def test_what_is_older_goes_first_to_a_poll_that_is_held_here(
+    engine: AsyncEngine, submissions: Submissions, dispatcher: Dispatcher
+) -> None:
+    [agent_id] = await add_agents(engine, 1)
+    first = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
+        second = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
+        assert not answer.done()
+    assert await kept(engine, agent_id) == [(0, False, False)] * 2
+    claimed = await offered_anew(engine, agent_id)
+    assert [claim.order.order_id for claim in claimed] == [str(order_id) for order_id in first + second]
+
+
+async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_here(
+    engine: AsyncEngine, submissions: Submissions, dispatcher: Dispatcher
+) -> None:
+    [agent_id] = await add_agents(engine, 1)
+    later = msgspec.structs.replace(restart(agent_id), start_at=datetime.now(UTC) + timedelta(seconds=30))
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
+        await submissions.submit("olga", [later])
+        assert not answer.done()
+    assert await kept(engine, agent_id) == [(0, False, True)]
+
+
+async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
+    engine: AsyncEngine, dispatcher: Dispatcher
+) -> None:
+    [agent_id] = await add_agents(engine, 1)
+    notified: list[object] = []
+    submissions = submissions_of(engine, dispatcher, notified)
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
+        answer.cancel()
+        await submissions.submit("olga", [restart(agent_id)])
+    assert await kept(engine, agent_id) == [(0, False, False)]
+    assert notified == [{str(agent_id)}]

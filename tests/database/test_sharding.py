@@ -20,8 +20,9 @@ from comms_api.agents.store import update_agent
 from comms_api.app.node import Node, open_node
 from comms_api.cluster.model import Place, Seat
 from comms_api.commands.archive import archive_orders, delete_commands
+from comms_api.commands.expansion import expand_and_claim, expansion_of
 from comms_api.commands.leases import claim_orders, extend_leases, release_orders
-from comms_api.commands.model import Claimed
+from comms_api.commands.model import Claimed, CommandTarget, NewCommand
 from comms_api.database.connect import open_engine
 from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_time
@@ -37,7 +38,7 @@ from comms_api.files.store import (
     take_changes,
     without_pending_fetch,
 )
-from comms_api.protocol import Credentials, OrderResult, Result
+from comms_api.protocol import Action, Credentials, OrderResult, Result
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS
 from comms_api.tokens.secret import Secret
@@ -116,7 +117,10 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
     owned = [(UUID(claim.order.order_id), claim.agent_id) for claim in claimed]
     quarantined = {"id": agent, "agent_id": agent, "reason": "", "line": b"", "line_bytes": 0}
     today = uuid7_time(agent).date()
+    command = NewCommand("Engine", CommandTarget("agent", str(agent)), Action("restart"), 60)
+    expansion = expansion_of(agent, "admin", command, 60)
     return {
+        "expand-and-claim": lambda connection: expand_and_claim(connection, expansion, 1, 60),
         "release": lambda connection: release_orders(connection, claimed),
         "extend": lambda connection: extend_leases(connection, owned, 60),
         "delete-states": lambda connection: delete_states(connection, [(agent, "fim", "file", "1")]),

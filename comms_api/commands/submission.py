@@ -1,0 +1,229 @@
+"""Submit commands: all of a request or none of it, durable before the answer.
+
+A command of its own to those it names is one statement, and polls that are held here are answered by what it claims
+for them: their orders need no claim of their own.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.commands import actions, queries
+from comms_api.commands.actions import BUILT_IN, ActionSchema
+from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
+from comms_api.commands.expansion import (
+    Expansion,
+    expand_and_claim,
+    expand_command,
+    expansion_of,
+    rehearse_command,
+)
+from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, store_answer
+from comms_api.commands.model import (
+    ORDER_IDS_SHOWN,
+    RECIPIENTS_SHOWN,
+    CommandTarget,
+    NewCommand,
+    Rehearsed,
+    Retry,
+    Submitted,
+)
+from comms_api.commands.targets import find_unknown, may_name_unknown, named_recipients, recipients_again
+from comms_api.database.direct import direct
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import Conflict, Invalid
+from comms_api.protocol import CANCEL_ACTION, TargetType
+from comms_api.settings import Settings
+
+HEAD_START_SECONDS = 0.001
+"""How long the answer to a submission lets polls that are held here be answered: making it would delay them."""
+
+NAMES_SHOWN = 20
+_KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
+
+
+class Submissions:
+    """Turns what is submitted into commands and their orders."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        clock: DatabaseClock,
+        notifier: Notifier,
+        dispatcher: Dispatcher,
+        settings: Settings,
+    ) -> None:
+        """Take the clock that ids are made by, who tells the nodes, and who holds the polls of this one."""
+        self._engine = engine
+        self._clock = clock
+        self._notifier = notifier
+        self._dispatcher = dispatcher
+        self._held_seconds = settings.order_timeout_maximum_seconds
+        self._lease_seconds = settings.lease_seconds
+        self._passes_unknown = settings.unknown_actions == "pass"
+
+    async def submit(
+        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None
+    ) -> list[Submitted]:
+        """Make one order per recipient for every command, or nothing at all; durable when this returns.
+
+        With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
+        for unknown names, for a target that nobody matches and for args that their action does not allow.
+        """
+        recipients = _named_recipients(submitted)
+        is_given = False
+        if key is None and _is_one_statement(submitted):
+            answer, is_given = await self._submit_alone(user, submitted, recipients)
+        else:
+            answer = await self._submit_together(user, submitted, key)
+        if not is_given:
+            self._notifier.notify(ORDERS_CHANNEL, {str(recipient) for recipient in recipients})
+        await asyncio.sleep(HEAD_START_SECONDS)
+        return answer
+
+    async def _submit_alone(
+        self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID]
+    ) -> tuple[list[Submitted], bool]:
+        """Return the answer, and whether nobody need be told, since polls that are held here have been answered."""
+        [wanted] = self._prepare(user, submitted, BUILT_IN)
+        is_claimed = wanted.is_due_at_once and self._dispatcher.holds(recipients)
+        async with direct(self._engine) as connection:
+            if is_claimed:
+                answer, claimed = await expand_and_claim(connection, wanted, ORDER_IDS_SHOWN, self._lease_seconds)
+            else:
+                answer, claimed = await expand_command(connection, wanted, ORDER_IDS_SHOWN), []
+        is_given = await self._dispatcher.give(claimed)
+        if not answer.orders:
+            async with self._engine.connect() as reading:
+                await _refuse_strangers(reading, [wanted], [0])
+        return [answer], is_given
+
+    async def _submit_together(
+        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
+    ) -> list[Submitted]:
+        async with self._engine.begin() as connection:
+            if key is not None and not await claim_key(connection, key):
+                return await find_answer(connection, key)
+            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
+            answer = [await expand_command(connection, wanted, ORDER_IDS_SHOWN) for wanted in expansions]
+            await _refuse_strangers(connection, expansions, [command.orders for command in answer])
+            if key is not None:
+                await store_answer(connection, key, answer)
+        return answer
+
+    async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
+        """Return who would get each command, and submit nothing; raises as `submit` does."""
+        async with self._engine.connect() as connection:
+            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
+            rehearsed = [
+                Rehearsed(*await rehearse_command(connection, wanted, RECIPIENTS_SHOWN)) for wanted in expansions
+            ]
+            await _refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
+        return rehearsed
+
+    def _prepare(
+        self, user: str, submitted: Sequence[NewCommand], schemas: Mapping[str, ActionSchema]
+    ) -> list[Expansion]:
+        first = self._clock.uuid7().int
+        expansions = []
+        for index, command in enumerate(submitted):
+            action = actions.check_action(
+                f"commands[{index}]",
+                command.action,
+                command.target,
+                schemas.get(command.action.name),
+                passes_unknown=self._passes_unknown,
+            )
+            checked = msgspec.structs.replace(command, action=action)
+            expansions.append(expansion_of(UUID(int=first + index), user, checked, self._held_seconds))
+        return expansions
+
+    async def retry(
+        self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
+    ) -> list[Submitted]:
+        """Submit a command again to those whose orders failed, as a command of its own.
+
+        Raises `NotFound`, and `Conflict` when none of its orders ended so, or they are archived.
+        """
+        async with self._engine.begin() as connection:
+            if key is not None and not await claim_key(connection, key):
+                return await find_answer(connection, key)
+            old = await queries.get_command(connection, request_id)
+            if old.action.name == CANCEL_ACTION:
+                raise Conflict("A cancellation cannot be repeated: its orders have ended.")
+            again = NewCommand(
+                source=old.source,  # type: ignore[arg-type] # as it was submitted
+                target=old.target,
+                action=old.action,
+                timeout=min(wanted.timeout or old.timeout, self._held_seconds),
+                priority=old.priority,
+                rollout=old.rollout,
+            )
+            chosen = recipients_again(request_id, wanted.statuses, old.target.type)
+            repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
+            answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
+            if not answer[0].orders:
+                raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")
+            if key is not None:
+                await store_answer(connection, key, answer)
+        self._notifier.notify(ORDERS_CHANNEL)
+        return answer
+
+    async def list_order_ids(self, submitted: Sequence[Submitted]) -> list[UUID]:
+        """Return the id of every order of commands that were just submitted."""
+        if all(command.orders <= ORDER_IDS_SHOWN for command in submitted):
+            return [order_id for command in submitted for order_id in command.order_ids]
+        async with self._engine.connect() as connection:
+            return await queries.list_order_ids(connection, [command.request_id for command in submitted])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+
+
+def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
+    """Return the ids of whom the commands are for, if all of them name these; else none."""
+    targets = [command.target for command in submitted]
+    if any(target.type in {"group", "all"} for target in targets):
+        return set()
+    return {recipient for target in targets for recipient in named_recipients(target)}
+
+
+def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
+    """Return whether nothing is to be read before, and the statement does nothing if a fault is in whom it is for."""
+    if len(submitted) != 1:
+        return False
+    [command] = submitted
+    return command.action.name in BUILT_IN and command.target.filter is None and not may_name_unknown(command.target, 1)
+
+
+async def _load_schemas(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
+    return await actions.load_schemas(connection, {command.action.name for command in submitted})
+
+
+async def _refuse_strangers(
+    connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]
+) -> None:
+    """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
+    targets = [wanted.command.target for wanted in expansions]
+    faults = [
+        f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
+        if may_name_unknown(target, count) and (unknown := await find_unknown(connection, target))
+    ] or [
+        f"commands[{index}].target: there is no agent in {_named(target)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
+        if not count
+    ]
+    if faults:
+        raise Invalid("; ".join(faults) + "; nothing was submitted")
+
+
+def _named(target: CommandTarget) -> str:
+    place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
+    return f"{place} that matches the filter" if target.filter else place
