@@ -43,6 +43,9 @@ class Coalescer(Generic[Item, Outcome]):
         """By owner; the first is next."""
 
         self._wanted = asyncio.Event()
+        self._writers = 0
+        self._unanswered = 0
+        """How many items wait or are being stored."""
 
     async def submit(self, owner: Hashable, items: Sequence[Item]) -> Sequence[Outcome]:
         """Return the outcomes of an owner's `items` after their commit; raises what the store raised.
@@ -51,11 +54,13 @@ class Coalescer(Generic[Item, Outcome]):
         """
         submission = _Submission[Item, Outcome](items, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(owner, deque()).append(submission)
+        self._unanswered += len(items)
         self._wanted.set()
         return await submission.answer
 
     async def run(self) -> None:
         """Store what is submitted until cancelled; any number of these may run."""
+        self._writers += 1
         while True:
             await self._wanted.wait()
             group = self._take_group()
@@ -63,10 +68,13 @@ class Coalescer(Generic[Item, Outcome]):
                 self._wanted.clear()
             if group:
                 await self._serve(group)
+                self._unanswered -= sum(len(submission.items) for submission in group)
 
     def _take_group(self) -> list[_Submission[Item, Outcome]]:
+        """Take a writer's share of all there is: with everything that waits, one would work while the others wait."""
         group, size = [], 0
-        while self._waiting and size < GROUP_ITEMS_MAXIMUM:
+        share = min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers))
+        while self._waiting and size < share:
             owner = next(iter(self._waiting))
             own = self._waiting.pop(owner)
             group.append(own.popleft())

@@ -119,6 +119,22 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     writer.cancel()
 
 
+async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+    writers = [asyncio.create_task(coalescer.run()) for _ in range(2)]
+
+    async def act(owner: int) -> None:
+        for _ in range(10):
+            await coalescer.submit(owner, [owner])
+
+    await asyncio.gather(*(act(owner) for owner in range(50)))
+    # Else one stores 48 at a time and the other one of the two that come in the meantime.
+    assert max(map(len, table.statements[2:-2])) <= 26
+    for writer in writers:
+        writer.cancel()
+
+
 async def test_an_encoded_row_can_be_read_back() -> None:
     agent_id, first = new_id(), new_id()
     rows = encode_rows(first, agent_id, [EventRun("m", "", [b"{}", b'{"a":1}']), EventRun("n", "c", [b"[]"])])
