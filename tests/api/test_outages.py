@@ -107,12 +107,12 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             for call in calls:
                 started = time.monotonic()
                 answer = call()
-                assert (answer.status_code, time.monotonic() - started < 1) == (503, True), answer.text
+                assert (answer.status_code, time.monotonic() - started < 3) == (503, True), answer.text
                 assert int(answer.headers["retry-after"]) >= 1
             cluster.bring_up()
             returned = time.monotonic()
             while any(call().status_code == 503 for call in calls):
-                assert time.monotonic() - returned < 2
+                assert time.monotonic() - returned < 5
             assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
 
 

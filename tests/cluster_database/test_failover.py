@@ -204,4 +204,4 @@ async def test_after_a_failover_nodes_hear_of_one_another_s_orders_again(nodes: 
         orders = (await asyncio.wait_for(held.answer, SWEEP_SECONDS / 2)).commands
         print(f"\nan order submitted to one node answered the other's poll in {time.monotonic() - started:.3f} s")
         assert [str(order.order_id) for order in orders] == answer.json()["commands"][0]["order_ids"]
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < SWEEP_SECONDS / 4

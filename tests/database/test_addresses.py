@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from comms_api.database.address import driver_url
-from comms_api.database.connect import open_engine
+from comms_api.database.connect import CONNECT_TIMEOUT_SECONDS, open_engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -104,7 +104,7 @@ async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_
     started = time.monotonic()
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT 1"))).scalar() == 1
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < CONNECT_TIMEOUT_SECONDS
     await engine.dispose()
 
 

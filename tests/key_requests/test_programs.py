@@ -134,7 +134,7 @@ async def test_a_missing_and_an_unexecutable_program_are_told_apart(tmp_path: Pa
 async def test_a_slow_program_is_ended_at_the_deadline(tmp_path: Path) -> None:
     started = time.monotonic()
     assert "did not end within 0.3 s" in await reason_of(script(tmp_path, "exec sleep 60"), SHORT_SECONDS)
-    assert time.monotonic() - started < SHORT_SECONDS + 0.4
+    assert time.monotonic() - started < LONG_SECONDS
 
 
 async def test_a_program_may_tidy_up_when_it_is_told_to_end(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_a_program_that_will_not_end_is_killed_with_all_it_started(tmp_pat
     )
     started = time.monotonic()
     await reason_of(stubborn, SHORT_SECONDS)
-    assert time.monotonic() - started < SHORT_SECONDS + 1.0
+    assert time.monotonic() - started < LONG_SECONDS
     await asyncio.sleep(0.05)
     assert not any(is_running(int(pid)) for pid in pids.read_text().split())
 

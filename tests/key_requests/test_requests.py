@@ -119,11 +119,11 @@ async def test_as_many_lookups_run_at_a_time_as_are_set(path: Path, threads: int
 
 
 async def test_programs_run_side_by_side(tmp_path: Path) -> None:
-    program = script(tmp_path, "sleep 0.4", """printf '{"error":4,"message":"%s"}' "$2" """)
+    program = script(tmp_path, "sleep 1", """printf '{"error":4,"message":"%s"}' "$2" """)
     started = time.monotonic()
     answers = await asyncio.gather(*map(KeyRequests(settings(program, threads=4)).ask, questions(4)))
     assert answers == [Refusal(4, question.value) for question in questions(4)]
-    assert time.monotonic() - started < 4 * 0.4
+    assert time.monotonic() - started < 4
 
 
 async def test_a_full_queue_is_told_at_once(path: Path) -> None:
@@ -143,12 +143,12 @@ async def test_a_full_queue_is_told_at_once(path: Path) -> None:
 
 async def test_the_deadline_holds_in_the_queue_too(path: Path) -> None:
     async with answering(path, never):
-        asking = KeyRequests(settings(socket=path, threads=1, timeout_seconds=0.2))
+        asking = KeyRequests(settings(socket=path, threads=1, timeout_seconds=0.5))
         started = time.monotonic()
-        outcomes = await asyncio.gather(*map(asking.ask, questions(5)), return_exceptions=True)
-    assert time.monotonic() - started < 1
+        outcomes = await asyncio.gather(*map(asking.ask, questions(8)), return_exceptions=True)
+    assert time.monotonic() - started < 8 * 0.5
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
-    assert asking.counters.unavailable == 5
+    assert asking.counters.unavailable == 8
 
 
 async def test_a_refusal_is_remembered_for_a_while(path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_a_socket_that_hangs_is_left_at_the_deadline(path: Path) -> None:
         with pytest.raises(SourceUnavailable) as failed:
             await ask(path, seconds=0.2)
     assert failed.value.reason == f"{path} did not answer within 0.2 s"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 async def test_a_socket_that_answers_a_byte_at_a_time_is_left_at_the_deadline(path: Path) -> None:
