@@ -13,7 +13,8 @@ from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.asyncio import tcp_server, worker_context
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
 
 from comms_api.app.apis import AsgiApp
 from comms_api.app.listeners import BACKLOG
@@ -25,6 +26,9 @@ CONNECTION_REQUESTS_MAXIMUM = 10_000_000
 HANDSHAKE_SECONDS = 20.0
 HELD_BACK_BYTES_MAXIMUM = 16 * 1024
 """How much of an answer waits for what follows it at once: a record of TLS."""
+
+LOOK_SECONDS = 1.0
+"""How often a connection that nobody reads is looked at: whether its client has left."""
 
 _CLIENT_NAME: ContextVar[str | None] = ContextVar("client_name", default=None)
 
@@ -98,6 +102,12 @@ class _Connection(tcp_server.TCPServer):
         finally:
             self._break_circles()
 
+    async def _read_data(self) -> None:
+        """Read what the client sends, until it leaves."""
+        if isinstance(self.protocol.protocol, H11Protocol):
+            self.protocol.protocol.can_read = _Turn(self)
+        await super()._read_data()
+
     def _break_circles(self) -> None:
         """Forget what points back here: the connection's buffers would stay until circles are looked for."""
         for name in ("protocol", "idle_task", "_task_group"):
@@ -132,6 +142,27 @@ class _Connection(tcp_server.TCPServer):
     def end(self) -> None:
         """Close an idle connection."""
         self._task_group.spawn(self._initiate_server_close)
+
+
+class _Turn(worker_context.EventWrapper):
+    """Where a connection waits when its client has sent more than a request, until that request is answered.
+
+    It reads nothing meanwhile, and so would not notice that the client leaves: a poll would be held, and given orders,
+    for nobody.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    async def wait(self) -> None:
+        """Wait for the answer; a client that has left meanwhile is told of as if it had been read."""
+        while not self.is_set():
+            if self._connection.writer.is_closing():
+                await self._connection.protocol.handle(Closed())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await super().wait()
 
 
 class _IdleTimer(worker_context.AsyncioSingleTask):

@@ -1,6 +1,7 @@
 """Held polls: they cost nobody anything, and each is answered with its own agent's orders alone."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import httpx
 import pytest
 from support.batches import command
 from support.polls import held_polls, p99_seconds
-from support.server import Server, running_server
+from support.raw import connect, request
+from support.server import SERVER, Server, running_server
 
 AGENTS = 200
 Query = Callable[..., list[Any]]
+Leave = Callable[[ssl.SSLSocket], object]
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,41 @@ async def test_an_order_for_a_client_that_vanished_goes_to_its_next_poll_at_once
     assert len(answer.json()["commands"]) == 1
     order = await asyncio.to_thread(management.get, f"/orders/{answer.json()['commands'][0]['order_id']}")
     assert order.json()["attempt"] == 1
+
+
+def kept_alive(path: str, token: str) -> bytes:
+    return request("GET", path, token).replace(b"Connection: close\r\n", b"")
+
+
+@pytest.mark.skipif(SERVER != "hypercorn", reason="granian reads nothing behind a request, and so sees nobody leave")
+@pytest.mark.parametrize("polls_behind", [0, 3])
+@pytest.mark.parametrize("leave", [ssl.SSLSocket.unwrap, ssl.SSLSocket.close])
+def test_an_order_for_a_client_that_vanished_after_it_sent_more_goes_to_its_next_poll_at_once(
+    server: Server, management: httpx.Client, agents: dict[UUID, str], polls_behind: int, leave: Leave
+) -> None:
+    agent_id, token = list(agents.items())[32]
+    poll = kept_alive("/commands?wait=60", token)
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(poll)
+        time.sleep(0.3)
+        connection.sendall(poll * polls_behind + b"GET ")
+        time.sleep(0.3)
+        leave(connection)
+    time.sleep(1.5)
+    management.post("/commands", json=command(agent_id))
+    orders = server.client(server.agent_url, token).get("/commands?wait=5").json()["commands"]
+    assert [management.get(f"/orders/{order['order_id']}").json()["attempt"] for order in orders] == [1]
+
+
+def test_a_client_that_sends_more_behind_its_poll_and_stays_has_its_answers_in_turn(
+    server: Server, agents: dict[UUID, str]
+) -> None:
+    token = list(agents.values())[33]
+    with connect(server.tls, server.agent_port) as connection:
+        started = time.monotonic()
+        connection.sendall(kept_alive("/commands?wait=2.5", token) + request("GET", "/nowhere", token))
+        received = b""
+        while b"HTTP/1.1 404" not in received:
+            received += connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - started > 2.4
