@@ -76,7 +76,7 @@ def run_worker(
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
     _map_large_blocks()
-    _collect_seldom()
+    collect_seldom()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # we are leaving already
@@ -89,8 +89,11 @@ def _map_large_blocks() -> None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_BLOCK_BYTES)
 
 
-def _collect_seldom() -> None:
-    """Leave what was imported out of collections, and look for cycles seldom: requests leave few."""
+def collect_seldom() -> None:
+    """Leave what was imported out of collections, and look for cycles seldom: requests leave few.
+
+    Before a fork: a collection writes to each object that it looks at, and what is written to is no longer shared.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECTION_THRESHOLD)

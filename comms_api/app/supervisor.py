@@ -20,7 +20,7 @@ from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.place import find_place
-from comms_api.app.server import Worker, run_worker
+from comms_api.app.server import Worker, collect_seldom, run_worker
 from comms_api.app.sites import find_server
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import Seat
@@ -117,6 +117,7 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
     manager, told_at = worker.manager, 0.0
+    collect_seldom()
     workers = [
         structs.replace(worker, seat=Seat(worker.seat.place, number), manager=NOBODY)
         for number in range(len(listeners))
