@@ -8,6 +8,7 @@ from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Server
 from litestar.types import ASGIApp
 
 from comms_api.agents import routes as agents
@@ -22,6 +23,7 @@ from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.fast_lane import FastLane
+from comms_api.http.prefix import AlsoUnder
 from comms_api.http.problems import answer_problem
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
@@ -32,8 +34,8 @@ from comms_api.users import routes as users
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI 3 application, as every server takes it."""
 
-PREFIXES = ("/", "/api/v1")
-"""Real agents use the second; both are the same."""
+PREFIX = "/api/v1"
+"""Real agents use it; every path is the same without it."""
 
 MANAGEMENT_SERVICES = (
     "agents",
@@ -104,7 +106,7 @@ def agent_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, services, guard)
     hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.ROUTES]
-    return _wrap(node, FastLane(api, guard, hot, PREFIXES, services))
+    return _wrap(node, FastLane(api, guard, hot, services))
 
 
 def _order_desk(node: Node) -> commands.OrderDesk:
@@ -135,20 +137,21 @@ def management_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     api = _litestar(node, "comms-api: management API", handlers, services, guard)
-    return _wrap(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, PREFIXES, services))
+    return _wrap(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services))
 
 
 def _litestar(
     node: Node, title: str, handlers: Sequence[HTTPRouteHandler], services: Mapping[str, object], guard: Guard
 ) -> Litestar:
     return Litestar(
-        route_handlers=[Router(path=prefix, route_handlers=handlers) for prefix in PREFIXES],
+        route_handlers=handlers,
         guards=[guard],
         dependencies={name: _provide(service) for name, service in services.items()},
         exception_handlers={Exception: answer_problem},
         openapi_config=OpenAPIConfig(
             title=title,
             version=version("comms-api"),
+            servers=[Server(url="/"), Server(url=PREFIX)],
             use_handler_docstrings=True,
             openapi_router=Router(path="/schema", route_handlers=[], opt=ANYONE, include_in_schema=False),
         ),
@@ -158,7 +161,7 @@ def _litestar(
 
 
 def _wrap(node: Node, app: ASGIApp) -> AsgiApp:
-    api: AsgiApp = DiscardLateBody(app, node.settings.body_bytes_maximum)
+    api: AsgiApp = DiscardLateBody(AlsoUnder(PREFIX, app), node.settings.body_bytes_maximum)
     return ForwardedClients(api, node.settings.trusted_proxies) if node.settings.trusted_proxies else api
 
 

@@ -35,18 +35,16 @@ class FastLane:
         app: ASGIApp,
         guard: Guard,
         handlers: Sequence[HTTPRouteHandler],
-        prefixes: Sequence[str],
         services: Mapping[str, object],
     ) -> None:
         """Take the handlers of the fast lane: what they ask for is the request, services, and what has a default."""
         self._app = app
         self._guard = guard
         self._routes = {
-            (method, prefix.rstrip("/") + path): _Route(handler, handler.fn, _wanted(handler, services))
+            (method, path): _Route(handler, handler.fn, _wanted(handler, services))
             for handler in handlers
             for method in handler.http_methods
             for path in handler.paths
-            for prefix in prefixes
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,10 +12,15 @@ from support.server import KEY, Server
 Query = Callable[..., list[Any]]
 
 
-@pytest.mark.parametrize("prefix", ["", "/api/v1"])
-def test_health_is_an_empty_200(server: Server, prefix: str) -> None:
-    answer = server.client(server.agent_url).get(f"{prefix}/")
+@pytest.mark.parametrize("path", ["/", "/api/v1/", "/api/v1"])
+def test_health_is_an_empty_200(server: Server, path: str) -> None:
+    answer = server.client(server.agent_url).get(path)
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/api/v10", "/api/v1login", "/api/v1/api/v1", "/api"])
+def test_what_only_looks_like_the_prefix_is_not_found(server: Server, path: str) -> None:
+    assert server.client(server.agent_url).get(path).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/login", "/api/v1/login", "/authentication", "/api/v1/authentication"])
