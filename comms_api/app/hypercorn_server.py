@@ -3,17 +3,18 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.asyncio import tcp_server, worker_context
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 
 from comms_api.app.apis import AsgiApp
@@ -82,16 +83,21 @@ class _Config(Config):
 class _Connection(tcp_server.TCPServer):
     """A connection that does less for each request than hypercorn's: one write of an answer, and no task but the app's.
 
-    It knows whom its client's certificate names; hypercorn does not tell its apps.
+    It knows whom its client's certificate names; hypercorn does not tell its apps. And a client that waits to be asked
+    for its body (RFC 9110, 10.1.1) is asked when the app wants it, which may refuse it unread.
     """
 
     config: _Config
+    app: Any
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.idle_task = _IdleTimer(self)
+        self._asgi_app, self.app = self.app, self._call_app
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
+        self._is_unanswered = False
+        self._permission = b""
 
     async def run(self) -> None:
         """Serve the connection; its requests are tasks that inherit the name."""
@@ -110,7 +116,7 @@ class _Connection(tcp_server.TCPServer):
 
     def _break_circles(self) -> None:
         """Forget what points back here: the connection's buffers would stay until circles are looked for."""
-        for name in ("protocol", "idle_task", "_task_group"):
+        for name in ("protocol", "idle_task", "app", "_task_group"):
             vars(self).pop(name, None)
         if (error := self.reader.exception()) is not None:
             error.__traceback__ = None
@@ -118,8 +124,11 @@ class _Connection(tcp_server.TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Send bytes, together with those that follow at once; or close; or become idle or busy."""
         if not isinstance(event, RawData):
+            self._is_unanswered = isinstance(event, Updated) and not event.idle
             self._flush()
             await super().protocol_send(event)
+            return
+        if self._is_kept_back(event.data):
             return
         if not self._unsent:
             self.loop.call_soon(self._flush)
@@ -129,6 +138,21 @@ class _Connection(tcp_server.TCPServer):
             self._flush()
         with suppress(OSError):  # whoever reads learns of it as well, and ends the connection
             await self.writer.drain()
+
+    def _is_kept_back(self, data: bytes) -> bool:
+        """Keep a 100, which hypercorn makes at once; forget it when there is an answer instead."""
+        is_first, self._is_unanswered = self._is_unanswered, False
+        self._permission = data if is_first and data.startswith(b"HTTP/1.1 100 ") else b""
+        return bool(self._permission)
+
+    def _call_app(self, scope: Any, receive: Callable[[], Awaitable[Any]], *others: Any) -> Any:
+        return self._asgi_app(scope, partial(self._receive, receive) if self._permission else receive, *others)
+
+    async def _receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+        """Let a client that waits for it send its body, now that the app wants it, and return what comes."""
+        if self._permission:
+            await self.protocol_send(RawData(data=self._permission))
+        return await receive()
 
     async def _close(self) -> None:
         with suppress(OSError):  # a client that does not take its leave in time is no fault of the app that answered it

@@ -3,7 +3,8 @@
 Closing a connection with unread bytes in it makes the kernel reset it, and the client loses the answer that it had
 not read yet. So the answer goes out at once, and only its end waits until the rest of the body has been read and
 thrown away, within a limit of bytes and of time. The connection closes then, and the answer says so; a small body is
-thrown away before the answer, and its connection lives on.
+thrown away before the answer, and its connection lives on. A body that its client holds back until it is asked for it
+(Expect: 100-continue) is not asked for only to be thrown away.
 """
 
 import asyncio
@@ -82,7 +83,11 @@ class _Exchange:
             return False
         length = int(find_header(self._scope, b"content-length") or 0)
         self._ended = length == 0
-        return length <= SMALL_BODY_BYTES
+        return length <= SMALL_BODY_BYTES and not self._is_unasked()
+
+    def _is_unasked(self) -> bool:
+        """Return whether the client waits to be asked for its body; told of a refusal it may send it all the same."""
+        return self._size == 0 and find_header(self._scope, b"expect") is not None
 
     async def _discard(self) -> None:
         """Read on to the end of the body, or for as many bytes as a body may have, or for some time."""

@@ -1,0 +1,65 @@
+"""Clients that wait to be asked for their body (RFC 9110, 10.1.1): they are, if it is wanted."""
+
+import time
+from uuid import UUID
+
+import httpx
+import pytest
+from support.batches import stateless
+from support.raw import connect, read_answer, request
+from support.server import SERVER, Server
+
+
+@pytest.fixture(scope="module")
+def agent_id(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "expectations")
+
+
+def expecting(path: str, token: str, size: int) -> bytes:
+    """Return the head of a request that keeps its connection."""
+    head = request("POST", path, token, b"", "Expect: 100-continue", f"Content-Length: {size}")
+    return head.replace(b"Connection: close\r\n", b"")
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, size: int) -> None:
+    with connect(server.tls, server.agent_port) as connection:
+        started = time.monotonic()
+        connection.sendall(expecting("/events/stateless", "bad", size))
+        answer = read_answer(connection)
+        assert (answer.status, answer.headers["connection"]) == (401, "close")
+        assert time.monotonic() - started < 1
+
+
+def test_with_a_good_token_the_body_is_asked_for_each_time(server: Server, agent_id: UUID) -> None:
+    token, body = server.token(agent_id), stateless(agent_id, {"n": 1})
+    with connect(server.tls, server.agent_port) as connection:
+        for _ in range(2):
+            connection.sendall(expecting("/events/stateless", token, len(body)))
+            assert read_answer(connection).status == 100
+            connection.sendall(body)
+            assert read_answer(connection).status == 204
+        connection.sendall(expecting("/nowhere", token, len(body)))
+        assert read_answer(connection).status == 404
+
+
+def test_a_body_that_is_too_large_is_not_asked_for(server: Server, agent_id: UUID) -> None:
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(expecting("/events/stateless", server.token(agent_id), 100 * 2**20))
+        assert read_answer(connection).status == 413
+
+
+REFUSED = pytest.param(
+    False, [401], marks=pytest.mark.skipif(SERVER != "hypercorn", reason="granian closes while it still sends")
+)
+
+
+@pytest.mark.parametrize(("is_good", "statuses"), [(True, [100, 204]), REFUSED])
+def test_a_client_that_does_not_wait_after_all_reads_its_answer(
+    server: Server, agent_id: UUID, *, is_good: bool, statuses: list[int]
+) -> None:
+    body = stateless(agent_id, {"pad": "x" * 1_000_000})
+    token = server.token(agent_id) if is_good else "bad"
+    with connect(server.tls, server.agent_port) as connection:
+        connection.sendall(expecting("/events/stateless", token, len(body)) + body)
+        assert [read_answer(connection).status for _ in statuses] == statuses
