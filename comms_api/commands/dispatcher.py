@@ -137,18 +137,24 @@ class Dispatcher:
         self._want(self._waiters.keys() & {UUID(agent) for agent in agents} if agents else self._waiters)
 
     def holds(self, agents: Collection[UUID]) -> bool:
-        """Return whether these are agents whose polls are held here."""
-        return bool(agents) and all(agent in self._waiters for agent in agents)
+        """Return whether these are agents whose polls are held here, with no claim under way for them."""
+        return bool(agents) and all(self._find_idle(agent) for agent in agents)
 
-    async def give(self, claimed: Sequence[Claimed]) -> bool:
-        """Answer polls by orders that were claimed for them; return whether that were all of some.
+    def _find_idle(self, agent_id: UUID) -> _Waiter | None:
+        # A claim under way may have an older order already, which must go first.
+        waiter = self._waiters.get(agent_id)
+        return None if waiter is None or waiter.is_being_claimed else waiter
 
-        What nobody is here to take any more is released.
-        """
-        unwanted = [claim for claim in claimed if not self._give(claim.agent_id, [claim])]
+    async def give(self, claimed: Sequence[Claimed]) -> int:
+        """Answer polls by orders that were claimed for them, and return by how many; the others are released."""
+        unwanted = [
+            claim
+            for claim in claimed
+            if (waiter := self._find_idle(claim.agent_id)) is None or not waiter.give([claim.order])
+        ]
         if unwanted:
             await self._release(unwanted)
-        return bool(claimed) and not unwanted
+        return len(claimed) - len(unwanted)
 
     def end_revoked(self) -> None:
         """End the polls whose token has been revoked."""

@@ -96,11 +96,11 @@ class Submissions:
                 answer, claimed = await expand_and_claim(connection, wanted, ORDER_IDS_SHOWN, self._lease_seconds)
             else:
                 answer, claimed = await expand_command(connection, wanted, ORDER_IDS_SHOWN), []
-        is_given = await self._dispatcher.give(claimed)
+        given = await self._dispatcher.give(claimed)
         if not answer.orders:
             async with self._engine.connect() as reading:
                 await _refuse_strangers(reading, [wanted], [0])
-        return [answer], is_given
+        return [answer], given == answer.orders
 
     async def _submit_together(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None

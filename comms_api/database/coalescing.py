@@ -73,7 +73,7 @@ class Coalescer(Generic[Item, Outcome]):
     def _take_group(self) -> list[_Submission[Item, Outcome]]:
         """Take a writer's share of all there is: with everything that waits, one would work while the others wait."""
         group, size = [], 0
-        share = min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers))
+        share = max(1, min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers)))
         while self._waiting and size < share:
             owner = next(iter(self._waiting))
             own = self._waiting.pop(owner)

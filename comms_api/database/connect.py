@@ -62,7 +62,8 @@ def _encode_json(value: Any) -> str:
 
 def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
     # asyncpg knows at once when the server goes away, so this costs no round trip, unlike a pre-ping.
-    if not can_be_written(connection.driver_connection):
+    driver = connection.driver_connection
+    if not can_be_written(driver) or driver.is_in_transaction():
         raise DisconnectionError
 
 

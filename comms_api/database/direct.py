@@ -6,7 +6,7 @@ own unless it is run in `Direct.transaction()`. Rows are asyncpg's: to be unpack
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -34,10 +34,20 @@ class Direct:
         rows: list[Any] = await self.driver.fetch(compiled.sql, *values)
         return rows
 
-    def transaction(self) -> AbstractAsyncContextManager[object]:
-        """Return a transaction for a block of statements."""
-        transaction: AbstractAsyncContextManager[object] = self.driver.transaction()
-        return transaction
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Make the statements of the block one transaction.
+
+        The driver's own raises, when a block is cancelled, that it cannot roll back, and so hides that it was.
+        """
+        await self.driver.execute("BEGIN")
+        try:
+            yield
+        except asyncpg.PostgresError:
+            if not self.driver.is_closed():
+                await self.driver.execute("ROLLBACK")
+            raise
+        await self.driver.execute("COMMIT")
 
 
 Connection: TypeAlias = AsyncConnection | Direct
@@ -48,10 +58,13 @@ Connection: TypeAlias = AsyncConnection | Direct
 async def direct(engine: AsyncEngine) -> AsyncIterator[Direct]:
     """Take a connection from the engine's pool for the block."""
     pooled = await engine.raw_connection()
+    driver: Any = pooled.driver_connection
     try:
-        yield Direct(pooled.driver_connection, engine.dialect)
+        yield Direct(driver, engine.dialect)
     except asyncpg.PostgresError:
-        raise  # an answer like any other; whether the connection survived it is seen when it is taken again
+        if not driver.is_closed() and driver.is_in_transaction():  # BEGIN, COMMIT or ROLLBACK themselves failed
+            pooled.invalidate()
+        raise  # an answer like any other
     except BaseException:
         pooled.invalidate()  # it may be in the midst of something
         raise

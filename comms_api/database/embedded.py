@@ -59,6 +59,8 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "wal_compression": "pglz",
     "synchronous_commit": "on",
+    # `orders` turns over all the time, and until dead rows are vacuumed it takes new pages.
+    "autovacuum_naptime": "15s",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",

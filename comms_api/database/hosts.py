@@ -91,9 +91,10 @@ def can_be_written(connection: Any) -> bool:
 
     A server says so with the answer to the statement that it refused, if not before.
     """
+    if connection.is_closed():
+        return False
     told = connection.get_settings()
     return (
-        not connection.is_closed()
-        and getattr(told, "in_hot_standby", "off") == "off"
+        getattr(told, "in_hot_standby", "off") == "off"
         and getattr(told, "default_transaction_read_only", "off") == "off"
     )

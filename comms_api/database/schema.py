@@ -322,7 +322,8 @@ orders = Table(
     _timestamp("offer_at", nullable=False),
     Column("bytes", Integer, nullable=False, server_default=text("0"), comment="about what it takes in an answer"),
     # A claim moves only columns without an index, and half of each page is free for it: every move is HOT.
-    postgresql_with={"fillfactor": "50"},
+    # A queue that is empty now needs its pages again at once; cutting them off would lock the table for everybody.
+    postgresql_with={"fillfactor": "50", "vacuum_truncate": "off"},
 )
 # The claim: the open orders of each waiting agent, the most urgent and then the oldest first.
 Index("orders_claim_idx", orders.c.agent_id, orders.c.priority.desc(), orders.c.position)

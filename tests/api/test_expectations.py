@@ -7,7 +7,7 @@ import httpx
 import pytest
 from support.batches import stateless
 from support.raw import connect, read_answer, request
-from support.server import Server
+from support.server import SERVER, Server
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,12 @@ def test_a_body_that_is_too_large_is_not_asked_for(server: Server, agent_id: UUI
         assert read_answer(connection).status == 413
 
 
-@pytest.mark.parametrize(("is_good", "statuses"), [(True, [100, 204]), (False, [401])])
+REFUSED = pytest.param(
+    False, [401], marks=pytest.mark.skipif(SERVER != "hypercorn", reason="granian closes while it still sends")
+)
+
+
+@pytest.mark.parametrize(("is_good", "statuses"), [(True, [100, 204]), REFUSED])
 def test_a_client_that_does_not_wait_after_all_reads_its_answer(
     server: Server, agent_id: UUID, *, is_good: bool, statuses: list[int]
 ) -> None:

@@ -213,3 +213,24 @@ async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
         await submissions.submit("olga", [restart(agent_id)])
     assert await kept(engine, agent_id) == [(0, False, False)]
     assert notified == [{str(agent_id)}]
+
+
+async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+    """The claim is committed and its answer late: in the database nothing older is due any more."""
+    notifier = Notifier(engine, {ORDERS_CHANNEL: dispatcher.wake})
+    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
+    [agent_id] = await add_agents(engine, 1)
+    [older] = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
+    async with direct(engine) as connection:
+        await claim_orders(connection, [], 60)  # it is prepared on the connection that will be taken next
+        transport = connection.driver._transport  # noqa: SLF001 - nothing public delays an answer
+    transport.pause_reading()
+    running = asyncio.create_task(dispatcher.run())
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
+        await asyncio.sleep(0.2)
+        assert await kept(engine, agent_id) == [(1, True, True)]
+        await submissions.submit("olga", [restart(agent_id)])
+        assert not answer.done()
+        transport.resume_reading()
+        assert [order.order_id for order in await answer] == [str(older)]
+    running.cancel()

@@ -119,6 +119,14 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     writer.cancel()
 
 
+async def test_nothing_is_stored_at_once() -> None:
+    table = Table()
+    assert await asyncio.wait_for(run(table, lambda c: asyncio.gather(c.submit("a", []), c.submit("b", [1]))), 5) == [
+        [],
+        ["stored 1"],
+    ]
+
+
 async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.server import environment
 
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition
+from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor, uuid7_time
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,17 @@ def test_up_down_and_up_again_agree_with_the_schema(folder: Path, new_database: 
     assert [row[0] for row in tables] == ["alembic_version"]
     alembic(env, "upgrade", "head")
     assert "No new upgrade operations detected" in alembic(env, "check")
+
+
+def test_the_tables_have_the_storage_parameters_that_the_schema_tells_of(new_database: Callable[[], str]) -> None:
+    # Alembic's check leaves them out.
+    options = "SELECT relname, option FROM pg_class, unnest(reloptions) AS option WHERE relkind IN ('r', 'p')"
+    stored = {(row["relname"], row["option"]) for row in querying(new_database())(options)}
+    assert stored == {
+        (table.name, f"{name}={value}")
+        for table in metadata.sorted_tables
+        for name, value in (table.dialect_options["postgresql"]["with"] or {}).items()
+    }
 
 
 LAST_RELEASED = "0004"

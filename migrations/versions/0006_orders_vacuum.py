@@ -1,0 +1,19 @@
+"""The queue keeps the pages that it needs: vacuum does not cut them off.
+
+Revision: 0006, after 0005
+"""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE orders SET (vacuum_truncate = off)")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE orders RESET (vacuum_truncate)")

@@ -1,0 +1,71 @@
+"""Statements on the driver: what fails or is cancelled in the midst of one leaves no useless connection behind."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.direct import direct
+
+pytestmark = pytest.mark.anyio
+
+WAIT = text("SELECT pg_sleep(:seconds)")
+ONE = text("SELECT 1")
+FAULT = text("SELECT 1 / (CAST(:zero AS int))")
+
+
+async def assert_usable(engine: AsyncEngine) -> None:
+    """Take every connection of the pool, each in turn, and run a statement and a transaction on it."""
+    async with direct(engine) as first, direct(engine) as second:
+        for connection in (first, second):
+            assert await connection.execute(ONE, {}) == [(1,)]
+            async with connection.transaction():
+                assert await connection.execute(ONE, {}) == [(1,)]
+
+
+async def test_a_fault_rolls_back_and_the_connection_lives_on(engine: AsyncEngine) -> None:
+    async with direct(engine) as connection:
+        pid = connection.driver.get_server_pid()
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with direct(engine) as connection, connection.transaction():
+            await connection.execute(FAULT, {"zero": 0})
+    async with direct(engine) as connection:
+        assert connection.driver.get_server_pid() == pid
+    await assert_usable(engine)
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
+    engine: AsyncEngine, *, in_transaction: bool
+) -> None:
+    async def wait() -> None:
+        async with direct(engine) as connection:
+            if in_transaction:
+                async with connection.transaction():
+                    await connection.execute(WAIT, {"seconds": 20})
+            await connection.execute(WAIT, {"seconds": 20})
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5)
+    await assert_usable(engine)
+
+
+async def test_a_connection_that_is_left_in_a_transaction_is_not_used_again(engine: AsyncEngine) -> None:
+    async def fail() -> None:
+        async with direct(engine) as connection:
+            await connection.driver.execute("BEGIN")  # as if that of a transaction had been cancelled too late
+            await connection.execute(FAULT, {"zero": 0})
+
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await fail()
+    await assert_usable(engine)
+    async with direct(engine) as connection:
+        await connection.driver.execute("BEGIN")
+    async with engine.begin() as other:
+        assert await other.scalar(ONE) == 1
+    await assert_usable(engine)
