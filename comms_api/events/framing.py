@@ -51,7 +51,15 @@ class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Object(msgspec.Struct, frozen=True):
-    """Any JSON object; its members are passed over."""
+    """Any JSON object; its members are passed over but for those that a header has."""
+
+    module: msgspec.Raw = _ABSENT
+    operation: msgspec.Raw = _ABSENT
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it cannot be a header."""
+        return self.module is _ABSENT and self.operation is _ABSENT
 
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
@@ -89,14 +97,15 @@ def read_stateless(lines: Sequence[bytes]) -> StatelessBatch:
 
 def _read_faultless(lines: Sequence[bytes]) -> StatelessBatch | None:
     """Read the batch that nearly all agents send: a header, and events behind it, all of them good."""
-    try:
-        for line in lines:
-            _OBJECT.decode(line)
-    except (msgspec.DecodeError, RecursionError):
-        return None
     first, *events = lines or [b""]
     header = _find_stateless_header(first)
-    if header is None or _name_fault(header.module, header.collector) or any(b'"module"' in line for line in events):
+    if header is None or _name_fault(header.module, header.collector):
+        return None
+    try:
+        for line in events:
+            if _OBJECT.decode(line).module is not _ABSENT:
+                return None  # it may be a header
+    except (msgspec.DecodeError, RecursionError):
         return None
     return StatelessBatch([EventRun(header.module, header.collector, events)] if events else [], [])
 
@@ -159,8 +168,7 @@ def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[St
         header, data = _STATEFUL_HEADER.decode(line), None
         if header.operation != "delete":
             data = next(filled, b"")
-            _OBJECT.decode(data)
-            if b'"module"' in data or b'"operation"' in data:
+            if not _OBJECT.decode(data).is_plain:
                 raise ValueError("it may be a header")
         if len(line) > HEADER_BYTES_MAXIMUM or len(data or b"") > STATE_BYTES_MAXIMUM or _header_fault(header):
             raise ValueError("a fault that its agent must be told of")

@@ -56,16 +56,19 @@ def merge(document: bytes, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> 
     `document` itself, and what sets everything `partial` itself.
     """
     members, new = _OBJECT.decode(document), _OBJECT.decode(partial)
-    changed = {
-        name: value if (old := members.get(name)) is None else _merge_member(old, value, depth)
-        for name, value in new.items()
-        if members.get(name) != value
-    }
-    if all(members.get(name) == value for name, value in changed.items()):
+    changed = {}
+    is_partial = members.keys() <= new.keys()  # it may be what the document becomes
+    for name, value in new.items():
+        old = members.get(name)
+        if old == value:
+            continue
+        merged = value if old is None else _merge_member(old, value, depth)
+        is_partial = is_partial and merged is value
+        if merged != old:
+            changed[name] = merged
+    if not changed:
         return document
-    if members.keys() <= new.keys() and all(new[name] is value for name, value in changed.items()):
-        return partial  # it sets every member there is
-    return msgspec.json.encode(members | changed)
+    return partial if is_partial else msgspec.json.encode(members | changed)
 
 
 def _merge_member(old: msgspec.Raw, new: msgspec.Raw, depth: int) -> msgspec.Raw:
