@@ -8,6 +8,7 @@ thrown away before the answer, and its connection lives on. A body that its clie
 """
 
 import asyncio
+from collections.abc import Awaitable
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, ReceiveMessage, Scope, Send
@@ -27,13 +28,12 @@ class DiscardLateBody:
         self._app = app
         self._limit = body_bytes_maximum
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; no coroutine, of which each held poll would keep one."""
         if scope["type"] == ScopeType.HTTP:
             exchange = _Exchange(scope, receive, send, self._limit)
-            await self._app(scope, exchange.receive, exchange.send)
-        else:
-            await self._app(scope, receive, send)
+            receive, send = exchange.receive, exchange.send
+        return self._app(scope, receive, send)
 
 
 class _Exchange:

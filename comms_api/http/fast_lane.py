@@ -47,16 +47,15 @@ class FastLane:
             for path in handler.paths
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; no coroutine, of which each held poll would keep one."""
         route = None
         if scope["type"] == ScopeType.HTTP and not scope["query_string"]:
             route = self._routes.get((scope["method"], scope["path"]))
         if route is None:
-            await self._app(scope, receive, send)
-        else:
-            scope.setdefault("state", {})  # of ASGI's optional members the one that the guard writes to
-            await self._serve(route, Request(scope, receive, send))
+            return self._app(scope, receive, send)
+        scope.setdefault("state", {})  # of ASGI's optional members the one that the guard writes to
+        return self._serve(route, Request(scope, receive, send))
 
     async def _serve(self, route: _Route, request: AnyRequest) -> None:
         try:

@@ -1,5 +1,7 @@
 """Serve an app bare and under a prefix: routes that were there twice would be in memory twice."""
 
+from collections.abc import Awaitable
+
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -13,8 +15,8 @@ class AlsoUnder:
         self._inside = prefix + "/"
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; no coroutine, of which each held poll would keep one."""
         if scope["type"] == ScopeType.HTTP and f"{scope['path']}/".startswith(self._inside):
             scope["path"] = scope["path"].removeprefix(self._prefix) or "/"
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
