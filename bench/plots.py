@@ -1,4 +1,4 @@
-"""Draw `docs/performance/*.svg` from the raw data and the figures that `make bench` has left in `build/`."""
+"""Draw `docs/performance/*.svg` from the raw data and the figures that `make bench` has left in `build/` of hypercorn."""
 
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,30 @@ import msgspec
 
 from bench.__main__ import FIGURES
 from bench.figures import Figure
-from bench.report import BUILD
+from bench.report import RAW
 from bench.svg import Bar, Points, bars, curves
 
 FOLDER = Path("docs/performance")
+SERVER = "hypercorn"
 TOP = 1.6
 
 
 @click.command()
 def main() -> None:
     """Draw what has been measured; a plot whose data is not there stays as it is."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    raw = {path.stem: msgspec.json.decode(path.read_bytes()) for path in (BUILD / "bench").glob("*.json")}
+    draw(RAW / SERVER, FOLDER)
+
+
+def draw(measured: Path, folder: Path) -> None:
+    """Draw the raw data of a server into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {path.stem: msgspec.json.decode(path.read_bytes()) for path in measured.glob("*.json")}
     values = {key: value for one in raw.values() for key, value in one.get("values", {}).items()}
     if drawn := [_bar(figure, values[figure.key]) for figure in FIGURES if figure.key in values]:
-        (FOLDER / "figures.svg").write_text(bars("Figures against what they must reach (black: the aim)", drawn))
+        (folder / "figures.svg").write_text(bars("Figures against what they must reach (black: the aim)", drawn))
     for name, lines in _growth(raw).items():
         title = f"Cost beside a grown system / in a small one, by {name} in the tables"
-        (FOLDER / f"growth-{name}.svg").write_text(curves(title, lines, TOP, 1.3))
+        (folder / f"growth-{name}.svg").write_text(curves(title, lines, TOP, 1.3))
 
 
 def _bar(figure: Figure, value: float) -> Bar:

@@ -15,11 +15,12 @@ from bench.figures import Figure
 
 BUILD = Path("build")
 REPORT = BUILD / "bench.json"
+RAW = BUILD / "bench"
 
 
 def write_raw(name: str, content: object) -> None:
     """Write what one measurement saw."""
-    _write(BUILD / "bench" / f"{name}.json", content)
+    _write(RAW / f"{name}.json", content)
 
 
 def write_report(

@@ -1,0 +1,24 @@
+"""The plots show what was measured last, of the server that is the default."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.plots import SERVER, draw
+from bench.report import RAW, write_raw
+
+
+def test_a_figure_is_drawn_and_a_plot_without_data_stays(tmp_path: Path) -> None:
+    (tmp_path / "rest.json").write_bytes(msgspec.json.encode({"values": {"rest_mb": 57.25}}))
+    (tmp_path / "growth-events.svg").write_text("as it was")
+    draw(tmp_path, tmp_path)
+    assert "57.2 (≤ 60)" in (tmp_path / "figures.svg").read_text()
+    assert (tmp_path / "growth-events.svg").read_text() == "as it was"
+
+
+def test_what_is_drawn_is_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_raw(f"{SERVER}/rest", {"values": {"rest_mb": 57.25}})
+    draw(RAW / SERVER, tmp_path)
+    assert "57.2 (≤ 60)" in (tmp_path / "figures.svg").read_text()
