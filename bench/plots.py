@@ -1,4 +1,4 @@
-"""Draw `docs/performance/*.svg` from the raw data and the figures that `make bench` has left in `build/` of hypercorn."""
+"""Draw `docs/performance/*.svg` from the raw data and figures that `make bench` has left in `build/` of hypercorn."""
 
 from pathlib import Path
 from typing import Any
