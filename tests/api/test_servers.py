@@ -230,16 +230,6 @@ def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(
         assert server.stop() == 0
 
 
-def test_workers_share_most_of_what_was_imported(folder: Path, database_url: str) -> None:
-    server = start_server(folder, database_url, workers=2)
-    try:
-        for worker in psutil.Process(server.process.pid).children():
-            memory = worker.memory_full_info()
-            assert memory.uss < memory.rss / 2
-    finally:
-        assert server.stop() == 0
-
-
 def served_by(server: Server, supervisor: psutil.Process) -> set[int]:
     """Return the workers that answer, by the connections they hold."""
     clients = [httpx.Client(base_url=server.agent_url, verify=server.tls) for _ in range(40)]
