@@ -2,17 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
+from support.statements import listening
 
 from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.leases import claim_orders
@@ -67,41 +66,24 @@ def restart(*names: object) -> NewCommand:
     return NewCommand("Engine", CommandTarget("agent", wanted if len(wanted) > 1 else wanted[0]), Action("restart"), 60)
 
 
-@contextmanager
-def sent_to_postgresql(engine: AsyncEngine) -> Iterator[list[str]]:
-    """Yield the first word of whatever is sent, BEGIN and COMMIT included."""
-    sent: list[str] = []
-
-    def log_control(query: Any) -> None:
-        sent.append(query.query.split()[0].rstrip(";"))
-
-    def log_statement(*arguments: Any) -> None:
-        sent.append(arguments[2].split()[0])
-
-    def taken(connection: Any, _record: object, _proxy: object) -> None:
-        connection.driver_connection.add_query_logger(log_control)
-
-    event.listen(engine.sync_engine, "before_cursor_execute", log_statement)
-    event.listen(engine.sync_engine, "checkout", taken)
-    yield sent
-    event.remove(engine.sync_engine, "checkout", taken)
-    event.remove(engine.sync_engine, "before_cursor_execute", log_statement)
+def first_words(statements: Iterable[str]) -> list[str]:
+    return [statement.split()[0].rstrip(";") for statement in statements]
 
 
 async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
     engine: AsyncEngine, submissions: Submissions
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
-    with acting_as(Actor("olga", "192.0.2.1")), sent_to_postgresql(engine) as sent:
+    with acting_as(Actor("olga", "192.0.2.1")), listening(engine) as sent:
         [submitted] = await submissions.submit("olga", [restart(agent_id)])
-        assert sent == ["WITH"]
+        assert first_words(sent) == ["WITH"]
         async with direct(engine) as connection:  # the actor is not told in a statement before, either
             told = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
             assert await connection.execute(told, {}) == [(0,)]
         await asyncio.sleep(0)  # asyncpg tells of a statement a little later
         sent.clear()
         await submissions.submit("olga", [restart(agent_id), restart(agent_id)])
-        assert sent == ["BEGIN", "WITH", "WITH", "COMMIT"]
+        assert first_words(sent) == ["BEGIN", "WITH", "WITH", "COMMIT"]
     async with engine.connect() as connection:
         told = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
         assert (await connection.execute(told, {"key": str(submitted.request_id)})).one() == ("olga", "192.0.2.1", 1)
@@ -170,9 +152,9 @@ async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
     [agent_id] = await add_agents(engine, 1)
     notified: list[object] = []
     submissions = submissions_of(engine, dispatcher, notified)
-    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, sent_to_postgresql(engine) as sent:
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, listening(engine) as sent:
         await submissions.submit("olga", [restart(agent_id)])
-        assert (sent, notified) == (["WITH"], [])
+        assert (first_words(sent), notified) == (["WITH"], [])
         [order] = await answer
     assert await kept(engine, agent_id) == [(1, True, True)]
     assert await offered_anew(engine, agent_id) == [Claimed(agent_id, 2, order)]

@@ -3,16 +3,14 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from support.statements import DISTRIBUTED, touched, unconstrained
+from support.statements import DISTRIBUTED, listening, touched, unconstrained
 
 from bench.growth_orders import GROUP
 from bench.plans import Statement, hot_statements
@@ -75,27 +73,6 @@ async def own_engine(own_url: str) -> AsyncIterator[AsyncEngine]:
     opened = open_engine(own_url, Settings())
     yield opened
     await opened.dispose()
-
-
-@contextmanager
-def listening(engine: AsyncEngine) -> Iterator[list[str]]:
-    """Collect what is executed on the engine's connections in the block, by SQLAlchemy or by the driver."""
-    heard: list[str] = []
-
-    def hear(*arguments: Any) -> None:
-        heard.append(str(arguments[2]))
-
-    def hear_driver(query: Any) -> None:
-        heard.append(query.query)
-
-    def taken(connection: Any, _record: object, _proxy: object) -> None:
-        connection.driver_connection.add_query_logger(hear_driver)
-
-    event.listen(engine.sync_engine, "before_cursor_execute", hear)
-    event.listen(engine.sync_engine, "checkout", taken)
-    yield heard
-    event.remove(engine.sync_engine, "checkout", taken)
-    event.remove(engine.sync_engine, "before_cursor_execute", hear)
 
 
 async def enroll(connection: AsyncConnection, count: int) -> list[UUID]:

@@ -1,7 +1,12 @@
-"""Which statements touch a table that would be distributed by agent without saying whose rows they want."""
+"""What statements are executed, and which touch a table that would be distributed by agent without naming agents."""
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 DISTRIBUTED = {
     "agents": "id",
@@ -19,6 +24,27 @@ _COMMENT_OR_TEXT = re.compile(r"--[^\n]*|'(?:[^']|'')*'")
 _INNERMOST = re.compile(r"\(([^()]*)\)")
 _QUERY = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 _OF_ARRAYS = re.compile(r"\s*SELECT (DISTINCT )?[\w*, ]+\s+FROM UNNEST\b", re.IGNORECASE)
+
+
+@contextmanager
+def listening(engine: AsyncEngine) -> Iterator[list[str]]:
+    """Collect what is executed on the engine's connections in the block, by SQLAlchemy or by the driver."""
+    heard: list[str] = []
+
+    def hear(*arguments: Any) -> None:
+        heard.append(str(arguments[2]))
+
+    def hear_driver(query: Any) -> None:
+        heard.append(query.query)
+
+    def taken(connection: Any, _record: object, _proxy: object) -> None:
+        connection.driver_connection.add_query_logger(hear_driver)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", hear)
+    event.listen(engine.sync_engine, "checkout", taken)
+    yield heard
+    event.remove(engine.sync_engine, "checkout", taken)
+    event.remove(engine.sync_engine, "before_cursor_execute", hear)
 
 
 def touched(sql: str) -> set[str]:
