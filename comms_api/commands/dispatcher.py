@@ -138,19 +138,17 @@ class Dispatcher:
 
     def holds(self, agents: Collection[UUID]) -> bool:
         """Return whether these are agents whose polls are held here, with no claim under way for them."""
-        return bool(agents) and all(self._find_idle(agent) for agent in agents)
+        return bool(agents) and all(map(self._is_idle, agents))
 
-    def _find_idle(self, agent_id: UUID) -> _Waiter | None:
+    def _is_idle(self, agent_id: UUID) -> bool:
         # A claim under way may have an older order already, which must go first.
         waiter = self._waiters.get(agent_id)
-        return None if waiter is None or waiter.is_being_claimed else waiter
+        return waiter is not None and not waiter.is_being_claimed
 
     async def give(self, claimed: Sequence[Claimed]) -> int:
         """Answer polls by orders that were claimed for them, and return by how many; the others are released."""
         unwanted = [
-            claim
-            for claim in claimed
-            if (waiter := self._find_idle(claim.agent_id)) is None or not waiter.give([claim.order])
+            claim for claim in claimed if not (self._is_idle(claim.agent_id) and self._give(claim.agent_id, [claim]))
         ]
         if unwanted:
             await self._release(unwanted)
