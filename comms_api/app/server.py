@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -29,9 +28,6 @@ logger = logging.getLogger(__name__)
 ORPHAN_CHECK_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 MAPPED_BLOCK_BYTES = 64 * 1024
-COLLECTION_THRESHOLD = 50_000
-"""How many more objects than before are worth a collection; Python's own is 700."""
-
 SHUTDOWN_SECONDS = 1.0
 FLUSH_SECONDS = 0.3
 """How long the last answers may take from here to the network."""
@@ -76,7 +72,6 @@ def run_worker(
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
     _map_large_blocks()
-    collect_seldom()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # we are leaving already
@@ -87,16 +82,6 @@ def _map_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc has it
         mallopt(M_MMAP_THRESHOLD, MAPPED_BLOCK_BYTES)
-
-
-def collect_seldom() -> None:
-    """Leave what was imported out of collections, and look for cycles seldom: requests leave few.
-
-    Before a fork: a collection writes to each object that it looks at, and what is written to is no longer shared.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECTION_THRESHOLD)
 
 
 async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], has_parent: Callable[[], bool]) -> None:

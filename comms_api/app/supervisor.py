@@ -1,5 +1,6 @@
 """Start a node: prepare what it needs, open its sockets, and keep its workers running."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.place import find_place
-from comms_api.app.server import Worker, collect_seldom, run_worker
+from comms_api.app.server import Worker, run_worker
 from comms_api.app.sites import find_server
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import Seat
@@ -32,6 +33,9 @@ from comms_api.settings import Settings
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
+COLLECTION_THRESHOLD = 50_000
+"""How many more objects than before are worth a collection; Python's own is 700."""
+
 PREPARATION = "comms_api.app.preparation"
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _FORK = multiprocessing.get_context("fork")
@@ -75,10 +79,21 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
             announce(listening)
             manager.tell("READY=1")
 
+        _collect_seldom()
         if settings.workers == 1:
             run_worker(worker, listeners[0], ready)
         else:
             _supervise(worker, listeners, ready)
+
+
+def _collect_seldom() -> None:
+    """Leave what was imported out of collections, and look for cycles seldom: requests leave few.
+
+    Before a fork: a collection writes to each object that it looks at, and what is written to is no longer shared.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTION_THRESHOLD)
 
 
 def _call_in_child(module: str, *arguments: object) -> Any:
@@ -117,7 +132,6 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
     manager, told_at = worker.manager, 0.0
-    collect_seldom()
     workers = [
         structs.replace(worker, seat=Seat(worker.seat.place, number), manager=NOBODY)
         for number in range(len(listeners))
