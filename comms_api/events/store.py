@@ -22,7 +22,7 @@ _ARRAYS = ", ".join(
     for name, kind in {"agents": "uuid", "modules": "text", "collectors": "text", "ids": "text"}.items()
 )
 _KEYS = f"unnest({_ARRAYS})"
-_SEPARATOR = "\x1f"
+_SEPARATOR = b"\x1f"
 
 
 async def copy_events(connection: Direct, rows: Sequence[bytes]) -> None:
@@ -79,13 +79,14 @@ async def find_states(connection: Connection, keys: Collection[StateKey]) -> dic
 _UPSERT_STATES = text(f"""
     INSERT INTO states (agent_id, module, collector, id, data)
     SELECT agent_id, module, collector, id, CAST(data AS json)
-    FROM unnest({_ARRAYS}, string_to_array(:documents, E'\\x1f')) AS new (agent_id, module, collector, id, data)
+    FROM unnest({_ARRAYS}, string_to_array(:documents, chr({_SEPARATOR[0]})))
+        AS new (agent_id, module, collector, id, data)
     ON CONFLICT (agent_id, module, collector, id) DO UPDATE SET data = excluded.data, updated_at = now()""")
 
 
 async def upsert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
     """Write documents whole, new or not."""
-    parameters = _columns(documents) | {"documents": _SEPARATOR.encode().join(documents.values()).decode()}
+    parameters = _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
     await connection.execute(_UPSERT_STATES, parameters)
 
 
