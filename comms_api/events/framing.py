@@ -138,12 +138,17 @@ def _fault(line: bytes) -> str | None:
 
 
 def _find_stateless_header(line: bytes) -> StatelessHeader | None:
-    if len(line) > HEADER_BYTES_MAXIMUM or b'"module"' not in line:
+    if len(line) > HEADER_BYTES_MAXIMUM or not _may_have(b'"module"', line):
         return None
     try:
         return _STATELESS_HEADER.decode(line)
     except msgspec.DecodeError:
         return None  # an event that has a member of that name
+
+
+def _may_have(member: bytes, line: bytes) -> bool:
+    """Return whether decoding the line can show a member of that name, which may be written with escapes."""
+    return member in line or b"\\u" in line
 
 
 def _name_fault(*names: str) -> str | None:
@@ -223,7 +228,7 @@ def _pair(lines: Sequence[bytes]) -> list[_Item]:
 
 
 def _find_stateful_header(line: bytes) -> StatefulHeader | None:
-    if len(line) > HEADER_BYTES_MAXIMUM or b'"operation"' not in line:
+    if len(line) > HEADER_BYTES_MAXIMUM or not _may_have(b'"operation"', line):
         return None
     try:
         return _STATEFUL_HEADER.decode(line)
@@ -233,7 +238,7 @@ def _find_stateful_header(line: bytes) -> StatefulHeader | None:
 
 def _is_header_shaped(line: bytes) -> bool:
     """Return whether a line that is no good header is one all the same: two of its members and no others."""
-    if len(line) > HEADER_BYTES_MAXIMUM or (b'"module"' not in line and b'"operation"' not in line):
+    if len(line) > HEADER_BYTES_MAXIMUM or not (_may_have(b'"module"', line) or _may_have(b'"operation"', line)):
         return False
     try:
         shape = _SHAPE.decode(line)

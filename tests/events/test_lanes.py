@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comms_api.errors import Malformed
@@ -27,6 +27,7 @@ STATELESS = [
     b"7",
     b"",
 ]
+ESCAPED = b'{"\\u006dodule":"fim","operati\\u006fn":"update","id":"9"}'
 STATEFUL = [
     b'{"id":"1","module":"fim","collector":"file","operation":"update"}',
     b'{"id":"2","module":"sca","operation":"create"}',
@@ -37,7 +38,7 @@ STATEFUL = [
     b'{"id":"6","module":"fim"}',
     b'{"file":{"size":1}}',
     b'{"operation":"update","size":1}',
-    b'{"\\u006dodule":"fim","operati\\u006fn":"update","id":"9"}',
+    ESCAPED,
     b'{"id":"7","\\u006dodule":"fim","operation":"update"}',
     b'{"rule":{"module":"fim","operation":"update","id":"8"}}',
     b'{"long":"' + b"x" * framing.HEADER_BYTES_MAXIMUM + b'"}',
@@ -56,12 +57,15 @@ def result_of(read: Callable[[], object]) -> object:
 
 
 @given(st.lists(st.sampled_from(STATELESS), max_size=6))
+@example([b'{"mod\\u0075le":"fim"}', b'{"rule":{"module":"fim"}}', b'{"mod\\u0075le":"sca"}', b"{}"])
 def test_a_stateless_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
     filled = [line for line in lines if line]
     assert framing.read_stateless(lines) == framing._read_line_by_line(filled)  # noqa: SLF001
 
 
 @given(st.lists(st.sampled_from(STATEFUL), max_size=8))
+@example([ESCAPED, STATEFUL[7]])
+@example([ESCAPED, b'{"rule":{"module":"fim","operation":"update","id":"8"}}'])
 def test_a_stateful_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
     short = result_of(lambda: framing.read_stateful(AGENT, lines))
     assert short == result_of(lambda: framing._read_item_by_item(AGENT, lines))  # noqa: SLF001
