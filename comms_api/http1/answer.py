@@ -1,0 +1,89 @@
+"""The bytes of an answer (RFC 9112, 6)."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from comms_api.http1.reader import Refused
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BODILESS = {204, 304}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Answer:
+    """Encodes what an ASGI app sends; the head first, once, then parts of the body."""
+
+    __slots__ = ("_has_chunks", "_is_bodiless", "_left", "closes", "is_begun")
+
+    def __init__(self) -> None:
+        """Wait for the head."""
+        self.closes = False
+        """Whether the connection closes behind the answer; its headers may say so as well."""
+
+        self.is_begun = False
+        self._is_bodiless = self._has_chunks = False
+        self._left: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the body has as many bytes as were announced."""
+        return not self._left
+
+    def encode_head(
+        self, start: Mapping[str, Any], method: str, version: str, date_line: bytes, length: int | None
+    ) -> bytes:
+        """Return the head, for a request's method and version; `length` is the body's, if it is known.
+
+        Raises `ValueError` for a header that would be more than one.
+        """
+        status = start["status"]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line]
+        for name, value in start.get("headers", ()):
+            if b"\n" in name + value or b"\r" in name + value:
+                raise ValueError("a header of an answer has a line break in it")
+            if name.lower() == b"connection":
+                self.closes = self.closes or value.lower() == b"close"
+                continue
+            if name.lower() == b"content-length":
+                self._left = int(value)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        self._is_bodiless = method == "HEAD" or status in _BODILESS
+        if self._is_bodiless:
+            self._left = None
+        elif self._left is None:
+            lines.append(self._announcement(version, length))
+        self.is_begun = True
+        return b"".join((*lines, b"connection: close\r\n\r\n" if self.closes else b"\r\n"))
+
+    def _announcement(self, version: str, length: int | None) -> bytes:
+        if length is not None:
+            self._left = length
+            return b"content-length: %d\r\n" % length
+        if version == "1.0":
+            self.closes = True  # which ends the body
+            return b""
+        self._has_chunks = True
+        return b"transfer-encoding: chunked\r\n"
+
+    def encode_body(self, body: bytes, *, is_last: bool) -> bytes:
+        """Return a part of the body; raises `ValueError` for more than was announced."""
+        if self._is_bodiless:
+            return b""
+        if self._left is not None:
+            if len(body) > self._left:
+                raise ValueError("the body of an answer is longer than its Content-Length")
+            self._left -= len(body)
+        elif self._has_chunks:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            return chunk + b"0\r\n\r\n" if is_last else chunk
+        return body
+
+
+def encode_refusal(refused: Refused, date_line: bytes) -> bytes:
+    """Return the answer to what no app has answered; the connection closes behind it."""
+    body = str(refused).encode()
+    start = {"status": refused.status, "headers": [(b"content-type", b"text/plain")]}
+    answer = Answer()
+    answer.closes = True
+    return answer.encode_head(start, "GET", "1.1", date_line, len(body)) + answer.encode_body(body, is_last=True)

@@ -1,0 +1,296 @@
+"""Serve a connection: its requests are an ASGI app's, one after the other.
+
+Of what a client sends ahead, little is taken in: of a body that the app does not read, and of requests behind the one
+that is being answered. The rest is left to TCP.
+"""
+
+import asyncio
+import select
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
+from typing import Any, TypeAlias, cast
+
+from comms_api.http1.answer import encode_refusal
+from comms_api.http1.exchange import Exchange
+from comms_api.http1.reader import Head, Refused, RequestReader
+
+AHEAD_BYTES_MAXIMUM = 64 * 1024
+LOOK_SECONDS = 1.0
+"""How often a connection that is not read is looked at: whether its client has left."""
+
+AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Endpoint:
+    """What the connections of one site share."""
+
+    def __init__(self, app: AsgiApp, idle_seconds: float, *, asks_names: bool) -> None:
+        """Take the app, for how long a connection may be idle, and whether clients' certificates name them."""
+        self.app = app
+        self.idle_seconds = idle_seconds
+        self.asks_names = asks_names
+        self.is_ending = False
+        self._connections: set[Connection] = set()
+        self._closed = asyncio.Event()
+        self._date_line = b""
+        self._dated_at = 0
+
+    def add(self, connection: "Connection") -> None:
+        """Count a connection."""
+        self._connections.add(connection)
+
+    def remove(self, connection: "Connection") -> None:
+        """Count it no more."""
+        self._connections.discard(connection)
+        if self.is_ending and not self._connections:
+            self._closed.set()
+
+    def end(self) -> None:
+        """Close the connections that are idle, and have each other one close behind its answer."""
+        self.is_ending = True
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    async def wait_until_closed(self) -> None:
+        """Return once no connection is left, after `end`."""
+        if self._connections:
+            await self._closed.wait()
+
+    def abort(self) -> None:
+        """Cut off the connections that are left."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    def date_line(self) -> bytes:
+        """Return the header that dates an answer (RFC 9110, 6.6.1), made once a second."""
+        now = int(time.time())
+        if now != self._dated_at:
+            self._date_line, self._dated_at = f"date: {formatdate(now, usegmt=True)}\r\n".encode(), now
+        return self._date_line
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection."""
+
+    __slots__ = (
+        "_base_scope",
+        "_exchange",
+        "_idle_timer",
+        "_is_closing",
+        "_is_paused",
+        "_look_timer",
+        "_loop",
+        "_predecessor",
+        "_transport",
+        "_unread",
+        "_writable",
+        "endpoint",
+        "reader",
+    )
+
+    def __init__(self, endpoint: Endpoint, predecessor: asyncio.BaseProtocol | None = None) -> None:
+        """Take what it shares with others, and the protocol whose transport it takes over, if it does."""
+        self.endpoint = endpoint
+        self.reader = RequestReader()
+        self._predecessor = predecessor
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._base_scope: dict[str, Any] = {}
+        """What its requests have in common."""
+
+        self._exchange: Exchange | None = None
+        self._unread = b""
+        self._is_closing = self._is_paused = False
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._writable: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        tls = transport.get_extra_info("ssl_object")
+        extensions: dict[str, Any] = {}
+        if tls is not None and self.endpoint.asks_names:
+            extensions["tls"] = {"client_cert_name": common_name(tls.getpeercert())}
+        self._base_scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "scheme": "http" if tls is None else "https",
+            "root_path": "",
+            "client": _address(transport.get_extra_info("peername")),
+            "server": _address(transport.get_extra_info("sockname")),
+            "extensions": extensions,
+        }
+        self.endpoint.add(self)
+        if self.endpoint.is_ending:
+            self.close()
+        else:
+            self._become_idle()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the client has sent, as far as its turn has come."""
+        if not self._is_closing:
+            self._unread = self._unread + data if self._unread else data
+            self._read()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Tell the app; and forget what refers back here, for it would stay until circles are looked for."""
+        self._is_closing = True
+        self._stop_idling()
+        self._stop_looking()
+        self.reader.close()
+        exchange, self._exchange, self._unread = self._exchange, None, b""
+        if exchange is not None:
+            exchange.leave()
+        self.resume_writing()
+        self.endpoint.remove(self)
+        predecessor, self._predecessor, self._transport = self._predecessor, None, None
+        if predecessor is not None:
+            predecessor.connection_lost(None)
+
+    def pause_writing(self) -> None:
+        """Hold back the app: its client does not read."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let the app go on, and the next request begin."""
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set_result(None)
+            self._read()
+
+    def write(self, data: bytes) -> None:
+        """Send to the client, unless it has left."""
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    async def wait_until_writable(self) -> None:
+        """Return once the client has read enough, or has left."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def _read(self) -> None:
+        try:
+            while self._unread and not self._is_closing and self._is_wanted():
+                self._unread = self.reader.read(self._unread)
+                if self._exchange is not None:
+                    self._exchange.wake()
+                elif self.reader.head is not None:
+                    self._begin(self.reader.head)
+        except Refused as refused:
+            self._refuse(refused)
+        self.regulate()
+
+    def _is_wanted(self) -> bool:
+        """Whether the request that is being served is still being read, or there is none and one may begin."""
+        return self._writable is None if self._exchange is None else not self.reader.is_complete
+
+    def _begin(self, head: Head) -> None:
+        self._stop_idling()
+        scope = {
+            **self._base_scope,
+            "http_version": head.version,
+            "method": head.method,
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query_string,
+            "headers": head.headers,
+            "state": {},
+        }
+        self._exchange = Exchange(self, head)
+        self._exchange.begin(scope)
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._exchange is not None:
+            self._exchange.refuse(refused)
+        else:
+            self.write(encode_refusal(refused, self.endpoint.date_line()))
+            self.close()
+
+    def answered(self, *, closes: bool) -> None:
+        """Go on to the next request, if there can be one."""
+        self._exchange = None
+        if closes or self.reader.is_last or not self.reader.is_complete or self.endpoint.is_ending:
+            self.close()
+        else:
+            self.reader.restart()
+            self._become_idle()
+            self._read()
+
+    def regulate(self) -> None:
+        """Read on from the network, unless enough waits to be read here."""
+        if self._is_closing or self._transport is None:
+            return
+        is_enough = len(self._unread) + self.reader.body_bytes > AHEAD_BYTES_MAXIMUM
+        if is_enough and not self._is_paused:
+            self._transport.pause_reading()
+            self._look()
+        elif self._is_paused and not is_enough:
+            self._transport.resume_reading()
+            self._stop_looking()
+        self._is_paused = is_enough
+
+    def _look(self) -> None:
+        """See whether the client has left: a connection that is not read hears of nothing."""
+        if self._transport is None or _has_left(self._transport):
+            self.abort()
+            self.connection_lost(None)
+        else:
+            self._look_timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _stop_looking(self) -> None:
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+            self._look_timer = None
+
+    def _become_idle(self) -> None:
+        self._idle_timer = self._loop.call_later(self.endpoint.idle_seconds, self.close)
+
+    def _stop_idling(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def close_if_idle(self) -> None:
+        """Close, unless a request is being served."""
+        if self._exchange is None:
+            self.close()
+
+    def close(self) -> None:
+        """Close, once what has been written is sent."""
+        self._is_closing = True
+        self._stop_idling()
+        self._unread = b""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Ask the kernel, too: it knows whether the client has closed even while nobody reads what came before that."""
+    if transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # Linux has it
+    return bool(poll.poll(0))
+
+
+def _address(address: object) -> tuple[str, int] | None:
+    """Return the host and the port of a socket's name."""
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str | None:
+    """Return the common name of a certificate's subject, as `ssl` describes it; None without a certificate.
+
+    One that has no such name, or several, names nobody: the empty string.
+    """
+    if not certificate:
+        return None
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return str(names[0]) if len(names) == 1 else ""

@@ -1,0 +1,120 @@
+"""A request and its answer, as an ASGI app takes and gives them (ASGI 3.0, HTTP 2.3)."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
+from comms_api.http1.reader import Head, Refused
+
+if TYPE_CHECKING:
+    from comms_api.http1.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """A request whose head has been read, until it is answered or its client has left."""
+
+    __slots__ = (
+        "_answer",
+        "_awaits_permission",
+        "_connection",
+        "_head",
+        "_is_answered",
+        "_is_body_taken",
+        "_is_left",
+        "_start",
+        "_task",
+        "_waiter",
+    )
+
+    def __init__(self, connection: "Connection", head: Head) -> None:
+        """Take the connection, whose reader reads the body."""
+        self._connection = connection
+        self._head = head
+        self._answer = Answer()
+        self._awaits_permission = (b"expect", b"100-continue") in head.headers
+        self._is_body_taken = self._is_answered = self._is_left = False
+        self._start: Mapping[str, Any] | None = None
+        """The start of the answer, until it goes out with what follows at once."""
+
+        self._waiter: asyncio.Future[None] | None = None
+
+    def begin(self, scope: dict[str, Any]) -> None:
+        """Have the app serve the request."""
+        self._task = asyncio.create_task(self._run(scope))
+
+    def leave(self) -> None:
+        """Tell the app that its client has left."""
+        self._is_left = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the app have the news: more of the body, or the end."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer in the app's place, unless it has begun to, and close the connection."""
+        if not self._answer.is_begun:
+            self._connection.write(encode_refusal(refused, self._connection.endpoint.date_line()))
+        self.leave()
+        self._connection.close()
+
+    async def _run(self, scope: dict[str, Any]) -> None:
+        try:
+            await self._connection.endpoint.app(scope, self._receive, self._send)
+        except Exception:
+            logger.exception("an app failed")
+        if not self._is_answered and not self._is_left:
+            self.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed."))
+
+    async def _receive(self) -> dict[str, Any]:
+        connection, reader = self._connection, self._connection.reader
+        if self._awaits_permission and not self._is_left:
+            connection.write(CONTINUE)
+        self._awaits_permission = False
+        while not self._is_answered:
+            if reader.body_bytes or (reader.is_complete and not self._is_body_taken):
+                self._is_body_taken = reader.is_complete
+                body = reader.take_body()
+                connection.regulate()
+                return {"type": "http.request", "body": body, "more_body": not self._is_body_taken}
+            if self._is_left:
+                break
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        if self._is_left or self._is_answered:
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+            asyncio.get_running_loop().call_soon(self._send_head)
+            return
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        head = self._encode_head(len(body) if is_last else None)
+        self._connection.write(head + self._answer.encode_body(body, is_last=is_last))
+        if is_last:
+            self._is_answered = True
+            self.wake()
+            self._connection.answered(closes=self._answer.closes or not self._answer.is_whole)
+        else:
+            await self._connection.wait_until_writable()
+
+    def _send_head(self) -> None:
+        """Send the head of an answer whose body does not follow at once."""
+        if not self._is_left:
+            self._connection.write(self._encode_head(None))
+
+    def _encode_head(self, length: int | None) -> bytes:
+        start, self._start = self._start, None
+        if start is None:
+            return b""
+        endpoint = self._connection.endpoint
+        self._answer.closes = self._connection.reader.is_last or endpoint.is_ending
+        return self._answer.encode_head(start, self._head.method, self._head.version, endpoint.date_line(), length)

@@ -1,0 +1,194 @@
+"""Read requests from the bytes of a connection: llhttp, in C, does the parsing, and is strict.
+
+A head is given to it in one piece that ends with the head, and of a body no more than is announced. So what is behind
+a request stays bytes, however much a client sends ahead. Only the end of a body in chunks is llhttp's to find: what
+comes in one piece with that end and belongs to another request is lost, and the connection can only be closed.
+"""
+
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
+
+HEAD_BYTES_MAXIMUM = 16 * 1024
+CHUNK_EXTRAS_BYTES_MAXIMUM = 64 * 1024
+"""How much may come between two pieces of a body in chunks, or behind the last: extensions and trailers."""
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class Refused(Exception):
+    """What is no request, or none that is served; its connection is of no use any more."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        """Take the status and the text of the answer."""
+        super().__init__(detail)
+        self.status = status
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a request says before its body; names of headers are in lower case."""
+
+    method: str
+    version: str
+    path: str
+    raw_path: bytes
+    query_string: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+class RequestReader:
+    """Reads one request, and after `restart` the next. Methods named `on_…` are for llhttp."""
+
+    __slots__ = (
+        "_body",
+        "_body_left",
+        "_extras_bytes",
+        "_fault",
+        "_headers",
+        "_parser",
+        "_target",
+        "_unread",
+        "body_bytes",
+        "head",
+        "is_complete",
+        "is_last",
+    )
+
+    def __init__(self) -> None:
+        """Wait for the first request."""
+        self._parser: Any = HttpRequestParser(self)
+        self._unread = b""
+        self.restart()
+
+    def restart(self) -> None:
+        """Wait for the next request."""
+        self.head: Head | None = None
+        self.is_complete = False
+        """Whether the body has ended."""
+
+        self.is_last = False
+        """Whether the connection must close behind the answer."""
+
+        self.body_bytes = 0
+        """How much of the body has not been taken."""
+
+        self._body: list[bytes] = []
+        self._body_left: int | None = 0
+        self._extras_bytes = 0
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._fault: Refused | None = None
+
+    def close(self) -> None:
+        """Read nothing more, and let go of the parser, which refers to its reader."""
+        self._parser = None
+
+    def read(self, data: bytes) -> bytes:
+        """Read what belongs to the request, and return what is behind it; raises `Refused`."""
+        while data and self.head is None:
+            data = self._read_head(self._unread + data if self._unread else data)
+        if data and not self.is_complete:
+            data = self._read_body(data)
+        return data
+
+    def take_body(self) -> bytes:
+        """Return what has come of the body since the last call."""
+        body, self._body, self.body_bytes = self._body, [], 0
+        return body[0] if len(body) == 1 else b"".join(body)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Read a head, or the empty lines that may come before it."""
+        size = data.find(_HEAD_END) + len(_HEAD_END)
+        is_whole = size >= len(_HEAD_END)
+        if (size if is_whole else len(data)) > HEAD_BYTES_MAXIMUM:
+            detail = f"The head of a request may have {HEAD_BYTES_MAXIMUM} bytes."
+            raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+        if not is_whole:
+            self._unread = data
+            return b""
+        self._unread = b""
+        self._parse(data[:size])
+        return data[size:]
+
+    def _read_body(self, data: bytes) -> bytes:
+        left = self._body_left
+        if left is not None:
+            self._body_left = left - min(left, len(data))
+            self._parse(data[:left])
+            return data[left:]
+        self._extras_bytes += len(data)
+        self._parse(data)
+        if self._extras_bytes > CHUNK_EXTRAS_BYTES_MAXIMUM:
+            detail = f"Between two chunks, or behind the last, there may be {CHUNK_EXTRAS_BYTES_MAXIMUM} bytes."
+            raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+        return b""
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "There is no upgrade to another protocol.") from None
+        except HttpParserError as error:
+            if not self.is_complete:  # else it is about what is behind chunks
+                raise Refused(HTTPStatus.BAD_REQUEST, f"This is not HTTP/1.1: {error}.") from None
+        if self._fault is not None:
+            raise self._fault
+
+    def on_message_begin(self) -> None:
+        """Hear of a request: of another one only behind chunks."""
+        self.is_last = self.is_complete
+
+    def on_url(self, url: bytes) -> None:
+        """Hear of (a part of) the target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Hear of a header; a trailer says nothing to us."""
+        if self.head is not None:
+            return
+        name = name.lower()
+        self._headers.append((name, value))
+        if name == b"content-length":
+            self._body_left = int(value)
+        elif name == b"transfer-encoding":
+            self._body_left = None
+            if value.lower() != b"chunked":
+                self._fault = Refused(HTTPStatus.NOT_IMPLEMENTED, "Of all transfer codings there is only chunked.")
+
+    def on_headers_complete(self) -> None:
+        """Make the head."""
+        parser = self._parser
+        if self.head is not None:
+            return
+        version = parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self._fault = Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server speaks HTTP/1.1.")
+        elif version == "1.1" and sum(name == b"host" for name, _ in self._headers) != 1:
+            self._fault = Refused(HTTPStatus.BAD_REQUEST, "A request needs one header Host.")
+        path, _, query = self._target.partition(b"?")
+        if not path.startswith(b"/"):
+            path = self._path_of_absolute_target()
+        self.is_last = not parser.should_keep_alive()
+        method = parser.get_method().decode()
+        self.head = Head(method, version, unquote(path.decode()), path, query, self._headers)
+
+    def _path_of_absolute_target(self) -> bytes:
+        """Return the path of a target in absolute form (RFC 9112, 3.2.2), or the asterisk."""
+        try:
+            return parse_url(self._target).path or b"/"
+        except HttpParserInvalidURLError:
+            return self._target  # no path is like that: 404
+
+    def on_body(self, data: bytes) -> None:
+        """Hear of a part of the body."""
+        if not self.is_complete:
+            self._body.append(data)
+            self.body_bytes += len(data)
+            self._extras_bytes = 0
+
+    def on_message_complete(self) -> None:
+        """Hear of the request's end."""
+        self.is_complete = True

@@ -1,0 +1,257 @@
+"""One connection, several requests: in turn, bounded, and with an end that its client can tell."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, Connection, Endpoint
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+PART = b"x" * 65_536
+MORE_THAN_KERNELS_HOLD = 400
+"""So many parts."""
+
+
+@asynccontextmanager
+async def served(app: App, idle_seconds: float = 10) -> AsyncIterator[tuple[Endpoint, int]]:
+    endpoint = Endpoint(app, idle_seconds, asks_names=False)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
+    try:
+        async with asyncio.timeout(20):
+            yield endpoint, server.sockets[0].getsockname()[1]
+    finally:
+        endpoint.abort()
+        server.close()
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Return all that comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    received = await reader.read()
+    writer.close()
+    return received
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: a", *headers, "", "")).encode()
+
+
+LAST = "Connection: close"
+
+
+async def answer(send: Any, body: bytes, status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    await answer(send, scope["path"].encode() + body)
+
+
+@pytest.mark.anyio
+async def test_requests_sent_at_once_are_answered_in_turn() -> None:
+    under_way: list[str] = []
+    seen: list[int] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        under_way.append(scope["path"])
+        seen.append(len(under_way))
+        await asyncio.sleep(0.01)
+        under_way.remove(scope["path"])
+        await echo(scope, receive, send)
+
+    post = b"POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n123"
+    async with served(slow) as (_, port):
+        received = await exchange(port, get("/a") + post + get("/c", LAST))
+    assert [part.rpartition(b"\n")[2] for part in received.split(b"HTTP/1.1 200 OK")[1:]] == [b"/a", b"/b123", b"/c"]
+    assert seen == [1, 1, 1]
+
+
+@pytest.mark.anyio
+async def test_little_is_taken_in_ahead_of_an_app_and_a_client_that_leaves_is_noticed_all_the_same() -> None:
+    gone = asyncio.Event()
+
+    async def wait(_scope: Any, receive: Any, _send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async with served(wait) as (endpoint, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get("/") + get("/behind") * 4_000)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        [connection] = endpoint._connections  # noqa: SLF001 - what no client can see
+        assert AHEAD_BYTES_MAXIMUM < len(connection._unread) < 6 * AHEAD_BYTES_MAXIMUM  # noqa: SLF001 - the same
+        writer.close()
+        await gone.wait()
+
+
+@pytest.mark.anyio
+async def test_an_app_is_held_back_by_a_client_that_does_not_read() -> None:
+    sent, gone = [0], asyncio.Event()
+
+    async def flood(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(MORE_THAN_KERNELS_HOLD):
+            await send({"type": "http.response.body", "body": PART, "more_body": True})
+            sent[0] += 1
+        gone.set()
+
+    async with served(flood) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(get("/"))
+        await asyncio.sleep(0.5)
+        assert 0 < sent[0] < MORE_THAN_KERNELS_HOLD / 2
+        writer.transport.abort()
+        await gone.wait()  # whoever has left holds nobody back
+
+
+@pytest.mark.anyio
+async def test_the_requests_of_a_client_that_does_not_read_wait() -> None:
+    served_requests = [0]
+
+    async def large(_scope: Any, _receive: Any, send: Any) -> None:
+        served_requests[0] += 1
+        await answer(send, PART)
+
+    async with served(large) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(get("/") * (MORE_THAN_KERNELS_HOLD - 1) + get("/", LAST))
+        await asyncio.sleep(0.5)
+        assert 0 < served_requests[0] < MORE_THAN_KERNELS_HOLD / 2
+        received = 0
+        while data := await reader.read(2**20):
+            received += data.count(PART[:1])
+        writer.close()
+    assert served_requests[0] == MORE_THAN_KERNELS_HOLD
+    assert received >= MORE_THAN_KERNELS_HOLD * len(PART)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_an_app_that_fails_does_not_leave_its_client_waiting(
+    caplog: pytest.LogCaptureFixture, *, is_begun: bool
+) -> None:
+    async def fail(_scope: Any, _receive: Any, send: Any) -> None:
+        if is_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("a fault of the app")
+
+    async with served(fail) as (_, port):
+        received = await exchange(port, get("/"))
+    assert "a fault of the app" in caplog.text
+    if is_begun:
+        assert received.endswith(b"4\r\nhalf\r\n")  # no chunk ends the body
+    else:
+        assert received.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert b"fault" not in received
+
+
+@pytest.mark.anyio
+async def test_an_app_that_does_not_answer_is_answered_for() -> None:
+    async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+        pass
+
+    async with served(nothing) as (_, port):
+        assert (await exchange(port, get("/"))).startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.anyio
+async def test_a_body_that_is_shorter_than_announced_ends_the_connection() -> None:
+    async def short(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"short"})
+
+    async with served(short) as (_, port):
+        assert (await exchange(port, get("/"))).endswith(b"\r\n\r\nshort")
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_read_is_told_in_the_apps_place_even_when_it_waits_for_a_body() -> None:
+    reasons: list[str] = []
+
+    async def read(_scope: Any, receive: Any, _send: Any) -> None:
+        while (message := await receive())["type"] == "http.request":
+            pass
+        reasons.append(message["type"])
+
+    async with served(read) as (_, port):
+        assert (await exchange(port, b"no HTTP\r\n\r\n")).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert reasons == []
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"no size")
+        assert b"Invalid character in chunk size" in await reader.read()
+        writer.close()
+    assert reasons == ["http.disconnect"]
+
+
+@pytest.mark.anyio
+async def test_a_head_goes_out_before_its_body_is_there() -> None:
+    go_on = asyncio.Event()
+
+    async def pause(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async with served(pause) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get("/", LAST))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        go_on.set()
+        assert await reader.read() == b"4\r\nlate\r\n0\r\n\r\n"
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_is_idle_or_drips_a_head_is_closed() -> None:
+    async with served(echo, idle_seconds=0.5) as (_, port):
+        started = time.monotonic()
+        idle, afterwards, dripping = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        afterwards[1].write(get("/"))
+        for _ in range(4):
+            dripping[1].write(b"G")
+            await asyncio.sleep(0.1)
+        assert await idle[0].read() == await dripping[0].read() == b""
+        assert (await afterwards[0].read()).endswith(b"/")
+        assert 0.4 < time.monotonic() - started < 5
+        for _, writer in (idle, afterwards, dripping):
+            writer.close()
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_behind_their_answer() -> None:
+    go_on = asyncio.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    async with served(wait) as (endpoint, port):
+        busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        busy[1].write(get("/first") + get("/never"))
+        await asyncio.sleep(0.1)
+        endpoint.end()
+        assert await idle[0].read() == b""
+        ended = asyncio.create_task(endpoint.wait_until_closed())
+        go_on.set()
+        received = await busy[0].read()
+        await ended
+        assert b"connection: close" in received
+        assert received.endswith(b"\r\n\r\n/first")
+        assert await exchange(port, get("/late")) == b""
+        for _, writer in (busy, idle):
+            writer.close()
