@@ -30,7 +30,7 @@ from comms_api.commands.outcomes import Ending
 from comms_api.database.connect import open_engine
 from comms_api.database.schema import orders
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.events.store import find_states, upsert_states
+from comms_api.events.store import find_states, insert_states, update_states
 from comms_api.settings import Settings
 
 FOLDER = Path("docs/performance/plans")
@@ -79,7 +79,7 @@ async def take(system: System, _effort: Effort) -> Measured:
 def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -> dict[str, Statement]:
     """Return what runs each of the hot statements, for these agents and these orders of theirs."""
     endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in owned]
-    keys = [(agent, "fim", "file", str(number)) for agent in agents for number in (1, STATES_PER_AGENT + 1)]
+    keys = [(str(agent), "fim", "file", str(number)) for agent in agents for number in (1, STATES_PER_AGENT + 1)]
     command = msgspec.json.decode(
         f"""{{"source": "Engine", "target": {{"id": "{GROUP}", "type": "group"}}, "timeout": 600,
             "action": {{"name": "restart", "args": {{}}}}}}""",
@@ -93,7 +93,8 @@ def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -
         "expire": lambda connection: expire_orders(connection, 5_000),
         "expand": lambda connection: expand_command(connection, expansion, 100),
         "find-states": lambda connection: find_states(connection, keys),
-        "upsert-states": lambda connection: upsert_states(connection, dict.fromkeys(keys, b"{}")),
+        "update-states": lambda connection: update_states(connection, dict.fromkeys(keys[::2], b"{}")),
+        "insert-states": lambda connection: insert_states(connection, dict.fromkeys(keys[1::2], b"{}")),
         "login": lambda connection: find_admission(connection, agents[0]),
         "sightings": lambda connection: record_sightings(
             connection, dict.fromkeys(agents, Sighting("192.0.2.1", logged_in=True)), "node"

@@ -24,13 +24,12 @@ from comms_api.commands.reports import Reports
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
-from comms_api.database.coalescing import WRITERS
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store as events_store
 from comms_api.events.quarantine import Quarantine
-from comms_api.events.service import Events, States
+from comms_api.events.service import STATE_WRITERS, Events, States
 from comms_api.events.sinks import open_sink
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
@@ -136,7 +135,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
 def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
     tasks = (
         node.events.sink.tasks()
-        | {f"states writer {number}": node.states.writer.run() for number in range(WRITERS)}
+        | {f"states writer {number}": node.states.writer.run() for number in range(STATE_WRITERS)}
         | {
             "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),

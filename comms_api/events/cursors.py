@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+from uuid import UUID
 
 import msgspec
 
 from comms_api.errors import Malformed
 from comms_api.events.model import State, StateKey
 
-_KEY = msgspec.json.Decoder(StateKey)
+_KEY = msgspec.json.Decoder(tuple[UUID, str, str, str])
 
 
 def encode_cursor(state: State) -> str:
@@ -22,7 +23,7 @@ def decode_cursor(cursor: str | None) -> StateKey | None:
     if cursor is None:
         return None
     try:
-        key: StateKey = _KEY.decode(base64.urlsafe_b64decode(cursor))
+        agent_id, module, collector, id_ = _KEY.decode(base64.urlsafe_b64decode(cursor))
     except (binascii.Error, ValueError, msgspec.DecodeError):
         raise Malformed("after: not a cursor of this list") from None
-    return key
+    return (str(agent_id), module, collector, id_)

@@ -168,7 +168,7 @@ def read_stateful(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
 
 def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[StateChange]:
     """Read the batch that nearly all agents send: headers and their data, all of them good; or raise `ValueError`."""
-    filled = filter(None, lines)
+    owner, filled = str(agent_id), filter(None, lines)
     for index, line in enumerate(filled):
         header, data = _STATEFUL_HEADER.decode(line), None
         if header.operation != "delete":
@@ -177,7 +177,7 @@ def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[St
                 raise ValueError("it may be a header")
         if len(line) > HEADER_BYTES_MAXIMUM or len(data or b"") > STATE_BYTES_MAXIMUM or _header_fault(header):
             raise ValueError("a fault that its agent must be told of")
-        yield StateChange(index, (agent_id, header.module, header.collector, header.id), header.operation, data)
+        yield StateChange(index, (owner, header.module, header.collector, header.id), header.operation, data)
 
 
 def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
@@ -191,7 +191,7 @@ def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
         if header is None or fault is not None:
             refused.append(ItemResult(index, header.id if header else "", fault or "", 400))
         else:
-            key = (agent_id, header.module, header.collector, header.id)
+            key = (str(agent_id), header.module, header.collector, header.id)
             changes.append(StateChange(index, key, header.operation, item.data))
     return StatefulBatch(changes, refused)
 

@@ -8,8 +8,8 @@ import msgspec
 
 from comms_api.protocol import ItemResult, Operation
 
-StateKey: TypeAlias = tuple[UUID, str, str, str]
-"""Agent, module, collector, id: an agent can never touch another's state."""
+StateKey: TypeAlias = tuple[str, str, str, str]
+"""Agent, module, collector, id: an agent can never touch another's state. A text's hash is kept, a UUID's is not."""
 
 NAME_BYTES_MAXIMUM = 128
 STATE_ID_BYTES_MAXIMUM = 512

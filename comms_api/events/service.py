@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.coalescing import Coalescer
@@ -18,6 +19,9 @@ from comms_api.events.sinks import Sink
 from comms_api.events.states import fold
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
+
+STATE_WRITERS = 3
+"""While one merges and another waits for its commit, a third has PostgreSQL at work."""
 
 ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
 """What takes the results that arrive as states of the module `command`."""
@@ -66,12 +70,20 @@ class States:
         return sorted(results, key=lambda result: result.index)
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
+        try:
+            return await self._apply_at_once(changes)
+        except UniqueViolationError:  # somebody who takes no lock wrote one of them meanwhile; it is found now
+            return await self._apply_at_once(changes)
+
+    async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
         keys = {change.key for change in changes}
         async with direct(self._engine) as connection, connection.transaction():
             await store.lock_agents(connection, {key[0] for key in keys})
             folded = fold(changes, await store.find_states(connection, keys))
-            if folded.written:
-                await store.upsert_states(connection, folded.written)
+            if folded.inserted:
+                await store.insert_states(connection, folded.inserted)
+            if folded.updated:
+                await store.update_states(connection, folded.updated)
             if folded.deleted:
                 await store.delete_states(connection, folded.deleted)
         return folded.results

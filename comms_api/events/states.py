@@ -14,10 +14,11 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """The result of each change, in order, and what the table must become; keys appear once."""
+    """The result of each change, in order, and what must become of the table; a key appears once."""
 
     results: list[ItemResult]
-    written: dict[StateKey, bytes]
+    inserted: dict[StateKey, bytes]
+    updated: dict[StateKey, bytes]
     deleted: set[StateKey]
 
 
@@ -25,8 +26,9 @@ def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> 
     """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
     current = dict(existing)
     results = [_apply(change, current) for change in changes]
-    written = {key: data for key, data in current.items() if existing.get(key) != data}
-    return Folded(results, written, existing.keys() - current.keys())
+    inserted = {key: data for key, data in current.items() if key not in existing}
+    updated = {key: current[key] for key, data in existing.items() if current.get(key, data) != data}
+    return Folded(results, inserted, updated, existing.keys() - current.keys())
 
 
 def _apply(change: StateChange, current: dict[StateKey, bytes]) -> ItemResult:

@@ -59,7 +59,7 @@ _LOCK_AGENTS = text("""
     FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted""")
 
 
-async def lock_agents(connection: Connection, ids: Iterable[UUID]) -> None:
+async def lock_agents(connection: Connection, ids: Iterable[str]) -> None:
     """Let one transaction at a time change the states of each agent; sorted, so that no two wait for each other."""
     await connection.execute(_LOCK_AGENTS, {"ids": list(ids)})
 
@@ -76,18 +76,26 @@ async def find_states(connection: Connection, keys: Collection[StateKey]) -> dic
     return {by_place[place - 1]: data for place, data in rows}
 
 
-_UPSERT_STATES = text(f"""
+_NEW_STATES = f"""
+    unnest({_ARRAYS}, string_to_array(:documents, chr({_SEPARATOR[0]})))
+    AS new (agent_id, module, collector, id, data)"""
+_INSERT_STATES = text(f"""
     INSERT INTO states (agent_id, module, collector, id, data)
-    SELECT agent_id, module, collector, id, CAST(data AS json)
-    FROM unnest({_ARRAYS}, string_to_array(:documents, chr({_SEPARATOR[0]})))
-        AS new (agent_id, module, collector, id, data)
-    ON CONFLICT (agent_id, module, collector, id) DO UPDATE SET data = excluded.data, updated_at = now()""")
+    SELECT agent_id, module, collector, id, CAST(data AS json) FROM {_NEW_STATES}""")
+_UPDATE_STATES = text(f"""
+    UPDATE states SET data = CAST(new.data AS json), updated_at = now() FROM {_NEW_STATES}
+    WHERE states.agent_id = new.agent_id AND states.module = new.module
+        AND states.collector = new.collector AND states.id = new.id""")
 
 
-async def upsert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
-    """Write documents whole, new or not."""
-    parameters = _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
-    await connection.execute(_UPSERT_STATES, parameters)
+async def insert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
+    """Write the documents of states that are not there; raises the driver's `UniqueViolationError` if one is."""
+    await connection.execute(_INSERT_STATES, _columns(documents) | _joined(documents))
+
+
+async def update_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
+    """Write the documents of states that are there, whole. Two statements cost less than one upsert."""
+    await connection.execute(_UPDATE_STATES, _columns(documents) | _joined(documents))
 
 
 _DELETE_STATES = text(f"DELETE FROM states WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})")
@@ -100,13 +108,16 @@ async def delete_states(connection: Connection, keys: Iterable[StateKey]) -> Non
 
 def _columns(keys: Iterable[StateKey]) -> dict[str, str]:
     agents, modules, collectors, ids = zip(*keys, strict=True)
-    names = {agent_id: str(agent_id) for agent_id in set(agents)}
     return {
-        "agents": array_literal([names[agent_id] for agent_id in agents]),
+        "agents": array_literal(agents),
         "modules": array_literal(modules),
         "collectors": array_literal(collectors),
         "ids": array_literal(ids),
     }
+
+
+def _joined(documents: Mapping[StateKey, bytes]) -> dict[str, str]:
+    return {"documents": _SEPARATOR.join(documents.values()).decode()}
 
 
 async def list_events(
@@ -168,7 +179,7 @@ async def list_states(
     if module is not None:
         statement = statement.where(states.c.module == module)
     if after is not None:
-        statement = statement.where(key > after)
+        statement = statement.where(key > (UUID(after[0]), *after[1:]))
     rows = await connection.execute(
         statement.order_by(states.c.agent_id, states.c.module, states.c.collector, states.c.id).limit(limit)
     )

@@ -100,7 +100,7 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "expand-and-claim": lambda connection: expand_and_claim(connection, expansion, 1, 60),
         "release": lambda connection: release_orders(connection, claimed),
         "extend": lambda connection: extend_leases(connection, owned, 60),
-        "delete-states": lambda connection: delete_states(connection, [(agent, "fim", "file", "1")]),
+        "delete-states": lambda connection: delete_states(connection, [(str(agent), "fim", "file", "1")]),
         "quarantine": lambda connection: insert_quarantined(connection, [quarantined]),
         "update-agent": lambda connection: update_agent(connection, agent, {"configuration": "0"}),
         "own-file": lambda connection: find_own_content(connection, agent, "agent.yml"),
@@ -171,9 +171,9 @@ async def live(node: Node, agent: UUID) -> None:
     """Do what an agent does: log in, send events and states, take an order and report it, fetch its files."""
     token = await node.login.log_in(Credentials(str(agent), KEY), None)
     await node.events.append(agent, StatelessBatch([EventRun("logs", "file", [b"{}"])], []))
-    changes = [StateChange(0, (agent, "fim", "file", "1"), "create", b"{}")]
+    changes = [StateChange(0, (str(agent), "fim", "file", "1"), "create", b"{}")]
     await node.states.change(agent, StatefulBatch(changes, []))
-    changes = [StateChange(0, (agent, "fim", "file", "1"), "delete")]
+    changes = [StateChange(0, (str(agent), "fim", "file", "1"), "delete")]
     await node.states.change(agent, StatefulBatch(changes, []))
     await node.files.configuration(agent)
     await node.files.merged(agent)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from comms_api.events.model import StateChange, StateKey
 from comms_api.events.states import MERGE_DEPTH_MAXIMUM, fold, merge
 
-AGENTS = [UUID(int=number) for number in (1, 2)]
+AGENTS = [str(UUID(int=number)) for number in (1, 2)]
 values = st.recursive(st.integers(0, 2) | st.none(), lambda inner: st.dictionaries(st.sampled_from("xyz"), inner))
 objects = st.dictionaries(st.sampled_from("abc"), values)
 keys = st.tuples(st.sampled_from(AGENTS), st.just("fim"), st.just(""), st.sampled_from("pq"))
@@ -56,8 +56,11 @@ def test_a_folded_batch_is_the_batch_applied_one_by_one(before: dict[StateKey, A
     folded = fold(batch, {key: encoded(data) for key, data in before.items()})
     assert [result.status for result in folded.results] == statuses
     after = {key: data for key, data in before.items() if key not in folded.deleted}
-    assert after | {key: json.loads(data) for key, data in folded.written.items()} == states
-    assert not folded.written.keys() & folded.deleted
+    written = folded.inserted | folded.updated
+    assert after | {key: json.loads(data) for key, data in written.items()} == states
+    assert not written.keys() & folded.deleted
+    assert not folded.inserted.keys() & before.keys()
+    assert folded.updated.keys() <= before.keys()
 
 
 @given(objects, objects)

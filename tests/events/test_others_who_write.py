@@ -1,0 +1,88 @@
+"""States that somebody writes by hand, without the lock of their agent, while a batch changes them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.events.model import StateChange, StatefulBatch
+from comms_api.events.service import States
+from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
+
+pytestmark = pytest.mark.anyio
+BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%states%'")
+
+
+async def no_reports(_agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
+    assert results == []
+    return []
+
+
+@asynccontextmanager
+async def states_of(engine: AsyncEngine) -> AsyncIterator[States]:
+    states = States(engine, no_reports)
+    writer = asyncio.create_task(states.writer.run())
+    async with asyncio.timeout(20):
+        yield states
+    writer.cancel()
+
+
+async def wait_until_blocked(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        while not await connection.scalar(BLOCKED):
+            await connection.rollback()
+
+
+async def write(connection: AsyncConnection, statement: str, agent_id: UUID) -> None:
+    await connection.execute(text(statement), {"agent_id": agent_id})
+
+
+TEXT_OF = text("SELECT CAST(data AS text) FROM states WHERE agent_id = :id")
+INSERT = "INSERT INTO states VALUES (:agent_id, 'fim', 'file', '1', '{\"a\": 1}')"
+
+
+async def document(engine: AsyncEngine, agent_id: UUID) -> object:
+    async with engine.connect() as connection:
+        found = await connection.scalar(
+            text("SELECT CAST(data AS text) FROM states WHERE agent_id = :id"), {"id": agent_id}
+        )
+    return found and json.loads(found)
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "after"), [("update", 200, {"a": 1, "b": 2}), ("create", 409, {"a": 1})]
+)
+async def test_one_that_appears_meanwhile_is_merged_and_not_lost(
+    engine: AsyncEngine, operation: str, status: int, after: object
+) -> None:
+    agent_id = uuid4()
+    change = StateChange(0, (str(agent_id), "fim", "file", "1"), operation, b'{"b": 2}')  # type: ignore[arg-type]
+    async with states_of(engine) as states:
+        async with engine.begin() as by_hand:
+            await write(by_hand, INSERT, agent_id)
+            changing = asyncio.create_task(states.change(agent_id, StatefulBatch([change], [])))
+            await wait_until_blocked(engine)
+        [result] = await changing
+    assert isinstance(result, ItemResult)
+    assert result.status == status
+    assert await document(engine, agent_id) == after
+
+
+async def test_one_that_vanishes_meanwhile_stays_away(engine: AsyncEngine) -> None:
+    agent_id = uuid4()
+    change = StateChange(0, (str(agent_id), "fim", "file", "1"), "update", b'{"b": 2}')
+    async with states_of(engine) as states:
+        async with engine.begin() as by_hand:
+            await write(by_hand, INSERT, agent_id)
+        async with engine.begin() as by_hand:
+            await write(by_hand, "DELETE FROM states WHERE agent_id = :agent_id", agent_id)
+            changing = asyncio.create_task(states.change(agent_id, StatefulBatch([change], [])))
+            await wait_until_blocked(engine)
+        [result] = await changing
+    assert result.status == 200
+    assert await document(engine, agent_id) is None
