@@ -15,7 +15,8 @@ from hypercorn.config import Config
 
 from comms_api.app.listeners import BACKLOG
 from comms_api.app.sites import KEEP_ALIVE_SECONDS, Site
-from comms_api.http1.connection import Connection, Endpoint
+from comms_api.http1.connection import Connection
+from comms_api.http1.endpoint import Endpoint
 
 HANDSHAKE_SECONDS = 20.0
 FIRST_BYTES_MAXIMUM = 2**20

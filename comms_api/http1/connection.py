@@ -6,68 +6,17 @@ that is being answered. The rest is left to TCP.
 
 import asyncio
 import select
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from email.utils import formatdate
-from typing import Any, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any
 
 from comms_api.http1.answer import encode_refusal
+from comms_api.http1.endpoint import Endpoint
 from comms_api.http1.exchange import Exchange
 from comms_api.http1.reader import Head, Refused, RequestReader
 
 AHEAD_BYTES_MAXIMUM = 64 * 1024
 LOOK_SECONDS = 1.0
 """How often a connection that is not read is looked at: whether its client has left."""
-
-AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
-
-
-class Endpoint:
-    """What the connections of one site share."""
-
-    def __init__(self, app: AsgiApp, idle_seconds: float, *, asks_names: bool) -> None:
-        """Take the app, for how long a connection may be idle, and whether clients' certificates name them."""
-        self.app = app
-        self.idle_seconds = idle_seconds
-        self.asks_names = asks_names
-        self.is_ending = False
-        self._connections: set[Connection] = set()
-        self._closed = asyncio.Event()
-        self._date_line = b""
-        self._dated_at = 0
-
-    def add(self, connection: "Connection") -> None:
-        """Count a connection."""
-        self._connections.add(connection)
-
-    def remove(self, connection: "Connection") -> None:
-        """Count it no more."""
-        self._connections.discard(connection)
-        if self.is_ending and not self._connections:
-            self._closed.set()
-
-    def end(self) -> None:
-        """Close the connections that are idle, and have each other one close behind its answer."""
-        self.is_ending = True
-        for connection in list(self._connections):
-            connection.close_if_idle()
-
-    async def wait_until_closed(self) -> None:
-        """Return once no connection is left, after `end`."""
-        if self._connections:
-            await self._closed.wait()
-
-    def abort(self) -> None:
-        """Cut off the connections that are left."""
-        for connection in list(self._connections):
-            connection.abort()
-
-    def date_line(self) -> bytes:
-        """Return the header that dates an answer (RFC 9110, 6.6.1), made once a second."""
-        now = int(time.time())
-        if now != self._dated_at:
-            self._date_line, self._dated_at = f"date: {formatdate(now, usegmt=True)}\r\n".encode(), now
-        return self._date_line
 
 
 class Connection(asyncio.Protocol):
@@ -106,9 +55,9 @@ class Connection(asyncio.Protocol):
         self._look_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begin."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport
         tls = transport.get_extra_info("ssl_object")
         extensions: dict[str, Any] = {}
         if tls is not None and self.endpoint.asks_names:

@@ -4,15 +4,35 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.reader import Head, Refused
-
-if TYPE_CHECKING:
-    from comms_api.http1.connection import Connection
+from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.reader import Head, Refused, RequestReader
 
 logger = logging.getLogger(__name__)
+
+
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
+
+    endpoint: Endpoint
+    reader: RequestReader
+
+    def write(self, data: bytes) -> None:
+        """Send to the client, unless it has left."""
+
+    async def wait_until_writable(self) -> None:
+        """Return once the client has read enough, or has left."""
+
+    def regulate(self) -> None:
+        """Read on from the network, unless enough waits to be read here."""
+
+    def answered(self, *, closes: bool) -> None:
+        """Go on to the next request, if there can be one."""
+
+    def close(self) -> None:
+        """Close, once what has been written is sent."""
 
 
 class Exchange:
@@ -31,7 +51,7 @@ class Exchange:
         "_waiter",
     )
 
-    def __init__(self, connection: "Connection", head: Head) -> None:
+    def __init__(self, connection: Wire, head: Head) -> None:
         """Take the connection, whose reader reads the body."""
         self._connection = connection
         self._head = head

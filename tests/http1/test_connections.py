@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, Connection, Endpoint
+from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, Connection
+from comms_api.http1.endpoint import Endpoint
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 PART = b"x" * 65_536
