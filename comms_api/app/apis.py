@@ -161,8 +161,9 @@ def _litestar(
 
 
 def _wrap(node: Node, app: ASGIApp) -> AsgiApp:
-    api: AsgiApp = DiscardLateBody(AlsoUnder(PREFIX, app), node.settings.body_bytes_maximum)
-    return ForwardedClients(api, node.settings.trusted_proxies) if node.settings.trusted_proxies else api
+    settings = node.settings
+    api: AsgiApp = DiscardLateBody(AlsoUnder(PREFIX, app), settings.body_bytes_maximum, settings.body_timeout_seconds)
+    return ForwardedClients(api, settings.trusted_proxies) if settings.trusted_proxies else api
 
 
 def _provide(service: Any) -> Provide:

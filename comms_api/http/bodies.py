@@ -1,4 +1,4 @@
-"""Read a request body within bounds: of bytes, decoded, of time, and of all the bodies that a node holds."""
+"""Read a request body within bounds: of bytes, decoded, and of all the bodies that a node holds."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
-from comms_api.errors import Malformed, TooLarge, TooSlow, Unavailable, UnsupportedEncoding
+from comms_api.errors import Malformed, TooLarge, Unavailable, UnsupportedEncoding
 from comms_api.http.authentication import subject_of
 from comms_api.http.request import AnyRequest, find_header, remote_address
 from comms_api.settings import Settings
@@ -79,30 +79,28 @@ class Bodies:
     def __init__(self, settings: Settings) -> None:
         """Take the limits."""
         self._limit = settings.body_bytes_maximum
-        self._timeout_seconds = settings.body_timeout_seconds
         maximum = settings.bytes_in_flight_maximum
         self.in_flight = BytesInFlight(maximum, max(maximum // CLIENTS_TO_FILL, self._limit))
 
     def receive(self, request: AnyRequest) -> "_Body":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
 
-        It raises `Unavailable` before reading when the node is full, `TooLarge`, `TooSlow`, `UnsupportedEncoding`,
+        It raises `Unavailable` before reading when the node is full, `TooLarge`, `UnsupportedEncoding`,
         and `Malformed` when the body is not what its Content-Encoding says.
         """
-        return _Body(request, self.in_flight, self._limit, self._timeout_seconds)
+        return _Body(request, self.in_flight, self._limit)
 
 
 class _Body:
     """One body, and what it holds of the bytes in flight."""
 
-    __slots__ = ("_client", "_held", "_in_flight", "_limit", "_request", "_timeout_seconds")
+    __slots__ = ("_client", "_held", "_in_flight", "_limit", "_request")
 
-    def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int, timeout_seconds: float) -> None:
+    def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int) -> None:
         self._request = request
         self._client = subject_of(request.scope) or remote_address(request)
         self._in_flight = in_flight
         self._limit = limit
-        self._timeout_seconds = timeout_seconds
         self._held = 0
 
     async def __aenter__(self) -> bytes:
@@ -139,18 +137,14 @@ class _Body:
 
     async def _read(self) -> bytes:
         chunks, size, more = [], 0, True
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                while more:
-                    message = await self._request.receive()
-                    if message["type"] != "http.request":
-                        raise Malformed("The client went away before the body was complete.")
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    self._hold(size)
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            raise TooSlow from None
+        while more:
+            message = await self._request.receive()
+            if message["type"] != "http.request":
+                raise Malformed("The client went away before the body was complete.")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            self._hold(size)
+            more = message.get("more_body", False)
         return b"".join(chunks)
 
     async def _decompress(self, encoding: str, raw: bytes) -> bytes:

@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
         "_look_timer",
         "_loop",
         "_predecessor",
+        "_stall_timer",
         "_transport",
         "_unread",
         "_writable",
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = self._is_paused = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -99,11 +101,15 @@ class Connection(asyncio.Protocol):
             predecessor.connection_lost(None)
 
     def pause_writing(self) -> None:
-        """Hold back the app: its client does not read."""
+        """Hold back the app: its client does not read; give it up if it goes on like that."""
         self._writable = self._loop.create_future()
+        self._stall_timer = self._loop.call_later(self.endpoint.stall_seconds, self.abort)
 
     def resume_writing(self) -> None:
         """Let the app go on, and the next request begin."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
         writable, self._writable = self._writable, None
         if writable is not None:
             writable.set_result(None)

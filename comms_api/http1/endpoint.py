@@ -9,6 +9,10 @@ from typing import Any, Protocol, TypeAlias
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 
+STALL_SECONDS = 300.0
+"""For how long a client may take to make room for more of an answer."""
+
+
 class Closable(Protocol):
     """A connection, as far as it is ended from outside."""
 
@@ -22,11 +26,14 @@ class Closable(Protocol):
 class Endpoint:
     """What the connections of one site share."""
 
-    def __init__(self, app: AsgiApp, idle_seconds: float, *, asks_names: bool) -> None:
+    def __init__(
+        self, app: AsgiApp, idle_seconds: float, *, asks_names: bool, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         """Take the app, for how long a connection may be idle, and whether clients' certificates name them."""
         self.app = app
         self.idle_seconds = idle_seconds
         self.asks_names = asks_names
+        self.stall_seconds = stall_seconds
         self.is_ending = False
         self._connections: set[Closable] = set()
         self._closed = asyncio.Event()

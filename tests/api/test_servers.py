@@ -142,11 +142,18 @@ def test_a_large_head_is_431(server: Server, kind: str) -> None:
         assert read_answer(connection).status == 431
 
 
-def test_a_body_that_drips_in_is_408(server: Server, agent_id: UUID) -> None:
-    with connect(server.tls, server.agent_port) as connection:
-        head = request("POST", "/events/stateless", server.token(agent_id), b"", "Content-Length: 1000")
-        connection.sendall(head + b"x")
-        assert read_answer(connection).status == 408
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_a_body_that_drips_in_is_408_at_either_api(server: Server, agent_id: UUID, size: int) -> None:
+    agents = ("/events/stateless", server.token(agent_id), server.agent_port)
+    for path, token, port in (agents, ("/security/user/refresh", None, server.management_port)):
+        with connect(server.tls, port) as connection:
+            started = time.monotonic()
+            connection.sendall(
+                request("POST", path, token, b"", "Content-Type: application/json", f"Content-Length: {size}") + b"{"
+            )
+            answer = read_answer(connection)
+            assert (answer.status, answer.headers["connection"]) == (408, "close")
+            assert 0.9 < time.monotonic() - started < 4
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(

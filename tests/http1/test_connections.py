@@ -18,8 +18,8 @@ MORE_THAN_KERNELS_HOLD = 400
 
 
 @asynccontextmanager
-async def served(app: App, idle_seconds: float = 10) -> AsyncIterator[tuple[Endpoint, int]]:
-    endpoint = Endpoint(app, idle_seconds, asks_names=False)
+async def served(app: App, idle_seconds: float = 10, stall_seconds: float = 10) -> AsyncIterator[tuple[Endpoint, int]]:
+    endpoint = Endpoint(app, idle_seconds, asks_names=False, stall_seconds=stall_seconds)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
     try:
         async with asyncio.timeout(20):
@@ -115,6 +115,25 @@ async def test_an_app_is_held_back_by_a_client_that_does_not_read() -> None:
         assert 0 < sent[0] < MORE_THAN_KERNELS_HOLD / 2
         writer.transport.abort()
         await gone.wait()  # whoever has left holds nobody back
+
+
+@pytest.mark.anyio
+async def test_a_client_that_never_reads_its_answer_is_given_up() -> None:
+    gone = asyncio.Event()
+
+    async def flood(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(MORE_THAN_KERNELS_HOLD):
+            await send({"type": "http.response.body", "body": PART, "more_body": True})
+        gone.set()
+
+    async with served(flood, stall_seconds=0.3) as (endpoint, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(get("/"))
+        await gone.wait()
+        endpoint.end()
+        await endpoint.wait_until_closed()
+        writer.close()
 
 
 @pytest.mark.anyio
