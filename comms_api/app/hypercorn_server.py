@@ -6,7 +6,6 @@ are served by `comms_api.http1`.
 
 import asyncio
 import ssl
-from contextlib import suppress
 from typing import Any
 
 from hypercorn.asyncio import run as hypercorn_run
@@ -47,13 +46,17 @@ async def _adopt(*given: Any) -> None:
     transport = writer.transport
     connection = Connection(config.endpoint, transport.get_protocol())
     connection.connection_made(transport)
-    with suppress(OSError):
+    first = b""
+    try:
         first = await reader.read(FIRST_BYTES_MAXIMUM)
+    except OSError as error:
+        error.__traceback__ = None  # it refers to the reader, which keeps it
+    finally:
         transport.set_protocol(connection)
         connection.data_received(first)
-    if reader.at_eof() or reader.exception() is not None:
-        connection.close()
-        connection.connection_lost(None)  # its predecessor was told
+        if not first or reader.at_eof():
+            connection.close()
+            connection.connection_lost(None)  # its predecessor was told
 
 
 class _Config(Config):

@@ -1,6 +1,7 @@
 """Store batches, each answered after its commit, and read what was stored."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.direct import direct
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import Unavailable
 from comms_api.events import store
 from comms_api.events.cursors import encode_cursor
 from comms_api.events.model import Event, State, StateChange, StatefulBatch, StateKey, StatelessBatch
@@ -20,6 +22,7 @@ from comms_api.events.states import fold
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 
+ATTEMPTS = 5
 STATE_WRITERS = 3
 """While one merges and another waits for its commit, a third has PostgreSQL at work."""
 
@@ -70,10 +73,10 @@ class States:
         return sorted(results, key=lambda result: result.index)
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
-        try:
-            return await self._apply_at_once(changes)
-        except UniqueViolationError:  # somebody who takes no lock wrote one of them meanwhile; it is found now
-            return await self._apply_at_once(changes)
+        for _ in range(ATTEMPTS):
+            with suppress(UniqueViolationError):  # somebody who takes no lock wrote one of them meanwhile
+                return await self._apply_at_once(changes)
+        raise Unavailable("Others write the same states; come back later.")
 
     async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
         keys = {change.key for change in changes}

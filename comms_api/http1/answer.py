@@ -7,7 +7,7 @@ from typing import Any
 from comms_api.http1.reader import Refused
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_BODILESS = {204, 304}
+NO_CONTENT, NOT_MODIFIED = 204, 304
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -35,26 +35,33 @@ class Answer:
     ) -> bytes:
         """Return the head, for a request's method and version; `length` is the body's, if it is known.
 
-        Raises `ValueError` for a header that would be more than one.
+        How the body is framed is no matter of the app. Raises `ValueError` for a header that would be more than one.
         """
         status = start["status"]
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line]
-        for name, value in start.get("headers", ()):
-            if b"\n" in name + value or b"\r" in name + value:
-                raise ValueError("a header of an answer has a line break in it")
-            if name.lower() == b"connection":
-                self.closes = self.closes or value.lower() == b"close"
-                continue
-            if name.lower() == b"content-length":
-                self._left = int(value)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        self._is_bodiless = method == "HEAD" or status in _BODILESS
+        lines += [self._encode_header(status, name, value) for name, value in start.get("headers", ())]
+        self._is_bodiless = method == "HEAD" or status in {NO_CONTENT, NOT_MODIFIED}
         if self._is_bodiless:
             self._left = None
         elif self._left is None:
             lines.append(self._announcement(version, length))
         self.is_begun = True
         return b"".join((*lines, b"connection: close\r\n\r\n" if self.closes else b"\r\n"))
+
+    def _encode_header(self, status: int, name: bytes, value: bytes) -> bytes:
+        if b"\n" in name + value or b"\r" in name + value:
+            raise ValueError("a header of an answer has a line break in it")
+        match name.lower():
+            case b"connection":
+                self.closes = self.closes or value.lower() == b"close"
+                return b""
+            case b"transfer-encoding":
+                return b""
+            case b"content-length":
+                self._left = int(value)
+                if status == NO_CONTENT:
+                    return b""
+        return b"%b: %b\r\n" % (name, value)
 
     def _announcement(self, version: str, length: int | None) -> bytes:
         if length is not None:

@@ -15,6 +15,9 @@ from comms_api.http1.exchange import Exchange
 from comms_api.http1.reader import Head, Refused, RequestReader
 
 AHEAD_BYTES_MAXIMUM = 64 * 1024
+ANSWER_BYTES_MAXIMUM = 64 * 1024
+"""How much of an answer waits for the client before the app does."""
+
 LOOK_SECONDS = 1.0
 """How often a connection that is not read is looked at: whether its client has left."""
 
@@ -28,6 +31,7 @@ class Connection(asyncio.Protocol):
         "_idle_timer",
         "_is_closing",
         "_is_paused",
+        "_is_slow",
         "_look_timer",
         "_loop",
         "_predecessor",
@@ -44,14 +48,14 @@ class Connection(asyncio.Protocol):
         self.endpoint = endpoint
         self.reader = RequestReader()
         self._predecessor = predecessor
-        self._transport: asyncio.Transport | None = None
+        self._transport: Any = None
         self._loop = asyncio.get_running_loop()
         self._base_scope: dict[str, Any] = {}
         """What its requests have in common."""
 
         self._exchange: Exchange | None = None
         self._unread = b""
-        self._is_closing = self._is_paused = False
+        self._is_closing = self._is_paused = self._is_slow = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -73,6 +77,7 @@ class Connection(asyncio.Protocol):
             "server": _address(transport.get_extra_info("sockname")),
             "extensions": extensions,
         }
+        transport.set_write_buffer_limits(ANSWER_BYTES_MAXIMUM, 0)
         self.endpoint.add(self)
         if self.endpoint.is_ending:
             self.close()
@@ -102,32 +107,37 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold back the app: its client does not read; give it up if it goes on like that."""
+        self._is_slow = True
         self._writable = self._loop.create_future()
         self._stall_timer = self._loop.call_later(self.endpoint.stall_seconds, self.abort)
 
     def resume_writing(self) -> None:
-        """Let the app go on, and the next request begin."""
+        """Let the app go on."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
         writable, self._writable = self._writable, None
         if writable is not None:
             writable.set_result(None)
-            self._read()
 
     def write(self, data: bytes) -> None:
         """Send to the client, unless it has left."""
-        if data and self._transport is not None:
+        if data and not self._has_ended():
             self._transport.write(data)
+
+    def _has_ended(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
 
     async def wait_until_writable(self) -> None:
         """Return once the client has read enough, or has left."""
         if self._writable is not None:
             await asyncio.shield(self._writable)
+        elif self._has_ended():
+            await asyncio.sleep(0)  # so that the app can be told
 
     def _read(self) -> None:
         try:
-            while self._unread and not self._is_closing and self._is_wanted():
+            while self._unread and not self._is_closing and not (self._exchange and self.reader.is_complete):
                 self._unread = self.reader.read(self._unread)
                 if self._exchange is not None:
                     self._exchange.wake()
@@ -137,12 +147,9 @@ class Connection(asyncio.Protocol):
             self._refuse(refused)
         self.regulate()
 
-    def _is_wanted(self) -> bool:
-        """Whether the request that is being served is still being read, or there is none and one may begin."""
-        return self._writable is None if self._exchange is None else not self.reader.is_complete
-
     def _begin(self, head: Head) -> None:
         self._stop_idling()
+        self._is_slow = False
         scope = {
             **self._base_scope,
             "http_version": head.version,
@@ -167,15 +174,23 @@ class Connection(asyncio.Protocol):
         """Go on to the next request, if there can be one."""
         self._exchange = None
         if closes or self.reader.is_last or not self.reader.is_complete or self.endpoint.is_ending:
-            self.close()
+            self._part()
         else:
             self.reader.restart()
             self._become_idle()
             self._read()
 
+    def _part(self) -> None:
+        """Close behind an answer; a slow client is given time for what is still on its way."""
+        if self._is_slow:
+            self._is_closing = True
+            self._become_idle()
+        else:
+            self.close()
+
     def regulate(self) -> None:
         """Read on from the network, unless enough waits to be read here."""
-        if self._is_closing or self._transport is None:
+        if self._is_closing:
             return
         is_enough = len(self._unread) + self.reader.body_bytes > AHEAD_BYTES_MAXIMUM
         if is_enough and not self._is_paused:
@@ -188,7 +203,7 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """See whether the client has left: a connection that is not read hears of nothing."""
-        if self._transport is None or _has_left(self._transport):
+        if self._has_ended() or (self.reader.is_complete and _has_left(self._transport)):
             self.abort()
             self.connection_lost(None)
         else:
@@ -216,6 +231,7 @@ class Connection(asyncio.Protocol):
         """Close, once what has been written is sent."""
         self._is_closing = True
         self._stop_idling()
+        self._stop_looking()
         self._unread = b""
         if self._transport is not None:
             self._transport.close()
@@ -226,10 +242,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _has_left(transport: asyncio.Transport) -> bool:
-    """Ask the kernel, too: it knows whether the client has closed even while nobody reads what came before that."""
-    if transport.is_closing():
-        return True
+def _has_left(transport: Any) -> bool:
+    """Ask the kernel, which knows whether the client has closed even while nobody reads what came before that."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # Linux has it
     return bool(poll.poll(0))

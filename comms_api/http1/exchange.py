@@ -12,6 +12,9 @@ from comms_api.http1.reader import Head, Refused, RequestReader
 
 logger = logging.getLogger(__name__)
 
+PIECE_BYTES = 64 * 1024
+_FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed.")
+
 
 class Wire(Protocol):
     """What an exchange needs of its connection."""
@@ -56,7 +59,9 @@ class Exchange:
         self._connection = connection
         self._head = head
         self._answer = Answer()
-        self._awaits_permission = (b"expect", b"100-continue") in head.headers
+        self._awaits_permission = head.version == "1.1" and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
+        )
         self._is_body_taken = self._is_answered = self._is_left = False
         self._start: Mapping[str, Any] | None = None
         """The start of the answer, until it goes out with what follows at once."""
@@ -90,13 +95,14 @@ class Exchange:
         except Exception:
             logger.exception("an app failed")
         if not self._is_answered and not self._is_left:
-            self.refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed."))
+            self.refuse(_FAILURE)
 
     async def _receive(self) -> dict[str, Any]:
         connection, reader = self._connection, self._connection.reader
-        if self._awaits_permission and not self._is_left:
-            connection.write(CONTINUE)
-        self._awaits_permission = False
+        if self._awaits_permission:
+            self._awaits_permission = False
+            if self._start is None and not self._answer.is_begun and not reader.is_complete:
+                connection.write(CONTINUE)
         while not self._is_answered:
             if reader.body_bytes or (reader.is_complete and not self._is_body_taken):
                 self._is_body_taken = reader.is_complete
@@ -118,23 +124,33 @@ class Exchange:
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
-        self._connection.write(head + self._answer.encode_body(body, is_last=is_last))
+        await self._write(head + self._answer.encode_body(body, is_last=is_last))
         if is_last:
             self._is_answered = True
             self.wake()
             self._connection.answered(closes=self._answer.closes or not self._answer.is_whole)
-        else:
+
+    async def _write(self, data: bytes) -> None:
+        """Send in pieces as the client takes them: a transport would take all at once, and say nothing."""
+        for start in range(0, len(data), PIECE_BYTES):
+            self._connection.write(data[start : start + PIECE_BYTES])
             await self._connection.wait_until_writable()
 
     def _send_head(self) -> None:
         """Send the head of an answer whose body does not follow at once."""
-        if not self._is_left:
+        if self._start is None or self._is_left:
+            return
+        try:
             self._connection.write(self._encode_head(None))
+        except ValueError:
+            logger.exception("an app's answer has no right head")
+            self.refuse(_FAILURE)
 
     def _encode_head(self, length: int | None) -> bytes:
-        start, self._start = self._start, None
-        if start is None:
+        if self._start is None:
             return b""
-        endpoint = self._connection.endpoint
+        head, endpoint = self._head, self._connection.endpoint
         self._answer.closes = self._connection.reader.is_last or endpoint.is_ending
-        return self._answer.encode_head(start, self._head.method, self._head.version, endpoint.date_line(), length)
+        data = self._answer.encode_head(self._start, head.method, head.version, endpoint.date_line(), length)
+        self._start = None
+        return data

@@ -48,6 +48,7 @@ class RequestReader:
         "_extras_bytes",
         "_fault",
         "_headers",
+        "_is_overrun",
         "_parser",
         "_target",
         "_unread",
@@ -78,6 +79,9 @@ class RequestReader:
         self._body: list[bytes] = []
         self._body_left: int | None = 0
         self._extras_bytes = 0
+        self._is_overrun = False
+        """Whether another request has begun, behind chunks."""
+
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fault: Refused | None = None
@@ -100,7 +104,8 @@ class RequestReader:
         return body[0] if len(body) == 1 else b"".join(body)
 
     def _read_head(self, data: bytes) -> bytes:
-        """Read a head, or the empty lines that may come before it."""
+        """Read a head; empty lines may come before it."""
+        data = data.lstrip(b"\r\n")
         size = data.find(_HEAD_END) + len(_HEAD_END)
         is_whole = size >= len(_HEAD_END)
         if (size if is_whole else len(data)) > HEAD_BYTES_MAXIMUM:
@@ -130,16 +135,19 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
+            if self._is_overrun:
+                return
             raise Refused(HTTPStatus.NOT_IMPLEMENTED, "There is no upgrade to another protocol.") from None
         except HttpParserError as error:
-            if not self.is_complete:  # else it is about what is behind chunks
-                raise Refused(HTTPStatus.BAD_REQUEST, f"This is not HTTP/1.1: {error}.") from None
+            if self._is_overrun:
+                return
+            raise Refused(HTTPStatus.BAD_REQUEST, f"This is not HTTP/1.1: {error}.") from None
         if self._fault is not None:
             raise self._fault
 
     def on_message_begin(self) -> None:
         """Hear of a request: of another one only behind chunks."""
-        self.is_last = self.is_complete
+        self._is_overrun = self.is_last = self.is_complete
 
     def on_url(self, url: bytes) -> None:
         """Hear of (a part of) the target."""
@@ -171,7 +179,7 @@ class RequestReader:
         path, _, query = self._target.partition(b"?")
         if not path.startswith(b"/"):
             path = self._path_of_absolute_target()
-        self.is_last = not parser.should_keep_alive()
+        self.is_last = version == "1.0" or not parser.should_keep_alive()
         method = parser.get_method().decode()
         self.head = Head(method, version, unquote(path.decode()), path, query, self._headers)
 

@@ -5,6 +5,7 @@ import inspect
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -182,6 +183,20 @@ def test_connections_of_one_batch_each_leave_no_memory_behind(server: Server, ag
 
     before = send(100)
     assert send(400) - before < 8 * 2**20
+
+
+def test_connections_that_are_reset_before_their_first_byte_leave_no_memory_behind(server: Server) -> None:
+    linger = struct.pack("ii", 1, 0)
+
+    def reset(times: int) -> int:
+        for _ in range(times):
+            connection = connect(server.tls, server.agent_port)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+        return server.resident_bytes()
+
+    before = reset(100)
+    assert reset(800) - before < 8 * 2**20
 
 
 def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server, kind: str) -> None:

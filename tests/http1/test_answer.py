@@ -90,6 +90,13 @@ def test_an_app_may_close_the_connection(header: tuple[bytes, bytes], *, closes:
     assert head.lower().count(b"connection:") == (1 if closes else 0)
 
 
+def test_how_a_body_is_framed_is_no_matter_of_the_app() -> None:
+    response, body = read(encode(200, [(b"Transfer-Encoding", b"chunked")], [b"a", b"b"], "1.1", "GET"), "1.1", "GET")
+    assert body == b"ab"
+    assert [value for name, value in response.headers if name == b"transfer-encoding"] == [b"chunked"]
+    assert b"content-length" not in encode(204, [(b"content-length", b"0")], [b""], "1.1", "GET")
+
+
 def test_a_refusal_says_why() -> None:
     response, body = read(encode_refusal(Refused(400, "No."), DATE), "1.1", "GET")  # type: ignore[arg-type]
     assert (response.status_code, body, (b"connection", b"close") in response.headers) == (400, b"No.", True)

@@ -1,18 +1,24 @@
 """One connection, several requests: in turn, bounded, and with an end that its client can tell."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trustme
+import uvloop
+from support.raw import connect
 
-from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, Connection
+from comms_api.app.server import Loop
+from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection
 from comms_api.http1.endpoint import Endpoint
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-PART = b"x" * 65_536
+PART_BYTES = 65_536
+PART = b"x" * PART_BYTES
 MORE_THAN_KERNELS_HOLD = 400
 """So many parts."""
 
@@ -275,3 +281,131 @@ async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_
         assert await exchange(port, get("/late")) == b""
         for _, writer in (busy, idle):
             writer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", ["100-continue", "100-Continue"])
+async def test_a_client_is_asked_for_its_body_before_the_answer_or_never(value: str) -> None:
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/asks":
+            await echo(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        receiving = asyncio.create_task(receive())
+        await asyncio.sleep(0.05)
+        receiving.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    head = f"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: {value}\r\n\r\n"
+    async with served(late) as (_, port):
+        assert b" 100 " not in await exchange(port, (head % "/streams").encode())
+        assert b" 100 " not in await exchange(port, (head % "/asks").encode() + b"ab" + get("/asks", LAST))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write((head % "/asks").encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ab" + get("/asks", LAST))
+        assert b"/asksab" in await reader.read()
+        writer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("pause", [None, 0.01])
+async def test_a_head_that_cannot_be_sent_is_a_500_and_its_body_does_not_follow(
+    caplog: pytest.LogCaptureFixture, pause: float | None
+) -> None:
+    async def split(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nb: c")]})
+        if pause:
+            await asyncio.sleep(pause)
+        await send({"type": "http.response.body", "body": b"HTTP/1.1 200 OK"})
+
+    async with served(split) as (_, port):
+        received = await exchange(port, get("/") + get("/"))
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert b"200" not in received
+    assert "line break" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_a_stream_is_not_written_to_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    gone = asyncio.Event()
+
+    async def flood(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(20 * MORE_THAN_KERNELS_HOLD):
+            await send({"type": "http.response.body", "body": PART, "more_body": True})
+        gone.set()
+
+    async with served(flood) as (_, port):
+        for _ in range(3):
+            gone.clear()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(get("/"))
+            await reader.readexactly(1000)
+            writer.transport.abort()
+            await gone.wait()
+    assert caplog.text == ""
+
+
+@pytest.mark.anyio
+async def test_a_body_that_has_been_sent_is_read_to_its_end_though_its_client_sends_no_more() -> None:
+    go_on, ended = asyncio.Event(), asyncio.Event()
+    body = b"x" * 6 * AHEAD_BYTES_MAXIMUM
+    received: list[bytes] = []
+
+    async def slow(_scope: Any, receive: Any, _send: Any) -> None:
+        await go_on.wait()
+        more = True
+        while more:
+            message = await receive()
+            received.append(message["body"])
+            more = message["more_body"]
+        ended.set()
+
+    async with served(slow) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.write_eof()
+        await asyncio.sleep(LOOK_SECONDS + 0.5)
+        go_on.set()
+        await ended.wait()
+        writer.close()
+    assert b"".join(received) == body
+
+
+def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
+    whole = PART * 256
+
+    async def large(_scope: Any, _receive: Any, send: Any) -> None:
+        await answer(send, whole)
+
+    async def serve() -> list[int]:
+        authority = trustme.CA()
+        server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+        authority.issue_cert("127.0.0.1").configure_cert(server_side)
+        authority.configure_trust(client_side)
+        endpoint = Endpoint(large, 0.3, asks_names=False)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Connection(endpoint), "127.0.0.1", 0, ssl=server_side)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            return await asyncio.gather(
+                *(asyncio.to_thread(read_slowly, client_side, port, *last) for last in ((), (LAST,)))
+            )
+        finally:
+            server.close()
+
+    def read_slowly(tls: ssl.SSLContext, port: int, *headers: str) -> int:
+        received = 0
+        with connect(tls, port) as connection:
+            connection.sendall(get("/", *headers))
+            for _ in range(30):
+                time.sleep(0.1)
+                received += len(connection.recv(PART_BYTES))
+            while data := connection.recv(2**20):
+                received += len(data)
+        return received
+
+    sizes = uvloop.run(serve(), loop_factory=Loop)
+    assert min(sizes) > len(whole)

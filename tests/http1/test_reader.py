@@ -13,6 +13,7 @@ from comms_api.http1.reader import CHUNK_EXTRAS_BYTES_MAXIMUM, HEAD_BYTES_MAXIMU
 BODIES = st.binary(max_size=300)
 CUTS = st.lists(st.integers(min_value=0, max_value=400), max_size=12)
 BEHIND = b"GET /behind HTTP/1.1\r\nHost: b\r\n\r\n"
+UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -70,7 +71,7 @@ def test_a_body_in_chunks_is_put_together_and_its_trailers_are_no_headers(
     assert (received, left, reader.is_complete, reader.is_last) == (body, b"", True, False)
 
 
-@pytest.mark.parametrize("behind", [BEHIND, b"no HTTP", with_length(b"behind")])
+@pytest.mark.parametrize("behind", [BEHIND, b"no HTTP", with_length(b"behind"), UPGRADE])
 def test_a_request_in_one_piece_with_the_end_of_chunks_is_not_taken_for_the_body_and_ends_the_connection(
     behind: bytes,
 ) -> None:
@@ -85,7 +86,7 @@ def test_a_request_in_one_piece_with_the_end_of_chunks_is_not_taken_for_the_body
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", False),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", True),
         (b"GET / HTTP/1.0\r\n\r\n", True),
-        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
     ],
 )
 def test_a_client_says_whether_it_sends_more(head: bytes, *, is_last: bool) -> None:
@@ -181,3 +182,11 @@ def test_what_comes_between_chunks_is_bounded_and_chunks_are_not() -> None:
         with pytest.raises(Refused) as refused:
             reader.read(b"x" * 1000)
         assert refused.value.status == 431
+
+
+def test_empty_lines_before_a_request_are_passed_over_however_many() -> None:
+    reader = RequestReader()
+    assert reader.read(b"\r\n" * 500_000) == b""
+    assert reader.read(b"\r\n" * 500_000 + BEHIND + b"rest") == b"rest"
+    assert reader.head is not None
+    assert reader.head.path == "/behind"
