@@ -18,8 +18,8 @@ from comms_api.database.embedded_home import binary
 from comms_api.database.uuid7 import uuid7_at
 
 EVENTS_PER_REQUEST = 100
-CONNECTIONS = (16, 32, 64)
-REQUESTS = 1920
+CONNECTIONS = (32, 64, 128)
+REQUESTS = 3840
 """In each round; a multiple of every number of connections."""
 
 
@@ -28,7 +28,7 @@ async def take(system: System, effort: Effort) -> Measured:
     agents = await system.enroll(max(CONNECTIONS), "stateless")
     lines = event_lines(EVENTS_PER_REQUEST)
     plain, packed = _encode(system, agents, lines)
-    requests = effort.of(REQUESTS // 64) * 64
+    requests = effort.of(REQUESTS // max(CONNECTIONS)) * max(CONNECTIONS)
     tried = {count: await _rate(system, plain[:count], requests) for count in CONNECTIONS}
     best = max(tried, key=tried.__getitem__)
     files = [_write_rows(system.folder / f"{number}.tsv", agents, lines, requests) for number in range(effort.rounds)]
