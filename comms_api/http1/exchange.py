@@ -125,7 +125,7 @@ class Exchange:
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
         await self._write(head + self._answer.encode_body(body, is_last=is_last))
-        if is_last:
+        if is_last and not self._is_left:
             self._is_answered = True
             self.wake()
             self._connection.answered(closes=self._answer.closes or not self._answer.is_whole)
