@@ -159,7 +159,8 @@ async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
 @asynccontextmanager
 async def second_node(system: System, settings: Mapping[str, str]) -> AsyncIterator[System]:
     """Run another node on the same database and folder for the block, with other settings."""
-    process = await _start_server(system.folder, system.cluster.url, system.server, settings=settings)
+    named = {"COMMS_API_NODE_NAME": "second", **settings}
+    process = await _start_server(system.folder, system.cluster.url, system.server, settings=named)
     try:
         async with asyncio.timeout(START_SECONDS):
             ports = await _read_ports(process)
