@@ -17,6 +17,7 @@ from support.balancers import CONFIGURATIONS, TRUSTED_ADDRESS, Balancer, configu
 from support.batches import command, state, stateful, stateless
 from support.raw import connect, read_answer, request
 from support.server import KEY, SERVER, Server, new_id, running_server, start_server
+from support.waiting import wait_until
 
 from comms_api.app.sites import KEEP_ALIVE_SECONDS
 from comms_api.settings import Settings
@@ -172,8 +173,10 @@ def test_a_node_that_is_killed_costs_a_poll_at_most(
         ids = [nodes[0].enroll(administrator, f"killed-{new_id().hex[-8:]}") for _ in range(6)]
         agents = [stack.enter_context(logged_in(running, nodes[0], agent_id)) for agent_id in ids]
         threads = stack.enter_context(ThreadPoolExecutor(len(agents)))
+        others = connections_to(nodes[0])
         held = [threads.submit(poll_again, agent) for agent in agents]
-        time.sleep(1)
+        wait_until(lambda: connections_to(victim) + connections_to(nodes[0]) - others == len(agents))
+        time.sleep(0.5)
         at_the_victim = connections_to(victim)
         assert at_the_victim
         victim.process.send_signal(SIGKILL)

@@ -18,7 +18,6 @@ from support.server import Server
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIGURATIONS = ("haproxy/pass-through", "haproxy/termination", "nginx/pass-through", "nginx/termination")
 PACKAGES = {"haproxy": ("haproxy",), "nginx": ("nginx", "libnginx-mod-stream")}
-NOBODY_LISTENS = "127.0.0.1:1"
 TRUSTED_ADDRESS = "127.0.0.2"
 """Where a balancer that ends TLS comes from."""
 
@@ -70,7 +69,7 @@ def _path() -> str:
 def running_balancer(
     name: str, folder: Path, nodes: Sequence[Server], changes: Mapping[str, str] | None = None
 ) -> Iterator[Balancer]:
-    """Run a balancer before up to three nodes that share a certificate; the missing ones are down."""
+    """Run a balancer before up to three nodes that share a certificate."""
     program = install(name.partition("/")[0])
     folder.mkdir(parents=True, exist_ok=True)
     agent, management = free_port(), free_port()
@@ -104,9 +103,11 @@ def _command(program: str, file: Path) -> list[str]:
 def _fitted(text: str, folder: Path, nodes: Sequence[Server], ports: Mapping[str, int]) -> str:
     """Return a configuration with the nodes, ports and certificates of a test."""
     for number in (1, 2, 3):
-        node = nodes[number - 1] if number <= len(nodes) else None
-        agent = f"127.0.0.1:{node.agent_port}" if node else NOBODY_LISTENS
-        management = f"127.0.0.1:{node.management_port}" if node else NOBODY_LISTENS
+        if number > len(nodes):
+            text = re.sub(rf"^ *server .*\bnode{number}:.*\n", "", text, flags=re.MULTILINE)
+            continue
+        node = nodes[number - 1]
+        agent, management = f"127.0.0.1:{node.agent_port}", f"127.0.0.1:{node.management_port}"
         health = f" check port {management.rpartition(':')[2]}"
         text = text.replace(f"node{number}:27000 check port 55000", agent + health)
         text = text.replace(f"node{number}:27000", agent).replace(f"node{number}:55000", management)
