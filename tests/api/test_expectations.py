@@ -1,6 +1,7 @@
 """Clients that wait to be asked for their body (RFC 9110, 10.1.1): they are, if it is wanted."""
 
 import time
+from contextlib import suppress
 from uuid import UUID
 
 import httpx
@@ -29,8 +30,9 @@ def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, 
         answer = read_answer(connection)
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         assert time.monotonic() - started < 1
-        connection.sendall(b"x" * size)
-        assert connection.recv(65536) == b""  # nothing behind the answer
+        with suppress(OSError):  # granian closes while it still sends
+            connection.sendall(b"x" * size)
+            assert connection.recv(65536) == b""  # nothing behind the answer
 
 
 def test_with_a_good_token_the_body_is_asked_for_each_time(server: Server, agent_id: UUID) -> None:
