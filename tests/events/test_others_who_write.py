@@ -48,9 +48,7 @@ INSERT = "INSERT INTO states VALUES (:agent_id, 'fim', 'file', '1', '{\"a\": 1}'
 
 async def document(engine: AsyncEngine, agent_id: UUID) -> object:
     async with engine.connect() as connection:
-        found = await connection.scalar(
-            text("SELECT CAST(data AS text) FROM states WHERE agent_id = :id"), {"id": agent_id}
-        )
+        found = await connection.scalar(TEXT_OF, {"id": agent_id})
     return found and json.loads(found)
 
 

@@ -1,6 +1,7 @@
 """Answers are what another implementation of HTTP/1.1 reads as what the app sent."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 import h11
 import pytest
@@ -98,5 +99,5 @@ def test_how_a_body_is_framed_is_no_matter_of_the_app() -> None:
 
 
 def test_a_refusal_says_why() -> None:
-    response, body = read(encode_refusal(Refused(400, "No."), DATE), "1.1", "GET")  # type: ignore[arg-type]
+    response, body = read(encode_refusal(Refused(HTTPStatus.BAD_REQUEST, "No."), DATE), "1.1", "GET")
     assert (response.status_code, body, (b"connection", b"close") in response.headers) == (400, b"No.", True)

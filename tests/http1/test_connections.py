@@ -13,7 +13,7 @@ import uvloop
 from support.raw import connect
 
 from comms_api.app.server import Loop
-from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection
+from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
 from comms_api.http1.endpoint import Endpoint
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -409,3 +409,10 @@ def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
 
     sizes = uvloop.run(serve(), loop_factory=Loop)
     assert min(sizes) > len(whole)
+
+
+def test_a_certificate_names_its_client_by_one_common_name() -> None:
+    assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
+    assert common_name(None) is common_name({}) is None
+    several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}
+    assert common_name({"subject": (), "version": 3}) == common_name(several) == ""
