@@ -2,14 +2,13 @@
 
 import base64
 import binascii
-from uuid import UUID
 
 import msgspec
 
 from comms_api.errors import Malformed
-from comms_api.events.model import State, StateKey
+from comms_api.events.model import State, StatePlace
 
-_KEY = msgspec.json.Decoder(tuple[UUID, str, str, str])
+_PLACE = msgspec.json.Decoder(StatePlace)
 
 
 def encode_cursor(state: State) -> str:
@@ -18,12 +17,12 @@ def encode_cursor(state: State) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
 
 
-def decode_cursor(cursor: str | None) -> StateKey | None:
+def decode_cursor(cursor: str | None) -> StatePlace | None:
     """Return the key a cursor stands for; raises `Malformed` for anything we did not make."""
     if cursor is None:
         return None
     try:
-        agent_id, module, collector, id_ = _KEY.decode(base64.urlsafe_b64decode(cursor))
+        place: StatePlace = _PLACE.decode(base64.urlsafe_b64decode(cursor))
     except (binascii.Error, ValueError, msgspec.DecodeError):
         raise Malformed("after: not a cursor of this list") from None
-    return (str(agent_id), module, collector, id_)
+    return place

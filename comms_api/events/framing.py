@@ -181,6 +181,7 @@ def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[St
 
 
 def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
+    owner = str(agent_id)
     changes: list[StateChange] = []
     refused: list[ItemResult] = []
     for index, item in enumerate(_pair(lines)):
@@ -191,7 +192,7 @@ def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
         if header is None or fault is not None:
             refused.append(ItemResult(index, header.id if header else "", fault or "", 400))
         else:
-            key = (str(agent_id), header.module, header.collector, header.id)
+            key = (owner, header.module, header.collector, header.id)
             changes.append(StateChange(index, key, header.operation, item.data))
     return StatefulBatch(changes, refused)
 

@@ -11,6 +11,9 @@ from comms_api.protocol import ItemResult, Operation
 StateKey: TypeAlias = tuple[str, str, str, str]
 """Agent, module, collector, id: an agent can never touch another's state. A text's hash is kept, a UUID's is not."""
 
+StatePlace: TypeAlias = tuple[UUID, str, str, str]
+"""The same as the table has it: where a page of states ends."""
+
 NAME_BYTES_MAXIMUM = 128
 STATE_ID_BYTES_MAXIMUM = 512
 STATE_BYTES_MAXIMUM = 2**20

@@ -14,7 +14,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Unavailable
 from comms_api.events import store
 from comms_api.events.cursors import encode_cursor
-from comms_api.events.model import Event, State, StateChange, StatefulBatch, StateKey, StatelessBatch
+from comms_api.events.model import Event, State, StateChange, StatefulBatch, StatelessBatch, StatePlace
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.results import read_result
 from comms_api.events.sinks import Sink
@@ -105,7 +105,9 @@ class States:
         ]
         return refused + told
 
-    async def list(self, agent_id: UUID | None, module: str | None, after: StateKey | None, limit: int) -> Page[State]:
+    async def list(
+        self, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
+    ) -> Page[State]:
         """Return one page of states, by key."""
         async with self._engine.connect() as connection:
             states = await store.list_states(connection, agent_id, module, after, limit + 1)

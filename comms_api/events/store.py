@@ -12,7 +12,7 @@ from comms_api.database.direct import Connection, Direct
 from comms_api.database.schema import events, quarantined_events, states
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
-from comms_api.events.model import Event, QuarantinedEvent, State, StateKey
+from comms_api.events.model import Event, QuarantinedEvent, State, StateKey, StatePlace
 
 _COLUMNS = ", ".join(COLUMNS)
 # Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
@@ -90,12 +90,12 @@ _UPDATE_STATES = text(f"""
 
 async def insert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
     """Write the documents of states that are not there; raises the driver's `UniqueViolationError` if one is."""
-    await connection.execute(_INSERT_STATES, _columns(documents) | _joined(documents))
+    await connection.execute(_INSERT_STATES, _rows(documents))
 
 
 async def update_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
     """Write the documents of states that are there, whole. Two statements cost less than one upsert."""
-    await connection.execute(_UPDATE_STATES, _columns(documents) | _joined(documents))
+    await connection.execute(_UPDATE_STATES, _rows(documents))
 
 
 _DELETE_STATES = text(f"DELETE FROM states WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})")
@@ -116,8 +116,8 @@ def _columns(keys: Iterable[StateKey]) -> dict[str, str]:
     }
 
 
-def _joined(documents: Mapping[StateKey, bytes]) -> dict[str, str]:
-    return {"documents": _SEPARATOR.join(documents.values()).decode()}
+def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, str]:
+    return _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
 
 
 async def list_events(
@@ -161,7 +161,7 @@ async def list_quarantined(
 
 
 async def list_states(
-    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StateKey | None, limit: int
+    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
 ) -> list[State]:
     """Return states in order of their keys, beginning behind `after`."""
     key = tuple_(states.c.agent_id, states.c.module, states.c.collector, states.c.id)
@@ -179,7 +179,7 @@ async def list_states(
     if module is not None:
         statement = statement.where(states.c.module == module)
     if after is not None:
-        statement = statement.where(key > (UUID(after[0]), *after[1:]))
+        statement = statement.where(key > after)
     rows = await connection.execute(
         statement.order_by(states.c.agent_id, states.c.module, states.c.collector, states.c.id).limit(limit)
     )
