@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from signal import SIGKILL
@@ -24,6 +25,7 @@ from conftest import querying
 from support.balancers import Balancer, running_balancer
 from support.batches import command
 from support.crowd import BATCH_SECONDS, Agent, Kill, Ledger
+from support.ports import fixed_binds
 from support.server import Server, start_server
 
 SECONDS = float(os.environ.get("TEST_FIRE_SECONDS", "25"))
@@ -96,10 +98,9 @@ def nodes(folder: Path, database_url: str) -> Iterator[list[Node]]:
 
 
 def _new_node(folder: Path, url: str, name: str) -> Node:
-    settings: dict[str, Any] = {"node_name": name, "lease_seconds": 3, "sweep_seconds": 1}
-    first = start_server(folder, url, **settings)
-    settings |= {"agent_bind": f"127.0.0.1:{first.agent_port}", "management_bind": f"127.0.0.1:{first.management_port}"}
-    return Node(name, first, lambda: start_server(folder, url, **settings))
+    settings: dict[str, Any] = {"node_name": name, "lease_seconds": 3, "sweep_seconds": 1, **fixed_binds()}
+    start = partial(start_server, folder, url, **settings)
+    return Node(name, start(), start)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from conftest import querying
 from support.batches import command, stateless
 from support.polls import held_polls
+from support.ports import fixed_binds
 from support.raw import connect, read_answer
 from support.server import Server, running_server, start_server
 
@@ -151,11 +152,10 @@ def test_a_drained_node_comes_back_drained_after_a_crash_and_active_after_a_stop
     nodes: tuple[Server, Server], database_url: str
 ) -> None:
     management = nodes[1].management()
-    home = nodes[1].folder
-    third = start_server(home, database_url, node_name="third")
+    home, binds = nodes[1].folder, fixed_binds()
+    third = start_server(home, database_url, node_name="third", **binds)
     management.post("/nodes/third/drain")
     wait_for_readiness(third, 503)
-    binds = {"agent_bind": f"127.0.0.1:{third.agent_port}", "management_bind": f"127.0.0.1:{third.management_port}"}
     third.stop(signal.SIGKILL)
     with running_server(home, database_url, node_name="third", **binds) as again:
         assert readiness(again) == [503, 503]

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 from conftest import querying
-from support.server import Server, environment, running_server, start_server
+from support.ports import fixed_binds
+from support.server import environment, running_server, start_server
 from support.waiting import wait_until
 
 LOST_SECONDS = 6.0
@@ -111,23 +112,16 @@ def test_of_two_nodes_of_one_name_that_start_together_one_serves(folder: Path, n
             process.communicate(timeout=30)
 
 
-def fixed_ports(server: Server) -> dict[str, str]:
-    return {
-        "agent_bind": f"127.0.0.1:{server.agent_port}",
-        "management_bind": f"127.0.0.1:{server.management_port}",
-    }
-
-
 def test_a_node_that_was_killed_takes_its_name_again_at_once_in_its_place_and_soon_elsewhere(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
-    url, home = new_database(), folder / "again"
+    url, home, binds = new_database(), folder / "again", fixed_binds()
     began = time.monotonic()
-    first = start_server(home, url, node_name="again")
+    first = start_server(home, url, node_name="again", **binds)
     usual_seconds = time.monotonic() - began
     first.stop(signal.SIGKILL)
     started = time.monotonic()
-    second = start_server(home, url, node_name="again", **fixed_ports(first))
+    second = start_server(home, url, node_name="again", **binds)
     assert time.monotonic() - started < usual_seconds + LOST_SECONDS / 2
     assert [node["state"] for node in nodes(second.management())] == ["active"]
     second.stop(signal.SIGKILL)

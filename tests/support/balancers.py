@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_ports
 from support.server import Server
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -72,7 +73,7 @@ def running_balancer(
     """Run a balancer before up to three nodes that share a certificate."""
     program = install(name.partition("/")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    agent, management = free_port(), free_port()
+    agent, management = free_ports(2)
     text = _fitted(configuration(name), folder, nodes, {"27000": agent, "55000": management})
     for old, new in (changes or {}).items():
         assert old in text, old
@@ -123,12 +124,6 @@ def _fitted(text: str, folder: Path, nodes: Sequence[Server], ports: Mapping[str
     (certs / "ca.pem").write_bytes(authority.read_bytes())
     text = re.sub(r"/etc/(?:haproxy|nginx|comms-api/tls)/(\w+\.(?:pem|key))\b", rf'"{certs}/\1"', text)
     return text.replace("comms.example.org", "localhost")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

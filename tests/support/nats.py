@@ -5,9 +5,11 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
+
+from support.ports import free_ports
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -57,18 +59,11 @@ class NatsServer:
             self._process = None
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @contextmanager
 def nats_servers(folder: Path, count: int, *settings: str) -> Iterator[Sequence[NatsServer]]:
     """Run so many servers, which are a cluster if there are several."""
-    ports, routes = _free_ports(count), _free_ports(count)
+    ports = free_ports(2 * count)
+    routes = ports[count:]
     urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
     servers = [
         NatsServer(

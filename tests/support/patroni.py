@@ -17,7 +17,7 @@ import psutil
 import trustme
 
 from comms_api.database.embedded_home import eventually, is_root
-from support.replication import free_port
+from support.ports import free_ports
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "patroni"
 HOSTS = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
@@ -150,7 +150,8 @@ def patroni_hosts(home: Path) -> Iterator[list[Host]]:
     home.mkdir(mode=0o755)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(home / "ca.pem")
-    local = {f"{host}:{port}": f"127.0.0.1:{free_port()}" for host in HOSTS for port in PORTS}
+    places = [f"{host}:{port}" for host in HOSTS for port in PORTS]
+    local = {place: f"127.0.0.1:{port}" for place, port in zip(places, free_ports(len(places)), strict=True)}
     hosts = [Host(f"db{number}", home / f"db{number}", local, {}) for number in (1, 2, 3)]
     with ExitStack() as stack:
         for host in hosts:

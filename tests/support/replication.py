@@ -1,7 +1,6 @@
 """A PostgreSQL primary and its synchronous standby, on TCP ports of this host, that a test may kill and promote."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from comms_api.database.embedded_home import (
     make_server_directory,
     server_account,
 )
+from support.ports import free_ports
 
 USER = DATABASE = "comms_api"
 INITDB = ("--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
@@ -82,19 +82,17 @@ class Postgres:
                 process.kill()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @contextmanager
 def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
     """Run both for the block; no commit returns before the standby has it on its disk."""
     account = server_account("nobody")
     make_server_directory(home, account)
     home.chmod(0o755)
-    primary, standby = (Postgres(home / name, account, find_programs(account), free_port()) for name in ("one", "two"))
+    names = ("one", "two")
+    primary, standby = (
+        Postgres(home / name, account, find_programs(account), port)
+        for name, port in zip(names, free_ports(2), strict=True)
+    )
     try:
         primary.run("initdb", *INITDB, "-D", primary.folder)
         primary.start()
