@@ -1,4 +1,4 @@
-"""UUIDv7 (RFC 9562, section 5.7): ids that sort by the millisecond they were made in, by the database's clock."""
+"""UUIDv7 (RFC 9562, section 5.7): ids that sort by when they were made, by the database's clock."""
 
 import os
 import time
@@ -8,9 +8,14 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+TICKS = 4096
+"""Of a millisecond: the twelve bits behind the millisecond tell its fraction (section 6.2, method 3)."""
+STEP_BACK_TICKS = 5_000 * TICKS
+"""A clock that is set back by less has been corrected; by more, it was wrong."""
+
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
-_RANDOM_MASK = (1 << 76) - 1 & ~(0x3 << 62) & ~(0xF << 76)
+_RANDOM_BITS = 62
 
 
 class DatabaseClock:
@@ -19,6 +24,7 @@ class DatabaseClock:
     def __init__(self) -> None:
         """Start with the node's own clock."""
         self.offset_seconds = 0.0
+        self._last_tick = 0
 
     def now(self) -> float:
         """Return seconds since 1970, as PostgreSQL counts them."""
@@ -31,15 +37,27 @@ class DatabaseClock:
         self.offset_seconds = float(answer) - (asked_at + time.time()) / 2
 
     def uuid7(self) -> UUID:
-        """Return a new id."""
-        return uuid7_at(self.now())
+        """Return a new id, which sorts behind those that this clock has given out."""
+        tick = _tick(self.now())
+        if tick <= self._last_tick < tick + STEP_BACK_TICKS:
+            tick = self._last_tick + 1
+        self._last_tick = tick
+        return _uuid7(tick)
 
 
 def uuid7_at(seconds: float) -> UUID:
     """Return a new id made at `seconds` since 1970."""
-    milliseconds = int(seconds * 1000)
-    random = int.from_bytes(os.urandom(10), "big") & _RANDOM_MASK
-    return UUID(int=milliseconds << 80 | _VERSION | random & ~_VARIANT | _VARIANT)
+    return _uuid7(_tick(seconds))
+
+
+def _tick(seconds: float) -> int:
+    return int(seconds * 1000 * TICKS)  # in this order, so that a whole millisecond stays one
+
+
+def _uuid7(tick: int) -> UUID:
+    milliseconds, fraction = divmod(tick, TICKS)
+    random = int.from_bytes(os.urandom(8), "big") >> 64 - _RANDOM_BITS
+    return UUID(int=milliseconds << 80 | _VERSION | fraction << 64 | _VARIANT | random)
 
 
 def uuid7_floor(moment: datetime) -> UUID:

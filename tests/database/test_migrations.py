@@ -15,7 +15,7 @@ from support.server import environment
 
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition
 from comms_api.database.schema import metadata
-from comms_api.database.uuid7 import uuid7_at, uuid7_floor, uuid7_time
+from comms_api.database.uuid7 import uuid7_floor
 
 ROOT = Path(__file__).parents[2]
 EVENTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
@@ -160,10 +160,3 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
 
 async def partitions(connection: AsyncConnection) -> list[str]:
     return list(await connection.scalars(text(EVENTS)))
-
-
-def test_an_id_tells_the_millisecond_it_was_made_in() -> None:
-    moment = datetime(2026, 11, 21, 4, 22, 33, 123_000, tzinfo=UTC)
-    assert uuid7_time(uuid7_floor(moment)) == moment
-    made = uuid7_at(moment.timestamp())
-    assert (made.version, made.variant, uuid7_time(made)) == (7, "specified in RFC 4122", moment)
