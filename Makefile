@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
+# Tests wait more than they compute, so more of them than cores run at once; those of a file share its server.
+TESTS_AT_ONCE ?= 3
 LOAD_AGENTS ?= 100
 LOAD_SECONDS ?= 75
 LOAD_SHAPE ?= steady
 
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile
 END_TO_END := $(addprefix tests/,api identity cli client events commands cluster)
 
 KEY ?= one_event_rps_per_core
@@ -20,10 +23,10 @@ demo: .venv/installed ## Show the main job: a server, three agents on this host'
 	$(BIN)/comms-api demo
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-granian: .venv/installed ## Run the end-to-end tests with granian as the server
-	COMMS_API_TEST_SERVER=granian $(BIN)/python -m pytest $(END_TO_END)
+	COMMS_API_TEST_SERVER=granian $(PYTEST) $(END_TO_END)
 
 test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
 	$(BIN)/python -m pytest -s -m patroni

@@ -25,6 +25,14 @@ from comms_api.settings import Settings
 TEMPLATE = "comms_api_template"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the tests of faults counted, when they passed as well."""
+    for report in terminalreporter.getreports("passed"):
+        if "faults" in report.keywords and report.capstdout:
+            terminalreporter.section(report.nodeid.rpartition("::")[2], sep="-")
+            terminalreporter.write_line(report.capstdout.strip("\n"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -110,6 +110,7 @@ def agent_ids(nodes: list[Node]) -> list[UUID]:
     return [nodes[0].server.enroll(management, f"fire-{number}", ("fire",)) for number in range(AGENTS)]
 
 
+@pytest.mark.faults
 @pytest.mark.anyio
 async def test_nodes_that_are_killed_lose_nothing_that_was_acknowledged(
     folder: Path, database_url: str, nodes: list[Node], agent_ids: list[UUID]

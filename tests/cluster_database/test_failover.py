@@ -167,6 +167,7 @@ def drain_orders(node: Server, busy: list[UUID]) -> None:
             assert client.post("/commands/results", json={"results": results}).status_code == 200
 
 
+@pytest.mark.faults
 def test_nothing_acknowledged_is_lost_and_writes_go_on_within_seconds(
     servers: Servers, nodes: tuple[Server, Server], load: Load, busy: list[UUID]
 ) -> None:
@@ -193,6 +194,7 @@ def test_nothing_acknowledged_is_lost_and_writes_go_on_within_seconds(
     assert servers[1].query("SELECT count(*) FROM orders") == [(0,)]
 
 
+@pytest.mark.faults
 @pytest.mark.anyio
 async def test_after_a_failover_nodes_hear_of_one_another_s_orders_again(nodes: tuple[Server, Server]) -> None:
     management = await asyncio.to_thread(nodes[1].management)

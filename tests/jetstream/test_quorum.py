@@ -150,6 +150,7 @@ def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[],
     return lambda: all(getattr(sender, name) >= wanted for sender, wanted in zip(senders, least, strict=True))
 
 
+@pytest.mark.faults
 def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_doubled(
     server: Server,
     management: httpx.Client,
@@ -180,6 +181,7 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
     assert all(count == 1 for count in found.values())
 
 
+@pytest.mark.faults
 def test_without_a_quorum_503_in_time_and_back_without_a_restart(
     server: Server,
     management: httpx.Client,

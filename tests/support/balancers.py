@@ -1,10 +1,12 @@
 """HAProxy and nginx as processes, with the configurations of `deploy/` on free ports of this machine."""
 
+import fcntl
 import os
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,15 +48,22 @@ def install(program: str) -> str:
     """Return the path of a program, installed first if that is possible; skip the test if it is not."""
     packages = PACKAGES[program]
     apt = shutil.which("apt-get")
-    if not _is_there(program) and os.geteuid() == 0 and apt:
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-            subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=300, check=False)
+    if os.geteuid() == 0 and apt:
+        with (Path(tempfile.gettempdir()) / "comms-api-tests-apt.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same tests may be at it
+            if not _is_there(program):
+                _install(apt, packages)
     if not _is_there(program):
         pytest.skip(f"{program} is not installed, and cannot be: apt-get install {' '.join(packages)}")
     if os.geteuid() != 0:
         pytest.skip(f"{program}: its configuration names the user that it becomes, which takes root")
     return str(shutil.which(program, path=_path()))
+
+
+def _install(apt: str, packages: Sequence[str]) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+        subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=300, check=False)
 
 
 def _is_there(program: str) -> bool:
