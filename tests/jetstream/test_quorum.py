@@ -158,10 +158,8 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
     variables: dict[str, str],
     find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
 ) -> None:
-    senders = _senders(server, management, "load", AGENTS)
-    wait_until(lambda: senders[0].post().status_code == 204, 20)
-    for sender in senders:
-        sender.start()
+    senders = [sender.start() for sender in _senders(server, management, "load", AGENTS)]
+    wait_until(_have_more(senders, "acknowledged", 1), 20)
     with started_relay(variables) as killed, started_relay(variables):
         time.sleep(1.5)
         leader = _leader(servers)
