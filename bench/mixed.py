@@ -26,6 +26,9 @@ PAUSE_SECONDS = 1.0
 COMMAND_SECONDS = 2.0
 SAMPLE_SECONDS = 1.0
 EVENTS, STATES = 100, 20
+STATES_KEPT = 200
+"""Of each agent: a round writes some of them, in turn, as inventories do that change here and there."""
+
 GROUP = "mixed"
 TABLES = ("orders", "states", "agents")
 _SIZES = f"""
@@ -60,7 +63,8 @@ class Load:
         login = msgspec.json.encode({"uuid": str(agent), "key": KEY})
         token = str(msgspec.json.decode(await connection.send(post("/login", "", login)))["token"])
         await connection.send(post("/events/stateless", token, stateless(agent, event_lines(EVENTS))))
-        documents = [(f"{item}", msgspec.json.encode({"item": item, "round": number})) for item in range(STATES)]
+        items = [item % STATES_KEPT for item in range(number * STATES, (number + 1) * STATES)]
+        documents = [(f"{item}", msgspec.json.encode({"item": item, "round": number})) for item in items]
         await connection.send(post("/events/stateful", token, stateful(agent, documents)))
         orders = msgspec.json.decode(await connection.send(poll(token, 0)), type=Orders).commands
         results = [
