@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.ports import free_ports
@@ -37,6 +38,13 @@ class Balancer:
     @property
     def agent_port(self) -> int:
         return int(self.agent_url.rpartition(":")[2])
+
+    def connections_to(self, node: Server) -> int:
+        """Return how many connections it holds to the agents' port of a node."""
+        master = psutil.Process(self.process.pid)
+        found = [one for each in (master, *master.children()) for one in each.net_connections("tcp")]
+        to_node = [one for one in found if one.raddr and one.raddr.port == node.agent_port]
+        return len({one.laddr for one in to_node if one.status == psutil.CONN_ESTABLISHED})
 
 
 def configuration(name: str) -> str:
