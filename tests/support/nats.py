@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT
 
 from support.ports import free_ports
+from support.waiting import pause
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -45,7 +46,7 @@ class NatsServer:
     def paused(self) -> Iterator[None]:
         """Let it take bytes and do nothing with them for the block."""
         assert self._process is not None
-        self._process.send_signal(SIGSTOP)
+        pause(self._process.pid)
         try:
             yield
         finally:

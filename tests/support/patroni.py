@@ -18,6 +18,7 @@ import trustme
 
 from comms_api.database.embedded_home import eventually, is_root
 from support.ports import free_ports
+from support.waiting import pause
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "patroni"
 HOSTS = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
@@ -108,9 +109,9 @@ class Host:
             return members
 
     def kill_postgres(self) -> None:
-        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
-            postmaster.suspend()
+            pause(postmaster.pid)
             for process in (*postmaster.children(recursive=True), postmaster):
                 process.kill()
 

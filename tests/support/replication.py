@@ -18,6 +18,7 @@ from comms_api.database.embedded_home import (
     server_account,
 )
 from support.ports import free_ports
+from support.waiting import pause
 
 USER = DATABASE = "comms_api"
 INITDB = ("--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
@@ -75,9 +76,9 @@ class Postgres:
 
     def kill(self) -> None:
         """End every process of the server as a power cut would: none of them says goodbye."""
-        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
-            postmaster.suspend()  # so that it starts nothing while its children go
+            pause(postmaster.pid)  # so that it starts nothing while its children go
             for process in (*postmaster.children(recursive=True), postmaster):
                 process.kill()
 
