@@ -86,8 +86,8 @@ def _measure_all(servers: Sequence[str], keys: Sequence[str], *, is_quick: bool)
         values.setdefault(server, {}).update(measured.values)
         if measurement is polls.MEASUREMENT:
             meta["polls_held"] = measured.raw["polls_held"]
+        write_report(FIGURES, values, meta | {"seconds": round(time.monotonic() - started)})
     console.print(table_of(FIGURES, values))
-    write_report(FIGURES, values, meta | {"seconds": round(time.monotonic() - started)})
 
 
 def _chosen(keys: Sequence[str]) -> list[Measurement]:
