@@ -27,6 +27,9 @@ FAILED_BYTES_COLLECTED = 32 * 2**20
 ZSTD_WINDOW_BYTES = 8 * 2**20
 """RFC 9659 asks no more of an HTTP receiver."""
 
+ZSTD_STEP_BYTES = 1024
+"""A frame is fed in steps: a block of 4 bytes may hold 128 KiB, so that a bomb goes off in pieces of 32 MiB at most."""
+
 
 class BytesInFlight:
     """Counts the bytes of all bodies that a node holds, so that a full node refuses instead of growing.
@@ -82,13 +85,15 @@ class Bodies:
         maximum = settings.bytes_in_flight_maximum
         self.in_flight = BytesInFlight(maximum, max(maximum // CLIENTS_TO_FILL, self._limit))
 
-    def receive(self, request: AnyRequest) -> "_Body":
+    def receive(self, request: AnyRequest, limit: int | None = None) -> "_Body":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
+
+        A `limit` of its own is for those who have shown no token: what they announce counts as held as well.
 
         It raises `Unavailable` before reading when the node is full, `TooLarge`, `UnsupportedEncoding`,
         and `Malformed` when the body is not what its Content-Encoding says.
         """
-        return _Body(request, self.in_flight, self._limit)
+        return _Body(request, self.in_flight, limit or self._limit)
 
 
 class _Body:
@@ -176,10 +181,20 @@ def _decompressed(encoding: str, raw: bytes, limit: int) -> bytes:
     if encoding == "gzip":
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
             return file.read(limit)
+    return _zstd_decompressed(raw, limit)
+
+
+def _zstd_decompressed(raw: bytes, limit: int) -> bytes:
+    """Return what the frames hold; raises `EOFError` when the last one is not whole, which a stream reader does not."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-    with decompressor.stream_reader(raw, read_across_frames=True) as reader:
-        chunks, size = [], 0
-        while size < limit and (chunk := reader.read(min(limit - size, 64 * 1024))):
-            chunks.append(chunk)
-            size += len(chunk)
-        return b"".join(chunks)
+    chunks, size, start, frame = [], 0, 0, decompressor.decompressobj()
+    while size < limit and start < len(raw):
+        if frame.eof:
+            frame = decompressor.decompressobj()
+        step = raw[start : start + ZSTD_STEP_BYTES]
+        chunks.append(frame.decompress(step))
+        size += len(chunks[-1])
+        start += len(step) - len(frame.unused_data)
+    if size < limit and not frame.eof:
+        raise EOFError
+    return b"".join(chunks)[:limit]

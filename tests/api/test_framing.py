@@ -52,9 +52,10 @@ def test_chunks_of_any_size_are_the_same_batch(server: Server, agent_id: UUID, q
     assert stored(query, agent_id, module) == ['{"n": 1}', '{"n": 2}']
 
 
-@pytest.mark.parametrize(
-    ("encoding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
-)
+COMPRESSIONS = [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
+
+
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
 def test_compressed_batches_are_the_same_batch(
     client: httpx.Client, agent_id: UUID, query: Query, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
@@ -64,9 +65,23 @@ def test_compressed_batches_are_the_same_batch(
     assert stored(query, agent_id, encoding) == ['{"n": 1}']
 
 
-@pytest.mark.parametrize(
-    ("encoding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
-)
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
+def test_several_frames_are_one_body_and_a_part_of_the_last_is_none(
+    client: httpx.Client, agent_id: UUID, query: Query, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    module = f"frames-{encoding}"
+    body = stateless(agent_id, *({"n": number, "text": "x" * 40} for number in range(3_000)), module=module)
+    frames = compress(body[:100]) + compress(body[100:-1]) + compress(body[-1:])
+    headers = {"Content-Encoding": encoding}
+    for cut in (1, len(compress(body[-1:])) + 1, len(frames) // 2):
+        answer = client.post("/events/stateless", content=frames[:-cut], headers=headers)
+        assert (answer.status_code, answer.json()["message"]) == (400, f"The body is not valid {encoding}.")
+    assert stored(query, agent_id, module) == []
+    assert client.post("/events/stateless", content=frames, headers=headers).status_code == 204
+    assert len(stored(query, agent_id, module)) == 3_000
+
+
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
 def test_a_decompression_bomb_is_too_large(
     client: httpx.Client, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:

@@ -1,14 +1,16 @@
 """Folding many changes into one write is the same as applying them one by one."""
 
 import json
+import time
 from typing import Any
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_api.events.model import StateChange, StateKey
-from comms_api.events.states import MERGE_DEPTH_MAXIMUM, fold, merge
+from comms_api.events.documents import MERGE_DEPTH_MAXIMUM, Document
+from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
+from comms_api.events.states import fold
 
 AGENTS = [str(UUID(int=number)) for number in (1, 2)]
 values = st.recursive(st.integers(0, 2) | st.none(), lambda inner: st.dictionaries(st.sampled_from("xyz"), inner))
@@ -63,6 +65,28 @@ def test_a_folded_batch_is_the_batch_applied_one_by_one(before: dict[StateKey, A
     assert folded.updated.keys() <= before.keys()
 
 
+def merge(document: bytes, partial: bytes) -> bytes:
+    into = Document(document)
+    into.merge(partial).apply()
+    return bytes(into)
+
+
+@given(objects, st.lists(objects))
+def test_many_merges_into_one_document_are_as_if_it_had_been_written_after_each(
+    document: dict[str, Any], partials: list[dict[str, Any]]
+) -> None:
+    into, written = Document(encoded(document)), encoded(document)
+    for partial in partials:
+        change = into.merge(encoded(partial))
+        size = into.size
+        after = merge(written, encoded(partial))
+        assert change.changes == (after != written)
+        change.apply()
+        written = after
+        assert into.size == size + change.growth
+        assert json.loads(bytes(into)) == json.loads(written)
+
+
 @given(objects, objects)
 def test_merging_twice_changes_nothing_more(document: dict[str, Any], partial: dict[str, Any]) -> None:
     once = merge(encoded(document), encoded(partial))
@@ -83,3 +107,35 @@ def test_objects_deeper_than_the_bound_are_replaced_whole() -> None:
         return b'{"a":' * depth + leaf.encode() + b"}" * depth
 
     assert merge(nested('{"x":1}'), nested('{"y":2}')) == nested('{"y":2}')
+
+
+def test_objects_that_are_nested_too_deeply_to_be_read_are_replaced_whole() -> None:
+    deep = b'{"x":' * 2_000 + b"1" + b"}" * 2_000
+    assert merge(deep, b'{"y":2}') == b'{"y":2}'
+    assert merge(b'{"y":2}', deep) == deep
+
+
+def test_a_large_document_is_read_once_however_many_are_merged_into_it() -> None:
+    key = (AGENTS[0], "fim", "", "large")
+    large = encoded({f"member{number}": number for number in range(40_000)})
+    once, often = ([StateChange(index, key, "update", b'{"a":%d}' % index) for index in range(n)] for n in (5, 500))
+    started = time.process_time()
+    fold(once, {key: large})
+    seconds = time.process_time() - started
+    folded = fold(often, {key: large})
+    assert time.process_time() - started < 10 * seconds
+    assert json.loads(folded.updated[key])["a"] == len(often) - 1
+
+
+def test_a_state_does_not_grow_beyond_its_bound() -> None:
+    key = (AGENTS[0], "fim", "", "growing")
+    parts = [encoded({f"part{number}": "x" * 300_000}) for number in range(4)]
+    later = [b'{"part0":"smaller"}', b'{"part3":"now it fits"}']
+    changes = [StateChange(index, key, "update", data) for index, data in enumerate([*parts, *later])]
+    folded = fold(changes, {})
+    assert [result.status for result in folded.results] == [201, 200, 200, 400, 200, 200]
+    assert folded.results[3].result == f"data: the state would be larger than {STATE_BYTES_MAXIMUM} bytes"
+    kept = json.loads(folded.inserted[key])
+    assert {name: len(value) for name, value in kept.items()} == {
+        "part0": 7, "part1": 300_000, "part2": 300_000, "part3": 11
+    }  # fmt: skip

@@ -1,0 +1,126 @@
+"""JSON objects that others are merged into: each is read once and written once, however many are."""
+
+from typing import TypeAlias, Union
+
+import msgspec
+
+MERGE_DEPTH_MAXIMUM = 32
+"""Deeper objects are replaced whole."""
+
+_MEMBER_BYTES = 4
+"""Two quotes, a colon and a comma."""
+
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_Members: TypeAlias = dict[str, Union[msgspec.Raw, "Document"]]
+
+
+class Document:
+    """A JSON object; its values are moved as bytes, so that numbers and escapes stay as they were written."""
+
+    __slots__ = ("_members", "_written", "size")
+
+    def __init__(self, written: bytes) -> None:
+        """Take what was written; it is read when something is merged into it."""
+        self._written: bytes | None = written
+        self._members: _Members | None = None
+        self.size = len(written)
+        """In bytes; escapes in names that were added make it somewhat more."""
+
+    def __bytes__(self) -> bytes:
+        """Return the object as it is written now."""
+        if self._written is None:
+            members = self._members or {}
+            self._written = msgspec.json.encode({name: _as_raw(value) for name, value in members.items()})
+        return self._written
+
+    def merge(self, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> "Merge":
+        """Return what setting the members of `partial` would change, objects member by member.
+
+        What changes every member, or cannot be read since it is nested too deeply, replaces the document as it is.
+        """
+        try:
+            members, new = self._read(), _OBJECT.decode(partial)
+        except RecursionError:
+            return Merge(self, replacement=partial)
+        merge, is_all = Merge(self), members.keys() <= new.keys()
+        for name, value in new.items():
+            old = members.get(name)
+            if old != value:
+                inner = _merge_member(members, name, value, depth)
+                merge.add(name, old, value, inner)
+                is_all = is_all and (inner is None or inner.replacement is not None)
+        return Merge(self, replacement=partial) if is_all and merge.changes else merge
+
+    def become(self, written: bytes) -> None:
+        """Be replaced."""
+        self._written, self._members, self.size = written, None, len(written)
+
+    def change(self, members: dict[str, msgspec.Raw], growth: int) -> None:
+        """Set members, and be so many bytes larger."""
+        self._read().update(members)
+        self._written, self.size = None, self.size + growth
+
+    def _read(self) -> _Members:
+        if self._members is None:
+            self._members = {**_OBJECT.decode(bytes(self))}
+        return self._members
+
+
+class Merge:
+    """What becomes of a document when it is applied."""
+
+    __slots__ = ("_document", "_inner", "_members", "growth", "replacement")
+
+    def __init__(self, document: Document, replacement: bytes | None = None) -> None:
+        """Begin with no change, or with all of it."""
+        self._document = document
+        self._members: dict[str, msgspec.Raw] = {}
+        self._inner: list[Merge] = []
+        self.replacement = replacement
+        self.growth = 0 if replacement is None else len(replacement) - document.size
+        """By how many bytes the document would be larger."""
+
+    @property
+    def changes(self) -> bool:
+        """Tell whether it changes anything."""
+        return bool(self._members or self._inner) or self.replacement is not None
+
+    def add(self, name: str, old: "msgspec.Raw | Document | None", value: msgspec.Raw, inner: "Merge | None") -> None:
+        """Set a member, or what changes within it."""
+        if inner is None or inner.replacement is not None:
+            self._members[name] = value
+            self.growth += len(value) - (-len(name) - _MEMBER_BYTES if old is None else _size(old))
+        elif inner.changes:
+            self._inner.append(inner)
+            self.growth += inner.growth
+
+    def apply(self) -> None:
+        """Change the document."""
+        if self.replacement is not None:
+            self._document.become(self.replacement)
+            return
+        for inner in self._inner:
+            inner.apply()
+        if self.changes:
+            self._document.change(self._members, self.growth)
+
+
+def _merge_member(members: _Members, name: str, value: msgspec.Raw, depth: int) -> Merge | None:
+    """Return what would change within a member, or None when one of both is no object."""
+    old, new = members.get(name), bytes(value)
+    if depth == 1 or old is None or not new.startswith(b"{"):
+        return None
+    if isinstance(old, msgspec.Raw):
+        before = bytes(old)
+        if not before.startswith(b"{"):
+            return None
+        old = members[name] = Document(before)
+    return old.merge(new, depth - 1)
+
+
+def _as_raw(value: msgspec.Raw | Document) -> msgspec.Raw:
+    return value if isinstance(value, msgspec.Raw) else msgspec.Raw(bytes(value))
+
+
+def _size(value: msgspec.Raw | Document) -> int:
+    return value.size if isinstance(value, Document) else len(value)
