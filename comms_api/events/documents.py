@@ -1,5 +1,6 @@
 """JSON objects that others are merged into: each is read once and written once, however many are."""
 
+from collections.abc import Sequence
 from typing import TypeAlias, Union
 
 import msgspec
@@ -11,6 +12,7 @@ _MEMBER_BYTES = 4
 """Two quotes, a colon and a comma."""
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NONE: dict[str, msgspec.Raw] = {}
 _Members: TypeAlias = dict[str, Union[msgspec.Raw, "Document"]]
 
 
@@ -41,15 +43,24 @@ class Document:
         try:
             members, new = self._read(), _OBJECT.decode(partial)
         except RecursionError:
-            return Merge(self, replacement=partial)
-        merge, is_all = Merge(self), members.keys() <= new.keys()
+            return Merge(self, len(partial) - self.size, partial)
+        changed: dict[str, msgspec.Raw] = {}
+        inner: list[Merge] = []
+        is_all = members.keys() <= new.keys()
         for name, value in new.items():
             old = members.get(name)
-            if old != value:
-                inner = _merge_member(members, name, value, depth)
-                merge.add(name, old, value, inner)
-                is_all = is_all and (inner is None or inner.replacement is not None)
-        return Merge(self, replacement=partial) if is_all and merge.changes else merge
+            if old == value:
+                continue
+            within = None if old is None else _merge_member(members, name, value, depth)
+            if within is None or within.replacement is not None:
+                changed[name] = value
+            else:
+                inner.append(within)
+        if is_all and changed and not inner:
+            return Merge(self, len(partial) - self.size, partial)
+        growth = sum(_growth(name, members.get(name), value) for name, value in changed.items())
+        growth += sum(within.growth for within in inner)
+        return Merge(self, growth, None, changed, [within for within in inner if within.changes])
 
     def become(self, written: bytes) -> None:
         """Be replaced."""
@@ -69,30 +80,20 @@ class Document:
 class Merge:
     """What becomes of a document when it is applied."""
 
-    __slots__ = ("_document", "_inner", "_members", "growth", "replacement")
+    __slots__ = ("_document", "_inner", "_members", "changes", "growth", "replacement")
 
-    def __init__(self, document: Document, replacement: bytes | None = None) -> None:
-        """Begin with no change, or with all of it."""
-        self._document = document
-        self._members: dict[str, msgspec.Raw] = {}
-        self._inner: list[Merge] = []
-        self.replacement = replacement
-        self.growth = 0 if replacement is None else len(replacement) - document.size
-        """By how many bytes the document would be larger."""
-
-    @property
-    def changes(self) -> bool:
-        """Tell whether it changes anything."""
-        return bool(self._members or self._inner) or self.replacement is not None
-
-    def add(self, name: str, old: "msgspec.Raw | Document | None", value: msgspec.Raw, inner: "Merge | None") -> None:
-        """Set a member, or what changes within it."""
-        if inner is None or inner.replacement is not None:
-            self._members[name] = value
-            self.growth += len(value) - (-len(name) - _MEMBER_BYTES if old is None else _size(old))
-        elif inner.changes:
-            self._inner.append(inner)
-            self.growth += inner.growth
+    def __init__(
+        self,
+        document: Document,
+        growth: int,
+        replacement: bytes | None,
+        members: dict[str, msgspec.Raw] = _NONE,
+        inner: Sequence["Merge"] = (),
+    ) -> None:
+        """Take what replaces the document, or which members to set and what changes within others."""
+        self._document, self._members, self._inner = document, members, inner
+        self.growth, self.replacement = growth, replacement
+        self.changes = replacement is not None or bool(members or inner)
 
     def apply(self) -> None:
         """Change the document."""
@@ -122,5 +123,7 @@ def _as_raw(value: msgspec.Raw | Document) -> msgspec.Raw:
     return value if isinstance(value, msgspec.Raw) else msgspec.Raw(bytes(value))
 
 
-def _size(value: msgspec.Raw | Document) -> int:
-    return value.size if isinstance(value, Document) else len(value)
+def _growth(name: str, old: msgspec.Raw | Document | None, value: msgspec.Raw) -> int:
+    if old is None:
+        return len(name) + len(value) + _MEMBER_BYTES
+    return len(value) - (old.size if isinstance(old, Document) else len(old))

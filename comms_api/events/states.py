@@ -1,12 +1,16 @@
 """What a sequence of changes makes of states: pure, so that it can be proven against applying them one by one."""
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import msgspec
 
 from comms_api.events.documents import Document
 from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 from comms_api.protocol import ItemResult
+
+_Current: TypeAlias = dict[StateKey, bytes | Document]
+"""A state is opened when it is first merged into."""
 
 
 class Folded(msgspec.Struct, frozen=True):
@@ -20,31 +24,33 @@ class Folded(msgspec.Struct, frozen=True):
 
 def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Folded:
     """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
-    current = {key: Document(data) for key, data in existing.items()}
+    current: _Current = dict(existing)
     results = [_apply(change, current) for change in changes]
-    written = {key: bytes(document) for key, document in current.items()}
+    written = {key: state if isinstance(state, bytes) else bytes(state) for key, state in current.items()}
     inserted = {key: data for key, data in written.items() if key not in existing}
     updated = {key: written[key] for key, data in existing.items() if written.get(key, data) != data}
     return Folded(results, inserted, updated, existing.keys() - written.keys())
 
 
-def _apply(change: StateChange, current: dict[StateKey, Document]) -> ItemResult:
+def _apply(change: StateChange, current: _Current) -> ItemResult:
     if change.data is None:
         return _delete(change, current)
-    document = current.get(change.key)
-    if document is None:
-        current[change.key] = Document(change.data)
+    state = current.get(change.key)
+    if state is None:
+        current[change.key] = change.data
         return change.outcome("created", 201)
     if change.operation == "create":
         return change.outcome("exists already", 409)
-    merge = document.merge(change.data)
-    if document.size + merge.growth > STATE_BYTES_MAXIMUM and merge.growth > 0:
+    if isinstance(state, bytes):
+        state = current[change.key] = Document(state)
+    merge = state.merge(change.data)
+    if merge.growth > 0 and state.size + merge.growth > STATE_BYTES_MAXIMUM:
         return change.outcome(f"data: the state would be larger than {STATE_BYTES_MAXIMUM} bytes", 400)
     merge.apply()
     return change.outcome("updated" if merge.changes else "noop", 200)
 
 
-def _delete(change: StateChange, current: dict[StateKey, Document]) -> ItemResult:
+def _delete(change: StateChange, current: _Current) -> ItemResult:
     if current.pop(change.key, None) is None:
         return change.outcome("not found", 404)
     return change.outcome("deleted", 200)
