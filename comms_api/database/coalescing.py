@@ -2,8 +2,8 @@
 
 While one group is being stored the next one gathers, so a group is as large as the database is slow: alone, a request
 waits for nobody. When PostgreSQL refuses the data of a group, the group is halved until the items that it refuses are
-alone, and only they are answered as poisoned. Owners (agents) take turns: one that has many requests waiting delays the
-others by one of them.
+alone, and only they are answered as poisoned. Owners (agents) take turns, and what is of one owner is stored by one
+writer at a time: one that has many requests waiting delays the others by one of them, and leaves them the others.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ WRITERS = 2
 
 
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
+    owner: Hashable
     items: Sequence[Item]
     answer: "asyncio.Future[Sequence[Outcome]]"
 
@@ -42,6 +43,9 @@ class Coalescer(Generic[Item, Outcome]):
         self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
         """By owner; the first is next."""
 
+        self._served: set[Hashable] = set()
+        """The owners of what is being stored: another writer would only wait for the same locks."""
+
         self._wanted = asyncio.Event()
         self._writers = 0
         self._unanswered = 0
@@ -52,7 +56,7 @@ class Coalescer(Generic[Item, Outcome]):
 
         A caller that is cancelled does not take its items back: they may be stored already.
         """
-        submission = _Submission[Item, Outcome](items, asyncio.get_running_loop().create_future())
+        submission = _Submission[Item, Outcome](owner, items, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(owner, deque()).append(submission)
         self._unanswered += len(items)
         self._wanted.set()
@@ -64,24 +68,39 @@ class Coalescer(Generic[Item, Outcome]):
         while True:
             await self._wanted.wait()
             group = self._take_group()
-            if not self._waiting:
+            if not group:
                 self._wanted.clear()
-            if group:
-                await self._serve(group)
-                self._unanswered -= sum(len(submission.items) for submission in group)
+                continue
+            owners = {submission.owner for submission in group}
+            self._served |= owners
+            await self._serve(group)
+            self._served -= owners
+            self._unanswered -= sum(len(submission.items) for submission in group)
+            self._wanted.set()
 
     def _take_group(self) -> list[_Submission[Item, Outcome]]:
         """Take a writer's share of all there is: with everything that waits, one would work while the others wait."""
-        group, size = [], 0
-        share = max(1, min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers)))
-        while self._waiting and size < share:
-            owner = next(iter(self._waiting))
-            own = self._waiting.pop(owner)
-            group.append(own.popleft())
-            size += len(group[-1].items)
-            if own:
-                self._waiting[owner] = own  # behind the others
+        group: list[_Submission[Item, Outcome]] = []
+        wanted = max(1, min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers)))
+        while wanted > 0 and (owners := self._next_owners(wanted)):
+            for owner in owners:
+                own = self._waiting.pop(owner)
+                group.append(own.popleft())
+                wanted -= len(group[-1].items)
+                if own:
+                    self._waiting[owner] = own  # behind the others
         return group
+
+    def _next_owners(self, wanted: int) -> list[Hashable]:
+        """Return those whose turn it is, until their next submissions have so many items."""
+        owners = []
+        for owner, own in self._waiting.items():
+            if wanted <= 0:
+                break
+            if owner not in self._served:
+                owners.append(owner)
+                wanted -= len(own[0].items)
+        return owners
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
         try:

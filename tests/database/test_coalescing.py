@@ -119,6 +119,31 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     writer.cancel()
 
 
+async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None:
+    begun, may_end = [], asyncio.Event()
+
+    async def store(items: Sequence[int]) -> Sequence[int]:
+        begun.append(items[0])
+        if items[0] != 7:
+            await may_end.wait()
+        return items
+
+    async def refuse(item: int, _reason: str) -> int:
+        return -item
+
+    coalescer = Coalescer[int, int](store, refuse)
+    writers = [asyncio.create_task(coalescer.run()) for _ in range(3)]
+    shouted = [asyncio.create_task(coalescer.submit("loud", [number] * 20_000)) for number in range(3)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(coalescer.submit("quiet", [7]), 5) == [7]
+    assert begun == [0, 7]
+    may_end.set()
+    assert [outcomes[0] for outcomes in await asyncio.gather(*shouted)] == [0, 1, 2]
+    for writer in writers:
+        writer.cancel()
+
+
 async def test_nothing_is_stored_at_once() -> None:
     table = Table()
     assert await asyncio.wait_for(run(table, lambda c: asyncio.gather(c.submit("a", []), c.submit("b", [1]))), 5) == [
