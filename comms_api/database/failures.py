@@ -12,6 +12,7 @@ _OUTAGES: tuple[type[BaseException], ...] = (
     DisconnectionError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,  # the connection is closed
+    asyncpg.InternalClientError,  # it was lost in the middle of a statement
     asyncpg.OperatorInterventionError,  # shutting down, cancelled, still starting
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.LockNotAvailableError,
@@ -32,6 +33,8 @@ def is_outage(error: BaseException) -> bool:
             return True
         if isinstance(seen, _OUTAGES) and not _is_our_mistake(seen):
             return True
+        if is_partition_missing(seen):
+            return True
         seen = seen.__cause__ or (seen.orig if isinstance(seen, DBAPIError) else None)
     return False
 
@@ -46,7 +49,12 @@ def find_refusal(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while isinstance(cause, DBAPIError):
         cause = cause.orig and (cause.orig.__cause__ or cause.orig)
-    return str(cause) if isinstance(cause, _REFUSALS) else None
+    return str(cause) if isinstance(cause, _REFUSALS) and not is_partition_missing(cause) else None
+
+
+def is_partition_missing(error: BaseException) -> bool:
+    """Return whether there is no partition for a row: a CHECK that fails has a name."""
+    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
 
 
 def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:

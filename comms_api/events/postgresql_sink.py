@@ -4,11 +4,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
+from asyncpg import CheckViolationError, UniqueViolationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.coalescing import WRITERS, Coalescer
 from comms_api.database.direct import direct
+from comms_api.database.failures import is_partition_missing
+from comms_api.database.partitions import create_partitions, list_days
+from comms_api.database.uuid7 import uuid7_time
 from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
@@ -33,12 +36,29 @@ class PostgresqlSink:
         return {f"events writer {number}": self._writer.run() for number in range(WRITERS)}
 
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
+        try:
+            await self._copy_or_merge(rows)
+        except CheckViolationError as error:
+            if not is_partition_missing(error):
+                raise
+            await create_partitions(self._engine)  # which a duty does ahead of time, unless this host has slept
+            await self._copy_or_merge(await self._without_past_days(rows))
+        return [None] * len(rows)
+
+    async def _copy_or_merge(self, rows: Sequence[bytes]) -> None:
         async with direct(self._engine) as connection:
             try:
                 await store.copy_events(connection, rows)
             except UniqueViolationError:  # a stream delivers some again, and only then the dearer way is worth it
                 await store.merge_events(connection, rows)
-        return [None] * len(rows)
+
+    async def _without_past_days(self, rows: Sequence[bytes]) -> Sequence[bytes]:
+        """Leave out, into the quarantine, what a stream still has of days that are not kept any more."""
+        oldest = min(await list_days(self._engine, "events"))
+        kept = [row for row in rows if uuid7_time(read_row(row)[0]).date() >= oldest]
+        for row in set(rows).difference(kept):
+            await self._refuse(row, f"The events of days before {oldest} are not kept any more.")
+        return kept
 
     async def _refuse(self, row: bytes, reason: str) -> None:
         _, agent_id, line = read_row(row)

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
 
 from comms_api.database.coalescing import Coalescer
-from comms_api.database.uuid7 import DatabaseClock
+from comms_api.database.failures import is_outage
+from comms_api.database.partitions import partition_name
+from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
@@ -166,6 +170,32 @@ async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> N
     assert max(map(len, table.statements[2:-2])) <= 26
     for writer in writers:
         writer.cancel()
+
+
+async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_are_quarantined(
+    engine: AsyncEngine,
+) -> None:
+    clock = DatabaseClock()
+    quarantine = Quarantine(engine, clock)
+    sink = PostgresqlSink(engine, quarantine)
+    events = Events(engine, clock, sink, quarantine)
+    writers = [asyncio.create_task(task) for task in sink.tasks().values()]
+    today, agent_id = partition_name("events", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
+    async with engine.begin() as connection:
+        await connection.execute(text(f"DROP TABLE {today}"))
+    large = b'{"text":"%s"}' % (b"x" * 20_000)
+    await asyncio.gather(
+        *(events.append(agent_id, StatelessBatch([EventRun("m", "c", [large])], [])) for _ in range(9))
+    )
+    await sink.append(uuid7_at(clock.now() - 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"old":1}'])])
+    with pytest.raises(asyncpg.CheckViolationError) as raised:
+        await sink.append(uuid7_at(clock.now() + 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"from":"later"}'])])
+    assert is_outage(raised.value)
+    for writer in writers:
+        writer.cancel()
+    assert [bytes(event.event) for event in (await events.list(agent_id, None, None, 10)).items] == [large] * 9
+    [quarantined] = (await quarantine.list(agent_id, None, 10)).items
+    assert (quarantined.line, quarantined.reason[-23:]) == ('{"old":1}', " are not kept any more.")
 
 
 async def test_an_encoded_row_can_be_read_back() -> None:
