@@ -131,7 +131,7 @@ class Membership:
             polls=self._polls.held(),
             requests_per_second=round(self._requests_per_second, 1),
             duties=self.diary.report(),
-            skew_seconds=round(-self._clock.offset_seconds, 3) + 0.0,  # no -0.0
+            skew_seconds=round(self._clock.skew_seconds, 3) + 0.0,  # no -0.0
             key_ids=sorted(self._keyring.verifiers),
         )
 

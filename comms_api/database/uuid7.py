@@ -16,25 +16,39 @@ STEP_BACK_TICKS = 5_000 * TICKS
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
 _RANDOM_BITS = 62
+_COUNTER = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""What nobody sets, and what goes on while the host sleeps."""
 
 
 class DatabaseClock:
-    """PostgreSQL's clock, as this node last saw it: the one clock for ids and tokens on every node."""
+    """PostgreSQL's clock, as this node last saw it: the one clock for ids and tokens on every node.
+
+    In between it goes by a counter, so that a step of the node's own clock moves nothing.
+    """
 
     def __init__(self) -> None:
         """Start with the node's own clock."""
-        self.offset_seconds = 0.0
+        self._began_at = time.time() - time.clock_gettime(_COUNTER)
         self._last_tick = 0
 
     def now(self) -> float:
         """Return seconds since 1970, as PostgreSQL counts them."""
-        return time.time() + self.offset_seconds
+        return self._began_at + time.clock_gettime(_COUNTER)
+
+    @property
+    def skew_seconds(self) -> float:
+        """Return how far the node's own clock is ahead."""
+        return time.time() - self.now()
+
+    def set(self, now: float) -> None:
+        """Take what time it is, in seconds since 1970."""
+        self._began_at = now - time.clock_gettime(_COUNTER)
 
     async def synchronise(self, connection: AsyncConnection) -> None:
         """Ask for the time, taking half the round trip for each way."""
-        asked_at = time.time()
+        asked_at = time.clock_gettime(_COUNTER)
         answer = await connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
-        self.offset_seconds = float(answer) - (asked_at + time.time()) / 2
+        self.set(float(answer) + (time.clock_gettime(_COUNTER) - asked_at) / 2)
 
     def uuid7(self) -> UUID:
         """Return a new id, which sorts behind those that this clock has given out."""

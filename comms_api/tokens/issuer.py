@@ -16,6 +16,9 @@ AGENTS: Audience = "comms-api:agents"
 MANAGEMENT: Audience = "comms-api:management"
 
 ISSUER = "comms-api"
+FUTURE_SECONDS = 60
+"""Two nodes' measures of one clock are never so far apart: such a token would outlive its end and its revocation."""
+
 CACHE_SIZE = 100_000
 # `exp` and `iat` are checked by the database's clock, not the node's, in `verify`.
 _OPTIONS: Options = {"require": ["exp", "iat", "sub", "aud", "iss"], "verify_exp": False, "verify_iat": False}
@@ -122,6 +125,8 @@ class Tokens:
             )
         except (jwt.InvalidTokenError, KeyError, TypeError, UnicodeError):
             raise Unauthenticated("The token is not valid.") from None
+        if float(claims["iat"]) > self.now() + FUTURE_SECONDS:
+            raise Unauthenticated("The token is from the future: the clock of the node that issued it is wrong.")
         return Claims(
             subject=claims["sub"],
             audience=claims["aud"],

@@ -23,15 +23,22 @@ def test_ids_of_one_millisecond_sort_by_when_they_were_made() -> None:
 def test_ids_ascend_even_when_the_clock_is_corrected_by_some_milliseconds() -> None:
     clock = DatabaseClock()
     made = []
-    for offset_seconds in (0.0, -0.02, 0.01, -3):
-        clock.offset_seconds = offset_seconds
+    for seconds in (0.0, -0.02, 0.01, -3):
+        clock.set(time.time() + seconds)
         made += [clock.uuid7() for _ in range(1000)]
     assert made == sorted(set(made))
 
 
 def test_a_clock_that_was_wrong_leaves_no_ids_of_the_future() -> None:
     clock = DatabaseClock()
-    clock.offset_seconds = 3600
+    clock.set(time.time() + 3600)
     clock.uuid7()
-    clock.offset_seconds = 0.0
+    clock.set(time.time())
     assert abs(uuid7_time(clock.uuid7()).timestamp() - time.time()) < 1
+
+
+def test_a_node_s_own_clock_only_shows_how_far_it_is_off() -> None:
+    clock = DatabaseClock()
+    clock.set(time.time() - 5)
+    assert abs(clock.skew_seconds - 5) < 0.5
+    assert abs(uuid7_time(clock.uuid7()).timestamp() - (time.time() - 5)) < 0.5

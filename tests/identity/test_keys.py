@@ -47,6 +47,16 @@ async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: AsyncEngin
     assert (await load(engine, keys)).kid == ring.kid
 
 
+async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: AsyncEngine) -> None:
+    ring, now = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
+    tokens = Tokens(ring, 900, lambda: now)
+    token = tokens.issue("agent", AGENTS, issued_at=now + 3_600)
+    with pytest.raises(Unauthenticated, match="from the future"):
+        tokens.verify(token, AGENTS)
+    now += 3_600
+    assert tokens.verify(token, AGENTS).subject == "agent"
+
+
 async def test_another_secret_opens_no_key_and_says_so(engine: AsyncEngine) -> None:
     await load(engine, SigningKeys(engine, SECRET, Settings()))
     with pytest.raises(ConfigurationError, match="not the secret"):
