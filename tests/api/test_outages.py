@@ -1,9 +1,11 @@
 """Crashes and outages: what was acknowledged is kept, what was claimed is offered again, and 503 passes."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from signal import SIGKILL
 from threading import Thread
@@ -13,6 +15,7 @@ import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server, environment, running_server, start_server
+from support.waiting import wait_until
 
 from comms_api.database.embedded import Cluster, embedded_postgres
 
@@ -116,6 +119,56 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
 
 
+def stored_numbers(management: httpx.Client) -> list[int]:
+    """Return the numbers of all events."""
+    stored: list[int] = []
+    after = None
+    while after != "":
+        page = management.get("/events", params={"limit": 1000, **({"after": after} if after else {})}).json()
+        stored += [event["event"]["n"] for event in page["items"]]
+        after = page["next"] or ""
+    return stored
+
+
+def kill_postgresql(data_dir: Path, *, spares_children: bool) -> None:
+    """Kill the embedded server of a data directory as the kernel does; its children notice when they are spared."""
+    postmaster = int((data_dir / "postgres/cluster/postmaster.pid").read_text().split()[0])
+    children = [] if spares_children else Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    for pid in (postmaster, *map(int, children)):
+        os.kill(pid, SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_node_whose_own_postgresql_is_killed_goes_on_by_itself_and_keeps_what_it_acknowledged(
+    folder: Path, workers: int
+) -> None:
+    home = folder / f"own{workers}"
+    with running_server(home, None, workers=workers) as server:
+        management = server.management()
+        agent_id = server.enroll(management, "loyal")
+        client = server.log_in(agent_id)
+        acknowledged: list[int] = []
+        numbers = count()
+
+        def is_acknowledged() -> bool:
+            number = next(numbers)
+            answer = client.post("/events/stateless", content=stateless(agent_id, {"n": number}))
+            assert answer.status_code in {204, 503}, answer.text
+            if answer.status_code == 204:
+                acknowledged.append(number)
+            return answer.status_code == 204
+
+        for spares_children in (False, True):
+            assert all(is_acknowledged() for _ in range(20))
+            kill_postgresql(home / "data", spares_children=spares_children)
+            wait_until(lambda: not is_acknowledged())
+            wait_until(is_acknowledged, 60)
+        assert client.get("/commands?wait=0").status_code == 200
+        assert set(acknowledged) <= set(stored_numbers(management))
+    assert (home / "log").read_text().count("was gone and is started again") == 2
+    assert not (home / "data/postgres/cluster/postmaster.pid").exists()
+
+
 def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
@@ -149,14 +202,7 @@ def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
     assert polled == [{"commands": []}]
     server.stop()
     with running_server(folder / "drain", url) as again:
-        stored: list[int] = []
-        after = None
-        while after != "":
-            page = (
-                again.management().get("/events", params={"limit": 1000, **({"after": after} if after else {})}).json()
-            )
-            stored += [event["event"]["n"] for event in page["items"]]
-            after = page["next"] or ""
+        stored = stored_numbers(again.management())
     assert len(acknowledged) > 10
     assert set(acknowledged) <= set(stored)
 
