@@ -27,7 +27,6 @@ from comms_api.commands.watching import Watch
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.events import store as events_store
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import STATE_WRITERS, Events, States
 from comms_api.events.sinks import open_sink
@@ -99,7 +98,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     presence = Presence(engine, seat.place.name)
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
-    quarantine = Quarantine(engine, clock)
+    quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
     node = Node(
         settings=settings,
         tokens=tokens,
@@ -176,11 +175,7 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: 
         Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
         Duty("lost nodes", HOUSEKEEPING_SECONDS, on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS)),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
-        Duty(
-            "quarantine",
-            HOUSEKEEPING_SECONDS,
-            on_connection(events_store.trim_quarantine, settings.quarantine_rows_maximum),
-        ),
+        Duty("quarantine", HOUSEKEEPING_SECONDS, node.events.quarantine.trim),
         Duty(
             "revocations clean-up",
             HOUSEKEEPING_SECONDS,

@@ -19,7 +19,7 @@ from comms_api.app.sites import Site, find_server
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import Seat
-from comms_api.database.connect import open_engine
+from comms_api.database.connect import Address, keep_running, open_engine
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -56,7 +56,7 @@ def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, 
 class Worker(msgspec.Struct, frozen=True):
     """What a process needs to be a worker, on a database that is prepared."""
 
-    database_url: str
+    database: Address
     secret: Secret
     certificate: Certificate
     settings: Settings
@@ -93,7 +93,8 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    engine = open_engine(worker.database_url, worker.settings)
+    engine = open_engine(worker.database.url, worker.settings)
+    keeper = asyncio.create_task(keep_running(worker.database))  # a node cannot be opened without it
     try:
         async with open_node(engine, worker.secret, worker.settings, worker.seat) as node:
             watches = (_watch_parent(has_parent, stopping), worker.manager.keep_watched())
@@ -102,6 +103,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
             for task in tasks:
                 task.cancel()
     finally:
+        keeper.cancel()
         await engine.dispose()
 
 

@@ -64,10 +64,10 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         listeners = open_listeners(settings, manager.sockets)
         for pair in listeners:
             stack.callback(pair.close)
-        url = stack.enter_context(database_address(settings))
+        address = stack.enter_context(database_address(settings))
         place = find_place(settings, listeners[0])
-        password = _call_in_child(PREPARATION, url, settings, place)
-        worker = Worker(url, secret, certificate, settings, Seat(place), manager)
+        password = _call_in_child(PREPARATION, address.url, settings, place)
+        worker = Worker(address, secret, certificate, settings, Seat(place), manager)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),

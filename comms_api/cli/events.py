@@ -60,4 +60,4 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings) -> Postgre
     engine, clock = await stack.enter_async_context(database(settings)), DatabaseClock()
     async with engine.begin() as connection:
         await clock.synchronise(connection)
-    return PostgresqlSink(engine, Quarantine(engine, clock))
+    return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum))

@@ -1,5 +1,7 @@
 """The one way to the database: a given URL, or the embedded server of the data directory."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -11,15 +13,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from comms_api.database.actor import tell_actor
 from comms_api.database.address import driver_url
-from comms_api.database.embedded import embedded_postgres
+from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.hosts import can_be_written, connect_writable
+from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 """For each host; several are tried at once."""
 
 COURTESY_SECONDS = 1.0
 """How much longer than the server itself a statement is waited for: then the server hangs, or a COMMIT does."""
+
+REVIVAL_SECONDS = 3.0
+"""How often a node looks whether its embedded server still runs."""
 
 SESSION = {
     "application_name": "comms-api",
@@ -67,21 +75,38 @@ def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError
 
 
+class Address(msgspec.Struct, frozen=True):
+    """Where the database is, and the embedded server, if it is that one."""
+
+    url: str
+    embedded: Cluster | None = None
+
+
 @contextmanager
-def database_address(settings: Settings) -> Iterator[str]:
-    """Yield the URL to use, with the embedded server running as long as no URL is given."""
+def database_address(settings: Settings) -> Iterator[Address]:
+    """Yield where the database is, with the embedded server running as long as no URL is given."""
     if settings.database_url is not None:
-        yield settings.database_url
+        yield Address(settings.database_url)
     else:
         with embedded_postgres(settings.data_dir, run_as=settings.embedded_postgres_user) as cluster:
-            yield cluster.url
+            yield Address(cluster.url, cluster)
+
+
+async def keep_running(address: Address) -> None:
+    """Start the embedded server again whenever it is gone, until cancelled; another server has others to do so."""
+    while address.embedded is not None:
+        try:
+            await asyncio.to_thread(address.embedded.revive)
+        except ConfigurationError as error:
+            logger.warning("tried again in %g s: %s", REVIVAL_SECONDS, error)
+        await asyncio.sleep(REVIVAL_SECONDS)
 
 
 @asynccontextmanager
 async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[AsyncEngine]:
     """Open an engine for as long as the block lasts."""
-    with database_address(settings) as url:
-        engine = open_engine(url, settings, read_json)
+    with database_address(settings) as address:
+        engine = open_engine(address.url, settings, read_json)
         try:
             yield engine
         finally:

@@ -122,6 +122,20 @@ class Cluster:
         """
         if not self.path.exists():
             self._create()
+        self._start()
+
+    def revive(self) -> None:
+        """Start the server again if it is gone; a data directory that is gone as well is not made anew.
+
+        Every process that uses the server may do this at any time. What another one is starting or stopping just now
+        is left to it. Raises ConfigurationError.
+        """
+        with failures_named(self.home), open_lock(self.home / "start.lock") as lock:
+            if try_lock(lock) and not self.is_running():
+                self._start()
+                logger.warning("the embedded PostgreSQL in %s was gone and is started again", self.home)
+
+    def _start(self) -> None:
         self._refuse_other_version()
         if not self.is_running():
             self._launch()

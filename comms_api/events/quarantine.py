@@ -1,10 +1,12 @@
-"""Keep the lines that cannot be events, for people to see why."""
+"""Keep the lines that cannot be events, for people to see why; only the newest, however many come."""
 
+import logging
 from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.failures import log_failure
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import (
@@ -15,14 +17,22 @@ from comms_api.events.model import (
 )
 from comms_api.http.pages import Page, page_of
 
+logger = logging.getLogger(__name__)
+
+TRIMMED_SHARE = 10
+TRIMMED_ROWS_MINIMUM = 1_000
+"""The oldest lines go whenever this process has added a tenth of what is kept, or so many if that is more."""
+
 
 class Quarantine:
     """The lines of stateless batches that could not be stored as events."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock) -> None:
-        """Take the clock that ids are made by."""
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, rows_maximum: int) -> None:
+        """Take the clock that ids are made by, and how many lines are kept."""
         self._engine = engine
         self._clock = clock
+        self._rows_maximum = rows_maximum
+        self._untrimmed = 0
 
     async def add(self, agent_id: UUID, lines: Sequence[Quarantined]) -> None:
         """Keep lines of one batch, the first ones of very many."""
@@ -32,6 +42,21 @@ class Quarantine:
         rows = [self._values(agent_id, line) for line in shown]
         async with self._engine.begin() as connection:
             await store.insert_quarantined(connection, rows)
+        self._untrimmed += len(rows)
+        if self._untrimmed >= max(TRIMMED_ROWS_MINIMUM, self._rows_maximum // TRIMMED_SHARE):
+            await self._trim_now()
+
+    async def trim(self) -> None:
+        """Delete the oldest lines, beyond those that are kept."""
+        self._untrimmed = 0  # before, as others add meanwhile
+        async with self._engine.begin() as connection:
+            await store.trim_quarantine(connection, self._rows_maximum)
+
+    async def _trim_now(self) -> None:
+        try:
+            await self.trim()
+        except Exception as error:  # noqa: BLE001 - the lines are kept, and the next trim takes more
+            log_failure(logger, "quarantine not trimmed", error)
 
     def _values(self, agent_id: UUID, quarantined: Quarantined) -> dict[str, object]:
         return {

@@ -80,7 +80,7 @@ class Login:
             self._failures.failed((name, address))
             self._failures_of_address.failed(address)
             raise
-        except (Unauthenticated, Unavailable, Conflict):
+        except (Unauthenticated, Conflict):  # what is unavailable is no fault of who asks
             self._failures_of_address.failed(address)
             raise
         finally:

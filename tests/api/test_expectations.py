@@ -29,7 +29,7 @@ def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, 
         connection.sendall(expecting("/events/stateless", "bad", size))
         answer = read_answer(connection)
         assert (answer.status, answer.headers["connection"]) == (401, "close")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4  # one that waits for the body gives up after five
         with suppress(OSError):  # granian closes while it still sends
             connection.sendall(b"x" * size)
             assert connection.recv(65536) == b""  # nothing behind the answer

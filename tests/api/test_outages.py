@@ -1,9 +1,12 @@
 """Crashes and outages: what was acknowledged is kept, what was claimed is offered again, and 503 passes."""
 
+import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from signal import SIGKILL
 from threading import Thread
@@ -13,8 +16,10 @@ import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server, environment, running_server, start_server
+from support.waiting import wait_until
 
 from comms_api.database.embedded import Cluster, embedded_postgres
+from comms_api.database.migrate import migrations_folder
 
 LEASE = {"lease_seconds": 1, "sweep_seconds": 0.3}
 
@@ -70,10 +75,12 @@ def test_an_order_expires_as_a_failure_that_says_when(server: Server, management
     server.log_in(agent_id).get("/commands?wait=5")
     absent = server.enroll(management, "absent")
     ids += management.post("/commands", json=command(absent, timeout=1)).json()["commands"][0]["order_ids"]
-    time.sleep(3)
-    orders = [management.get(f"/orders/{id_}").json() for id_ in ids]
-    assert [order["status"] for order in orders] == ["failure", "failure"]
-    assert [order["result"]["message"][:23] for order in orders] == [
+
+    def orders() -> list[dict[str, Any]]:
+        return [management.get(f"/orders/{id_}").json() for id_ in ids]
+
+    wait_until(lambda: [order["status"] for order in orders()] == ["failure", "failure"])
+    assert [order["result"]["message"][:23] for order in orders()] == [
         "expired after delivery,",
         "expired before delivery",
     ]
@@ -107,20 +114,69 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             for call in calls:
                 started = time.monotonic()
                 answer = call()
-                assert (answer.status_code, time.monotonic() - started < 3) == (503, True), answer.text
+                # A statement would be waited for, or a free connection, for ten seconds.
+                assert (answer.status_code, time.monotonic() - started < 9) == (503, True), answer.text
                 assert int(answer.headers["retry-after"]) >= 1
             cluster.bring_up()
-            returned = time.monotonic()
-            while any(call().status_code == 503 for call in calls):
-                assert time.monotonic() - returned < 5
+            wait_until(lambda: all(call().status_code != 503 for call in calls))
             assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
+
+
+def stored_numbers(management: httpx.Client) -> list[int]:
+    """Return the numbers of all events."""
+    stored: list[int] = []
+    after = None
+    while after != "":
+        page = management.get("/events", params={"limit": 1000, **({"after": after} if after else {})}).json()
+        stored += [event["event"]["n"] for event in page["items"]]
+        after = page["next"] or ""
+    return stored
+
+
+def kill_postgresql(data_dir: Path, *, spares_children: bool) -> None:
+    """Kill the embedded server of a data directory as the kernel does; its children notice when they are spared."""
+    postmaster = int((data_dir / "postgres/cluster/postmaster.pid").read_text().split()[0])
+    children = [] if spares_children else Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    for pid in (postmaster, *map(int, children)):
+        os.kill(pid, SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_node_whose_own_postgresql_is_killed_goes_on_by_itself_and_keeps_what_it_acknowledged(
+    folder: Path, workers: int
+) -> None:
+    home = folder / f"own{workers}"
+    with running_server(home, None, workers=workers) as server:
+        management = server.management()
+        agent_id = server.enroll(management, "loyal")
+        client = server.log_in(agent_id)
+        acknowledged: list[int] = []
+        numbers = count()
+
+        def is_acknowledged() -> bool:
+            number = next(numbers)
+            answer = client.post("/events/stateless", content=stateless(agent_id, {"n": number}))
+            assert answer.status_code in {204, 503}, answer.text
+            if answer.status_code == 204:
+                acknowledged.append(number)
+            return answer.status_code == 204
+
+        for spares_children in (False, True):
+            assert all(is_acknowledged() for _ in range(20))
+            kill_postgresql(home / "data", spares_children=spares_children)
+            wait_until(lambda: not is_acknowledged())
+            wait_until(is_acknowledged, 60)
+        assert client.get("/commands?wait=0").status_code == 200
+        assert set(acknowledged) <= set(stored_numbers(management))
+    assert (home / "log").read_text().count("was gone and is started again") == 2
+    assert not (home / "data/postgres/cluster/postmaster.pid").exists()
 
 
 def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
-    server = start_server(folder / "drain", url)
+    server = start_server(folder / "drain", url, drain_seconds=60)
     management = server.management()
     agent_id, idle_id = (server.enroll(management, name) for name in ("busy", "idle"))
     client, idle = server.log_in(agent_id), server.log_in(idle_id)
@@ -139,31 +195,19 @@ def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
     threads = [Thread(target=send), Thread(target=lambda: polled.append(idle.get("/commands?wait=60").json()))]
     for thread in threads:
         thread.start()
-    time.sleep(1)
-    stopped = time.monotonic()
+    wait_until(lambda: len(acknowledged) > 10 and management.get("/nodes").json()[0]["polls"] == 1)
     server.process.terminate()
-    assert server.process.wait(timeout=20) == 0
-    assert time.monotonic() - stopped < 5
+    assert server.process.wait(timeout=20) == 0  # long before what is under way would be cut off
     for thread in threads:
         thread.join(timeout=20)
     assert polled == [{"commands": []}]
     server.stop()
     with running_server(folder / "drain", url) as again:
-        stored: list[int] = []
-        after = None
-        while after != "":
-            page = (
-                again.management().get("/events", params={"limit": 1000, **({"after": after} if after else {})}).json()
-            )
-            stored += [event["event"]["n"] for event in page["items"]]
-            after = page["next"] or ""
-    assert len(acknowledged) > 10
+        stored = stored_numbers(again.management())
     assert set(acknowledged) <= set(stored)
 
 
-def test_ten_nodes_that_start_together_migrate_once(
-    folder: Path, postgres: Any, new_database: Callable[[], str]
-) -> None:
+def test_nodes_that_start_together_migrate_once(folder: Path, postgres: Any, new_database: Callable[[], str]) -> None:
     del postgres
     url = new_database()
     home = folder / "together"
@@ -181,6 +225,8 @@ def test_ten_nodes_that_start_together_migrate_once(
         starter.join()
     try:
         assert len({node.agent_port for node in nodes}) == 5
+        revisions = [path.name[:4] for path in (migrations_folder() / "versions").glob("0*.py")]
+        assert sorted(re.findall(r"Running upgrade .*-> (\d+)", (home / "log").read_text())) == sorted(revisions)
         agent_id = nodes[0].enroll(nodes[0].management(), "anywhere")
         token = nodes[1].token(agent_id)
         assert [node.client(node.agent_url, token).get("/commands?wait=0").status_code for node in nodes] == [200] * 5

@@ -176,7 +176,7 @@ async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_
     engine: AsyncEngine,
 ) -> None:
     clock = DatabaseClock()
-    quarantine = Quarantine(engine, clock)
+    quarantine = Quarantine(engine, clock, 10)
     sink = PostgresqlSink(engine, quarantine)
     events = Events(engine, clock, sink, quarantine)
     writers = [asyncio.create_task(task) for task in sink.tasks().values()]
@@ -207,7 +207,7 @@ async def test_an_encoded_row_can_be_read_back() -> None:
 
 async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(engine: AsyncEngine) -> None:
     clock = DatabaseClock()
-    quarantine = Quarantine(engine, clock)
+    quarantine = Quarantine(engine, clock, 10)
     sink = PostgresqlSink(engine, quarantine)
     events = Events(engine, clock, sink, quarantine)
     async with engine.connect() as connection:

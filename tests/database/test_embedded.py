@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from comms_api.database.embedded_home import (
     Account,
     eventually,
     find_programs,
+    locked,
     make_home,
     make_socket_dir,
     server_account,
@@ -143,6 +145,34 @@ def test_a_server_killed_by_the_kernel_starts_again(data_dir: Path, postgres: Po
         os.kill(int((cluster.path / "postmaster.pid").read_text().split()[0]), 9)
     with postgres(data_dir) as cluster:
         assert ask(cluster, "SELECT 1") == 1
+
+
+def test_of_many_that_miss_the_server_at_once_one_starts_it_again(data_dir: Path, postgres: Postgres) -> None:
+    with postgres(data_dir) as cluster, ThreadPoolExecutor(8) as threads:
+        cluster.revive()
+        started = started_at(cluster)
+        cluster.stop("immediate")
+        list(threads.map(lambda _: cluster.revive(), range(8)))
+        assert started_at(cluster) > started
+
+
+def test_what_another_process_starts_or_stops_just_now_is_left_to_it(data_dir: Path, postgres: Postgres) -> None:
+    with postgres(data_dir) as cluster:
+        cluster.stop()
+        with locked(cluster.home / "start.lock"):
+            cluster.revive()
+            assert not cluster.is_running()
+        cluster.revive()
+        assert cluster.is_running()
+
+
+def test_a_server_whose_data_are_gone_is_not_made_anew(folder: Path, postgres: Postgres) -> None:
+    with postgres(folder / "data") as cluster:
+        cluster.stop()
+        cluster.path.rename(folder / "elsewhere")
+        with pytest.raises(ConfigurationError, match="cannot keep a database in"):
+            cluster.revive()
+        assert not cluster.path.exists()
 
 
 def test_the_second_user_shares_the_server_and_the_last_one_out_stops_it(data_dir: Path, postgres: Postgres) -> None:

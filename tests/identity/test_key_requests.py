@@ -127,6 +127,19 @@ def test_a_hundred_knocks_of_one_agent_are_one_agent(external: External) -> None
     assert external.find("impatient")["external_id"] == "008"
 
 
+def test_while_nobody_can_be_asked_those_who_are_known_log_in(folder: Path, new_database: Callable[[], str]) -> None:
+    away = folder / "nobody listens here"
+    with running_server(folder / "away", new_database(), key_request_socket=away) as server:
+        known = server.enroll(server.management(), "known")
+        with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=30) as client:
+            strangers = [client.post("/login", json={"uuid": str(number), "key": KEY}) for number in range(1000, 1201)]
+            assert {answer.status_code for answer in strangers} == {503}
+            mistaken = client.post("/login", json={"uuid": str(known), "key": KEY[::-1]})
+            assert mistaken.json()["message"] == "Invalid key"
+            answer = client.post("/login", json={"uuid": str(known), "key": KEY})
+        assert answer.status_code == 200, answer.text
+
+
 def test_a_program_that_cannot_run_stops_the_start_with_its_setting(
     folder: Path, new_database: Callable[[], str], capfd: pytest.CaptureFixture[str]
 ) -> None:

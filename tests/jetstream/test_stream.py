@@ -136,7 +136,7 @@ def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
         answer = client.post("/events/stateless", content=batch)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4.5  # by default it would be five
     # What the server had received it stores now, and then learns of the same batch again.
     assert client.post("/events/stateless", content=batch).status_code == 204
     relay(variables, "postgresql")
