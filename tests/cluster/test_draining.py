@@ -14,6 +14,7 @@ from support.polls import held_polls
 from support.ports import fixed_binds
 from support.raw import connect, read_answer
 from support.server import Server, running_server, start_server
+from support.waiting import wait_until
 
 from comms_api.cluster.model import LOST_AFTER_SECONDS
 
@@ -166,12 +167,8 @@ def test_a_drained_node_comes_back_drained_after_a_crash_and_active_after_a_stop
 def test_every_worker_of_a_node_is_drained(nodes: tuple[Server, Server], database_url: str) -> None:
     management = nodes[1].management()
     with running_server(nodes[1].folder, database_url, node_name="several", workers=2) as several:
-        deadline = time.monotonic() + 10
-        while management.post("/nodes/several/drain").json()["workers"] < 2:
-            assert time.monotonic() < deadline
-        time.sleep(1.5)
-        connections = [several.client(several.agent_url) for _ in range(20)]  # the kernel spreads them over both
-        assert {client.get("/ready").status_code for client in connections} == {503}
+        wait_until(lambda: management.post("/nodes/several/drain").json()["workers"] == 2)
+        wait_until(lambda: {several.client(several.agent_url).get("/ready").status_code for _ in range(20)} == {503})
 
 
 def test_a_node_that_the_others_must_miss_is_not_ready(folder: Path, new_database: Callable[[], str]) -> None:
