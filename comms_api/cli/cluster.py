@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from comms_api.cli.operator import Given, Operator, operation
 from comms_api.errors import CommsError
@@ -21,7 +21,7 @@ AGREEMENT_SECONDS = 6.0
 
 WAIT_SECONDS = 60.0
 WIDTH_MAXIMUM = 10_000
-"""How wide a table may be that does not go to a terminal, in characters."""
+"""How wide a table may be, in characters."""
 
 _DIFFERENCE = "nodes serve different"
 
@@ -47,11 +47,11 @@ def _print_json(content: object) -> None:
 
 
 def _print_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table of which nothing is cut: a terminal that is too narrow gets folded cells, a program long lines."""
-    table = Table(*(Column(column, overflow="fold") for column in columns))
+    """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in rows:
         table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else WIDTH_MAXIMUM).print(table)
+    Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
 
 
 def _title(node: Given) -> str:
@@ -71,7 +71,7 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
-    columns = ("node", "state", "version", "polls", "requests/s", "lag s", "skew s", "seen s ago", "agents at")
+    columns = ("node", "state", "version", "polls", "req/s", "lag s", "skew s", "silent s", "agents at")
     figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
     _print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
 
