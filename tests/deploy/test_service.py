@@ -196,7 +196,9 @@ def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it
     given = environment(folder, database_url, workers=2) | {"NOTIFY_SOCKET": str(folder / "notify")}
     with service([sys.executable, "-m", "comms_api", "serve"], given) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 20
         while len(workers := children.read_text().split()) < 2:
+            assert time.monotonic() < deadline
             time.sleep(0.001)
         os.kill(int(workers[0]), SIGKILL)
         assert manager.recv(4096) == b"READY=1"
