@@ -43,20 +43,21 @@ def find_certificate(settings: Settings) -> Certificate:
 
 
 def check_pair(certificate: Certificate) -> None:
-    """Raise `OSError` unless the files hold a chain and the key that belongs to it."""
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.chain, certificate.key)
+    """Raise `OSError` unless the files hold a chain and the key that belongs to it, which needs no password."""
+    # Without one given, it would be asked for at the terminal.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.chain, certificate.key, password="")
 
 
 def _given(chain: Path, key: Path) -> Certificate:
     for name, path in (("tls_certificate", chain), ("tls_key", key)):
         if not path.is_file():
             raise ConfigurationError(f"{name}: no such file: {path}")
+    given = Certificate(chain, key)
     try:
-        # A server would ask the terminal for a password.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key, password="")
+        check_pair(given)
     except OSError as error:  # as errors of TLS are
         raise ConfigurationError(f"tls_certificate, tls_key: cannot serve with them: {error}") from None
-    return Certificate(chain, key)
+    return given
 
 
 def _make(folder: Path, wanted: Certificate) -> None:

@@ -79,7 +79,7 @@ class _Config(Config):
     def renew_certificate(self) -> None:
         """Have new connections see the certificate that the files hold now; those that are there go on."""
         if self._context is not None and self.certfile is not None:
-            self._context.load_cert_chain(self.certfile, self.keyfile)
+            self._context.load_cert_chain(self.certfile, self.keyfile, self.keyfile_password)
 
 
 def _config(site: Site, endpoint: Endpoint) -> _Config:
@@ -88,6 +88,7 @@ def _config(site: Site, endpoint: Endpoint) -> _Config:
     # Hypercorn closes the descriptor that it is given.
     config.bind = [f"fd://{site.listener.dup().detach()}"]
     config.certfile, config.keyfile = str(site.certificate.chain), str(site.certificate.key)
+    config.keyfile_password = ""  # nobody is to be asked for one
     config.alpn_protocols = ["http/1.1"]
     config.backlog = BACKLOG
     config.ssl_handshake_timeout = HANDSHAKE_SECONDS

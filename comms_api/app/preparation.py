@@ -17,25 +17,30 @@ from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
 from comms_api.errors import ConfigurationError
 from comms_api.login.external import check_sources
+from comms_api.login.store import list_signing_keys
 from comms_api.settings import Settings
+from comms_api.tokens.secret import Secret
 from comms_api.users.service import create_first_administrator
 
 PREPARATION_LOCK = 0x7072657061
 
 
-def prepare(url: str, settings: Settings, place: Place) -> str | None:
+def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> str | None:
     """Create what is missing, and claim the node's name; return the administrator's password if it was made up now.
 
-    Raises `ConfigurationError` when the database cannot be used, or a live node has the name.
+    Raises `ConfigurationError` when the database cannot be used, it was set up with another secret, or a live node has
+    the name.
     """
-    return asyncio.run(_prepare(url, settings, place))
+    return asyncio.run(_prepare(url, secret, settings, place))
 
 
-async def _prepare(url: str, settings: Settings, place: Place) -> str | None:
+async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -> str | None:
     engine = open_engine(url, settings)
     try:
         await check_sources(settings)
         password = await _prepare_database(engine, settings)
+        async with engine.connect() as connection:
+            await list_signing_keys(connection, secret)  # one that cannot read them must not take a name
         await claim_name(engine, place)
     except Exception as error:
         if is_outage(error):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
+from mmap import mmap
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Any, NoReturn
@@ -66,7 +67,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
             stack.callback(pair.close)
         address = stack.enter_context(database_address(settings))
         place = find_place(settings, listeners[0])
-        password = _call_in_child(PREPARATION, address.url, settings, place)
+        password = _call_in_child(PREPARATION, address.url, secret, settings, place)
         worker = Worker(address, secret, certificate, settings, Seat(place), manager)
         listening = Listening(
             url_of(listeners[0].agent),
@@ -136,10 +137,12 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
         structs.replace(worker, seat=Seat(worker.seat.place, number), manager=NOBODY)
         for number in range(len(listeners))
     ]
-    processes = [
-        _start(each, pair, ready if each is workers[0] else _say_nothing)
-        for each, pair in zip(workers, listeners, strict=True)
-    ]
+    ready_once = _over_all_processes_once(ready)
+
+    def start(index: int) -> ForkProcess:
+        return _start(workers[index], listeners[index], _say_nothing if index else ready_once)
+
+    processes = [start(index) for index in range(len(workers))]
     signal.signal(signal.SIGHUP, lambda number, _frame: _pass_on(number, processes))
     while not stopping:
         time.sleep(0.1)
@@ -148,7 +151,7 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
             if not process.is_alive() and not stopping:
                 logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
                 time.sleep(RESTART_SECONDS)
-                processes[index] = _start(workers[index], listeners[index], _say_nothing)
+                processes[index] = start(index)
     manager.tell("STOPPING=1")
     for pair in listeners:
         pair.close()
@@ -164,7 +167,19 @@ def _pass_on(number: int, processes: Sequence[ForkProcess]) -> None:
 
 
 def _say_nothing() -> None:
-    """Only the first worker's first start is news."""
+    """Only that the first worker serves is news."""
+
+
+def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
+    """Return a call that does nothing in this process and its children after it was made in one of them."""
+    was_made = mmap(-1, 1)  # they share it
+
+    def call_once() -> None:
+        if not was_made[0]:
+            call()
+            was_made[0] = 1
+
+    return call_once
 
 
 def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> ForkProcess:

@@ -20,6 +20,8 @@ AGREEMENT_SECONDS = 6.0
 """How long nodes may differ before it is told: after a change each serves it from its next heartbeat on."""
 
 WAIT_SECONDS = 60.0
+WIDTH_MAXIMUM = 10_000
+"""How wide a table may be, in characters."""
 
 _DIFFERENCE = "nodes serve different"
 
@@ -45,10 +47,11 @@ def _print_json(content: object) -> None:
 
 
 def _print_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*columns)
+    """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
 
 
 def _title(node: Given) -> str:
@@ -68,7 +71,7 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
-    columns = ("node", "state", "version", "polls", "requests/s", "lag s", "skew s", "seen s ago", "agents at")
+    columns = ("node", "state", "version", "polls", "req/s", "lag s", "skew s", "silent s", "agents at")
     figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
     _print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
 
@@ -116,7 +119,9 @@ def _is_lasting(problems: Iterable[str]) -> bool:
 
 
 def _problems(found: Nodes) -> list[str]:
-    return [*(problem for node in found for problem in _problems_of(node)), *_clashes(found), *_differences(found)]
+    idle = [] if any(node["state"] == "active" for node in found) else ["no node takes agents: none is active"]
+    of_each = [problem for node in found for problem in _problems_of(node)]
+    return [*idle, *of_each, *_clashes(found), *_differences(found)]
 
 
 def _problems_of(node: Given) -> list[str]:
@@ -181,19 +186,42 @@ def resume(operator: Operator, *, name: str, as_json: bool) -> None:
 
 
 def _want(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
-    wanted = operator.ask("POST", f"/nodes/{quote(name, safe='')}/{verb}").json()
+    wanted = _ask_of(operator, name, verb)
     if as_json:
         _print_json(wanted)
     else:
         click.echo(f"{wanted['name']} is wanted {wanted['wanted_state']}")
 
 
+def _ask_of(operator: Operator, name: str, verb: str) -> Given:
+    answer: Given = operator.ask("POST", f"/nodes/{quote(name, safe='')}/{verb}").json()
+    return answer
+
+
 def _wait_until_drained(operator: Operator, name: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while any(node["state"] == "active" or node["polls"] for node in _here(_nodes(operator)) if node["name"] == name):
+    while any(_may_hold_polls(node) for node in _nodes(operator) if node["name"] == name):
         if time.monotonic() > deadline:
             raise CommsError(f"{name} still holds polls after {WAIT_SECONDS:g} seconds")
         time.sleep(AGAIN_SECONDS)
+
+
+def _may_hold_polls(node: Given) -> bool:
+    if node["state"] == "lost":
+        raise CommsError(f"{_title(node)} is lost: whether it holds polls is not known")
+    return bool(node["state"] == "active" or node["polls"])
+
+
+@operation(cluster, "forget")
+@_NAME
+@_AS_JSON
+def forget(operator: Operator, *, name: str, as_json: bool) -> None:
+    """Remove a lost node from the list at once; by itself it goes after an hour."""
+    forgotten = _ask_of(operator, name, "forget")
+    if as_json:
+        _print_json(forgotten)
+    else:
+        click.echo(f"{forgotten['name']} is forgotten")
 
 
 @operation(cluster, "rebalance")

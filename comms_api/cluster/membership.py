@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 from importlib.metadata import version
@@ -30,6 +31,9 @@ SENT_AWAY_PER_BEAT = 10
 SENT_AWAY_SHARE = 25
 """Per heartbeat a crowded node sends away ten agents, or one in so many, whichever is more: five a second, or 2 %."""
 
+SENDING_SECONDS = HEARTBEAT_SECONDS - 0.1
+"""The shortest time between two times that agents are sent away: a heartbeat, less what timers are early by."""
+
 RATE_SECONDS = 1.0
 """The shortest time that requests are counted over."""
 
@@ -53,6 +57,7 @@ class Membership:
         self._is_leaving = False
         self._wanted = asyncio.Event()
         self._beaten_at = self._counted_at = time.monotonic()
+        self._sent_away_at = -math.inf
         self._counted = 0
         self._requests_per_second = 0.0
 
@@ -111,9 +116,16 @@ class Membership:
         if not self._is_leaving and self.is_draining != (wish.state == "draining"):
             self._change_to(wish.state)
         if wish.polls is not None and not self.is_draining:
-            held = self._polls.held()
-            most = max(SENT_AWAY_PER_BEAT, held // SENT_AWAY_SHARE)
-            self._polls.send_away(max(0, min(held - wish.polls, most)))
+            self._come_down_to(wish.polls)
+
+    def _come_down_to(self, polls: int) -> None:
+        """Send some agents away, if it is time: a notification brings a heartbeat, but none of them away."""
+        if self._beaten_at - self._sent_away_at < SENDING_SECONDS:
+            return
+        self._sent_away_at = self._beaten_at
+        held = self._polls.held()
+        most = max(SENT_AWAY_PER_BEAT, held // SENT_AWAY_SHARE)
+        self._polls.send_away(max(0, min(held - polls, most)))
 
     def _change_to(self, state: WantedState) -> None:
         self.is_draining = state == "draining"

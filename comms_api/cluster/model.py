@@ -123,6 +123,13 @@ class Wanted(msgspec.Struct, frozen=True):
     workers: int
 
 
+class Forgotten(msgspec.Struct, frozen=True):
+    """A node that was lost, and how many processes of it were removed."""
+
+    name: str
+    workers: int
+
+
 class Rebalanced(msgspec.Struct, frozen=True):
     """A process that is asked to send agents away until it holds no more than `wanted_polls`."""
 

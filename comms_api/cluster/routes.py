@@ -7,10 +7,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.cluster.membership import Membership
-from comms_api.cluster.model import NodeAgents, NodeStatus, Rebalanced, Wanted
+from comms_api.cluster.model import Forgotten, NodeAgents, NodeStatus, Rebalanced, Wanted
 from comms_api.cluster.service import Cluster
 from comms_api.http.authentication import PUBLIC
-from comms_api.http.roles import OPERATE, READ
+from comms_api.http.roles import ADMINISTER, OPERATE, READ
 
 RETRY_AFTER_SECONDS = 5
 
@@ -47,10 +47,16 @@ async def resume_node(name: FromPath[str], cluster: NamedDependency[Cluster]) ->
     return await cluster.want(name, "active")
 
 
+@post("/nodes/{name:str}/forget", status_code=200, opt=ADMINISTER)
+async def forget_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> Forgotten:
+    """Remove the lost processes of a node from the list; one that beats again is there again."""
+    return await cluster.forget(name)
+
+
 @post("/nodes/rebalance", status_code=200, opt=OPERATE)
 async def rebalance_nodes(cluster: NamedDependency[Cluster]) -> Sequence[Rebalanced]:
     """Have nodes with over 10 % more polls than the mean end some, a few a second for a minute at most."""
     return await cluster.rebalance()
 
 
-ROUTES = [list_nodes, count_agents, drain_node, resume_node, rebalance_nodes]
+ROUTES = [list_nodes, count_agents, drain_node, resume_node, forget_node, rebalance_nodes]

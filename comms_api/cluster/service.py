@@ -5,9 +5,17 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster import store
-from comms_api.cluster.model import NodeAgents, NodeStatus, Rebalanced, Wanted, WantedState
+from comms_api.cluster.model import (
+    LOST_AFTER_SECONDS,
+    Forgotten,
+    NodeAgents,
+    NodeStatus,
+    Rebalanced,
+    Wanted,
+    WantedState,
+)
 from comms_api.database.listener import Notifier
-from comms_api.errors import NotFound
+from comms_api.errors import Conflict, NotFound
 
 NODES_CHANNEL = "comms_api_nodes"
 
@@ -42,6 +50,17 @@ class Cluster:
             raise NotFound(f"There is no node {name!r}.")
         self._notifier.notify(NODES_CHANNEL)
         return Wanted(name, state, workers)
+
+    async def forget(self, name: str) -> Forgotten:
+        """Remove what is lost of a node. Raises `NotFound`, and `Conflict` when nothing of it is lost."""
+        async with self._engine.begin() as connection:
+            workers = await store.forget_lost(connection, LOST_AFTER_SECONDS, name)
+            is_here = not workers and await store.has_name(connection, name)
+        if is_here:
+            raise Conflict(f"The node {name!r} is not lost.")
+        if not workers:
+            raise NotFound(f"There is no node {name!r}.")
+        return Forgotten(name, workers)
 
     async def rebalance(self) -> Sequence[Rebalanced]:
         """Have crowded processes send agents away, until they are down to the mean or a minute is over; idempotent."""

@@ -79,9 +79,17 @@ async def remove(connection: Connection, node_id: UUID) -> None:
     await connection.execute(_REMOVE, {"node_id": node_id})
 
 
-async def forget_lost(connection: AsyncConnection, silent_seconds: float) -> None:
-    """Remove the processes that have been silent for so long."""
-    await connection.execute(nodes.delete().where(nodes.c.seen_at < func.now() - seconds_interval(silent_seconds)))
+async def forget_lost(connection: AsyncConnection, silent_seconds: float, name: str | None = None) -> int:
+    """Remove the processes, of one node or of all, that have been silent for so long; return how many there were."""
+    statement = nodes.delete().where(nodes.c.seen_at <= func.now() - seconds_interval(silent_seconds))
+    if name is not None:
+        statement = statement.where(nodes.c.name == name)
+    return (await connection.execute(statement)).rowcount
+
+
+async def has_name(connection: AsyncConnection, name: str) -> bool:
+    """Return whether any process, lost or not, has a name."""
+    return (await connection.execute(select(nodes.c.id).where(nodes.c.name == name).limit(1))).first() is not None
 
 
 _FIND_RIVAL = text(f"""

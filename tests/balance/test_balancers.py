@@ -14,6 +14,7 @@ import pytest
 import trustme
 from support.balancers import CONFIGURATIONS, TRUSTED_ADDRESS, Balancer, configuration, running_balancer
 from support.batches import command, state, stateful, stateless
+from support.names import running_name_server
 from support.raw import connect, read_answer, request
 from support.server import KEY, SERVER, Server, new_id, running_server, start_server
 from support.waiting import wait_until
@@ -25,6 +26,11 @@ HELD_SECONDS = 11.0
 """Longer than the balancers' short time-outs: 3 s to connect, 10 s to find a node."""
 
 CLIENT_ADDRESS, UNTRUSTED = "127.0.0.9", "127.0.0.1"
+ELSEWHERE = "127.0.0.10"
+"""Where no node is."""
+
+ASKED_SECONDS = 10.0
+"""How long HAProxy takes an address for granted."""
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +237,31 @@ def test_while_no_node_is_ready_they_answer_for_themselves(name: str, folder: Pa
         time.sleep(4)
         answer = httpx.post(f"{running.agent_url}/login", verify=nodes[0].tls, json={"uuid": str(new_id()), "key": KEY})
     assert (answer.status_code, answer.json()["message"]) == (403, "Agent does not exist")
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "haproxy" in name])
+def test_a_node_whose_name_is_known_later_and_then_moves_is_found(name: str, folder: Path, nodes: list[Server]) -> None:
+    port = nodes[0].agent_port
+    with running_name_server() as names:
+        changes = {
+            "parse-resolv-conf": f"nameserver test 127.0.0.1:{names.port}",
+            f"127.0.0.1:{port}": f"node.test:{port}",
+        }
+        with running_balancer(name, folder / "moved" / name, nodes[:1], changes) as running:
+            assert not serves(running, nodes[0])
+            names.addresses["node.test"] = ELSEWHERE
+            time.sleep(2 * ASKED_SECONDS)
+            assert not serves(running, nodes[0])
+            names.addresses["node.test"] = "127.0.0.1"
+            wait_until(lambda: serves(running, nodes[0]), 3 * ASKED_SECONDS)
+
+
+def serves(balancer: Balancer, node: Server) -> bool:
+    """Return whether a request comes through to a node."""
+    try:
+        return httpx.get(f"{balancer.agent_url}/", verify=node.tls, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.skipif(SERVER != "hypercorn", reason="only hypercorn tells whom a certificate names")

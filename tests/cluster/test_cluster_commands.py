@@ -2,22 +2,26 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.server import Server, running_server
+from support.waiting import wait_until
 
 Query = Callable[..., list[Any]]
 
 COPY = """
     INSERT INTO nodes (id, name, worker, agent_url, management_url, boot_id, version, seen_at, {columns})
-    SELECT uuid7(), 'ghost', 0, 'https://ghost:1', 'https://ghost:2', '', version, now() + interval '{seen}', {values}
+    SELECT uuid7(), '{name}', 0, 'https://ghost:1', 'https://ghost:2', '', version, now() + interval '{seen}', {values}
     FROM nodes WHERE name = 'left' RETURNING 1"""
+LONG_NAME = "ghost-of-a-machine-with-a-long-name-17.eu-west.example.org"
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +42,12 @@ def server(nodes: tuple[Server, Server]) -> Server:
 def ghost(query: Query) -> Iterator[Callable[..., None]]:
     """Enter a node that is not there, like the left one but for some columns."""
 
-    def enter(seen: str = "1 hour", **columns: str) -> None:
+    def enter(seen: str = "1 hour", name: str = "ghost", **columns: str) -> None:
         given = {"key_ids": "key_ids", "files_sha256": "files_sha256"} | columns
-        query(COPY.format(columns=", ".join(given), values=", ".join(given.values()), seen=seen))
+        query(COPY.format(columns=", ".join(given), values=", ".join(given.values()), seen=seen, name=name))
 
     yield enter
-    query("DELETE FROM nodes WHERE name = 'ghost'")
+    query("DELETE FROM nodes WHERE name LIKE 'ghost%'")
 
 
 class Terminal:
@@ -52,12 +56,13 @@ class Terminal:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def run(self, *words: str) -> tuple[int, str, str]:
+    def program(self, *words: str) -> list[str]:
         options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
         options += ["--password-file", str(self._server.folder / "password")]
-        program = [sys.executable, "-m", "comms_api", "cluster", words[0], *options, *words[1:]]
-        wide = os.environ | {"COLUMNS": "200"}
-        done = subprocess.run(program, capture_output=True, text=True, timeout=90, check=False, env=wide)
+        return [sys.executable, "-m", "comms_api", "cluster", words[0], *options, *words[1:]]
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        done = subprocess.run(self.program(*words), capture_output=True, text=True, timeout=90, check=False)
         return done.returncode, done.stdout, done.stderr
 
     def good(self, *words: str) -> str:
@@ -158,6 +163,66 @@ def test_a_node_is_drained_and_resumed(nodes: tuple[Server, Server], terminal: T
     assert right.get("/ready").status_code == 200
 
 
+def test_a_drain_of_a_node_that_is_lost_is_not_said_to_be_done(terminal: Terminal, ghost: Callable[..., None]) -> None:
+    ghost(seen="-20 s", polls="40")
+    code, _, errors = terminal.run("drain", "ghost", "--wait")
+    assert code == 1
+    assert "ghost/0 is lost: whether it holds polls is not known" in errors
+
+
+def test_it_is_a_problem_when_no_node_takes_agents(nodes: tuple[Server, Server], terminal: Terminal) -> None:
+    for name in ("left", "right"):
+        terminal.good("drain", name, "--wait")
+    code, output, _ = terminal.run("health")
+    for name in ("left", "right"):
+        terminal.good("resume", name)
+    assert (code, output) == (1, "no node takes agents: none is active\n")
+    wait_until(lambda: nodes[0].client(nodes[0].management_url).get("/ready").status_code == 200)
+    assert terminal.good("health") == "all is well\n"
+
+
+def test_an_administrator_forgets_a_node_that_is_lost_and_no_other(
+    nodes: tuple[Server, Server], management: httpx.Client, terminal: Terminal, ghost: Callable[..., None]
+) -> None:
+    ghost(seen="-20 s", name="ghost-forgotten")
+    operator = nodes[0].user(management, "operator", "operator")
+    assert operator.post("/nodes/ghost-forgotten/forget").status_code == 403
+    assert terminal.read("forget", "ghost-forgotten") == {"name": "ghost-forgotten", "workers": 1}
+    assert [node["name"] for node in terminal.read("nodes")] == ["left", "right"]
+    [entry] = management.get("/audit", params={"subject": "nodes", "key": "ghost-forgotten/0"}).json()["items"]
+    assert (entry["actor"], entry["operation"], entry["after"]) == ("admin", "delete", None)
+    ghost(seen="-20 s", name="ghost-forgotten")
+    assert terminal.good("forget", "ghost-forgotten") == "ghost-forgotten is forgotten\n"
+    assert management.post("/nodes/left/forget").status_code == 409
+    code, _, errors = terminal.run("forget", "left")
+    assert (code, "The node 'left' is not lost." in errors) == (1, True)
+
+
+def test_nothing_of_a_table_is_cut_in_a_pipe_or_a_narrow_terminal(
+    terminal: Terminal, ghost: Callable[..., None]
+) -> None:
+    ghost(name=LONG_NAME)
+    for shown in (terminal.good("nodes"), on_terminal(terminal.program("nodes"), columns=80)):
+        assert f"{LONG_NAME}/0" in shown
+        assert "https://ghost:1" in shown
+        assert "\u2026" not in shown
+
+
+def on_terminal(program: list[str], columns: int) -> str:
+    """Return what a program shows on a terminal that is so wide."""
+    ours, its = pty.openpty()
+    narrow = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
+    with subprocess.Popen(program, stdout=its, stderr=its, env=narrow) as process:
+        os.close(its)
+        shown = b""
+        with suppress(OSError):  # EIO: the other end is closed
+            while read := os.read(ours, 65536):
+                shown += read
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
 def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:
     assert terminal.read("rebalance") == []
     assert terminal.good("rebalance") == "no node is crowded\n"
@@ -168,6 +233,7 @@ def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:
     [
         (("drain", "nowhere"), 1, "There is no node 'nowhere'."),
         (("resume", "../users"), 1, ""),
+        (("forget", "nowhere"), 1, "There is no node 'nowhere'."),
         (("drain",), 2, "Missing argument"),
     ],
 )

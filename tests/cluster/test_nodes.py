@@ -92,6 +92,24 @@ def test_a_second_live_node_of_one_name_is_refused_and_told_where_the_first_is(
         assert len(nodes(server.management())) == 1
 
 
+def test_a_start_with_another_secret_leaves_no_trace_and_a_killed_nodes_name_alone(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    home, binds = folder / "known", fixed_binds()
+    with running_server(home, url, node_name="known") as server:
+        killed = start_server(home, url, node_name="killed", **binds)
+        killed.stop(signal.SIGKILL)
+        before = nodes(server.management())
+        for name in ("stranger", "killed"):
+            (folder / "another").mkdir(exist_ok=True)
+            code, told = refuse(folder / "another", url, node_name=name, **binds)
+            assert code == 1
+            assert "it is not the secret this database was set up with" in told
+        after = nodes(server.management())
+    assert [(node["id"], node["name"]) for node in after] == [(node["id"], node["name"]) for node in before]
+
+
 def test_of_two_nodes_of_one_name_that_start_together_one_serves(folder: Path, new_database: Callable[[], str]) -> None:
     url, home = new_database(), folder / "together"
     home.mkdir()

@@ -1,6 +1,7 @@
 """Rebalancing: crowded nodes send some of their agents away, gently, and no more of them than they must."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,9 @@ from support.batches import command
 from support.polls import Poll, held_polls
 from support.server import Server, running_server
 from support.waiting import wait_until
+
+from comms_api.cluster.membership import SENT_AWAY_PER_BEAT
+from comms_api.cluster.model import HEARTBEAT_SECONDS
 
 CROWD, FEW = 60, 10
 EVEN = (CROWD + FEW) // 2
@@ -94,3 +98,21 @@ async def test_nodes_that_hold_few_polls_or_nearly_the_same_are_left_alone(nodes
         await wait_until_told(management, crowded=1, idle=0)
         assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).json() == []
         assert poll.is_held
+
+
+@pytest.mark.anyio
+async def test_agents_are_sent_away_no_faster_when_that_is_asked_for_again_and_again(
+    nodes: tuple[Server, Server],
+) -> None:
+    crowded, idle = nodes
+    management = idle.management()
+    tokens = [idle.token(idle.enroll(management, f"asked{number}")) for number in range(CROWD)]
+    async with held_polls(crowded.tls, crowded.agent_port, tokens) as polls:
+        await asyncio.sleep(2.5)  # a heartbeat
+        started = time.monotonic()
+        for _ in range(10):
+            assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).status_code == 200
+            await asyncio.sleep(0.1)
+        beats = 1 + (time.monotonic() - started) // HEARTBEAT_SECONDS
+        assert CROWD - held(polls) <= SENT_AWAY_PER_BEAT * (beats + 1)
+        assert held(polls) < CROWD

@@ -190,12 +190,26 @@ def test_the_sockets_have_the_ports_of_the_settings_and_the_names_that_a_node_kn
             text = unit.read_text()
             [[name]] = [re.findall(r"^FileDescriptorName=(.+)$", text, re.MULTILINE)]
             given[name] = re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)
-            assert unit.name in SERVICE
+            assert "Service=comms-api.service" in text.splitlines()
     settings = Settings()
     assert given == {
         "agent": [settings.agent_bind.rpartition(":")[2]],
         "management": [settings.management_bind.rpartition(":")[2]],
     }
+
+
+def test_the_service_does_without_its_sockets_and_is_started_again_for_as_long_as_it_takes() -> None:
+    assert "Sockets=" not in SERVICE  # that would have them started with it
+    of_unit = SERVICE.partition("[Service]")[0].splitlines()
+    assert "StartLimitIntervalSec=0" in of_unit
+    assert "Restart=always" in SERVICE.splitlines()
+
+
+def test_podman_is_told_to_build_in_the_format_that_has_health_checks() -> None:
+    texts = [path.read_text() for folder in (DEPLOY, ROOT / "docs") for path in folder.rglob("*") if path.is_file()]
+    builds = [line for text in texts for line in text.splitlines() if "podman build" in line]
+    assert builds
+    assert all("--format docker" in build for build in builds)
 
 
 def test_a_stop_leaves_time_to_drain() -> None:

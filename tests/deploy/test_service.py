@@ -11,12 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGHUP, SIGTERM
+from signal import SIGHUP, SIGKILL, SIGTERM
+from typing import Any
 
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from support.batches import command
+from support.ports import fixed_binds
 from support.raw import connect, read_answer, request
 from support.server import SERVER, Server, environment, running_server
 
@@ -114,6 +122,26 @@ def test_a_certificate_without_its_key_leaves_the_one_before_in_use(
         assert seen_by(server) == {old}
 
 
+@pytest.mark.skipif(SERVER != "hypercorn", reason="granian reads its certificate once")
+def test_a_new_key_that_has_a_password_is_refused_and_nobody_is_asked_for_it(
+    folder: Path, database_url: str, certificates: Certificates
+) -> None:
+    certificates.issue()
+    binds = fixed_binds()
+    given = environment(folder, database_url, **certificates.settings, **binds)
+    silent, standard_input = socket.socketpair()
+    with silent, standard_input, (folder / "log").open("w") as log:
+        # Without a terminal, it would be asked for at the standard input.
+        asked: dict[str, Any] = {"stdin": standard_input, "stderr": log, "start_new_session": True}
+        with service([sys.executable, "-m", "comms_api", "serve"], given, **asked) as process:
+            wait_for(lambda: is_served(binds["agent_bind"]))
+            key = load_pem_private_key((folder / "key.pem").read_bytes(), None)
+            closed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+            (folder / "key.pem").write_bytes(closed)
+            process.send_signal(SIGHUP)
+            wait_for(lambda: "the certificate before is kept" in (folder / "log").read_text())
+
+
 def test_granian_says_that_it_keeps_its_certificate(folder: Path, new_database: Callable[[], str]) -> None:
     with running_server(folder / "granian", new_database(), server="granian") as server:
         server.process.send_signal(SIGHUP)
@@ -133,9 +161,7 @@ def manager(folder: Path) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def service(
-    arguments: list[str], given: dict[str, str], **options: tuple[int, ...]
-) -> Iterator[subprocess.Popen[bytes]]:
+def service(arguments: list[str], given: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a node as a service manager does."""
     process = subprocess.Popen(arguments, env=given, stdout=subprocess.DEVNULL, **options)
     try:
@@ -162,6 +188,25 @@ def test_systemd_hears_that_a_node_is_ready_well_and_stopping(
     while b"STOPPING=1" not in rest:
         rest.append(manager.recv(4096))
     assert set(rest) <= {b"WATCHDOG=1", b"STOPPING=1"}
+
+
+def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it_served(
+    folder: Path, database_url: str, manager: socket.socket
+) -> None:
+    given = environment(folder, database_url, workers=2) | {"NOTIFY_SOCKET": str(folder / "notify")}
+    with service([sys.executable, "-m", "comms_api", "serve"], given) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 20
+        while len(workers := children.read_text().split()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(int(workers[0]), SIGKILL)
+        assert manager.recv(4096) == b"READY=1"
+        wait_for(lambda: len(children.read_text().split()) == 2)
+        manager.setblocking(False)  # noqa: FBT003
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+        manager.settimeout(20)
 
 
 def test_a_node_without_a_service_manager_tells_nobody_and_is_handed_nothing() -> None:
@@ -193,6 +238,13 @@ def test_who_connects_during_a_restart_waits_for_it(
             assert [answer.done() for answer in waiting] == [False, False]
             with service(program, given, pass_fds=handed):
                 assert [answer.result() for answer in waiting] == [200, 200]
+
+
+def is_served(address: str) -> bool:
+    try:
+        return httpx.get(f"https://{address}/", verify=False, timeout=5).status_code == 200  # noqa: S501 - itself
+    except httpx.TransportError:
+        return False
 
 
 def ask(folder: Path, url: str) -> int:
