@@ -1,18 +1,21 @@
 """The one way to the database: a given URL, or the embedded server of the data directory."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy import URL, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from comms_api.database.actor import tell_actor
 from comms_api.database.address import driver_url
 from comms_api.database.embedded import embedded_postgres
 from comms_api.database.hosts import can_be_written, connect_writable
+from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 3.0
@@ -20,6 +23,10 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 
 COURTESY_SECONDS = 1.0
 """How much longer than the server itself a statement is waited for: then the server hangs, or a COMMIT does."""
+
+DISPOSE_SECONDS = 3.0
+
+_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 SESSION = {
     "application_name": "comms-api",
@@ -67,6 +74,13 @@ def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError
 
 
+def find_mistake(error: Exception) -> ConfigurationError | None:
+    """Return what PostgreSQL has against the URL: its user, its password or its database; None for other errors."""
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
+    told = f"database_url: the database cannot be used: {cause}"
+    return ConfigurationError(told) if isinstance(cause, _NOT_LET_IN) else None
+
+
 @contextmanager
 def database_address(settings: Settings) -> Iterator[str]:
     """Yield the URL to use, with the embedded server running as long as no URL is given."""
@@ -79,10 +93,16 @@ def database_address(settings: Settings) -> Iterator[str]:
 
 @asynccontextmanager
 async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[AsyncEngine]:
-    """Open an engine for as long as the block lasts."""
+    """Open an engine for as long as the block lasts; raises `ConfigurationError` when PostgreSQL refuses its URL."""
     with database_address(settings) as url:
         engine = open_engine(url, settings, read_json)
         try:
             yield engine
+        except DBAPIError as error:
+            if mistake := find_mistake(error):
+                raise mistake from error
+            raise
         finally:
-            await engine.dispose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISPOSE_SECONDS):
+                    await engine.dispose()
