@@ -59,8 +59,9 @@ class Relay:
         try:
             async with _ended_after(stopping, self._drain_seconds):
                 await asyncio.gather(*(self._relay(stopping, ends_when_drained) for _ in range(loops)))
-                with suppress(Error):
-                    await self._stream.client.flush()
+                if self._stream.client.is_connected:
+                    with suppress(Error):
+                        await self._stream.client.flush()
         finally:
             stopping.set()
             for task in beside:
