@@ -180,7 +180,7 @@ def plan(agents: int, rates: Rates, costs: Costs, policy: Policy) -> Need:
         node_memory_gb=(workers * costs.rest_mb + polls_kb / 1024) / 1024,
         database_cores=agents * database_us(rates, costs, policy.sweep_seconds) / 1e6 / policy.utilisation,
         hot_gb=hot / 1e9,
-        connections=nodes * workers * (policy.pool_size + 1),
+        connections=nodes * workers * policy.pool_size,
         log_mb_per_second=log,
         write_mb_per_second=(log + growth) / policy.utilisation,
         disk_gb_a_day=growth * DAY_SECONDS / 1e3,

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
-from comms_api.database.connect import open_engine
+from comms_api.database.connect import find_mistake, open_engine
 from comms_api.database.failures import is_outage
 from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
@@ -45,6 +45,8 @@ async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -
     except Exception as error:
         if is_outage(error):
             raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
+        if mistake := find_mistake(error):
+            raise mistake from error
         raise
     else:
         return password

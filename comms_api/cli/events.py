@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -11,16 +12,25 @@ from typing import Any
 
 import click
 import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cli.serve import LOG_FORMAT
 from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
+from comms_api.database.failures import is_outage
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import ConfigurationError
+from comms_api.events.condition import Condition
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
 from comms_api.events.stdout_sink import StdoutSink
 from comms_api.settings import Settings, current_settings
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 1.0
+_CONSUMER = re.compile(r"[^\s.*>/\\]+")
 
 
 @click.group(context_settings={"show_default": True})
@@ -41,6 +51,10 @@ def relay(config: Path | None, target: str, consumer: str | None, *, once: bool)
     settings = current_settings(config)
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT, stream=sys.stderr)
     check_jetstream(settings)
+    if consumer is not None and not _CONSUMER.fullmatch(consumer):
+        raise ConfigurationError(f"--consumer: no name that NATS allows (no space, dot, *, > or slash): {consumer!r}")
+    if target == "stdout" and sys.__stdout__ is None:  # the event loop would open something else under its number
+        raise ConfigurationError("--to stdout: standard output is closed")
     uvloop.run(_relay(settings, target, consumer or f"relay-{target}", once=once))
 
 
@@ -49,15 +63,30 @@ async def _relay(settings: Settings, target: str, consumer: str, *, once: bool) 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings)
+        sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings, stopping)
         # One loop keeps the order that a reader of lines may count on; ids tell it to a reader of the table.
         loops = 1 if target == "stdout" else WRITERS
         relay: Any = import_module("comms_api.events.relay").Relay(settings, sink, consumer)
         await relay.run(stopping, loops=loops, ends_when_drained=once)
 
 
-async def _open_postgresql(stack: AsyncExitStack, settings: Settings) -> PostgresqlSink:
+async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: asyncio.Event) -> PostgresqlSink:
     engine, clock = await stack.enter_async_context(database(settings)), DatabaseClock()
-    async with engine.begin() as connection:
-        await clock.synchronise(connection)
+    condition = Condition(logger, "relay")
+    while not stopping.is_set() and (error := await _synchronise(engine, clock)):
+        condition.note("the database is away", str(error))
+        await asyncio.sleep(AGAIN_SECONDS)
+    condition.note(None)
     return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum))
+
+
+async def _synchronise(engine: AsyncEngine, clock: DatabaseClock) -> Exception | None:
+    """Ask the database for the time, and return why it cannot be asked just now."""
+    try:
+        async with engine.begin() as connection:
+            await clock.synchronise(connection)
+    except Exception as error:
+        if is_outage(error):
+            return error
+        raise
+    return None

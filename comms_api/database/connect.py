@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy import URL, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from comms_api.database.actor import tell_actor
@@ -28,6 +29,10 @@ COURTESY_SECONDS = 1.0
 
 REVIVAL_SECONDS = 3.0
 """How often a node looks whether its embedded server still runs."""
+
+DISPOSE_SECONDS = 3.0
+
+_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 SESSION = {
     "application_name": "comms-api",
@@ -75,6 +80,13 @@ def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError
 
 
+def find_mistake(error: Exception) -> ConfigurationError | None:
+    """Return what PostgreSQL has against the URL: its user, its password or its database; None for other errors."""
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
+    told = f"database_url: the database cannot be used: {cause}"
+    return ConfigurationError(told) if isinstance(cause, _NOT_LET_IN) else None
+
+
 class Address(msgspec.Struct, frozen=True):
     """Where the database is, and the embedded server, if it is that one."""
 
@@ -104,10 +116,16 @@ async def keep_running(address: Address) -> None:
 
 @asynccontextmanager
 async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[AsyncEngine]:
-    """Open an engine for as long as the block lasts."""
+    """Open an engine for as long as the block lasts; raises `ConfigurationError` when PostgreSQL refuses its URL."""
     with database_address(settings) as address:
         engine = open_engine(address.url, settings, read_json)
         try:
             yield engine
+        except DBAPIError as error:
+            if mistake := find_mistake(error):
+                raise mistake from error
+            raise
         finally:
-            await engine.dispose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISPOSE_SECONDS):
+                    await engine.dispose()

@@ -8,8 +8,8 @@ Needs the extra `jetstream`: this module is imported by name.
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from nats.aio.msg import Msg
 from nats.errors import Error
@@ -18,7 +18,8 @@ from nats.js.client import JetStreamContext
 
 from comms_api.database.failures import is_outage
 from comms_api.errors import Malformed, Unavailable
-from comms_api.events.jetstream import STREAM, JetStream
+from comms_api.events.condition import Condition
+from comms_api.events.jetstream import CLOSE_SECONDS, STREAM, JetStream
 from comms_api.events.messages import decode_message
 from comms_api.events.sinks import Sink
 from comms_api.settings import Settings
@@ -43,25 +44,29 @@ class Relay:
         """Take where to bring events, and the name under which the servers remember how far it came."""
         self._stream = JetStream(settings)
         self._sink = sink
+        self._database = Condition(logger, "relay")
         self._consumer = consumer
+        self._drain_seconds = settings.drain_seconds
         self._ack_seconds = ACK_DATABASE_TIMEOUTS * settings.database_timeout_seconds
 
     async def run(self, stopping: asyncio.Event, *, loops: int, ends_when_drained: bool) -> None:
-        """Relay until `stopping`, then finish what is held; or until nothing is left in the stream.
+        """Relay until `stopping`, then finish what is held, in `drain_seconds`; or until nothing is left in the stream.
 
         More than one loop keeps a sink busy that stores in groups; one keeps the order of the stream.
         """
         tasks = self._sink.tasks() | {"event stream": self._stream.run()}
         beside = [asyncio.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
         try:
-            await asyncio.gather(*(self._relay(stopping, ends_when_drained) for _ in range(loops)))
-            if self._stream.client.is_connected:
-                await self._stream.client.flush()
+            async with _ended_after(stopping, self._drain_seconds):
+                await asyncio.gather(*(self._relay(stopping, ends_when_drained) for _ in range(loops)))
+                if self._stream.client.is_connected:
+                    with suppress(Error):
+                        await self._stream.client.flush()
         finally:
             stopping.set()
             for task in beside:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.wait(beside, timeout=2 * CLOSE_SECONDS)
 
     async def _relay(self, stopping: asyncio.Event, ends_when_drained: bool) -> None:  # noqa: FBT001
         while not stopping.is_set():
@@ -77,10 +82,12 @@ class Relay:
 
     async def _relay_while_connected(self, stopping: asyncio.Event, ends_when_drained: bool) -> bool:  # noqa: FBT001
         client, subscription = self._stream.client, await self._subscribe()
+        self._stream.note(None)
         try:
             while not stopping.is_set() and client is self._stream.client:
                 messages = await _fetch(subscription)
-                await asyncio.gather(*map(self._bring, messages))
+                if not all(await asyncio.gather(*map(self._bring, messages))):
+                    await asyncio.sleep(AGAIN_SECONDS)
                 if ends_when_drained and len(messages) < MESSAGES_AT_ONCE and await _is_drained(subscription):
                     return True
             return stopping.is_set()
@@ -100,22 +107,47 @@ class Relay:
         await context.add_consumer(STREAM, config)  # does nothing when it is there already
         return await context.pull_subscribe_bind(self._consumer, stream=STREAM)
 
-    async def _bring(self, message: Msg) -> None:
+    async def _bring(self, message: Msg) -> bool:
+        """Return whether the sink has the message, or never will; False while it takes nothing."""
         try:
             delivered = decode_message(message.headers or {}, message.data)
         except Malformed as error:
             logger.error("relay: a message is left out: %s", error)  # noqa: TRY400 - where it was raised says nothing
             await message.term()
-            return
+            return True
         try:
             await self._sink.append(delivered.first_id, delivered.agent_id, [delivered.run])
         except Exception as error:
             if not is_outage(error):
                 raise
-            logger.warning("relay: the database is away (%s)", type(error).__name__)
+            self._database.note("the database is away", type(error).__name__)
             await message.nak(AGAIN_SECONDS)
-            return
+            return False
+        self._database.note(None)
         await message.ack()
+        return True
+
+
+@asynccontextmanager
+async def _ended_after(stopping: asyncio.Event, seconds: float) -> AsyncIterator[None]:
+    """Cut the block off when it lasts longer than so many seconds after `stopping`."""
+
+    async def limit_it() -> None:
+        await stopping.wait()
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    limit = asyncio.timeout(None)
+    try:
+        async with limit:
+            limiting = asyncio.create_task(limit_it())
+            try:
+                yield
+            finally:
+                limiting.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        logger.warning("relay: what is not finished after %g s will be delivered again", seconds)
 
 
 async def _fetch(subscription: JetStreamContext.PullSubscription) -> Sequence[Msg]:

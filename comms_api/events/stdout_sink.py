@@ -1,7 +1,9 @@
 """Write events as lines of JSON, as the management API shows them, for other tools to read."""
 
+import asyncio
 import os
 from collections.abc import Coroutine, Iterator, Sequence
+from select import PIPE_BUF, select
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +13,9 @@ from comms_api.database.uuid7 import uuid7_time
 from comms_api.errors import CommsError
 from comms_api.events.model import Event, EventRun
 
+WAIT_SECONDS = 0.5
+"""How long a thread waits for the reader before it asks again, and so how long it may outlast its caller."""
+
 
 class StdoutSink:
     """Standard output, written without a buffer of ours: what has returned is with the reader."""
@@ -18,15 +23,27 @@ class StdoutSink:
     def __init__(self, descriptor: int = 1) -> None:
         """Take the file to write to."""
         self._descriptor = descriptor
+        self._turn = asyncio.Lock()
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Write one line for each event; raises `CommsError` when nobody reads any more."""
-        rest = memoryview(b"".join(_lines(first_id, agent_id, runs)))
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as error:
-            raise CommsError(f"standard output: {error}") from None
+        async with self._turn:
+            try:
+                for line in _lines(first_id, agent_id, runs):
+                    await self._write(memoryview(line))
+            except OSError as error:
+                raise CommsError(f"standard output: {error}") from None
+
+    async def _write(self, rest: memoryview) -> None:
+        """Write as the reader takes it: of so little a pipe that can be written to takes all, so no write ever waits.
+
+        A caller that is cancelled leaves a whole line, if it is not longer than that.
+        """
+        while rest:
+            if select([], [self._descriptor], [], 0)[1]:
+                rest = rest[os.write(self._descriptor, rest[:PIPE_BUF]) :]
+            else:
+                await asyncio.to_thread(select, [], [self._descriptor], [], WAIT_SECONDS)
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return nothing: writing needs no other task."""
