@@ -39,8 +39,6 @@ Serve: TypeAlias = Callable[[Site, asyncio.Event], Coroutine[Any, Any, None]]
 def find_server(settings: Settings) -> Serve:
     """Return the server that the settings name; raises `ConfigurationError` when it is not installed."""
     if find_spec(settings.server) is None:
-        raise ConfigurationError(
-            f"server: {settings.server} is not installed: pip install 'comms-api[{settings.server}]'"
-        )
+        raise ConfigurationError(f"server: {settings.server} is not installed: pip install {settings.server}")
     serve: Serve = import_module(f"comms_api.app.{settings.server}_server").serve
     return serve

@@ -45,7 +45,7 @@ def check_sink(settings: Settings) -> None:
 def check_jetstream(settings: Settings) -> None:
     """Raise `ConfigurationError` when JetStream cannot be used, whether its servers are there or not."""
     if find_spec("nats") is None or find_spec("nkeys") is None:
-        raise ConfigurationError("events_sink: nats-py is not installed: pip install 'comms-api[jetstream]'")
+        raise ConfigurationError("events_sink: nats-py is not installed: pip install 'nats-py[nkeys]'")
     if not settings.nats_servers:
         raise ConfigurationError("nats_servers: JetStream needs at least one, such as nats://localhost:4222")
     for name in ("nats_ca", "nats_credentials"):

@@ -235,7 +235,7 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     command = [sys.executable, "-m", "comms_api", "serve"]
     ended = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 1
-    assert ended.stderr == ("comms-api: events_sink: nats-py is not installed: pip install 'comms-api[jetstream]'\n")
+    assert ended.stderr == ("comms-api: events_sink: nats-py is not installed: pip install 'nats-py[nkeys]'\n")
 
 
 def test_a_message_that_no_node_published_is_malformed() -> None:
