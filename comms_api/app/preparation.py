@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
-from comms_api.database.connect import find_mistake, open_engine
-from comms_api.database.failures import is_outage
+from comms_api.database.connect import open_engine
+from comms_api.database.failures import find_mistake, is_outage
 from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-import asyncpg
 import msgspec
 from sqlalchemy import URL, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -15,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from comms_api.database.actor import tell_actor
 from comms_api.database.address import driver_url
 from comms_api.database.embedded import Cluster, embedded_postgres
+from comms_api.database.failures import find_mistake
 from comms_api.database.hosts import can_be_written, connect_writable
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -31,8 +31,6 @@ REVIVAL_SECONDS = 3.0
 """How often a node looks whether its embedded server still runs."""
 
 DISPOSE_SECONDS = 3.0
-
-_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 SESSION = {
     "application_name": "comms-api",
@@ -78,13 +76,6 @@ def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
     driver = connection.driver_connection
     if not can_be_written(driver) or driver.is_in_transaction():
         raise DisconnectionError
-
-
-def find_mistake(error: Exception) -> ConfigurationError | None:
-    """Return what PostgreSQL has against the URL: its user, its password or its database; None for other errors."""
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
-    told = f"database_url: the database cannot be used: {cause}"
-    return ConfigurationError(told) if isinstance(cause, _NOT_LET_IN) else None
 
 
 class Address(msgspec.Struct, frozen=True):

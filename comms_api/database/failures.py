@@ -6,6 +6,8 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from comms_api.errors import ConfigurationError
+
 _OUTAGES: tuple[type[BaseException], ...] = (
     OSError,  # refused, reset, no such socket; TimeoutError is one too
     PoolTimeoutError,
@@ -23,6 +25,8 @@ _OUTAGES: tuple[type[BaseException], ...] = (
 )
 
 _REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -46,10 +50,22 @@ def _is_our_mistake(error: BaseException) -> bool:
 
 def find_refusal(error: BaseException) -> str | None:
     """Return why PostgreSQL will never take these data, or None when it was something else."""
+    cause = _of_the_driver(error)
+    return str(cause) if isinstance(cause, _REFUSALS) and not is_partition_missing(cause) else None
+
+
+def find_mistake(error: BaseException) -> ConfigurationError | None:
+    """Return what PostgreSQL has against the URL: its user, its password or its database; None for other errors."""
+    cause = _of_the_driver(error)
+    told = f"database_url: the database cannot be used: {cause}"
+    return ConfigurationError(told) if isinstance(cause, _NOT_LET_IN) else None
+
+
+def _of_the_driver(error: BaseException) -> BaseException | None:
     cause: BaseException | None = error
     while isinstance(cause, DBAPIError):
         cause = cause.orig and (cause.orig.__cause__ or cause.orig)
-    return str(cause) if isinstance(cause, _REFUSALS) and not is_partition_missing(cause) else None
+    return cause
 
 
 def is_partition_missing(error: BaseException) -> bool:

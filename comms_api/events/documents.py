@@ -51,7 +51,7 @@ class Document:
             old = members.get(name)
             if old == value:
                 continue
-            within = None if old is None else _merge_member(members, name, value, depth)
+            within = None if old is None else _merge_member(members, name, old, value, depth)
             if within is None or within.replacement is not None:
                 changed[name] = value
             else:
@@ -106,10 +106,12 @@ class Merge:
             self._document.change(self._members, self.growth)
 
 
-def _merge_member(members: _Members, name: str, value: msgspec.Raw, depth: int) -> Merge | None:
+def _merge_member(
+    members: _Members, name: str, old: msgspec.Raw | Document, value: msgspec.Raw, depth: int
+) -> Merge | None:
     """Return what would change within a member, or None when one of both is no object."""
-    old, new = members.get(name), bytes(value)
-    if depth == 1 or old is None or not new.startswith(b"{"):
+    new = bytes(value)
+    if depth == 1 or not new.startswith(b"{"):
         return None
     if isinstance(old, msgspec.Raw):
         before = bytes(old)

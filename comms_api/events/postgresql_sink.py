@@ -55,9 +55,12 @@ class PostgresqlSink:
     async def _without_past_days(self, rows: Sequence[bytes]) -> Sequence[bytes]:
         """Leave out, into the quarantine, what a stream still has of days that are not kept any more."""
         oldest = min(await list_days(self._engine, "events"))
-        kept = [row for row in rows if uuid7_time(read_row(row)[0]).date() >= oldest]
-        for row in set(rows).difference(kept):
-            await self._refuse(row, f"The events of days before {oldest} are not kept any more.")
+        kept = []
+        for row in rows:
+            if uuid7_time(read_row(row)[0]).date() >= oldest:
+                kept.append(row)
+            else:
+                await self._refuse(row, f"The events of days before {oldest} are not kept any more.")
         return kept
 
     async def _refuse(self, row: bytes, reason: str) -> None:

@@ -26,7 +26,7 @@ def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> 
     """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
     current: _Current = dict(existing)
     results = [_apply(change, current) for change in changes]
-    written = {key: state if isinstance(state, bytes) else bytes(state) for key, state in current.items()}
+    written = {key: bytes(state) for key, state in current.items()}
     inserted = {key: data for key, data in written.items() if key not in existing}
     updated = {key: written[key] for key, data in existing.items() if written.get(key, data) != data}
     return Folded(results, inserted, updated, existing.keys() - written.keys())
