@@ -73,20 +73,22 @@ def plain_url(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+async def migrate(url: URL | str) -> None:
+    """Make the schema and the partitions of an empty database."""
+    engine = open_engine(url, Settings())
+    async with engine.begin() as connection:
+        await upgrade_schema(connection)
+    await create_partitions(engine)
+    await engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def template(postgres: URL) -> Iterator[str]:
     """The name of a migrated database that others are copied from."""
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
     _run_sql(postgres, f"CREATE DATABASE {name}")
 
-    async def migrate() -> None:
-        engine = open_engine(postgres.set(database=name).render_as_string(hide_password=False), Settings())
-        async with engine.begin() as connection:
-            await upgrade_schema(connection)
-        await create_partitions(engine)
-        await engine.dispose()
-
-    asyncio.run(migrate())
+    asyncio.run(migrate(postgres.set(database=name)))
     yield name
     _run_sql(postgres, f"DROP DATABASE {name}")
 

@@ -108,7 +108,7 @@ async def test_agents_are_sent_away_no_faster_when_that_is_asked_for_again_and_a
     management = idle.management()
     tokens = [idle.token(idle.enroll(management, f"asked{number}")) for number in range(CROWD)]
     async with held_polls(crowded.tls, crowded.agent_port, tokens) as polls:
-        await asyncio.sleep(2.5)  # a heartbeat
+        await wait_until_told(management, crowded=CROWD, idle=0)
         started = time.monotonic()
         for _ in range(10):
             assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).status_code == 200

@@ -12,6 +12,7 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
+from conftest import migrate
 from sqlalchemy import make_url, text
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import COMMAND, relay
@@ -20,8 +21,6 @@ from support.waiting import wait_until
 
 from comms_api.database.connect import open_engine
 from comms_api.database.embedded import Cluster, embedded_postgres
-from comms_api.database.migrate import upgrade_schema
-from comms_api.database.partitions import create_partitions
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.events.jetstream import STREAM, JetStream
 from comms_api.events.messages import encode_messages
@@ -35,15 +34,7 @@ MESSAGES = 1500
 def cluster(scratch: Path) -> Iterator[Cluster]:
     """A PostgreSQL that the tests may stop."""
     with embedded_postgres(scratch / "relay postgres", durable=False) as running:
-
-        async def migrate() -> None:
-            engine = open_engine(running.url, Settings())
-            async with engine.begin() as connection:
-                await upgrade_schema(connection)
-            await create_partitions(engine)
-            await engine.dispose()
-
-        asyncio.run(migrate())
+        asyncio.run(migrate(running.url))
         yield running
 
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import trustme
 
 from comms_api.database.embedded_home import eventually, is_root
 from support.ports import free_ports
-from support.waiting import pause
+from support.replication import kill_postgres
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "patroni"
 HOSTS = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
@@ -109,11 +108,7 @@ class Host:
             return members
 
     def kill_postgres(self) -> None:
-        with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
-            postmaster = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
-            pause(postmaster.pid)
-            for process in (*postmaster.children(recursive=True), postmaster):
-                process.kill()
+        kill_postgres(self.folder / "data")
 
     def kill(self, *programs: str) -> None:
         """End services, and PostgreSQL with Patroni, as a power cut would."""

@@ -76,11 +76,16 @@ class Postgres:
 
     def kill(self) -> None:
         """End every process of the server as a power cut would: none of them says goodbye."""
-        with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
-            postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
-            pause(postmaster.pid)  # so that it starts nothing while its children go
-            for process in (*postmaster.children(recursive=True), postmaster):
-                process.kill()
+        kill_postgres(self.folder)
+
+
+def kill_postgres(cluster: Path) -> None:
+    """Kill every process of the server of a data directory, if it runs."""
+    with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+        postmaster = psutil.Process(int((cluster / "postmaster.pid").read_text().split()[0]))
+        pause(postmaster.pid)  # so that it starts nothing while its children go
+        for process in (*postmaster.children(recursive=True), postmaster):
+            process.kill()
 
 
 @contextmanager
