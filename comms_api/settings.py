@@ -4,9 +4,10 @@ A TOML file gives them by name; `COMMS_API_<NAME>` in the environment overrides 
 by the command line, and passed in: no other module looks at the environment.
 """
 
+import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,7 +126,7 @@ def load_settings(
 
 
 def _to_path(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str | Path) and value:
         return Path(value)
     raise ValueError("expected a path")
 
@@ -142,19 +143,27 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors put a byte order mark first
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    _refuse_unknown(values, f"{path}: ")
+    return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    names = {
-        key: key.removeprefix(PREFIX).lower() for key in environ if key.startswith(PREFIX) and key != CONFIG_VARIABLE
-    }
-    unknown = sorted(key for key, name in names.items() if name not in Settings.__struct_fields__)
-    if unknown:
-        raise ConfigurationError(f"{unknown[0]}: no such setting")
+    keys = [key for key in environ if key.startswith(PREFIX) and key != CONFIG_VARIABLE]
+    _refuse_unknown(keys, "the environment: ", PREFIX)
+    names = {key: key.removeprefix(PREFIX).lower() for key in keys}
     return {name: _split(name, environ[key]) for key, name in names.items()}
+
+
+def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
+    """Raise `ConfigurationError` for the first name that is no setting, with the place and the nearest setting."""
+    known = {f"{prefix}{name.upper() if prefix else name}" for name in Settings.__struct_fields__}
+    for name in sorted(set(found) - known):
+        [nearest] = difflib.get_close_matches(name, sorted(known), n=1) or [""]
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        raise ConfigurationError(f"{where}{name}: no such setting{hint}")
 
 
 def _split(name: str, value: str) -> str | list[str]:

@@ -38,7 +38,8 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"COMMS_API_WORKRES": "2"}, "COMMS_API_WORKRES: no such setting"),
+        ({"COMMS_API_WORKRES": "2"}, "COMMS_API_WORKRES: no such setting; did you mean COMMS_API_WORKERS?"),
+        ({"COMMS_API_XYZZY": "2"}, "the environment: COMMS_API_XYZZY: no such setting"),
         ({"COMMS_API_WORKERS": "many"}, "workers: "),
         ({"COMMS_API_WORKERS": "0"}, "workers: "),
         ({"COMMS_API_LOG_LEVEL": "LOUD"}, "log_level: "),
@@ -63,7 +64,12 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("workers = ", "comms-api.toml: "), ("wokers = 1", "wokers"), (None, "No such file")]
+    ("content", "told"),
+    [
+        ("workers = ", "comms-api.toml: "),
+        ("wokers = 1", r"comms-api\.toml: wokers: no such setting; did you mean workers\?$"),
+        (None, "No such file"),
+    ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, told: str) -> None:
     file = tmp_path / "comms-api.toml"
@@ -71,6 +77,12 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, told: str) -
         file.write_text(content)
     with pytest.raises(ConfigurationError, match=told):
         load_settings({}, file)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "comms-api.toml"
+    file.write_text("\ufeffworkers = 2\n", encoding="utf-8")
+    assert load_settings({}, file).workers == 2
 
 
 @pytest.mark.parametrize(

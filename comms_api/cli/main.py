@@ -35,7 +35,7 @@ def comms_api() -> None:
 def main() -> None:
     """Run a command; an error of the operator's is one line on standard error, and exit code 1 (usage: 2)."""
     try:
-        comms_api()
+        comms_api(prog_name="comms-api")
     except CommsError as error:
         click.echo(f"comms-api: {error}", err=True)
         sys.exit(1)
