@@ -14,6 +14,9 @@ CommandSource = Literal["Users/Services", "Engine", "Content manager"]
 TargetType = Literal["agent", "group", "all", "server"]
 OrderStatus = Literal["pending", "sent", "success", "failure", "cancelled"]
 
+AGENT_ID_VERSIONS = frozenset({4, 7})
+"""The UUID versions (RFC 9562) that an agent's id may have. Version 5 belongs to services."""
+
 RESULT_SUCCESS = 0
 RESULT_FAILURE = 1
 RESULT_IN_PROGRESS = 2
@@ -216,7 +219,7 @@ class WantedFiles(msgspec.Struct, frozen=True):
 
 
 class Enrollment(msgspec.Struct, frozen=True):
-    """What an agent is enrolled with; it chooses its own id (UUIDv7) and key."""
+    """What an agent enrolls with: it chooses its own id (a UUID of version 4 or 7) and its own key."""
 
     name: Name
     key: str

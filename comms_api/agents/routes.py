@@ -36,7 +36,7 @@ LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", descriptio
 
 @post("/agents", opt=OPERATE)
 async def enroll_agent(data: JSONBody[Enrollment], agents: NamedDependency[Agents]) -> EnrolledAgent:
-    """Enroll an agent under the UUIDv7 and the key that it chose; 409 when its id or name is taken."""
+    """Enroll an agent under the id (UUID version 4 or 7) and key that it chose; 409 when its id or name is taken."""
     return await agents.enroll(data)
 
 

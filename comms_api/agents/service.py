@@ -27,12 +27,11 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.failures import FailureLimit
 from comms_api.http.pages import Page, page_of
-from comms_api.protocol import EnrolledAgent, Enrollment
+from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret, entropy_bits
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
-UUID_VERSION = 7
 KEY_LENGTH_MAXIMUM = 128
 MADE_KEY_LENGTH = 32
 DAY_SECONDS = 86_400.0
@@ -131,8 +130,8 @@ class Agents:
         self._notifier.notify(REVOCATIONS_CHANNEL)
 
     def _check(self, enrollment: Enrollment) -> None:
-        if enrollment.id is not None and enrollment.id.version != UUID_VERSION:
-            raise Invalid("id: must be a UUID of version 7")
+        if enrollment.id is not None and enrollment.id.version not in AGENT_ID_VERSIONS:
+            raise Invalid("id: must be a UUID of version 4 or 7")
         self._check_key(enrollment.key)
         if enrollment.type == store.EXTERNAL_TYPE:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")

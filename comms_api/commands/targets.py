@@ -27,7 +27,7 @@ def service_id(name: str) -> UUID:
 
 
 def is_service(recipient: UUID) -> bool:
-    """Return whether a recipient is a service: agents' ids are of version 7."""
+    """Return whether a recipient is a service: agents' ids are never of version 5."""
     return recipient.version == service_id("").version
 
 

@@ -19,7 +19,8 @@ PROGRAM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET_PATH_BYTES_MAXIMUM = 107
 """What `sun_path` holds (unix(7))."""
 
-_ID = r"\A([0-9]{3,8}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\Z"
+_UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[47][0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
+_ID = rf"\A([0-9]{{3,8}}|{_UUID})\Z"
 
 ExternalId = Annotated[str, Meta(pattern=_ID)]
 ExternalName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,128}\Z")]
@@ -29,7 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """Which agent is looked for: by its id (3 to 8 digits, or a UUID) or by its address (IPv4 or IPv6).
+    """Which agent to look for: by its id (3 to 8 digits, or a UUID of version 4 or 7) or by its address (IPv4, IPv6).
 
     The value is normalised, so that equal questions are equal. Raises `Invalid` for any other value: what agents send
     reaches neither a program nor a socket unread.

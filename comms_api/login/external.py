@@ -24,8 +24,6 @@ from comms_api.tokens.secret import Secret, entropy_bits
 logger = logging.getLogger(__name__)
 
 ACTOR = "a key request"
-NAME_BASED_VERSION = 5
-"""The version of the ids that services' orders are kept under: no agent may have one."""
 
 
 def key_settings(settings: Settings) -> KeySettings:
@@ -133,8 +131,6 @@ class ExternalAgents:
             external_id=found.id if is_number else None,
             allowed_addresses=normal_networks([found.ip]),
         )
-        if known.id.version == NAME_BASED_VERSION:
-            raise Conflict("The external database gave an id that no agent may have.")
         enrollment = Enrollment(name=found.name, key="", type=EXTERNAL_TYPE)
         await store.insert_agent(connection, known, enrollment)
         # Its own row, or that of another node that has asked at the same time.

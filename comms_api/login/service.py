@@ -19,7 +19,7 @@ from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
 from comms_api.login import store
 from comms_api.login.external import ExternalAgents
-from comms_api.protocol import Credentials
+from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
 
@@ -136,9 +136,12 @@ def _agent_id(text: str) -> UUID | str:
     if EXTERNAL_ID.fullmatch(text):
         return text
     try:
-        return UUID(text)
+        agent_id = UUID(text)
     except ValueError:
-        raise Invalid("uuid: must be a UUID, or an external id of 3 to 8 digits") from None
+        agent_id = None
+    if agent_id is None or agent_id.version not in AGENT_ID_VERSIONS:
+        raise Invalid("uuid: must be a UUID of version 4 or 7, or an external id of 3 to 8 digits")
+    return agent_id
 
 
 class Revocations:

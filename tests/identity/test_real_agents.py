@@ -4,10 +4,14 @@ import base64
 import json
 import socket
 import ssl
+from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 
 import httpx
 import pytest
 from support.server import KEY, PASSWORD, Server, new_id
+
+from comms_api.errors import Invalid
+from comms_api.key_requests.model import Question
 
 AGENT = "User-Agent: WazuhXDR/v6.0.0 (Endpoint; x86_64; Debian)\r\nAccept: application/json\r\n"
 
@@ -29,7 +33,8 @@ def exchange(server: Server, port: int, request: bytes) -> tuple[int, dict[str, 
     return int(first.split()[1]), headers, body
 
 
-def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client) -> None:
+@pytest.mark.parametrize("agent_id", [uuid4(), new_id()], ids=["UUIDv4", "UUIDv7"])
+def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client, agent_id: UUID) -> None:
     management.post("/groups", json={"name": "default"})
     management.put("/groups/default/files/default.yml", content="logcollector:\n  enabled: true\n")
     credentials = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
@@ -43,10 +48,10 @@ def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client)
     answer = json.loads(body)
     assert (status, answer["error"]) == (200, 0)
     assert headers["content-type"].startswith("application/json")
-    agent_id = str(new_id())
     enrollment = json.dumps(
         {
-            "id": agent_id, "name": "real", "key": KEY, "type": "Endpoint", "version": "v6.0.0", "groups": ["default"],
+            "id": str(agent_id), "name": f"real-{agent_id}", "key": KEY, "type": "Endpoint",
+            "version": "v6.0.0", "groups": ["default"],
             "host": {"architecture": "x86_64", "hostname": "real", "ip": ["10.0.0.1"],
                      "os": {"name": "Debian", "type": "Linux"}},
         }
@@ -56,7 +61,7 @@ def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client)
         f"Content-Type: application/json\r\nContent-Length: {len(enrollment)}\r\n\r\n{enrollment}"
     )
     assert exchange(server, server.management_port, request.encode())[0] == 201
-    login = json.dumps({"uuid": agent_id, "key": KEY})
+    login = json.dumps({"uuid": str(agent_id), "key": KEY})
     request = (
         f"POST /api/v1/authentication HTTP/1.1\r\nHost: localhost\r\n{AGENT}"
         f"Content-Type: application/json\r\nContent-Length: {len(login)}\r\n\r\n{login}"
@@ -64,7 +69,7 @@ def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client)
     status, _, body = exchange(server, server.agent_port, request.encode())
     token = json.loads(body)["token"]
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-    assert (status, claims["uuid"], claims["exp"] - int(claims["iat"])) == (200, agent_id, 900)
+    assert (status, claims["uuid"], claims["exp"] - int(claims["iat"])) == (200, str(agent_id), 900)
     bearer = f"Host: localhost\r\n{AGENT}Authorization: Bearer {token}\r\n\r\n"
     status, headers, body = exchange(
         server, server.agent_port, f"GET /api/v1/files?file_name=default.yml HTTP/1.1\r\n{bearer}".encode()
@@ -76,6 +81,21 @@ def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client)
         server, server.agent_port, f"GET /api/v1/files?file_name=other.yml HTTP/1.1\r\n{bearer}".encode()
     )
     assert (status, json.loads(body)["code"]) == (404, 2705)
+
+
+@pytest.mark.parametrize(
+    "agent_id",
+    [UUID("01920a5e-7a3c-1cc1-8f4e-1d2b3c4d5e6f"), uuid5(NAMESPACE_DNS, "a"), UUID(int=0), UUID(int=7 << 76)],
+    ids=["version 1", "version 5", "nil", "another variant"],
+)
+def test_an_id_of_another_uuid_version_is_refused(server: Server, management: httpx.Client, agent_id: UUID) -> None:
+    enrollment = {"id": str(agent_id), "name": str(agent_id), "key": KEY}
+    refused = management.post("/agents", json=enrollment)
+    assert (refused.status_code, refused.json()["detail"]) == (422, "id: must be a UUID of version 4 or 7")
+    with pytest.raises(Invalid):
+        Question("id", str(agent_id))
+    with httpx.Client(base_url=server.agent_url, verify=server.tls) as client:
+        assert client.post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 422
 
 
 @pytest.mark.parametrize(

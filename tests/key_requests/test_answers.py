@@ -13,6 +13,8 @@ from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 
 MAXIMUM = 4096
 OTHER_UUID = "01920a5e-7a3c-7cc1-8f4e-1d2b3c4d5e6f"
+UUID_OF_VERSION_4 = "1b2c3d4e-7a3c-4cc1-af4e-1d2b3c4d5e6f"
+UUID_OF_VERSION_5 = "1b2c3d4e-7a3c-5cc1-af4e-1d2b3c4d5e6f"
 
 FIELDS = st.sampled_from(["error", "data", "message", "id", "name", "ip", "key"])
 VALUES = st.recursive(
@@ -75,6 +77,7 @@ def test_the_bounds_of_each_field_are_inside(changes: dict[str, str]) -> None:
         {"id": 1},
         {"id": None},
         {"id": OTHER_UUID[:-1]},
+        {"id": UUID_OF_VERSION_5},
         {"name": ""},
         {"name": "A" * 129},
         {"name": "a b"},
@@ -153,10 +156,11 @@ def test_another_agents_id_is_refused() -> None:
         parse(agent_json(id="0001"))
 
 
-def test_a_uuid_is_the_same_in_either_case() -> None:
-    answer = parse(agent_json(id=OTHER_UUID.upper()), Question("id", OTHER_UUID))
+@pytest.mark.parametrize("uuid", [OTHER_UUID, UUID_OF_VERSION_4])
+def test_a_uuid_is_the_same_in_either_case(uuid: str) -> None:
+    answer = parse(agent_json(id=uuid.upper()), Question("id", uuid))
     assert isinstance(answer, ExternalAgent)
-    assert answer.id == OTHER_UUID
+    assert answer.id == uuid
 
 
 def test_an_agent_asked_for_by_address_must_be_admitted_from_it() -> None:
