@@ -1,0 +1,213 @@
+"""Every option of every command, as a shell passes it. A new option needs a line in `LINES`."""
+
+import itertools
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import click
+import httpx
+import pytest
+from support.batches import command
+from support.nats import nats_servers, urls_of
+from support.server import KEY, PASSWORD, Server
+
+from comms_api.cli.main import comms_api
+
+
+class Line(NamedTuple):
+    """A command line with `$values`, a pattern of its output, and its exit code."""
+
+    words: str
+    output: str
+    code: int | None = 0
+    """None where it depends on how busy the machine is."""
+
+    is_stopped: bool = False
+    """Whether it ends by SIGTERM, sent once the output is there."""
+
+
+OPERATOR = "--url $management_url --ca $ca --user admin --password-file $password"
+ENDS_SOON = f"--agent $agent_id --action ping --timeout 1 {OPERATOR}"
+PING = f"--agent $agent_id --action ping --timeout 60 {OPERATOR}"
+AGENT = "agent --url $agent_url --ca $ca --data-dir $new/agent --wait-seconds 0 --once"
+
+LINES = (
+    Line("--version", r"^comms-api, version \d"),
+    Line(
+        "serve --config $serve_config --workers 1 --data-dir $new/data --agent-bind 127.0.0.1:0"
+        " --management-bind 127.0.0.1:0",
+        r"management API:  https://127\.0\.0\.1:\d+",
+        is_stopped=True,
+    ),
+    Line(
+        f"{AGENT} --management-url $management_url --name $name --group office --user admin"
+        " --password-file $password --log-file $new/*.log --from-start --no-inventory --batch-seconds 1"
+        " --spool-bytes 65536",
+        r"",
+    ),
+    Line(
+        f"{AGENT} --management-url $management_url --name $name --enrollment-token-file $token --inventory"
+        " --scan-interval-seconds 60",
+        r"",
+    ),
+    Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory", r""),
+    Line(f"commands send {PING} --args '{{}}' --priority 7 --start-at $later", r"1 order"),
+    Line(f"commands send {ENDS_SOON} --idempotency-key $name --wait", r"1/1", 1),
+    Line(f"commands send {PING} --percent 100 --failure-ratio 0.5", r"1 order"),
+    Line(f"commands send {PING} --per-minute 60 --max-in-flight 3", r"1 order"),
+    Line(f"commands send --service rbac --action reload {OPERATOR}", r"1 order"),
+    Line(
+        "commands send --group office --os * --version * --status never_connected --label floor:2 --action ping"
+        f" --dry-run {OPERATOR}",
+        r"no agent in the group 'office' that matches",
+        1,
+    ),
+    Line(f"commands send --all --action ping --dry-run {OPERATOR}", r"would get it"),
+    Line(f"commands list --action ping --target $agent_id {OPERATOR}", r"command"),
+    Line(f"commands show $open {OPERATOR}", r'"phase"'),
+    Line(f"commands pause $open {OPERATOR}", r"1 order"),
+    Line(f"commands resume $paused {OPERATOR}", r"the command is"),
+    Line(f"commands cancel $open {OPERATOR}", r"1 order"),
+    Line(f"commands wait $ended {OPERATOR}", r"1/1"),
+    Line(f"commands results $ended --format ndjson --output $new/results {OPERATOR}", r"^$"),
+    Line(f"commands retry $short --cancelled --wait {OPERATOR}", r"1/1", 1),
+    Line(f"cluster nodes --json {OPERATOR}", r'"node-'),
+    Line(f"cluster agents --node $node --json {OPERATOR}", r"^\["),
+    Line(f"cluster health --json {OPERATOR}", r"is_healthy", None),
+    Line(f"cluster files --json {OPERATOR}", r"is_same"),
+    Line(f"cluster drain $node --wait --json {OPERATOR}", r"draining"),
+    Line(f"cluster resume $node --json {OPERATOR}", r"active"),
+    Line(f"cluster forget nowhere --json {OPERATOR}", r"^comms-api: .*nowhere", 1),
+    Line(f"cluster rebalance --json {OPERATOR}", r"^\["),
+    Line("events relay --config $relay_config --to stdout --consumer $name --once", r""),
+    Line("demo --keep", r"kept: .*comms-api-demo-"),
+)
+
+Values = Mapping[str, object]
+
+
+@pytest.fixture(scope="module")
+def relay_config(folder: Path) -> Iterator[Path]:
+    """The settings of a relay whose stream is empty."""
+    with nats_servers(folder / "nats", 1) as servers:
+        file = folder / "relay.toml"
+        file.write_text(
+            f'events_sink = "jetstream"\nnats_servers = ["{urls_of(servers)}"]\nnats_replicas = 1\n'
+            "nats_stream_bytes = 67108864\n"
+        )
+        yield file
+
+
+@pytest.fixture(scope="module")
+def serve_config(folder: Path) -> Path:
+    """The settings of a node with a database of its own."""
+    file = folder / "serve.toml"
+    file.write_text(f'certs_dir = "{folder}/other-certs"\nadmin_password_file = "{folder}/password"\n')
+    return file
+
+
+@pytest.fixture(scope="module")
+def fixed_values(server: Server, management: httpx.Client, relay_config: Path, serve_config: Path) -> Values:
+    management.post("/groups", json={"name": "office"}).raise_for_status()
+    token = management.post("/enrollment-tokens", json={"groups": [], "expires_in": 3600}).json()["token"]
+    secrets = {"token": token, "key": KEY, "password": PASSWORD}
+    for name, secret in secrets.items():
+        (server.folder / name).write_text(secret)
+    return {
+        "agent_url": server.agent_url,
+        "management_url": server.management_url,
+        "ca": server.folder / "certs" / "ca.pem",
+        "node": management.get("/nodes").json()[0]["name"],
+        "relay_config": relay_config,
+        "serve_config": serve_config,
+        **{name: server.folder / name for name in secrets},
+    }
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def values(server: Server, management: httpx.Client, fixed_values: Values) -> Values:
+    """What stands for the `$values` of a line: an agent, a command of each state and a folder of its own."""
+    name = f"option-{next(_NUMBERS)}"
+    new = server.folder / name
+    new.mkdir(mode=0o755)
+    agent_id = server.enroll(management, f"{name}-other")
+
+    def submitted(then: str | None = None, timeout: float = 600.0) -> str:
+        body = command(agent_id, action="ping", timeout=timeout)
+        request_id: str = management.post("/commands", json=body).json()["commands"][0]["request_id"]
+        if then:
+            management.post(f"/commands/{request_id}/{then}").raise_for_status()
+        return request_id
+
+    requests = {
+        "open": submitted(),
+        "paused": submitted("pause"),
+        "ended": submitted("cancel"),
+        "short": submitted("cancel", timeout=1.0),
+    }
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    return {**fixed_values, **requests, "name": name, "new": new, "agent_id": agent_id, "later": later}
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.words.partition(" --")[0])
+def test_a_command_line_does_what_it_says(line: Line, values: Values, tmp_path: Path) -> None:
+    words = [Template(word).substitute(values) for word in shlex.split(line.words)]
+    program = [sys.executable, "-m", "comms_api", *words]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_")}
+    environment = clean | {"TMPDIR": str(values["new"]), "COMMS_API_NODE_NAME": str(values["name"])}
+    output: list[str] = []
+    with subprocess.Popen(
+        program, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            output.append(text)
+            if line.is_stopped and re.search(line.output, text):
+                process.send_signal(signal.SIGTERM)
+    told = "".join(output)
+    assert line.code in {None, process.returncode}, told
+    assert re.search(line.output, told, re.MULTILINE), told
+    assert "Traceback" not in told
+
+
+def _commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _commands(child, *path, name)
+
+
+def _spellings(command: click.Command) -> Iterator[str]:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield from (name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("--"))
+
+
+def _passed(path: tuple[str, ...], command: click.Command) -> set[str]:
+    """Return what the lines pass to a command; of what follows a group's name, the subcommand takes the most."""
+    lines = [line.words.split() for line in LINES]
+    found = [words[len(path) :] for words in lines if tuple(words[: len(path)]) == path]
+    if isinstance(command, click.Group):
+        found = [list(itertools.takewhile(lambda word: word.startswith("--"), words)) for words in found]
+    return {word for words in found for word in words}
+
+
+@pytest.mark.parametrize(("path", "command"), list(_commands(comms_api)), ids=str)
+def test_every_option_has_its_line(path: tuple[str, ...], command: click.Command) -> None:
+    missing = set(_spellings(command)) - _passed(path, command)
+    assert not missing, f"add a line to LINES that passes {sorted(missing)} to `comms-api {' '.join(path)}`"
