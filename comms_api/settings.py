@@ -41,7 +41,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     previous_secret_file: Path | None = None
     admin_password_file: Path | None = None
     embedded_postgres_user: str = "nobody"
-    server: Literal["hypercorn", "granian"] = "hypercorn"
     agent_bind: str = "0.0.0.0:27000"
     management_bind: str = "0.0.0.0:55000"
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -96,8 +95,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("tls_certificate and tls_key must be given together")
         if self.client_certificates != "off" and not (self.client_ca and self.client_ca.is_file()):
             raise ValueError("client_ca: needs a file while client_certificates is not off")
-        if self.client_certificates != "off" and self.server != "hypercorn":
-            raise ValueError("client_certificates: only the server hypercorn tells whom a certificate names")
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:

@@ -9,7 +9,6 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
-from litestar.types import ASGIApp
 
 from comms_api.agents import routes as agents
 from comms_api.app.node import Node
@@ -21,9 +20,7 @@ from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
-from comms_api.http.early_answers import DiscardLateBody
 from comms_api.http.fast_lane import FastLane
-from comms_api.http.prefix import AlsoUnder
 from comms_api.http.problems import answer_problem
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
@@ -106,7 +103,7 @@ def agent_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, services, guard)
     hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.ROUTES]
-    return _wrap(node, FastLane(api, guard, hot, services))
+    return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
 
 def _order_desk(node: Node) -> commands.OrderDesk:
@@ -137,7 +134,7 @@ def management_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     api = _litestar(node, "comms-api: management API", handlers, services, guard)
-    return _wrap(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services))
+    return _behind_proxies(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX))
 
 
 def _litestar(
@@ -160,10 +157,9 @@ def _litestar(
     )
 
 
-def _wrap(node: Node, app: ASGIApp) -> AsgiApp:
-    settings = node.settings
-    api: AsgiApp = DiscardLateBody(AlsoUnder(PREFIX, app), settings.body_bytes_maximum, settings.body_timeout_seconds)
-    return ForwardedClients(api, settings.trusted_proxies) if settings.trusted_proxies else api
+def _behind_proxies(node: Node, app: AsgiApp) -> AsgiApp:
+    proxies = node.settings.trusted_proxies
+    return ForwardedClients(app, proxies) if proxies else app
 
 
 def _provide(service: Any) -> Provide:

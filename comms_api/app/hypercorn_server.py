@@ -1,31 +1,51 @@
-"""Serve a site with hypercorn. Everything of hypercorn that this project relies on is in this module.
+"""Serve a site with hypercorn. Nothing else in this project knows hypercorn.
 
-Hypercorn listens, makes the TLS context, runs the app's lifespan, and ends all that; the connections that it accepts
-are served by `comms_api.http1`.
+Hypercorn listens, makes the TLS context and runs the app's lifespan. `comms_api.http1` serves the connections that it
+accepts.
 """
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from hypercorn.asyncio import run as hypercorn_run
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.config import Config
 
+from comms_api.app.apis import AsgiApp
+from comms_api.app.certificates import Certificate
 from comms_api.app.listeners import BACKLOG
-from comms_api.app.sites import KEEP_ALIVE_SECONDS, Site
 from comms_api.http1.connection import Connection
-from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.endpoint import Endpoint, Limits
+from comms_api.settings import Settings
 
+KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
 FIRST_BYTES_MAXIMUM = 2**20
 """More than a stream holds."""
 
 
+class Site(msgspec.Struct, frozen=True):
+    """One ASGI app on one socket that already listens; `asks_names` requests client certificates."""
+
+    app: AsgiApp
+    listener: socket.socket
+    certificate: Certificate
+    settings: Settings
+    asks_names: bool = False
+    renewals: list[Callable[[], None]] = []
+    """Functions that read the certificate files again; `serve` adds one."""
+
+
 async def serve(site: Site, ended: asyncio.Event) -> None:
-    """Serve a site until the event is set."""
+    """Serve until `ended` is set; then accept nothing new, close idle connections, and return when none is left."""
     setattr(hypercorn_run, "TCPServer", _adopt)  # noqa: B010 - no other way
-    endpoint = Endpoint(site.app, KEEP_ALIVE_SECONDS, asks_names=site.asks_names)
+    settings = site.settings
+    limits = Limits(KEEP_ALIVE_SECONDS, settings.body_timeout_seconds, settings.body_bytes_maximum)
+    endpoint = Endpoint(site.app, limits, asks_names=site.asks_names)
     config = _config(site, endpoint)
     site.renewals.append(config.renew_certificate)
 

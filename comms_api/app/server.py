@@ -1,4 +1,4 @@
-"""Serve one node's two apps over TLS in one event loop, with whichever server, and drain on SIGTERM."""
+"""Serve one node's two apps over TLS in one event loop, and drain on SIGTERM."""
 
 import asyncio
 import ctypes
@@ -13,9 +13,9 @@ import uvloop
 
 from comms_api.app.apis import AsgiApp, agent_api, management_api
 from comms_api.app.certificates import Certificate, check_pair
+from comms_api.app.hypercorn_server import Site, serve
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
-from comms_api.app.sites import Site, find_server
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import Seat
@@ -128,7 +128,6 @@ async def _serve(
         Site(apps[1], listeners.management, certificate, settings),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
-    serve = find_server(settings)
     listeners.listen()  # a client that comes before the server does waits in their backlog
     servers = [asyncio.create_task(serve(site, drained)) for site in sites]
     ready()
@@ -149,17 +148,13 @@ async def _serve(
 
 
 def _renew_certificate(sites: Sequence[Site]) -> None:
-    """Have each server read the certificate again; what cannot be used leaves the one before in use."""
-    renewals = [renew for site in sites for renew in site.renewals]
-    if not renewals:
-        logger.warning("this server takes a new certificate only when it is started again")
-        return
+    """Read the certificate again; new connections keep the old one if the new one is unusable."""
     try:
         check_pair(sites[0].certificate)
-        for renew in renewals:
+        for renew in (renew for site in sites for renew in site.renewals):
             renew()
     except OSError as error:
-        logger.error("the certificate before is kept: %s", error)  # noqa: TRY400 - where it was raised says nothing
+        logger.error("the old certificate stays in use: %s", error)  # noqa: TRY400 - the traceback adds nothing
     else:
         logger.info("the certificate was read again")
 

@@ -23,7 +23,6 @@ from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.place import find_place
 from comms_api.app.server import Worker, run_worker
-from comms_api.app.sites import find_server
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import Seat
 from comms_api.database.connect import database_address
@@ -58,7 +57,6 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     signal.signal(signal.SIGTERM, _leave)  # until there is a worker to drain: what was started is ended all the same
-    find_server(settings)
     check_sink(settings)
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:

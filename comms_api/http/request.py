@@ -4,11 +4,9 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 
+from comms_api.http1.endpoint import CLOSES
+
 AnyRequest: TypeAlias = Request[Any, Any, Any]
-
-
-CLOSES = "comms_api.closes"
-"""In a request's scope: its connection closes after the answer."""
 
 
 def close_afterwards(scope: Any) -> None:

@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         """Hold back the app: its client does not read; give it up if it goes on like that."""
         self._is_slow = True
         self._writable = self._loop.create_future()
-        self._stall_timer = self._loop.call_later(self.endpoint.stall_seconds, self.abort)
+        self._stall_timer = self._loop.call_later(self.endpoint.limits.stall_seconds, self.abort)
 
     def resume_writing(self) -> None:
         """Let the app go on."""
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
             self._look_timer = None
 
     def _become_idle(self) -> None:
-        self._idle_timer = self._loop.call_later(self.endpoint.idle_seconds, self.close)
+        self._idle_timer = self._loop.call_later(self.endpoint.limits.idle_seconds, self.close)
 
     def _stop_idling(self) -> None:
         if self._idle_timer is not None:

@@ -1,4 +1,4 @@
-"""What the connections of one site share, and how they end."""
+"""The state that the connections of one site share, and how they end."""
 
 import asyncio
 import time
@@ -6,11 +6,31 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
+CLOSES = "comms_api.closes"
+"""A key of a request's scope: an app sets it to true to close the connection after the answer."""
 
-STALL_SECONDS = 300.0
-"""For how long a client may take to make room for more of an answer."""
+
+class Limits(msgspec.Struct, frozen=True):
+    """The bounds of each connection."""
+
+    idle_seconds: float
+    """How long a connection may wait for the head of a request."""
+
+    body_seconds: float
+    """How long a client may take to send a body, from when the app asks for it."""
+
+    body_bytes: int
+    """How much of a body that no app reads is discarded before the connection closes."""
+
+    discard_seconds: float = 5.0
+    """For how long it is discarded."""
+
+    stall_seconds: float = 300.0
+    """How long a client may take to make room for more of an answer."""
 
 
 class Closable(Protocol):
@@ -24,16 +44,16 @@ class Closable(Protocol):
 
 
 class Endpoint:
-    """What the connections of one site share."""
+    """The app and the limits of one site, and its open connections.
 
-    def __init__(
-        self, app: AsgiApp, idle_seconds: float, *, asks_names: bool, stall_seconds: float = STALL_SECONDS
-    ) -> None:
-        """Take the app, for how long a connection may be idle, and whether clients' certificates name them."""
+    With `asks_names`, scopes name the subject of the client's certificate.
+    """
+
+    def __init__(self, app: AsgiApp, limits: Limits, *, asks_names: bool) -> None:
+        """Start without connections."""
         self.app = app
-        self.idle_seconds = idle_seconds
+        self.limits = limits
         self.asks_names = asks_names
-        self.stall_seconds = stall_seconds
         self.is_ending = False
         self._connections: set[Closable] = set()
         self._closed = asyncio.Event()

@@ -1,18 +1,28 @@
-"""A request and its answer, as an ASGI app takes and gives them (ASGI 3.0, HTTP 2.3)."""
+"""A request and its answer, as an ASGI app receives and sends them (ASGI 3.0, HTTP 2.3).
+
+An app may answer before it has read the body. If the connection closed with unread bytes, the kernel would reset it
+and the client could lose the answer. So the rest of the body is read and discarded, within a limit of bytes and of
+time. A small body is discarded before the answer, and the connection stays open. A larger one is discarded after the
+answer, which announces that the connection closes. A body that the client holds back (Expect: 100-continue) is never
+requested only to be discarded.
+"""
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from comms_api.errors import TooSlow
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.endpoint import CLOSES, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
 
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 1024
+SMALL_BODY_BYTES = 64 * 1024
 _FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed.")
 
 
@@ -45,17 +55,19 @@ class Exchange:
         "_answer",
         "_awaits_permission",
         "_connection",
+        "_deadline",
         "_head",
         "_is_answered",
         "_is_body_taken",
         "_is_left",
+        "_scope",
         "_start",
         "_task",
         "_waiter",
     )
 
     def __init__(self, connection: Wire, head: Head) -> None:
-        """Take the connection, whose reader reads the body."""
+        """Serve the request whose head has been read; the connection's reader reads its body."""
         self._connection = connection
         self._head = head
         self._answer = Answer()
@@ -63,13 +75,18 @@ class Exchange:
             name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
         )
         self._is_body_taken = self._is_answered = self._is_left = False
+        self._scope: dict[str, Any] = {}
         self._start: Mapping[str, Any] | None = None
-        """The start of the answer, until it goes out with what follows at once."""
+        """The buffered `http.response.start`, sent together with the first body part."""
+
+        self._deadline: float | None = None
+        """When the client must have sent the body, by the clock of the event loop."""
 
         self._waiter: asyncio.Future[None] | None = None
 
     def begin(self, scope: dict[str, Any]) -> None:
-        """Have the app serve the request."""
+        """Start the app on the request."""
+        self._scope = scope
         self._task = asyncio.create_task(self._run(scope))
 
     def leave(self) -> None:
@@ -111,24 +128,63 @@ class Exchange:
                 return {"type": "http.request", "body": body, "more_body": not self._is_body_taken}
             if self._is_left:
                 break
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wait()
         return {"type": "http.disconnect"}
+
+    async def _wait(self) -> None:
+        """Return when more of the body has arrived, or the client has left; raise `TooSlow` for a late body."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        if self._connection.reader.is_complete:
+            await self._waiter
+            return
+        if self._deadline is None:
+            self._deadline = loop.time() + self._connection.endpoint.limits.body_seconds
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._waiter
+        except TimeoutError:
+            self._scope[CLOSES] = True
+            raise TooSlow from None
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         if self._is_left or self._is_answered:
             return
         if message["type"] == "http.response.start":
+            if self._is_small():
+                await self._discard()
             self._start = message
             asyncio.get_running_loop().call_soon(self._send_head)
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
         await self._write(head + self._answer.encode_body(body, is_last=is_last))
-        if is_last and not self._is_left:
+        if is_last:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Let the connection go on to its next request, or close it once the rest of the body has been discarded."""
+        await self._discard()
+        if not self._is_left:
             self._is_answered = True
             self.wake()
             self._connection.answered(closes=self._answer.closes or not self._answer.is_whole)
+
+    def _is_small(self) -> bool:
+        announced = dict(self._head.headers).get(b"content-length", b"")
+        return announced != b"" and int(announced) <= SMALL_BODY_BYTES and not self._awaits_permission
+
+    async def _discard(self) -> None:
+        """Read the rest of the body and drop it, within the limits of bytes and of time."""
+        reader, limits = self._connection.reader, self._connection.endpoint.limits
+        left = limits.body_bytes
+        is_late = self._deadline is not None and self._deadline <= asyncio.get_running_loop().time()
+        if reader.is_complete or is_late:
+            return
+        with suppress(TimeoutError, TooSlow):
+            async with asyncio.timeout(limits.discard_seconds):
+                while left >= 0 and not self._is_left and not reader.is_complete:
+                    left -= len((await self._receive()).get("body", b""))
 
     async def _write(self, data: bytes) -> None:
         """Send in pieces as the client takes them: a transport would take all at once, and say nothing."""
@@ -150,7 +206,10 @@ class Exchange:
         if self._start is None:
             return b""
         head, endpoint = self._head, self._connection.endpoint
-        self._answer.closes = self._connection.reader.is_last or endpoint.is_ending
+        is_unread = not self._connection.reader.is_complete
+        self._answer.closes = (
+            is_unread or self._connection.reader.is_last or endpoint.is_ending or CLOSES in self._scope
+        )
         data = self._answer.encode_head(self._start, head.method, head.version, endpoint.date_line(), length)
         self._start = None
         return data

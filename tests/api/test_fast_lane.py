@@ -5,11 +5,15 @@ from uuid import UUID
 
 import httpx
 import pytest
+from litestar import Litestar, get
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server, new_id
 
+from comms_api.http.fast_lane import FastLane
+
 OTHERWISE = "?by=litestar"
-UNLIKE = {"date", "retry-after"}
+UNLIKE = {"date", "retry-after", "connection"}
+"""An early answer closes the connection unless the whole body has arrived by then."""
 
 Body = Callable[[UUID], bytes]
 
@@ -96,3 +100,15 @@ def test_both_lanes_let_only_the_declared_roles_submit(server: Server, managemen
     answers = [told(reader.post("/commands" + lane, json={})) for lane in ("", OTHERWISE)]
     assert answers[0] == answers[1]
     assert answers[0][0] == 403
+
+
+def test_a_handler_that_declares_headers_is_refused() -> None:
+    @get("/", response_headers={"x-own": "1"})
+    async def declares() -> None:
+        """Answer with a header."""
+
+    async def guard(_request: object, _handler: object) -> None:
+        """Let everybody pass."""
+
+    with pytest.raises(ValueError, match="declares: the fast lane"):
+        FastLane(Litestar([]), guard, [declares], {}, "/api/v1")

@@ -13,7 +13,7 @@ import pytest
 from support.batches import command
 from support.polls import held_polls, p99_seconds
 from support.raw import connect, request
-from support.server import SERVER, Server, running_server
+from support.server import Server, running_server
 
 AGENTS = 200
 Query = Callable[..., list[Any]]
@@ -126,7 +126,6 @@ def kept_alive(path: str, token: str) -> bytes:
     return request("GET", path, token).replace(b"Connection: close\r\n", b"")
 
 
-@pytest.mark.skipif(SERVER != "hypercorn", reason="granian reads nothing behind a request, and so sees nobody leave")
 @pytest.mark.parametrize("polls_behind", [0, 3])
 @pytest.mark.parametrize("leave", [ssl.SSLSocket.unwrap, ssl.SSLSocket.close])
 def test_an_order_for_a_client_that_vanished_after_it_sent_more_goes_to_its_next_poll_at_once(

@@ -1,13 +1,10 @@
-"""What must hold whichever ASGI server serves, and the names of each that are not its public ones."""
+"""Connections of a running server, and the private name of hypercorn that it depends on."""
 
 import asyncio
 import inspect
-import os
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,45 +15,36 @@ from uuid import UUID
 import httpx
 import psutil
 import pytest
-from granian.net import SocketHolder
-from granian.server.embed import Server as Granian
 from hypercorn.asyncio import run, tcp_server
 from support.batches import stateless
 from support.raw import Answer, connect, read_answer, request
-from support.server import Server, environment, running_server, start_server
+from support.server import Server, running_server, start_server
 from support.waiting import wait_until
 
 from comms_api.app.certificates import Certificate
-from comms_api.app.granian_server import LOG_LEVELS
+from comms_api.app.hypercorn_server import Site, serve
 from comms_api.app.listeners import open_listeners
-from comms_api.app.sites import Site, find_server
-from comms_api.errors import ConfigurationError
-from comms_api.settings import Settings, load_settings
+from comms_api.settings import Settings
 
 Query = Callable[..., list[Any]]
 DRAIN_SECONDS = 4.0
 
 
-@pytest.fixture(scope="module", params=["hypercorn", "granian"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def server(folder: Path, kind: str, database_url: str) -> Iterator[Server]:
-    with running_server(folder, database_url, server=kind, body_timeout_seconds=1) as running:
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    with running_server(folder, database_url, body_timeout_seconds=1) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def agent_id(server: Server, kind: str) -> UUID:
-    return server.enroll(server.management(), kind)
+def agent_id(server: Server) -> UUID:
+    return server.enroll(server.management(), "connections")
 
 
 @pytest.fixture
-def ending(folder: Path, kind: str, database_url: str) -> Iterator[Server]:
+def ending(folder: Path, database_url: str) -> Iterator[Server]:
     """A server that the test ends."""
-    with running_server(folder, database_url, server=kind, drain_seconds=DRAIN_SECONDS) as running:
+    with running_server(folder, database_url, drain_seconds=DRAIN_SECONDS) as running:
         yield running
 
 
@@ -101,13 +89,13 @@ def test_several_requests_share_a_connection_even_when_they_come_at_once(server:
 
 
 @pytest.mark.anyio
-async def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server, kind: str) -> None:
+async def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server) -> None:
     certs, ended = server.folder / "certs", asyncio.Event()
-    settings = Settings(server=kind, agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
+    settings = Settings(agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
     [listeners] = open_listeners(settings)
     listeners.listen()
     site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
-    serving = asyncio.create_task(find_server(settings)(site, ended))
+    serving = asyncio.create_task(serve(site, ended))
     took = await asyncio.to_thread(seconds_of_answers, server.tls, listeners.agent.getsockname()[1])
     listeners.close()
     ended.set()
@@ -136,11 +124,9 @@ def seconds_of_answers(tls: ssl.SSLContext, port: int) -> list[float]:
     return took[5:]  # a kernel acknowledges the first ones at once
 
 
-def test_a_large_head_is_431(server: Server, kind: str) -> None:
-    # Granian cuts off a client that is still sending a larger one; hypercorn takes what comes at once.
-    size = {"hypercorn": 100_000, "granian": 24_000}[kind]
+def test_a_large_head_is_431(server: Server) -> None:
     with connect(server.tls, server.agent_port) as connection:
-        connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * size))
+        connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * 100_000))
         assert read_answer(connection).status == 431
 
 
@@ -200,8 +186,8 @@ def test_connections_that_are_reset_before_their_first_byte_leave_no_memory_behi
     assert reset(800) - before < 8 * 2**20
 
 
-def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server, kind: str) -> None:
-    agent_id = ending.enroll(ending.management(), f"draining {kind}")
+def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server) -> None:
+    agent_id = ending.enroll(ending.management(), "draining")
     token, body = ending.token(agent_id), stateless(agent_id, {"n": 1})
     answers: list[Answer] = []
     with connect(ending.tls, ending.agent_port) as upload, connect(ending.tls, ending.agent_port) as poll:
@@ -221,8 +207,8 @@ def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(end
     assert has_ended(ending, within_seconds=DRAIN_SECONDS)
 
 
-def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server, kind: str) -> None:
-    agent_id = ending.enroll(ending.management(), f"waiting {kind}")
+def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server) -> None:
+    agent_id = ending.enroll(ending.management(), "waiting")
     with connect(ending.tls, ending.agent_port) as idle, connect(ending.tls, ending.agent_port) as half:
         idle.sendall(request("GET", "/", None).replace(b"Connection: close\r\n", b""))
         assert read_answer(idle).status == 200
@@ -237,10 +223,8 @@ def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: 
     assert "ERROR" not in told, told
 
 
-def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(
-    folder: Path, kind: str, database_url: str
-) -> None:
-    server = start_server(folder, database_url, server=kind, workers=2)
+def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: Path, database_url: str) -> None:
+    server = start_server(folder, database_url, workers=2)
     try:
         supervisor = psutil.Process(server.process.pid)
         wait_until(lambda: len(served_by(server, supervisor)) == 2)  # the first one serves when the node is announced
@@ -266,41 +250,10 @@ def served_by(server: Server, supervisor: psutil.Process) -> set[int]:
     return workers
 
 
-def test_a_server_that_is_not_installed_is_told_in_one_line(folder: Path) -> None:
-    program = "import sys; sys.modules['granian'] = None; from comms_api.cli.main import main; main()"
-    given = environment(folder, None, server="granian")
-    done = subprocess.run(
-        [sys.executable, "-c", program, "serve"], env=given, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "server: granian is not installed: pip install granian" in done.stderr
-
-
-def test_client_certificates_want_hypercorn(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
-    given = {"CLIENT_CERTIFICATES": "optional", "CLIENT_CA": str(tmp_path / "ca.pem"), "SERVER": "granian"}
-    with pytest.raises(ConfigurationError, match="client_certificates: only the server hypercorn"):
-        load_settings({f"COMMS_API_{name}": value for name, value in given.items()})
-
-
 def test_hypercorn_still_has_the_name_that_we_go_by() -> None:
     assert list(inspect.signature(tcp_server.TCPServer).parameters)[2::2] == ["config", "state", "writer"]
     assert run.worker_serve.__globals__ is vars(run)
     assert "TCPServer" in names_in(run.worker_serve)
-
-
-def test_granian_still_has_the_names_that_we_go_by() -> None:
-    server = Granian(None, log_dictconfig=LOG_LEVELS)
-    assert server._shd is server._ssp is None  # noqa: SLF001 - what is guarded
-    assert {"_shd", "_ssp"} <= set(names_in(Granian._spawn_worker))  # noqa: SLF001 - the same
-    assert "_init_shared_socket" in names_in(Granian.startup)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        copy = os.dup(listener.fileno())
-        holder = SocketHolder(copy, uds=False, backlog=1)
-        assert (holder.get_fd(), holder.is_uds()) == (copy, False)
-        del holder
-        os.close(copy)  # it was not the holder's to close
 
 
 def names_in(function: Any) -> set[str]:

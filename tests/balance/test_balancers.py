@@ -16,10 +16,10 @@ from support.balancers import CONFIGURATIONS, TRUSTED_ADDRESS, Balancer, configu
 from support.batches import command, state, stateful, stateless
 from support.names import running_name_server
 from support.raw import connect, read_answer, request
-from support.server import KEY, SERVER, Server, new_id, running_server, start_server
+from support.server import KEY, Server, new_id, running_server, start_server
 from support.waiting import wait_until
 
-from comms_api.app.sites import KEEP_ALIVE_SECONDS
+from comms_api.app.hypercorn_server import KEEP_ALIVE_SECONDS
 from comms_api.settings import Settings
 
 HELD_SECONDS = 11.0
@@ -264,7 +264,6 @@ def serves(balancer: Balancer, node: Server) -> bool:
         return False
 
 
-@pytest.mark.skipif(SERVER != "hypercorn", reason="only hypercorn tells whom a certificate names")
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "pass-through" in name])
 def test_client_certificates_pass_through(name: str, folder: Path, new_database: Callable[[], str]) -> None:
     authority = trustme.CA()

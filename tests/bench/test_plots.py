@@ -1,11 +1,11 @@
-"""The plots show what was measured last, of the server that is the default."""
+"""The plots show the latest measurements."""
 
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench.plots import SERVER, draw
+from bench.plots import draw
 from bench.report import RAW, write_raw
 
 
@@ -19,6 +19,6 @@ def test_a_figure_is_drawn_and_a_plot_without_data_stays(tmp_path: Path) -> None
 
 def test_what_is_drawn_is_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_raw(f"{SERVER}/rest", {"values": {"rest_mb": 57.25}})
-    draw(RAW / SERVER, tmp_path)
+    write_raw("rest", {"values": {"rest_mb": 57.25}})
+    draw(RAW, tmp_path)
     assert "57.2 (≤ 60)" in (tmp_path / "figures.svg").read_text()

@@ -14,7 +14,7 @@ from support.raw import connect
 
 from comms_api.app.server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
-from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.endpoint import Endpoint, Limits
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 PART_BYTES = 65_536
@@ -25,7 +25,9 @@ MORE_THAN_KERNELS_HOLD = 400
 
 @asynccontextmanager
 async def served(app: App, idle_seconds: float = 10, stall_seconds: float = 10) -> AsyncIterator[tuple[Endpoint, int]]:
-    endpoint = Endpoint(app, idle_seconds, asks_names=False, stall_seconds=stall_seconds)
+    endpoint = Endpoint(
+        app, Limits(idle_seconds, 10, 2**20, discard_seconds=0.2, stall_seconds=stall_seconds), asks_names=False
+    )
     server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
     try:
         async with asyncio.timeout(20):
@@ -385,7 +387,7 @@ def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
         server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
         authority.issue_cert("127.0.0.1").configure_cert(server_side)
         authority.configure_trust(client_side)
-        endpoint = Endpoint(large, 0.3, asks_names=False)
+        endpoint = Endpoint(large, Limits(0.3, 10, 2**20), asks_names=False)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Connection(endpoint), "127.0.0.1", 0, ssl=server_side)
         port = server.sockets[0].getsockname()[1]

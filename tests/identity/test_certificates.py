@@ -7,9 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from support.server import KEY, SERVER, Server, new_id, running_server
-
-pytestmark = pytest.mark.skipif(SERVER != "hypercorn", reason="only hypercorn tells whom a certificate names")
+from support.server import KEY, Server, new_id, running_server
 
 
 class Fleet:

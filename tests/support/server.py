@@ -18,7 +18,6 @@ import httpx
 
 from comms_api.database.uuid7 import uuid7_at
 
-SERVER = os.environ.get("COMMS_API_TEST_SERVER", "hypercorn")
 PASSWORD = "correct horse battery"
 KEY = "0123456789abcdefghijklmnopqrstuv"
 
@@ -129,7 +128,6 @@ def environment(folder: Path, database_url: str | None, **settings: Any) -> dict
     """Return the environment of a node in `folder`, on free ports."""
     (folder / "password").write_text(PASSWORD)
     given = {
-        "server": SERVER,
         "node_name": f"node-{uuid.uuid4().hex[:8]}",
         "data_dir": folder / "data",
         "certs_dir": folder / "certs",
