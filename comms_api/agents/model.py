@@ -53,7 +53,7 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     version: Pattern | None = None
     labels: Labels = {}
     in_sync: bool | None = None
-    """Whether it says that it runs the files of its groups as they are now."""
+    """Whether it says that it runs the files of its groups as they are now; without files there is nothing to run."""
     node: str | None = None
     """The node that saw it last."""
 

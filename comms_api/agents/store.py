@@ -1,5 +1,6 @@
 """The agents' statements; each takes a connection, runs once, and returns plain values."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -147,8 +148,7 @@ def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
     if wanted.node is not None:
         found.append(agents.c.node == wanted.node)
     if wanted.in_sync is not None:
-        is_in_sync = func.coalesce(agents.c.configuration == wanted_configuration(), text("false"))
-        found.append(is_in_sync if wanted.in_sync else not_(is_in_sync))
+        found.append(is_in_sync() if wanted.in_sync else not_(is_in_sync()))
     return found + [agents.c.labels[key].as_string() == value for key, value in wanted.labels.items()]
 
 
@@ -165,6 +165,14 @@ def wanted_configuration() -> ScalarSelect[str]:
         .where(group_members.c.agent_id == agents.c.id, group_files.c.is_current)
         .scalar_subquery()
     )
+
+
+NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
+
+
+def is_in_sync() -> ColumnElement[bool]:
+    """Return whether an agent runs the group files that it should; one that never reported runs none."""
+    return func.coalesce(agents.c.configuration, literal(NO_FILES_SHA256)) == wanted_configuration()
 
 
 def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:

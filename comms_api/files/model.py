@@ -1,5 +1,6 @@
 """Group files as operators and agents see them."""
 
+import hashlib
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -36,6 +37,15 @@ class Content(msgspec.Struct, frozen=True):
 
     sha256: str
     content: bytes
+
+
+def content_of(content: bytes) -> Content:
+    """Return content with its hash."""
+    return Content(hashlib.sha256(content).hexdigest(), content)
+
+
+EMPTY = content_of(b"{}")
+"""The answer for `GROUP.yml` of a group without that file: real agents read a map and stop at a 404."""
 
 
 class Configuration(msgspec.Struct, frozen=True):

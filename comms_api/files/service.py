@@ -1,7 +1,6 @@
 """Keep group files, hand agents their own, and tell agents of changes by orders."""
 
 import asyncio
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
@@ -21,7 +20,16 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid, NotFound, TooLarge
 from comms_api.files import store
 from comms_api.files.configuration import is_yaml, merge, read_yaml, write_yaml
-from comms_api.files.model import FILE_BYTES_MAXIMUM, MERGED, Configuration, Content, FileName, GroupFile
+from comms_api.files.model import (
+    EMPTY,
+    FILE_BYTES_MAXIMUM,
+    MERGED,
+    Configuration,
+    Content,
+    FileName,
+    GroupFile,
+    content_of,
+)
 from comms_api.groups.store import lock_group
 from comms_api.protocol import Action
 from comms_api.settings import Settings
@@ -51,10 +59,9 @@ class Files:
         Raises `NotFound` for the group, `Invalid` for a name or YAML that is wrong, `TooLarge`.
         """
         await self._check(name, content)
-        hashed = Content(hashlib.sha256(content).hexdigest(), content)
         async with self._engine.begin() as connection:
             await _lock(connection, group)
-            stored = await store.insert_version(connection, group, name, hashed, user)
+            stored = await store.insert_version(connection, group, name, content_of(content), user)
             if stored is None:
                 return (await store.list_versions(connection, group, name))[0]
             await note_files_changed(connection, group)
@@ -104,17 +111,22 @@ class Files:
             files = await store.list_own_hashes(connection, agent_id)
         if hashes is None:
             raise NotFound(f"There is no agent {agent_id}.")
-        wanted, reported = hashes
-        return Configuration(agent_id, files, wanted, reported, wanted == reported)
+        return Configuration(agent_id, files, *hashes)
 
     # -- for agents
 
     async def get_own(self, agent_id: UUID, name: str) -> Content:
-        """Return a file of the agent's own groups, or all of their YAML merged; raises `NotFound`."""
+        """Return a file of the agent's own groups, or all of their YAML merged; raises `NotFound`.
+
+        `GROUP.yml` of an own group that has no such file is an empty map.
+        """
         if name == MERGED:
             return await self.merged(agent_id)
         async with self._engine.connect() as connection:
             content = await store.find_own_content(connection, agent_id, name)
+            group, suffix = name[:-4], name[-4:]
+            if content is None and suffix == ".yml" and await store.is_member(connection, agent_id, group):
+                content = EMPTY
         if content is None:
             raise NotFound("None of the agent's groups has such a file.", code=2705)
         return content
@@ -126,7 +138,7 @@ class Files:
         content = await asyncio.to_thread(
             lambda: write_yaml(merge(read_yaml(file.name, text) for file, text in files if is_yaml(file.name)))
         )
-        return Content(hashlib.sha256(content).hexdigest(), content)
+        return content_of(content)
 
     async def report(self, agent_id: UUID, sha256: str) -> None:
         """Note the hash of the files that an agent runs."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.agents.store import wanted_configuration
+from comms_api.agents.store import is_in_sync, wanted_configuration
 from comms_api.database.schema import agents, group_files, group_members, groups
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile
 from comms_api.protocol import WantedFile
@@ -101,6 +101,14 @@ async def find_own_content(connection: AsyncConnection, agent_id: UUID, name: st
     return _content((await connection.execute(statement)).first())
 
 
+async def is_member(connection: AsyncConnection, agent_id: UUID, group: str) -> bool:
+    """Return whether an agent is a member of a group."""
+    statement = select(group_members.c.agent_id).where(
+        group_members.c.agent_id == agent_id, group_members.c.group_name == group
+    )
+    return await connection.scalar(statement) is not None
+
+
 def _own_files(agent_id: UUID) -> Select[Any]:
     """Return the statement of an agent's own files, the group that has the last word last."""
     return (
@@ -122,11 +130,14 @@ async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[W
     return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id))]
 
 
-async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None] | None:
-    """Return the hash of what an agent should run and of what it says it runs; None when there is no such agent."""
-    statement = select(wanted_configuration().label("wanted"), agents.c.configuration).where(agents.c.id == agent_id)
+async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
+    """Return the hash of the files an agent should run, the hash it reported, and whether it is in sync.
+
+    None when there is no such agent.
+    """
+    statement = select(wanted_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
     row = (await connection.execute(statement)).first()
-    return (row.wanted, row.configuration) if row else None
+    return (row[0], row[1], row[2]) if row else None
 
 
 def _content(row: Any) -> Content | None:

@@ -46,6 +46,19 @@ def test_an_agent_gets_the_files_of_its_own_groups_alone(server: Server, managem
     assert (client.get("/files").status_code, client.get("/files").json()["code"]) == (400, 2704)
 
 
+def test_the_file_of_an_own_group_without_one_is_an_empty_map(server: Server, management: httpx.Client) -> None:
+    for group in ("bare", "foreign"):
+        management.post("/groups", json={"name": group})
+    client = server.log_in(server.enroll(management, "bare", ("bare",)))
+    answer = client.get("/api/v1/files?file_name=bare.yml")
+    assert (answer.status_code, answer.content) == (200, b"{}")
+    assert client.get("/files?file_name=bare.yml", headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    for name in ("foreign.yml", "bare", "bare.yaml", "bare.yml.yml", "nobody.yml"):
+        assert client.get("/files", params={"file_name": name}).status_code == 404, name
+    put(management, "bare", "bare.yml", "a: 1")
+    assert client.get("/files?file_name=bare.yml").text == "a: 1"
+
+
 def test_a_file_is_fetched_again_only_when_it_has_changed_and_in_parts(
     server: Server, management: httpx.Client
 ) -> None:
@@ -167,6 +180,26 @@ def test_who_does_not_run_what_it_should_is_a_query(server: Server, management: 
     put(management, "drift", "b.txt", "c")
     assert drifting(in_sync=False) == ["drifting"]
     assert client.put("/configuration", json={"sha256": "no"}).status_code == 400
+
+
+def test_an_agent_without_group_files_is_in_sync(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "no"})
+    agent_id = server.enroll(management, "fileless", ("no",))
+
+    def is_in_sync() -> bool:
+        listed = [
+            [agent["id"] for agent in management.get(f"/agents?group=no&in_sync={value}").json()["items"]]
+            for value in ("true", "false")
+        ]
+        shown: bool = management.get(f"/agents/{agent_id}/configuration").json()["in_sync"]
+        assert listed == ([[str(agent_id)], []] if shown else [[], [str(agent_id)]])
+        return shown
+
+    assert is_in_sync()
+    put(management, "no", "no.yml", "a: 1")
+    assert not is_in_sync()
+    management.delete("/groups/no/files/no.yml")
+    assert is_in_sync()
 
 
 def test_the_group_of_highest_precedence_has_the_last_word(server: Server, management: httpx.Client) -> None:
