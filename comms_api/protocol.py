@@ -30,6 +30,9 @@ DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
 CANCEL_ACTION = "cancel"
 """Tells an agent that it need not go on: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
 
+SET_GROUP_ACTION = "set-group"
+"""Tells an agent its groups: args `{"groups":[…]}`, of which it must be a member, or it loses its configuration."""
+
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.commands.model import CommandTarget
 from comms_api.database.schema import actions
 from comms_api.errors import Invalid
-from comms_api.protocol import CANCEL_ACTION, Action
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action
 
 Recipients = Literal["agents", "services", "any"]
 
@@ -66,9 +66,7 @@ _ANYTHING = msgspec.Raw(b'{"type":["object","array"]}')
 BUILT_IN: Mapping[str, ActionSchema] = {
     "restart": ActionSchema(_ANYTHING, drops_args=True),
     "fetch-config": ActionSchema(_ANYTHING, drops_args=True),
-    "set-group": ActionSchema(
-        _schema({"groups": {"type": "array", "items": _GROUP, "minItems": 1}}, ("groups",)),
-    ),
+    SET_GROUP_ACTION: ActionSchema(_schema({"groups": {"type": "array", "items": _GROUP}}, ("groups",))),
     "update": ActionSchema(
         _schema({"index": _INDEX, "offset": {"type": ["string", "integer"]}}, ("index", "offset")),
         "services",
@@ -144,6 +142,15 @@ def check_schema(schema: msgspec.Raw) -> None:
         _validator(bytes(schema))
     except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, RecursionError) as error:
         raise Invalid(f"schema: {str(error).splitlines()[0]}") from None
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    groups: list[str]
+
+
+def named_groups(action: Action) -> list[str]:
+    """Return the groups that a checked `set-group` names; none for any other action."""
+    return msgspec.json.decode(action.args, type=_Groups).groups if action.name == SET_GROUP_ACTION else []
 
 
 # -- the registry

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import actions, queries
-from comms_api.commands.actions import BUILT_IN, ActionSchema
+from comms_api.commands.actions import BUILT_IN, ActionSchema, named_groups
 from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.expansion import (
     Expansion,
@@ -31,18 +31,25 @@ from comms_api.commands.model import (
     Retry,
     Submitted,
 )
-from comms_api.commands.targets import find_unknown, may_name_unknown, named_recipients, recipients_again
+from comms_api.commands.targets import (
+    find_outsiders,
+    find_unknown,
+    may_name_unknown,
+    named_recipients,
+    recipients_again,
+)
 from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid
-from comms_api.protocol import CANCEL_ACTION, TargetType
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, TargetType
 from comms_api.settings import Settings
 
 HEAD_START_SECONDS = 0.001
 """How long the answer to a submission lets polls that are held here be answered: making it would delay them."""
 
 NAMES_SHOWN = 20
+OUTSIDERS_SHOWN = 5
 _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
@@ -72,7 +79,8 @@ class Submissions:
         """Make one order per recipient for every command, or nothing at all; durable when this returns.
 
         With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
-        for unknown names, for a target that nobody matches and for args that their action does not allow.
+        for unknown names, for a target that nobody matches, for args that their action does not allow, and for a
+        `set-group` with groups that are unknown or that a recipient is not a member of.
         """
         recipients = _named_recipients(submitted)
         is_given = False
@@ -109,6 +117,7 @@ class Submissions:
             if key is not None and not await claim_key(connection, key):
                 return await find_answer(connection, key)
             expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
+            await _refuse_foreign_groups(connection, expansions)
             answer = [await expand_command(connection, wanted, ORDER_IDS_SHOWN) for wanted in expansions]
             await _refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
@@ -119,6 +128,7 @@ class Submissions:
         """Return who would get each command, and submit nothing; raises as `submit` does."""
         async with self._engine.connect() as connection:
             expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
+            await _refuse_foreign_groups(connection, expansions)
             rehearsed = [
                 Rehearsed(*await rehearse_command(connection, wanted, RECIPIENTS_SHOWN)) for wanted in expansions
             ]
@@ -165,6 +175,7 @@ class Submissions:
             )
             chosen = recipients_again(request_id, wanted.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
+            await _refuse_foreign_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
                 raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")
@@ -195,11 +206,12 @@ def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
 
 
 def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
-    """Return whether nothing is to be read before, and the statement does nothing if a fault is in whom it is for."""
+    """Return whether nothing must be read first, and the statement does nothing if its target is at fault."""
     if len(submitted) != 1:
         return False
     [command] = submitted
-    return command.action.name in BUILT_IN and command.target.filter is None and not may_name_unknown(command.target, 1)
+    is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
+    return is_self_contained and command.target.filter is None and not may_name_unknown(command.target, 1)
 
 
 async def _load_schemas(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
@@ -222,6 +234,27 @@ async def _refuse_strangers(
     ]
     if faults:
         raise Invalid("; ".join(faults) + "; nothing was submitted")
+
+
+async def _refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
+    """Raise `Invalid` for a `set-group` with groups that are unknown, or that a recipient is not a member of."""
+    faults = [
+        f"commands[{index}].action.args.groups: {fault}"
+        for index, expansion in enumerate(expansions)
+        if (names := named_groups(expansion.command.action))
+        and (fault := await _find_foreign_groups(connection, expansion, names))
+    ]
+    if faults:
+        raise Invalid("; ".join(faults) + "; nothing was submitted")
+
+
+async def _find_foreign_groups(connection: AsyncConnection, expansion: Expansion, names: Sequence[str]) -> str:
+    if unknown := await find_unknown(connection, CommandTarget("group", list(names))):
+        return f"there is no group {_listed(unknown)}"
+    target, chosen = expansion.command.target, expansion.recipients
+    outsiders = await find_outsiders(connection, target, chosen, names, OUTSIDERS_SHOWN + 1)
+    shown = [f"the agent {agent_id} is not a member of {_listed(missing)}" for agent_id, missing in outsiders]
+    return ", ".join(shown[:OUTSIDERS_SHOWN]) + (", and more agents" if len(shown) > OUTSIDERS_SHOWN else "")
 
 
 def _named(target: CommandTarget) -> str:

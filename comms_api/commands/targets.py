@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, select
+from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import conditions
@@ -120,6 +120,24 @@ async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> li
         services = select(users.c.name).where(users.c.name.in_(target.ids), users.c.role == "service")
         return sorted(set(target.ids) - SERVICES - set(await connection.scalars(services)))
     return []
+
+
+async def find_outsiders(
+    connection: AsyncConnection, target: CommandTarget, chosen: Select[Any], names: Sequence[str], limit: int
+) -> list[tuple[UUID, list[str]]]:
+    """Return the first recipients that are not members of all the named groups, each with the groups it is not in."""
+    recipient = chosen.subquery("recipient")
+    own = group_members.c.agent_id == recipient.c.agent_id
+    named = func.unnest(literal(list(names), ARRAY(Text))).column_valued("name")
+    joined = select(func.count()).where(own, group_members.c.group_name.in_(select(named))).scalar_subquery()
+    missing = select(named).except_(select(group_members.c.group_name).where(own)).order_by(text("1"))
+    statement = (
+        select(recipient.c.agent_id, func.array(missing.scalar_subquery()))
+        .where(joined < len(set(names)))
+        .order_by(recipient.c.agent_id)
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in await connection.execute(statement, target_parameters(target))]
 
 
 def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:

@@ -18,6 +18,7 @@ from support.server import KEY, Server, new_id, running_server
 from comms_api.app.apis import MANAGEMENT_HANDLERS
 
 Fleet = dict[str, httpx.Client]
+Query = Callable[..., list[Any]]
 
 
 def submit(management: httpx.Client, *wanted: dict[str, Any]) -> list[str]:
@@ -423,6 +424,53 @@ def test_a_client_that_goes_away_gives_up_its_wait(server: Server, management: h
             management.get(f"/commands/{request_id}/wait?timeout=60", timeout=0.05)
     management.post(f"/commands/{request_id}/cancel")
     assert management.get(f"/commands/{request_id}/wait?timeout=5").json()["is_done"]
+
+
+@pytest.mark.parametrize(
+    ("target", "groups", "fault"),
+    [
+        ({"type": "agent", "id": "a"}, ["green"], "the agent {a} is not a member of 'green'"),
+        ({"type": "agent", "id": "d"}, ["blue", "green"], "the agent {d} is not a member of 'blue', 'green'"),
+        ({"type": "agent", "id": ["a", "b"]}, ["blue", "green"], "the agent {a} is not a member of 'green'"),
+        ({"type": "agent", "id": "a"}, ["blue", "nowhere"], "there is no group 'nowhere'"),
+        ({"type": "group", "id": "green"}, ["green", "blue"], "the agent {c} is not a member of 'blue'"),
+        ({"type": "group", "id": "blue", "filter": {"name": "a"}}, ["green"], "the agent {a} is not a member"),
+        ({"type": "all"}, ["empty"], "is not a member of 'empty'"),
+    ],
+)
+def test_a_set_group_with_groups_of_others_is_refused_and_nothing_is_created(  # noqa: PLR0913
+    management: httpx.Client, fleet: Fleet, query: Query, target: dict[str, Any], groups: list[str], fault: str
+) -> None:
+    ids = {name: client.headers["X-Agent"] for name, client in fleet.items()}
+    if target["type"] == "agent":
+        names = target["id"] if isinstance(target["id"], list) else [target["id"]]
+        target = target | {"id": [ids[name] for name in names]}
+    good = command(ids["a"])
+    bad = good | {"target": target, "action": {"name": "set-group", "args": {"groups": groups}}}
+    before = query("SELECT count(*) FROM commands, orders")
+    for path in ("/commands", "/commands?dry_run=true", "/_plugins/_command_manager/commands"):
+        answer = management.post(path, json={"commands": [good, bad]})
+        assert (answer.status_code, fault.format(**ids) in answer.json()["detail"]) == (422, True), answer.text
+        assert "commands[1].action.args.groups: " in answer.json()["detail"]
+    assert query("SELECT count(*) FROM commands, orders") == before
+
+
+def test_a_set_group_with_own_groups_or_none_is_accepted_until_they_change(
+    server: Server, management: httpx.Client
+) -> None:
+    for group in ("team", "squad"):
+        management.post("/groups", json={"name": group})
+    agent_id = server.enroll(management, "regrouped", ("team", "squad"))
+    client = server.log_in(agent_id)
+    for groups in ([], ["team"], ["squad", "team", "team"]):
+        action = {"name": "set-group", "args": {"groups": groups}}
+        [request_id] = submit(management, command(agent_id) | {"action": action})
+        [order] = poll(client)
+        assert order["action"]["args"] == {"groups": groups}
+        report(client, [order], 1)
+    management.delete(f"/groups/team/agents/{agent_id}")
+    answer = management.post(f"/commands/{request_id}/retry")
+    assert (answer.status_code, "is not a member of 'team'" in answer.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("args", ['{"groups":[' + "9" * 5000 + "]}", '{"groups":' + "[" * 300 + "]" * 300 + "}"])

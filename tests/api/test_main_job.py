@@ -188,11 +188,13 @@ def test_a_submission_that_failed_leaves_its_key_free(server: Server, management
 
 
 def test_arguments_that_an_action_does_not_take_are_dropped(server: Server, management: httpx.Client) -> None:
-    agent_id = server.enroll(management, "dropped")
+    for group in ("dropped-a", "dropped-b"):
+        management.post("/groups", json={"name": group})
+    agent_id = server.enroll(management, "dropped", ("dropped-a", "dropped-b"))
     wanted = [
         command(agent_id) | {"action": {"name": "fetch-config", "args": {"stray": 1}}},
-        command(agent_id) | {"action": {"args": {"groups": ["a", "b"]}, "name": "set-group"}},
+        command(agent_id) | {"action": {"args": {"groups": ["dropped-a", "dropped-b"]}, "name": "set-group"}},
     ]
     assert management.post("/commands", json=wanted).status_code == 201
     orders = server.log_in(agent_id).get("/commands?wait=5").json()["commands"]
-    assert [order["action"]["args"] for order in orders] == [{}, {"groups": ["a", "b"]}]
+    assert [order["action"]["args"] for order in orders] == [{}, {"groups": ["dropped-a", "dropped-b"]}]

@@ -174,7 +174,7 @@ def test_commands_that_cannot_be_expanded_create_nothing(
             [good, good | {"action": {"name": "set-group", "args": {}}}],
             'commands[1].action.args: "groups" is a required',
         ),
-        ([good | {"action": {"name": "set-group", "args": {"groups": []}}}], "commands[0].action.args.groups"),
+        ([good | {"action": {"name": "set-group", "args": {"groups": ["nobody"]}}}], "there is no group 'nobody'"),
         ([good | {"action": {"name": "set-group", "args": {"groups": "a"}}}], "commands[0].action.args.groups"),
         ([good | {"action": {"name": "set-group", "args": {"groups": ["a", 5]}}}], "commands[0].action.args.groups[1]"),
         (
