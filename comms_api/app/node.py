@@ -85,7 +85,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     dispatcher = Dispatcher(engine, tokens, settings)
-    revocations = Revocations(engine, tokens, settings.token_lifetime_seconds, dispatcher.end_revoked)
+    revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, seat, clock, keyring, polls)
     channels = {
@@ -179,7 +179,7 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: 
         Duty(
             "revocations clean-up",
             HOUSEKEEPING_SECONDS,
-            on_connection(login_store.delete_revocations, settings.token_lifetime_seconds),
+            on_connection(login_store.delete_revocations, 2 * tokens.revocations_seconds),
         ),
     ]
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.database.locks import take_turns
 from comms_api.login import store
 from comms_api.settings import Settings
+from comms_api.tokens.issuer import AGENTS, LEEWAY_SECONDS
 from comms_api.tokens.keyring import KNOWN_AFTER_SECONDS, Keyring, SigningKey, new_signing_key
 from comms_api.tokens.secret import Secret
 
@@ -28,7 +29,7 @@ class SigningKeys:
         self._secret = secret
         self._algorithm = settings.token_algorithm
         self._age_seconds = settings.signing_key_days * DAY_SECONDS
-        self._overlap_seconds = KNOWN_AFTER_SECONDS + 2 * settings.token_lifetime_seconds
+        self._overlap_seconds = KNOWN_AFTER_SECONDS + 2 * settings.token_lifetime_seconds + LEEWAY_SECONDS[AGENTS]
 
     async def refresh(self, keyring: Keyring) -> None:
         """Rotate what is due and bring the keyring up to date; any node may do this at any time."""

@@ -147,13 +147,10 @@ def _agent_id(text: str) -> UUID | str:
 class Revocations:
     """Keeps this node's tokens in step with the revocations in the database, within about a second."""
 
-    def __init__(
-        self, engine: AsyncEngine, tokens: Tokens, lifetime_seconds: int, on_change: Callable[[], None]
-    ) -> None:
-        """Take whom to tell when a revocation has arrived, so that held polls end as well."""
+    def __init__(self, engine: AsyncEngine, tokens: Tokens, on_change: Callable[[], None]) -> None:
+        """Call `on_change` when a revocation has arrived, so that held polls end as well."""
         self._engine = engine
         self._tokens = tokens
-        self._lifetime_seconds = lifetime_seconds
         self._on_change = on_change
         self._known: dict[str, float] = {}
         self._wanted = asyncio.Event()
@@ -179,7 +176,7 @@ class Revocations:
     async def refresh(self) -> None:
         """Read the table and apply what is new."""
         async with self._engine.connect() as connection:
-            revoked_at = await store.list_revocations(connection, self._lifetime_seconds)
+            revoked_at = await store.list_revocations(connection, self._tokens.revocations_seconds)
         if revoked_at != self._known:
             self._known = revoked_at
             self._tokens.revoke(revoked_at)

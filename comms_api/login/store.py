@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import revocations, signing_keys
+from comms_api.database.schema import revocations, seconds_interval, signing_keys
 from comms_api.tokens.keyring import SigningKey
 from comms_api.tokens.secret import Secret
 
@@ -39,16 +39,16 @@ async def delete_signing_keys(connection: AsyncConnection, kids: Collection[str]
     await connection.execute(signing_keys.delete().where(signing_keys.c.kid.in_(kids)))
 
 
-async def list_revocations(connection: AsyncConnection, lifetime_seconds: int) -> dict[str, float]:
-    """Return when each subject was revoked, in seconds since 1970, as far back as a token can live."""
-    oldest = func.now() - text(f"interval '{lifetime_seconds} s'")
+async def list_revocations(connection: AsyncConnection, seconds: float) -> dict[str, float]:
+    """Return when each subject was revoked, in seconds since 1970, over the last `seconds`."""
     statement = select(revocations.c.subject, func.extract("epoch", revocations.c.revoked_at)).where(
-        revocations.c.revoked_at > oldest
+        revocations.c.revoked_at > func.now() - seconds_interval(seconds)
     )
     return {subject: float(at) for subject, at in await connection.execute(statement)}
 
 
-async def delete_revocations(connection: AsyncConnection, lifetime_seconds: int) -> None:
-    """Forget the revocations that no living token can be older than."""
-    oldest = func.now() - text(f"interval '{2 * lifetime_seconds} s'")
-    await connection.execute(revocations.delete().where(revocations.c.revoked_at < oldest))
+async def delete_revocations(connection: AsyncConnection, seconds: float) -> None:
+    """Delete the revocations that are older than `seconds`."""
+    await connection.execute(
+        revocations.delete().where(revocations.c.revoked_at < func.now() - seconds_interval(seconds))
+    )

@@ -1,7 +1,7 @@
 """Issue and verify tokens (JWT, RFC 7519), and remember the ones that no longer count."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jwt
@@ -16,6 +16,9 @@ AGENTS: Audience = "comms-api:agents"
 MANAGEMENT: Audience = "comms-api:management"
 
 ISSUER = "comms-api"
+LEEWAY_SECONDS: Mapping[Audience, float] = {AGENTS: 5.0, MANAGEMENT: 0.0}
+"""How long past `exp` a token is still accepted. Agents renew by their own clocks, shortly before `exp`."""
+
 FUTURE_SECONDS = 60
 """Two nodes' measures of one clock are never so far apart: such a token would outlive its end and its revocation."""
 
@@ -46,9 +49,11 @@ class Tokens:
     """
 
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
-        """Take the keys and the clock that all nodes share."""
+        """Issue and verify by `keyring` and by `now`, the clock that all nodes share."""
         self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
+        self.revocations_seconds = lifetime_seconds + max(LEEWAY_SECONDS.values()) + FUTURE_SECONDS
+        """How long a revocation must be remembered: no token that it ends is accepted for longer."""
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._newest: dict[str, str] = {}
@@ -88,7 +93,7 @@ class Tokens:
         claims = self._verified.get(token) or self._remember(token, self._decode(token, audience))
         if claims.audience != audience:
             raise Unauthenticated("The token is for another API.")
-        if claims.expires_at <= self.now():
+        if claims.expires_at + LEEWAY_SECONDS[audience] <= self.now():
             self._forget(token)
             raise Unauthenticated("The token has expired.", code=2707)
         if claims.issued_at <= self._revoked.get(claims.subject, 0.0):
@@ -127,11 +132,13 @@ class Tokens:
             raise Unauthenticated("The token is not valid.") from None
         if float(claims["iat"]) > self.now() + FUTURE_SECONDS:
             raise Unauthenticated("The token is from the future: the clock of the node that issued it is wrong.")
+        issued_at = float(claims["iat"])
         return Claims(
             subject=claims["sub"],
             audience=claims["aud"],
-            issued_at=float(claims["iat"]),
-            expires_at=float(claims["exp"]),
+            issued_at=issued_at,
+            # A node that issued longer-lived tokens must not have them outlive the revocations that this node reads.
+            expires_at=min(float(claims["exp"]), issued_at + self.lifetime_seconds),
             role=claims.get("role", ""),
             networks=tuple(claims.get("networks", ())),
         )

@@ -111,7 +111,7 @@ def test_an_expired_token_is_401_with_its_own_code(server: Server, database_url:
         token = other.token(agent_id)
         known, unknown = (node.client(node.agent_url, token) for node in (other, server))
         wait_until(lambda: known.get("/commands?wait=0").status_code != 200)
-        assert time.monotonic() - started > 4
+        assert time.monotonic() - started > 9  # its life and the leeway, less the part of a second that `exp` drops
         for client in (known, known, unknown):  # a node forgets an expired token, or has never seen it
             answer = client.get("/commands?wait=0")
             assert (answer.status_code, answer.json()["code"]) == (401, 2707)
@@ -146,7 +146,7 @@ def test_taken_ids_and_names_are_409_and_bad_ids_and_keys_422(server: Server, ma
     cases: list[tuple[dict[str, Any], int]] = [
         ({"id": str(taken), "name": "other"}, 409),
         ({"id": str(new_id()), "name": "taken"}, 409),
-        ({"id": "0190b8a0-0000-4000-8000-000000000000", "name": "v4"}, 422),
+        ({"id": "0190b8a0-0000-5000-8000-000000000000", "name": "v5"}, 422),
         ({"name": "short", "key": "k" * 31}, 422),
         ({"name": "x", "groups": ["no such group"]}, 400),
         ({"name": "x", "groups": ["nosuchgroup"]}, 404),

@@ -1,13 +1,17 @@
 """Signing keys are replaced on a schedule, sign only when every node knows them, and stay until nothing needs them."""
 
+import time
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.errors import ConfigurationError, Unauthenticated
 from comms_api.login.keys import SigningKeys
+from comms_api.login.service import Revocations
+from comms_api.login.store import delete_revocations
 from comms_api.settings import Settings
-from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Tokens
+from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Audience, Tokens
 from comms_api.tokens.keyring import Keyring
 from comms_api.tokens.secret import Secret, entropy_bits
 
@@ -42,7 +46,7 @@ async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: AsyncEngin
     await pass_by(61)
     assert ring.kid != first
     assert Tokens(ring, 900, lambda: now).verify(token, AGENTS).subject == "somebody"
-    await pass_by(60 + 2 * 900)
+    await pass_by(65 + 2 * 900)
     assert first not in ring.verifiers
     assert (await load(engine, keys)).kid == ring.kid
 
@@ -61,6 +65,52 @@ async def test_another_secret_opens_no_key_and_says_so(engine: AsyncEngine) -> N
     await load(engine, SigningKeys(engine, SECRET, Settings()))
     with pytest.raises(ConfigurationError, match="not the secret"):
         await load(engine, SigningKeys(engine, Secret(b"t" * 32), Settings()))
+
+
+async def test_an_agents_token_is_good_five_seconds_past_its_end_and_a_users_is_not(engine: AsyncEngine) -> None:
+    ring, issued_at = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
+    clock = [issued_at]
+    tokens, other_node = (Tokens(ring, 900, lambda: clock[0]) for _ in range(2))
+    of_agent, of_user = tokens.issue("agent", AGENTS), tokens.issue("user", MANAGEMENT, role="reader")
+    for seconds, is_good_for_agent, is_good_for_user in (
+        (899.9, True, True),
+        (900.0, True, False),
+        (904.9, True, False),
+        (905.0, False, False),
+    ):
+        clock[0] = issued_at + seconds
+        for node in (tokens, other_node):
+            assert is_good(node, of_agent, AGENTS) is is_good_for_agent, seconds
+            assert is_good(node, of_user, MANAGEMENT) is is_good_for_user, seconds
+
+
+def is_good(tokens: Tokens, token: str, audience: Audience) -> bool:
+    try:
+        return bool(tokens.verify(token, audience))
+    except Unauthenticated:
+        return False
+
+
+async def test_a_revoked_token_never_revives_within_the_leeway(engine: AsyncEngine) -> None:
+    now = time.time()
+    tokens = Tokens(await load(engine, SigningKeys(engine, SECRET, Settings())), 900, lambda: now)
+    token = tokens.issue("agent", AGENTS, issued_at=now - 904)
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO revocations VALUES ('agent', now() - interval '903 s')"))
+    assert is_good(tokens, token, AGENTS)
+    async with engine.begin() as connection:
+        await delete_revocations(connection, 2 * tokens.revocations_seconds)
+    await Revocations(engine, tokens, lambda: None).refresh()
+    assert not is_good(tokens, token, AGENTS)
+
+
+async def test_a_token_of_a_node_with_a_longer_lifetime_does_not_outlive_the_revocations(engine: AsyncEngine) -> None:
+    ring, now = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
+    token = Tokens(ring, 86_400, lambda: now).issue("agent", AGENTS)
+    tokens = Tokens(ring, 60, lambda: now)
+    assert is_good(tokens, token, AGENTS)
+    now += 65
+    assert not is_good(tokens, token, AGENTS)
 
 
 def test_weak_keys_are_hashed_slowly_and_strong_ones_fast() -> None:
@@ -92,7 +142,7 @@ async def test_of_an_agents_tokens_the_newest_is_kept_and_each_is_good(engine: A
     for token in users:
         assert tokens.verify(token, MANAGEMENT).subject == "user"
     assert list(tokens._verified) == [issued[1], *users]  # noqa: SLF001
-    now += 901
+    now += 906
     for token, audience in ((issued[1], AGENTS), (users[0], MANAGEMENT)):
         with pytest.raises(Unauthenticated, match="expired"):
             tokens.verify(token, audience)
