@@ -11,18 +11,24 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.databases import migrate, querying, run_sql
+from support.leftovers import Guard
 from support.server import Server, running_server
+from support.waiting import wait_until
 
 from comms_api.database.address import driver_url
 from comms_api.database.connect import open_engine
 from comms_api.database.embedded import embedded_postgres
-from comms_api.database.migrate import upgrade_schema
-from comms_api.database.partitions import create_partitions
 from comms_api.settings import Settings
 
 TEMPLATE = "comms_api_template"
+
+# Both measure time, which on a busy machine says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -38,11 +44,24 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+    """Ends what this session starts, however the session ends; what lives after the last test is a fault."""
+    guard = Guard()
+    guard.watch(tmp_path_factory.getbasetemp())
+    yield guard
+    try:
+        wait_until(lambda: not guard.leftovers(), says=lambda: f"processes outlived the tests: {guard.leftovers()}")
+    finally:
+        guard.close()
+
+
 @pytest.fixture(scope="session")
-def scratch() -> Iterator[Path]:
+def scratch(guard: Guard) -> Iterator[Path]:
     """A folder that other users may enter, as `tmp_path` of root may not be."""
     folder = Path(tempfile.mkdtemp(prefix="comms api test "))
     folder.chmod(0o755)
+    guard.watch(folder, scratch=True)
     yield folder
     shutil.rmtree(folder)
 
@@ -57,40 +76,15 @@ def postgres(scratch: Path) -> Iterator[URL]:
         yield make_url(cluster.url)
 
 
-def _run_sql(server: URL, *statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(plain_url(server))
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
-
-
-def plain_url(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-async def migrate(url: URL | str) -> None:
-    """Make the schema and the partitions of an empty database."""
-    engine = open_engine(url, Settings())
-    async with engine.begin() as connection:
-        await upgrade_schema(connection)
-    await create_partitions(engine)
-    await engine.dispose()
-
-
 @pytest.fixture(scope="session")
 def template(postgres: URL) -> Iterator[str]:
     """The name of a migrated database that others are copied from."""
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
-    _run_sql(postgres, f"CREATE DATABASE {name}")
+    run_sql(postgres, f"CREATE DATABASE {name}")
 
     asyncio.run(migrate(postgres.set(database=name)))
     yield name
-    _run_sql(postgres, f"DROP DATABASE {name}")
+    run_sql(postgres, f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +94,12 @@ def new_database(postgres: URL, template: str) -> Iterator[Callable[[], str]]:
 
     def create() -> str:
         made.append(f"comms_api_test_{uuid.uuid4().hex[:12]}")
-        _run_sql(postgres, f"CREATE DATABASE {made[-1]} TEMPLATE {template} STRATEGY file_copy")
+        run_sql(postgres, f"CREATE DATABASE {made[-1]} TEMPLATE {template} STRATEGY file_copy")
         return postgres.set(database=made[-1]).render_as_string(hide_password=False)
 
     yield create
     for name in made:
-        _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +119,6 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 def query(database_url: str) -> Callable[..., list[asyncpg.Record]]:
     """Runs one statement on the module's database."""
     return querying(database_url)
-
-
-def querying(url: str) -> Callable[..., list[asyncpg.Record]]:
-    def run(statement: str, *arguments: object) -> list[asyncpg.Record]:
-        async def fetch() -> list[asyncpg.Record]:
-            connection = await asyncpg.connect(plain_url(make_url(url)))
-            try:
-                return await connection.fetch(statement, *arguments)
-            finally:
-                await connection.close()
-
-        return asyncio.run(fetch())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
-from conftest import plain_url, querying
 from sqlalchemy import make_url
 from support.batches import stateless
+from support.databases import plain_url, querying
 from support.raw import connect, read_answer, request
 from support.server import Server, environment, running_server, start_server
 

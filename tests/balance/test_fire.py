@@ -21,10 +21,10 @@ from uuid import UUID
 
 import httpx
 import pytest
-from conftest import querying
 from support.balancers import Balancer, running_balancer
 from support.batches import command
 from support.crowd import BATCH_SECONDS, Agent, Kill, Ledger
+from support.databases import querying
 from support.ports import fixed_binds
 from support.server import Server, start_server
 

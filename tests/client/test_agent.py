@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conftest import querying
 from support.batches import command
+from support.databases import querying
 from support.server import Server, running_server
 from support.waiting import wait_until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import querying
 from support.batches import command, stateless
+from support.databases import querying
 from support.polls import held_polls
 from support.ports import fixed_binds
 from support.raw import connect, read_answer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from conftest import querying
+from support.databases import querying
 from support.ports import fixed_binds
 from support.server import environment, running_server, start_server
 from support.waiting import wait_until

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
@@ -47,23 +48,23 @@ with embedded_postgres(pathlib.Path(sys.argv[1]), durable=False, shared_dir=path
 
 
 @contextmanager
-def reachable_folder() -> Iterator[Path]:
-    """Make a folder that the server's user can reach, unlike root's tmp_path, and short for a socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+def reachable_folder(scratch: Path) -> Iterator[Path]:
+    """Make a folder that the server's user can reach, unlike root's tmp_path, and short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with reachable_folder() as path:
+def folder(scratch: Path) -> Iterator[Path]:
+    with reachable_folder(scratch) as path:
         yield path
 
 
 @pytest.fixture(scope="module")
-def data_dir() -> Iterator[Path]:
+def data_dir(scratch: Path) -> Iterator[Path]:
     """One cluster for every test that leaves it whole: making one takes a second."""
-    with reachable_folder() as path:
+    with reachable_folder(scratch) as path:
         yield path / "data"
 
 
@@ -238,7 +239,7 @@ def test_the_url_does_not_depend_on_the_environment(
 ) -> None:
     monkeypatch.setenv("PGPORT", "7777")
     with postgres(data_dir) as cluster:
-        host = str(data_dir / "postgres/socket").replace("/", "%2F")
+        host = quote_plus(str(data_dir / "postgres/socket"))
         assert cluster.url == f"postgresql+asyncpg://comms_api@/comms_api?host={host}&port=5432"
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import querying
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from support.databases import querying
 from support.server import environment
 
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition

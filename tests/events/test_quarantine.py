@@ -4,8 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conftest import querying
 from support.batches import stateless
+from support.databases import querying
 from support.server import running_server
 
 from comms_api.events.quarantine import TRIMMED_ROWS_MINIMUM

@@ -12,8 +12,8 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
-from conftest import migrate
 from sqlalchemy import make_url, text
+from support.databases import migrate
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import COMMAND, relay
 from support.server import environment, new_id

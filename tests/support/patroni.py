@@ -16,6 +16,7 @@ from typing import Any
 import trustme
 
 from comms_api.database.embedded_home import eventually, is_root
+from support.leftovers import VARIABLE
 from support.ports import free_ports
 from support.replication import kill_postgres
 
@@ -72,11 +73,12 @@ class Host:
     def _run(self, program: str, env: Mapping[str, str], *arguments: Path) -> None:
         path = shutil.which(program)
         assert path is not None, f"apt-get install {' '.join(PROGRAMS)}-server postgresql"
+        fixed = {"PATH": os.defpath, "HOME": str(self.folder), "LC_ALL": "C.UTF-8", VARIABLE: os.environ[VARIABLE]}
         with (self.folder / f"{program}.log").open("ab") as log:
             self.services[program] = subprocess.Popen(
                 [path, *arguments],
                 cwd=self.folder,
-                env={"PATH": os.defpath, "HOME": str(self.folder), "LC_ALL": "C.UTF-8", **env},
+                env={**fixed, **env},
                 stdout=log,
                 stderr=log,
                 user="postgres" if is_root() else None,

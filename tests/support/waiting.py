@@ -1,5 +1,6 @@
 """Wait for what another process or thread will have done."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -10,13 +11,20 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "120"))
 """How many seconds a test waits for an event before it fails: generous, since a busy machine may be slow."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> float:
-    """Wait for the condition and return how many seconds that took."""
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE, says: Callable[[], object] = str) -> float:
+    """Wait for the condition and return how many seconds that took; `says` explains a failure."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, f"the condition did not hold within {seconds:g} s"
+        assert time.monotonic() - started < seconds, f"the condition did not hold within {seconds:g} s; {says()}"
         time.sleep(0.05)
     return time.monotonic() - started
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for the condition beside the other tasks of the loop."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - other processes have no events of this loop
+            await asyncio.sleep(0.01)
 
 
 def pause(pid: int) -> None:

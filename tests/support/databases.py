@@ -1,0 +1,53 @@
+"""Databases for tests: statements on one, and the schema in an empty one."""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+from sqlalchemy import URL, make_url
+
+from comms_api.database.connect import open_engine
+from comms_api.database.migrate import upgrade_schema
+from comms_api.database.partitions import create_partitions
+from comms_api.settings import Settings
+
+
+def plain_url(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def run_sql(server: URL, *statements: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(plain_url(server))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+async def migrate(url: URL | str) -> None:
+    """Make the schema and the partitions of an empty database."""
+    engine = open_engine(url, Settings())
+    async with engine.begin() as connection:
+        await upgrade_schema(connection)
+    await create_partitions(engine)
+    await engine.dispose()
+
+
+def querying(url: str) -> Callable[..., list[asyncpg.Record]]:
+    """Return a function that runs one statement on a database."""
+
+    def run(statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async def fetch() -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(plain_url(make_url(url)))
+            try:
+                return await connection.fetch(statement, *arguments)
+            finally:
+                await connection.close()
+
+        return asyncio.run(fetch())
+
+    return run

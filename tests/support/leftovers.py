@@ -1,0 +1,119 @@
+"""End what a run of the tests has started, however the run ends.
+
+A run names itself in `TEST_RUN`, which the processes that it starts inherit. PostgreSQL is a daemon with an environment
+of its own, so its processes are recognised by their working directory. `Guard` starts a process that waits for the end
+of the run, also by SIGKILL, and then ends all of these.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+
+import psutil
+
+VARIABLE = "TEST_RUN"
+TERMINATE_SECONDS = 10.0
+GIVE_UP_SECONDS = 60.0
+PAUSE_SECONDS = 0.1
+IDLE_SCANS = 3
+"""A process that is being started while others are listed has no name yet, so one empty list proves nothing."""
+
+
+class Guard:
+    """A process that outlives this run and ends what the run leaves behind."""
+
+    def __init__(self) -> None:
+        self.run = uuid.uuid4().hex
+        self._folders: list[Path] = []
+        clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
+        # A test run within a test run belongs to both.
+        os.environ[VARIABLE] = f"{os.environ.get(VARIABLE, '')} {self.run}".strip()
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, self.run],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=clean,
+            start_new_session=True,
+        )
+
+    def watch(self, folder: Path, *, scratch: bool = False) -> None:
+        """Take processes that work in a folder for the run's own, and remove a scratch folder after them."""
+        self._folders.append(folder)
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{'scratch' if scratch else 'kept'} {folder}\n".encode())
+        self._process.stdin.flush()
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Return the processes of this run that live."""
+        return list(running(self.run, self._folders))
+
+    def close(self) -> None:
+        """End what is left of the run, and the guard."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def running(run: str, folders: Iterable[Path] = ()) -> Iterator[psutil.Process]:
+    """Yield the processes of a run that live, except this one."""
+    homes = [home for folder in folders for home in _homes(folder)]
+    for process in psutil.process_iter():
+        try:
+            is_alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and (run in process.environ().get(VARIABLE, "") or _works_in(process, homes)):
+                yield process
+        except (psutil.Error, OSError):
+            continue  # it has ended, or belongs to somebody else
+
+
+def _works_in(process: psutil.Process, homes: Iterable[Path]) -> bool:
+    # A folder that was removed has " (deleted)" behind its name.
+    return process.name() == "postgres" and any(Path(process.cwd()).is_relative_to(home) for home in homes)
+
+
+def _homes(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those elsewhere that hold the embedded databases of data directories in it."""
+    yield folder
+    yield from (link.resolve() for link in folder.rglob("postgres") if link.is_symlink())
+
+
+def end(run: str, folders: Iterable[Path]) -> None:
+    """End the processes of a run: politely, so that PostgreSQL gives back its memory, then by force."""
+    started, idle = time.monotonic(), 0
+    asked: set[psutil.Process] = set()
+    while idle < IDLE_SCANS and time.monotonic() - started < GIVE_UP_SECONDS:
+        left = set(running(run, folders))
+        idle = 0 if left else idle + 1
+        is_late = time.monotonic() - started > TERMINATE_SECONDS
+        for process in left if is_late else left - asked:
+            _send(process, *((SIGKILL,) if is_late else (SIGTERM, SIGCONT)))
+        asked |= left
+        time.sleep(PAUSE_SECONDS)
+
+
+def _send(process: psutil.Process, *signals: Signals) -> None:
+    for number in signals:
+        try:
+            process.send_signal(number)
+        except psutil.Error:
+            return
+
+
+def _guard(run: str) -> None:
+    """Wait until the run has closed its end of our standard input, as the kernel does for one that was killed."""
+    lines = [line.rstrip("\n").split(" ", 1) for line in sys.stdin]
+    end(run, [Path(folder) for _, folder in lines])
+    for kind, folder in lines:
+        if kind == "scratch":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1])
