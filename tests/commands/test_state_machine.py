@@ -45,6 +45,8 @@ class Seen:
     """What a storm has done, as those who did it were told."""
 
     claimed: list[tuple[UUID, UUID]] = field(default_factory=list)
+    released: set[UUID] = field(default_factory=set)
+    """Orders whose claim was committed and then taken back; in between, they could be reported."""
     ended: int = 0
 
     def end(self, orders: int) -> None:
@@ -68,7 +70,17 @@ REPORTS = {
     "duplicate": (1, DUPLICATE_ORDER_MESSAGE),
     "stranger": (0, "not mine"),
 }
-KINDS = ["release", "progress", "expire", "cancel order", "cancel command", "pause", "resume", "advance"]
+KINDS = [
+    "release",
+    "late release",
+    "progress",
+    "expire",
+    "cancel order",
+    "cancel command",
+    "pause",
+    "resume",
+    "advance",
+]
 OPERATIONS = st.tuples(
     st.sampled_from(["claim", "claim all"]) | st.sampled_from(list(REPORTS)) | st.sampled_from(KINDS),
     st.integers(0, 1_000),
@@ -149,16 +161,16 @@ class OrderLife(RuleBasedStateMachine):
         self.run(all_at_once())
         self.look()
         orders = [order_id for order_id, _ in seen.claimed]
-        released = any(kind == "release" for kind, _ in operations)
+        released = any("release" in kind for kind, _ in operations)
         assert released or len(orders) == len(set(orders)), "an order was leased twice"
         assert all(self.known[order_id].agent_id == agent_id for order_id, agent_id in seen.claimed)
         newly = [
             order_id for order_id, row in self.known.items() if row.status in ENDED and before[order_id].status in OPEN
         ]
         assert len(newly) == seen.ended, "an order was ended by nobody, or by two"
-        if not any("claim" in kind for kind, _ in operations):
-            reported = [order_id for order_id in newly if (0, self.known[order_id].message) in REPORTS.values()]
-            assert all(before[order_id].status == "sent" for order_id in reported), "it was never offered"
+        offered = {order_id for order_id, row in before.items() if row.status == "sent"} | seen.released | set(orders)
+        reported = {order_id for order_id in newly if (0, self.known[order_id].message) in REPORTS.values()}
+        assert reported <= offered, "it was never offered"
 
     def pick(self, number: int) -> UUID:
         return sorted(self.known)[number % len(self.known)]
@@ -167,7 +179,7 @@ class OrderLife(RuleBasedStateMachine):
         row = self.known[order_id]
         if kind in REPORTS:
             seen.end(await self.report(kind, order_id, row.agent_id))
-        elif kind in {"claim", "claim all", "release", "progress"}:
+        elif kind in {"claim", "claim all", "release", "late release", "progress"}:
             await self.lease(kind, order_id, seen)
         elif kind == "expire":
             seen.end(await self.in_transaction(endings.expire_orders, 2))
@@ -195,10 +207,15 @@ class OrderLife(RuleBasedStateMachine):
             return
         agents = self.agents if kind == "claim all" else [agent_id]
         claims = await self.in_transaction(claim_orders, agents, LEASE_SECONDS)
-        if kind == "release":
+        pairs = [(UUID(claim.order.order_id), claim.agent_id) for claim in claims]
+        if kind == "late release":
+            for claimed_id, claimer_id in pairs:
+                seen.end(await self.report("success", claimed_id, claimer_id))
+        if "release" in kind:
+            seen.released |= {claimed_id for claimed_id, _ in pairs}
             await self.in_transaction(release_orders, claims)
         else:
-            seen.claimed += [(UUID(claim.order.order_id), claim.agent_id) for claim in claims]
+            seen.claimed += pairs
 
     async def control(self, kind: str, request_id: UUID) -> None:
         if kind == "advance":
@@ -267,6 +284,17 @@ class OrderLife(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.run(self.engine.dispose())
         self.runner.close()
+
+
+def test_an_order_may_be_reported_between_its_claim_and_the_release_of_it(new_database: Callable[[], str]) -> None:
+    OrderLife.url = new_database()
+    machine = OrderLife()
+    try:
+        machine.enroll()
+        machine.storm_of([("late release", 0)])
+        assert [row.status for row in machine.known.values()].count("success") == 1
+    finally:
+        machine.teardown()
 
 
 def test_every_storm_leaves_every_order_in_one_legal_state(new_database: Callable[[], str]) -> None:
