@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
 from comms_api.database.connect import open_engine
-from comms_api.database.failures import find_mistake, is_outage
+from comms_api.database.failures import describe_outage, is_outage
 from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
@@ -44,9 +44,7 @@ async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -
         await claim_name(engine, place)
     except Exception as error:
         if is_outage(error):
-            raise ConfigurationError(f"database_url: the database cannot be used: {error}") from error
-        if mistake := find_mistake(error):
-            raise mistake from error
+            raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error
         raise
     else:
         return password

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.cli.serve import LOG_FORMAT
 from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
-from comms_api.database.failures import is_outage
+from comms_api.database.failures import find_mistake, is_outage
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError
 from comms_api.events.condition import Condition
@@ -86,7 +86,7 @@ async def _synchronise(engine: AsyncEngine, clock: DatabaseClock) -> Exception |
         async with engine.begin() as connection:
             await clock.synchronise(connection)
     except Exception as error:
-        if is_outage(error):
+        if is_outage(error) and not find_mistake(error):
             return error
         raise
     return None

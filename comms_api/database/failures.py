@@ -1,4 +1,8 @@
-"""Tell why the database failed: an outage passes (503), a refused value is the sender's (400), the rest is a bug."""
+"""Classify errors of the database: an outage passes (503), a refused value is the sender's (400), the rest is a bug.
+
+An operator who changes the password or renames the database under running nodes causes an outage. A node that starts
+stops with that error instead: its settings may be wrong.
+"""
 
 import logging
 
@@ -7,6 +11,14 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from comms_api.errors import ConfigurationError
+
+_REFUSED_NODE = (
+    asyncpg.InvalidAuthorizationSpecificationError,  # user, password or pg_hba.conf
+    asyncpg.InvalidCatalogNameError,  # no such database
+    asyncpg.ObjectNotInPrerequisiteStateError,  # the database does not accept connections
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSchemaNameError,
+)
 
 _OUTAGES: tuple[type[BaseException], ...] = (
     OSError,  # refused, reset, no such socket; TimeoutError is one too
@@ -22,11 +34,10 @@ _OUTAGES: tuple[type[BaseException], ...] = (
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
     asyncpg.TargetServerAttributeNotMatched,  # the hosts that answer are standbys
     asyncpg.PostgresIOError,
+    *_REFUSED_NODE,
 )
 
 _REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-
-_NOT_LET_IN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -55,10 +66,16 @@ def find_refusal(error: BaseException) -> str | None:
 
 
 def find_mistake(error: BaseException) -> ConfigurationError | None:
-    """Return what PostgreSQL has against the URL: its user, its password or its database; None for other errors."""
+    """Return why PostgreSQL refuses this node: its user, password, database or rights; None for other errors."""
     cause = _of_the_driver(error)
-    told = f"database_url: the database cannot be used: {cause}"
-    return ConfigurationError(told) if isinstance(cause, _NOT_LET_IN) else None
+    sentence = f"database_url: the database cannot be used: {cause}"
+    return ConfigurationError(sentence) if isinstance(cause, _REFUSED_NODE) else None
+
+
+def describe_outage(error: BaseException) -> str:
+    """Return an outage as one line for the log: without the statement and its parameters, which agents send."""
+    cause = _of_the_driver(error) or error
+    return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
 def _of_the_driver(error: BaseException) -> BaseException | None:
@@ -76,6 +93,6 @@ def is_partition_missing(error: BaseException) -> bool:
 def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:
     """Log that `what` failed: an outage in one line, a bug of ours with where it is."""
     if is_outage(error):
-        logger.warning("%s: the database is away (%s)", what, type(error).__name__)
+        logger.warning("%s: the database is away (%s)", what, describe_outage(error))
     else:
         logger.error("%s", what, exc_info=error)

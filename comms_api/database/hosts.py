@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import asyncpg
 
 from comms_api.database.address import TLS_FILES
-from comms_api.database.failures import is_outage
+from comms_api.database.failures import find_mistake, is_outage
 
 DEAD_HOST_SECONDS = 5
 """How long a host may acknowledge nothing before its connections are closed."""
@@ -67,7 +67,7 @@ async def _first(attempts: Sequence["asyncio.Task[Any]"]) -> Any:
             return await attempt
         except Exception as error:  # noqa: BLE001 - another host may do better
             errors.append(error)
-    raise next((error for error in errors if not is_outage(error)), errors[0])
+    raise next((error for error in errors if find_mistake(error) or not is_outage(error)), errors[0])
 
 
 async def _connect(options: dict[str, Any]) -> Any:

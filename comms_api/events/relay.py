@@ -16,7 +16,7 @@ from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 
-from comms_api.database.failures import is_outage
+from comms_api.database.failures import describe_outage, is_outage
 from comms_api.errors import Malformed, Unavailable
 from comms_api.events.condition import Condition
 from comms_api.events.jetstream import CLOSE_SECONDS, STREAM, JetStream
@@ -120,7 +120,7 @@ class Relay:
         except Exception as error:
             if not is_outage(error):
                 raise
-            self._database.note("the database is away", type(error).__name__)
+            self._database.note("the database is away", describe_outage(error))
             await message.nak(AGAIN_SECONDS)
             return False
         self._database.note(None)

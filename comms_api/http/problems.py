@@ -12,7 +12,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from comms_api import errors
-from comms_api.database.failures import find_refusal, is_outage
+from comms_api.database.failures import describe_outage, find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.request import AnyRequest
 
@@ -106,6 +106,6 @@ def _log(request: AnyRequest, error: Exception, status: int, instance: str) -> N
     if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s failed, %s", where, instance, exc_info=error)
     elif status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        logger.warning("%s answered 503: %s", where, type(error).__name__)
+        logger.warning("%s answered 503: %s", where, describe_outage(error))
     else:
         logger.debug("%s answered %d: %s", where, status, error)
