@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database_pool_size: Annotated[int, Meta(ge=2, le=100)] = 8
     database_timeout_seconds: Seconds = 10.0
     poll_wait_seconds: Seconds = 60.0
+    disconnected_after_seconds: Annotated[float, Meta(ge=1, le=86_400 * 365)] | None = None
     lease_seconds: Seconds = 60.0
     sweep_seconds: Seconds = 5.0
     token_lifetime_seconds: Annotated[int, Meta(ge=5, le=86_400)] = 900
@@ -99,6 +100,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:
             raise ValueError("orders_archive_days must not exceed orders_retention_days")
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long an agent may be silent and still count as active: by default it may miss a poll."""
+        return self.disconnected_after_seconds or 2 * self.poll_wait_seconds + 60
 
     @property
     def secret_path(self) -> Path:

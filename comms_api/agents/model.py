@@ -1,5 +1,6 @@
 """An agent as operators see it."""
 
+import time
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -10,12 +11,14 @@ from comms_api.protocol import GroupName, Labels
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 
-DISCONNECTED_AFTER_SECONDS = 900
-"""How long an agent may be silent and still count as active: a poll is a sign of life each minute."""
-
 
 class Agent(msgspec.Struct, frozen=True):
-    """One enrolled agent; its key is never shown."""
+    """One enrolled agent; its key is never shown.
+
+    An agent holds one poll; a newer one displaces it. Where that happens again and again, from two addresses, two
+    machines run on one identity: `poll_address` is where the newest poll came from, `displaced_poll_address` where the
+    last one that was displaced had come from, and `displaced_polls` how many there were.
+    """
 
     id: UUID
     name: str
@@ -34,6 +37,11 @@ class Agent(msgspec.Struct, frozen=True):
     created_at: datetime
     last_login_at: datetime | None
     last_seen_at: datetime | None
+    poll_address: str | None
+    polled_at: datetime | None
+    displaced_polls: int
+    displaced_poll_address: str | None
+    displaced_poll_at: datetime | None
 
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -55,7 +63,7 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     in_sync: bool | None = None
     """Whether it says that it runs the files of its groups as they are now; without files there is nothing to run."""
     node: str | None = None
-    """The node that saw it last."""
+    """The node that saw it last, while that node is here."""
 
 
 Networks = Annotated[list[str], msgspec.Meta(max_length=32)]
@@ -121,8 +129,20 @@ class EnrollmentToken(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-class Sighting(msgspec.Struct, frozen=True):
-    """That an agent made a request just now."""
+class Sighting(msgspec.Struct):
+    """The requests of an agent since its last sighting was stored; `seen_at` is when the newest came, monotonic."""
 
     remote_address: str | None
     logged_in: bool = False
+    seen_at: float = msgspec.field(default_factory=time.monotonic)
+    poll_address: str | None = None
+    displaced_polls: int = 0
+    displaced_poll_address: str | None = None
+
+    def add_earlier(self, earlier: "Sighting") -> None:
+        """Add the requests of an earlier sighting of the same agent."""
+        self.remote_address = self.remote_address or earlier.remote_address
+        self.logged_in = self.logged_in or earlier.logged_in
+        self.poll_address = self.poll_address or earlier.poll_address
+        self.displaced_polls += earlier.displaced_polls
+        self.displaced_poll_address = self.displaced_poll_address or earlier.displaced_poll_address

@@ -1,7 +1,11 @@
-"""Which agents this node has seen since it last said so: one statement a second, however many requests."""
+"""Which agents this node has seen since it last stored that: one statement a second, however many requests."""
 
 import asyncio
 import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,33 +21,92 @@ FLUSH_SECONDS = 1.0
 
 
 class Presence:
-    """Collects sightings and writes them together; what an outage loses is at most a second of them."""
+    """Collects sightings and stores them together; a node that dies loses at most a second of them."""
 
     def __init__(self, engine: AsyncEngine, node: str) -> None:
-        """Take the name of the node that sees them."""
+        """See agents under the name of this node."""
         self._node = node
         self._engine = engine
         self._sightings: dict[UUID, Sighting] = {}
+        self._displacements = DisplacementLog()
 
     def saw(self, agent_id: UUID, remote_address: str | None, *, logged_in: bool = False) -> None:
         """Note a request of an agent."""
-        before = self._sightings.get(agent_id)
-        self._sightings[agent_id] = Sighting(remote_address, logged_in or bool(before and before.logged_in))
+        sighting = self._sightings.get(agent_id)
+        if sighting is None:
+            self._sightings[agent_id] = Sighting(remote_address, logged_in)
+            return
+        sighting.remote_address, sighting.seen_at = remote_address, time.monotonic()
+        sighting.logged_in = sighting.logged_in or logged_in
+
+    def polled(self, agent_id: UUID, address: str, displaced_address: str | None) -> None:
+        """Note a poll of an agent, and where the poll came from that it displaces, if there is one."""
+        self.saw(agent_id, address)
+        sighting = self._sightings[agent_id]
+        sighting.poll_address = address
+        if displaced_address is not None:
+            sighting.displaced_polls += 1
+            sighting.displaced_poll_address = displaced_address
 
     async def run(self) -> None:
-        """Write what was seen, each second, until cancelled."""
+        """Store what was seen, each second, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what was seen; keeps it for the next time when the database is away."""
+        """Store what was seen; keep it for the next time when the database is away."""
         sightings, self._sightings = self._sightings, {}
         if not sightings:
             return
+        self._displacements.add(sightings)
         try:
             async with direct(self._engine) as connection:
                 await store.record_sightings(connection, sightings, self._node)
         except Exception as error:  # noqa: BLE001 - it must go on recording
-            self._sightings = sightings | self._sightings
+            self._keep(sightings)
             log_failure(logger, "sightings not recorded yet", error)
+
+    def _keep(self, sightings: Mapping[UUID, Sighting]) -> None:
+        for agent_id, earlier in sightings.items():
+            if (later := self._sightings.setdefault(agent_id, earlier)) is not earlier:
+                later.add_earlier(earlier)
+
+
+class DisplacementLog:
+    """Logs the polls that a newer one displaced: of each agent once an hour, and of a few agents at a time."""
+
+    SILENCE_SECONDS = 3_600.0
+    AGENTS_AT_ONCE = 5
+    AGENTS_REMEMBERED = 10_000
+
+    def __init__(self) -> None:
+        """Begin with nothing logged."""
+        self._logged_at: OrderedDict[UUID, float] = OrderedDict()
+
+    def add(self, sightings: Mapping[UUID, Sighting]) -> None:
+        """Log the agents whose polls were displaced, but not those that were logged within the last hour."""
+        now = time.monotonic()
+        due = [
+            agent_id
+            for agent_id, sighting in sightings.items()
+            if sighting.displaced_polls and self._logged_at.get(agent_id, -math.inf) <= now - self.SILENCE_SECONDS
+        ]
+        for agent_id in due[: self.AGENTS_AT_ONCE]:
+            self._log(agent_id, sightings[agent_id])
+            self._logged_at[agent_id] = now
+            self._logged_at.move_to_end(agent_id)
+            if len(self._logged_at) > self.AGENTS_REMEMBERED:
+                self._logged_at.popitem(last=False)
+
+    def _log(self, agent_id: UUID, sighting: Sighting) -> None:
+        # One machine may lose its connection and come again; two machines with one data folder go on doing this.
+        is_elsewhere = sighting.displaced_poll_address != sighting.poll_address
+        logger.log(
+            logging.WARNING if is_elsewhere else logging.INFO,
+            "agent %s: its poll from %s was displaced by a newer one from %s; if this goes on, two machines use one"
+            " agent's identity",
+            agent_id,
+            sighting.displaced_poll_address,
+            sighting.poll_address,
+        )

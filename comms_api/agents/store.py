@@ -1,6 +1,7 @@
 """The agents' statements; each takes a connection, runs once, and returns plain values."""
 
 import hashlib
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -9,13 +10,17 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Double,
+    Interval,
     RowMapping,
     ScalarSelect,
     Text,
     Uuid,
+    and_,
     any_,
     bindparam,
     case,
+    cast,
     func,
     literal,
     not_,
@@ -26,16 +31,23 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS, Admission, Agent, AgentFilter, Sighting
+from comms_api.agents.model import Admission, Agent, AgentFilter, Sighting
+from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.direct import Connection
+from comms_api.database.liveness import LIVE_NAMES
 from comms_api.database.schema import agents, group_files, group_members, groups, revocations, seconds_interval
 from comms_api.protocol import Enrollment
 
-_STATUS: ColumnElement[str] = case(
+_SAW_IT_LATELY = agents.c.last_seen_at >= func.now() - cast(func.current_setting(DISCONNECTED_AFTER), Interval)
+_NODE_IS_HERE = agents.c.node.in_(LIVE_NAMES)
+STATUS: ColumnElement[str] = case(
     (agents.c.last_seen_at.is_(None), "never_connected"),
-    (agents.c.last_seen_at < func.now() - text(f"interval '{DISCONNECTED_AFTER_SECONDS} s'"), "disconnected"),
-    else_="active",
+    (and_(_SAW_IT_LATELY, _NODE_IS_HERE), "active"),
+    else_="disconnected",
 )
+"""The `AgentStatus` of a row of `agents`: with a node that is lost, its agents are too, until another sees them."""
+
+_NODE = case((_NODE_IS_HERE, agents.c.node))
 _GROUPS = (
     select(func.coalesce(func.array_agg(group_members.c.group_name), text("'{}'::text[]")))
     .where(group_members.c.agent_id == agents.c.id)
@@ -53,12 +65,17 @@ _COLUMNS = (
     agents.c.allowed_addresses,
     agents.c.is_blocked,
     agents.c.configuration,
-    _STATUS.label("status"),
+    STATUS.label("status"),
     agents.c.remote_address,
-    agents.c.node,
+    _NODE.label("node"),
     agents.c.created_at,
     agents.c.last_login_at,
     agents.c.last_seen_at,
+    agents.c.poll_address,
+    agents.c.polled_at,
+    agents.c.displaced_polls,
+    agents.c.displaced_poll_address,
+    agents.c.displaced_poll_at,
 )
 
 
@@ -140,13 +157,13 @@ def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
         system = agents.c.host["os"]
         found.append(or_(_like(system["name"].as_string(), wanted.os), _like(system["type"].as_string(), wanted.os)))
     if wanted.status is not None:
-        found.append(literal(wanted.status) == _STATUS)
+        found.append(literal(wanted.status) == STATUS)
     if wanted.group is not None:
         found.append(
             agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group))
         )
     if wanted.node is not None:
-        found.append(agents.c.node == wanted.node)
+        found.append(literal(wanted.node) == _NODE)
     if wanted.in_sync is not None:
         found.append(is_in_sync() if wanted.in_sync else not_(is_in_sync()))
     return found + [agents.c.labels[key].as_string() == value for key, value in wanted.labels.items()]
@@ -243,26 +260,43 @@ async def revoke_tokens(connection: AsyncConnection, subject: str) -> None:
 
 
 _RECORD_SIGHTINGS = text("""
-    UPDATE agents SET last_seen_at = now(),
-        last_login_at = CASE WHEN seen.logged_in THEN now() ELSE last_login_at END,
-        remote_address = coalesce(seen.remote_address, agents.remote_address), node = :node
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:addresses AS text[]), CAST(:logins AS boolean[]))
-        AS seen (id, remote_address, logged_in)
-    WHERE agents.id = seen.id""").bindparams(bindparam("addresses", type_=ARRAY(Text)))
+    UPDATE agents SET last_seen_at = greatest(last_seen_at, now() - seen.age), node = :node,
+        last_login_at = CASE WHEN seen.logged_in THEN now() - seen.age ELSE last_login_at END,
+        remote_address = coalesce(seen.remote_address, agents.remote_address),
+        poll_address = coalesce(seen.poll_address, agents.poll_address),
+        polled_at = CASE WHEN seen.poll_address IS NULL THEN polled_at ELSE now() - seen.age END,
+        displaced_polls = agents.displaced_polls + seen.displaced_polls,
+        displaced_poll_address = coalesce(seen.displaced_poll_address, agents.displaced_poll_address),
+        displaced_poll_at = CASE WHEN seen.displaced_polls = 0 THEN displaced_poll_at ELSE now() - seen.age END
+    FROM (
+        SELECT id, make_interval(secs => age_seconds) AS age, remote_address, logged_in, poll_address, displaced_polls,
+            displaced_poll_address
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:ages AS float8[]), CAST(:addresses AS text[]),
+            CAST(:logins AS boolean[]), CAST(:poll_addresses AS text[]), CAST(:displaced AS int[]),
+            CAST(:displaced_addresses AS text[]))
+        AS given (id, age_seconds, remote_address, logged_in, poll_address, displaced_polls, displaced_poll_address)
+    ) AS seen
+    WHERE agents.id = seen.id""").bindparams(
+    *(bindparam(name, type_=ARRAY(Text)) for name in ("addresses", "poll_addresses", "displaced_addresses")),
+    bindparam("ages", type_=ARRAY(Double)),
+)
 
 
 async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sighting], node: str) -> None:
-    """Note that a node has seen these agents now, in one statement; sorted, so that two nodes cannot deadlock."""
-    ids = sorted(sightings)
-    await connection.execute(
-        _RECORD_SIGHTINGS,
-        {
-            "node": node,
-            "ids": ids,
-            "addresses": [sightings[agent_id].remote_address for agent_id in ids],
-            "logins": [sightings[agent_id].logged_in for agent_id in ids],
-        },
-    )
+    """Store what a node has seen of agents, in one statement; sorted, so that two nodes cannot deadlock."""
+    ids, now = sorted(sightings), time.monotonic()
+    seen = [sightings[agent_id] for agent_id in ids]
+    parameters = {
+        "node": node,
+        "ids": ids,
+        "ages": [now - one.seen_at for one in seen],
+        "addresses": [one.remote_address for one in seen],
+        "logins": [one.logged_in for one in seen],
+        "poll_addresses": [one.poll_address for one in seen],
+        "displaced": [one.displaced_polls for one in seen],
+        "displaced_addresses": [one.displaced_poll_address for one in seen],
+    }
+    await connection.execute(_RECORD_SIGHTINGS, parameters)
 
 
 def _agent(row: RowMapping) -> Agent:

@@ -84,7 +84,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
-    dispatcher = Dispatcher(engine, tokens, settings)
+    presence = Presence(engine, seat.place.name)
+    dispatcher = Dispatcher(engine, tokens, presence, settings)
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, seat, clock, keyring, polls)
@@ -95,7 +96,6 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
-    presence = Presence(engine, seat.place.name)
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     reports = Reports(engine, settings.lease_seconds)
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)

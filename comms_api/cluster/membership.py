@@ -13,7 +13,6 @@ from comms_api.cluster import store
 from comms_api.cluster.diary import Diary
 from comms_api.cluster.model import (
     HEARTBEAT_SECONDS,
-    LOST_AFTER_SECONDS,
     Polls,
     Seat,
     Vitals,
@@ -22,6 +21,7 @@ from comms_api.cluster.model import (
 )
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
+from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.tokens.keyring import Keyring
 

@@ -8,9 +8,6 @@ from uuid import UUID
 import msgspec
 
 HEARTBEAT_SECONDS = 2.0
-LOST_AFTER_SECONDS = 6.0
-"""How long a node may be silent and still count as here: three heartbeats."""
-
 REBALANCE_SECONDS = 60.0
 """How long a node goes on sending agents away after it was asked to."""
 

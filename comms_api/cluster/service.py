@@ -6,7 +6,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster import store
 from comms_api.cluster.model import (
-    LOST_AFTER_SECONDS,
     Forgotten,
     NodeAgents,
     NodeStatus,
@@ -15,6 +14,7 @@ from comms_api.cluster.model import (
     WantedState,
 )
 from comms_api.database.listener import Notifier
+from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.errors import Conflict, NotFound
 
 NODES_CHANNEL = "comms_api_nodes"

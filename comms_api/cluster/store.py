@@ -8,9 +8,8 @@ import msgspec
 from sqlalchemy import ARRAY, JSON, Text, bindparam, case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.agents.model import DISCONNECTED_AFTER_SECONDS
+from comms_api.agents.store import STATUS
 from comms_api.cluster.model import (
-    LOST_AFTER_SECONDS,
     REBALANCE_SECONDS,
     DutyReport,
     NodeAgents,
@@ -24,12 +23,13 @@ from comms_api.cluster.model import (
     Wish,
 )
 from comms_api.database.direct import Connection
+from comms_api.database.liveness import IS_HERE, LOST_AFTER_SECONDS
 from comms_api.database.locks import take_turns
 from comms_api.database.schema import agents, nodes, seconds_interval
 
 NAMES_LOCK = 0x6E616D6573
 _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
-_STATE = case((nodes.c.seen_at > func.now() - seconds_interval(LOST_AFTER_SECONDS), nodes.c.state), else_="lost")
+_STATE = case((IS_HERE, nodes.c.state), else_="lost")
 _HERE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
 
 _PLACE = "name, worker, agent_url, management_url, boot_id, version"
@@ -140,8 +140,7 @@ def _status(row: dict[str, Any]) -> NodeStatus:
 
 async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
     """Return how many active agents each node was the last to see."""
-    lately = agents.c.last_seen_at > func.now() - seconds_interval(DISCONNECTED_AFTER_SECONDS)
-    statement = select(agents.c.node, func.count()).where(lately, agents.c.node.is_not(None))
+    statement = select(agents.c.node, func.count()).where(STATUS == "active")
     return [NodeAgents(*row) for row in await connection.execute(statement.group_by(agents.c.node).order_by("node"))]
 
 

@@ -18,8 +18,10 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.agents.presence import Presence
 from comms_api.commands.leases import claim_orders, release_orders
 from comms_api.commands.model import Claimed
+from comms_api.commands.targets import is_service
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
@@ -37,6 +39,8 @@ CLAIM_INTERVAL_SECONDS = 0.002
 
 RETRY_SECONDS = 0.5
 
+UNKNOWN_ADDRESS = "unknown"
+
 ELSEWHERE = list[Order]()
 """The answer to a poll whose agent should come again by another connection."""
 
@@ -44,15 +48,21 @@ ELSEWHERE = list[Order]()
 class _Waiter:
     """One held poll."""
 
-    __slots__ = ("answer", "claims", "farewell", "is_being_claimed", "is_due_to_end", "was_claimed")
+    __slots__ = ("address", "answer", "claims", "farewell", "is_being_claimed", "is_due_to_end", "was_claimed")
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims, address: str) -> None:
         self.claims = claims
+        self.address = address
         self.answer: asyncio.Future[list[Order]] = asyncio.get_running_loop().create_future()
         self.farewell = list[Order]()
         self.is_being_claimed = False
         self.is_due_to_end = False
         self.was_claimed = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client still waits, and is not about to be answered."""
+        return not self.answer.done() and not self.is_due_to_end
 
     def end(self) -> None:
         """Answer with nothing; while a claim is under way, after it."""
@@ -87,9 +97,10 @@ class _Waiter:
 class Dispatcher:
     """Holds the polls of this node."""
 
-    def __init__(self, engine: AsyncEngine, tokens: Tokens, settings: Settings) -> None:
-        """Take how long an order is leased and how often all who wait are asked for."""
+    def __init__(self, engine: AsyncEngine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
+        """Hold no poll yet; `presence` learns of each poll, and of each that a newer one displaces."""
         self._engine = engine
+        self._presence = presence
         self._tokens = tokens
         self._lease_seconds = settings.lease_seconds
         self._sweep_seconds = settings.sweep_seconds
@@ -103,13 +114,15 @@ class Dispatcher:
         return len(self._waiters)
 
     @contextmanager
-    def hold(self, agent_id: UUID, claims: Claims, wait_seconds: float) -> "Iterator[asyncio.Future[list[Order]]]":
+    def hold(
+        self, agent_id: UUID, claims: Claims, wait_seconds: float, address: str | None = None
+    ) -> "Iterator[asyncio.Future[list[Order]]]":
         """Hold a poll for the block: its answer is the agent's orders, or an empty list after `wait_seconds`.
 
         It fails with `Unauthenticated` when the token is revoked meanwhile, and with what a first claim raised. What is
         claimed for an answer that was cancelled is given back.
         """
-        waiter = self._register(agent_id, claims)
+        waiter = self._register(agent_id, _Waiter(claims, address or UNKNOWN_ADDRESS))
         timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
         if self._is_draining:
             waiter.send_away()
@@ -120,9 +133,12 @@ class Dispatcher:
             if self._waiters.get(agent_id) is waiter:
                 del self._waiters[agent_id]
 
-    def _register(self, agent_id: UUID, claims: Claims) -> _Waiter:
-        older, waiter = self._waiters.get(agent_id), _Waiter(claims)
+    def _register(self, agent_id: UUID, waiter: _Waiter) -> _Waiter:
+        older = self._waiters.get(agent_id)
         self._waiters[agent_id] = waiter
+        displaced = older.address if older is not None and older.is_waiting else None
+        if not is_service(agent_id):
+            self._presence.polled(agent_id, waiter.address, displaced)
         if older is not None:
             older.end()
         self._want([agent_id])

@@ -42,7 +42,7 @@ from comms_api.errors import Forbidden
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
-from comms_api.http.request import AnyRequest, close_afterwards
+from comms_api.http.request import AnyRequest, close_afterwards, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
 from comms_api.protocol import Order, OrderResults, Orders, OrderStatus, ReportOutcomes
 
@@ -75,7 +75,7 @@ async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], w
 async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
     longest = desk.poll_wait_seconds
     wait_seconds = longest if wait is None else min(wait, longest)
-    with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds) as answer:
+    with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:
         watch = asyncio.ensure_future(_until_disconnect(request))
         watch.add_done_callback(lambda _: answer.cancel())
         try:

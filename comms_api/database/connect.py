@@ -42,6 +42,10 @@ SESSION = {
 }
 
 
+DISCONNECTED_AFTER = "comms_api.disconnected_after"
+"""The setting of each session by which statements know how long an agent may be silent and still count as active."""
+
+
 def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncEngine:
     """Return an engine whose pool hands out no connection that is closed or whose server has become a standby.
 
@@ -59,7 +63,11 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
             "async_creator_fn": connect_writable,
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": settings.database_timeout_seconds + COURTESY_SECONDS,
-            "server_settings": SESSION | {"statement_timeout": f"{settings.database_timeout_seconds:.3f}s"},
+            "server_settings": SESSION
+            | {
+                "statement_timeout": f"{settings.database_timeout_seconds:.3f}s",
+                DISCONNECTED_AFTER: f"{settings.silence_seconds:g}s",
+            },
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_unusable)

@@ -76,6 +76,11 @@ agents = Table(
     _timestamp("last_seen_at"),
     Column("remote_address", Text),
     Column("node", Text, comment="the node that saw it last"),
+    Column("poll_address", Text, comment="where its newest poll came from"),
+    _timestamp("polled_at"),
+    Column("displaced_polls", Integer, nullable=False, server_default=text("0"), comment="ended by a newer one"),
+    Column("displaced_poll_address", Text),
+    _timestamp("displaced_poll_at"),
     postgresql_with={"fillfactor": "80"},
 )
 

@@ -16,7 +16,7 @@ from support.raw import connect, read_answer
 from support.server import Server, running_server, start_server
 from support.waiting import wait_until
 
-from comms_api.cluster.model import LOST_AFTER_SECONDS
+from comms_api.database.liveness import LOST_AFTER_SECONDS
 
 SOON_SECONDS = 5.0
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
 from support.statements import listening
 
+from comms_api.agents.presence import Presence
 from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.leases import claim_orders
 from comms_api.commands.model import Claimed, CommandTarget, NewCommand
@@ -47,7 +48,7 @@ async def dispatcher(engine: AsyncEngine) -> Dispatcher:
     """One that holds polls and claims nothing by itself, as it does not run."""
     async with engine.begin() as connection:
         keyring = await SigningKeys(engine, Secret(b"s" * 32), Settings()).load(connection)
-    return Dispatcher(engine, Tokens(keyring, 900, time.time), Settings())
+    return Dispatcher(engine, Tokens(keyring, 900, time.time), Presence(engine, "node"), Settings())
 
 
 def submissions_of(engine: AsyncEngine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:

@@ -1,0 +1,30 @@
+"""Where an agent's newest poll came from, and how often a newer poll displaced one that was held.
+
+Revision: 0008, after 0007
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+COLUMNS = (
+    sa.Column("poll_address", sa.Text, comment="where its newest poll came from"),
+    sa.Column("polled_at", sa.DateTime(timezone=True)),
+    sa.Column("displaced_polls", sa.Integer, nullable=False, server_default="0", comment="ended by a newer one"),
+    sa.Column("displaced_poll_address", sa.Text),
+    sa.Column("displaced_poll_at", sa.DateTime(timezone=True)),
+)
+
+
+def upgrade() -> None:
+    for column in COLUMNS:
+        op.add_column("agents", column)
+
+
+def downgrade() -> None:
+    for column in reversed(COLUMNS):
+        op.drop_column("agents", column.name)
