@@ -33,6 +33,8 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--url", required=True, callback=_url, help="Where the agent API is.")
 @click.option("--management-url", callback=_url, help="Where the management API is; needed to enroll.")
 @click.option("--ca", type=_FILE, help="The authority that signed the server's certificate; else the system's.")
+@click.option("--proxy", help="The HTTP proxy to use; by default the environment names one.")
+@click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever the environment says.")
 @click.option("--data-dir", type=_FOLDER, default=Path("agent"), help="Where the agent keeps its spool.")
 @click.option("--name", default=platform.node, show_default="host name", help="The agent's name.")
 @click.option("--group", "groups", multiple=True, help="A group to enroll in; may be repeated.")

@@ -17,8 +17,8 @@ import asyncpg
 import httpx
 import msgspec
 
+from comms_api.client.endpoint import Endpoint
 from comms_api.client.model import Statistics
-from comms_api.client.session import tls_context
 from comms_api.errors import CommsError
 
 GROUP = "demo"
@@ -89,7 +89,7 @@ class Server:
                     return
 
     def _client(self) -> httpx.Client:
-        client = httpx.Client(base_url=self.management_url, verify=tls_context(self.ca), timeout=30)
+        client = Endpoint(self.management_url, self.ca, is_direct=True).client(30)
         password = self.password_file.read_text()
         answer = client.post("/security/user/authenticate", auth=("admin", password)).raise_for_status()
         client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
@@ -129,8 +129,9 @@ class FleetAgent:
         self.name = name
         self.way = way
         self.folder = server.folder / name
-        arguments = ["agent", "--url", server.agent_url, "--ca", str(server.ca), "--data-dir", str(self.folder)]
-        arguments += ["--name", name, "--from-start", "--batch-seconds", "0.5", "--scan-interval-seconds", "3600"]
+        arguments = ["agent", "--url", server.agent_url, "--no-proxy", "--ca", str(server.ca)]
+        arguments += ["--data-dir", str(self.folder), "--name", name, "--from-start"]
+        arguments += ["--batch-seconds", "0.5", "--scan-interval-seconds", "3600"]
         arguments += _enrollment(server, way)
         arguments += [word for pattern in log_files for word in ("--log-file", pattern)]
         self.log = server.folder / f"{name}.log"

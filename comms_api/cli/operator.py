@@ -8,9 +8,10 @@ from typing import Any, TypeAlias, TypeVar
 import click
 import httpx
 
+from comms_api.client.endpoint import Endpoint
 from comms_api.client.enroll import read_secret
-from comms_api.client.session import problem_of, tls_context
-from comms_api.errors import CommsError, ConfigurationError
+from comms_api.client.session import problem_of
+from comms_api.errors import CommsError
 
 TIMEOUT_SECONDS = 60.0
 
@@ -24,6 +25,8 @@ _OPTIONS = (
         type=click.Path(dir_okay=False, exists=True, path_type=Path),
         help="The authority that signed the server's certificate; else the system's.",
     ),
+    click.option("--proxy", help="The HTTP proxy to use; by default the environment names one."),
+    click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever the environment says."),
     click.option("--user", default="admin", help="Who asks."),
     click.option(
         "--password-file",
@@ -45,9 +48,10 @@ def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], 
     """Make a function a command of a group; its first parameter is a logged-in operator."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        def perform(*, url: str, ca: Path | None, user: str, password_file: Path, **given: Any) -> None:
-            with logged_in(url, ca, user, password_file) as operator:
-                function(operator, **given)
+        def perform(*, user: str, password_file: Path, **options: Any) -> None:
+            way = [options.pop(name) for name in ("url", "ca", "proxy", "no_proxy")]
+            with logged_in(Endpoint(*way), user, password_file) as operator:
+                function(operator, **options)
 
         perform.__doc__ = function.__doc__
         perform.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined] # click's own
@@ -101,16 +105,14 @@ class Operator:
 
 
 @contextmanager
-def logged_in(url: str, ca: Path | None, user: str, password_file: Path) -> Iterator[Operator]:
+def logged_in(endpoint: Endpoint, user: str, password_file: Path) -> Iterator[Operator]:
     """Yield an operator; raises `CommsError` when the server cannot be reached or refuses the user."""
     password = read_secret("--password-file", password_file)
-    if not url.startswith("https://"):
-        raise ConfigurationError(f"--url: {url!r} is not like https://HOST:PORT")
     try:
-        with httpx.Client(base_url=url, verify=tls_context(ca), timeout=TIMEOUT_SECONDS) as client:
+        with endpoint.client(TIMEOUT_SECONDS) as client:
             yield Operator(client, (user, password))
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise CommsError(f"{url}: {error}") from None
+        raise CommsError(f"{endpoint.url}: {error}") from None
 
 
 def _check(answer: httpx.Response) -> None:

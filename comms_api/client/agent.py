@@ -134,7 +134,7 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
     identity = await ensure_enrolled(options, spool)
-    async with Session(options.url, options.ca, identity, spool) as session:
+    async with Session(options.endpoint(options.url), identity, spool) as session:
         if identity.is_external:  # from here on it goes by the id that the server has given it
             identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
             spool.remember("identity", identity)

@@ -1,5 +1,6 @@
 """Enroll at the management API, once: the agent chooses its id and key, and knows them before the server does."""
 
+import logging
 import os
 import platform
 import secrets
@@ -12,10 +13,12 @@ import httpx
 import msgspec
 
 from comms_api.client.model import Identity, Options
-from comms_api.client.session import problem_of, tls_context
+from comms_api.client.session import problem_of
 from comms_api.client.spool import Spool
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Host, OperatingSystem, Token
+
+logger = logging.getLogger(__name__)
 
 KEY_LENGTH = 32
 TIMEOUT_SECONDS = 20.0
@@ -58,6 +61,7 @@ async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
         identity = msgspec.structs.replace(identity, is_enrolled=True)
         spool.remember("identity", identity)
         spool.remember("groups", options.groups)
+        logger.info("enrolled as %r with the id %s", options.name, identity.id)
     return identity
 
 
@@ -95,8 +99,7 @@ async def _enroll_by_token(options: Options, identity: Identity) -> None:
     assert options.enrollment_token_file is not None  # noqa: S101 - the caller has looked
     headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', options.enrollment_token_file)}"}
     content = msgspec.json.encode(_enrollment(options, identity))
-    tls = tls_context(options.ca)
-    async with httpx.AsyncClient(base_url=options.url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
+    async with options.endpoint(options.url).async_client(TIMEOUT_SECONDS) as client:
         try:
             answer = await client.post("/enroll", content=content, headers=headers)
         except httpx.RequestError as error:
@@ -110,8 +113,7 @@ async def _enroll(options: Options, identity: Identity) -> None:
         raise ConfigurationError("not enrolled yet: give --management-url and --password-file, or another way")
     password = read_secret("--password-file", options.password_file)
     enrollment = _enrollment(options, identity)
-    tls = tls_context(options.ca)
-    async with httpx.AsyncClient(base_url=options.management_url, verify=tls, timeout=TIMEOUT_SECONDS) as client:
+    async with options.endpoint(options.management_url).async_client(TIMEOUT_SECONDS) as client:
         try:
             await _post_enrollment(client, (options.user, password), enrollment)
         except (httpx.RequestError, msgspec.DecodeError) as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from comms_api.client.endpoint import Endpoint
 from comms_api.protocol import Operation
 
 
@@ -29,6 +30,12 @@ class Options(msgspec.Struct, frozen=True):
     spool_bytes: int = 64 * 2**20
     wait_seconds: float = 60.0
     once: bool = False
+    proxy: str | None = None
+    no_proxy: bool = False
+
+    def endpoint(self, url: str) -> Endpoint:
+        """Return the way to one of the two APIs."""
+        return Endpoint(url, self.ca, self.proxy, self.no_proxy)
 
 
 class Identity(msgspec.Struct, frozen=True):

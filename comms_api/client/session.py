@@ -5,9 +5,7 @@ import base64
 import binascii
 import logging
 import random
-import ssl
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 from uuid import UUID
@@ -16,9 +14,10 @@ import httpx
 import msgspec
 
 from comms_api.client.backoff import delay_seconds
+from comms_api.client.endpoint import Endpoint
 from comms_api.client.model import Identity
 from comms_api.client.spool import Spool
-from comms_api.errors import CommsError, ConfigurationError, Unauthenticated
+from comms_api.errors import CommsError, Unauthenticated
 from comms_api.protocol import Credentials, Token
 
 logger = logging.getLogger(__name__)
@@ -64,14 +63,6 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts `ca`, or the system's authorities."""
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise ConfigurationError(f"{ca} holds no certificate that can be read: {error}") from None
-
-
 def problem_of(answer: httpx.Response) -> Problem:
     """Return the error an answer tells of; an empty one when it is not ours, as a proxy's."""
     try:
@@ -83,11 +74,13 @@ def problem_of(answer: httpx.Response) -> Problem:
 class Session:
     """Sends requests with a token that is always good."""
 
-    def __init__(self, url: str, ca: Path | None, identity: Identity, spool: Spool) -> None:
-        """Take where to and as whom; nothing is sent yet."""
-        self._client = httpx.AsyncClient(base_url=url, verify=tls_context(ca), timeout=REQUEST_SECONDS)
+    def __init__(self, endpoint: Endpoint, identity: Identity, spool: Spool) -> None:
+        """Send nothing yet: the first call logs in."""
+        self._client = endpoint.async_client(REQUEST_SECONDS)
         self._identity = identity
         self._spool = spool
+        self._url = endpoint.url
+        self._was_connected = False
         self.is_failing = False
         """Whether the last attempt got no answer, or no good one."""
         self._token = ""
@@ -193,6 +186,9 @@ class Session:
         self._renew_at = time.monotonic() + token_life_seconds(token) * random.uniform(*RENEW_AFTER_SHARE)  # noqa: S311
         self._token = token
         self._spool.count(logins=1)
+        if not self._was_connected:
+            self._was_connected = True
+            logger.info("connected to %s as the agent %s", self._url, self._identity.id)
         return True
 
 

@@ -174,6 +174,13 @@ def test_events_arrive_whole_though_a_server_takes_only_small_batches(
     assert [row[0] for row in rows] == [*(f"line {number}" for number in range(50)), "last"]
 
 
+def test_the_log_says_that_the_agent_is_enrolled_and_connected(management: httpx.Client, agent: Agent) -> None:
+    agent_id = find_id(management, agent)
+    log = agent.folder / "log"
+    assert f"enrolled as {agent.folder.name!r} with the id {agent_id}" in log.read_text()
+    wait_until(lambda: f"connected to {agent.command[4]} as the agent {agent_id}" in log.read_text())
+
+
 def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client) -> None:
     find_id(management, agent)
     done = subprocess.run(agent.command, capture_output=True, text=True, check=False)

@@ -17,6 +17,7 @@ from comms_api.client.spool import Spool
 WORKER = """
 import asyncio, sys
 from pathlib import Path
+from comms_api.client.endpoint import Endpoint
 from comms_api.client.model import Identity
 from comms_api.client.orders import OrderLoop, success
 from comms_api.client.session import Session
@@ -32,7 +33,7 @@ async def broken(order):
 
 async def main(url, ca, agent_id, key, folder):
     spool = Spool(Path(folder) / "spool.sqlite", 2**20)
-    async with Session(url, Path(ca), Identity(agent_id, key), spool) as session:
+    async with Session(Endpoint(url, Path(ca)), Identity(agent_id, key), spool) as session:
         await OrderLoop(session, spool, {"slow": slow, "broken": broken}, 5).run()
 
 asyncio.run(main(*sys.argv[1:]))

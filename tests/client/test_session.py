@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from comms_api.client import backoff
+from comms_api.client.endpoint import Endpoint
 from comms_api.client.model import Identity
 from comms_api.client.session import Call, Refused, Session
 from comms_api.client.spool import Spool
@@ -61,7 +62,7 @@ def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         spool = Spool(tmp_path / "spool.sqlite", 2**20)
 
         async def conversation(url: str) -> None:
-            async with Session(url, server.ca, Identity(str(uuid4()), "k" * 32), spool) as session:
+            async with Session(Endpoint(url, server.ca), Identity(str(uuid4()), "k" * 32), spool) as session:
                 await ask(session)
 
         try:

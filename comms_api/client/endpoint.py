@@ -1,0 +1,98 @@
+"""How to reach a server: its address, the authority that its certificate is checked against, and the proxy."""
+
+import re
+import ssl
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.request import getproxies
+
+import httpx
+import msgspec
+
+from comms_api.errors import ConfigurationError
+
+PORT_MAXIMUM = 65_535
+
+_NO_PROXY_ENTRY = re.compile(r"(?:.*://)?(?P<host>\[.*\]|[^:]*|.*:.*:.*?)(?::(?P<port>\d+))?")
+"""A name, an address or a network, perhaps with a scheme before and a port after it."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A server and the way to it. Without `proxy`, the environment names one, unless `is_direct`."""
+
+    url: str
+    ca: Path | None = None
+    proxy: str | None = None
+    is_direct: bool = False
+
+    def client(self, timeout_seconds: float) -> httpx.Client:
+        """Return a client for this server; raises `ConfigurationError` if it cannot be reached as described."""
+        return httpx.Client(**self._client_options(timeout_seconds))
+
+    def async_client(self, timeout_seconds: float) -> httpx.AsyncClient:
+        """Return an asynchronous client for this server; raises `ConfigurationError` as `client` does."""
+        return httpx.AsyncClient(**self._client_options(timeout_seconds))
+
+    def _client_options(self, timeout_seconds: float) -> dict[str, Any]:
+        url = _find_url(self.url, {"https"})
+        if url is None:
+            raise ConfigurationError(f"{self.url!r} is not like https://HOST:PORT")
+        options = {"base_url": url, "proxy": None if self.is_direct else self._find_proxy(url)}
+        # httpx would read the environment itself, and fails on some of what it finds there.
+        return options | {"verify": tls_context(self.ca), "timeout": timeout_seconds, "trust_env": False}
+
+    def _find_proxy(self, url: httpx.URL) -> httpx.Proxy | None:
+        if self.proxy:
+            return _proxy("--proxy", self.proxy)
+        proxies = getproxies()
+        scheme = next((scheme for scheme in ("https", "all") if proxies.get(scheme)), None)
+        if scheme is None or is_exempt(url, proxies.get("no", "")):
+            return None
+        return _proxy(f"{scheme.upper()}_PROXY", proxies[scheme])
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts `ca`, or the system's authorities."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ConfigurationError(f"{ca} holds no certificate that can be read: {error}") from None
+
+
+def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
+    """Return whether NO_PROXY excludes a URL: by `*`, a name and those below it, an address, or a network."""
+    for entry in re.split(r"[\s,]+", no_proxy):
+        found = _NO_PROXY_ENTRY.fullmatch(entry)
+        if found and found["host"] and found["port"] in {None, str(url.port or 443)}:
+            host = found["host"].strip("[]").lower()
+            if host == "*" or _is_in_network(url.host, host) or f".{url.host}".endswith(f".{host.lstrip('*.')}"):
+                return True
+    return False
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    try:
+        return ip_address(host) in ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _proxy(source: str, text: str) -> httpx.Proxy:
+    url = _find_url(text if "://" in text else f"http://{text}", {"http", "https"})
+    if url is None:
+        shown = text.rpartition("@")[2]  # a password may come before it
+        raise ConfigurationError(
+            f"{source}: {shown!r} cannot be used as a proxy, which must be like http://HOST:PORT;"
+            " give --proxy to use another one, or --no-proxy to use none"
+        )
+    return httpx.Proxy(url)
+
+
+def _find_url(text: str, schemes: set[str]) -> httpx.URL | None:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return None
+    is_usable = url.scheme in schemes and url.host and 0 < (url.port or 443) <= PORT_MAXIMUM
+    return url if is_usable else None

@@ -1,0 +1,63 @@
+"""An HTTP proxy that tunnels TLS (RFC 9110, section 9.3.6), in a thread of its own."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+
+
+@dataclass
+class Proxy:
+    """A running proxy, and the targets that it was asked for, as HOST:PORT."""
+
+    url: str = ""
+    targets: list[str] = field(default_factory=list)
+    credentials: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def running_proxy() -> Iterator[Proxy]:
+    """Run a proxy on a free port of this machine."""
+    proxy, is_ready = Proxy(), Event()
+    loop = asyncio.new_event_loop()
+    ended = asyncio.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+        proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        is_ready.set()
+        await ended.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        proxy.targets.append(head.split()[1])
+        proxy.credentials += [line for line in head.splitlines() if line.lower().startswith("proxy-authorization")]
+        host, _, port = proxy.targets[-1].rpartition(":")
+        to_reader, to_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(2**16):
+                target.write(data)
+                await target.drain()
+        except OSError:
+            pass
+        finally:
+            target.close()
+
+    thread = Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    is_ready.wait()
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
