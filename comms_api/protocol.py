@@ -175,7 +175,7 @@ class Result(msgspec.Struct, frozen=True):
     """How an order ended: 0 success, 1 failure, 2 in progress (does not end it), 3 timeout, 4 unknown."""
 
     code: int
-    message: str = ""
+    message: str | None = ""
     data: msgspec.Raw = msgspec.field(default_factory=no_data)
 
 
@@ -190,6 +190,12 @@ class OrderResults(msgspec.Struct, frozen=True):
     """A batch of reports."""
 
     results: list[OrderResult]
+
+
+class RawOrderResults(msgspec.Struct, frozen=True):
+    """A batch of reports, each of them still to be read."""
+
+    results: list[msgspec.Raw]
 
 
 class ReportOutcome(msgspec.Struct, frozen=True):

@@ -1,18 +1,31 @@
-"""What a report means: whether it ends its order and how, and what its sender is told."""
+"""Read reports, and tell what each one means: whether it ends its order and how, and what its sender is told."""
 
 from uuid import UUID
 
 import msgspec
 
 from comms_api.commands.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Report
+from comms_api.errors import Malformed
 from comms_api.protocol import (
     RESULT_IN_PROGRESS,
     RESULT_SUCCESS,
     RESULT_UNKNOWN,
+    OrderResult,
     OrderStatus,
+    RawOrderResults,
     ReportOutcome,
     Result,
 )
+
+
+class _Named(msgspec.Struct, frozen=True):
+    order_id: str = ""
+
+
+_BATCH = msgspec.json.Decoder(RawOrderResults)
+_NAMED = msgspec.json.Decoder(_Named)
+# Not strict: agents in other languages send numbers as texts.
+_REPORT = msgspec.json.Decoder(OrderResult, strict=False)
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -24,6 +37,33 @@ class Ending(msgspec.Struct, frozen=True):
     code: int
     message: str
     data: str | None
+
+
+def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcome]]:
+    """Return the reports of a batch by their index, and the outcomes of those that cannot be read.
+
+    Raises `Malformed` when the reports cannot be told apart.
+    """
+    reports: dict[int, OrderResult] = {}
+    refused: list[ReportOutcome] = []
+    try:
+        raws = _BATCH.decode(body).results
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
+    for index, raw in enumerate(raws):
+        try:
+            bytes(raw).decode()  # the decoder would pass raw data on as they are
+            reports[index] = _REPORT.decode(raw)
+        except (ValueError, RecursionError) as error:
+            refused.append(ReportOutcome(index, _find_order_id(raw), f"results[{index}]: {error}", 400))
+    return reports, refused
+
+
+def _find_order_id(report: msgspec.Raw) -> str:
+    try:
+        return _NAMED.decode(report).order_id
+    except (ValueError, RecursionError):
+        return ""
 
 
 def order_id_of(report: Report) -> UUID | None:
@@ -59,7 +99,7 @@ def ending_of(order_id: UUID, report: Report) -> Ending:
 
 
 def _bounded(result: Result) -> tuple[str, str | None]:
-    message = result.message.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    message = (result.message or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
     if len(message) > MESSAGE_CHARACTERS_MAXIMUM:
         message = f"{message[:MESSAGE_CHARACTERS_MAXIMUM]} … ({len(message)} characters)"
     data = bytes(result.data)

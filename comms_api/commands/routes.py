@@ -32,6 +32,7 @@ from comms_api.commands.model import (
     StoredOrder,
     SubmittedCommands,
 )
+from comms_api.commands.outcomes import read_reports
 from comms_api.commands.reports import Reports
 from comms_api.commands.requests import Caller, read_commands
 from comms_api.commands.service import Commands
@@ -44,11 +45,10 @@ from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
 from comms_api.http.request import AnyRequest, close_afterwards, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
-from comms_api.protocol import Order, OrderResults, Orders, OrderStatus, ReportOutcomes
+from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
 
 WAIT_SECONDS_MAXIMUM = 600
 
-_RESULTS = msgspec.json.Decoder(OrderResults)
 _ACTION = msgspec.json.Decoder(NewAction)
 _RETRY = msgspec.json.Decoder(Retry)
 
@@ -116,14 +116,19 @@ def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
 
 @post("/commands/results", status_code=200)
 async def report_results(request: AnyRequest, desk: NamedDependency[OrderDesk]) -> ReportOutcomes:
-    """Report how orders ended; one outcome per report, in order. A report that is repeated changes nothing."""
+    """Report how orders ended; one outcome per report, in order, also for a report that cannot be read (400).
+
+    A report that is repeated changes nothing.
+    """
     return await _report(request, desk, agent_of(request))
 
 
 async def _report(request: AnyRequest, desk: OrderDesk, recipient: UUID) -> ReportOutcomes:
     async with desk.bodies.receive(request) as body:
-        batch = read_json(body, _RESULTS, '{"results": [{"order_id", "result": {"code"}}…]}')
-        return ReportOutcomes(list(await desk.reports.report(recipient, batch.results)))
+        reports, refused = read_reports(body)
+        outcomes = await desk.reports.report(recipient, list(reports.values()))
+    told = [msgspec.structs.replace(outcome, index=index) for index, outcome in zip(reports, outcomes, strict=True)]
+    return ReportOutcomes(sorted(told + refused, key=lambda outcome: outcome.index))
 
 
 class CommandDesk(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Tell the items of a batch apart, however its bytes were split on the way.
 
-A batch is lines of JSON. A body whose items cannot be told apart is `Malformed`, with the line; a fault of one item
-never fails the others, since a real agent would send the same batch again for ever. So a line that is no header, where
-a header is due, is one bad item up to the next line that is a header.
+A batch is lines of JSON. A body without a readable metadata line is `Malformed`. A fault of one item never fails the
+others, since a real agent would send the same batch again for ever: a line that is not a header, where a header is due,
+is one bad item up to the next header; a byte that is not UTF-8 is a fault of its line alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from comms_api.events.model import (
     STATE_BYTES_MAXIMUM,
     STATE_ID_BYTES_MAXIMUM,
     STATEFUL_COLLECTORS,
+    Batch,
     EventRun,
     Quarantined,
     StateChange,
@@ -70,29 +71,33 @@ _STATEFUL_HEADER = msgspec.json.Decoder(StatefulHeader)
 _SHAPE = msgspec.json.Decoder(_Shape)
 
 
-def split_batch(body: bytes, items_maximum: int) -> tuple[str, list[bytes]]:
-    """Return the agent's id as the metadata line tells it, and the lines behind that line, stripped.
+def split_batch(body: bytes, items_maximum: int) -> Batch:
+    """Split a body into lines.
 
-    Raises `Malformed` for no metadata or no UTF-8, `TooLarge` for more than `items_maximum` lines.
+    Raises `Malformed` for a metadata line without a readable id, `TooLarge` for more than `items_maximum` items.
     """
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise Malformed(f"line {line}: not UTF-8 at byte {error.start} of the body") from None
     first, *lines = body.split(b"\n", 2 * items_maximum + 1)
     if len(lines) > 2 * items_maximum:
         raise TooLarge(f"The batch has more than {items_maximum} items.")
     try:
-        return _METADATA.decode(first).agent.id, [line.strip() for line in lines]
-    except (msgspec.DecodeError, RecursionError) as error:
+        agent_id = _METADATA.decode(first).agent.id
+    except (ValueError, RecursionError) as error:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
+    return Batch(agent_id, [line.strip() for line in lines], _utf8_fault(body) is None)
 
 
-def read_stateless(lines: Sequence[bytes]) -> StatelessBatch:
+def _utf8_fault(data: bytes) -> str | None:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start}"
+    return None
+
+
+def read_stateless(batch: Batch) -> StatelessBatch:
     """Sort the lines of a stateless batch into runs of events and lines for the quarantine."""
-    filled = [line for line in lines if line]
-    return _read_faultless(filled) or _read_line_by_line(filled)
+    filled = [line for line in batch.lines if line]
+    return (_read_faultless(filled) if batch.is_utf8 else None) or _read_line_by_line(filled)
 
 
 def _read_faultless(lines: Sequence[bytes]) -> StatelessBatch | None:
@@ -115,19 +120,22 @@ def _read_line_by_line(lines: Sequence[bytes]) -> StatelessBatch:
     quarantined: list[Quarantined] = []
     problem: str | None = "no sub-header line before it"
     for line in lines:
-        if (fault := _fault(line)) is not None:
-            quarantined.append(Quarantined(fault, line))
-        elif header := _find_stateless_header(line):
+        fault, header = _fault(line), _find_stateless_header(line)
+        if header is not None:
             problem = _name_fault(header.module, header.collector)
             runs.append(EventRun(header.module, header.collector, []))
-        elif problem is not None:
+        if fault is not None:
+            quarantined.append(Quarantined(fault, line))
+        elif header is None and problem is not None:
             quarantined.append(Quarantined(problem, line))
-        else:
+        elif header is None:
             runs[-1].lines.append(line)
     return StatelessBatch([run for run in runs if run.lines], quarantined)
 
 
 def _fault(line: bytes) -> str | None:
+    if (fault := _utf8_fault(line)) is not None:
+        return fault
     try:
         _ANY.decode(line)
     except msgspec.DecodeError as error:
@@ -141,9 +149,14 @@ def _find_stateless_header(line: bytes) -> StatelessHeader | None:
     if len(line) > HEADER_BYTES_MAXIMUM or not _may_have(b'"module"', line):
         return None
     try:
-        return _STATELESS_HEADER.decode(line)
-    except msgspec.DecodeError:
+        return _STATELESS_HEADER.decode(_as_utf8(line))
+    except (msgspec.DecodeError, RecursionError):
         return None  # an event that has a member of that name
+
+
+def _as_utf8(line: bytes) -> bytes:
+    """Return a line that can be decoded, so that a header with a broken name still separates its neighbours."""
+    return line.decode(errors="replace").encode()
 
 
 def _may_have(member: bytes, line: bytes) -> bool:
@@ -158,12 +171,14 @@ def _name_fault(*names: str) -> str | None:
     return None
 
 
-def read_stateful(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
-    """Read the items of a stateful batch; raises `Malformed` when a data line is missing."""
+def read_stateful(agent_id: UUID, batch: Batch) -> StatefulBatch:
+    """Read the items of a stateful batch."""
     try:
-        return StatefulBatch(list(_read_faultless_items(agent_id, lines)), [])
+        if batch.is_utf8:
+            return StatefulBatch(list(_read_faultless_items(agent_id, batch.lines)), [])
     except (ValueError, RecursionError):
-        return _read_item_by_item(agent_id, lines)
+        pass
+    return _read_item_by_item(agent_id, batch.lines)
 
 
 def _read_faultless_items(agent_id: UUID, lines: Sequence[bytes]) -> Iterator[StateChange]:
@@ -186,14 +201,13 @@ def _read_item_by_item(agent_id: UUID, lines: Sequence[bytes]) -> StatefulBatch:
     refused: list[ItemResult] = []
     for index, item in enumerate(_pair(lines)):
         header = item.header
-        if header is not None and header.operation != "delete" and item.data is None:
-            raise Malformed(f"line {item.number}: this header has no data line after it")
         fault = _fault_of(item)
         if header is None or fault is not None:
             refused.append(ItemResult(index, header.id if header else "", fault or "", 400))
         else:
             key = (owner, header.module, header.collector, header.id)
-            changes.append(StateChange(index, key, header.operation, item.data))
+            data = None if header.operation == "delete" else item.data or b"{}"
+            changes.append(StateChange(index, key, header.operation, data))
     return StatefulBatch(changes, refused)
 
 
@@ -206,12 +220,11 @@ class _Item(msgspec.Struct):
     is_shaped: bool
     data: bytes | None = None
 
-    @property
-    def takes_next(self) -> bool:
-        """Whether a following line that is no header belongs to this item."""
-        if self.header is None:
-            return self.data is None or not self.is_shaped
-        return self.data is None and self.header.operation != "delete"
+    def takes(self, line: bytes) -> bool:
+        """Return whether a following line that is not a complete header belongs to this item."""
+        if self.header is not None:
+            return self.data is None and self.header.operation != "delete"
+        return not _is_header_shaped(line) and (self.data is None or not self.is_shaped)
 
 
 def _pair(lines: Sequence[bytes]) -> list[_Item]:
@@ -220,11 +233,10 @@ def _pair(lines: Sequence[bytes]) -> list[_Item]:
         if not line:
             continue
         header = _find_stateful_header(line)
-        is_shaped = header is not None or _is_header_shaped(line)
-        if items and not is_shaped and items[-1].takes_next:
+        if header is None and items and items[-1].takes(line):
             items[-1].data = line
         else:
-            items.append(_Item(number, line, header, is_shaped))
+            items.append(_Item(number, line, header, header is not None or _is_header_shaped(line)))
     return items
 
 
@@ -232,23 +244,25 @@ def _find_stateful_header(line: bytes) -> StatefulHeader | None:
     if len(line) > HEADER_BYTES_MAXIMUM or not _may_have(b'"operation"', line):
         return None
     try:
-        return _STATEFUL_HEADER.decode(line)
+        return _STATEFUL_HEADER.decode(_as_utf8(line))
     except (msgspec.DecodeError, RecursionError):
         return None
 
 
 def _is_header_shaped(line: bytes) -> bool:
-    """Return whether a line that is no good header is one all the same: two of its members and no others."""
+    """Return whether a line is a header, complete or not: it has two of a header's members and no others."""
     if len(line) > HEADER_BYTES_MAXIMUM or not (_may_have(b'"module"', line) or _may_have(b'"operation"', line)):
         return False
     try:
-        shape = _SHAPE.decode(line)
+        shape = _SHAPE.decode(_as_utf8(line))
     except (msgspec.DecodeError, RecursionError):
         return False
     return sum(member is not _ABSENT for member in (shape.id, shape.module, shape.operation)) >= 2  # noqa: PLR2004
 
 
 def _fault_of(item: _Item) -> str | None:
+    if (fault := _utf8_fault(item.line)) is not None:
+        return f"line {item.number}: {fault}"
     if item.header is not None:
         return _header_fault(item.header) or _data_fault(item.data)
     try:

@@ -1,5 +1,6 @@
 """Events and states, on their way in and as operators see them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -28,6 +29,15 @@ STATEFUL_COLLECTORS = {
     "command": None,
 }
 """The stateful modules and, where they are fixed, their collectors."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A body, split: the agent that the metadata line names, and the lines behind that line, stripped."""
+
+    agent_id: str
+    lines: Sequence[bytes]
+    is_utf8: bool
+    """Whether every line is UTF-8, which JSON decoders check only in the texts that they return."""
 
 
 class Quarantined(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ class _Report(msgspec.Struct, frozen=True):
     command: _Command
 
 
-_REPORT = msgspec.json.Decoder(_Report)
+# Not strict: agents in other languages send numbers as texts.
+_REPORT = msgspec.json.Decoder(_Report, strict=False)
 
 
 def read_result(change: StateChange) -> OrderResult | str:

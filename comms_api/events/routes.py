@@ -10,7 +10,7 @@ from litestar.params import FromQuery
 from comms_api.errors import Forbidden
 from comms_api.events.cursors import decode_cursor
 from comms_api.events.framing import read_stateful, read_stateless, split_batch
-from comms_api.events.model import Event, QuarantinedEvent, State
+from comms_api.events.model import Batch, Event, QuarantinedEvent, State
 from comms_api.events.service import Events, States
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
@@ -34,9 +34,9 @@ async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """Store a batch of events; 204 when they are durable. Lines that are no events go to the quarantine."""
     agent_id = agent_of(request)
     async with ingest.bodies.receive(request) as body:
-        named, lines = split_batch(body, ingest.batch_items_maximum)
-        _check_owner(named, agent_id)
-        await ingest.events.append(agent_id, read_stateless(lines))
+        batch = split_batch(body, ingest.batch_items_maximum)
+        _check_owner(batch, agent_id)
+        await ingest.events.append(agent_id, read_stateless(batch))
 
 
 @post("/events/stateful", status_code=200)
@@ -44,13 +44,13 @@ async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """Create, update and delete states; one result per item, in order, after the commit."""
     agent_id = agent_of(request)
     async with ingest.bodies.receive(request) as body:
-        named, lines = split_batch(body, ingest.batch_items_maximum)
-        _check_owner(named, agent_id)
-        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, lines)))
+        batch = split_batch(body, ingest.batch_items_maximum)
+        _check_owner(batch, agent_id)
+        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, batch)))
 
 
-def _check_owner(named: str, agent_id: UUID) -> None:
-    if named.lower() != str(agent_id):
+def _check_owner(batch: Batch, agent_id: UUID) -> None:
+    if batch.agent_id.lower() != str(agent_id):
         raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
 
 

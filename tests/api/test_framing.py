@@ -127,7 +127,7 @@ def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID
         (b"{}\n", "line 1"),
         (b"nonsense\n", "line 1"),
         (b'{"module":"m"}\n{"n":1}\n', "line 1"),
-        (metadata("x") + b"\n{}\n\xff\xfe\n", "line 3"),
+        (b'{"agent":{"id":"b\xfcro"}}\n{}\n', "line 1"),
     ],
 )
 def test_a_batch_whose_items_cannot_be_told_apart_is_400_with_the_line(
@@ -139,13 +139,69 @@ def test_a_batch_whose_items_cannot_be_told_apart_is_400_with_the_line(
         assert told in answer.json()["message"]
 
 
-def test_a_missing_data_line_is_400_with_the_line(client: httpx.Client, agent_id: UUID, query: Query) -> None:
-    header = state("lost").partition(b"\n")[0]
-    for items in ([state("kept"), header], [header, state("kept")]):
+OPERATIONS = ("create", "update", "delete")
+
+
+def test_a_data_line_that_is_left_out_is_an_empty_object(client: httpx.Client, agent_id: UUID, query: Query) -> None:
+    headers = [state(f"empty{number}", operation).partition(b"\n")[0] for number, operation in enumerate(OPERATIONS)]
+    for items in ([*headers, state("kept")], [state("kept", "update"), *headers[::-1]]):
         answer = client.post("/events/stateful", content=stateful(agent_id, *items))
-        assert answer.status_code == 400
-        assert "no data line" in answer.json()["message"]
-    assert query("SELECT id FROM states WHERE agent_id = $1 AND id = 'kept'", agent_id) == []
+        assert answer.status_code == 200, answer.text
+        assert {result["status"] for result in answer.json()["results"]} <= {200, 201, 404, 409}
+    states = query("SELECT id, data::text FROM states WHERE agent_id = $1 AND id LIKE 'empty%' ORDER BY id", agent_id)
+    assert [tuple(row) for row in states] == [("empty0", "{}"), ("empty1", "{}")]
+
+
+def test_a_document_that_resembles_a_header_is_a_document_unless_it_is_a_complete_one(
+    client: httpx.Client, agent_id: UUID, query: Query
+) -> None:
+    documents = [b'{"id":"1","module":"nft"}', b'{"operation":"update","module":5,"id":"1"}', b'{"operation":"update"}']
+    items = [state(f"like{number}", data=document) for number, document in enumerate(documents)]
+    complete = state("like3", data=b'{"id":"like4","module":"fim","collector":"file","operation":"create"}')
+    answer = client.post("/events/stateful", content=stateful(agent_id, *items, complete))
+    assert [(result["id"], result["status"]) for result in answer.json()["results"]] == [
+        (f"like{number}", 201) for number in range(5)
+    ]
+    states = query("SELECT data::text FROM states WHERE agent_id = $1 AND id LIKE 'like%' ORDER BY id", agent_id)
+    assert [row[0].encode() for row in states] == [*documents, b"{}", b"{}"]
+
+
+def test_a_byte_that_is_not_utf8_is_a_fault_of_its_event_alone(
+    client: httpx.Client, management: httpx.Client, agent_id: UUID, query: Query
+) -> None:
+    bad = b'{"o":"b\xfcro"}'
+    body = stateless(
+        agent_id, {"o": "good"}, bad, b'{"module":"umla\xfct","collector":"c"}', {"o": "after"}, module="latin"
+    )
+    assert client.post("/events/stateless", content=body.replace(b'"hostname": "h"', b'"hostname": "\xfc"')).is_success
+    assert stored(query, agent_id, "latin") == ['{"o": "good"}']
+    assert stored(query, agent_id, "umla\N{REPLACEMENT CHARACTER}t") == ['{"o": "after"}']
+    page = management.get("/events/quarantine", params={"agent_id": str(agent_id), "limit": 1000}).json()
+    shown = {item["line"]: item["reason"] for item in page["items"]}
+    assert shown['{"o":"b\\xfcro"}'] == "not UTF-8 at byte 7"
+    assert shown['{"module":"umla\\xfct","collector":"c"}'] == "not UTF-8 at byte 15"
+
+
+def test_a_byte_that_is_not_utf8_is_a_fault_of_its_item_alone(
+    client: httpx.Client, agent_id: UUID, query: Query
+) -> None:
+    bad_header = state("latin-header").replace(b"header", b"h\xe4der")
+    items = [
+        state("latin0", data={"n": 0}),
+        state("latin1", data=b'{"o":"b\xfcro"}'),
+        state("latin2").partition(b"\n")[0],
+        bad_header,
+        state("latin-header", "delete").replace(b"header", b"h\xe4der"),
+        state("latin3", data={"n": 3}),
+    ]
+    answer = client.post("/events/stateful", content=stateful(agent_id, *items))
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [result["status"] for result in results] == [201, 400, 201, 400, 400, 201]
+    assert results[1]["result"] == "data: not UTF-8 at byte 7"
+    assert results[3]["id"] == "latin-h\N{REPLACEMENT CHARACTER}der"
+    states = query("SELECT id FROM states WHERE agent_id = $1 AND id LIKE 'latin%' ORDER BY id", agent_id)
+    assert [row[0] for row in states] == ["latin0", "latin2", "latin3"]
 
 
 def test_a_fault_of_one_item_is_that_items_own(client: httpx.Client, agent_id: UUID) -> None:

@@ -82,12 +82,44 @@ def test_a_command_to_an_agent_is_polled_and_reported(server: Server, management
     assert (stored["status"], stored["result"]) == ("success", {"code": 0, "message": "pong", "data": {"n": 1}})
 
 
+REPORTS: dict[bytes, int] = {
+    b'{"order_id":"%s","result":{"code":0,"message":null}}': 200,
+    b'{"order_id":"%s","result":{"code":"1","message":"no"}}': 200,
+    b'{"order_id":"%s","result":{"code":0,"message":"b\xfcro"}}': 400,
+    b'{"order_id":"%s","result":{"code":0,"data":"b\xfcro"}}': 400,
+    b'{"order_id":"%s","result":{"message":"no code"}}': 400,
+    b'{"order_id":"%s","result":null}': 400,
+    b'{"order_id":"%s","result":{"code":0,"message":"a\\u0000b","data":["\\u0000"]}}': 200,
+}
+UNREADABLE = [b"5", b"{}", b'{"order_id":5,"result":{"code":0}}']
+
+
+@pytest.mark.parametrize("path", ["/commands/results", "/commands/results?by=litestar"])
+def test_each_report_has_its_own_outcome(server: Server, management: httpx.Client, path: str) -> None:
+    agent_id = server.enroll(management, f"reports{len(path)}")
+    client = server.log_in(agent_id)
+    management.post("/commands", json=[command(agent_id, action="restart")] * len(REPORTS))
+    ids = [order["order_id"] for order in client.get("/commands").json()["commands"]]
+    reports = [report % order_id.encode() for report, order_id in zip(REPORTS, ids, strict=True)]
+    body = b'{"results":[%b]}' % b",".join([*UNREADABLE, *reports])
+    answer = client.post(path, content=body)
+    assert answer.status_code == 200, answer.text
+    outcomes = answer.json()["results"]
+    assert [outcome["index"] for outcome in outcomes] == list(range(len(UNREADABLE) + len(REPORTS)))
+    assert [outcome["status"] for outcome in outcomes] == [400] * len(UNREADABLE) + list(REPORTS.values())
+    assert [outcome["order_id"] for outcome in outcomes] == [""] * len(UNREADABLE) + ids
+    assert outcomes[-3]["result"] == "results[7]: Object missing required field `code` - at `$.result`"
+    shown = [management.get(f"/orders/{order_id}").json() for order_id in ids]
+    assert [order["status"] for order in shown] == ["success", "failure", *["sent"] * 4, "success"]
+    assert shown[-1]["result"] == {"code": 0, "message": "a\N{REPLACEMENT CHARACTER}b", "data": ["\0"]}
+
+
 def test_a_real_agents_report_as_a_state_ends_the_order(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "real")
     client = server.log_in(agent_id)
     management.post("/commands", json=command(agent_id))
     [order] = client.get("/api/v1/commands").json()["commands"]
-    report = {"command": {"result": {"code": 1, "message": "no"}}}
+    report = {"command": {"result": {"code": "1", "message": "no"}}}
     item = state(order["document_id"], "update", report, module="command", collector="")
     [result] = client.post("/events/stateful", content=stateful(agent_id, item)).json()["results"]
     assert (result["result"], result["status"]) == ("updated", 200)
