@@ -178,7 +178,7 @@ def test_the_log_says_that_the_agent_is_enrolled_and_connected(management: httpx
     agent_id = find_id(management, agent)
     log = agent.folder / "log"
     assert f"enrolled as {agent.folder.name!r} with the id {agent_id}" in log.read_text()
-    wait_until(lambda: f"connected to {agent.command[4]} as the agent {agent_id}" in log.read_text())
+    wait_until(lambda: f"connected to {agent.command[5]} as the agent {agent_id}" in log.read_text())
 
 
 def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client) -> None:
