@@ -1,15 +1,54 @@
-"""Read YAML as configuration: checked before it is accepted, and merged in an order that is given."""
+"""Group files in YAML: checked when they are stored, and merged without changing the text of a scalar.
 
-from collections.abc import Iterable
-from typing import Any
+YAML 1.1 reads `22:30` as 1350 and `0644` as 420, YAML 1.2 reads a text and 644, and agents have readers of both kinds.
+So a document is made of its parse events, not of values: maps, lists, and scalars with the text, tag and style they
+were written with. Keys are compared by their text.
+"""
 
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import msgspec
 import yaml
 
 from comms_api.errors import Invalid
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 YAML_BYTES_MAXIMUM = 256 * 1024
 YAML_SUFFIXES = (".yml", ".yaml")
+DEPTH_MAXIMUM = 50
+"""How deeply maps and lists may be nested. libyaml, which many readers use, recurses and crashes on thousands."""
+
+NUMBER_CHARACTERS_MAXIMUM = 256
+"""The longest scalar that is no text: readers take quadratic time for long numbers."""
+
+SHOWN_CHARACTERS_MAXIMUM = 40
+MERGES_CACHED = 8
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LINE_CHARACTERS_MAXIMUM = 2**31 - 1
+_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = {f"{_TAG}str", f"{_TAG}binary"}
+_NULLS = {"~", "null", "Null", "NULL"}
+
+
+class Scalar(msgspec.Struct, frozen=True):
+    """A scalar as it was written; the style is its first character, empty for a plain one."""
+
+    text: str
+    tag: str | None = None
+    style: str = ""
+
+    @property
+    def is_null(self) -> bool:
+        """Whether every reader takes it for null."""
+        return self.tag == f"{_TAG}null" or (self.tag is None and not self.style and self.text in _NULLS)
+
+
+Node: TypeAlias = "Scalar | list[Node] | Map"
+Map: TypeAlias = "dict[str, tuple[Scalar, Node]]"
+"""Each key as it was written, and its value, by the text of the key."""
 
 
 def is_yaml(name: str) -> bool:
@@ -17,39 +56,157 @@ def is_yaml(name: str) -> bool:
     return name.endswith(YAML_SUFFIXES)
 
 
-def read_yaml(name: str, content: bytes) -> Any:
-    """Return what a YAML file says; raises `Invalid`, with the line, for what is none, or may grow when it is read.
+def read_yaml(name: str, content: bytes) -> Map:
+    """Return the document of a YAML file; raises `Invalid`, with the line and what to do.
 
-    Aliases are refused: by them a few hundred bytes can stand for gigabytes.
+    It refuses what some reader of YAML 1.1 or 1.2 cannot read or reads differently: aliases, merge keys, a key that
+    is there twice, tags of programming languages, a top that is no map.
     """
     if len(content) > YAML_BYTES_MAXIMUM:
         raise Invalid(f"{name}: larger than {YAML_BYTES_MAXIMUM} bytes, the most that is read as YAML")
     try:
-        has_aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, Loader=_LOADER))
-        document = None if has_aliases else yaml.load(content, Loader=_LOADER)  # noqa: S506 - a safe loader
-        write_yaml(document)  # what cannot be written could not be merged
-    except Exception as error:  # noqa: BLE001 - the readers of scalars raise whatever they like
+        return _Reader(name, content).read()
+    except yaml.YAMLError as error:
         raise Invalid(f"{name}: {' '.join(str(error).split()) or 'not YAML that can be read'}") from None
-    if has_aliases:
-        raise Invalid(f"{name}: aliases are not supported")
-    return document
 
 
-def merge(documents: Iterable[Any]) -> Any:
-    """Return documents as one, the later having the last word: mappings merge key by key, all else is replaced."""
-    merged: Any = {}
+class _Reader:
+    def __init__(self, name: str, content: bytes) -> None:
+        self._name = name
+        self._events: Iterator[Any] = yaml.parse(content, Loader=_LOADER)
+        self._values: Any = yaml.SafeLoader("")
+
+    def read(self) -> Map:
+        next(self._events)  # the start of the stream
+        start = next(self._events)
+        top = next(self._events) if isinstance(start, yaml.DocumentStartEvent) else start
+        if not isinstance(top, yaml.MappingStartEvent):
+            raise self._fault(top, "the top must be a map, such as `key: value`; write {} for an empty configuration")
+        document = self._read_map(top, 1)
+        next(self._events)  # the end of the document
+        if isinstance(another := next(self._events), yaml.DocumentStartEvent):
+            raise self._fault(another, "a second document begins; put each document into a file of its own")
+        return document
+
+    def _read_node(self, event: Any, depth: int) -> Node:
+        if isinstance(event, yaml.AliasEvent):
+            raise self._fault(event, "aliases (*) are not supported; write the value out")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._read_scalar(event)
+        is_map = isinstance(event, yaml.MappingStartEvent)
+        return self._read_map(event, depth) if is_map else self._read_list(event, depth)
+
+    def _read_list(self, start: Any, depth: int) -> list[Node]:
+        self._check_collection(start, depth)
+        items = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._read_node(event, depth + 1))
+        return items
+
+    def _read_map(self, start: Any, depth: int) -> Map:
+        self._check_collection(start, depth)
+        entries: Map = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._fault(event, "a key must be a scalar")
+            if event.value == "<<" and event.implicit[0]:
+                raise self._fault(event, "merge keys (<<) are not supported; write the members out")
+            key = self._read_scalar(event)
+            if key.text in entries:
+                raise self._fault(event, f"the key {_shown(key.text)} is there twice; remove one of them")
+            entries[key.text] = key, self._read_node(next(self._events), depth + 1)
+        return entries
+
+    def _check_collection(self, start: Any, depth: int) -> None:
+        if depth > DEPTH_MAXIMUM:
+            raise self._fault(start, f"nested more than {DEPTH_MAXIMUM} deep; move parts up")
+        kind = "map" if isinstance(start, yaml.MappingStartEvent) else "seq"
+        if start.tag not in {None, _TAG + kind}:
+            raise self._fault(start, f"the tag {_shown(start.tag)} is not supported; leave it out")
+
+    def _read_scalar(self, event: Any) -> Scalar:
+        self._check_value(event)
+        style = "|" if event.style == ">" else event.style or ""
+        text = "null" if not (event.value or event.tag or style) else event.value
+        return Scalar(text, event.tag, style)
+
+    def _check_value(self, event: Any) -> None:
+        """Refuse what readers of YAML 1.1 would fail on, such as a 13th month or the tag of a Python object."""
+        tag = event.tag or self._values.resolve(yaml.ScalarNode, event.value, event.implicit)
+        if tag == f"{_TAG}str":
+            return
+        kind = _shown(tag.removeprefix(_TAG))
+        sentence = f"{_shown(event.value)} is no valid {kind}; write it in quotes and without a tag to make it a text"
+        if tag not in _TEXT_TAGS and len(event.value) > NUMBER_CHARACTERS_MAXIMUM:
+            raise self._fault(event, sentence)
+        try:
+            self._values.construct_document(yaml.ScalarNode(tag, event.value))
+        except Exception:  # noqa: BLE001 - PyYAML's constructors raise whatever the value makes them raise
+            raise self._fault(event, sentence) from None
+
+    def _fault(self, event: Any, sentence: str) -> Invalid:
+        return Invalid(f"{self._name}: line {event.start_mark.line + 1}: {sentence}")
+
+
+def _shown(text: str) -> str:
+    return repr(text[:SHOWN_CHARACTERS_MAXIMUM])
+
+
+@lru_cache(MERGES_CACHED)
+def merge_files(files: tuple[tuple[str, bytes], ...]) -> bytes:
+    """Return files, by name and content, as one; cached, since the agents of a group ask for the same merge."""
+    return write_yaml(merge(read_yaml(name, content) for name, content in files))
+
+
+def merge(documents: Iterable[Map]) -> Map:
+    """Return documents as one, the later having the last word: maps merge key by key, all else is replaced.
+
+    A null replaces nothing.
+    """
+    merged: Map = {}
     for document in documents:
-        merged = _merged(merged, document)
+        merged = _merge_maps(merged, document)
     return merged
 
 
-def _merged(below: Any, above: Any) -> Any:
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return below if above is None else above
-    shared = {key: _merged(below[key], above[key]) for key in below.keys() & above.keys()}
+def _merge_maps(below: Map, above: Map) -> Map:
+    shared = {text: (above[text][0], _merge_nodes(below[text][1], above[text][1])) for text in below if text in above}
     return below | above | shared
 
 
-def write_yaml(document: Any) -> bytes:
-    """Return a document as YAML, keys in order, so that the same document is the same bytes."""
-    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
+def _merge_nodes(below: Node, above: Node) -> Node:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return _merge_maps(below, above)
+    return below if isinstance(above, Scalar) and above.is_null else above
+
+
+def write_yaml(document: Map) -> bytes:
+    """Return a document as YAML; the same document is always the same bytes."""
+    text: str = yaml.emit(_events(document), Dumper=_DUMPER, width=_LINE_CHARACTERS_MAXIMUM, allow_unicode=True)
+    return text.encode()
+
+
+def _events(document: Map) -> Iterator[yaml.Event]:
+    yield yaml.StreamStartEvent()
+    yield yaml.DocumentStartEvent(explicit=False)
+    yield from _node_events(document)
+    yield yaml.DocumentEndEvent(explicit=False)
+    yield yaml.StreamEndEvent()
+
+
+def _node_events(node: Node) -> Iterator[yaml.Event]:
+    """Yield the events of a node, lists and maps in block style, where every plain scalar may stand as it is."""
+    if isinstance(node, Scalar):
+        has_no_tag = node.tag is None
+        yield yaml.ScalarEvent(None, node.tag, (has_no_tag, has_no_tag), node.text, style=node.style)
+    elif isinstance(node, list):
+        yield yaml.SequenceStartEvent(None, None, implicit=True, flow_style=False)
+        for item in node:
+            yield from _node_events(item)
+        yield yaml.SequenceEndEvent()
+    else:
+        yield yaml.MappingStartEvent(None, None, implicit=True, flow_style=False)
+        for key, value in node.values():
+            yield from _node_events(key)
+            yield from _node_events(value)
+        yield yaml.MappingEndEvent()

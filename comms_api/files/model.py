@@ -12,6 +12,9 @@ from comms_api.protocol import WantedFile
 FILE_BYTES_MAXIMUM = 4 * 2**20
 """Real agents refuse an answer above 8 MB."""
 
+MERGED_BYTES_MAXIMUM = FILE_BYTES_MAXIMUM
+"""The most bytes of YAML that are merged for an agent."""
+
 VERSIONS_KEPT = 20
 MERGED = "merged.yml"
 """Asked for by an agent, this is all of its groups' YAML in one; no group file can have the name."""

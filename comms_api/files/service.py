@@ -1,6 +1,5 @@
 """Keep group files, hand agents their own, and tell agents of changes by orders."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
@@ -18,12 +17,14 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid, NotFound, TooLarge
+from comms_api.executors import BoundedExecutor
 from comms_api.files import store
-from comms_api.files.configuration import is_yaml, merge, read_yaml, write_yaml
+from comms_api.files.configuration import is_yaml, merge_files, read_yaml
 from comms_api.files.model import (
     EMPTY,
     FILE_BYTES_MAXIMUM,
     MERGED,
+    MERGED_BYTES_MAXIMUM,
     Configuration,
     Content,
     FileName,
@@ -36,6 +37,10 @@ from comms_api.settings import Settings
 
 SETTLED_SECONDS = 1.0
 """How long a configuration must have been still before its agent is told: ten changes make one order."""
+
+YAML_THREADS = 1
+YAML_CALLS_MAXIMUM = 32
+"""The most documents that are read, merged or waiting on a node; beyond it, 503."""
 
 AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"
@@ -50,6 +55,7 @@ class Files:
         self._clock = clock
         self._notifier = notifier
         self._timeout_seconds = settings.order_timeout_maximum_seconds
+        self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
     # -- for operators
 
@@ -77,7 +83,7 @@ class Files:
         if len(content) > FILE_BYTES_MAXIMUM:
             raise TooLarge(f"The file is larger than {FILE_BYTES_MAXIMUM} bytes.")
         if is_yaml(name):
-            await asyncio.to_thread(read_yaml, name, content)
+            await self._yaml.run(lambda: read_yaml(name, content))
 
     async def delete(self, group: str, name: str) -> None:
         """Take a file from a group; its versions stay. Raises `NotFound`."""
@@ -132,13 +138,16 @@ class Files:
         return content
 
     async def merged(self, agent_id: UUID) -> Content:
-        """Return the YAML of an agent's groups as one: by precedence and then by name, the last has the last word."""
+        """Return the YAML of an agent's groups as one: by precedence and then by name, the last has the last word.
+
+        Raises `TooLarge` for files that are too large together.
+        """
         async with self._engine.connect() as connection:
-            files = await store.list_own_files(connection, agent_id)
-        content = await asyncio.to_thread(
-            lambda: write_yaml(merge(read_yaml(file.name, text) for file, text in files if is_yaml(file.name)))
-        )
-        return content_of(content)
+            files = await store.list_own_yaml(connection, agent_id, MERGED_BYTES_MAXIMUM)
+        contents = tuple((name, content) for name, content in files if content is not None)
+        if len(contents) < len(files):
+            raise TooLarge(f"The agent's groups have more than {MERGED_BYTES_MAXIMUM} bytes of YAML together.")
+        return content_of(await self._yaml.run(lambda: merge_files(contents)))
 
     async def report(self, agent_id: UUID, sha256: str) -> None:
         """Note the hash of the files that an agent runs."""

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, text, update
+from sqlalchemy import ARRAY, Select, Text, any_, case, func, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import is_in_sync, wanted_configuration
 from comms_api.database.schema import agents, group_files, group_members, groups
+from comms_api.files.configuration import YAML_SUFFIXES
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile
 from comms_api.protocol import WantedFile
 
@@ -119,10 +120,19 @@ def _own_files(agent_id: UUID) -> Select[Any]:
     )
 
 
-async def list_own_files(connection: AsyncConnection, agent_id: UUID) -> Sequence[tuple[WantedFile, bytes]]:
-    """Return the files of an agent's own groups with their content, the group that has the last word last."""
-    rows = await connection.execute(_own_files(agent_id).add_columns(group_files.c.content))
-    return [(WantedFile(row.group_name, row.file_name, row.sha256), row.content) for row in rows]
+async def list_own_yaml(
+    connection: AsyncConnection, agent_id: UUID, bytes_maximum: int
+) -> Sequence[tuple[str, bytes | None]]:
+    """Return name and content of the YAML files of an agent's own groups, the group that has the last word last.
+
+    The contents are None if they are larger than `bytes_maximum` together.
+    """
+    bytes_together = func.sum(func.octet_length(group_files.c.content)).over()
+    suffixes = literal([f"%{suffix}" for suffix in YAML_SUFFIXES], ARRAY(Text))
+    statement = _own_files(agent_id).where(group_files.c.file_name.like(any_(suffixes)))
+    content = case((bytes_together <= bytes_maximum, group_files.c.content)).label("content")
+    rows = await connection.execute(statement.add_columns(content))
+    return [(row.file_name, row.content) for row in rows]
 
 
 async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:

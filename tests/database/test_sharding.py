@@ -31,8 +31,8 @@ from comms_api.files.service import ANNOUNCER
 from comms_api.files.store import (
     find_hashes,
     find_own_content,
-    list_own_files,
     list_own_hashes,
+    list_own_yaml,
     take_changes,
     without_pending_fetch,
 )
@@ -104,7 +104,7 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "quarantine": lambda connection: insert_quarantined(connection, [quarantined]),
         "update-agent": lambda connection: update_agent(connection, agent, {"configuration": "0"}),
         "own-file": lambda connection: find_own_content(connection, agent, "agent.yml"),
-        "own-files": lambda connection: list_own_files(connection, agent),
+        "own-files": lambda connection: list_own_yaml(connection, agent, 1_000),
         "own-hashes": lambda connection: list_own_hashes(connection, agent),
         "hashes": lambda connection: find_hashes(connection, agent),
         "take-changes": lambda connection: take_changes(connection, 0, 10),
