@@ -5,7 +5,8 @@ A class docstring is the sentence a client reads when the raiser has nothing mor
     CommsError
     ├── ConfigurationError      the operator's settings, files or environment are wrong
     ├── Malformed               the bytes cannot be read as what they should be
-    │   └── UnsupportedEncoding the body's encoding is not one we decode
+    │   ├── UnsupportedEncoding the body's encoding is not one we decode
+    │   └── ClientLeft          nobody waits for the answer
     ├── Invalid                 well formed, but a field's value is not allowed
     ├── Unauthenticated         who are you
     ├── Forbidden               not yours
@@ -50,6 +51,10 @@ class UnsupportedEncoding(Malformed):
     """The Content-Encoding is not supported: send identity, gzip or zstd."""
 
     code = 2710
+
+
+class ClientLeft(Malformed):
+    """The client left; its request was dropped."""
 
 
 class Invalid(CommsError):

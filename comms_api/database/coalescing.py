@@ -4,16 +4,19 @@ While one group is being stored the next one gathers, so a group is as large as 
 waits for nobody. When PostgreSQL refuses the data of a group, the group is halved until the items that it refuses are
 alone, and only they are answered as poisoned. Owners (agents) take turns, and what is of one owner is stored by one
 writer at a time: one that has many requests waiting delays the others by one of them, and leaves them the others.
+A submission whose caller is gone is dropped when its turn comes.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 import msgspec
 
 from comms_api.database.failures import find_refusal, is_outage
+from comms_api.errors import ClientLeft
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -23,10 +26,19 @@ WRITERS = 2
 """How many may well store what is gathered: while one commits, the other can gather; a third gains nothing."""
 
 
+def _is_never_gone() -> bool:
+    return False
+
+
+IS_CALLER_GONE: ContextVar[Callable[[], bool]] = ContextVar("is_caller_gone", default=_is_never_gone)
+"""Whether nobody waits for what this task submits; asked again when its turn comes."""
+
+
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
     owner: Hashable
     items: Sequence[Item]
     answer: "asyncio.Future[Sequence[Outcome]]"
+    is_caller_gone: Callable[[], bool]
 
 
 class Coalescer(Generic[Item, Outcome]):
@@ -54,9 +66,11 @@ class Coalescer(Generic[Item, Outcome]):
     async def submit(self, owner: Hashable, items: Sequence[Item]) -> Sequence[Outcome]:
         """Return the outcomes of an owner's `items` after their commit; raises what the store raised.
 
-        A caller that is cancelled does not take its items back: they may be stored already.
+        Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken. A caller that
+        is cancelled does not take its items back: they may be stored already.
         """
-        submission = _Submission[Item, Outcome](owner, items, asyncio.get_running_loop().create_future())
+        answer = asyncio.get_running_loop().create_future()
+        submission = _Submission[Item, Outcome](owner, items, answer, IS_CALLER_GONE.get())
         self._waiting.setdefault(owner, deque()).append(submission)
         self._unanswered += len(items)
         self._wanted.set()
@@ -83,13 +97,21 @@ class Coalescer(Generic[Item, Outcome]):
         group: list[_Submission[Item, Outcome]] = []
         wanted = max(1, min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers)))
         while wanted > 0 and (owners := self._next_owners(wanted)):
-            for owner in owners:
-                own = self._waiting.pop(owner)
-                group.append(own.popleft())
-                wanted -= len(group[-1].items)
-                if own:
-                    self._waiting[owner] = own  # behind the others
+            for submission in map(self._take_next, owners):
+                if submission.is_caller_gone():
+                    self._unanswered -= len(submission.items)
+                    _settle(submission.answer, ClientLeft())
+                else:
+                    group.append(submission)
+                    wanted -= len(submission.items)
         return group
+
+    def _take_next(self, owner: Hashable) -> _Submission[Item, Outcome]:
+        own = self._waiting.pop(owner)
+        submission = own.popleft()
+        if own:
+            self._waiting[owner] = own  # behind the others
+        return submission
 
     def _next_owners(self, wanted: int) -> list[Hashable]:
         """Return those whose turn it is, until their next submissions have so many items."""

@@ -10,9 +10,10 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
-from comms_api.errors import Malformed, TooLarge, Unavailable, UnsupportedEncoding
+from comms_api.database.coalescing import IS_CALLER_GONE
+from comms_api.errors import ClientLeft, Malformed, TooLarge, Unavailable, UnsupportedEncoding
 from comms_api.http.authentication import subject_of
-from comms_api.http.request import AnyRequest, find_header, remote_address
+from comms_api.http.request import AnyRequest, departure_of, find_header, remote_address
 from comms_api.settings import Settings
 
 T = TypeVar("T")
@@ -91,7 +92,8 @@ class Bodies:
         A `limit` of its own is for those who have shown no token: what they announce counts as held as well.
 
         It raises `Unavailable` before reading when the node is full, `TooLarge`, `UnsupportedEncoding`,
-        and `Malformed` when the body is not what its Content-Encoding says.
+        `Malformed` when the body is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
+        neither parsed nor, if its client leaves before its turn comes, stored.
         """
         return _Body(request, self.in_flight, limit or self._limit)
 
@@ -99,7 +101,7 @@ class Bodies:
 class _Body:
     """One body, and what it holds of the bytes in flight."""
 
-    __slots__ = ("_client", "_held", "_in_flight", "_limit", "_request")
+    __slots__ = ("_before", "_client", "_held", "_in_flight", "_limit", "_request")
 
     def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int) -> None:
         self._request = request
@@ -115,12 +117,15 @@ class _Body:
         try:
             self._hold(self._announced_bytes())
             raw = await self._read()
-            return raw if encoding == "identity" else await self._decompress(encoding, raw)
+            body = raw if encoding == "identity" else await self._decompress(encoding, raw)
         except BaseException:
             self._give_back(is_failed=True)
             raise
+        self._before = IS_CALLER_GONE.set(departure_of(self._request.scope))
+        return body
 
     async def __aexit__(self, error: object, *_where: object) -> None:
+        IS_CALLER_GONE.reset(self._before)  # else the task, its context and the connection would refer to each other
         self._give_back(is_failed=error is not None)
 
     def _give_back(self, *, is_failed: bool) -> None:
@@ -145,11 +150,13 @@ class _Body:
         while more:
             message = await self._request.receive()
             if message["type"] != "http.request":
-                raise Malformed("The client went away before the body was complete.")
+                raise ClientLeft
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             self._hold(size)
             more = message.get("more_body", False)
+        if departure_of(self._request.scope)():
+            raise ClientLeft
         return b"".join(chunks)
 
     async def _decompress(self, encoding: str, raw: bytes) -> bytes:

@@ -1,10 +1,11 @@
 """The request as our routes see it."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from litestar import Request
 
-from comms_api.http1.endpoint import CLOSES
+from comms_api.http1.endpoint import CLOSES, HAS_LEFT
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -12,6 +13,12 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""
     scope[CLOSES] = True
+
+
+def departure_of(scope: Any) -> Callable[[], bool]:
+    """Return a call that tells whether the request's client has left."""
+    has_left: Callable[[], bool] = scope[HAS_LEFT]
+    return has_left
 
 
 def find_header(scope: Any, name: bytes) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comms_api.http1.answer import encode_refusal
-from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.endpoint import HAS_LEFT, Endpoint
 from comms_api.http1.exchange import Exchange
 from comms_api.http1.reader import Head, Refused, RequestReader
 
@@ -128,6 +128,10 @@ class Connection(asyncio.Protocol):
     def _has_ended(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
+    def has_left(self) -> bool:
+        """Return whether the client has closed the connection, also when this has not been read yet."""
+        return self._has_ended() or _has_left(self._transport)
+
     async def wait_until_writable(self) -> None:
         """Return once the client has read enough, or has left."""
         if self._writable is not None:
@@ -159,6 +163,7 @@ class Connection(asyncio.Protocol):
             "query_string": head.query_string,
             "headers": head.headers,
             "state": {},
+            HAS_LEFT: self.has_left,
         }
         self._exchange = Exchange(self, head)
         self._exchange.begin(scope)
@@ -203,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """See whether the client has left: a connection that is not read hears of nothing."""
-        if self._has_ended() or (self.reader.is_complete and _has_left(self._transport)):
+        if self._has_ended() or (self.reader.is_complete and self.has_left()):
             self.abort()
             self.connection_lost(None)
         else:

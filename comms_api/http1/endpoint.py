@@ -13,6 +13,12 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 CLOSES = "comms_api.closes"
 """A key of a request's scope: an app sets it to true to close the connection after the answer."""
 
+HAS_LEFT = "comms_api.has_left"
+"""A key of a request's scope: a call that returns whether the client has closed its connection, as the kernel knows it.
+
+Nothing is read for that, so it also notices a client that left while this process was frozen or busy.
+"""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """The bounds of each connection."""

@@ -10,10 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
 
-from comms_api.database.coalescing import Coalescer
+from comms_api.database.coalescing import IS_CALLER_GONE, Coalescer
 from comms_api.database.failures import is_outage
 from comms_api.database.partitions import partition_name
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.errors import ClientLeft
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
@@ -108,6 +109,24 @@ async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
     gone.cancel()
     assert await stays == ["stored 2"]
     task.cancel()
+
+
+async def test_a_submission_whose_caller_left_before_its_turn_is_dropped() -> None:
+    table, left = Table(), {1, 2, 3}
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+
+    async def submit(number: int) -> Sequence[str]:
+        IS_CALLER_GONE.set(lambda: number in left)
+        return await coalescer.submit("one" if number < 3 else number, [number])
+
+    waiting = [asyncio.create_task(submit(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    writer = asyncio.create_task(coalescer.run())
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [list, ClientLeft, ClientLeft, ClientLeft, list, list]
+    assert {number for statement in table.statements for number in statement} == {0, 4, 5}
+    assert await coalescer.submit("one", [6]) == ["stored 6"]
+    writer.cancel()
 
 
 async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None:
