@@ -4,12 +4,15 @@ import asyncio
 
 import msgspec
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from comms_api.database.connect import database
+from comms_api.database.failures import describe_outage, is_outage
 from comms_api.database.migrate import guard_migration
 from comms_api.database.partitions import is_partition
 from comms_api.database.schema import metadata
+from comms_api.errors import CommsError
 from comms_api.settings import current_settings
 
 
@@ -33,9 +36,16 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_with_own_connection() -> None:
-    """Find the database as the server would, and run there."""
-    async with database(current_settings(), msgspec.json.decode) as engine, engine.begin() as connection:
-        await connection.run_sync(migrate)
+    """Find the database as the server would, and run there; raises `CommandError`, which Alembic shows in one line."""
+    try:
+        async with database(current_settings(), msgspec.json.decode) as engine, engine.begin() as connection:
+            await connection.run_sync(migrate)
+    except CommsError as error:
+        raise CommandError(error.detail) from None
+    except Exception as error:
+        if is_outage(error):
+            raise CommandError(f"the database cannot be used: {describe_outage(error)}") from None
+        raise
 
 
 if given := context.config.attributes.get("connection"):

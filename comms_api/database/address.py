@@ -1,4 +1,4 @@
-"""The URL of the database: from what operators know, libpq's form with one host or several, to what SQLAlchemy wants.
+"""The URL of the database: from libpq's form, with one host or several, to the form of SQLAlchemy.
 
 `postgresql://user:password@host:5432/name?sslmode=require`, and with a primary and its standbys
 `postgresql://user@host1:5432,host2:5432/name?target_session_attrs=read-write`. Drivers' own forms work too.
@@ -6,17 +6,16 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from comms_api.database.parameters import read_parameters
 from comms_api.errors import ConfigurationError
 
 PORT = "5432"
-WRITABLE = "read-write"
-TLS_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+PORT_MAXIMUM = 65_535
 
 # As SQLAlchemy takes URLs apart, up to the end of the hosts.
 _URL = re.compile(r"(?P<before>[\w+]+://(?:[^:/]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*)(?P<after>.*)", re.DOTALL)
@@ -24,10 +23,7 @@ _HOST = re.compile(r"(/.+|\[[^\]]+\]|[^:\[\]]+|[\da-fA-F]*:[\da-fA-F:]*:[\da-fA-
 
 
 def driver_url(url: str | URL) -> URL:
-    """Return `url` as SQLAlchemy and asyncpg want it; raises `ConfigurationError` without showing a password.
-
-    A server that cannot be written to is of no use here, so one that can is asked for, whether the URL does or not.
-    """
+    """Return `url` for SQLAlchemy and asyncpg; raises `ConfigurationError` without showing a password."""
     hosts, rest = _take_hosts(url) if isinstance(url, str) else ([], url)
     try:
         parsed = make_url(rest)
@@ -35,29 +31,24 @@ def driver_url(url: str | URL) -> URL:
         raise ConfigurationError("database_url: not a URL such as postgresql://user@host:5432/name") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError("database_url: must begin with postgresql://")
-    query = _options(parsed)
-    hosts = hosts or [_name_and_port(host) for host in _values(query.get("host", ()))]
-    if len(hosts) > 1:
-        query |= _list_hosts(hosts, _values(query.get("port", ())))
+    if (parsed.port or 1) > PORT_MAXIMUM:
+        raise ConfigurationError(f"database_url: {parsed.port} is no port")
+    query = read_parameters(parsed.query)
+    ports = _values(query.get("port", ()))
+    if not all(port.isdecimal() and 0 < int(port) <= PORT_MAXIMUM for port in ports):
+        raise ConfigurationError(f"database_url: port: not a port: {','.join(ports)!r}")
+    if hosts or len(named := [_name_and_port(host) for host in _values(query.get("host", ()))]) > 1:
+        query |= _list_hosts(hosts or named, ports)
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _options(parsed: URL) -> dict[str, str | tuple[str, ...]]:
-    query = dict(parsed.query)
-    if sslmode := query.pop("sslmode", None):
-        query["ssl"] = sslmode
-    if query.setdefault("target_session_attrs", WRITABLE) not in {WRITABLE, "primary"}:
-        raise ConfigurationError("database_url: target_session_attrs can be read-write or primary, nothing else")
-    for name in TLS_FILES & query.keys():
-        if not Path(str(query[name])).is_file():
-            raise ConfigurationError(f"database_url: {name}: no such file")
-    return query
-
-
 def _take_hosts(url: str) -> tuple[list[tuple[str, str]], str]:
-    """Return the hosts, when there are several, and the URL without them, which SQLAlchemy understands."""
+    """Return the hosts and the URL without them, when there are several or the only one is a socket's folder.
+
+    SQLAlchemy does not understand these between `//` and `/`.
+    """
     found = _URL.fullmatch(url)
-    if found is None or "," not in found["hosts"]:
+    if found is None or not ("," in found["hosts"] or found["hosts"].startswith("%")):
         return [], url
     pairs = [_name_and_port(host) for host in found["hosts"].split(",")]
     return [(unquote(name), port) for name, port in pairs], found["before"] + found["after"]
@@ -75,8 +66,8 @@ def _values(given: str | Sequence[str]) -> list[str]:
 
 
 def _list_hosts(hosts: Sequence[tuple[str, str]], ports: Sequence[str]) -> dict[str, str]:
-    """Return the one form of several hosts that libpq, SQLAlchemy and asyncpg all know."""
-    if len(ports) not in {0, 1, len(hosts)} or not all(port.isdecimal() for port in ports):
+    """Return the form of hosts that libpq, SQLAlchemy and asyncpg have in common."""
+    if len(ports) not in {0, 1, len(hosts)}:
         raise ConfigurationError("database_url: needs one port for all hosts, or one for each")
     others = ports if len(ports) == len(hosts) else [*ports, PORT][:1] * len(hosts)
     return {

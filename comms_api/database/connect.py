@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -51,6 +53,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
 
     JSON is handed on as the bytes it is; only Alembic, which compares it, asks for it to be read.
     """
+    _ignore_unreachable_home()
     engine = create_async_engine(
         driver_url(url),
         pool_size=settings.database_pool_size,
@@ -73,6 +76,19 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
     event.listen(engine.sync_engine, "checkout", _refuse_unusable)
     event.listen(engine.sync_engine, "begin", tell_actor)
     return engine
+
+
+def _ignore_unreachable_home() -> None:
+    """Let a node connect whose home folder it may not enter, as under systemd's ProtectHome.
+
+    asyncpg looks there for `.pgpass` and certificates and fails where libpq goes on.
+    """
+    try:
+        (Path.home() / ".pgpass").exists()
+    except RuntimeError:
+        return  # it has none
+    except PermissionError:
+        os.environ["HOME"] = os.devnull
 
 
 def _encode_json(value: Any) -> str:

@@ -111,8 +111,8 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Return SQLAlchemy's URL; it names the port so that a PGPORT in the environment changes nothing."""
-        query = {"host": str(self.socket_dir), "port": str(PORT)}
+        """Return SQLAlchemy's URL; it leaves nothing to the PG… variables of the environment."""
+        query = {"host": str(self.socket_dir), "port": str(PORT), "passfile": str(self.home / "no-passwords")}
         return str(URL.create("postgresql+asyncpg", ROLE, database=DATABASE, query=query))
 
     def bring_up(self) -> None:

@@ -6,25 +6,28 @@ for all. Here they are tried at once, each with a limit of its own.
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import asyncpg
 
-from comms_api.database.address import TLS_FILES
 from comms_api.database.failures import find_mistake, is_outage
+from comms_api.database.parameters import NUMBERS, ONLY_IN_A_URL, SERVER_SETTINGS
+from comms_api.errors import ConfigurationError
 
 DEAD_HOST_SECONDS = 5
 """How long a host may acknowledge nothing before its connections are closed."""
 
 PROBES = {
-    "TCP_KEEPIDLE": 2,
-    "TCP_KEEPINTVL": 1,
-    "TCP_KEEPCNT": DEAD_HOST_SECONDS - 2,
-    "TCP_USER_TIMEOUT": DEAD_HOST_SECONDS * 1000,  # what was sent and is not acknowledged counts, too
+    "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 2),
+    "keepalives_interval": (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 1),
+    "keepalives_count": (socket.IPPROTO_TCP, "TCP_KEEPCNT", DEAD_HOST_SECONDS - 2),
+    # Data that was sent and is not acknowledged counts, too.
+    "tcp_user_timeout": (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", DEAD_HOST_SECONDS * 1000),
+    "keepalives": (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
 }
-"""Options of TCP sockets; a system need not have them all."""
+"""libpq's parameters, with the socket options that they set and our values; a system need not have them all."""
 
 
 def _close_soon(connection: Any, *_waiters: object) -> None:
@@ -39,15 +42,19 @@ _Connection = type("Connection", (asyncpg.Connection,), {"_cancel_current_comman
 
 
 async def connect_writable(host: Any = None, port: Any = None, **options: Any) -> Any:
-    """Return a connection to the first of the hosts that answers and can be written to; options are asyncpg's.
+    """Return a connection to the first of the hosts that answers and can be written to.
 
-    When there is none, raises what a host had against us, such as the password, rather than that it is away.
+    The options are asyncpg's, and libpq's where asyncpg has none. When no host will do, raises the refusal of one, such
+    as a wrong password, rather than that another is away.
     """
-    # asyncpg takes these in a URL alone.
-    files = {name: options.pop(name) for name in TLS_FILES & options.keys()}
-    options["dsn"] = f"postgresql://?{urlencode(files)}"
+    numbers = {name: int(options.pop(name)) for name in NUMBERS & options.keys()}
+    options["timeout"] = numbers.get("connect_timeout") or options.get("timeout")  # 0 would wait without a limit
+    settings = {name: options.pop(name) for name in SERVER_SETTINGS & options.keys()}
+    options["server_settings"] = {**options.get("server_settings", {}), **settings}
+    in_url = {name: options.pop(name) for name in ONLY_IN_A_URL & options.keys()}
+    options["dsn"] = f"postgresql://?{urlencode(in_url)}"
     hosts = zip(host, port, strict=True) if isinstance(host, list) else [(host, port)]
-    attempts = [asyncio.create_task(_connect({**options, "host": name, "port": number})) for name, number in hosts]
+    attempts = [asyncio.create_task(_connect(name, number, options, numbers)) for name, number in hosts]
     chosen = None
     try:
         chosen = await _first(attempts)
@@ -70,20 +77,30 @@ async def _first(attempts: Sequence["asyncio.Task[Any]"]) -> Any:
     raise next((error for error in errors if find_mistake(error) or not is_outage(error)), errors[0])
 
 
-async def _connect(options: dict[str, Any]) -> Any:
-    connection: Any = await asyncpg.connect(connection_class=_Connection, **options)
-    _probe(connection)
+async def _connect(host: str | None, port: object, options: Mapping[str, Any], numbers: Mapping[str, int]) -> Any:
+    # TLS is for TCP, whatever the URL or PGSSLMODE says (as in libpq).
+    without_tls = {"ssl": False, "direct_tls": False} if (host or "").startswith("/") else {}
+    try:
+        connection: Any = await asyncpg.connect(
+            connection_class=_Connection, **{**options, **without_tls, "host": host, "port": port}
+        )
+    except (ValueError, KeyError) as error:  # of a parameter, a PG… variable, or no name for our user number
+        if isinstance(error, OSError):  # a certificate that is not good is both
+            raise
+        raise ConfigurationError(f"database_url, or a variable such as PGPORT: {error}") from None
+    _probe(connection, numbers)
     return connection
 
 
-def _probe(connection: Any) -> None:
+def _probe(connection: Any, numbers: Mapping[str, int]) -> None:
     """Let the system ask now and then whether the other host is still there."""
     peer = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg takes no options of sockets
-    if peer.family != socket.AF_UNIX:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in PROBES.items():
-            if hasattr(socket, name):
-                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if peer.family == socket.AF_UNIX:
+        return
+    for parameter, (level, option, ours) in PROBES.items():
+        value = numbers.get(parameter, ours)
+        if hasattr(socket, option) and (value or parameter == "keepalives"):  # 0 is the system's default
+            peer.setsockopt(level, getattr(socket, option), value)
 
 
 def can_be_written(connection: Any) -> bool:

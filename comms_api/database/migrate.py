@@ -12,8 +12,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.failures import describe_outage, is_outage
+from comms_api.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +53,20 @@ def guard_migration(connection: Connection) -> None:
 
 
 async def upgrade_schema(connection: AsyncConnection) -> None:
-    """Run every revision that is missing, in the caller's transaction; leave a schema that is newer as it is."""
-    await connection.run_sync(_upgrade)
+    """Run every revision that is missing, in the caller's transaction; leave a schema that is newer as it is.
+
+    Raises `ConfigurationError` for a database that holds something else.
+    """
+    try:
+        await connection.run_sync(_upgrade)
+    except CommandError as error:
+        raise ConfigurationError(f"database_url: the schema cannot be upgraded: {error}") from error
+    except DBAPIError as error:
+        if is_outage(error):
+            raise
+        raise ConfigurationError(
+            f"database_url: the schema cannot be made in this database: {describe_outage(error)}"
+        ) from error
 
 
 def _upgrade(connection: Connection) -> None:

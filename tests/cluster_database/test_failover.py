@@ -80,6 +80,18 @@ async def test_connections_are_to_the_primary_and_notice_a_host_that_is_gone(ser
         await engine.dispose()
 
 
+@pytest.mark.anyio
+async def test_keepalives_are_as_the_url_says(servers: Servers, url: str) -> None:
+    del servers
+    engine = open_engine(f"{url}&keepalives_idle=9&tcp_user_timeout=0", Settings())
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - nothing public tells
+        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
+        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    await engine.dispose()
+
+
 async def insert(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO held_up VALUES (1)"))

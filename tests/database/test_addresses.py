@@ -1,7 +1,11 @@
 """URLs with one host or several: what the driver is told, what is refused, and which of the hosts is taken."""
 
+import asyncio
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +17,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from comms_api.database.address import driver_url
 from comms_api.database.connect import CONNECT_TIMEOUT_SECONDS, open_engine
+from comms_api.database.embedded_home import server_account
 from comms_api.database.failures import is_outage
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -43,6 +48,10 @@ def told(url: str) -> dict[str, Any]:
         ("postgresql://[::1]:1,[fe80::2]/name", {"host": ["::1", "fe80::2"], "port": [1, 5432]}),
         ("postgresql://%2Frun%2Fa:1,%2Frun%2Fb/name", {"host": ["/run/a", "/run/b"], "port": [1, 5432]}),
         ("postgresql:///name?host=/run/a:1,/run/b&port=7", {"host": ["/run/a:1", "/run/b"], "port": [7, 7]}),
+        ("postgresql://u:p%40@%2Frun%2Fpostgresql/name", {"user": "u", "password": "p@", "host": "/run/postgresql"}),
+        ("postgresql://%2Frun%2Fa:6432/name", {"host": "/run/a", "port": 6432}),
+        ("postgresql://h/?dbname=name&user=u", {"host": "h", "database": "name", "user": "u"}),
+        ("postgresql://h/n?channel_binding=prefer&gssencmode=disable&client_encoding=UTF8", {"host": "h"}),
         ("postgresql://a,b/n?target_session_attrs=primary", {"target_session_attrs": "primary"}),
         ("postgresql://a,b?sslmode=verify-full", {"host": ["a", "b"], "ssl": "verify-full"}),
     ],
@@ -65,6 +74,8 @@ def test_a_url_names_one_host_or_several_as_libpq_does(url: str, expected: dict[
         "postgresql://u:secret@a,b/name?target_session_attrs=standby",
         "postgresql://u:secret@a/name?target_session_attrs=any",
         "postgresql://u:secret@a,b/name?sslrootcert=/no/such.pem",
+        "postgresql://u:secret@a:65536/name",
+        "postgresql://u:secret@a/name?port=0",
         "mysql://u:secret@a,b/name",
         "u:secret@a,b",
     ],
@@ -73,6 +84,24 @@ def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> Non
     with pytest.raises(ConfigurationError, match=r"^database_url: ") as caught:
         driver_url(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("channel_binding=require", "channel_binding: 'require' is not supported, prefer|disable is"),
+        ("gssencmode=require", "gssencmode: 'require'"),
+        ("hostaddr=127.0.0.1", "hostaddr: not supported"),
+        ("connect_timeout=soon", "connect_timeout: expected a whole number, not 'soon'"),
+        ("keepalives_idle=-1", "keepalives_idle: "),
+        ("conect_timeout=3", "conect_timeout: no such parameter; did you mean connect_timeout?"),
+        ("search_path=x", "search_path: no such parameter"),
+    ],
+)
+def test_a_parameter_that_cannot_be_honoured_is_named(parameter: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        driver_url(f"postgresql://u:secret@a/name?{parameter}")
+    assert str(caught.value).startswith(f"database_url: {reason}")
 
 
 @pytest.fixture
@@ -197,3 +226,89 @@ async def test_a_statement_that_takes_too_long_ends_and_so_does_its_connection_w
         )
         assert (await connection.execute(running)).scalar() == 1
     await engine.dispose()
+
+
+def with_parameters(url: str, **parameters: str) -> str:
+    return driver_url(url).update_query_dict(parameters).render_as_string(hide_password=False)
+
+
+@pytest.mark.anyio
+async def test_parameters_of_a_session_reach_the_server(database_url: str) -> None:
+    url = with_parameters(
+        database_url,
+        application_name="fleet",
+        options="-c work_mem=7MB -c jit=on",
+        passfile="/no/such",
+        sslmode="prefer",
+    )
+    engine = open_engine(url, Settings())
+    async with engine.connect() as connection:
+        shown = [
+            (await connection.execute(text(f"SHOW {name}"))).scalar()
+            for name in ("application_name", "work_mem", "jit")
+        ]
+    await engine.dispose()
+    assert shown == ["fleet", "7MB", "off"]  # what this program relies on goes before `options`
+
+
+@pytest.mark.anyio
+async def test_connect_timeout_goes_before_our_own(silent: int) -> None:
+    engine = open_engine(f"postgresql://127.0.0.1:{silent}/name?connect_timeout=3600", Settings())
+    connecting = asyncio.create_task(engine.connect().start())
+    await asyncio.wait({connecting}, timeout=CONNECT_TIMEOUT_SECONDS + 1)
+    assert not connecting.done()
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [("PGPORT", "many", "'many'"), ("PGSSLMODE", "maybe", "sslmode"), ("PGSSLNEGOTIATION", "maybe", "sslnegotiation")],
+)
+async def test_a_wrong_variable_of_libpq_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    engine = open_engine("postgresql://127.0.0.1/name", Settings())
+    with pytest.raises(ConfigurationError, match=f"^database_url, or a variable such as PGPORT: .*{reason}"):
+        await engine.connect().start()
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_variables_of_libpq_do_not_touch_the_embedded_database(
+    monkeypatch: pytest.MonkeyPatch, embedded_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pgpass").write_bytes(b"\xff")
+    variables = {"PGSSLMODE": "verify-full", "PGSSLNEGOTIATION": "direct", "PGPORT": "many", "PGHOST": "nowhere"}
+    variables |= {"PGPASSFILE": str(tmp_path / "pgpass"), "PGSERVICE": "none", "PGUSER": "u", "PGDATABASE": "d"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    engine = open_engine(embedded_url, Settings())
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await engine.dispose()
+
+
+CONNECT = """
+import asyncio
+from comms_api.database.connect import open_engine
+from comms_api.settings import Settings
+try:
+    asyncio.run(open_engine("postgresql://127.0.0.1:1/name", Settings()).connect().start())
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a home folder to another user")
+def test_a_home_folder_that_cannot_be_entered_is_no_hindrance(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, server_account("nobody").uid, -1)
+    ordinary = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")  # else root enters every folder
+    command = (*ordinary, sys.executable, "-c", CONNECT)
+    done = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=True)
+    assert done.stdout == "ConnectionRefusedError\n"

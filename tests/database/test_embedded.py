@@ -239,8 +239,8 @@ def test_the_url_does_not_depend_on_the_environment(
 ) -> None:
     monkeypatch.setenv("PGPORT", "7777")
     with postgres(data_dir) as cluster:
-        host = quote_plus(str(data_dir / "postgres/socket"))
-        assert cluster.url == f"postgresql+asyncpg://comms_api@/comms_api?host={host}&port=5432"
+        host, passfile = (quote_plus(str(data_dir / "postgres" / name)) for name in ("socket", "no-passwords"))
+        assert cluster.url == f"postgresql+asyncpg://comms_api@/comms_api?host={host}&passfile={passfile}&port=5432"
 
 
 def test_a_socket_path_that_is_too_long_is_replaced(folder: Path, postgres: Postgres) -> None:

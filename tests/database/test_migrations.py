@@ -13,9 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import querying
 from support.server import environment
 
+from comms_api.database.connect import open_engine
+from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition
 from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_floor
+from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EVENTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
@@ -160,3 +164,47 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
 
 async def partitions(connection: AsyncConnection) -> list[str]:
     return list(await connection.scalars(text(EVENTS)))
+
+
+@pytest.fixture
+def own_database(new_database: Callable[[], str]) -> str:
+    """A database that one test may change as it likes."""
+    return new_database()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://h/name?conect_timeout=3", "FAILED: database_url: conect_timeout: no such parameter"),
+        ("postgresql://127.0.0.1:1/name", "FAILED: the database cannot be used: ConnectionRefusedError"),
+        ("mysql://h/name", "FAILED: database_url: must begin with postgresql://"),
+    ],
+)
+def test_the_alembic_command_says_in_one_line_why_it_cannot_work(folder: Path, url: str, reason: str) -> None:
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(folder, url), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert reason in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("preparation", "reason"),
+    [
+        ("UPDATE alembic_version SET version_num = '0000x'", "the schema cannot be upgraded: Can't locate revision"),
+        ("DELETE FROM alembic_version", "the schema cannot be made in this database: DuplicateTableError: relation"),
+    ],
+)
+async def test_a_database_that_holds_something_else_is_refused_in_one_line(
+    own_database: str, preparation: str, reason: str
+) -> None:
+    engine = open_engine(own_database, Settings())
+    async with engine.begin() as connection:
+        await connection.execute(text(preparation))
+    with pytest.raises(ConfigurationError) as caught:
+        async with engine.begin() as connection:
+            await upgrade_schema(connection)
+    await engine.dispose()
+    assert str(caught.value).startswith(f"database_url: {reason}")
+    assert "\n" not in str(caught.value)

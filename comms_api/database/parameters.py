@@ -1,0 +1,92 @@
+"""The parameters of `database_url`, under libpq's names and with its meanings.
+
+Those that asyncpg knows are passed on, some are done here, and one that nobody here can honour is refused by its name
+(PostgreSQL manual, "Parameter Key Words").
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from comms_api.errors import ConfigurationError
+
+WRITABLE = "read-write"
+TLS_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+ONLY_IN_A_URL = TLS_FILES | {
+    "sslpassword",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+}
+"""asyncpg takes these in a URL only."""
+
+SERVER_SETTINGS = {"application_name", "options"}
+"""Sent to the server when a session starts."""
+
+NUMBERS = {
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+}
+
+_PASSED_ON = ONLY_IN_A_URL | {
+    *("host", "port", "user", "password", "database", "passfile", "service"),
+    *("krbsrvname", "gsslib", "ssl", "target_session_attrs"),
+}
+_OTHER_NAMES = {"sslmode": "ssl", "dbname": "database"}
+
+_DONE_ANYWAY: Mapping[str, str] = {
+    "channel_binding": "prefer|disable",
+    "gssencmode": "prefer|disable",
+    "gssdelegation": "0",
+    "client_encoding": "auto|utf-?8|unicode",
+    "fallback_application_name": ".*",
+    "load_balance_hosts": "disable|random",
+    "replication": "false|off|no|0",
+    "sslcompression": "0",
+    "sslsni": "1",
+    "sslcertmode": "allow",
+}
+"""Parameters of which only these values (regular expressions) describe what is done here."""
+
+_REFUSED = {"hostaddr", "require_auth", "requirepeer", "requiressl", "sslcrldir", "servicefile"}
+_KNOWN = _PASSED_ON | _OTHER_NAMES.keys() | SERVER_SETTINGS | NUMBERS | _DONE_ANYWAY.keys() | _REFUSED
+
+
+def read_parameters(given: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+    """Return parameters under the driver's names; raises `ConfigurationError`, which names the first one that is wrong.
+
+    Only a server that can be written to is of use here, so one is asked for, whether the URL does or not.
+    """
+    read: dict[str, str | tuple[str, ...]] = {}
+    for name, values in given.items():
+        value = values if isinstance(values, str) or name in {"host", "port"} else values[-1]
+        if not _is_done_anyway(name, str(value)):
+            _check(name, str(value))
+            read[_OTHER_NAMES.get(name, name)] = value
+    if read.setdefault("target_session_attrs", WRITABLE) not in {WRITABLE, "primary"}:
+        raise ConfigurationError("database_url: target_session_attrs can be read-write or primary, nothing else")
+    return read
+
+
+def _is_done_anyway(name: str, value: str) -> bool:
+    return name in _DONE_ANYWAY and re.fullmatch(_DONE_ANYWAY[name], value, re.IGNORECASE) is not None
+
+
+def _check(name: str, value: str) -> None:
+    if name not in _KNOWN:
+        [nearest] = difflib.get_close_matches(name, sorted(_KNOWN), n=1) or [""]
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        raise ConfigurationError(f"database_url: {name}: no such parameter{hint}")
+    if name in _DONE_ANYWAY:
+        raise ConfigurationError(f"database_url: {name}: {value!r} is not supported, {_DONE_ANYWAY[name]} is")
+    if name in _REFUSED:
+        raise ConfigurationError(f"database_url: {name}: not supported, leave it out")
+    if name in NUMBERS and not re.fullmatch(r"\d{1,9}", value):
+        raise ConfigurationError(f"database_url: {name}: expected a whole number, not {value!r}")
+    if name in TLS_FILES and not Path(value).is_file():
+        raise ConfigurationError(f"database_url: {name}: no such file")
