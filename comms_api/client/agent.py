@@ -7,22 +7,24 @@ import os
 import sqlite3
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from comms_api.client.configuration import Configuration
-from comms_api.client.enroll import ensure_enrolled, this_host
+from comms_api.client.enroll import ensure_enrolled
 from comms_api.client.follow import Follower
 from comms_api.client.handlers import Handlers
-from comms_api.client.inventory import COLLECTORS, MODULE, difference
+from comms_api.client.host import this_host
+from comms_api.client.inventory import COLLECTORS, MODULE, Scan, difference
 from comms_api.client.model import Identity, Options
 from comms_api.client.orders import OrderLoop
 from comms_api.client.senders import ChangeSender, LineSender, wait_for
 from comms_api.client.session import Session
 from comms_api.client.spool import Spool
+from comms_api.client.supervise import Background, Health, keep_going
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
 
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 0.5
 STATISTICS_SECONDS = 0.5
+WALK_SECONDS = 60.0
 
 
 class Agent:
@@ -41,6 +44,9 @@ class Agent:
         self._spool = spool
         self._identity = identity
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
+        self._paths: list[str] = []
+        self._walks, self._walk_health = Background(), Health("finding log files")
+        self._scans = [Scan(name, collect) for name, collect in COLLECTORS.items()]
         self._is_scan_wanted = asyncio.Event()
         configuration = Configuration(session, options.data_dir / "files")
         self._handlers = Handlers(spool, configuration, self._is_scan_wanted.set)
@@ -54,48 +60,54 @@ class Agent:
             await (self._run_once() if self._options.once else self._run())
         finally:
             self._follower.close()
-            self._write_statistics()
+            try:
+                self._write_statistics()
+            except (OSError, sqlite3.Error) as error:
+                logger.warning("cannot write the last statistics: %s", error)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_following())
-            tasks.create_task(self._lines.run(self._options.batch_seconds))
-            tasks.create_task(self._keep_scanning())
+            send_lines = partial(self._lines.drain_and_wait, self._options.batch_seconds)
+            tasks.create_task(keep_going("following log files", self._follow_and_wait))
+            tasks.create_task(keep_going("sending events", send_lines))
+            tasks.create_task(keep_going("the inventory", self._scan_and_wait))
+            tasks.create_task(keep_going("writing statistics", self._write_statistics_and_wait))
             tasks.create_task(self._orders.run())
-            tasks.create_task(self._keep_writing_statistics())
 
     async def _run_once(self) -> None:
-        for _ in self._follower.collect(self._follower.find_paths()):
+        for _ in self._follower.collect(await self._find_paths()):
             if self._spool.has_full_batch():
                 await self._lines.drain()
+            await asyncio.sleep(0)  # let a signal end the agent
         await self._lines.drain()
         await self._scan()
         await self._orders.run_once()
 
-    async def _keep_following(self) -> None:
-        while True:
-            await self._follow()
-            await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
-
-    async def _follow(self) -> None:
-        paths = await asyncio.to_thread(self._follower.find_paths)
-        for _ in self._follower.collect(paths):
+    async def _follow_and_wait(self) -> None:
+        for _ in self._follower.collect(await self._find_paths()):
             await self._lines.make_room(self._options.spool_bytes, self._options.batch_seconds)
+        await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
 
-    async def _keep_scanning(self) -> None:
-        while True:
-            await self._scan()
-            await wait_for(self._is_scan_wanted, self._options.scan_interval_seconds)
+    async def _find_paths(self) -> list[str]:
+        """Return the log files there are; while a folder hangs, those that were found last."""
+        try:
+            self._paths = await self._walks.run(self._follower.find_paths, WALK_SECONDS)
+        except TimeoutError as error:
+            self._walk_health.failed(error)
+        else:
+            self._walk_health.succeeded()
+        return self._paths
+
+    async def _scan_and_wait(self) -> None:
+        await self._scan()
+        await wait_for(self._is_scan_wanted, self._options.scan_interval_seconds)
 
     async def _scan(self) -> None:
         await self._changes.drain()  # first, as what is found next builds on it: collection pauses meanwhile
-        for collector, collect in COLLECTORS.items() if self._options.inventory else ():
-            try:
-                current = await asyncio.to_thread(collect)
-            except (OSError, psutil.Error) as error:  # not the same as finding nothing
-                logger.warning("cannot collect %s: %s", collector, error)
-                continue
-            self._spool.add_changes(difference(collector, self._spool.known(MODULE, collector), current))
+        for scan in self._scans if self._options.inventory else ():
+            current = await scan.run()
+            if current is not None:
+                self._spool.add_changes(difference(scan.name, self._spool.known(MODULE, scan.name), current))
         await self._changes.drain()
 
     def _metadata(self) -> AgentMetadata:
@@ -108,10 +120,9 @@ class Agent:
             host=this_host(),
         )
 
-    async def _keep_writing_statistics(self) -> None:
-        while True:
-            self._write_statistics()
-            await asyncio.sleep(STATISTICS_SECONDS)
+    async def _write_statistics_and_wait(self) -> None:
+        self._write_statistics()
+        await asyncio.sleep(STATISTICS_SECONDS)
 
     def _write_statistics(self) -> None:
         path = self._options.data_dir / "statistics.json"

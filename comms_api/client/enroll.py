@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 import secrets
 import string
 import time
@@ -12,17 +11,17 @@ from uuid import UUID
 import httpx
 import msgspec
 
+from comms_api.client.host import this_host
 from comms_api.client.model import Identity, Options
 from comms_api.client.session import problem_of
 from comms_api.client.spool import Spool
 from comms_api.errors import CommsError, ConfigurationError
-from comms_api.protocol import Enrollment, Host, OperatingSystem, Token
+from comms_api.protocol import Enrollment, Token
 
 logger = logging.getLogger(__name__)
 
 KEY_LENGTH = 32
 TIMEOUT_SECONDS = 20.0
-OS_RELEASE = Path("/etc/os-release")
 
 
 class _LoginAnswer(msgspec.Struct, frozen=True):
@@ -35,13 +34,6 @@ def new_identity() -> Identity:
     number = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
     alphabet = string.ascii_letters + string.digits
     return Identity(str(UUID(int=number)), "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH)))
-
-
-def this_host() -> Host:
-    """Describe the machine we run on."""
-    release = platform.freedesktop_os_release() if OS_RELEASE.exists() else {}
-    system = OperatingSystem(release.get("NAME", platform.system()), platform.system(), release.get("VERSION_ID"))
-    return Host(platform.node(), system, (), platform.machine())
 
 
 async def ensure_enrolled(options: Options, spool: Spool) -> Identity:

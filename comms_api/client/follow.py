@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.client.inventory import as_text
+from comms_api.client.host import as_text
 from comms_api.client.model import Line, Place
 from comms_api.client.spool import Spool
 

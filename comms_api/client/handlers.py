@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from comms_api.client.configuration import Configuration
-from comms_api.client.enroll import this_host
+from comms_api.client.host import this_host
 from comms_api.client.orders import Handler, success
 from comms_api.client.spool import Spool
 from comms_api.protocol import Order, Result

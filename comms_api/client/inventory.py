@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import psutil
 
-from comms_api.client.enroll import this_host
+from comms_api.client.host import as_text, this_host
 from comms_api.client.model import Change
+from comms_api.client.supervise import Background, Health
 
 MODULE = "inventory"
+SCAN_SECONDS = 120.0
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 
 Documents = dict[str, bytes]
@@ -44,11 +46,6 @@ def difference(collector: str, known: Mapping[str, bytes], current: Documents) -
 
 def _document(**members: Any) -> bytes:
     return msgspec.json.encode(members)
-
-
-def as_text(name: str) -> str:
-    """Return what the system calls something as text; bytes of it that are no UTF-8 are escaped."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def collect_system() -> Documents:
@@ -101,6 +98,26 @@ def collect_networks() -> Documents:
         is_up = name in states and states[name].isup
         documents[state_id(name)] = _document(interface={"name": name, "is_up": is_up, "addresses": found})
     return documents
+
+
+class Scan:
+    """A collector that may fail or hang, which is not the same as finding nothing."""
+
+    def __init__(self, name: str, collect: Callable[[], Documents]) -> None:
+        """Collect nothing yet."""
+        self.name = name
+        self._collect = collect
+        self._background, self._health = Background(), Health(f"collecting {name}")
+
+    async def run(self) -> Documents | None:
+        """Return the documents there are now, or None if they cannot be collected, which is logged once."""
+        try:
+            documents = await self._background.run(self._collect, SCAN_SECONDS)
+        except Exception as error:  # noqa: BLE001 - the other collectors go on
+            self._health.failed(error)
+            return None
+        self._health.succeeded()
+        return documents
 
 
 COLLECTORS: Mapping[str, Callable[[], Documents]] = {

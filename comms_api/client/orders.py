@@ -4,12 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
 from comms_api.client.session import REQUEST_SECONDS, Call, Refused, Session
 from comms_api.client.spool import Spool
+from comms_api.client.supervise import Health, keep_going, until_done
 from comms_api.protocol import (
     CANCEL_ACTION,
     RESULT_FAILURE,
@@ -60,11 +62,13 @@ class OrderLoop:
         """Poll, execute and report until cancelled."""
         self._abandon()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._report())
-            while True:
-                for order in await self._poll_paced():
-                    if self._accept(order):
-                        self._begin(tasks, order)
+            tasks.create_task(keep_going("reporting results", self._report))
+            await keep_going("polling", partial(self._poll_and_begin, tasks))
+
+    async def _poll_and_begin(self, tasks: asyncio.TaskGroup) -> None:
+        for order in await self._poll_paced():
+            if self._accept(order):
+                self._begin(tasks, order)
 
     def _begin(self, tasks: asyncio.TaskGroup, order: Order) -> None:
         task = tasks.create_task(self.execute(order))
@@ -109,20 +113,24 @@ class OrderLoop:
 
     async def execute(self, order: Order) -> None:
         """Execute an order and keep its result; one that is cancelled by the server ends where it is."""
-        if order.action.name == CANCEL_ACTION:
-            result = self._cancel(order)
-        else:
-            try:
+        try:
+            if order.action.name == CANCEL_ACTION:
+                result = await self._handle(order, self._cancel)
+            else:
                 async with self._slots:
-                    result = await self._handle(order)
-            except asyncio.CancelledError:
-                if order.order_id in self._running:  # it is the agent that ends
-                    raise
-                result = Result(RESULT_FAILURE, "cancelled")
+                    result = await self._handle(order, self._handlers.get(order.action.name))
+        except asyncio.CancelledError:
+            if order.order_id in self._running:  # it is the agent that ends
+                raise
+            result = Result(RESULT_FAILURE, "cancelled")
+        self._running.pop(order.order_id, None)
+        await until_done(Health("keeping a result"), partial(self._keep, order, result))
+
+    async def _keep(self, order: Order, result: Result) -> None:
         self._spool.finish_order(order.order_id, result)
         self._has_results.set()
 
-    def _cancel(self, order: Order) -> Result:
+    async def _cancel(self, order: Order) -> Result:
         """End what an order names, unless it has ended already; no slot is needed, as those may all be taken."""
         named = msgspec.json.decode(order.action.args, type=CancelArguments)
         meant = {str(named.request_id), str(named.order_id)}
@@ -131,8 +139,7 @@ class OrderLoop:
             self._running.pop(order_id)[1].cancel()
         return success("cancelled" if ended else "nothing of it was under way", {"orders": ended})
 
-    async def _handle(self, order: Order) -> Result:
-        handler = self._handlers.get(order.action.name)
+    async def _handle(self, order: Order, handler: Handler | None) -> Result:
         if handler is None:
             return Result(RESULT_FAILURE, f"this agent has no action {order.action.name!r}")
         try:
@@ -145,11 +152,10 @@ class OrderLoop:
             return Result(RESULT_FAILURE, f"{type(error).__name__}: {error}")
 
     async def _report(self) -> None:
-        while True:
-            await self._has_results.wait()
-            self._has_results.clear()
-            while await self.report_batch():
-                pass
+        await self._has_results.wait()
+        while await self.report_batch():
+            pass
+        self._has_results.clear()
 
     async def report_batch(self) -> bool:
         """Report results that are due; return whether there were any."""

@@ -58,11 +58,10 @@ class LineSender(_Sender):
         self._is_due = asyncio.Event()
         self._has_settled = asyncio.Event()
 
-    async def run(self, batch_seconds: float) -> None:
-        """Send every `batch_seconds`, and as soon as a batch is full."""
-        while True:
-            await self.drain()
-            await wait_for(self._is_due, batch_seconds)
+    async def drain_and_wait(self, batch_seconds: float) -> None:
+        """Send everything that waits, and return after `batch_seconds` or as soon as a batch is full."""
+        await self.drain()
+        await wait_for(self._is_due, batch_seconds)
 
     async def make_room(self, bytes_maximum: int, seconds: float) -> None:
         """Have a full batch sent, and hold the collector when the spool runs full.

@@ -61,10 +61,12 @@ class Spool:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite ends it itself when the disk is full
+                self._connection.execute("ROLLBACK")
+            self._waiting, self._waiting_bytes = self._count_waiting()
             raise
-        self._connection.execute("COMMIT")
 
     # -- facts and counts
 

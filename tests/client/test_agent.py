@@ -1,6 +1,7 @@
 """The reference agent against a real server: enrolled once, executed once, and nothing lost to a crash."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -223,6 +224,23 @@ def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, 
     management.delete(f"/agents/{find_id(management, agent)}")
     assert agent.process.wait(timeout=30) == 1
     assert "Agent does not exist" in (agent.folder / "log").read_text().splitlines()[-1]
+
+
+def test_a_disk_that_is_full_for_a_moment_ends_nothing_and_is_logged_once(
+    management: httpx.Client, agent: Agent
+) -> None:
+    find_id(management, agent)
+    log = agent.folder / "log"
+    usual = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (2**19, usual[1]))
+    with agent.log_file.open("a") as file:
+        file.writelines(f"line {number}\n" for number in range(20_000))
+    wait_until(lambda: "following log files fails" in log.read_text())
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, usual)
+    wait_until(lambda: agent.told()["events_sent"] == 20_000)
+    assert agent.process.poll() is None
+    assert log.read_text().count("following log files fails") == 1
+    assert "following log files succeeds again" in log.read_text()
 
 
 def test_a_token_is_renewed_before_it_ends(folder: Path, new_database: Callable[[], str]) -> None:

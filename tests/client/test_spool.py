@@ -1,6 +1,8 @@
 """The spool: what was promised to be kept is kept, whatever ends the agent."""
 
+import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -80,6 +82,20 @@ def test_lines_on_their_way_are_not_dropped_so_that_each_is_counted_once(spool: 
     assert [int(item.event) for item in spool.next_lines(100)] == list(range(12, 32))
     told = spool.statistics()
     assert (told.events_collected, told.events_sent, told.events_dropped) == (32, 2, 10)
+
+
+def test_a_full_disk_loses_nothing_that_was_kept_and_is_recovered_from(spool: Spool) -> None:
+    spool.add_lines(at(1), [line("kept")])
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, usual[1]))
+    try:
+        with pytest.raises(sqlite3.OperationalError, match=r"full|disk I/O error"):
+            spool.add_lines(at(2), [line("x" * 5_000) for _ in range(200)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert (spool.waiting_bytes, spool.statistics().events_collected) == (4, 1)
+    spool.add_lines(at(2), [line("after")])
+    assert [kept.event for kept in spool.next_lines(10)] == [b"kept", b"after"]
 
 
 def test_a_batch_ends_at_its_bytes_and_the_rest_waits(spool: Spool) -> None:

@@ -1,0 +1,34 @@
+"""What this host calls itself, as text: names of the system may be any bytes."""
+
+import platform
+from pathlib import Path
+
+from comms_api.protocol import Host, OperatingSystem
+
+OS_RELEASE = Path("/etc/os-release")
+
+
+def as_text(name: str) -> str:
+    """Return a name of the system as text: bytes that are not UTF-8 are escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def this_host() -> Host:
+    """Describe the machine we run on."""
+    release = read_release(OS_RELEASE)
+    system = OperatingSystem(release.get("NAME", platform.system()), platform.system(), release.get("VERSION_ID"))
+    return Host(as_text(platform.node()), system, (), platform.machine())
+
+
+def read_release(path: Path) -> dict[str, str]:
+    """Return the assignments in a file like os-release(5), in any encoding; none if it cannot be read."""
+    try:
+        text = path.read_bytes().decode(errors="backslashreplace")
+    except OSError:
+        return {}
+    assignments = (line.partition("=") for line in text.splitlines())
+    return {name.strip(): _unquoted(value.strip()) for name, equals, value in assignments if equals}
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if value[:1] in {'"', "'"} and value[:1] == value[-1:] else value
