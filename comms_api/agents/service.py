@@ -25,18 +25,19 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.failures import FailureLimit
 from comms_api.http.pages import Page, page_of
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret, entropy_bits
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
+FAILURES_CHANNEL = "comms_api_failures"
+"""Says whose failed logins are forgotten."""
+
 KEY_LENGTH_MAXIMUM = 128
 MADE_KEY_LENGTH = 32
 DAY_SECONDS = 86_400.0
 NEVER_SECONDS = 100 * 365 * DAY_SECONDS
-TOKEN_FAILURES_ALLOWED = 20
 
 
 class Agents:
@@ -54,7 +55,6 @@ class Agents:
         self._entropy_bits = settings.key_entropy_bits_minimum
         days = settings.reenroll_after_days
         self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
-        self._failures = FailureLimit(TOKEN_FAILURES_ALLOWED, 1.0)
 
     # -- enrolling
 
@@ -68,17 +68,14 @@ class Agents:
         async with self._engine.begin() as connection:
             return await self._enroll(connection, enrollment)
 
-    async def check_token(self, token: str, address: str | None) -> None:
+    async def check_token(self, token: str) -> None:
         """Raise `Unauthenticated` for a token that enrolls nobody, before the rest of its request is read."""
-        self._failures.check(address)
         async with self._engine.connect() as connection:
             if not await enrollment_tokens.is_known(connection, token):
-                self._failures.failed(address)
                 raise Unauthenticated("The enrollment token is unknown, used up or over.")
 
     async def enroll_by_token(self, token: str, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
         """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not good."""
-        self._failures.check(address)
         self._check(enrollment)
         with acting_as(Actor("an enrollment token", address)):
             async with self._engine.begin() as connection:
@@ -87,7 +84,6 @@ class Agents:
                     return EnrolledAgent(enrollment.id, enrollment.name)
                 used = await enrollment_tokens.use_token(connection, token)
                 if used is None:
-                    self._failures.failed(address)
                     raise Unauthenticated("The enrollment token is unknown, used up or over.")
                 with_groups = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
                 enrolled = await self._enroll(connection, with_groups)
@@ -168,7 +164,7 @@ class Agents:
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.
 
-        A block and other addresses end its tokens on every node.
+        A block and other addresses end its tokens on every node; the end of a block clears its failed logins.
         """
         values = _values(change)
         async with self._engine.begin() as connection:
@@ -178,6 +174,8 @@ class Agents:
                 await store.revoke_tokens(connection, str(agent_id))
         if change.is_blocked or change.allowed_addresses is not None:
             await self._end_tokens(agent_id)
+        if change.is_blocked is False:
+            self._notifier.notify(FAILURES_CHANNEL, [str(agent_id)])
         return await self.get(agent_id)
 
     async def _end_tokens(self, agent_id: UUID) -> None:
@@ -195,6 +193,7 @@ class Agents:
                 raise NotFound(f"There is no agent {agent_id}.")
             await store.revoke_tokens(connection, str(agent_id))
         await self._end_tokens(agent_id)
+        self._notifier.notify(FAILURES_CHANNEL, [str(agent_id)])
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:

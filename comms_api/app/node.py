@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents.presence import Presence
-from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
+from comms_api.agents.service import FAILURES_CHANNEL, REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
@@ -33,10 +33,11 @@ from comms_api.events.sinks import open_sink
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
+from comms_api.http.failures import FailureLimit
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
-from comms_api.login.service import Login, Revocations
+from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
@@ -89,10 +90,12 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, seat, clock, keyring, polls)
+    failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,
         REVOCATIONS_CHANNEL: lambda _: revocations.refresh_soon(),
         NODES_CHANNEL: lambda _: membership.beat_soon(),
+        FAILURES_CHANNEL: failures.clear_all,
     }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
@@ -109,7 +112,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
-        login=Login(engine, secret, tokens, presence, external, settings.logins_waiting_maximum),
+        login=Login(engine, secret, tokens, presence, external, failures, settings.logins_waiting_maximum),
         events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
         submissions=Submissions(engine, clock, notifier, dispatcher, settings),

@@ -1,15 +1,23 @@
-"""Slow down who fails to log in: by name and by source address, in bounded memory."""
+"""Slow down those who fail to log in: by who they say they are and where they come from, in bounded memory.
+
+A limit by address alone would let one client lock out all others behind the same proxy, so there is none.
+"""
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import msgspec
 
-from comms_api.errors import TooManyRequests
+from comms_api.errors import TooManyRequests, Unauthenticated
 
 REMEMBERED_MAXIMUM = 50_000
 LONGEST_SECONDS = 900.0
+
+Try: TypeAlias = tuple[str, str | None]
+"""Who tries to log in, and from which address."""
 
 
 class _Failures(msgspec.Struct):
@@ -21,37 +29,62 @@ class _Failures(msgspec.Struct):
 class FailureLimit:
     """Allows some failures, then locks for a time that doubles with each more; failures are forgotten over time.
 
-    What is remembered is this process's own and bounded: the names that failed longest ago go first.
+    The memory is this process's own and bounded: the oldest failures go first.
     """
 
     def __init__(self, allowed: int, first_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Take how many failures are free, and how long the lock after the first one more is."""
+        """Allow this many failures; the first one more locks for `first_seconds`."""
         self._allowed = allowed
         self._first_seconds = first_seconds
         self._now = now
-        self._failures: OrderedDict[Hashable, _Failures] = OrderedDict()
+        self._failures: OrderedDict[Try, _Failures] = OrderedDict()
 
-    def check(self, name: Hashable) -> None:
-        """Raise `TooManyRequests`, with the seconds to wait, while a name is locked."""
-        known = self._failures.get(name)
-        seconds = known.locked_until - self._now() if known else 0.0
-        if seconds > 0:
-            raise TooManyRequests("Too many failed logins; come back later.", retry_after_seconds=seconds)
+    @contextmanager
+    def charged(self, who: str, address: str | None) -> Iterator[None]:
+        """Count a failure before the block evaluates a try, so that tries made at the same time count one by one.
 
-    def failed(self, name: Hashable) -> None:
-        """Note a failure of a name."""
-        now = self._now()
-        known = self._failures.pop(name, None) or _Failures(0.0, now)
-        forgotten = (now - known.at) / LONGEST_SECONDS * self._allowed
-        known.count = max(0.0, known.count - forgotten) + 1
-        known.at = now
-        if known.count > self._allowed:
-            excess = min(known.count - self._allowed - 1, 16)
-            known.locked_until = now + min(LONGEST_SECONDS, self._first_seconds * 2**excess)
-        self._failures[name] = known
+        The block's success clears the failures. A block that cannot tell (an outage, a full queue) gives its own back.
+        One that ends in `Unauthenticated`, or whose client has left, keeps it. Raises `TooManyRequests` while locked.
+        """
+        self.charge(who, address)
+        try:
+            yield
+        except Unauthenticated:
+            raise
+        except Exception:
+            self.refund(who, address)
+            raise
+        self.clear(who, address)
+
+    def charge(self, who: str, address: str | None) -> None:
+        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked."""
+        now, known = self._now(), self._failures.pop((who, address), None)
+        failures = self._failures[who, address] = known or _Failures(0.0, now)
+        if failures.locked_until > now:
+            detail = "Too many failed logins; come back later."
+            raise TooManyRequests(detail, retry_after_seconds=failures.locked_until - now)
+        forgotten = (now - failures.at) / LONGEST_SECONDS * self._allowed
+        failures.count = max(0.0, failures.count - forgotten) + 1
+        failures.at = now
+        if failures.count > self._allowed:
+            excess = min(failures.count - self._allowed - 1, 16)
+            failures.locked_until = now + min(LONGEST_SECONDS, self._first_seconds * 2**excess)
         if len(self._failures) > REMEMBERED_MAXIMUM:
             self._failures.popitem(last=False)
 
-    def succeeded(self, name: Hashable) -> None:
-        """Forget the failures of a name."""
-        self._failures.pop(name, None)
+    def refund(self, who: str, address: str | None) -> None:
+        """Give back one failure, of a try that was not evaluated."""
+        failures = self._failures.get((who, address))
+        if failures is not None:
+            failures.count -= 1
+            if failures.count <= self._allowed:
+                failures.locked_until = 0.0
+
+    def clear(self, who: str, address: str | None) -> None:
+        """Forget the failures of `who` at an address."""
+        self._failures.pop((who, address), None)
+
+    def clear_all(self, names: Collection[str]) -> None:
+        """Forget the failures of these at every address."""
+        for each in [each for each in self._failures if each[0] in names]:
+            del self._failures[each]

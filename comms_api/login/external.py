@@ -1,6 +1,5 @@
 """Agents that the database does not know, or knows another key of, but an external database may."""
 
-import asyncio
 import logging
 import shlex
 from uuid import UUID
@@ -20,6 +19,7 @@ from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret, entropy_bits
+from comms_api.tokens.slow import SlowHashes
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,10 @@ class ExternalAgents:
     def __init__(
         self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
-        """Take whom to ask, and which keys are good enough for a fast hash."""
+        """Ask the sources that `settings` name, which also say which keys are good enough for a fast hash."""
         self._engine = engine
         self._secret = secret
+        self._slow = SlowHashes("agent-keys")
         self._clock = clock
         self._notifier = notifier
         self._by_address = settings.key_request_by_address
@@ -73,14 +74,20 @@ class ExternalAgents:
         if self._requests is not None:
             await self._requests.close()
 
-    async def find(self, name: UUID | str, address: str | None) -> Admission | None:
-        """Return an agent that was unknown until now, enrolled; None when nobody knows it.
-
-        Raises `Unavailable` while nobody can be asked, `Conflict` when another agent has its name.
-        """
-        found = await self._ask(name, address)
-        if found is None:
+    async def find(self, name: UUID | str, address: str | None) -> ExternalAgent | None:
+        """Return what the external database knows of an agent; raises `Unavailable` while it cannot be asked."""
+        if self._requests is None:
             return None
+        found = await self._requests.ask(Question("id", str(name)))
+        if isinstance(found, Refusal) and self._by_address and address is not None:
+            found = await self._requests.ask(Question("ip", address))
+        if isinstance(found, Refusal):
+            logger.info("key request for %s refused: %d %s", name, found.code, found.message)
+            return None
+        return found
+
+    async def enroll(self, found: ExternalAgent, address: str | None) -> Admission:
+        """Enroll an agent that has proved its key; raises `Conflict` when another agent has its name."""
         key_hash = await self._hash(found.key)
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
@@ -108,20 +115,13 @@ class ExternalAgents:
         self._notifier.notify(REVOCATIONS_CHANNEL)
         return refreshed
 
-    async def _ask(self, name: UUID | str, address: str | None) -> ExternalAgent | None:
-        if self._requests is None:
-            return None
-        found = await self._requests.ask(Question("id", str(name)))
-        if isinstance(found, Refusal) and self._by_address and address is not None:
-            found = await self._requests.ask(Question("ip", address))
-        if isinstance(found, Refusal):
-            logger.info("key request for %s refused: %d %s", name, found.code, found.message)
-            return None
-        return found
+    async def matches_slowly(self, key: str, stored: bytes) -> bool:
+        """Return whether `key` is the one of a slow hash; never for a fast one, which is compared at once."""
+        return self._secret.is_slow(stored) and await self._slow.run(self._secret.key_matches, key, stored)
 
     async def _hash(self, key: str) -> bytes:
         is_strong = len(key) >= self._key_length and entropy_bits(key) >= self._entropy_bits
-        return self._secret.hash_key(key) if is_strong else await asyncio.to_thread(self._secret.hash_weak_key, key)
+        return self._secret.hash_key(key) if is_strong else await self._slow.run(self._secret.hash_weak_key, key)
 
     async def _enroll(self, connection: AsyncConnection, found: ExternalAgent, key_hash: bytes) -> Admission:
         is_number = found.id.isdecimal()

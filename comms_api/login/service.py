@@ -14,7 +14,7 @@ from comms_api.agents.store import find_admissions, update_agent
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
-from comms_api.errors import Conflict, Forbidden, Invalid, Unauthenticated, Unavailable
+from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
 from comms_api.login import store
@@ -26,18 +26,17 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
-
-
 FAILURES_ALLOWED = 5
-FAILURES_OF_ADDRESS_ALLOWED = 200
-"""More, as a whole site may share an address."""
-
 LOCK_SECONDS = 1.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
 class Login:
-    """The login of agents."""
+    """The login of agents.
+
+    A key with a fast hash cannot be guessed, so it is compared whatever happened before. Tries that cost more, a slow
+    hash or a question to the external database, are limited per agent and address. Unknown agents cost a look-up.
+    """
 
     def __init__(  # noqa: PLR0913 - it is where these meet
         self,
@@ -46,72 +45,81 @@ class Login:
         tokens: Tokens,
         presence: Presence,
         external: ExternalAgents,
+        failures: FailureLimit,
         waiting_maximum: int,
     ) -> None:
-        """Take whom to ask for unknown agents, and how many logins may wait: in a storm the rest must come back."""
+        """Let at most `waiting_maximum` logins wait: in a storm the others must come back."""
         self._external = external
         self._engine = engine
         self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
+        self._failures = failures
         self._secret = secret
         self._tokens = tokens
         self._presence = presence
         self._waiting_maximum = waiting_maximum
         self._waiting = 0
-        self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
-        self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
     async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
         """Return a token for the agent API, to the agent that its certificate names, if it has one.
 
         Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"): a real agent takes either as
-        final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several
-        failures, and `Unavailable` when too many log in at once.
+        final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several wrong
+        keys, and `Unavailable` when too many log in at once.
         """
         name = _agent_id(credentials.uuid)
-        self._failures.check((name, address))
-        self._failures_of_address.check(address)
         if self._waiting >= self._waiting_maximum:
             raise Unavailable("Too many agents log in at once; come back later.")
         self._waiting += 1
         try:
-            admission, read_at = await self._admit(name, credentials.key, address)
-            _check_certificate(certified, admission)
-        except Forbidden:
-            self._failures.failed((name, address))
-            self._failures_of_address.failed(address)
-            raise
-        except (Unauthenticated, Conflict):  # what is unavailable is no fault of who asks
-            self._failures_of_address.failed(address)
-            raise
+            admission, read_at = await self._authenticate(name, credentials.key, address)
         finally:
             self._waiting -= 1
-        self._failures.succeeded((name, address))
+        _check_permission(admission, address, certified)
         self._presence.saw(admission.id, address, logged_in=True)
         return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
 
-    async def _admit(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
-        """Return whom to let in, and the moment before that was read."""
+    async def _authenticate(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
+        """Return the agent whose key this is, and the moment before its rights were read."""
         read_at = self._tokens.now()
         [admission] = await self.reader.submit(name, [name])
         if admission is None:
-            admission = await self._external.find(name, address)
-            read_at = self._tokens.now()
-        if admission is None:
-            raise Forbidden("Agent does not exist")
-        if not await self._matches(key, admission.key_hash):
-            self._failures.failed((name, address))  # before anybody is asked: it may take long, or end in an outage
-            refreshed = await self._external.refresh_key(admission, name, key, address)
-            if refreshed is None:
-                raise Unauthenticated("Invalid key")
-            admission, read_at = refreshed, self._tokens.now()
-        if admission.is_blocked:
-            raise Forbidden("The agent is blocked.")
-        if admission.allowed_addresses and not is_within(address, admission.allowed_addresses):
-            raise Forbidden("The agent may not log in from this address.")
+            return await self._enroll(name, key, address), self._tokens.now()
+        if self._secret.is_slow(admission.key_hash) or not self._secret.key_matches(key, admission.key_hash):
+            return await self._try(admission, read_at, name, key, address)
+        self._failures.clear(str(admission.id), address)
         if self._secret.is_outdated(key, admission.key_hash):
             async with self._engine.begin() as connection:
                 values = {"key_hash": self._secret.hash_key(key)}
                 await update_agent(connection, admission.id, values, admission.key_hash)
+        return admission, read_at
+
+    async def _enroll(self, name: UUID | str, key: str, address: str | None) -> Admission:
+        """Enroll an agent that an external database knows by this key."""
+        found = await self._external.find(name, address)
+        if found is None:
+            raise Forbidden("Agent does not exist")
+        with self._failures.charged(found.id, address):
+            if not self._secret.is_same_text(found.key, key):
+                raise Unauthenticated("Invalid key")
+        return await self._external.enroll(found, address)
+
+    async def _try(
+        self, admission: Admission, read_at: float, name: UUID | str, key: str, address: str | None
+    ) -> tuple[Admission, float]:
+        """Compare a key that takes a slow hash, or that only an external database may know."""
+        who = str(admission.id)
+        self._failures.charge(who, address)
+        try:
+            is_right = await self._external.matches_slowly(key, admission.key_hash)
+        except Unavailable:
+            self._failures.refund(who, address)
+            raise
+        if not is_right:
+            refreshed = await self._external.refresh_key(admission, name, key, address)
+            if refreshed is None:
+                raise Unauthenticated("Invalid key")
+            admission, read_at = refreshed, self._tokens.now()
+        self._failures.clear(who, address)
         return admission, read_at
 
     async def _find(self, names: Sequence[UUID | str]) -> Sequence[Admission | None]:
@@ -121,14 +129,13 @@ class Login:
     async def _find_nobody(self, _name: UUID | str, _reason: str) -> None:
         """Answer for a name that PostgreSQL refuses: it is nobody's."""
 
-    async def _matches(self, key: str, stored: bytes) -> bool:
-        if self._secret.is_slow(stored):
-            return await asyncio.to_thread(self._secret.key_matches, key, stored)
-        return self._secret.key_matches(key, stored)
 
-
-def _check_certificate(named: str | None, admission: Admission) -> None:
-    if named is not None and named.lower() != str(admission.id):
+def _check_permission(admission: Admission, address: str | None, certified: str | None) -> None:
+    if admission.is_blocked:
+        raise Forbidden("The agent is blocked.")
+    if admission.allowed_addresses and not is_within(address, admission.allowed_addresses):
+        raise Forbidden("The agent may not log in from this address.")
+    if certified is not None and certified.lower() != str(admission.id):
         raise Forbidden("The certificate names another agent.")
 
 

@@ -1,24 +1,19 @@
 """Hash and check people's passwords, slowly, off the event loop, a few at a time."""
 
-import asyncio
-
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from comms_api.errors import TooManyRequests
-
-WAITING_MAXIMUM = 64
+from comms_api.tokens.slow import SlowHashes
 
 
 class Passwords:
-    """argon2id (RFC 9106) at the OWASP cost: 19 MiB, two passes. Two at a time; a longer queue is refused."""
+    """argon2id (RFC 9106) at the OWASP cost: 19 MiB, two passes."""
 
     def __init__(self) -> None:
         """Prepare a hash for users who do not exist, so that they take as long as those who do."""
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
-        self._slots = asyncio.Semaphore(2)
-        self._waiting = 0
+        self._slow = SlowHashes("passwords")
 
     def hash(self, password: str) -> str:
         """Return what to store."""
@@ -26,19 +21,11 @@ class Passwords:
 
     async def hash_aside(self, password: str) -> str:
         """Return what to store, without holding up the event loop."""
-        async with self._slots:
-            return await asyncio.to_thread(self.hash, password)
+        return await self._slow.run(self.hash, password)
 
     async def matches(self, password: str, stored: str | None) -> bool:
         """Return whether `password` is the stored one; never for None, but no faster."""
-        if self._waiting >= WAITING_MAXIMUM:
-            raise TooManyRequests("Too many logins at once; come back later.")
-        self._waiting += 1
-        try:
-            async with self._slots:
-                return await asyncio.to_thread(self._verify, password, stored)
-        finally:
-            self._waiting -= 1
+        return await self._slow.run(self._verify, password, stored)
 
     def _verify(self, password: str, stored: str | None) -> bool:
         try:

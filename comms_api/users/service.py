@@ -29,8 +29,6 @@ FIRST_ADMINISTRATOR = "admin"
 
 
 FAILURES_ALLOWED = 5
-FAILURES_OF_ADDRESS_ALLOWED = 100
-"""More, as many users may share an address."""
 LOCK_SECONDS = 1.0
 REFRESH_SECONDS = 12 * 3600.0
 
@@ -45,13 +43,12 @@ class Users:
         self._notifier = notifier
         self._passwords = Passwords()
         self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
-        self._failures_of_address = FailureLimit(FAILURES_OF_ADDRESS_ALLOWED, LOCK_SECONDS)
 
     async def log_in(self, name: str, password: str, address: str | None) -> TokenPair:
         """Return tokens for the management API.
 
         Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures
-        of the name or from the address.
+        of the name from the address.
         """
         role, read_at = await self._check(name, password, address)
         async with self._engine.begin() as connection:
@@ -59,17 +56,13 @@ class Users:
 
     async def _check(self, name: str, password: str, address: str | None) -> tuple[Role, float]:
         """Return a user's role, and the moment before it was read."""
-        self._failures.check(name)
-        self._failures_of_address.check(address)
-        read_at = self._tokens.now()
-        async with self._engine.connect() as connection:
-            found = await store.find_password(connection, name)
-        stored = found[0] if found else None
-        if not await self._passwords.matches(password, stored) or found is None:
-            self._failures.failed(name)
-            self._failures_of_address.failed(address)
-            raise Unauthenticated("The user name or the password is wrong.")
-        self._failures.succeeded(name)
+        with self._failures.charged(name, address):
+            read_at = self._tokens.now()
+            async with self._engine.connect() as connection:
+                found = await store.find_password(connection, name)
+            stored = found[0] if found else None
+            if not await self._passwords.matches(password, stored) or found is None:
+                raise Unauthenticated("The user name or the password is wrong.")
         return found[1], read_at
 
     async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:

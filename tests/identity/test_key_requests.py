@@ -4,13 +4,17 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+from support.guesses import guess_at_once
 from support.server import Server, new_id, running_server
+from support.waiting import wait_until
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "key_requests" / "agents_from_sql.py"
 KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
@@ -19,8 +23,9 @@ KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
 class External:
     """A server, and the SQLite database that its unknown agents are in."""
 
-    def __init__(self, server: Server, path: Path) -> None:
+    def __init__(self, server: Server, path: Path, another_node: Callable[[], AbstractContextManager[Server]]) -> None:
         self.server = server
+        self.another_node = another_node
         self.management = server.management()
         self._path = path
 
@@ -29,8 +34,8 @@ class External:
             connection.execute("INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", (id_, name, ip, key))
         connection.close()
 
-    def log_in(self, id_: str, key: str = KEY) -> httpx.Response:
-        with httpx.Client(base_url=self.server.agent_url, verify=self.server.tls, timeout=30) as client:
+    def log_in(self, id_: str, key: str = KEY, node: Server | None = None) -> httpx.Response:
+        with httpx.Client(base_url=(node or self.server).agent_url, verify=self.server.tls, timeout=30) as client:
             return client.post("/api/v1/authentication", json={"uuid": id_, "key": key})
 
     def find(self, name: str) -> dict[str, Any]:
@@ -47,8 +52,9 @@ def external(folder: Path, new_database: Callable[[], str]) -> Iterator[External
     connection.close()
     program = f"'{sys.executable}' '{PROGRAM}' '{path}'"
     settings = {"key_request_program": program, "key_request_by_address": True, "key_request_refusal_seconds": 1}
-    with running_server(folder / "node", new_database(), **settings) as server:
-        yield External(server, path)
+    start = partial(running_server, folder / "node", new_database(), **settings)
+    with start() as server:
+        yield External(server, path, start)
 
 
 def test_an_unknown_agent_is_enrolled_and_let_in_by_one_login(external: External) -> None:
@@ -72,6 +78,36 @@ def test_a_uuid_is_kept_and_a_weak_key_is_good_and_hashed_slowly(external: Exter
     assert external.find("by-uuid")["id"] == agent_id
     assert time.monotonic() - started < 10
     assert external.log_in(agent_id, "Secret").json()["message"] == "Invalid key"
+
+
+def test_guesses_at_a_weak_key_count_one_by_one_also_at_the_same_time(external: External) -> None:
+    external.put("101", "guessed", key=WEAK)
+    assert external.log_in("101", WEAK).status_code == 200
+    guess_at_once(lambda number: external.log_in("101", f"guess {number}"))
+    external.put("102", "not-guessed", key=WEAK)
+    assert external.log_in("102", WEAK).status_code == 200
+
+
+def test_wrong_keys_for_an_agent_that_is_not_enrolled_yet_are_counted_and_enroll_nobody(external: External) -> None:
+    external.put("103", "not-enrolled", key=WEAK)
+    guess_at_once(lambda number: external.log_in("103", f"guess {number}"))
+    assert external.management.get("/agents", params={"name": "not-enrolled"}).json()["items"] == []
+
+
+def test_unblocking_an_agent_clears_its_failures_on_every_node(external: External) -> None:
+    external.put("104", "unblocked", key=WEAK)
+    with external.another_node() as other:
+        assert external.log_in("104", WEAK, other).status_code == 200
+
+        def guesses() -> list[int]:
+            return [external.log_in("104", "wrong", other).status_code for _ in range(3)]
+
+        wait_until(lambda: 429 in guesses())
+        url = f"/agents/{external.find('unblocked')['id']}"
+        for is_blocked in (True, False):
+            assert external.management.patch(url, json={"is_blocked": is_blocked}).status_code == 200
+        wait_until(lambda: guesses() == [401] * 3)
+        assert external.log_in("104", WEAK, other).status_code == 200
 
 
 def test_a_refusal_is_final_and_remembered_for_a_moment(external: External) -> None:

@@ -1,16 +1,20 @@
 """Users' tokens: short, refreshable once each, ended by a logout, a new password or a new role; and the lock."""
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from support.guesses import guess_at_once
 from support.server import PASSWORD, Server
 from support.waiting import wait_until
 
-from comms_api.errors import TooManyRequests
+from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
 from comms_api.http.failures import LONGEST_SECONDS, FailureLimit
+
+HERE = "192.0.2.1"
 
 
 def authenticate(server: Server, name: str, password: str = PASSWORD) -> httpx.Response:
@@ -68,30 +72,70 @@ def test_a_user_cannot_be_changed_to_nonsense(management: httpx.Client, body: di
     assert management.patch("/users/admin", json=body).status_code in {400, 422}
 
 
-def test_after_several_failures_even_the_right_password_must_wait(server: Server, management: httpx.Client) -> None:
+def from_address(server: Server, address: str, name: str, password: str) -> httpx.Response:
+    transport = httpx.HTTPTransport(verify=server.tls, local_address=address)
+    with httpx.Client(base_url=server.management_url, transport=transport, timeout=60) as client:
+        return client.post("/security/user/authenticate", auth=(name, password))
+
+
+def test_after_several_failures_the_right_password_must_wait_at_that_address_alone(
+    server: Server, management: httpx.Client
+) -> None:
     server.user(management, "locked", "reader")
-    answers = [authenticate(server, "locked", "wrong password") for _ in range(7)]
-    assert [answer.status_code for answer in answers[:6]] == [401] * 6
-    refused = authenticate(server, "locked")
-    assert (refused.status_code, int(refused.headers["Retry-After"]) >= 1) == (429, True)
+    guess_at_once(lambda number: authenticate(server, "locked", f"wrong password {number}"))
+    wait_until(lambda: locks_for(server, "locked") >= 8)
+    assert authenticate(server, "locked").status_code == 429
+    assert from_address(server, "127.0.0.2", "locked", PASSWORD).status_code == 200
     wait_until(lambda: authenticate(server, "locked").status_code == 200)
 
 
-@given(failures=st.integers(1, 40))
-def test_the_lock_doubles_up_to_its_bound_and_time_forgives(failures: int) -> None:
+def locks_for(server: Server, name: str) -> int:
+    """Return for how many seconds a user is locked, after one more wrong password."""
+    return int(authenticate(server, name, "wrong password").headers.get("Retry-After", "0"))
+
+
+def test_failures_of_many_users_do_not_lock_their_address(server: Server, management: httpx.Client) -> None:
+    server.user(management, "innocent", "reader")
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(lambda number: from_address(server, "127.0.0.3", f"user {number}", "wrong"), range(120))
+        assert {answer.status_code for answer in answers} == {401}
+    assert from_address(server, "127.0.0.3", "innocent", PASSWORD).status_code == 200
+
+
+def test_the_lock_doubles_up_to_its_bound_and_time_forgives() -> None:
     now = 0.0
     limit = FailureLimit(5, 1.0, lambda: now)
-    for _ in range(failures):
-        limit.failed("somebody")
-    if failures <= 5:
-        limit.check("somebody")
-    else:
-        with pytest.raises(TooManyRequests) as told:
-            limit.check("somebody")
-        assert told.value.retry_after_seconds == min(LONGEST_SECONDS, 2.0 ** min(failures - 6, 16))
-    limit.check("nobody")
-    now = LONGEST_SECONDS * (failures + 1)
-    limit.failed("somebody")
-    limit.check("somebody")
-    limit.succeeded("somebody")
-    limit.check("somebody")
+    for _ in range(6):
+        limit.charge("somebody", HERE)
+    waits = []
+    for _ in range(40):
+        with pytest.raises(TooManyRequests) as locked:
+            limit.charge("somebody", HERE)
+        waits.append(locked.value.retry_after_seconds or 0.0)
+        limit.charge("nobody", HERE)
+        limit.clear("nobody", HERE)
+        now += waits[-1]
+        limit.charge("somebody", HERE)
+    assert waits[:5] == pytest.approx([1, 2, 4, 8, 16], rel=0.1)
+    assert 60 < max(waits) <= LONGEST_SECONDS
+    now += LONGEST_SECONDS * 50
+    for _ in range(6):
+        limit.charge("somebody", HERE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_locked"),
+    [
+        (Unauthenticated("wrong"), True),
+        (asyncio.CancelledError(), True),
+        (Unavailable("the queue is full"), False),
+        (OSError("the database is away"), False),
+    ],
+)
+def test_only_a_try_that_was_not_evaluated_is_given_back(outcome: BaseException, *, is_locked: bool) -> None:
+    limit = FailureLimit(1, 1_000.0)
+    for _ in range(2):
+        with pytest.raises(type(outcome)), limit.charged("somebody", HERE):
+            raise outcome
+    with pytest.raises(TooManyRequests) if is_locked else nullcontext():
+        limit.charge("somebody", HERE)
