@@ -8,6 +8,7 @@ from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from comms_api.agents.dependencies import AgentId
 from comms_api.agents.model import (
     Agent,
     AgentChange,
@@ -66,26 +67,26 @@ def _labels(given: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-@get("/agents/{agent_id:uuid}", opt=READ)
-async def get_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]) -> Agent:
+@get("/agents/{agent:str}", opt=READ)
+async def get_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> Agent:
     """Show one agent."""
     return await agents.get(agent_id)
 
 
-@patch("/agents/{agent_id:uuid}", opt=OPERATE)
-async def change_agent(agent_id: FromPath[UUID], data: JSONBody[AgentChange], agents: NamedDependency[Agents]) -> Agent:
+@patch("/agents/{agent:str}", opt=OPERATE)
+async def change_agent(agent_id: AgentId, data: JSONBody[AgentChange], agents: NamedDependency[Agents]) -> Agent:
     """Set an agent's labels, its source addresses, or whether it is blocked; the last two end its tokens."""
     return await agents.change(agent_id, data)
 
 
-@delete("/agents/{agent_id:uuid}", opt=OPERATE)
-async def delete_agent(agent_id: FromPath[UUID], agents: NamedDependency[Agents]) -> None:
+@delete("/agents/{agent:str}", opt=OPERATE)
+async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> None:
     """Delete an agent; its tokens end on every node within seconds, its events and orders stay."""
     await agents.delete(agent_id)
 
 
-@post("/agents/{agent_id:uuid}/key", status_code=200, opt=ADMINISTER)
-async def change_key(agent_id: FromPath[UUID], data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
+@post("/agents/{agent:str}/key", status_code=200, opt=ADMINISTER)
+async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
     """Give an agent a new key, made up here unless one is given; its tokens end on every node within seconds."""
     return await agents.set_key(agent_id, data.key)
 

@@ -20,6 +20,7 @@ from comms_api.agents.model import (
     MadeEnrollmentToken,
     NewEnrollmentToken,
 )
+from comms_api.agents.naming import find_ids, get_ids, read_id
 from comms_api.agents.store import Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
@@ -55,6 +56,20 @@ class Agents:
         self._entropy_bits = settings.key_entropy_bits_minimum
         days = settings.reenroll_after_days
         self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
+
+    async def resolve(self, text: str) -> UUID:
+        """Return the id of the agent that a text names by id or name; raises `NotFound` for a name of none."""
+        if (agent_id := read_id(text)) is not None:
+            return agent_id
+        async with self._engine.connect() as connection:
+            return (await get_ids(connection, [text]))[0]
+
+    async def target_names(self, text: str) -> list[str]:
+        """Return a text, and the id of the agent that has it as its name, if there is one."""
+        if read_id(text) is not None:
+            return [text.lower()]
+        async with self._engine.connect() as connection:
+            return [text, *map(str, (await find_ids(connection, [text])).values())]
 
     # -- enrolling
 

@@ -11,6 +11,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
 
 from comms_api.agents import routes as agents
+from comms_api.agents.dependencies import NAMED_AGENTS
 from comms_api.app.node import Node
 from comms_api.audit import routes as audit
 from comms_api.cluster import routes as cluster
@@ -21,7 +22,9 @@ from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.fast_lane import FastLane
+from comms_api.http.json_request import JsonRequest
 from comms_api.http.problems import answer_problem
+from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
@@ -101,7 +104,7 @@ def agent_api(node: Node) -> AsgiApp:
         "desk": _order_desk(node),
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
-    api = _litestar(node, "comms-api: agent API", handlers, services, guard)
+    api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
     hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.ROUTES]
     return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
@@ -133,17 +136,25 @@ def management_api(node: Node) -> AsgiApp:
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
-    api = _litestar(node, "comms-api: management API", handlers, services, guard)
+    queries = DeclaredQueries()
+    dependencies = _provided(services) | NAMED_AGENTS
+    api = _litestar(node, "comms-api: management API", handlers, dependencies, [guard, queries.check])
+    queries.learn(api)
     return _behind_proxies(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX))
 
 
 def _litestar(
-    node: Node, title: str, handlers: Sequence[HTTPRouteHandler], services: Mapping[str, object], guard: Guard
+    node: Node,
+    title: str,
+    handlers: Sequence[HTTPRouteHandler],
+    dependencies: Mapping[str, Provide],
+    guards: Sequence[Guard],
 ) -> Litestar:
     return Litestar(
         route_handlers=handlers,
-        guards=[guard],
-        dependencies={name: _provide(service) for name, service in services.items()},
+        guards=[*guards],
+        request_class=JsonRequest,
+        dependencies=dependencies,
         exception_handlers={Exception: answer_problem},
         openapi_config=OpenAPIConfig(
             title=title,
@@ -160,6 +171,10 @@ def _litestar(
 def _behind_proxies(node: Node, app: AsgiApp) -> AsgiApp:
     proxies = node.settings.trusted_proxies
     return ForwardedClients(app, proxies) if proxies else app
+
+
+def _provided(services: Mapping[str, Any]) -> dict[str, Provide]:
+    return {name: _provide(service) for name, service in services.items()}
 
 
 def _provide(service: Any) -> Provide:

@@ -28,7 +28,7 @@ def commands() -> None:
 
 
 @operation(commands, "send")
-@click.option("--agent", "agents", multiple=True, help="An agent's id; may be repeated.")
+@click.option("--agent", "agents", multiple=True, help="An agent, by id or name; may be repeated.")
 @click.option("--group", "groups", multiple=True, help="A group; may be repeated.")
 @click.option("--all", "is_all", is_flag=True, help="Every agent.")
 @click.option("--service", help="A service, such as rbac.")

@@ -1,5 +1,6 @@
 """Commands and orders, as they are submitted and as operators see them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -219,7 +220,9 @@ class OrderFilter(msgspec.Struct, frozen=True):
     source: str | None = None
     user: str | None = None
     action: str | None = None
-    target: str | None = None
+    targets: Sequence[str] = ()
+    """What the command's target may be called: one of these."""
+
     since: datetime | None = None
     until: datetime | None = None
 

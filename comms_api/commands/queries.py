@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     case,
     null,
+    or_,
     select,
     text,
     union_all,
@@ -71,14 +72,18 @@ def _conditions(table: FromClause, wanted: OrderFilter, after: UUID | None) -> I
         (commands.c.action_name, wanted.action),
     ]
     yield from (column == value for column, value in pairs if value is not None)
-    if wanted.target is not None:
-        yield commands.c.target_ids.any_() == wanted.target
+    if wanted.targets:
+        yield _is_for(wanted.targets)
     if after is not None:
         yield table.c.order_id > after
     if wanted.since is not None:
         yield table.c.order_id >= uuid7_floor(wanted.since)
     if wanted.until is not None:
         yield table.c.order_id < uuid7_floor(wanted.until)
+
+
+def _is_for(names: Sequence[str]) -> ColumnElement[bool]:
+    return or_(*(commands.c.target_ids.any_() == name for name in names))
 
 
 _COMMAND = (
@@ -145,8 +150,8 @@ async def list_commands(
         (commands.c.action_name, wanted.action),
     )
     statement = statement.where(*(column == value for column, value in pairs if value is not None))
-    if wanted.target is not None:
-        statement = statement.where(commands.c.target_ids.any_() == wanted.target)
+    if wanted.targets:
+        statement = statement.where(_is_for(wanted.targets))
     if wanted.since is not None:
         statement = statement.where(commands.c.request_id >= uuid7_floor(wanted.since))
     if wanted.until is not None:

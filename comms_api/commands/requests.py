@@ -7,6 +7,7 @@ import msgspec
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.http.bodies import read_json
+from comms_api.http.faults import complete_fault, describe_fault
 
 COMMANDS_MAXIMUM = 1_000
 REQUIRED = ("source", "target", "action", "timeout")
@@ -48,7 +49,8 @@ def _split(body: bytes) -> list[msgspec.Raw]:
         commands = _MEMBERS.decode(document).get("commands")
         return [msgspec.Raw(document)] if commands is None else _LIST.decode(commands)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"Expected a command or a list of commands: {error}") from None
+        fault = describe_fault(error, document, msgspec.Raw)
+        raise Malformed(f"Expected a command or a list of commands: {fault}") from None
 
 
 def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_seconds: float) -> NewCommand:
@@ -58,7 +60,8 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
         command = _COMMAND.decode(raw)
     except msgspec.DecodeError as error:
         sentence, _, path = str(error).partition(" - at `$")
-        raise Invalid(f"{where}{path.rstrip('`')}: {sentence}") from None
+        path = path.removesuffix("`")
+        raise Invalid(f"{where}{path}: {complete_fault(sentence, NewCommand, path)}") from None
     if command.timeout > timeout_maximum_seconds:
         raise Invalid(f"{where}.timeout: more than {timeout_maximum_seconds:g} seconds")
     if command.start_at is not None and not _is_near(command.start_at, caller.now, timeout_maximum_seconds):

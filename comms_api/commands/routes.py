@@ -13,6 +13,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
+from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.commands.actions import NewAction, RegisteredAction
 from comms_api.commands.dispatcher import ELSEWHERE, Dispatcher
 from comms_api.commands.export import MEDIA_TYPES, ExportForm, export_orders
@@ -54,7 +55,6 @@ _RETRY = msgspec.json.Decoder(Retry)
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
-TargetName = Annotated[str | None, QueryParameter(description="an agent's id, a group or a service that was named")]
 
 
 class OrderDesk(msgspec.Struct, frozen=True):
@@ -183,17 +183,17 @@ async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDepende
 @get("/commands", opt=READ)
 async def list_commands(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
+    filtered_targets: FilteredTargets,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
     action: FromQuery[str | None] = None,
-    target: TargetName = None,
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
     """List commands, oldest first: all, or those that match every filter."""
-    wanted = OrderFilter(source=source, user=user, action=action, target=target, since=since, until=until)
+    wanted = OrderFilter(source=source, user=user, action=action, targets=filtered_targets, since=since, until=until)
     return await commands.list(wanted, after, limit)
 
 
@@ -304,20 +304,20 @@ OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most o
 @get("/orders", opt=READ)
 async def list_orders(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
+    filtered_targets: FilteredTargets,
+    filtered_agent: FilteredAgent,
     request_id: FromQuery[UUID | None] = None,
-    agent_id: FromQuery[UUID | None] = None,
     status: FromQuery[OrderStatus | None] = None,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
     action: FromQuery[str | None] = None,
-    target: TargetName = None,
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
     """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
-    wanted = OrderFilter(request_id, agent_id, status, source, user, action, target, since, until)
+    wanted = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
     return await commands.list_orders(wanted, after, limit)
 
 

@@ -32,11 +32,13 @@ from comms_api.commands.model import (
     Submitted,
 )
 from comms_api.commands.targets import (
+    agent_names,
     find_outsiders,
     find_unknown,
     may_name_unknown,
     named_recipients,
     recipients_again,
+    with_agent_ids,
 )
 from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
@@ -82,6 +84,7 @@ class Submissions:
         for unknown names, for a target that nobody matches, for args that their action does not allow, and for a
         `set-group` with groups that are unknown or that a recipient is not a member of.
         """
+        submitted = await self._by_id(submitted)
         recipients = _named_recipients(submitted)
         is_given = False
         if key is None and _is_one_statement(submitted):
@@ -126,6 +129,7 @@ class Submissions:
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
         """Return who would get each command, and submit nothing; raises as `submit` does."""
+        submitted = await self._by_id(submitted)
         async with self._engine.connect() as connection:
             expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
             await _refuse_foreign_groups(connection, expansions)
@@ -134,6 +138,13 @@ class Submissions:
             ]
             await _refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
+
+    async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
+        """Return commands that name agents by their ids; costs a query if one names an agent by its name."""
+        if not any(agent_names(command.target) for command in submitted):
+            return submitted
+        async with self._engine.connect() as connection:
+            return await with_agent_ids(connection, submitted)
 
     def _prepare(
         self, user: str, submitted: Sequence[NewCommand], schemas: Mapping[str, ActionSchema]

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
+import msgspec
 from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.agents.naming import find_ids, read_id
 from comms_api.agents.store import conditions
-from comms_api.commands.model import CommandTarget
+from comms_api.commands.model import CommandTarget, NewCommand
 from comms_api.database.schema import agents, finished_orders, group_members, groups, users
 from comms_api.protocol import Target, TargetType
 
@@ -90,13 +92,25 @@ def named_recipients(target: CommandTarget) -> list[UUID]:
 
 def agent_ids(names: Sequence[str]) -> list[UUID]:
     """Return those of the names that are ids."""
-    found = []
-    for name in names:
-        try:
-            found.append(UUID(name))
-        except ValueError:
-            continue
-    return found
+    return [agent_id for name in names if (agent_id := read_id(name)) is not None]
+
+
+async def with_agent_ids(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> list[NewCommand]:
+    """Return commands whose targets name agents by their ids, each once; a name of no agent is left as it is."""
+    found = await find_ids(connection, {name for command in submitted for name in agent_names(command.target)})
+
+    def by_id(command: NewCommand) -> NewCommand:
+        if not agent_names(command.target):
+            return command
+        ids = dict.fromkeys(str(found.get(name, name)) for name in command.target.ids)
+        return msgspec.structs.replace(command, target=msgspec.structs.replace(command.target, id=list(ids)))
+
+    return [by_id(command) for command in submitted]
+
+
+def agent_names(target: CommandTarget) -> list[str]:
+    """Return the texts of a target that name agents, but not by their ids."""
+    return [name for name in target.ids if read_id(name) is None] if target.type == "agent" else []
 
 
 def may_name_unknown(target: CommandTarget, orders: int) -> bool:

@@ -7,6 +7,7 @@ from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
+from comms_api.agents.dependencies import FilteredAgent
 from comms_api.errors import Forbidden
 from comms_api.events.cursors import decode_cursor
 from comms_api.events.framing import read_stateful, read_stateless, split_batch
@@ -57,36 +58,36 @@ def _check_owner(batch: Batch, agent_id: UUID) -> None:
 @get("/events", opt=READ)
 async def list_events(
     events: NamedDependency[Events],
-    agent_id: FromQuery[UUID | None] = None,
+    filtered_agent: FilteredAgent,
     module: FromQuery[str | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Event]:
     """List events, oldest first, all or those of an agent or a module."""
-    return await events.list(agent_id, module, after, limit)
+    return await events.list(filtered_agent, module, after, limit)
 
 
 @get("/events/quarantine", opt=READ)
 async def list_quarantined_events(
     events: NamedDependency[Events],
-    agent_id: FromQuery[UUID | None] = None,
+    filtered_agent: FilteredAgent,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[QuarantinedEvent]:
     """List the lines of stateless batches that could not be stored as events, and why, oldest first."""
-    return await events.quarantine.list(agent_id, after, limit)
+    return await events.quarantine.list(filtered_agent, after, limit)
 
 
 @get("/states", opt=READ)
 async def list_states(
     states: NamedDependency[States],
-    agent_id: FromQuery[UUID | None] = None,
+    filtered_agent: FilteredAgent,
     module: FromQuery[str | None] = None,
     after: After = None,
     limit: Limit = 100,
 ) -> Page[State]:
     """List states by agent, module, collector and id, all or those of an agent or a module."""
-    return await states.list(agent_id, module, decode_cursor(after), limit)
+    return await states.list(filtered_agent, module, decode_cursor(after), limit)
 
 
 AGENT_ROUTES = [append_events, change_states]

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from typing import Annotated
-from uuid import UUID
 
 import msgspec
 from litestar import Response, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
+from comms_api.agents.dependencies import AgentId
 from comms_api.errors import Malformed
 from comms_api.files.model import Configuration, Content, GroupFile, Report
 from comms_api.files.ranges import Range, is_known, read_range
@@ -96,14 +96,14 @@ async def delete_file(group: FromPath[str], name: FromPath[str], files: NamedDep
     await files.delete(group, name)
 
 
-@get("/agents/{agent_id:uuid}/configuration", opt=READ)
-async def show_configuration(agent_id: FromPath[UUID], files: NamedDependency[Files]) -> Configuration:
+@get("/agents/{agent:str}/configuration", opt=READ)
+async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -> Configuration:
     """Show which files an agent should run, in the order of their merge, and whether it says that it does."""
     return await files.configuration(agent_id)
 
 
-@get("/agents/{agent_id:uuid}/configuration/merged", opt=READ)
-async def show_merged(request: AnyRequest, agent_id: FromPath[UUID], files: NamedDependency[Files]) -> Response[bytes]:
+@get("/agents/{agent:str}/configuration/merged", opt=READ)
+async def show_merged(request: AnyRequest, agent_id: AgentId, files: NamedDependency[Files]) -> Response[bytes]:
     """Answer with the YAML of an agent's groups, merged."""
     await files.configuration(agent_id)
     return _answer(request, await files.merged(agent_id))

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import msgspec
 
@@ -35,9 +34,9 @@ class GroupChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Agents that are to become members."""
+    """Agents that are to become members, by id or name."""
 
-    agents: list[UUID]
+    agents: list[str]
 
 
 class Membership(msgspec.Struct, frozen=True):

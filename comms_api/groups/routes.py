@@ -1,11 +1,10 @@
 """The management API's groups; `GET /agents?group=` lists the members of one."""
 
-from uuid import UUID
-
 from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from comms_api.agents.dependencies import AgentId
 from comms_api.groups.model import Group, GroupChange, Membership, NewGroup, NewMembers
 from comms_api.groups.service import Groups
 from comms_api.http.pages import After, Limit, Page
@@ -43,14 +42,14 @@ async def add_members(name: FromPath[str], data: JSONBody[NewMembers], groups: N
     return Membership(await groups.add(name, data.agents))
 
 
-@put("/groups/{name:str}/agents/{agent_id:uuid}", opt=OPERATE)
-async def add_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> Membership:
+@put("/groups/{name:str}/agents/{agent:str}", opt=OPERATE)
+async def add_member(name: FromPath[str], agent_id: AgentId, groups: NamedDependency[Groups]) -> Membership:
     """Make one agent a member; repeating it changes nothing."""
-    return Membership(await groups.add(name, [agent_id]))
+    return Membership(await groups.add(name, [str(agent_id)]))
 
 
-@delete("/groups/{name:str}/agents/{agent_id:uuid}", opt=OPERATE)
-async def remove_member(name: FromPath[str], agent_id: FromPath[UUID], groups: NamedDependency[Groups]) -> None:
+@delete("/groups/{name:str}/agents/{agent:str}", opt=OPERATE)
+async def remove_member(name: FromPath[str], agent_id: AgentId, groups: NamedDependency[Groups]) -> None:
     """End one agent's membership."""
     await groups.remove(name, agent_id)
 

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents.changes import note_files_changed, note_group_left, note_moved
+from comms_api.agents.naming import get_ids
 from comms_api.errors import Conflict, NotFound
 from comms_api.groups import store
 from comms_api.groups.model import Group, GroupChange, NewGroup
@@ -46,11 +47,12 @@ class Groups:
             if not await store.delete_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
 
-    async def add(self, name: str, ids: Collection[UUID]) -> int:
+    async def add(self, name: str, agents: Collection[str]) -> int:
         """Make all of these agents members, or none; raises `NotFound` and names the first unknown one."""
         async with self._engine.begin() as connection:
             if not await store.lock_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
+            ids = await get_ids(connection, agents)
             if unknown := await store.find_unknown_agents(connection, ids):
                 raise NotFound(f"There is no agent {min(unknown)}; no one was added.")
             added = await store.insert_members(connection, name, ids)

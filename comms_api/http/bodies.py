@@ -13,6 +13,7 @@ import zstandard
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, Malformed, TooLarge, Unavailable, UnsupportedEncoding
 from comms_api.http.authentication import subject_of
+from comms_api.http.faults import describe_fault
 from comms_api.http.request import AnyRequest, departure_of, find_header, remote_address
 from comms_api.settings import Settings
 
@@ -171,7 +172,7 @@ class _Body:
         return body
 
 
-def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str) -> T:
+def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "") -> T:
     """Return what a whole body says; raises `Malformed`, with what was expected.
 
     The encoding is checked first, since msgspec hands raw members on as they are.
@@ -180,7 +181,8 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str) -> T
         body.decode()
         return decoder.decode(body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"Expected {expected}: {error}") from None
+        prefix = f"Expected {expected}: " if expected else ""
+        raise Malformed(prefix + describe_fault(error, body, decoder.type)) from None
 
 
 def _decompressed(encoding: str, raw: bytes, limit: int) -> bytes:

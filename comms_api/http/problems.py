@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
 from comms_api import errors
 from comms_api.database.failures import describe_outage, find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.http.faults import complete_fault
 from comms_api.http.request import AnyRequest
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = (1, 5)
 """The span that clients told to come back are spread over, so that they do not come back together."""
+
+PATH_CHARACTERS_SHOWN = 128
 
 STATUSES: Mapping[type[errors.CommsError], int] = {
     errors.UnsupportedEncoding: 415,
@@ -54,7 +57,7 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
 
     A bug is told to the client as a request id and nothing else.
     """
-    status, detail, code = _describe(error)
+    status, detail, code = _describe(request, error)
     instance = f"urn:uuid:{uuid7_at(time.time())}"
     _log(request, error, status, instance)
     problem = Problem(
@@ -69,14 +72,12 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(status, error))
 
 
-def _describe(error: Exception) -> tuple[int, str, int]:
+def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
     if isinstance(error, errors.CommsError):
         status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
         return status, error.detail, error.error_code
-    if isinstance(error, ValidationException):
-        return 400, _validation_detail(error), errors.Malformed.code
     if isinstance(error, HTTPException):
-        return error.status_code, error.detail, errors.CommsError.code
+        return _describe_refusal(request, error)
     if refusal := find_refusal(error):
         return 400, f"A value cannot be stored: {refusal}", errors.Malformed.code
     if is_outage(error):
@@ -84,11 +85,34 @@ def _describe(error: Exception) -> tuple[int, str, int]:
     return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code
 
 
-def _validation_detail(error: ValidationException) -> str:
+def _describe_refusal(request: AnyRequest, error: HTTPException) -> tuple[int, str, int]:
+    """Return the status, the sentence and the code of a refusal of Litestar's own."""
+    if isinstance(error, ValidationException):
+        return 400, _validation_detail(request, error), errors.Malformed.code
+    if isinstance(error, NotFoundException):
+        return 404, _missing_path(request), errors.NotFound.code
+    return error.status_code, error.detail, errors.CommsError.code
+
+
+def _validation_detail(request: AnyRequest, error: ValidationException) -> str:
+    """Return what is wrong with each parameter; the body says so itself, but not that it is missing."""
     if not isinstance(error.extra, list):
         return error.detail
-    faults = [f"{fault.get('key') or 'body'}: {fault.get('message')}" for fault in error.extra]
+    parameters = request.scope["route_handler"].parsed_fn_signature.parameters
+    forms = {name: parameter.annotation for name, parameter in parameters.items()}
+    faults = [
+        "The request body is empty."
+        if fault.get("key") == "data"
+        else f"{fault.get('key') or 'body'}: {complete_fault(fault['message'], forms.get(fault.get('key')))}"
+        for fault in error.extra
+    ]
     return "; ".join(faults) or error.detail
+
+
+def _missing_path(request: AnyRequest) -> str:
+    config = request.app.openapi_config
+    title = config.title.removeprefix("comms-api: ") if config else "API"
+    return f"The {title} has no path {request.url.path[:PATH_CHARACTERS_SHOWN]!r}; its paths are in docs/protocol.md."
 
 
 def _headers(status: int, error: Exception) -> dict[str, str]:

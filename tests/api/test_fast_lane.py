@@ -12,6 +12,8 @@ from support.server import KEY, Server, new_id
 from comms_api.http.fast_lane import FastLane
 
 OTHERWISE = "?by=litestar"
+SPELT_OTHERWISE = "/"
+"""The same for the management API, which refuses unknown queries."""
 UNLIKE = {"date", "retry-after", "connection"}
 """An early answer closes the connection unless the whole body has arrived by then."""
 
@@ -87,7 +89,7 @@ def test_a_submission_by_either_lane_is_answered_alike(management: httpx.Client,
         management.post("/groups", json={"name": "lanes"})
         management.post("/agents", json={"id": str(new_id()), "name": path, "key": KEY, "groups": ["lanes"]})
     body = {} if group is None else command(group, "group")
-    answers = [told(management.post(path + lane, json=body)) for lane in ("", OTHERWISE)]
+    answers = [told(management.post(path + lane, json=body)) for lane in ("", SPELT_OTHERWISE)]
     assert [answer[0] for answer in answers] == [{"lanes": 200 if "plugin" in path else 201}.get(str(group), 422)] * 2
     if group == "lanes":
         assert [set(answer[2]) for answer in answers] == [set(answers[0][2])] * 2  # type: ignore[call-overload] # objects
@@ -97,7 +99,7 @@ def test_a_submission_by_either_lane_is_answered_alike(management: httpx.Client,
 
 def test_both_lanes_let_only_the_declared_roles_submit(server: Server, management: httpx.Client) -> None:
     reader = server.user(management, "lanes-reader", "reader")
-    answers = [told(reader.post("/commands" + lane, json={})) for lane in ("", OTHERWISE)]
+    answers = [told(reader.post("/commands" + lane, json={})) for lane in ("", SPELT_OTHERWISE)]
     assert answers[0] == answers[1]
     assert answers[0][0] == 403
 

@@ -220,7 +220,7 @@ def test_a_name_with_nul_is_refused_and_not_a_fault(server: Server, management: 
 
 def test_every_route_but_the_public_ones_wants_a_token(server: Server, management: httpx.Client) -> None:
     public = {"/", "/ready", "/login", "/authentication", "/.well-known/jwks.json", "/security/user/refresh"}
-    ids = dict.fromkeys(("agent_id", "request_id", "order_id", "token_id"), new_id())
+    ids = dict.fromkeys(("agent", "request_id", "order_id", "token_id"), new_id())
     agent = server.client(server.agent_url, server.token(server.enroll(management, "schema")))
     for client, anonymous in (
         (agent, server.client(server.agent_url)),

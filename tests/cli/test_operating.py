@@ -99,7 +99,7 @@ def test_a_command_is_rehearsed_held_back_and_cancelled(
     agent_id = str(server.enroll(management, "alone"))
     told = terminal.good("send", "--agent", agent_id, "--action", "ping", "--dry-run").split()
     assert told == ["1", "would", "get", "it", agent_id]
-    sent = ("send", "--agent", agent_id, "--action", "ping", "--idempotency-key", "once")
+    sent = ("send", "--agent", "alone", "--action", "ping", "--idempotency-key", "once")
     request_id = terminal.good(*sent).split()[0]
     assert terminal.good(*sent).split()[0] == request_id
     assert terminal.good("pause", request_id) == "1 order(s) held\n"

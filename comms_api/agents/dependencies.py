@@ -1,0 +1,46 @@
+"""The agents that a request names in its path or its query: each by its id or its name, as routes ask for them."""
+
+from typing import Annotated, TypeAlias
+from uuid import UUID
+
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, QueryParameter
+
+from comms_api.agents.service import Agents
+
+AgentId: TypeAlias = NamedDependency[UUID]
+"""As `agent_id`: the agent that the path names as `{agent:str}`."""
+
+FilteredAgent: TypeAlias = NamedDependency[UUID | None]
+"""As `filtered_agent`: the agent that the query names as `agent_id`."""
+
+FilteredTargets: TypeAlias = NamedDependency[list[str]]
+"""As `filtered_targets`: what the `target` of the query may be called in a command."""
+
+AgentQuery = Annotated[str | None, QueryParameter(name="agent_id", description="an agent's id or name")]
+TargetQuery = Annotated[
+    str | None, QueryParameter(name="target", description="an agent's id or name, a group or a service")
+]
+
+
+async def find_agent(agent: FromPath[str], agents: NamedDependency[Agents]) -> UUID:
+    """Return the id of the agent that a path names by its id or its name."""
+    return await agents.resolve(agent)
+
+
+async def find_filtered_agent(agents: NamedDependency[Agents], agent: AgentQuery = None) -> UUID | None:
+    """Return the id of the agent that a query names by its id or its name."""
+    return None if agent is None else await agents.resolve(agent)
+
+
+async def find_filtered_targets(agents: NamedDependency[Agents], target: TargetQuery = None) -> list[str]:
+    """Return what a query's target may be called in a command: the text itself, and the id of an agent of that name."""
+    return [] if target is None else await agents.target_names(target)
+
+
+NAMED_AGENTS = {
+    "agent_id": Provide(find_agent),
+    "filtered_agent": Provide(find_filtered_agent),
+    "filtered_targets": Provide(find_filtered_targets),
+}
+"""Under these names routes ask for the agents that a request names."""

@@ -1,0 +1,37 @@
+"""An agent is named by its id or by its name; a text in the form of a UUID is an id."""
+
+import re
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.schema import agents
+from comms_api.errors import NotFound
+
+_ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def read_id(text: str) -> UUID | None:
+    """Return the id that a text is, or None for a name."""
+    return UUID(text) if _ID.fullmatch(text) else None
+
+
+async def find_ids(connection: AsyncConnection, texts: Collection[str]) -> dict[str, UUID]:
+    """Return the ids of agents by the texts that name them; names of no agent are left out, ids are not looked up."""
+    found = {text: agent_id for text in texts if (agent_id := read_id(text)) is not None}
+    names = [text for text in texts if text not in found]
+    if not names:
+        return found
+    rows = await connection.execute(select(agents.c.name, agents.c.id).where(agents.c.name.in_(names)))
+    return found | {row.name: row.id for row in rows}
+
+
+async def get_ids(connection: AsyncConnection, texts: Collection[str]) -> list[UUID]:
+    """Return the id of each agent that is named; raises `NotFound` for the first name of no agent."""
+    found = await find_ids(connection, texts)
+    for text in texts:
+        if text not in found:
+            raise NotFound(f"There is no agent {text!r}.")
+    return list(dict.fromkeys(found[text] for text in texts))

@@ -1,0 +1,92 @@
+"""Say what is wrong with JSON or a parameter: where, what, and which values are right."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec.inspect import (
+    CollectionType,
+    DictType,
+    Field,
+    LiteralType,
+    Metadata,
+    NamedTupleType,
+    StructType,
+    Type,
+    UnionType,
+    type_info,
+)
+
+DEEP = 500
+"""Python gives up at about twice this depth."""
+
+SEARCHED_BYTES = 2**20
+
+_AT = " - at `"
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(?:\d+|\.\.\.)\]")
+_NO_SUCH_VALUE = "Invalid enum value"
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def describe_fault(error: Exception, body: bytes, form: object) -> str:
+    """Return one sentence about why `body` is not what `form`, a type, says; it begins with the field."""
+    if isinstance(error, RecursionError):
+        return f"{_deepest_member(body)}: nested too deeply"
+    if not isinstance(error, msgspec.ValidationError):
+        return f"no valid JSON: {error}"
+    sentence, _, path = str(error).partition(_AT)
+    path = path.removesuffix("`").removeprefix("$")
+    fault = complete_fault(sentence, form, path)
+    return f"{path.removeprefix('.')}: {fault}" if path else fault
+
+
+def complete_fault(sentence: str, form: object, path: str = "") -> str:
+    """Add the right values to msgspec's sentence about a wrong one, which is at a path within a type."""
+    if not sentence.startswith(_NO_SUCH_VALUE):
+        return sentence
+    types: Iterable[Type] = [type_info(form)]
+    for step in _STEP.finditer(path):
+        types = [inner for one in types for inner in _inner(one, step[1])]
+    values = [repr(value) for one in types for member in _alternatives(one) for value in _literals(member)]
+    return f"{sentence}; expected one of {', '.join(values)}" if values else sentence
+
+
+def _inner(outer: Type, name: str | None) -> Iterator[Type]:
+    """Yield the types of a member that has a name, or of the items."""
+    for one in _alternatives(outer):
+        if isinstance(one, StructType | NamedTupleType):
+            fields: Iterable[Field] = one.fields
+            yield from (field.type for field in fields if field.encode_name == name)
+        elif isinstance(one, DictType):
+            yield one.value_type
+        elif isinstance(one, CollectionType):
+            yield one.item_type
+
+
+def _alternatives(one: Type) -> Iterator[Type]:
+    if isinstance(one, Metadata):
+        yield from _alternatives(one.type)
+    elif isinstance(one, UnionType):
+        yield from one.types
+    else:
+        yield one
+
+
+def _literals(one: Type) -> Iterable[object]:
+    return one.values if isinstance(one, LiteralType) else ()
+
+
+def _deepest_member(body: bytes) -> str:
+    """Return the name of the outermost object's member that is nested deeply; `body` if that is not found at once."""
+    depth, member = 0, b""
+    for match in _TOKEN.finditer(body, 0, SEARCHED_BYTES):
+        token = match[0]
+        if token in b"[{":
+            depth += 1
+        elif token in b"]}":
+            depth -= 1
+        elif depth == 1:
+            member = token
+        if depth > DEEP:
+            return member.strip(b'"').decode(errors="replace") or "body"
+    return "body"

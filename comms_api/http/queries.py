@@ -1,0 +1,48 @@
+"""Refuse query parameters that a route does not declare: a filter with a typo would match everything."""
+
+import difflib
+from collections.abc import Mapping
+
+from litestar import Litestar
+from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
+
+from comms_api.errors import Malformed
+from comms_api.http.authentication import AnyConnection
+
+NAME_CHARACTERS_SHOWN = 64
+
+
+class DeclaredQueries:
+    """Knows the query parameters of every route of an app, those of its dependencies included.
+
+    What needs no token takes any: health checks and logins are asked by programs that are not ours.
+    """
+
+    def __init__(self) -> None:
+        """Know no route; nothing is refused before `learn`."""
+        self._names: Mapping[BaseRouteHandler, frozenset[str]] = {}
+
+    def learn(self, app: Litestar) -> None:
+        """Read the parameters of every route."""
+        self._names = {
+            handler: frozenset(parameter.field_alias for parameter in model.expected_query_params)
+            for route in app.routes
+            if isinstance(route, HTTPRoute)
+            for handler, model in route.route_handler_map.values()
+        }
+
+    async def check(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        """Raise `Malformed` for the first parameter that the route does not declare, with the nearest one; a guard."""
+        known = self._names.get(connection.scope["route_handler"])  # a guard is given a copy of it
+        if known is None or not connection.scope["query_string"] or handler.opt.get("public"):
+            return
+        for name in connection.query_params:
+            if name not in known:
+                raise Malformed(f"{name[:NAME_CHARACTERS_SHOWN]!r}: no such query parameter{_hint(name, known)}")
+
+
+def _hint(name: str, known: frozenset[str]) -> str:
+    if nearest := difflib.get_close_matches(name[:NAME_CHARACTERS_SHOWN], sorted(known), n=1, cutoff=0.5):
+        return f"; did you mean {nearest[0]!r}?"
+    return f"; there are {', '.join(sorted(known))}" if known else "; this path takes none"
