@@ -12,6 +12,7 @@ A class docstring is the sentence a client reads when the raiser has nothing mor
     ├── Forbidden               not yours
     ├── NotFound                no such thing
     ├── Conflict                it exists already, or its state forbids this
+    │   └── Outdated            something newer has been applied
     ├── TooLarge                over a stated limit
     ├── TooSlow                 the body did not arrive in time
     ├── TooManyRequests         slow down; says when to come back
@@ -85,6 +86,17 @@ class Conflict(CommsError):
     """It exists already."""
 
     code = 2714
+
+
+class Outdated(Conflict):
+    """A newer batch of this agent has been applied."""
+
+    code = 2720
+
+    def __init__(self, latest: int) -> None:
+        """Raise with the number of the newest batch that has been applied."""
+        super().__init__(f"The batch is older than the batch {latest}, which has been applied; nothing was changed.")
+        self.latest = latest
 
 
 class TooLarge(CommsError):

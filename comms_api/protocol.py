@@ -33,6 +33,11 @@ CANCEL_ACTION = "cancel"
 SET_GROUP_ACTION = "set-group"
 """Tells an agent its groups: args `{"groups":[…]}`, of which it must be a member, or it loses its configuration."""
 
+BATCH_SEQUENCE = "Batch-Sequence"
+"""The header with the number of a stateful batch; in a refusal (409), the number of the newest one applied."""
+
+BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
+
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 

@@ -95,7 +95,16 @@ class LineSender(_Sender):
 
 
 class ChangeSender(_Sender):
-    """Sends changes of states."""
+    """Sends changes of states.
+
+    Batches are numbered, and the server refuses one that is older than a batch it has applied. An agent that still
+    waits for that answer has an outdated memory: its data folder was restored from a backup, or copied.
+    """
+
+    def __init__(self, session: Session, spool: Spool, metadata: Callable[[], AgentMetadata]) -> None:
+        """Start without knowing of newer batches; `metadata` describes the agent at the time of a batch."""
+        super().__init__(session, spool, metadata)
+        self._has_started_over = False
 
     async def drain(self) -> None:
         """Send everything that waits."""
@@ -103,15 +112,28 @@ class ChangeSender(_Sender):
             await self._send(changes)
 
     async def _send(self, changes: list[Change]) -> None:
-        call = Call("POST", "/events/stateful", stateful_body(self._metadata(), changes))
+        body = stateful_body(self._metadata(), changes)
+        call = Call("POST", "/events/stateful", body, sequence=self._spool.next_sequence())
         try:
             answer = await self._session.ask(call, ItemResults)
         except Refused as refusal:
-            if self._refused(len(changes), refusal):
+            if refusal.latest_sequence is not None:
+                self._catch_up(refusal.latest_sequence)
+            elif self._refused(len(changes), refusal):
                 self._spool.settle_changes(changes, 1, [])
         else:
             self._accepted()
             self._settle(changes, answer.results)
+
+    def _catch_up(self, latest: int) -> None:
+        """Go on from the server's number, and collect everything anew, once: two copies would do so for ever."""
+        if self._has_started_over:
+            logger.error("another agent with this identity is at work: batch %d is not ours", latest)
+            self._spool.skip_sequences(latest)
+        else:
+            logger.warning("batch %d is newer than this data folder: all states are collected anew", latest)
+            self._spool.start_states_over(latest)
+            self._has_started_over = True
 
     def _settle(self, changes: list[Change], results: list[ItemResult]) -> None:
         if len(results) != len(changes):

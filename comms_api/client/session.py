@@ -5,6 +5,7 @@ import base64
 import binascii
 import logging
 import random
+import re
 import time
 from types import TracebackType
 from typing import Self, TypeVar
@@ -18,7 +19,7 @@ from comms_api.client.endpoint import Endpoint
 from comms_api.client.model import Identity
 from comms_api.client.spool import Spool
 from comms_api.errors import CommsError, Unauthenticated
-from comms_api.protocol import Credentials, Token
+from comms_api.protocol import BATCH_SEQUENCE, Credentials, Token
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
 FINAL_STATUSES = {400, 413, 415, 422}
 """What is wrong with the request itself: the same request again would be refused again. All else is tried again."""
 
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
 Form = TypeVar("Form")
 
 
@@ -42,12 +45,19 @@ class Call(msgspec.Struct, frozen=True):
     path: str
     content: bytes | None = None
     timeout_seconds: float = REQUEST_SECONDS
+    sequence: int | None = None
+    """The number of a stateful batch."""
     may_be_missing: bool = False
     """Whether a 404 is an answer, and not something to try again."""
 
 
 class Refused(CommsError):
     """The server refuses this request, and would refuse it again."""
+
+    def __init__(self, reason: str, latest_sequence: int | None = None) -> None:
+        """Raise with the number of the newest batch, if the server says that it has applied a newer one."""
+        super().__init__(reason)
+        self.latest_sequence = latest_sequence
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -69,6 +79,19 @@ def problem_of(answer: httpx.Response) -> Problem:
         return msgspec.json.decode(answer.content, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Problem()
+
+
+def _headers(call: Call, token: str) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
+    return headers if call.sequence is None else headers | {BATCH_SEQUENCE: str(call.sequence)}
+
+
+def _check_refusal(answer: httpx.Response) -> None:
+    latest = answer.headers.get(BATCH_SEQUENCE, "")
+    is_outdated = answer.status_code == httpx.codes.CONFLICT and _NUMBER.fullmatch(latest) is not None
+    if is_outdated or answer.status_code in FINAL_STATUSES:
+        reason = f"status {answer.status_code}: {problem_of(answer).detail}"
+        raise Refused(reason, int(latest) if is_outdated else None)
 
 
 class Session:
@@ -126,13 +149,13 @@ class Session:
         attempt = 0
         while True:
             token = await self._good_token()
-            answer = await self._try(call, {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"})
+            answer = await self._try(call, _headers(call, token))
             if answer is not None and answer.is_success:
                 return answer
             if answer is not None and answer.status_code == httpx.codes.NOT_FOUND and call.may_be_missing:
                 return answer
-            if answer is not None and answer.status_code in FINAL_STATUSES:
-                raise Refused(f"status {answer.status_code}: {problem_of(answer).detail}")
+            if answer is not None:
+                _check_refusal(answer)
             if answer is not None and answer.status_code in {401, 403} and self._token == token:
                 self._token = ""  # log in again: only a login tells for certain
             attempt += 1

@@ -17,6 +17,7 @@ from comms_api.client.model import Change, Identity, Line, Place, Statistics
 from comms_api.protocol import OrderResult, Result
 
 ORDERS_KEPT = 10_000
+_SEQUENCE = "batch sequence"
 
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -211,6 +212,24 @@ class Spool:
         )
         changes = [Change(*row) for row in rows]
         return changes[: within_bytes([len(change.data or b"") + HEADER_BYTES for change in changes], bytes_maximum)]
+
+    def next_sequence(self) -> int:
+        """Return the number of the next stateful batch, higher than all before it, also across crashes."""
+        number = int(self.find_fact(_SEQUENCE) or 0) + 1
+        self.remember(_SEQUENCE, number)
+        return number
+
+    def skip_sequences(self, latest: int) -> None:
+        """Continue the numbers after one that the server has applied."""
+        self.remember(_SEQUENCE, latest)
+
+    def start_states_over(self, latest: int) -> None:
+        """Do the same, and forget what the server knows and the changes that build on it; deletions are still sent."""
+        with self._transaction() as connection:
+            self.skip_sequences(latest)
+            connection.execute("DELETE FROM known")
+            dropped = connection.execute("DELETE FROM changes WHERE operation <> 'delete'").rowcount
+            self.count(states_refused=dropped)
 
     def settle_changes(self, settled: Sequence[Change], refused: int, again: Sequence[Change]) -> None:
         """Forget changes that were answered; `refused` will never be taken, `again` are sent in another form."""

@@ -254,6 +254,14 @@ states = Table(
     postgresql_with={"fillfactor": "80"},
 )
 
+state_sequences = Table(
+    "state_sequences",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("number", BigInteger, nullable=False, comment="of the newest stateful batch that has been applied"),
+    postgresql_with={"fillfactor": "50"},
+)
+
 commands = Table(
     "commands",
     metadata,

@@ -69,6 +69,8 @@ class StateChange(msgspec.Struct, frozen=True):
     key: StateKey
     operation: Operation
     data: bytes | None = None
+    sequence: int | None = None
+    """The number of its batch, if its agent counts them."""
 
     def outcome(self, result: str, status: int) -> ItemResult:
         """Return what the agent is told about this item."""

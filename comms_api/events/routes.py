@@ -1,5 +1,6 @@
 """The agent API's batches, and the management API's view of what they left."""
 
+import re
 from uuid import UUID
 
 import msgspec
@@ -8,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
 from comms_api.agents.dependencies import FilteredAgent
-from comms_api.errors import Forbidden
+from comms_api.errors import Forbidden, Malformed
 from comms_api.events.cursors import decode_cursor
 from comms_api.events.framing import read_stateful, read_stateless, split_batch
 from comms_api.events.model import Batch, Event, QuarantinedEvent, State
@@ -16,9 +17,12 @@ from comms_api.events.service import Events, States
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import After, Limit, Page
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
-from comms_api.protocol import ItemResults
+from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, ItemResults
+
+_DIGITS = re.compile("[0-9]{1,19}")
+_SEQUENCE_HEADER = BATCH_SEQUENCE.lower().encode()
 
 
 class Ingest(msgspec.Struct, frozen=True):
@@ -42,12 +46,24 @@ async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
 
 @post("/events/stateful", status_code=200)
 async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) -> ItemResults:
-    """Create, update and delete states; one result per item, in order, after the commit."""
-    agent_id = agent_of(request)
+    """Create, update and delete states; one result per item, in order, after the commit.
+
+    A batch may be numbered by the header `Batch-Sequence`: 409 when a batch with a higher number has been applied.
+    """
+    agent_id, sequence = agent_of(request), _read_sequence(request)
     async with ingest.bodies.receive(request) as body:
         batch = split_batch(body, ingest.batch_items_maximum)
         _check_owner(batch, agent_id)
-        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, batch)))
+        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, batch), sequence))
+
+
+def _read_sequence(request: AnyRequest) -> int | None:
+    text = find_header(request.scope, _SEQUENCE_HEADER)
+    if text is None:
+        return None
+    if not _DIGITS.fullmatch(text) or not 0 < int(text) <= BATCH_SEQUENCE_MAXIMUM:
+        raise Malformed(f"{BATCH_SEQUENCE}: expected a number from 1 to {BATCH_SEQUENCE_MAXIMUM}")
+    return int(text)
 
 
 def _check_owner(batch: Batch, agent_id: UUID) -> None:

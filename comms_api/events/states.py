@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from comms_api.errors import Outdated
 from comms_api.events.documents import Document
 from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 from comms_api.protocol import ItemResult
@@ -20,6 +21,33 @@ class Folded(msgspec.Struct, frozen=True):
     inserted: dict[StateKey, bytes]
     updated: dict[StateKey, bytes]
     deleted: set[StateKey]
+
+
+def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
+    """Return the highest number among the batches of each agent that counts them."""
+    newest: dict[str, int] = {}
+    for change in changes:
+        if change.sequence is not None:
+            newest[change.key[0]] = max(change.sequence, newest.get(change.key[0], 0))
+    return newest
+
+
+def find_outdated(changes: Iterable[StateChange], applied: Mapping[str, int]) -> dict[int, Outdated]:
+    """Return the places of the changes whose batch is older than one that was applied before them, each with why.
+
+    An equal number is the same batch, sent again.
+    """
+    latest = dict(applied)
+    outdated: dict[int, Outdated] = {}
+    for place, change in enumerate(changes):
+        if change.sequence is None:
+            continue
+        newest = latest.get(change.key[0], 0)
+        if change.sequence < newest:
+            outdated[place] = Outdated(newest)
+        else:
+            latest[change.key[0]] = change.sequence
+    return outdated
 
 
 def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Folded:

@@ -64,6 +64,21 @@ async def lock_agents(connection: Connection, ids: Iterable[str]) -> None:
     await connection.execute(_LOCK_AGENTS, {"ids": list(ids)})
 
 
+_ADVANCE_SEQUENCES = text("""
+    WITH advanced AS (
+        INSERT INTO state_sequences (agent_id, number)
+        SELECT * FROM unnest(CAST(:agents AS uuid[]), CAST(:numbers AS bigint[]))
+        ON CONFLICT (agent_id) DO UPDATE SET number = EXCLUDED.number
+        WHERE state_sequences.number < EXCLUDED.number)
+    SELECT CAST(agent_id AS text), number FROM state_sequences WHERE agent_id = ANY(CAST(:agents AS uuid[]))""")
+
+
+async def advance_sequences(connection: Connection, numbers: Mapping[str, int]) -> dict[str, int]:
+    """Set the newest number of each agent, which never goes down, and return the ones before. Agents must be locked."""
+    parameters = {"agents": list(numbers), "numbers": list(numbers.values())}
+    return {agent_id: number for agent_id, number in await connection.execute(_ADVANCE_SEQUENCES, parameters)}  # noqa: C416 - rows of either kind
+
+
 _FIND_STATES = text(f"""
     SELECT ordinality, convert_to(CAST(data AS text), 'UTF8') FROM states
     JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")

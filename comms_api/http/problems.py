@@ -16,6 +16,7 @@ from comms_api.database.failures import describe_outage, find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.faults import complete_fault
 from comms_api.http.request import AnyRequest
+from comms_api.protocol import BATCH_SEQUENCE
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ def _missing_path(request: AnyRequest) -> str:
 
 
 def _headers(status: int, error: Exception) -> dict[str, str]:
+    if isinstance(error, errors.Outdated):
+        return {BATCH_SEQUENCE: str(error.latest)}
     if status == http.HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     if status in {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}:

@@ -26,7 +26,7 @@ from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_time
 from comms_api.events.copy_format import COLUMNS
 from comms_api.events.model import EventRun, StateChange, StatefulBatch, StatelessBatch
-from comms_api.events.store import delete_states, insert_quarantined
+from comms_api.events.store import advance_sequences, delete_states, insert_quarantined
 from comms_api.files.service import ANNOUNCER
 from comms_api.files.store import (
     find_hashes,
@@ -101,6 +101,7 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "release": lambda connection: release_orders(connection, claimed),
         "extend": lambda connection: extend_leases(connection, owned, 60),
         "delete-states": lambda connection: delete_states(connection, [(str(agent), "fim", "file", "1")]),
+        "advance-sequences": lambda connection: advance_sequences(connection, {str(agent): 1}),
         "quarantine": lambda connection: insert_quarantined(connection, [quarantined]),
         "update-agent": lambda connection: update_agent(connection, agent, {"configuration": "0"}),
         "own-file": lambda connection: find_own_content(connection, agent, "agent.yml"),
@@ -172,7 +173,7 @@ async def live(node: Node, agent: UUID) -> None:
     token = await node.login.log_in(Credentials(str(agent), KEY), None)
     await node.events.append(agent, StatelessBatch([EventRun("logs", "file", [b"{}"])], []))
     changes = [StateChange(0, (str(agent), "fim", "file", "1"), "create", b"{}")]
-    await node.states.change(agent, StatefulBatch(changes, []))
+    await node.states.change(agent, StatefulBatch(changes, []), sequence=1)
     changes = [StateChange(0, (str(agent), "fim", "file", "1"), "delete")]
     await node.states.change(agent, StatefulBatch(changes, []))
     await node.files.configuration(agent)

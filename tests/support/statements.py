@@ -15,6 +15,7 @@ DISTRIBUTED = {
     "events": "agent_id",
     "quarantined_events": "agent_id",
     "states": "agent_id",
+    "state_sequences": "agent_id",
     "orders": "agent_id",
     "finished_orders": "agent_id",
 }

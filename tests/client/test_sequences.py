@@ -1,0 +1,111 @@
+"""Numbered batches: an agent whose memory is older than what the server has applied notices it, and catches up."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from support.server import KEY, Server
+
+from comms_api.client.endpoint import Endpoint
+from comms_api.client.model import Change, Identity
+from comms_api.client.senders import ChangeSender
+from comms_api.client.session import Session
+from comms_api.client.spool import Spool
+from comms_api.protocol import AgentMetadata, Operation
+
+
+@pytest.fixture(scope="module")
+def agent_id(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "numbered")
+
+
+@contextmanager
+def spool_of(path: Path) -> Iterator[Spool]:
+    spool = Spool(path, 2**20)
+    yield spool
+    spool.close()
+
+
+@asynccontextmanager
+async def sender_of(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
+    endpoint = Endpoint(server.agent_url, server.folder / "certs" / "ca.pem")
+    async with Session(endpoint, Identity(str(agent_id), KEY), spool) as session:
+        yield ChangeSender(session, spool, lambda: AgentMetadata(str(agent_id)))
+
+
+def collect(spool: Spool, id_: str, operation: Operation, version: int = 0) -> None:
+    data = None if operation == "delete" else b'{"v":%d}' % version
+    spool.add_changes([(Change("inventory", "system", id_, operation, data), b"digest")])
+
+
+def drain(server: Server, agent_id: UUID, spool: Spool) -> None:
+    async def run() -> None:
+        async with sender_of(server, agent_id, spool) as sender:
+            await sender.drain()
+
+    asyncio.run(run())
+
+
+def states(management: httpx.Client, agent_id: UUID) -> dict[str, int]:
+    items = management.get("/states", params={"agent_id": str(agent_id)}).json()["items"]
+    return {item["id"]: item["data"]["v"] for item in items}
+
+
+def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
+    numbers = []
+    for _ in range(2):
+        with spool_of(tmp_path / "spool.sqlite") as spool:
+            numbers += [spool.next_sequence(), spool.next_sequence()]
+    assert numbers == [1, 2, 3, 4]
+
+
+def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everything_anew(
+    server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
+) -> None:
+    path, backup = tmp_path / "spool.sqlite", tmp_path / "backup.sqlite"
+    with spool_of(path) as spool:
+        for id_ in ("kept", "gone"):
+            collect(spool, id_, "create", 1)
+        drain(server, agent_id, spool)
+        collect(spool, "kept", "update", 2)  # waits while the backup is made
+        collect(spool, "gone", "delete")
+    shutil.copy(path, backup)
+    with spool_of(path) as spool:
+        collect(spool, "kept", "update", 3)
+        drain(server, agent_id, spool)
+        collect(spool, "kept", "update", 4)
+        drain(server, agent_id, spool)
+    with spool_of(backup) as spool:
+        drain(server, agent_id, spool)
+        assert states(management, agent_id) == {"kept": 4}
+        assert spool.known("inventory", "system") == {}
+        collect(spool, "kept", "create", 5)
+        drain(server, agent_id, spool)
+    assert states(management, agent_id) == {"kept": 5}
+
+
+def test_two_agents_with_one_identity_both_go_on(
+    server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
+) -> None:
+    async def run(one: Spool, two: Spool) -> None:
+        async with sender_of(server, agent_id, one) as first, sender_of(server, agent_id, two) as second:
+            for number in range(4):
+                for spool, sender in ((one, first), (one, first), (two, second)):
+                    collect(spool, f"of {spool.bytes_maximum}", "update", number)
+                    await sender.drain()
+            # Only the first time is everything collected anew.
+            assert [len(spool.known("inventory", "system")) for spool in (one, two)] == [1, 1]
+
+    one, two = Spool(tmp_path / "one.sqlite", 1), Spool(tmp_path / "two.sqlite", 2)
+    asyncio.run(run(one, two))
+    one.close()
+    two.close()
+    assert {id_: version for id_, version in states(management, agent_id).items() if id_ != "kept"} == {
+        "of 1": 3,
+        "of 2": 3,
+    }
