@@ -44,7 +44,7 @@ from comms_api.errors import Forbidden
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
-from comms_api.http.request import AnyRequest, close_afterwards, remote_address
+from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
 from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
 
@@ -73,6 +73,8 @@ async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], w
 
 
 async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
+    if is_head(request.scope):
+        return Orders([])  # orders that nobody can read are not taken
     longest = desk.poll_wait_seconds
     wait_seconds = longest if wait is None else min(wait, longest)
     with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:

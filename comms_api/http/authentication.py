@@ -25,13 +25,14 @@ PUBLIC = {"public": True}
 def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None]) -> Guard:
     """Return a guard that lets only holders of a good token for `audience` pass, and tells `seen` of them.
 
-    On the management API the token's role must be one that the route declares.
+    On the management API the token's role must be one that the route declares. OPTIONS needs no token: its answer is in
+    the documents.
 
     It is a coroutine although it waits for nothing: Litestar would run a plain function in a thread.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-        if handler.opt.get("public"):
+        if handler.opt.get("public") or connection.scope.get("method") == "OPTIONS":
             return
         claims = tokens.verify(bearer_token(connection), audience)
         if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:

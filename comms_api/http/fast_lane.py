@@ -63,6 +63,8 @@ class FastLane:
         """Serve one request. This is no coroutine, since every held poll would keep one in memory."""
         if scope["type"] != ScopeType.HTTP:
             return self._app(scope, receive, send)
+        if scope["path"] == "*":
+            scope["path"] = "/"  # OPTIONS * asks about the server as a whole (RFC 9110, 9.3.7)
         if f"{scope['path']}/".startswith(self._inside_prefix):
             scope["path"] = scope["path"].removeprefix(self._prefix) or "/"
         route = None if scope["query_string"] else self._routes.get((scope["method"], scope["path"]))

@@ -117,6 +117,8 @@ def _missing_path(request: AnyRequest) -> str:
 
 
 def _headers(status: int, error: Exception) -> dict[str, str]:
+    if isinstance(error, HTTPException) and error.headers:
+        return {**error.headers}
     if isinstance(error, errors.Outdated):
         return {BATCH_SEQUENCE: str(error.latest)}
     if status == http.HTTPStatus.UNAUTHORIZED:

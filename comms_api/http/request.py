@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 
-from comms_api.http1.endpoint import CLOSES, HAS_LEFT
+from comms_api.http1.endpoint import CLOSES, HAS_LEFT, IS_HEAD
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -13,6 +13,12 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""
     scope[CLOSES] = True
+
+
+def is_head(scope: Any) -> bool:
+    """Return whether the client asked for the head of the answer alone."""
+    asked: bool = scope[IS_HEAD]
+    return asked
 
 
 def departure_of(scope: Any) -> Callable[[], bool]:

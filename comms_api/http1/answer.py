@@ -57,6 +57,8 @@ class Answer:
                 return b""
             case b"transfer-encoding":
                 return b""
+            case b"allow" if b"GET" in value:
+                value += b", HEAD"  # which is served as a GET
             case b"content-length":
                 self._left = int(value)
                 if status == NO_CONTENT:

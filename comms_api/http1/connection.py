@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comms_api.http1.answer import encode_refusal
-from comms_api.http1.endpoint import HAS_LEFT, Endpoint
+from comms_api.http1.endpoint import HAS_LEFT, IS_HEAD, Endpoint
 from comms_api.http1.exchange import Exchange
 from comms_api.http1.reader import Head, Refused, RequestReader
 
@@ -157,13 +157,14 @@ class Connection(asyncio.Protocol):
         scope = {
             **self._base_scope,
             "http_version": head.version,
-            "method": head.method,
+            "method": "GET" if head.method == "HEAD" else head.method,
             "path": head.path,
             "raw_path": head.raw_path,
             "query_string": head.query_string,
             "headers": head.headers,
             "state": {},
             HAS_LEFT: self.has_left,
+            IS_HEAD: head.method == "HEAD",
         }
         self._exchange = Exchange(self, head)
         self._exchange.begin(scope)

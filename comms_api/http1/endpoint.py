@@ -13,6 +13,12 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 CLOSES = "comms_api.closes"
 """A key of a request's scope: an app sets it to true to close the connection after the answer."""
 
+IS_HEAD = "comms_api.is_head"
+"""A key of a request's scope: whether the request is a HEAD, which an app receives as a GET.
+
+The answer ends with its head: the app may not send a body, and is told that its client has left.
+"""
+
 HAS_LEFT = "comms_api.has_left"
 """A key of a request's scope: a call that returns whether the client has closed its connection, as the kernel knows it.
 

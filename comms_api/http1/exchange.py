@@ -154,7 +154,11 @@ class Exchange:
             if self._is_small():
                 await self._discard()
             self._start = message
-            asyncio.get_running_loop().call_soon(self._send_head)
+            if self._head.method == "HEAD":
+                self._connection.write(self._encode_head(None))
+                await self._end()
+            else:
+                asyncio.get_running_loop().call_soon(self._send_head)
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
