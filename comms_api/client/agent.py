@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 FOLLOW_SECONDS = 0.5
 STATISTICS_SECONDS = 0.5
 WALK_SECONDS = 60.0
+WALK_PAUSE_RATIO = 10
 
 
 class Agent:
@@ -45,6 +47,7 @@ class Agent:
         self._identity = identity
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
         self._paths: list[str] = []
+        self._next_walk_at = 0.0
         self._walks, self._walk_health = Background(), Health("finding log files")
         self._scans = [Scan(name, collect) for name, collect in COLLECTORS.items()]
         self._is_scan_wanted = asyncio.Event()
@@ -89,13 +92,20 @@ class Agent:
         await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
 
     async def _find_paths(self) -> list[str]:
-        """Return the log files there are; while a folder hangs, those that were found last."""
+        """Return the log files there are; while a folder hangs, those that were found last.
+
+        A walk over a large tree is repeated so seldom that it takes a small share of the time.
+        """
+        started = time.monotonic()
+        if started < self._next_walk_at:
+            return self._paths
         try:
             self._paths = await self._walks.run(self._follower.find_paths, WALK_SECONDS)
         except TimeoutError as error:
             self._walk_health.failed(error)
         else:
             self._walk_health.succeeded()
+        self._next_walk_at = time.monotonic() + WALK_PAUSE_RATIO * (time.monotonic() - started)
         return self._paths
 
     async def _scan_and_wait(self) -> None:

@@ -1,83 +1,64 @@
-"""Follow log files: every whole line once, across rotation, truncation and our own crashes."""
+"""Follow log files: every whole line once, across rotation, copies, truncation and our own crashes."""
 
 import logging
 import os
 import resource
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from glob import glob
 from pathlib import Path
 
 import msgspec
 
+from comms_api.client.find_files import Walk
 from comms_api.client.host import as_text
-from comms_api.client.model import Line, Place
+from comms_api.client.lines import Source, take_lines
+from comms_api.client.model import Place
+from comms_api.client.open_file import OpenFile, has_compressed_name, open_file
 from comms_api.client.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-LINE_BYTES_MAXIMUM = 64 * 1024
 READ_BYTES = 512 * 1024
 STEP_BYTES_MAXIMUM = 2**20
-HEAD_BYTES = 256
 ROTATED_SECONDS = 60.0
 """How long a file that was rotated away is still read: its writer may not know yet."""
-_CUT = " … (line cut)"
+COPY_BYTES_MINIMUM = 32
+"""Content that is shorter than this is sent again rather than taken for a copy: files may begin alike by chance."""
+COPYING_SECONDS = 60.0
+"""How long the beginning of another file counts as a copy that is being made, while it does not grow."""
+COMPLAINTS_MAXIMUM = 10_000
 _FOLLOWED = "followed patterns"
-
-
-class _Original(msgspec.Struct, frozen=True):
-    original: str
-    created: datetime
-
-
-class _Path(msgspec.Struct, frozen=True):
-    path: str
-
-
-class _Log(msgspec.Struct, frozen=True):
-    file: _Path
-
-
-class _Event(msgspec.Struct, frozen=True):
-    event: _Original
-    log: _Log
-
-
-class _File(msgspec.Struct):
-    """An open file; `path`, as text, is where it was when it was opened."""
-
-    path: str
-    folder: Path
-    inode: int
-    descriptor: int
-    until: float = 0.0
+_COMPRESSED = "it is compressed"
 
 
 class Follower:
-    """Reads what has been added to the files that match its patterns."""
+    """Reads what has been added to the files that match its patterns.
+
+    What exists when a pattern is new is read from its start or from its end; a file that appears later, always from its
+    start.
+    """
 
     def __init__(self, patterns: tuple[str, ...], spool: Spool, *, from_start: bool) -> None:
-        """Take the patterns.
-
-        What exists when a pattern is new is read from its start or from its end; a file that appears later, always from
-        its start.
-        """
+        """Open no file yet."""
         self._patterns = patterns
         self._spool = spool
+        self._places = spool.places
         self._from_start = from_start
-        self._has_looked = spool.find_fact(_FOLLOWED) == msgspec.json.encode(patterns)
+        self._followed = [as_text(pattern) for pattern in patterns]
+        self._has_looked = spool.find_fact(_FOLLOWED) == msgspec.json.encode(self._followed)
         self._step_bytes = min(STEP_BYTES_MAXIMUM, spool.bytes_maximum // 4)
-        self._open: dict[str, _File] = {}
-        self._rotated: list[_File] = []
-        self._unreadable: set[str] = set()
+        self._open: dict[str, OpenFile] = {}
+        self._rotated: list[OpenFile] = []
+        self._complaints: dict[str, str] = {}
         self._files_maximum = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def find_paths(self) -> list[str]:
         """Return the files that match now; on a large tree this takes long."""
-        found = {path for pattern in self._patterns for path in glob(pattern, recursive=True)}  # noqa: PTH207
-        return sorted(path for path in found if Path(path).is_file())
+        walk = Walk(self._complain)
+        found = {path for pattern in self._patterns for path in walk.find(pattern)}
+        for path in filter(has_compressed_name, found):
+            self._complain(path, _COMPRESSED)
+        return sorted(path for path in found if not has_compressed_name(path))
 
     def collect(self, paths: list[str]) -> Iterator[int]:
         """Keep every whole line that is new in the spool; yield the number of lines after each step."""
@@ -86,8 +67,8 @@ class Follower:
                 self._look_at(path)
             except OSError as error:
                 self._complain(path, error)
-        over = [file for file in self._rotated if file.until <= time.monotonic()]
-        for file in [*self._rotated, *self._open.values()]:
+        over = [file for file in self._rotated if file.closes_at <= time.monotonic()]
+        for file in self._originals_first():
             try:
                 yield from self._read(file, is_over=file in over)
             except OSError as error:
@@ -95,7 +76,7 @@ class Follower:
         self._leave(over)
         if not self._has_looked:
             self._has_looked = True
-            self._spool.remember(_FOLLOWED, self._patterns)
+            self._spool.remember(_FOLLOWED, self._followed)
 
     def close(self) -> None:
         """Close the files."""
@@ -116,84 +97,122 @@ class Follower:
             self._find_rotated(self._open[path])
 
     def _open_new(self, path: str, inode: int | None) -> bool:
-        if inode is not None and len(self._open) < self._files_maximum and (file := _open(path)):
+        if inode is not None and len(self._open) < self._files_maximum and (file := open_file(path)):
             self._open[path] = file
         elif inode is not None:
             self._complain(path, "it cannot be opened, or there are too many")
         return path in self._open
 
     def _complain(self, path: str, reason: object) -> None:
-        if path not in self._unreadable:
-            self._unreadable.add(path)
+        """Log once, until the reason changes, why a path is not followed."""
+        if self._complaints.get(path) != str(reason):
+            if len(self._complaints) >= COMPLAINTS_MAXIMUM:
+                self._complaints.clear()
+            self._complaints[path] = str(reason)
             logger.warning("cannot follow %s: %s", as_text(path), reason)
 
-    def _set_aside(self, file: _File) -> None:
-        file.until = time.monotonic() + ROTATED_SECONDS
+    def _set_aside(self, file: OpenFile) -> None:
+        file.closes_at = time.monotonic() + ROTATED_SECONDS
         self._rotated.append(file)
 
-    def _find_rotated(self, now: _File) -> None:
+    def _find_rotated(self, now: OpenFile) -> None:
         """Find what was rotated away from under a path while nobody looked."""
-        places = {place.inode: place for place in self._spool.places(now.path) if place.inode != now.inode}
+        places = {place.inode: place for place in self._places.at_path(now.path) if place.inode != now.inode}
         for entry in os.scandir(now.folder) if places else ():
             place = places.pop(entry.inode(), None)
-            file = _open(entry.path) if place and entry.is_file(follow_symlinks=False) else None
-            if place and file and _is_same(file, place):
-                self._set_aside(_File(now.path, now.folder, file.inode, file.descriptor))
+            file = open_file(entry.path) if place and entry.is_file(follow_symlinks=False) else None
+            if place and file and file.continues(place):
+                file.path = now.path
+                self._set_aside(file)
             elif file:  # the number of a file that is no more was given to another
                 os.close(file.descriptor)
         for place in places.values():
-            self._spool.forget_place(place)
+            self._places.forget(place)
 
-    def _leave(self, over: list[_File]) -> None:
+    def _leave(self, over: list[OpenFile]) -> None:
         for file in over:
             self._rotated.remove(file)
             os.close(file.descriptor)
 
-    def _read(self, file: _File, *, is_over: bool) -> Iterator[int]:
+    def _originals_first(self) -> list[OpenFile]:
+        """Return the files in the order to read them: a copy, whose name is longer, is recognised by its original."""
+
+        def key(file: OpenFile) -> tuple[bool, int]:
+            return file.read_status != file.status() and self._known_place(file) is None, len(file.path)
+
+        return [*self._rotated, *sorted(self._open.values(), key=key)]
+
+    def _read(self, file: OpenFile, *, is_over: bool) -> Iterator[int]:
         """Keep what is new; the last line of a file that nobody writes to any more is whole as it is."""
-        place = self._place(file)
-        while data := os.pread(file.descriptor, READ_BYTES, place.position):
-            whole = data.rfind(b"\n") + 1
-            if whole == 0 and len(data) < READ_BYTES and not is_over:
-                return  # a line that is still being written
-            lines, length = self._lines(file.path, data[: whole or len(data)])
-            place = msgspec.structs.replace(place, position=place.position + length)
-            self._spool.add_lines(place, lines)
-            yield len(lines)
-
-    def _lines(self, path: str, data: bytes) -> tuple[list[Line], int]:
-        """Return lines for one step, and how far they reach: as events they are many times as long as in the file."""
-        lines: list[Line] = []
-        length = size = 0
-        for raw in data.split(b"\n"):
-            length += len(raw) + 1
-            if raw:
-                lines.append(_line(path, raw))
-                size += len(lines[-1].event)
-            if size >= self._step_bytes:
+        status = file.status()
+        if status == file.read_status and not is_over:
+            return
+        place = self._known_place(file) or self._new_place(file)
+        while place and (data := os.pread(file.descriptor, READ_BYTES, place.position)):
+            is_last = is_over and len(data) < READ_BYTES
+            source, size = Source(file.path, file.encoding()), self._step_bytes
+            piece = take_lines(source, data, is_cut=place.is_cut, is_last=is_last, events_bytes=size)
+            if not piece.length:
                 break
-        return lines, min(length, len(data))
+            place = file.place(place.position + piece.length, is_cut=piece.is_cut)
+            self._spool.add_lines(place, piece.lines)
+            yield len(piece.lines)
+        if place or not file.original:
+            file.read_status = status
 
-    def _place(self, file: _File) -> Place:
-        place = Place(as_text(str(file.folder)), file.inode, file.path, os.pread(file.descriptor, HEAD_BYTES, 0), 0)
-        known = self._spool.find_place(place.folder, place.inode)
-        if known is not None:
-            return msgspec.structs.replace(place, position=known.position) if _is_same(file, known) else place
-        if self._from_start or self._has_looked or self._spool.places(file.path):
+    def _known_place(self, file: OpenFile) -> Place | None:
+        """Return how far the content of a file has been read, if it is still the same."""
+        known = self._places.find(as_text(str(file.folder)), file.inode)
+        return msgspec.structs.replace(known, path=file.path) if known and file.continues(known) else None
+
+    def _new_place(self, file: OpenFile) -> Place | None:
+        """Return where to begin with content that is new in this file; None while that cannot be known."""
+        known = self._places.find(as_text(str(file.folder)), file.inode)
+        if known and known.position:
+            self._places.retire(known)
+        size, _ = file.status()
+        if not (known or self._from_start or self._has_looked or self._places.at_path(file.path)):
+            # Remembered at once: what is written from now on is new, even if we are restarted.
+            place = file.place(file.encoding().whole_units(size))
+            self._spool.add_lines(place, [])
             return place
-        # Remembered at once: what is written from now on is new, even if we are restarted.
-        place = msgspec.structs.replace(place, position=os.fstat(file.descriptor).st_size)
+        if size == 0:
+            return None
+        if file.is_compressed():
+            self._complain(file.path, _COMPRESSED)
+            return None
+        return self._place_of_copy(file, size)
+
+    def _place_of_copy(self, file: OpenFile, size: int) -> Place | None:
+        """Return the end of what was read of the original of a file, or its start if it is no copy."""
+        similar = self._places.similar(file.place(0))
+        long_enough = (place for place in similar if place.position >= COPY_BYTES_MINIMUM)
+        place = next((place for place in long_enough if file.continues(place)), None)
+        if place is None and file.original and not self._find_open(file.original):  # truncated after it was copied
+            place = file.place(min(size, file.copied_bytes))
+        if place is None:
+            file.original = self._find_original(file, size, similar)
+            return None if file.original else file.place(0)
+        file.original = None
+        place = file.place(place.position, is_cut=place.is_cut)
         self._spool.add_lines(place, [])
         return place
 
-
-def _open(path: str) -> _File | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    def _find_original(self, file: OpenFile, size: int, similar: list[Place]) -> Place | None:
+        """Return the content that this file is the beginning of, as a copy is while it is being made."""
+        now = time.monotonic()
+        if file.copied_bytes != size:
+            file.copied_bytes, file.copied_at = size, now
+        for place in similar if now < file.copied_at + COPYING_SECONDS else ():
+            original = self._find_open(place)
+            if original and place.position > size and original.digest(size) == file.digest(size):
+                return place
         return None
-    folder = Path(path).resolve().parent
-    return _File(as_text(path), folder, os.fstat(descriptor).st_ino, descriptor)
+
+    def _find_open(self, place: Place) -> OpenFile | None:
+        """Return the open file that still has some content."""
+        files = (file for file in [*self._open.values(), *self._rotated] if file.is_at(place))
+        return next((file for file in files if file.continues(place)), None)
 
 
 def _find_inode(path: str) -> int | None:
@@ -201,17 +220,3 @@ def _find_inode(path: str) -> int | None:
         return Path(path).stat().st_ino
     except OSError:
         return None
-
-
-def _is_same(file: _File, place: Place) -> bool:
-    """Return whether a file is the one that was read before: not truncated, not another with its number."""
-    head = os.pread(file.descriptor, HEAD_BYTES, 0)
-    return head.startswith(place.head) and place.position <= os.fstat(file.descriptor).st_size
-
-
-def _line(path: str, raw: bytes) -> Line:
-    text = raw.rstrip(b"\r")[:LINE_BYTES_MAXIMUM].decode(errors="backslashreplace")
-    if len(raw) > LINE_BYTES_MAXIMUM:
-        text += _CUT
-    event = _Event(_Original(text, datetime.now(UTC)), _Log(_Path(path)))
-    return Line(0, "logcollector", "file", msgspec.json.encode(event))

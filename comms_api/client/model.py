@@ -49,13 +49,18 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """How far a file has been read. Folder and inode name it; its first bytes tell whether it still is that file."""
+    """How far a file has been read. Folder and inode name it; the digests tell whether it still has that content."""
 
     folder: str
     inode: int
     path: str
-    head: bytes
     position: int
+    opening: bytes = b""
+    """Digest of the first line."""
+    digest: bytes = b""
+    """Digest of the first bytes and of those before `position`."""
+    is_cut: bool = False
+    """Whether `position` is within a line that was too long, whose event exists already."""
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from comms_api.client.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, HEADER_BYTES, within_bytes
 from comms_api.client.model import Change, Identity, Line, Place, Statistics
+from comms_api.client.places import PLACES_SCHEMA, Places
 from comms_api.protocol import OrderResult, Result
 
 ORDERS_KEPT = 10_000
@@ -24,8 +25,6 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY AUTOINCREMENT,
         module TEXT NOT NULL, collector TEXT NOT NULL, event BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS places (folder TEXT, inode INTEGER, path TEXT NOT NULL, head BLOB NOT NULL,
-        position INTEGER NOT NULL, PRIMARY KEY (folder, inode)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS changes (number INTEGER PRIMARY KEY AUTOINCREMENT,
         module TEXT NOT NULL, collector TEXT NOT NULL, id TEXT NOT NULL, operation TEXT NOT NULL, data BLOB);
     CREATE TABLE IF NOT EXISTS known (module TEXT, collector TEXT, id TEXT, hash BLOB NOT NULL,
@@ -48,7 +47,8 @@ class Spool:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # what was promised to be kept is on the disk
-        self._connection.executescript(_SCHEMA)
+        self._connection.executescript(_SCHEMA + PLACES_SCHEMA)
+        self.places = Places(self._connection)
         self._in_flight = 0
         """The number of the last line of the batch that is on its way: such lines are not dropped."""
         self._waiting, self._waiting_bytes = self._count_waiting()
@@ -115,24 +115,6 @@ class Spool:
         ).fetchone()
         return int(count), int(size)
 
-    def find_place(self, folder: str, inode: int) -> Place | None:
-        """Return how far a file has been collected."""
-        row = self._connection.execute(
-            "SELECT folder, inode, path, head, position FROM places WHERE (folder, inode) = (?, ?)", (folder, inode)
-        ).fetchone()
-        return None if row is None else Place(*row)
-
-    def places(self, path: str) -> list[Place]:
-        """Return the files that were last seen under this path: those that were rotated away, and the one there now."""
-        rows = self._connection.execute(
-            "SELECT folder, inode, path, head, position FROM places WHERE path = ?", (path,)
-        )
-        return [Place(*row) for row in rows]
-
-    def forget_place(self, place: Place) -> None:
-        """Forget a file that is no more."""
-        self._connection.execute("DELETE FROM places WHERE (folder, inode) = (?, ?)", (place.folder, place.inode))
-
     def add_lines(self, place: Place, events: Sequence[Line]) -> None:
         """Keep what was read of a file, and how far; beyond the bound the oldest lines are dropped, and counted."""
         with self._transaction() as connection:
@@ -140,7 +122,7 @@ class Spool:
                 "INSERT INTO lines (module, collector, event) VALUES (?, ?, ?)",
                 [(line.module, line.collector, line.event) for line in events],
             )
-            connection.execute("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(place))
+            self.places.put(place)
             self._waiting += len(events)
             self._waiting_bytes += sum(len(line.event) for line in events)
             self.count(events_collected=len(events), events_dropped=self._drop_oldest(connection))

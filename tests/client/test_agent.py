@@ -182,6 +182,22 @@ def test_the_log_says_that_the_agent_is_enrolled_and_connected(management: httpx
     wait_until(lambda: f"connected to {agent.command[5]} as the agent {agent_id}" in log.read_text())
 
 
+def test_links_in_circles_neither_stop_collection_nor_sigterm(
+    server: Server, folder: Path, management: httpx.Client
+) -> None:
+    logs = folder / "logs"
+    logs.mkdir()
+    for name in ("a", "b"):
+        (logs / name).symlink_to(".")
+    (logs / "x.log").write_text("of the pattern\n")
+    agent = Agent(server, folder, "circles", "--no-inventory", "--log-file", f"{logs}/**/*.log")
+    find_id(management, agent)
+    with agent.log_file.open("a") as file:
+        file.write("of the other\n")
+    wait_until(lambda: agent.told()["events_sent"] == 2)
+    assert agent.stop() == 0
+
+
 def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client) -> None:
     find_id(management, agent)
     done = subprocess.run(agent.command, capture_output=True, text=True, check=False)

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -17,140 +15,10 @@ from hypothesis import strategies as st
 from comms_api.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, delay_seconds
 from comms_api.client.batches import stateful_body, stateless_body, within_bytes
 from comms_api.client.enroll import new_identity
-from comms_api.client.follow import LINE_BYTES_MAXIMUM, Follower
 from comms_api.client.inventory import COLLECTORS, collect_packages, difference, digest
 from comms_api.client.model import Change, Line
 from comms_api.client.session import UNREADABLE_TOKEN_SECONDS, token_life_seconds
-from comms_api.client.spool import Spool
 from comms_api.protocol import AgentMetadata
-
-
-class Log:
-    """A log file that is followed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "app.log"
-        self.path.touch()
-        self.spool = Spool(folder / "spool.sqlite", 2**30)
-        self.follower = Follower((str(folder / "*.log"),), self.spool, from_start=True)
-
-    def write(self, data: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(data)
-
-    def collected(self) -> list[str]:
-        list(self.follower.collect(self.follower.find_paths()))
-        lines = self.spool.next_lines(10_000)
-        if lines:
-            self.spool.settle_lines(lines, sent=True)
-        return [json.loads(line.event)["event"]["original"] for line in lines]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    made = Log(tmp_path)
-    yield made
-    made.follower.close()
-    made.spool.close()
-
-
-def test_a_line_is_sent_when_it_is_whole(log: Log) -> None:
-    log.write(b"one\ntw")
-    assert log.collected() == ["one"]
-    log.write(b"o\r\n\nthree\n")
-    assert log.collected() == ["two", "three"]
-    assert log.collected() == []
-
-
-def test_rotation_loses_nothing_of_either_file(log: Log) -> None:
-    log.write(b"before\n")
-    assert log.collected() == ["before"]
-    log.write(b"last of the old\n")
-    log.path.rename(log.path.with_suffix(".1"))
-    log.write(b"first of the new\n")
-    assert log.collected() == ["last of the old", "first of the new"]
-
-
-def test_a_truncated_file_is_read_from_its_start(log: Log) -> None:
-    log.write(b"a long line that was here\n")
-    log.collected()
-    log.path.write_bytes(b"short\n")
-    assert log.collected() == ["short"]
-
-
-def test_bytes_that_are_no_text_and_lines_without_end_are_kept_within_bounds(log: Log) -> None:
-    log.write(b"caf\xe9 \x00\n" + b"x" * 3 * 2**20 + b"\nafter\n")
-    first, *middle, last = log.collected()
-    assert (first, last) == ("caf\\xe9 \x00", "after")
-    assert all(len(text) <= LINE_BYTES_MAXIMUM + 20 for text in middle)
-
-
-def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
-    (tmp_path / "x.log").write_bytes(b"old\n")
-    spool = Spool(tmp_path / "spool.sqlite", 2**20)
-    follower = Follower((str(tmp_path / "*.log"),), spool, from_start=False)
-    list(follower.collect(follower.find_paths()))
-    with (tmp_path / "x.log").open("ab") as file:
-        file.write(b"new\n")
-    list(follower.collect(follower.find_paths()))
-    lines = [json.loads(line.event)["event"]["original"] for line in spool.next_lines(10)]
-    follower.close()
-    spool.close()
-    assert lines == ["new"]
-
-
-def read_anew(log: Log, pattern: str = "*.log") -> None:
-    """Follow as after a crash: with the spool alone."""
-    log.follower.close()
-    log.follower = Follower((str(log.path.parent / pattern),), log.spool, from_start=True)
-
-
-def test_the_rest_of_a_file_that_was_rotated_while_the_agent_was_away_is_read(log: Log) -> None:
-    log.write(b"sent before\n")
-    assert log.collected() == ["sent before"]
-    log.write(b"while away\n")
-    log.path.rename(log.path.with_suffix(".1"))
-    log.write(b"new file\n")
-    read_anew(log)
-    assert log.collected() == ["while away", "new file"]
-
-
-def test_a_writer_that_does_not_know_of_the_rotation_yet_is_still_read(log: Log) -> None:
-    with log.path.open("ab", buffering=0) as writer:
-        writer.write(b"one\n")
-        log.collected()
-        log.path.rename(log.path.with_suffix(".1"))
-        log.path.touch()
-        assert log.collected() == []
-        writer.write(b"late\n")
-    assert log.collected() == ["late"]
-
-
-def test_a_pattern_that_also_matches_rotated_files_repeats_nothing(log: Log) -> None:
-    read_anew(log, "app*")
-    for number in range(4):
-        log.write(b"line %d\n" % number)
-        assert log.collected() == [f"line {number}"]
-        log.path.rename(log.path.with_suffix(f".{number}"))
-        log.path.touch()
-        read_anew(log, "app*")
-    assert log.collected() == []
-
-
-def test_a_file_that_was_replaced_in_place_by_a_longer_one_is_read_from_its_start(log: Log) -> None:
-    log.write(b"short\n")
-    log.collected()
-    log.path.write_bytes(b"another and longer\nfile\n")
-    assert log.collected() == ["another and longer", "file"]
-
-
-def test_a_file_that_appears_later_is_read_from_its_start(log: Log) -> None:
-    log.follower = Follower((str(log.path.parent / "*.log"),), log.spool, from_start=False)
-    log.write(b"old\n")
-    assert log.collected() == []
-    (log.path.parent / os.fsdecode(b"caf\xe9.log")).write_bytes(b"new\n")
-    assert log.collected() == ["new"]
-
 
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(max_size=3))
 

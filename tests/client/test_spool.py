@@ -28,7 +28,7 @@ def line(text: str) -> Line:
 
 
 def at(position: int) -> Place:
-    return Place("/", 1, "log", b"", position)
+    return Place("/", 1, "log", position)
 
 
 WRITER = """
@@ -42,7 +42,7 @@ position = 0
 while True:
     position += 3
     lines = [Line(0, "m", "c", b"%d" % number) for number in range(position - 3, position)]
-    spool.add_lines(Place("/", 1, "log", b"", position), lines)
+    spool.add_lines(Place("/", 1, "log", position), lines)
     print(position, flush=True)
 """
 
@@ -56,7 +56,7 @@ def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: 
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     spool = Spool(path, 10**9)
-    place = spool.find_place("/", 1)
+    place = spool.places.find("/", 1)
     lines = spool.next_lines(10**6)
     spool.close()
     assert place is not None

@@ -1,0 +1,125 @@
+"""Tell the lines of a log file apart, in UTF-8 or UTF-16, and make events of them."""
+
+import codecs
+from datetime import UTC, datetime
+
+import msgspec
+
+from comms_api.client.model import Line
+
+LINE_BYTES_MAXIMUM = 64 * 1024
+SAMPLE_BYTES = 256
+_CUT = " … (line cut)"
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+class _Original(msgspec.Struct, frozen=True):
+    original: str
+    created: datetime
+
+
+class _Path(msgspec.Struct, frozen=True):
+    path: str
+
+
+class _Log(msgspec.Struct, frozen=True):
+    file: _Path
+
+
+class _Event(msgspec.Struct, frozen=True):
+    event: _Original
+    log: _Log
+
+
+class Encoding(msgspec.Struct, frozen=True):
+    """How a file is written; a unit is as long as the newline."""
+
+    name: str
+    newline: bytes
+
+    def find_newline(self, data: bytes, start: int) -> int:
+        """Return where the next newline is, at a whole number of units; -1 if there is none."""
+        at = data.find(self.newline, start)
+        while at % len(self.newline) and at != -1:
+            at = data.find(self.newline, at + 1)
+        return at
+
+    def whole_units(self, length: int) -> int:
+        """Return a length in bytes without an incomplete unit at its end."""
+        return length - length % len(self.newline)
+
+
+UTF_8 = Encoding("utf-8", b"\n")
+UTF_16_LE = Encoding("utf-16-le", b"\n\x00")
+UTF_16_BE = Encoding("utf-16-be", b"\x00\n")
+
+
+def detect_encoding(head: bytes) -> Encoding:
+    """Return the encoding of a file that begins with `head`, by its byte order mark or by where it has zeros.
+
+    Only the first line counts, so that the answer stays the same while the file grows.
+    """
+    if head.startswith(codecs.BOM_UTF16_LE):
+        return UTF_16_LE
+    if head.startswith(codecs.BOM_UTF16_BE):
+        return UTF_16_BE
+    sample = head[:SAMPLE_BYTES].partition(b"\n")[0]
+    even, odd = sample[::2], sample[1::2]
+    if odd.count(0) * 2 > len(odd) and 0 not in even:
+        return UTF_16_LE
+    if even.count(0) * 2 > len(even) and 0 not in odd:
+        return UTF_16_BE
+    return UTF_8
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The path that events name, and how the file is written."""
+
+    path: str
+    encoding: Encoding
+
+
+class Piece(msgspec.Struct):
+    """What was taken of a file in one step: events, the bytes they cover, and whether a line is cut at their end."""
+
+    lines: list[Line]
+    length: int
+    is_cut: bool
+
+
+def take_lines(source: Source, data: bytes, *, is_cut: bool, is_last: bool, events_bytes: int) -> Piece:
+    """Return the lines that `data` begins with, until their events have `events_bytes`.
+
+    With `is_cut`, the data begins within a line whose event exists already. With `is_last`, nothing more will be
+    written, so the last line is whole as it is.
+    """
+    piece, size = Piece([], 0, is_cut), 0
+    while size < events_bytes and (end := source.encoding.find_newline(data, piece.length)) != -1:
+        raw = data[piece.length : end]
+        if raw and not piece.is_cut:
+            piece.lines.append(_line(source, raw))
+            size += len(piece.lines[-1].event)
+        piece.length, piece.is_cut = end + len(source.encoding.newline), False
+    if size < events_bytes:
+        _take_rest(piece, source, data, is_last=is_last)
+    return piece
+
+
+def _take_rest(piece: Piece, source: Source, data: bytes, *, is_last: bool) -> None:
+    """Take a line without an end if it is too long, or the last one."""
+    rest = data[piece.length :]
+    is_too_long = len(rest) > LINE_BYTES_MAXIMUM
+    if piece.is_cut or is_too_long or is_last:
+        if rest and not piece.is_cut:
+            piece.lines.append(_line(source, rest))
+        piece.is_cut |= is_too_long
+        piece.length = len(data) if is_last else source.encoding.whole_units(len(data))
+
+
+def _line(source: Source, raw: bytes) -> Line:
+    text = raw[:LINE_BYTES_MAXIMUM].decode(source.encoding.name, errors="backslashreplace")
+    text = text.removeprefix(_BYTE_ORDER_MARK).removesuffix("\r")
+    if len(raw) > LINE_BYTES_MAXIMUM:
+        text += _CUT
+    event = _Event(_Original(text, datetime.now(UTC)), _Log(_Path(source.path)))
+    return Line(0, "logcollector", "file", msgspec.json.encode(event))

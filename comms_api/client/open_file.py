@@ -1,0 +1,114 @@
+"""An open log file, and what tells whether it is one that was read before: its content, not its name."""
+
+import os
+import re
+from hashlib import blake2b
+from pathlib import Path, PurePath
+
+import msgspec
+
+from comms_api.client.host import as_text
+from comms_api.client.lines import SAMPLE_BYTES, Encoding, detect_encoding
+from comms_api.client.model import Place
+
+WINDOW_BYTES = 1024
+_COPY = re.compile(r"(?![^\W_]).*(\d|\b(old|bak|backup|copy|orig|prev|save)\b)", re.IGNORECASE)
+_SUFFIXES = {".gz", ".tgz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".zip", ".7z", ".br", ".rar"}
+_MAGIC = (
+    b"\x1f\x8b",  # gzip
+    b"\x1f\x9d",  # compress
+    b"BZh",  # bzip2
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",  # zstd
+    b"\x04\x22\x4d\x18",  # lz4
+    b"PK\x03\x04",  # zip
+    b"7z\xbc\xaf\x27\x1c",
+)
+
+
+class OpenFile(msgspec.Struct, eq=False):
+    """An open file; `path`, as text, is where it was when it was opened."""
+
+    path: str
+    folder: Path
+    inode: int
+    descriptor: int
+    closes_at: float = 0.0
+    """When it is closed after it was rotated away, by the monotonic clock."""
+    read_status: tuple[int, int] | None = None
+    """Its size and its time of change when it was last read to its end."""
+    original: Place | None = None
+    """The content that this file is the beginning of: it is being copied."""
+    copied_bytes: int = 0
+    copied_at: float = 0.0
+
+    def status(self) -> tuple[int, int]:
+        """Return the size in bytes and the time of the last change in nanoseconds."""
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def place(self, position: int, *, is_cut: bool = False) -> Place:
+        """Return the place of having read up to `position`."""
+        opening, digest = self.opening(), self.digest(position)
+        return Place(as_text(str(self.folder)), self.inode, self.path, position, opening, digest, is_cut)
+
+    def is_at(self, place: Place) -> bool:
+        """Return whether this is the file of a place, whatever its content is."""
+        return (as_text(str(self.folder)), self.inode) == (place.folder, place.inode)
+
+    def opening(self) -> bytes:
+        """Return a digest of the first line, by which copies are looked up."""
+        return _digest(os.pread(self.descriptor, SAMPLE_BYTES, 0).partition(b"\n")[0])
+
+    def digest(self, position: int) -> bytes:
+        """Return a digest of the first bytes and of those before `position`."""
+        length = min(position, WINDOW_BYTES)
+        first = os.pread(self.descriptor, length, 0)
+        return _digest(first + os.pread(self.descriptor, length, position - length))
+
+    def continues(self, place: Place) -> bool:
+        """Return whether the file begins with the content that was read up to `place`."""
+        is_long_enough = 0 < place.position <= os.fstat(self.descriptor).st_size
+        return is_long_enough and self.digest(place.position) == place.digest
+
+    def encoding(self) -> Encoding:
+        """Return how the file is written."""
+        return detect_encoding(os.pread(self.descriptor, SAMPLE_BYTES, 0))
+
+    def is_compressed(self) -> bool:
+        """Return whether the file begins as compressed ones do."""
+        return os.pread(self.descriptor, len(max(_MAGIC, key=len)), 0).startswith(_MAGIC)
+
+
+def open_file(path: str) -> OpenFile | None:
+    """Open a file; return None if that is not possible."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    folder = Path(path).resolve().parent
+    return OpenFile(as_text(path), folder, os.fstat(descriptor).st_ino, descriptor)
+
+
+def has_compressed_name(path: str) -> bool:
+    """Return whether the suffix of a path is that of a compressed file."""
+    return PurePath(path).suffix.lower() in _SUFFIXES
+
+
+def is_named_after(path: str, original: str) -> bool:
+    """Return whether a name is that of a copy: the original's, with a number, a date or a word such as `old`.
+
+    These are named after app.log: app.log.1, app.log-20261126, app-2026-11-26.log, app.log.old; but not app-error.log.
+    """
+    stem, name = PurePath(original).stem, PurePath(path).name
+    return path != original and name.startswith(stem) and bool(_COPY.match(name, len(stem)))
+
+
+def family(path: str) -> str:
+    """Return the letters that a name begins with, which copies share with their original."""
+    found = re.match(r"[^\W\d_]*", PurePath(path).name)
+    return found[0] if found else ""
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()

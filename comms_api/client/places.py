@@ -1,0 +1,89 @@
+"""How far each log file has been read, in the agent's spool; and content that files no longer have, to know its copies.
+
+Nothing here begins a transaction: a place is written in the one that keeps the lines read up to it.
+"""
+
+import sqlite3
+
+import msgspec
+
+from comms_api.client.model import Place
+from comms_api.client.open_file import family, is_named_after
+
+PAST_KEPT = 1_000
+CANDIDATES_MAXIMUM = 200
+
+PLACES_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS contents (folder TEXT, inode INTEGER, path TEXT NOT NULL, position INTEGER NOT NULL,
+        opening BLOB NOT NULL, digest BLOB NOT NULL, is_cut INTEGER NOT NULL, family TEXT NOT NULL,
+        PRIMARY KEY (folder, inode)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS contents_by_path ON contents (path);
+    CREATE INDEX IF NOT EXISTS contents_by_opening ON contents (opening, family);
+    CREATE TABLE IF NOT EXISTS past_contents (number INTEGER PRIMARY KEY AUTOINCREMENT, folder TEXT, inode INTEGER,
+        path TEXT NOT NULL, position INTEGER NOT NULL, opening BLOB NOT NULL, digest BLOB NOT NULL,
+        is_cut INTEGER NOT NULL, family TEXT NOT NULL);
+    CREATE INDEX IF NOT EXISTS past_contents_by_opening ON past_contents (opening, family);
+"""
+
+_COLUMNS = "folder, inode, path, position, opening, digest, is_cut"
+_SIMILAR = "opening = :opening AND family = :family AND path <> :path AND position > 0"
+
+
+class Places:
+    """The places of the files that are followed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Use the connection of the spool."""
+        self._connection = connection
+
+    def find(self, folder: str, inode: int) -> Place | None:
+        """Return how far a file has been read."""
+        found = self._select("FROM contents WHERE (folder, inode) = (:folder, :inode)", folder=folder, inode=inode)
+        return found[0] if found else None
+
+    def at_path(self, path: str) -> list[Place]:
+        """Return the files last seen under this path: the one there now, and those that were rotated away."""
+        return self._select("FROM contents WHERE path = :path", path=path)
+
+    def similar(self, place: Place) -> list[Place]:
+        """Return the content of other files, present or past, that this file may be a copy of; the longest first.
+
+        They begin with the same line, and the file is named after them.
+        """
+        tables = (f"SELECT {_COLUMNS} FROM {table} WHERE {_SIMILAR}" for table in ("contents", "past_contents"))
+        found = self._select(
+            f"FROM ({' UNION ALL '.join(tables)}) ORDER BY position DESC LIMIT {CANDIDATES_MAXIMUM}",
+            opening=place.opening,
+            family=family(place.path),
+            path=place.path,
+        )
+        return [content for content in found if is_named_after(place.path, content.path)]
+
+    def put(self, place: Place) -> None:
+        """Note how far a file has been read."""
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO contents ({_COLUMNS}, family) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(place)
+        )
+
+    def retire(self, place: Place) -> None:
+        """Note that a file no longer has the content that was read: a copy of it may turn up later."""
+        self._connection.execute(
+            f"INSERT INTO past_contents ({_COLUMNS}, family) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(place)
+        )
+        self._connection.execute(
+            "DELETE FROM past_contents WHERE number <= (SELECT max(number) FROM past_contents) - ?", (PAST_KEPT,)
+        )
+        self.put(msgspec.structs.replace(place, position=0, is_cut=False))
+
+    def forget(self, place: Place) -> None:
+        """Forget a file that no longer exists, but not its content."""
+        self.retire(place)
+        self._connection.execute("DELETE FROM contents WHERE (folder, inode) = (?, ?)", (place.folder, place.inode))
+
+    def _select(self, clauses: str, **parameters: object) -> list[Place]:
+        rows = self._connection.execute(f"SELECT {_COLUMNS} {clauses}", parameters)
+        return [Place(*row) for row in rows]
+
+
+def _row(place: Place) -> tuple[object, ...]:
+    return (*msgspec.structs.astuple(place), family(place.path))
