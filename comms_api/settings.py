@@ -8,6 +8,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
 
-LISTS = {"trusted_proxies", "nats_servers"}
+LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
@@ -59,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,128}$")] = ""
     logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol_from: tuple[str, ...] = ()
+    connections_per_address_maximum: Annotated[int, Meta(ge=0)] = 0
     key_request_program: str | None = None
     key_request_socket: Path | None = None
     key_request_by_address: bool = False
@@ -96,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("tls_certificate and tls_key must be given together")
         if self.client_certificates != "off" and not (self.client_ca and self.client_ca.is_file()):
             raise ValueError("client_ca: needs a file while client_certificates is not off")
+        _check_networks("proxy_protocol_from", self.proxy_protocol_from)
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:
@@ -110,6 +114,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def secret_path(self) -> Path:
         """Where the node secret lives."""
         return self.secret_file or self.data_dir / "secret"
+
+
+def _check_networks(setting: str, networks: Iterable[str]) -> None:
+    for network in networks:
+        try:
+            ip_network(network, strict=False)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from None
 
 
 def load_settings(

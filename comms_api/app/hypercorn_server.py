@@ -1,31 +1,58 @@
 """Serve a site with hypercorn. Nothing else in this project knows hypercorn.
 
-Hypercorn listens, makes the TLS context and runs the app's lifespan. `comms_api.http1` serves the connections that it
-accepts.
+Hypercorn opens the server, makes the TLS context and runs the app's lifespan. Its event loop, `Loop`, hands the
+connections to `comms_api.http1`.
 """
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
-from hypercorn.asyncio import run as hypercorn_run
+import uvloop
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.config import Config
 
 from comms_api.app.apis import AsgiApp
 from comms_api.app.certificates import Certificate
 from comms_api.app.listeners import BACKLOG
-from comms_api.http1.connection import Connection
-from comms_api.http1.endpoint import Endpoint, Limits
+from comms_api.http1.acceptor import Acceptor, Encryption
+from comms_api.http1.endpoint import UNLIMITED, Endpoint, Limits
 from comms_api.settings import Settings
 
 KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
-FIRST_BYTES_MAXIMUM = 2**20
-"""More than a stream holds."""
+SHUTDOWN_SECONDS = 1.0
+"""How long a client may take to answer that it closes (TLS close_notify); uvloop would wait half a minute."""
+
+
+class Loop(uvloop.Loop):
+    """An event loop that serves the sockets of sites by their endpoints."""
+
+    def __init__(self) -> None:
+        """Keep the faults of clients out of the log."""
+        super().__init__()
+        self.acceptors: dict[int, Callable[[socket.socket, Encryption], Acceptor]] = {}
+        """What accepts the connections of a site, by the descriptor of its listening socket."""
+
+        self.set_exception_handler(_log_unless_of_a_client)
+
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
+        """Return the acceptor of a site's socket, which does without hypercorn's own protocol."""
+        listener: socket.socket | None = options.get("sock")
+        accept = self.acceptors.pop(listener.fileno(), None) if listener is not None else None
+        if accept is None or listener is None:
+            return await super().create_server(*arguments, **options)
+        return accept(listener, Encryption(options["ssl"], options["ssl_handshake_timeout"], SHUTDOWN_SECONDS))
+
+
+def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), OSError):  # TLS errors and time-outs are ones, too
+        loop.default_exception_handler(context)
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -35,18 +62,22 @@ class Site(msgspec.Struct, frozen=True):
     listener: socket.socket
     certificate: Certificate
     settings: Settings
+    connections_maximum: int = UNLIMITED
     asks_names: bool = False
     renewals: list[Callable[[], None]] = []
     """Functions that read the certificate files again; `serve` adds one."""
 
 
 async def serve(site: Site, ended: asyncio.Event) -> None:
-    """Serve until `ended` is set; then accept nothing new, close idle connections, and return when none is left."""
-    setattr(hypercorn_run, "TCPServer", _adopt)  # noqa: B010 - no other way
-    settings = site.settings
-    limits = Limits(KEEP_ALIVE_SECONDS, settings.body_timeout_seconds, settings.body_bytes_maximum)
-    endpoint = Endpoint(site.app, limits, asks_names=site.asks_names)
-    config = _config(site, endpoint)
+    """Serve in a `Loop` until `ended` is set; then accept nothing, close idle connections, and wait for the others."""
+    endpoint = Endpoint(site.app, _limits(site), asks_names=site.asks_names)
+    # Hypercorn closes the descriptor.
+    descriptor = site.listener.dup().detach()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Loop)  # noqa: S101 - run_worker makes one
+    proxies = [ipaddress.ip_network(text, strict=False) for text in site.settings.proxy_protocol_from]
+    loop.acceptors[descriptor] = partial(Acceptor, endpoint, proxies=proxies)
+    config = _config(site, descriptor)
     site.renewals.append(config.renew_certificate)
 
     async def end() -> None:
@@ -60,55 +91,44 @@ async def serve(site: Site, ended: asyncio.Event) -> None:
         endpoint.abort()
 
 
-async def _adopt(*given: Any) -> None:
-    """Serve a connection that hypercorn has accepted, in the stead of hypercorn's own class of that place."""
-    _app, _loop, config, _context, _state, reader, writer = given
-    transport = writer.transport
-    connection = Connection(config.endpoint, transport.get_protocol())
-    connection.connection_made(transport)
-    first = b""
-    try:
-        first = await reader.read(FIRST_BYTES_MAXIMUM)
-    except OSError as error:
-        error.__traceback__ = None  # it refers to the reader, which keeps it
-    finally:
-        transport.set_protocol(connection)
-        connection.data_received(first)
-        if not first or reader.at_eof():
-            connection.close()
-            connection.connection_lost(None)  # its predecessor was told
+def _limits(site: Site) -> Limits:
+    settings = site.settings
+    return Limits(
+        KEEP_ALIVE_SECONDS,
+        settings.body_timeout_seconds,
+        settings.body_bytes_maximum,
+        connections=site.connections_maximum,
+        connections_per_address=settings.connections_per_address_maximum or UNLIMITED,
+    )
 
 
 class _Config(Config):
-    """What hypercorn needs to know, and the connections of a site share."""
-
-    endpoint: Endpoint
+    """The options of hypercorn, and the TLS context that it makes from them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._context: ssl.SSLContext | None = None
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
-        """Return a context that gives out no tickets: making two costs more than a resumed handshake saves (P-256)."""
+        """Return a context without session tickets: making two costs more than a resumed handshake saves (P-256)."""
         context = super().create_ssl_context()
         if context is not None:
-            context.num_tickets = 0
+            context.num_tickets = 0  # of TLS 1.3
+            context.options |= ssl.OP_NO_TICKET  # of TLS 1.2
         self._context = context
         return context
 
     def renew_certificate(self) -> None:
-        """Have new connections see the certificate that the files hold now; those that are there go on."""
+        """Read the certificate files again; only new connections see the certificate."""
         if self._context is not None and self.certfile is not None:
             self._context.load_cert_chain(self.certfile, self.keyfile, self.keyfile_password)
 
 
-def _config(site: Site, endpoint: Endpoint) -> _Config:
+def _config(site: Site, descriptor: int) -> _Config:
     config = _Config()
-    config.endpoint = endpoint
-    # Hypercorn closes the descriptor that it is given.
-    config.bind = [f"fd://{site.listener.dup().detach()}"]
+    config.bind = [f"fd://{descriptor}"]
     config.certfile, config.keyfile = str(site.certificate.chain), str(site.certificate.key)
-    config.keyfile_password = ""  # nobody is to be asked for one
+    config.keyfile_password = ""  # OpenSSL must not ask for one
     config.alpn_protocols = ["http/1.1"]
     config.backlog = BACKLOG
     config.ssl_handshake_timeout = HANDSHAKE_SECONDS

@@ -13,9 +13,10 @@ import uvloop
 
 from comms_api.app.apis import AsgiApp, agent_api, management_api
 from comms_api.app.certificates import Certificate, check_pair
-from comms_api.app.hypercorn_server import Site, serve
+from comms_api.app.hypercorn_server import Loop, Site, serve
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
+from comms_api.app.open_files import capacity_of
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import Seat
@@ -28,29 +29,8 @@ logger = logging.getLogger(__name__)
 ORPHAN_CHECK_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 MAPPED_BLOCK_BYTES = 64 * 1024
-SHUTDOWN_SECONDS = 1.0
 FLUSH_SECONDS = 0.3
 """How long the last answers may take from here to the network."""
-
-
-class Loop(uvloop.Loop):
-    """An event loop that does not wait half a minute for a client that closes without saying so (TLS close_notify)."""
-
-    def __init__(self) -> None:
-        """Keep the faults of clients out of the log."""
-        super().__init__()
-        self.set_exception_handler(_log_unless_of_a_client)
-
-    async def create_server(self, *arguments: Any, **options: Any) -> Any:
-        """Listen; a server in Python has no setting of its own for this time."""
-        if options.get("ssl") is not None:
-            options["ssl_shutdown_timeout"] = SHUTDOWN_SECONDS
-        return await super().create_server(*arguments, **options)
-
-
-def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), OSError):  # TLS errors and time-outs are ones, too
-        loop.default_exception_handler(context)
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -123,9 +103,10 @@ async def _serve(
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
     drained, settings = asyncio.Event(), node.settings
     apps = [InFlight(api(node), node.membership) for api in (agent_api, management_api)]
+    asks_names, capacity = settings.client_certificates != "off", capacity_of(settings)
     sites = [
-        Site(apps[0], listeners.agent, certificate, settings, asks_names=settings.client_certificates != "off"),
-        Site(apps[1], listeners.management, certificate, settings),
+        Site(apps[0], listeners.agent, certificate, settings, capacity.agents, asks_names=asks_names),
+        Site(apps[1], listeners.management, certificate, settings, capacity.management),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     listeners.listen()  # a client that comes before the server does waits in their backlog

@@ -21,6 +21,7 @@ from msgspec import structs
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
+from comms_api.app.open_files import log_capacity, raise_files_maximum
 from comms_api.app.place import find_place
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.systemd import NOBODY, ServiceManager
@@ -58,6 +59,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     signal.signal(signal.SIGTERM, _leave)  # until there is a worker to drain: what was started is ended all the same
     check_sink(settings)
+    raise_files_maximum()
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:
         listeners = open_listeners(settings, manager.sockets)
@@ -75,6 +77,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         )
 
         def ready() -> None:
+            log_capacity(settings)
             announce(listening)
             manager.tell("READY=1")
 

@@ -12,6 +12,7 @@ from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.addresses import is_within
 from comms_api.http.request import AnyRequest, client_name, find_header, remote_address
 from comms_api.http.roles import ROLES
+from comms_api.http1.endpoint import AUTHENTICATED
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
@@ -43,7 +44,7 @@ def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnect
             _check_role(claims, handler)
             if connection.scope.get("method") != "GET":
                 act_as(Actor(claims.subject, remote_address(connection)))
-        connection.scope["state"][_CLAIMS] = claims
+        connection.scope["state"].update({_CLAIMS: claims, AUTHENTICATED: True})
         seen(connection, claims)
 
     return guard

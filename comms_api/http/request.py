@@ -12,7 +12,7 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""
-    scope[CLOSES] = True
+    scope["state"][CLOSES] = True
 
 
 def is_head(scope: Any) -> bool:

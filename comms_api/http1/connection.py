@@ -9,8 +9,9 @@ import select
 from collections.abc import Mapping
 from typing import Any
 
+from comms_api.http1.addresses import Address, address_of
 from comms_api.http1.answer import encode_refusal
-from comms_api.http1.endpoint import HAS_LEFT, IS_HEAD, Endpoint
+from comms_api.http1.endpoint import AUTHENTICATED, HAS_LEFT, IS_HEAD, Endpoint
 from comms_api.http1.exchange import Exchange
 from comms_api.http1.reader import Head, Refused, RequestReader
 
@@ -23,31 +24,37 @@ LOOK_SECONDS = 1.0
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection."""
+    """A client's connection.
+
+    `client` is named where the peer is a proxy. `address_group` is the group that the endpoint has admitted it for.
+    """
 
     __slots__ = (
         "_base_scope",
+        "_client",
         "_exchange",
         "_idle_timer",
         "_is_closing",
         "_is_paused",
         "_is_slow",
+        "_is_trusted",
         "_look_timer",
         "_loop",
-        "_predecessor",
         "_stall_timer",
         "_transport",
         "_unread",
         "_writable",
+        "address_group",
         "endpoint",
         "reader",
     )
 
-    def __init__(self, endpoint: Endpoint, predecessor: asyncio.BaseProtocol | None = None) -> None:
-        """Take what it shares with others, and the protocol whose transport it takes over, if it does."""
+    def __init__(self, endpoint: Endpoint, client: Address | None = None, address_group: str | None = None) -> None:
+        """Wait for the transport."""
         self.endpoint = endpoint
+        self.address_group = address_group
         self.reader = RequestReader()
-        self._predecessor = predecessor
+        self._client = client
         self._transport: Any = None
         self._loop = asyncio.get_running_loop()
         self._base_scope: dict[str, Any] = {}
@@ -55,7 +62,7 @@ class Connection(asyncio.Protocol):
 
         self._exchange: Exchange | None = None
         self._unread = b""
-        self._is_closing = self._is_paused = self._is_slow = False
+        self._is_closing = self._is_paused = self._is_slow = self._is_trusted = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -73,8 +80,8 @@ class Connection(asyncio.Protocol):
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "scheme": "http" if tls is None else "https",
             "root_path": "",
-            "client": _address(transport.get_extra_info("peername")),
-            "server": _address(transport.get_extra_info("sockname")),
+            "client": self._client or address_of(transport.get_extra_info("peername")),
+            "server": address_of(transport.get_extra_info("sockname")),
             "extensions": extensions,
         }
         transport.set_write_buffer_limits(ANSWER_BYTES_MAXIMUM, 0)
@@ -101,9 +108,7 @@ class Connection(asyncio.Protocol):
             exchange.leave()
         self.resume_writing()
         self.endpoint.remove(self)
-        predecessor, self._predecessor, self._transport = self._predecessor, None, None
-        if predecessor is not None:
-            predecessor.connection_lost(None)
+        self._transport = None
 
     def pause_writing(self) -> None:
         """Hold back the app: its client does not read; give it up if it goes on like that."""
@@ -178,6 +183,8 @@ class Connection(asyncio.Protocol):
 
     def answered(self, *, closes: bool) -> None:
         """Go on to the next request, if there can be one."""
+        if self._exchange is not None and self._exchange.state.get(AUTHENTICATED):
+            self._is_trusted = True
         self._exchange = None
         if closes or self.reader.is_last or not self.reader.is_complete or self.endpoint.is_ending:
             self._part()
@@ -221,9 +228,12 @@ class Connection(asyncio.Protocol):
             self._look_timer = None
 
     def _become_idle(self) -> None:
+        if not self._is_trusted:
+            self.endpoint.idle[self] = None
         self._idle_timer = self._loop.call_later(self.endpoint.limits.idle_seconds, self.close)
 
     def _stop_idling(self) -> None:
+        self.endpoint.idle.pop(self, None)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
@@ -253,11 +263,6 @@ def _has_left(transport: Any) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # Linux has it
     return bool(poll.poll(0))
-
-
-def _address(address: object) -> tuple[str, int] | None:
-    """Return the host and the port of a socket's name."""
-    return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str | None:

@@ -1,17 +1,28 @@
 """The state that the connections of one site share, and how they end."""
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+logger = logging.getLogger(__name__)
+
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
+AUTHENTICATED = "comms_api.authenticated"
+"""A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
+
 CLOSES = "comms_api.closes"
-"""A key of a request's scope: an app sets it to true to close the connection after the answer."""
+"""A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
+
+NEARLY_FULL = 0.9
+NOTICE_SECONDS = 60.0
+UNLIMITED = 2**63
 
 IS_HEAD = "comms_api.is_head"
 """A key of a request's scope: whether the request is a HEAD, which an app receives as a GET.
@@ -27,7 +38,7 @@ Nothing is read for that, so it also notices a client that left while this proce
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The bounds of each connection."""
+    """The bounds of a site and of each of its connections."""
 
     idle_seconds: float
     """How long a connection may wait for the head of a request."""
@@ -41,8 +52,12 @@ class Limits(msgspec.Struct, frozen=True):
     discard_seconds: float = 5.0
     """For how long it is discarded."""
 
-    stall_seconds: float = 300.0
+    stall_seconds: float = 30.0
     """How long a client may take to make room for more of an answer."""
+
+    connections: int = UNLIMITED
+    connections_per_address: int = UNLIMITED
+    """For an IPv6 address, what its /64 may hold."""
 
 
 class Closable(Protocol):
@@ -53,6 +68,9 @@ class Closable(Protocol):
 
     def abort(self) -> None:
         """Close at once."""
+
+    address_group: str | None
+    """The group of addresses that the connection counts for, if it was admitted."""
 
 
 class Endpoint:
@@ -67,17 +85,64 @@ class Endpoint:
         self.limits = limits
         self.asks_names = asks_names
         self.is_ending = False
+        self.idle: dict[Closable, None] = {}
+        """Connections that wait for a request and have shown no token yet; the oldest comes first."""
+
         self._connections: set[Closable] = set()
+        self._admitted: Counter[str] = Counter()
+        self._admitted_total = 0
+        self._noticed_at: dict[str, float] = {}
         self._closed = asyncio.Event()
         self._date_line = b""
         self._dated_at = 0
 
+    def admit(self, group: str) -> bool:
+        """Count a connection from a group of addresses, unless that exceeds a limit.
+
+        When the site is full, the oldest idle connection that has shown no token makes room.
+        """
+        limits, held = self.limits, self._admitted[group]
+        if held >= limits.connections_per_address:
+            self.notice("refused a connection: %s holds %d (connections_per_address_maximum)", group, held)
+            return False
+        if self._admitted_total >= limits.connections and not self.close_an_idle_connection():
+            self.notice("refused a connection: all %d are in use; see LimitNOFILE or ulimit -n", limits.connections)
+            return False
+        self._admitted[group] += 1
+        self._admitted_total += 1
+        if self._admitted_total >= limits.connections * NEARLY_FULL:
+            self.notice("%d of %d connections are in use", self._admitted_total, limits.connections)
+        return True
+
+    def release(self, group: str) -> None:
+        """Stop counting a connection that was admitted."""
+        self._admitted_total -= 1
+        self._admitted[group] -= 1
+        if not self._admitted[group]:
+            del self._admitted[group]
+
+    def close_an_idle_connection(self) -> bool:
+        """Close the oldest idle connection that has shown no token; return whether there was one."""
+        if not self.idle:
+            return False
+        next(iter(self.idle)).abort()
+        return True
+
+    def notice(self, message: str, *arguments: object) -> None:
+        """Log a warning about clients, at most once a minute for each kind."""
+        now = time.monotonic()
+        if now - self._noticed_at.get(message, -NOTICE_SECONDS) >= NOTICE_SECONDS:
+            self._noticed_at[message] = now
+            logger.warning(message, *arguments)
+
     def add(self, connection: Closable) -> None:
-        """Count a connection."""
+        """Register an open connection."""
         self._connections.add(connection)
 
     def remove(self, connection: Closable) -> None:
-        """Count it no more."""
+        """Forget a connection that has closed."""
+        if connection in self._connections and connection.address_group is not None:
+            self.release(connection.address_group)
         self._connections.discard(connection)
         if self.is_ending and not self._connections:
             self._closed.set()

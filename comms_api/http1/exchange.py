@@ -60,10 +60,10 @@ class Exchange:
         "_is_answered",
         "_is_body_taken",
         "_is_left",
-        "_scope",
         "_start",
         "_task",
         "_waiter",
+        "state",
     )
 
     def __init__(self, connection: Wire, head: Head) -> None:
@@ -75,7 +75,9 @@ class Exchange:
             name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
         )
         self._is_body_taken = self._is_answered = self._is_left = False
-        self._scope: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
+        """The `state` of the request's scope, where the app leaves notes for its connection."""
+
         self._start: Mapping[str, Any] | None = None
         """The buffered `http.response.start`, sent together with the first body part."""
 
@@ -86,7 +88,7 @@ class Exchange:
 
     def begin(self, scope: dict[str, Any]) -> None:
         """Start the app on the request."""
-        self._scope = scope
+        self.state = scope["state"]
         self._task = asyncio.create_task(self._run(scope))
 
     def leave(self) -> None:
@@ -144,7 +146,7 @@ class Exchange:
             async with asyncio.timeout_at(self._deadline):
                 await self._waiter
         except TimeoutError:
-            self._scope[CLOSES] = True
+            self.state[CLOSES] = True
             raise TooSlow from None
 
     async def _send(self, message: Mapping[str, Any]) -> None:
@@ -211,9 +213,7 @@ class Exchange:
             return b""
         head, endpoint = self._head, self._connection.endpoint
         is_unread = not self._connection.reader.is_complete
-        self._answer.closes = (
-            is_unread or self._connection.reader.is_last or endpoint.is_ending or CLOSES in self._scope
-        )
+        self._answer.closes = is_unread or self._connection.reader.is_last or endpoint.is_ending or CLOSES in self.state
         data = self._answer.encode_head(self._start, head.method, head.version, endpoint.date_line(), length)
         self._start = None
         return data

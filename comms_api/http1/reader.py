@@ -17,6 +17,8 @@ CHUNK_EXTRAS_BYTES_MAXIMUM = 64 * 1024
 """How much may come between two pieces of a body in chunks, or behind the last: extensions and trailers."""
 
 _HEAD_END = b"\r\n\r\n"
+_VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
+"""llhttp also takes requests of RTSP and ICE."""
 
 
 class Refused(Exception):
@@ -116,6 +118,8 @@ class RequestReader:
             return b""
         self._unread = b""
         self._parse(data[:size])
+        if not data[: data.find(b"\r\n")].endswith(_VERSIONS):
+            raise Refused(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1.")
         return data[size:]
 
     def _read_body(self, data: bytes) -> bytes:

@@ -17,8 +17,8 @@ from support.databases import plain_url, querying
 from support.raw import connect, read_answer, request
 from support.server import Server, environment, running_server, start_server
 
+from comms_api.app.hypercorn_server import SHUTDOWN_SECONDS
 from comms_api.app.preparation import PREPARATION_LOCK
-from comms_api.app.server import SHUTDOWN_SECONDS
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ import trustme
 import uvloop
 from support.raw import connect
 
-from comms_api.app.server import Loop
+from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
 from comms_api.http1.endpoint import Endpoint, Limits
 

@@ -129,6 +129,8 @@ def test_a_target_has_a_path(target: bytes, path: str, query: bytes) -> None:
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b",
         b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a",
         b"GET /a b HTTP/1.1\r\nHost: a",
+        b"GET / RTSP/1.0\r\nHost: a",
+        b"GET / ICE/1.0\r\nHost: a",
         b"PRI * HTTP/2.0\r\n\r\nSM",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3",

@@ -1,0 +1,50 @@
+"""Divide the open files that a process may have among its connections."""
+
+import logging
+import resource
+
+import msgspec
+
+from comms_api.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FILES_MAXIMUM = 2**20
+"""Enough for any node; some systems set no limit, which would be no help for dividing it."""
+
+RESERVED_FILES = 48
+"""For the interpreter, logs, the event loop and listening sockets."""
+
+MANAGEMENT_SHARE = 8
+"""The management API keeps one in so many connections."""
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    """How many connections each API of one process may hold."""
+
+    agents: int
+    management: int
+
+
+def raise_files_maximum() -> None:
+    """Raise the soft limit of open files to the hard one, up to `FILES_MAXIMUM`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    maximum = FILES_MAXIMUM if hard == resource.RLIM_INFINITY else min(hard, FILES_MAXIMUM)
+    if soft != resource.RLIM_INFINITY and soft < maximum:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, hard))
+
+
+def capacity_of(settings: Settings) -> Capacity:
+    """Return how many connections fit beside the files that the process needs otherwise."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = FILES_MAXIMUM if soft == resource.RLIM_INFINITY else soft
+    other = RESERVED_FILES + settings.database_pool_size + 4 * settings.key_request_threads
+    left = max(files - other, 2 * MANAGEMENT_SHARE)
+    management = left // MANAGEMENT_SHARE
+    return Capacity(left - management, management)
+
+
+def log_capacity(settings: Settings) -> None:
+    """Log how many polls fit."""
+    polls = capacity_of(settings).agents * settings.workers
+    logger.info("this node has room for %d connections of agents (limit of open files)", polls)

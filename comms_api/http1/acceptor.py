@@ -1,0 +1,128 @@
+"""Accept the connections of one listening socket within the limits of its site, and start TLS on each."""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from comms_api.http1.addresses import Address, address_of, network_of
+from comms_api.http1.connection import Connection
+from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.proxy_protocol import read_header
+
+logger = logging.getLogger(__name__)
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ACCEPTED_AT_ONCE = 64
+"""How many connections are accepted before other work has its turn."""
+
+PAUSE_SECONDS = 0.1
+"""How long nothing is accepted after the system has refused another open file."""
+
+HEADER_SECONDS = 5.0
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Encryption(msgspec.Struct, frozen=True):
+    """How a connection is encrypted."""
+
+    context: ssl.SSLContext
+    handshake_seconds: float
+    shutdown_seconds: float
+    """How long a client may take to answer that it closes (TLS close_notify)."""
+
+
+class Acceptor:
+    """Accepts connections until it is closed.
+
+    A connection from one of the `proxies` must begin with a PROXY header, which names the client.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, listener: socket.socket, encryption: Encryption, proxies: Sequence[Network] = ()
+    ) -> None:
+        """Start to accept on a socket that listens."""
+        self._endpoint = endpoint
+        self._listener = listener
+        self._encryption = encryption
+        self._proxies = proxies
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        listener.settimeout(0)
+        self._resume()
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    async def wait_closed(self) -> None:
+        """Return at once: the endpoint ends the connections."""
+
+    def _resume(self) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, name = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    raise
+                self._pause(error)
+                return
+            connection.settimeout(0)
+            task = self._loop.create_task(self._open(connection, address_of(name)))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _pause(self, error: OSError) -> None:
+        self._endpoint.notice("cannot accept a connection: %s; see LimitNOFILE or ulimit -n", error.strerror)
+        self._endpoint.close_an_idle_connection()
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(PAUSE_SECONDS, self._resume)
+
+    async def _open(self, connection: socket.socket, peer: Address | None) -> None:
+        """Start TLS for a client whose connection is admitted; otherwise close the connection."""
+        try:
+            client = await self._client(connection, peer)
+        except (OSError, EOFError, ValueError) as error:
+            self._endpoint.notice("refused a connection of the proxy %s: %s", peer and peer.host, error or "too slow")
+            connection.close()
+            return
+        group = network_of(client.host) if client is not None else ""
+        if not self._endpoint.admit(group):
+            connection.close()
+            return
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._endpoint, client, group),
+                connection,
+                ssl=self._encryption.context,
+                ssl_handshake_timeout=self._encryption.handshake_seconds,
+                ssl_shutdown_timeout=self._encryption.shutdown_seconds,
+            )
+        except OSError:  # TLS errors and time-outs are ones, too
+            self._endpoint.release(group)
+
+    async def _client(self, connection: socket.socket, peer: Address | None) -> Address | None:
+        if not self._proxies or peer is None:
+            return peer
+        host = ipaddress.ip_address(peer.host.partition("%")[0])
+        if not any(host in network for network in self._proxies):
+            return peer
+        async with asyncio.timeout(HEADER_SECONDS):
+            return await read_header(connection) or peer

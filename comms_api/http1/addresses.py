@@ -1,0 +1,30 @@
+"""The addresses of clients, in one form: an IPv4 address mapped into IPv6 is an IPv4 address."""
+
+import ipaddress
+from typing import NamedTuple
+
+
+class Address(NamedTuple):
+    """A host and a port, as ASGI scopes hold them."""
+
+    host: str
+    port: int
+
+
+def address_of(name: object) -> Address | None:
+    """Return the address of a socket by its name; None for a socket without one."""
+    if not isinstance(name, tuple):
+        return None
+    return Address(unmap(name[0]), name[1])
+
+
+def unmap(host: str) -> str:
+    """Return the IPv4 address that an IPv6 address maps (`::ffff:192.0.2.1`), or the host as it is."""
+    return host.rpartition(":")[2] if host.startswith("::ffff:") and "." in host else host
+
+
+def network_of(host: str) -> str:
+    """Return what one client is likely to own: an IPv4 address, or the /64 of an IPv6 address."""
+    if ":" not in host:
+        return host
+    return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
