@@ -21,7 +21,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from support.balancers import Balancer, running_balancer
+from support.balancers import BEHIND_BALANCERS, Balancer, running_balancer
 from support.batches import command
 from support.crowd import BATCH_SECONDS, Agent, Kill, Ledger
 from support.databases import querying
@@ -98,7 +98,8 @@ def nodes(folder: Path, database_url: str) -> Iterator[list[Node]]:
 
 
 def _new_node(folder: Path, url: str, name: str) -> Node:
-    settings: dict[str, Any] = {"node_name": name, "lease_seconds": 3, "sweep_seconds": 1, **fixed_binds()}
+    settings: dict[str, Any] = {"node_name": name, "lease_seconds": 3, "sweep_seconds": 1}
+    settings |= fixed_binds() | BEHIND_BALANCERS
     start = partial(start_server, folder, url, **settings)
     return Node(name, start(), start)
 

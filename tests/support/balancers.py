@@ -25,6 +25,12 @@ PACKAGES = {"haproxy": ("haproxy",), "nginx": ("nginx", "libnginx-mod-stream")}
 TRUSTED_ADDRESS = "127.0.0.2"
 """Where a balancer that ends TLS comes from."""
 
+PROXYING_ADDRESS = "127.0.0.3"
+"""Where a balancer that passes TLS through, and sends PROXY headers, comes from."""
+
+BEHIND_BALANCERS = {"trusted_proxies": f"{TRUSTED_ADDRESS}/32", "proxy_protocol_from": f"{PROXYING_ADDRESS}/32"}
+"""The settings of nodes that trust these balancers."""
+
 
 @dataclass
 class Balancer:
@@ -130,6 +136,8 @@ def _fitted(text: str, folder: Path, nodes: Sequence[Server], ports: Mapping[str
         text = text.replace(f"node{number}:27000 check port 55000", agent + health)
         text = text.replace(f"node{number}:27000", agent).replace(f"node{number}:55000", management)
     text = text.replace("default-server ssl", f"default-server source {TRUSTED_ADDRESS} ssl")
+    text = text.replace("default-server send-proxy-v2", f"default-server source {PROXYING_ADDRESS} send-proxy-v2")
+    text = text.replace("proxy_protocol on;", f"proxy_protocol on; proxy_bind {PROXYING_ADDRESS};")
     text = text.replace("proxy_http_version 1.1;", f"proxy_http_version 1.1; proxy_bind {TRUSTED_ADDRESS};")
     for standard, port in ports.items():
         text = re.sub(rf"(bind \*:|listen ){standard}\b", rf"\g<1>{port}", text)

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,12 +95,12 @@ class Server:
         return code
 
 
-def start_server(folder: Path, database_url: str | None, **settings: Any) -> Server:
-    """Start a node in `folder` and return when it listens."""
+def start_server(folder: Path, database_url: str | None, *, prefix: Sequence[str] = (), **settings: Any) -> Server:
+    """Start a node in `folder` and return when it listens; `prefix` is a program that runs it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "comms_api", "serve"],
+            [*prefix, sys.executable, "-m", "comms_api", "serve"],
             cwd=folder,
             env=environment(folder, database_url, **settings),
             stdout=subprocess.PIPE,
