@@ -9,6 +9,8 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.printable import NO_DOTS
+
 Operation = Literal["create", "update", "delete"]
 CommandSource = Literal["Users/Services", "Engine", "Content manager"]
 TargetType = Literal["agent", "group", "all", "server"]
@@ -43,7 +45,7 @@ COMMAND_MODULE = "command"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Labels = Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=64)]
-GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._-]+\Z")]
+GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]+\Z")]
 
 
 def no_data() -> msgspec.Raw:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from comms_api.errors import ConfigurationError
+from comms_api.printable import NO_DOTS
 
 PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
@@ -57,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_length_minimum: Annotated[int, Meta(ge=8, le=128)] = 32
     key_entropy_bits_minimum: Annotated[float, Meta(ge=0, le=512)] = 64.0
     reenroll_after_days: Annotated[float, Meta(ge=0, le=3650)] | None = None
-    node_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,128}$")] = ""
+    node_name: Annotated[str, Meta(pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]{{0,128}}\Z")] = ""
     logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     trusted_proxies: tuple[str, ...] = ()
     proxy_protocol_from: tuple[str, ...] = ()

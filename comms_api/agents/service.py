@@ -27,6 +27,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.pages import Page, page_of
+from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret, entropy_bits
@@ -146,9 +147,10 @@ class Agents:
         self._check_key(enrollment.key)
         if enrollment.type == store.EXTERNAL_TYPE:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
-        texts = [enrollment.name, *(text for pair in enrollment.labels.items() for text in pair)]
-        if any("\0" in text for text in texts):
-            raise Invalid("name, labels: must not contain NUL")
+        if not is_name(enrollment.name):
+            raise Invalid("name: must not contain control characters, and not be . or ..")
+        if any("\0" in text for pair in enrollment.labels.items() for text in pair):
+            raise Invalid("labels: must not contain NUL")
 
     def _check_key(self, key: str) -> None:
         if not self._key_length <= len(key) <= KEY_LENGTH_MAXIMUM:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import platform
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
+from comms_api.cli.logs import log_to
 from comms_api.client.agent import run_agent
 from comms_api.client.model import Options
 
@@ -53,7 +55,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--once", is_flag=True, help="Collect, send, execute what waits, and end.")
 def agent(**given: Any) -> None:
     """Enroll, log in, send this host's events and inventory, and execute orders, until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to(sys.stderr, "INFO")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     asyncio.run(_run(Options(**given)))
 

@@ -4,14 +4,13 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from urllib.parse import quote
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from comms_api.cli.operator import Given, Operator, operation
+from comms_api.cli.operator import Given, Operator, operation, path_part
+from comms_api.cli.output import cell, print_json, say
 from comms_api.errors import CommsError
 
 SKEW_SECONDS_MAXIMUM = 1.0
@@ -42,16 +41,17 @@ def _nodes(operator: Operator) -> Nodes:
     return nodes
 
 
-def _print_json(content: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
-
-
 def _print_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*map(cell, row))
     Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
+
+
+def _say_all(problems: Sequence[str], otherwise: str) -> None:
+    for line in problems or [otherwise]:
+        say(line)
 
 
 def _title(node: Given) -> str:
@@ -69,7 +69,7 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
     """List the processes of all nodes: state, version, polls, requests, lag, clock."""
     found = _nodes(operator)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     columns = ("node", "state", "version", "polls", "req/s", "lag s", "skew s", "silent s", "agents at")
     figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
@@ -88,7 +88,7 @@ def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
         columns = ("id", "name", "remote_address", "last_seen_at")
         found = list(operator.pages("/agents", {"node": name, "status": "active", "limit": 1000}))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _print_table(columns, [[one[column] for column in columns] for one in found])
 
@@ -99,9 +99,9 @@ def health(operator: Operator, *, as_json: bool) -> None:
     """Tell what is wrong with any node; exit 1 if something is."""
     problems = _settled(operator, _problems)
     if as_json:
-        _print_json({"is_healthy": not problems, "problems": problems})
+        print_json({"is_healthy": not problems, "problems": problems})
     else:
-        click.echo("\n".join(problems) or "all is well")
+        _say_all(problems, "all is well")
     if problems:
         sys.exit(1)
 
@@ -157,11 +157,11 @@ def files(operator: Operator, *, as_json: bool) -> None:
     members = ("name", "worker", "files_sha256", "key_ids")
     found = [{member: node[member] for member in members} for node in _here(_nodes(operator))]
     if as_json:
-        _print_json({"is_same": not problems, "nodes": found})
+        print_json({"is_same": not problems, "nodes": found})
     else:
         rows = [(_title(node), node["files_sha256"][:16], " ".join(node["key_ids"])) for node in found]
         _print_table(("node", "group files", "signing keys"), rows)
-        click.echo("\n".join(problems) or "all the same")
+        _say_all(problems, "all the same")
     if problems:
         sys.exit(1)
 
@@ -188,13 +188,13 @@ def resume(operator: Operator, *, name: str, as_json: bool) -> None:
 def _want(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
     wanted = _ask_of(operator, name, verb)
     if as_json:
-        _print_json(wanted)
+        print_json(wanted)
     else:
-        click.echo(f"{wanted['name']} is wanted {wanted['wanted_state']}")
+        say(f"{wanted['name']} is wanted {wanted['wanted_state']}")
 
 
 def _ask_of(operator: Operator, name: str, verb: str) -> Given:
-    answer: Given = operator.ask("POST", f"/nodes/{quote(name, safe='')}/{verb}").json()
+    answer: Given = operator.ask("POST", f"/nodes/{path_part(name)}/{verb}").json()
     return answer
 
 
@@ -219,9 +219,9 @@ def forget(operator: Operator, *, name: str, as_json: bool) -> None:
     """Remove a lost node from the list at once; by itself it goes after an hour."""
     forgotten = _ask_of(operator, name, "forget")
     if as_json:
-        _print_json(forgotten)
+        print_json(forgotten)
     else:
-        click.echo(f"{forgotten['name']} is forgotten")
+        say(f"{forgotten['name']} is forgotten")
 
 
 @operation(cluster, "rebalance")
@@ -230,9 +230,9 @@ def rebalance(operator: Operator, *, as_json: bool) -> None:
     """Have nodes with over 10 % more polls than the mean send agents away, a few a second."""
     crowded = operator.ask("POST", "/nodes/rebalance").json()
     if as_json:
-        _print_json(crowded)
+        print_json(crowded)
         return
     for node in crowded:
-        click.echo(f"{_title(node)}: from {node['polls']} polls to {node['wanted_polls']}")
+        say(f"{_title(node)}: from {node['polls']} polls to {node['wanted_polls']}")
     if not crowded:
         click.echo("no node is crowded")

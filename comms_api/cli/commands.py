@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from comms_api.cli.operator import Given, Operator, operation
+from comms_api.cli.output import cell, copy, print_json, say
 
 SOURCE = "Users/Services"
 AGAIN_SECONDS = 1.0
@@ -116,9 +117,8 @@ def list_commands(operator: Operator, **given: Any) -> None:
         names = target.get("id", "")
         named = f"{target['type']} {names if isinstance(names, str) else ', '.join(names)}"
         created = command["created_at"][:19]
-        table.add_row(
-            command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"]
-        )
+        row = (command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"])
+        table.add_row(*map(cell, row))
     Console().print(table)
 
 
@@ -126,8 +126,7 @@ def list_commands(operator: Operator, **given: Any) -> None:
 @_REQUEST_ID
 def show(operator: Operator, request_id: UUID) -> None:
     """Show a command as JSON: how far it is, and its latest failures."""
-    answer = operator.ask("GET", f"/commands/{request_id}")
-    click.echo(msgspec.json.format(answer.content, indent=2).decode())
+    print_json(operator.ask("GET", f"/commands/{request_id}").json())
 
 
 @operation(commands, "wait")
@@ -148,7 +147,7 @@ def _watch(operator: Operator, request_id: str) -> None:
             progress.update(bar, total=last["total"], completed=ended, counts=told)
     failures = operator.ask("GET", f"/commands/{request_id}").json()["failures"]
     for failure in failures:
-        click.echo(f"{failure['agent_id']}: {failure['message']}", err=True)
+        say(f"{failure['agent_id']}: {failure['message']}", is_error=True)
     if last["failure"]:
         sys.exit(1)
 
@@ -217,5 +216,4 @@ def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_wait
 def results(operator: Operator, request_id: UUID, *, form: str, output: Any) -> None:
     """Fetch every order of a command with its result."""
     with operator.stream(f"/commands/{request_id}/results", params={"format": form}) as answer:
-        for piece in answer.iter_bytes():
-            output.write(piece)
+        copy(answer.iter_bytes(), output)

@@ -14,7 +14,7 @@ import click
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.cli.serve import LOG_FORMAT
+from comms_api.cli.logs import log_to
 from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
 from comms_api.database.failures import find_mistake, is_outage
@@ -49,7 +49,7 @@ def relay(config: Path | None, target: str, consumer: str | None, *, once: bool)
     Relays of one consumer share the work. A consumer of a new name begins with the oldest event of the stream.
     """
     settings = current_settings(config)
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT, stream=sys.stderr)
+    log_to(sys.stderr, settings.log_level)
     check_jetstream(settings)
     if consumer is not None and not _CONSUMER.fullmatch(consumer):
         raise ConfigurationError(f"--consumer: no name that NATS allows (no space, dot, *, > or slash): {consumer!r}")

@@ -6,6 +6,7 @@ from importlib import import_module
 import click
 
 from comms_api.errors import CommsError
+from comms_api.printable import escape_controls
 
 COMMANDS = ("serve", "agent", "commands", "cluster", "events", "demo")
 """Each is a module of this package that has a command of its name."""
@@ -37,5 +38,5 @@ def main() -> None:
     try:
         comms_api(prog_name="comms-api")
     except CommsError as error:
-        click.echo(f"comms-api: {error}", err=True)
+        click.echo(f"comms-api: {escape_controls(str(error))}", err=True)
         sys.exit(1)

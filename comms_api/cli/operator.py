@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import click
 import httpx
@@ -11,7 +12,8 @@ import httpx
 from comms_api.client.endpoint import Endpoint
 from comms_api.client.enroll import read_secret
 from comms_api.client.session import problem_of
-from comms_api.errors import CommsError
+from comms_api.errors import CommsError, ConfigurationError
+from comms_api.printable import is_name
 
 TIMEOUT_SECONDS = 60.0
 
@@ -35,6 +37,13 @@ _OPTIONS = (
         help="Holds that user's password.",
     ),
 )
+
+
+def path_part(name: str) -> str:
+    """Return a name as one part of a path; raises `ConfigurationError` for one that cannot be."""
+    if not is_name(name):
+        raise ConfigurationError(f"{name!r} is not a name")
+    return quote(name, safe="")
 
 
 def operator_options(function: Function) -> Function:

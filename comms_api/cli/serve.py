@@ -1,7 +1,7 @@
 """`comms-api serve`: run a node."""
 
-import logging
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -9,9 +9,8 @@ import click
 from comms_api.app.supervisor import Listening
 from comms_api.app.supervisor import serve as serve_node
 from comms_api.app.systemd import find_manager
+from comms_api.cli.logs import log_to
 from comms_api.settings import current_settings
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @click.command()
@@ -26,7 +25,7 @@ def serve(config: Path | None, **overrides: object) -> None:
     On the first start everything that is missing is made. Every setting can be given as COMMS_API_<NAME>.
     """
     settings = current_settings(config, **overrides)
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    log_to(sys.stderr, settings.log_level)
     serve_node(settings, _announce, find_manager(os.environ))
 
 

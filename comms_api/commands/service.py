@@ -25,6 +25,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.http.pages import Page, page_of
+from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
 
@@ -174,8 +175,8 @@ class Commands:
         """Register an action; raises `Invalid` for a schema that cannot be used, `Conflict` for a built-in name."""
         if name in BUILT_IN or name == CANCEL_ACTION:
             raise Conflict(f"The action {name!r} is built in.")
-        if not 0 < len(name) <= ACTION_NAME_MAXIMUM or "\0" in name:
-            raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters")
+        if len(name) > ACTION_NAME_MAXIMUM or not is_name(name):
+            raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters, none of control, and not be . or ..")
         actions.check_schema(action.schema)
         async with self._engine.begin() as connection:
             await actions.store_action(connection, name, action, user)

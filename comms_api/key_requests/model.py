@@ -11,6 +11,7 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from comms_api.errors import Invalid
+from comms_api.printable import NO_DOTS
 
 ANY_ADDRESS = "any"
 MESSAGE_CHARACTERS_MAXIMUM = 512
@@ -23,7 +24,7 @@ _UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[47][0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3
 _ID = rf"\A([0-9]{{3,8}}|{_UUID})\Z"
 
 ExternalId = Annotated[str, Meta(pattern=_ID)]
-ExternalName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,128}\Z")]
+ExternalName = Annotated[str, Meta(pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]{{1,128}}\Z")]
 ExternalKey = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
 Code = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]

@@ -6,11 +6,12 @@ from typing import Annotated
 import msgspec
 
 from comms_api.http.roles import Role
+from comms_api.printable import NO_DOTS
 
 PASSWORD_LENGTH_MINIMUM = 12
 PASSWORD_LENGTH_MAXIMUM = 256
 
-UserName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9._@-]+\Z")]
+UserName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=rf"\A{NO_DOTS}[A-Za-z0-9._@-]+\Z")]
 Password = Annotated[str, msgspec.Meta(min_length=PASSWORD_LENGTH_MINIMUM, max_length=PASSWORD_LENGTH_MAXIMUM)]
 
 

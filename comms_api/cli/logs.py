@@ -1,0 +1,15 @@
+"""How every command logs."""
+
+import logging
+from typing import TextIO
+
+from comms_api.printable import OneLineFormatter
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def log_to(stream: TextIO, level: str) -> None:
+    """Log records of a level and above to a stream, each as one line."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(OneLineFormatter(LOG_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler])
