@@ -55,6 +55,7 @@ class Membership:
         self._id = clock.uuid7()
         self._version = version("comms-api")
         self._is_leaving = False
+        self._beating: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._beaten_at = self._counted_at = time.monotonic()
         self._sent_away_at = -math.inf
@@ -81,7 +82,8 @@ class Membership:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._wanted.wait()
             self._wanted.clear()
-            await self._beat()
+            self._beating = asyncio.create_task(self._beat())
+            await asyncio.shield(self._beating)
 
     def beat_soon(self) -> None:
         """Beat at once: something may be wanted of this process."""
@@ -93,7 +95,12 @@ class Membership:
         self._change_to("draining")
 
     async def leave(self) -> None:
-        """Be no member any more."""
+        """Remove this process from the members, after the heartbeat that is under way.
+
+        A heartbeat that is cancelled may be with the server already: run after the removal, it would join again.
+        """
+        if self._beating is not None:
+            await asyncio.wait([self._beating])
         try:
             async with direct(self._engine) as connection:
                 await store.remove(connection, self._id)

@@ -1,0 +1,70 @@
+"""A process in the registry of nodes: what it wrote last is what counts."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.waiting import pause
+
+from comms_api.cluster.membership import Membership
+from comms_api.cluster.model import Place, Polls, Seat
+from comms_api.database.connect import open_engine
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.settings import Settings
+from comms_api.tokens.keyring import Keyring, new_signing_key
+
+pytestmark = pytest.mark.anyio
+
+SEEN_AT = text("SELECT seen_at FROM nodes WHERE name = 'leaver'")
+
+
+@pytest.fixture
+async def observer(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine with connections of its own."""
+    opened = open_engine(database_url, Settings())
+    yield opened
+    await opened.dispose()
+
+
+def member(engine: AsyncEngine) -> Membership:
+    polls = Polls(lambda: 0, lambda _: None, lambda: None, lambda: None)
+    seat = Seat(Place("leaver", "https://one:1", "https://one:2", "boot"))
+    return Membership(engine, seat, DatabaseClock(), Keyring([new_signing_key()]), polls)
+
+
+async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(
+    engine: AsyncEngine, observer: AsyncEngine
+) -> None:
+    membership = member(engine)
+    await membership.join()
+    async with engine.connect() as connection:  # the only one of its pool
+        backend = await connection.scalar(text("SELECT pg_backend_pid()"))
+    joined_at = await seen_at(observer)
+    beating = asyncio.create_task(membership.run())
+    while await seen_at(observer) == joined_at:  # from now on a heartbeat is one message to the backend
+        membership.beat_soon()
+    taken = asyncio.Event()
+    event.listen(engine.sync_engine, "checkout", lambda *_: taken.set())
+    pause(backend)
+    try:
+        membership.beat_soon()
+        await taken.wait()
+        await asyncio.sleep(0.1)  # by now the statement is with the backend, which does not read it yet
+        beating.cancel()
+        leaving = asyncio.create_task(membership.leave())
+        await asyncio.wait([leaving], timeout=1)  # time enough for a removal that does not wait for the heartbeat
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await leaving
+    async with observer.connect() as connection:
+        await connection.execute(text("SELECT pg_sleep(0.5)"))  # time enough for a heartbeat that comes too late
+    assert await seen_at(observer) is None
+
+
+async def seen_at(engine: AsyncEngine) -> object:
+    async with engine.connect() as connection:
+        return await connection.scalar(SEEN_AT)
