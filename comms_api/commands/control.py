@@ -2,8 +2,11 @@
 
 A held order is one that no agent has been offered (`attempt` 0) with `offer_at` at infinity. Its time to live begins
 when it is released; until then it is kept as long as the longest timeout allowed, from its command's start or pause.
+
+Each function that changes a phase takes the command's turn first (`turns`), then locks orders, and last the command.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -14,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import Phase
 from comms_api.commands.rollout import Rollout, Standing
+from comms_api.commands.turns import is_first, take_turn
 
 
 class Rolling(msgspec.Struct, frozen=True):
@@ -44,15 +48,26 @@ async def list_rolling(connection: AsyncConnection) -> list[UUID]:
     return list(await connection.scalars(_LIST))
 
 
-_LOCK = text("""
+_LIST_PAUSED = text("SELECT request_id FROM commands WHERE phase = 'paused'")
+
+
+async def list_paused(connection: AsyncConnection) -> list[UUID]:
+    """Return the commands that are paused."""
+    return list(await connection.scalars(_LIST_PAUSED))
+
+
+_FIND = text("""
     SELECT rollout, rollout_credit, extract(epoch FROM now() - greatest(rolled_at, starts_at))::float8 AS seconds,
         resumed_at
-    FROM commands WHERE request_id = :id AND phase = 'rolling' FOR UPDATE SKIP LOCKED""")
+    FROM commands WHERE request_id = :id AND phase = 'rolling'""")
 
 
 async def lock_rolling(connection: AsyncConnection, request_id: UUID) -> Rolling | None:
     """Return a command's rollout for this transaction alone; None when it has stopped, or another node is at it."""
-    row = (await connection.execute(_LOCK, {"id": request_id})).first()
+    if not await is_first(connection, request_id):
+        return None
+    await take_turn(connection, request_id)
+    row = (await connection.execute(_FIND, {"id": request_id})).first()
     if row is None:
         return None
     rollout = msgspec.json.decode(row.rollout, type=Rollout)
@@ -95,13 +110,6 @@ async def release_held(connection: AsyncConnection, request_id: UUID, limit: int
     return (await connection.execute(_RELEASE, {"id": request_id, "limit": limit})).rowcount
 
 
-_HOLD = text("""
-    UPDATE orders SET offer_at = 'infinity', expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
-    WHERE attempt = 0 AND order_id = ANY(ARRAY(
-        SELECT order_id FROM orders AS unsent
-        WHERE unsent.request_id = :id AND attempt = 0 AND offer_at < 'infinity' ORDER BY order_id FOR UPDATE))""")
-
-
 _STEP = text("""
     UPDATE commands SET phase = :phase, phase_reason = :reason, rolled_at = now(), rollout_credit = :credit
     WHERE request_id = :id""")
@@ -113,19 +121,34 @@ async def record_step(connection: AsyncConnection, rolling: Rolling, phase: Phas
     await connection.execute(_STEP, parameters)
 
 
+_HOLD = text("""
+    UPDATE orders SET offer_at = 'infinity', expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
+    WHERE attempt = 0 AND order_id = ANY(ARRAY(
+        SELECT order_id FROM orders AS unsent
+        WHERE unsent.request_id = :id AND attempt = 0 AND offer_at < 'infinity'
+            AND EXISTS (SELECT FROM commands WHERE request_id = :id AND phase IN ('released', 'rolling'))
+        ORDER BY order_id FOR UPDATE))""")
+
+# Waits for whoever is ending the order, and then takes the next one.
+_KEEP_OPEN = text("SELECT order_id FROM orders WHERE request_id = :id ORDER BY order_id LIMIT 1 FOR KEY SHARE")
+
 _HALT = text("""
     UPDATE commands SET phase = :phase, phase_reason = :reason,
         expires_at = greatest(expires_at, now() + make_interval(secs => :seconds))
-    WHERE request_id = :id AND phase IN ('released', 'rolling')
-        AND EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+    WHERE request_id = :id AND phase IN ('released', 'rolling')""")
 
 
 async def halt(connection: AsyncConnection, request_id: UUID, halt: Halt) -> int | None:
-    """Hold back the orders of a command that no agent was offered; return how many, or None if it was not going on."""
-    parameters = {"id": request_id, "phase": halt.phase, "reason": halt.reason, "seconds": halt.held_seconds}
-    if (await connection.execute(_HALT, parameters)).rowcount == 0:
+    """Hold back the orders of a command that no agent was offered, and return how many they are.
+
+    Returns None, and changes nothing, when the command is held already or has no open order.
+    """
+    await take_turn(connection, request_id)
+    held = (await connection.execute(_HOLD, {"id": request_id, "seconds": halt.held_seconds})).rowcount
+    if not held and await connection.scalar(_KEEP_OPEN, {"id": request_id}) is None:
         return None
-    return (await connection.execute(_HOLD, {"id": request_id, "seconds": halt.held_seconds})).rowcount
+    parameters = {"id": request_id, "phase": halt.phase, "reason": halt.reason, "seconds": halt.held_seconds}
+    return held if (await connection.execute(_HALT, parameters)).rowcount else None
 
 
 _RESUME = text("""
@@ -134,7 +157,24 @@ _RESUME = text("""
     WHERE request_id = :id AND phase IN ('paused', 'stopped') RETURNING phase""")
 
 
-async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> Phase | None:
-    """Let a paused or stopped command go on; return its phase, or None when it was neither."""
+async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> tuple[Phase, int] | None:
+    """Let a paused or stopped command go on; return its phase and how many orders were released at once.
+
+    Returns None when the command was neither.
+    """
+    await take_turn(connection, request_id)
     phase: Phase | None = await connection.scalar(_RESUME, {"id": request_id, "reason": reason})
-    return phase
+    if phase is None:
+        return None
+    return phase, await release_held(connection, request_id) if phase == "released" else 0
+
+
+_END_PAUSES = text("""
+    UPDATE commands SET phase = 'released', phase_reason = phase_reason || ', until every order had ended'
+    WHERE request_id = ANY(CAST(:ids AS uuid[])) AND phase = 'paused'
+        AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+
+
+async def end_pauses(connection: AsyncConnection, paused: Sequence[UUID]) -> None:
+    """End the pauses of those commands that have no open order; such a command never has one again."""
+    await connection.execute(_END_PAUSES, {"ids": list(paused)})

@@ -4,6 +4,7 @@ Invariants, each with a reason that was somebody's bug:
 
 - A poll is registered before its first claim, so that an order that is committed in between is seen by one of the two.
 - The wait is timed out, never the claim: orders that were claimed are answered, or released.
+- Releases have a task of their own: they wait for whoever changes the phase of a command, and claims must not.
 - Of two polls of one agent the newest wins; the older is answered empty and its end does not touch the newer.
 - Notifications say nothing of orders and may be lost: a slow sweep asks for every agent that waits.
 """
@@ -107,6 +108,8 @@ class Dispatcher:
         self._waiters: dict[UUID, _Waiter] = {}
         self._due: set[UUID] = set()
         self._wanted = asyncio.Event()
+        self._unwanted: list[Claimed] = []
+        self._has_unwanted = asyncio.Event()
         self._is_draining = False
 
     def count_held(self) -> int:
@@ -217,7 +220,7 @@ class Dispatcher:
             log_failure(logger, "orders not claimed", error)
             self._put_off(waiting, error)
             return
-        await self._hand_out(waiting, claimed)
+        self._hand_out(waiting, claimed)
 
     def _put_off(self, waiting: Mapping[UUID, _Waiter], error: Exception) -> None:
         """Keep the polls that have waited before, and tell those that just came."""
@@ -229,7 +232,7 @@ class Dispatcher:
                 waiter.end()
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._want, list(waiting))
 
-    async def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:
+    def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:
         claims_of: dict[UUID, list[Claimed]] = defaultdict(list)
         for claim in claimed:
             claims_of[claim.agent_id].append(claim)
@@ -242,16 +245,27 @@ class Dispatcher:
             if waiter.is_due_to_end:
                 waiter.end()
         if unwanted:
-            await self._release(unwanted)
+            self._unwanted.extend(unwanted)
+            self._has_unwanted.set()
 
     def _give(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
         # The poll that the claim was made for may be gone, or answered, or replaced by a newer one.
         newest = self._waiters.get(agent_id)
         return newest is not None and newest.give([claim.order for claim in claims])
 
+    async def run_releases(self) -> None:
+        """Release the claims of polls that are gone, until cancelled."""
+        while True:
+            await self._has_unwanted.wait()
+            self._has_unwanted.clear()
+            claims, self._unwanted = self._unwanted, []
+            await self._release(claims)
+            # A newer poll of the same agent may have asked while the orders were still leased.
+            self._want(claim.agent_id for claim in claims)
+
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:
-            async with direct(self._engine) as connection:
+            async with direct(self._engine) as connection, connection.transaction():
                 await release_orders(connection, claims)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
+        except Exception as error:  # noqa: BLE001 - the leases run out, and the orders are offered again
             log_failure(logger, "claims not released, their leases will run out", error)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import PRIORITY_MAXIMUM
 from comms_api.commands.outcomes import Ending
+from comms_api.commands.turns import take_turn
 from comms_api.database.direct import Connection
 from comms_api.protocol import (
     CANCEL_ACTION,
@@ -139,16 +140,18 @@ async def record_cancellation(connection: AsyncConnection, order_id: UUID, user:
 
 
 async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> tuple[int, int]:
-    """End every open order of a command as cancelled; return how many were, and how many of them are with agents."""
-    await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})
+    """End every open order of a command as cancelled; return how many were, and how many of them are with agents.
+
+    The command itself is cancelled when one of its orders was.
+    """
+    await take_turn(connection, request_id)
     ended, offered = (await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})).one()
+    if ended:
+        await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})
     return ended, offered
 
 
-_CLOSE = text("""
-    UPDATE commands SET phase = 'cancelled', phase_reason = :reason
-    WHERE request_id = :id AND phase <> 'cancelled'
-        AND EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+_CLOSE = text("UPDATE commands SET phase = 'cancelled', phase_reason = :reason WHERE request_id = :id")
 
 
 class Notice(msgspec.Struct, frozen=True):

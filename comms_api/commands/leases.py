@@ -13,6 +13,7 @@ from sqlalchemy import text
 from comms_api.commands.endings import LOCK
 from comms_api.commands.model import Claimed
 from comms_api.commands.targets import wire_target
+from comms_api.commands.turns import share_turns
 from comms_api.database.direct import Connection
 from comms_api.protocol import Action, Order
 
@@ -97,7 +98,12 @@ _RELEASE = text(f"""
 
 
 async def release_orders(connection: Connection, claimed: Sequence[Claimed]) -> None:
-    """Take back claims whose agent was gone before the answer: as if they had not been made."""
+    """Take back claims whose agent was gone before the answer: as if they had not been made; in one transaction.
+
+    An order that becomes one that was never offered is held if its command is, so the phase may not change meanwhile.
+    """
+    if first := {UUID(claim.order.request_id) for claim in claimed if claim.attempt == 1}:
+        await share_turns(connection, first)
     parameters = {
         "order_ids": [UUID(claim.order.order_id) for claim in claimed],
         "attempts": [claim.attempt for claim in claimed],

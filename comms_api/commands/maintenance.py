@@ -48,13 +48,17 @@ class Maintenance:
                 return total
 
     async def advance(self) -> int:
-        """Take every rollout a step further; return how many orders were released."""
+        """Take every rollout a step further, and end pauses that hold nothing; return how many orders were released."""
         async with self._engine.connect() as connection:
             rolling = await control.list_rolling(connection)
+            paused = await control.list_paused(connection)
         released = 0
         for request_id in rolling:
             async with self._engine.begin() as connection:
                 released += await _advance(connection, request_id, self._held_seconds)
+        if paused:
+            async with self._engine.begin() as connection:
+                await control.end_pauses(connection, paused)
         if released:
             self._notifier.notify(ORDERS_CHANNEL)
         return released
@@ -110,8 +114,8 @@ async def _advance(connection: AsyncConnection, request_id: UUID, held_seconds: 
         return 0
     credit = credit_after(rolling.rollout, rolling.credit, rolling.seconds)
     standing = await control.find_standing(connection, request_id, credit)
-    if reason := excess_failures(rolling.rollout, standing):
-        await control.halt(connection, request_id, Halt("stopped", reason, held_seconds))
+    reason = excess_failures(rolling.rollout, standing)
+    if reason and await control.halt(connection, request_id, Halt("stopped", reason, held_seconds)) is not None:
         return 0
     released = await control.release_held(connection, request_id, releasable(rolling.rollout, standing))
     phase: Phase = "released" if is_over(rolling.rollout, standing, released) else "rolling"

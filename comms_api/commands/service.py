@@ -146,10 +146,10 @@ class Commands:
         Raises `NotFound`, and `Conflict` when the command has no open orders or is held already.
         """
         async with self._engine.begin() as connection:
-            command = await queries.get_command(connection, request_id)
             halt = Halt("paused", f"paused by {user}", self._held_seconds)
             held = await control.halt(connection, request_id, halt)
             if held is None:
+                command = await queries.get_command(connection, request_id)
                 raise Conflict(f"The command cannot be paused: it is {command.phase}, or has no open orders.")
             return Held("paused", held)
 
@@ -158,16 +158,13 @@ class Commands:
 
         Raises `NotFound`, and `Conflict` when the command is neither paused nor stopped.
         """
-        released = 0
         async with self._engine.begin() as connection:
-            command = await queries.get_command(connection, request_id)
-            phase = await control.resume(connection, request_id, f"resumed by {user}")
-            if phase is None:
+            resumed = await control.resume(connection, request_id, f"resumed by {user}")
+            if resumed is None:
+                command = await queries.get_command(connection, request_id)
                 raise Conflict(f"The command is not paused or stopped: it is {command.phase}.")
-            if phase == "released":
-                released = await control.release_held(connection, request_id)
         self._notifier.notify(ORDERS_CHANNEL)
-        return Held(phase, released)
+        return Held(*resumed)
 
     # -- the registry of actions
 

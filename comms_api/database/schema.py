@@ -290,6 +290,8 @@ commands = Table(
 )
 # The rollouts that the duty advances; few of all commands.
 Index("commands_rolling_idx", commands.c.request_id, postgresql_where=text("phase = 'rolling'"))
+# The pauses that the same duty ends when every order has ended.
+Index("commands_paused_idx", commands.c.request_id, postgresql_where=text("phase = 'paused'"))
 
 actions = Table(
     "actions",

@@ -159,17 +159,26 @@ _TAKE = text("""
         SELECT agent_id FROM configuration_changes
         WHERE changed_at <= now() - make_interval(secs => :settled_seconds)
         ORDER BY agent_id LIMIT :limit FOR UPDATE SKIP LOCKED)
-    RETURNING agent_id, has_moved,
-        ARRAY(SELECT group_name FROM group_members WHERE group_members.agent_id = configuration_changes.agent_id
-            ORDER BY group_name) AS groups""")
+    RETURNING agent_id, has_moved""")
+
+_GROUPS_OF = text("""
+    SELECT changed.agent_id, array_remove(array_agg(group_name ORDER BY group_name), NULL) AS groups
+    FROM unnest(CAST(:ids AS uuid[])) AS changed (agent_id) LEFT JOIN group_members USING (agent_id)
+    GROUP BY changed.agent_id""")
 
 
 async def take_changes(
     connection: AsyncConnection, settled_seconds: float, limit: int
 ) -> list[tuple[UUID, bool, tuple[str, ...]]]:
-    """Take agents whose configuration has changed and then been still: id, whether its groups changed, its groups."""
-    rows = await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})
-    return [(row.agent_id, row.has_moved, tuple(row.groups)) for row in rows]
+    """Take agents whose configuration has changed and then been still: id, whether its groups changed, its groups.
+
+    A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
+    groups from then on waits for this transaction and notes the change anew.
+    """
+    rows = (await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})).all()
+    members = await connection.execute(_GROUPS_OF, {"ids": [row.agent_id for row in rows]})
+    groups = {row.agent_id: tuple(row.groups) for row in members}
+    return [(row.agent_id, row.has_moved, groups[row.agent_id]) for row in rows]
 
 
 _WITHOUT_PENDING = text("""

@@ -9,49 +9,23 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.orders import claim, submit
 
 from comms_api.commands import control, endings, maintenance, queries
 from comms_api.commands.archive import archive_orders
-from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import claim_orders, release_orders
+from comms_api.commands.leases import release_orders
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import Claimed, CommandTarget, NewCommand, Report
+from comms_api.commands.model import Report
 from comms_api.commands.outcomes import Ending
 from comms_api.commands.reports import Reports
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.service import EXPORT_PAGE, Commands
 from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock, uuid7_at
-from comms_api.protocol import Action, OrderResult, Result
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.protocol import OrderResult, Result
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
-
-
-async def submit(
-    engine: AsyncEngine, agents: int, seconds: float = 600, rollout: Rollout | None = None
-) -> tuple[UUID, list[UUID]]:
-    """Submit a command to new agents; return its id and theirs."""
-    request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
-    ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
-    async with engine.begin() as connection:
-        await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": group})
-        values = {"ids": ids, "group": group}
-        await connection.execute(
-            text("INSERT INTO agents (id, name, key_hash) SELECT id, id, '' FROM unnest(CAST(:ids AS uuid[])) AS id"),
-            values,
-        )
-        await connection.execute(
-            text("INSERT INTO group_members SELECT :group, id FROM unnest(CAST(:ids AS uuid[])) AS id"), values
-        )
-        command = NewCommand("Engine", CommandTarget("group", group), Action("a"), seconds, rollout=rollout)
-        await expand_command(connection, expansion_of(request_id, "tester", command, 3600), 0)
-    return request_id, ids
-
-
-async def claim(engine: AsyncEngine, ids: list[UUID]) -> list[Claimed]:
-    async with engine.begin() as connection:
-        return await claim_orders(connection, ids, 600)
 
 
 async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(engine: AsyncEngine) -> None:
@@ -95,8 +69,7 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
         await release_orders(connection, claimed)
     assert await claim(engine, ids) == []
     async with engine.begin() as connection:
-        await control.resume(connection, request_id, "")
-        assert await control.release_held(connection, request_id) == 1
+        assert await control.resume(connection, request_id, "") == ("released", 1)
     assert len(await claim(engine, ids)) == 1
 
 

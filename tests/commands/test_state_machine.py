@@ -222,8 +222,8 @@ class OrderLife(RuleBasedStateMachine):
             await self.maintenance.advance()
         elif kind == "pause":
             await self.in_transaction(control.halt, request_id, control.Halt("paused", "", 3600))
-        elif kind == "resume" and await self.in_transaction(control.resume, request_id, "") == "released":
-            await self.in_transaction(control.release_held, request_id)
+        elif kind == "resume":
+            await self.in_transaction(control.resume, request_id, "")
 
     @precondition(lambda self: self.known)
     @rule(number=st.integers(0, 1_000))

@@ -1,0 +1,19 @@
+"""An index of the paused commands: a duty ends the pauses of those whose orders have all ended.
+
+Revision: 0009, after 0008
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("CREATE INDEX commands_paused_idx ON commands (request_id) WHERE phase = 'paused'")
+
+
+def downgrade() -> None:
+    op.execute("DROP INDEX commands_paused_idx")

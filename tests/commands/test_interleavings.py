@@ -1,0 +1,230 @@
+"""Any two operations on the orders of one command, forced into each interleaving, leave the command sound.
+
+A third connection, the gate, holds the rows that both will want. The first operation starts and comes as far as the
+gate or its end, then the second does, and then the gate opens: what the first has read before is old by then.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from support.locks import until_blocked
+from support.orders import claim, submit
+from support.waiting import PATIENCE
+
+from comms_api.agents.presence import Presence
+from comms_api.commands import control, endings
+from comms_api.commands.dispatcher import Dispatcher
+from comms_api.commands.leases import claim_orders, extend_leases, release_orders
+from comms_api.commands.maintenance import Maintenance
+from comms_api.commands.model import Claimed
+from comms_api.commands.outcomes import Ending
+from comms_api.commands.rollout import Rollout
+from comms_api.commands.turns import share_turns, take_turn
+from comms_api.database.listener import Notifier
+from comms_api.protocol import Order
+from comms_api.settings import Settings
+from comms_api.tokens.issuer import AGENTS, Claims, Tokens
+from comms_api.tokens.keyring import Keyring, new_signing_key
+
+pytestmark = pytest.mark.anyio
+
+HALT = control.Halt("paused", "paused by tester", 3600)
+ROLLOUT = Rollout(percent=50, failure_ratio=0.4, failures_after=1)
+GATES = {
+    "orders": "SELECT FROM orders WHERE request_id = :id ORDER BY order_id FOR UPDATE",
+    "command": "SELECT FROM commands WHERE request_id = :id FOR UPDATE",
+}
+
+
+@dataclass
+class Case:
+    """A command with orders that were offered, and others that were not."""
+
+    engine: AsyncEngine
+    request_id: UUID
+    agents: list[UUID]
+    claimed: list[Claimed]
+
+    @property
+    def owned(self) -> list[tuple[UUID, UUID]]:
+        return [(UUID(claim.order.order_id), claim.agent_id) for claim in self.claimed]
+
+    async def execute(self, statement: str) -> Any:
+        async with self.engine.begin() as connection:
+            return await connection.execute(text(statement), {"id": self.request_id})
+
+
+Operation = Callable[[Case, AsyncConnection], Awaitable[object]]
+
+
+async def report(case: Case, connection: AsyncConnection) -> int:
+    found = [Ending(order_id, agent_id, "success", 0, "done", None) for order_id, agent_id in case.owned]
+    return len(await endings.finish_orders(connection, found))
+
+
+async def cancel_order(case: Case, connection: AsyncConnection) -> int:
+    order_id = case.owned[0][0] if case.claimed else UUID(int=0)
+    return (await endings.cancel_order(connection, order_id, "one"))[0]
+
+
+async def cancel_command(case: Case, connection: AsyncConnection) -> int:
+    return (await endings.cancel_command(connection, case.request_id, "all"))[0]
+
+
+ENDINGS: dict[str, Callable[[Case, AsyncConnection], Awaitable[int]]] = {
+    "report": report,
+    "expire": lambda _, connection: endings.expire_orders(connection, 10),
+    "cancel order": cancel_order,
+    "cancel command": cancel_command,
+}
+OPERATIONS: dict[str, Operation] = {
+    "claim": lambda case, connection: claim_orders(connection, case.agents, 600),
+    "release": lambda case, connection: release_orders(connection, case.claimed),
+    "progress": lambda case, connection: extend_leases(connection, case.owned, 600),
+    "pause": lambda case, connection: control.halt(connection, case.request_id, HALT),
+    "resume": lambda case, connection: control.resume(connection, case.request_id, ""),
+    "advance": lambda case, _: maintenance(case.engine).advance(),
+    **ENDINGS,
+}
+OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
+"""These neither read nor write anything but the rows of their own orders; storms of them have a test of their own."""
+PAIRS = [names for names in product(OPERATIONS, OPERATIONS) if not OF_ROWS.issuperset(names)]
+
+
+def maintenance(engine: AsyncEngine) -> Maintenance:
+    return Maintenance(engine, Notifier(engine, {}), Settings())
+
+
+async def make_case(engine: AsyncEngine, phase: str, agents: int, offered: int) -> Case:
+    """Submit a command, have some agents claim, let the time of the first and the last open order run out."""
+    request_id, ids = await submit(engine, agents, rollout=ROLLOUT if phase in {"rolling", "failing"} else None)
+    case = Case(engine, request_id, ids, [])
+    await case.execute("DELETE FROM orders WHERE request_id <> :id")
+    await maintenance(engine).advance()
+    case.claimed = await claim(engine, ids[:offered])
+    await case.execute(
+        """UPDATE orders SET expires_at = now() - interval '1 s' WHERE offer_at < 'infinity' AND order_id IN (
+            SELECT unnest(ARRAY[min(order_id::text), max(order_id::text)])::uuid FROM orders WHERE request_id = :id)"""
+    )
+    if phase == "paused":
+        async with engine.begin() as connection:
+            await control.halt(connection, request_id, HALT)
+    if phase == "failing" and case.claimed:
+        order_id, agent_id = case.owned[-1]
+        async with engine.begin() as connection:
+            await endings.finish_orders(connection, [Ending(order_id, agent_id, "failure", 1, "", None)])
+    return case
+
+
+async def perform(case: Case, name: str) -> object:
+    async with case.engine.begin() as connection:
+        return await OPERATIONS[name](case, connection)
+
+
+async def interleave(case: Case, gate: str, names: Sequence[str]) -> list[object]:
+    """Have the operations come as far as the gate one by one, open it, and return what they returned."""
+    tasks: list[asyncio.Task[object]] = []
+    async with case.engine.begin() as connection:
+        await connection.execute(text(GATES[gate]), {"id": case.request_id})
+        for name in names:
+            tasks.append(asyncio.create_task(perform(case, name)))
+            await until_blocked(case.engine, tasks)
+    return await asyncio.gather(*tasks)
+
+
+SOUND = {
+    "released": "held = 0",
+    "rolling": "true",
+    "paused": "free = 0",
+    "stopped": "free = 0",
+    "cancelled": "open = 0 AND cancelled > 0",
+}
+_STANDING = """
+    SELECT phase, open, finished, cancelled FROM commands, LATERAL (
+        SELECT count(*) AS open, count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held,
+            count(*) FILTER (WHERE attempt = 0 AND offer_at < 'infinity') AS free FROM orders WHERE request_id = :id
+    ) AS open, LATERAL (
+        SELECT count(*) AS finished, count(*) FILTER (WHERE result_message LIKE 'cancelled % by all') AS cancelled
+        FROM finished_orders WHERE request_id = :id
+    ) AS ended WHERE request_id = :id"""
+_FAULTS = " OR ".join(f"(phase = '{phase}' AND NOT ({condition}))" for phase, condition in SOUND.items())
+
+
+async def check(case: Case, finished_before: int, names: Sequence[str], answers: Sequence[object]) -> None:
+    """Check that the phase and the orders agree, and that each ending told the truth."""
+    assert not (await case.execute(f"{_STANDING} AND ({_FAULTS})")).all(), names
+    row = (await case.execute(_STANDING)).one()
+    ended = [answer for name, answer in zip(names, answers, strict=True) if name in ENDINGS]
+    assert row.finished - finished_before == sum(ended), names  # type: ignore[arg-type] # an ending returns a number
+    cancelled = [answer for name, answer in zip(names, answers, strict=True) if name == "cancel command"]
+    assert row.cancelled == sum(cancelled), names  # type: ignore[arg-type] # it too
+    assert (row.phase == "cancelled") == (row.cancelled > 0), names
+    await maintenance(case.engine).advance()
+    row = (await case.execute(_STANDING)).one()
+    assert row.open or row.phase in {"released", "stopped", "cancelled"}, f"{names}: {row.phase} without open orders"
+
+
+@pytest.mark.parametrize("gate", list(GATES))
+@pytest.mark.parametrize("phase", ["released", "paused", "rolling", "failing"])
+@pytest.mark.parametrize(("agents", "offered"), [(4, 2), (1, 1), (1, 0)])
+async def test_two_operations_leave_a_sound_command_in_each_interleaving(
+    engine: AsyncEngine, phase: str, gate: str, agents: int, offered: int
+) -> None:
+    for names in PAIRS:
+        case = await make_case(engine, phase, agents, offered)
+        before = (await case.execute(_STANDING)).one().finished
+        await check(case, before, names, await interleave(case, gate, names))
+
+
+async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(engine: AsyncEngine) -> None:
+    request_id, _ = await submit(engine, 1, rollout=ROLLOUT)
+
+    async def share() -> None:
+        async with engine.begin() as connection:
+            await share_turns(connection, [request_id])
+
+    async with engine.begin() as connection:
+        await share_turns(connection, [request_id])
+        step = asyncio.create_task(maintenance(engine).advance())
+        await until_blocked(engine, [step])
+        later = asyncio.create_task(share())
+        await until_blocked(engine, [step, later])
+        assert await maintenance(engine).advance() == 0, "another node waits for its turn as well"
+    assert await step == 1
+    await later
+
+
+async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) -> None:
+    request_id, [gone, waiting] = await submit(engine, 2)
+    tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
+    dispatcher = Dispatcher(engine, tokens, Presence(engine, "one"), Settings())
+    tasks = [asyncio.create_task(work) for work in (dispatcher.run(), dispatcher.run_releases())]
+    try:
+        async with engine.begin() as connection:
+            await take_turn(connection, request_id)
+            with dispatcher.hold(gone, claims_of(gone), PATIENCE) as answer:
+                answer.cancel()  # its poll breaks before the claim has come
+                await until_blocked(engine, [], blocked=1)
+            assert [order.request_id for order in await poll(dispatcher, waiting)] == [str(request_id)]
+        assert [order.request_id for order in await poll(dispatcher, gone)] == [str(request_id)]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def claims_of(agent_id: UUID) -> Claims:
+    return Claims(str(agent_id), AGENTS, 0, 0)
+
+
+async def poll(dispatcher: Dispatcher, agent_id: UUID) -> list[Order]:
+    with dispatcher.hold(agent_id, claims_of(agent_id), PATIENCE) as answer:
+        return await answer

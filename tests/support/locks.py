@@ -1,0 +1,31 @@
+"""Force transactions into an interleaving: wait until each of them waits for a lock, or has ended."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from support.waiting import PATIENCE
+
+_COUNT_BLOCKED = text("""
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0""")
+
+
+async def until_blocked(engine: AsyncEngine, tasks: "Sequence[asyncio.Future[Any]]", blocked: int | None = None) -> int:
+    """Wait until every task that has not ended waits for a lock, or until so many do; return how many do.
+
+    Nobody else may wait for locks in this database.
+    """
+    started = time.monotonic()
+    async with engine.connect() as connection:
+        while True:
+            waiting = await connection.scalar(_COUNT_BLOCKED)
+            if waiting == (sum(not task.done() for task in tasks) if blocked is None else blocked):
+                return waiting
+            await connection.rollback()
+            assert time.monotonic() - started < PATIENCE, f"{waiting} transactions wait for locks"
+            await asyncio.sleep(0.001)

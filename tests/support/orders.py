@@ -1,0 +1,40 @@
+"""Commands with their orders, made and claimed by the stores' own functions."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.commands.expansion import expand_command, expansion_of
+from comms_api.commands.leases import claim_orders
+from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.rollout import Rollout
+from comms_api.database.uuid7 import uuid7_at
+from comms_api.protocol import Action
+
+
+async def submit(
+    engine: AsyncEngine, agents: int, seconds: float = 600, rollout: Rollout | None = None
+) -> tuple[UUID, list[UUID]]:
+    """Submit a command to new agents; return its id and theirs."""
+    request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
+    ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": group})
+        values = {"ids": ids, "group": group}
+        await connection.execute(
+            text("INSERT INTO agents (id, name, key_hash) SELECT id, id, '' FROM unnest(CAST(:ids AS uuid[])) AS id"),
+            values,
+        )
+        await connection.execute(
+            text("INSERT INTO group_members SELECT :group, id FROM unnest(CAST(:ids AS uuid[])) AS id"), values
+        )
+        command = NewCommand("Engine", CommandTarget("group", group), Action("a"), seconds, rollout=rollout)
+        await expand_command(connection, expansion_of(request_id, "tester", command, 3600), 0)
+    return request_id, ids
+
+
+async def claim(engine: AsyncEngine, ids: list[UUID]) -> list[Claimed]:
+    async with engine.begin() as connection:
+        return await claim_orders(connection, ids, 600)
