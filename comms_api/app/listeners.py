@@ -7,8 +7,11 @@ Sockets that the service manager keeps open are shared by the workers instead: t
 in between waits.
 """
 
+import errno
+import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -16,7 +19,13 @@ import msgspec
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 BACKLOG = 4096
+TAKEN_SECONDS = 10.0
+"""How long a port that a connection has taken is waited for: the default ports are among those that clients get."""
+
+AGAIN_SECONDS = 0.2
 
 
 class Listeners(msgspec.Struct, frozen=True):
@@ -87,16 +96,49 @@ def _prompt(listener: socket.socket) -> socket.socket:
 
 
 def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
+    """Return a socket on an address; while a connection of some client has the port, try again for some seconds."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise ConfigurationError(f"{setting}: expected HOST:PORT, not {address!r}")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    place, deadline = (host.strip("[]"), int(port)), time.monotonic() + TAKEN_SECONDS
+    is_logged = False
+    while True:
+        try:
+            return _bound(place, shared=shared)
+        except (OSError, OverflowError) as error:
+            if not _is_taken_by_a_connection(error, place) or time.monotonic() > deadline:
+                raise ConfigurationError(f"{setting}: cannot listen on {address}: {error}") from None
+        if not is_logged:
+            logger.warning(
+                "%s: a connection has taken %s, trying again for %g s; to prevent this, reserve the port"
+                " (sysctl net.ipv4.ip_local_reserved_ports)",
+                setting,
+                address,
+                TAKEN_SECONDS,
+            )
+        is_logged = True
+        time.sleep(AGAIN_SECONDS)
+
+
+def _bound(place: tuple[str, int], *, shared: bool) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind((host.strip("[]"), int(port)))
-    except (OSError, OverflowError) as error:
+        listener.bind(place)
+    except (OSError, OverflowError):
         listener.close()
-        raise ConfigurationError(f"{setting}: cannot listen on {address}: {error}") from None
+        raise
     return listener
+
+
+def _is_taken_by_a_connection(error: Exception, place: tuple[str, int]) -> bool:
+    """Say whether a port is in use although nobody listens there: a server would not go away within seconds."""
+    if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+        return False
+    try:
+        socket.create_connection(place, timeout=1).close()
+    except OSError:
+        return True
+    return False

@@ -34,7 +34,6 @@ from comms_api.database.embedded_home import (
     Account,
     eventually,
     find_programs,
-    is_zombie,
     locked,
     make_home,
     make_server_directory,
@@ -42,12 +41,14 @@ from comms_api.database.embedded_home import (
     open_lock,
     server_account,
     try_lock,
+    works_in,
 )
 from comms_api.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 ROLE = DATABASE = "comms_api"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 2_000
 
@@ -216,17 +217,21 @@ class Cluster:
         make_socket_dir(self.home, self.account)
         make_server_directory(self.home / "log", self.account)
         self._write_settings()
-        self._forget_dead_server()
         settings = f"config_file={self.home / 'postgresql.conf'}"
         server = (self.programs / "postgres", "-D", self.path, "-c", settings)
         with locked(self.home / "server.lock") as lock, (self.home / "start.log").open("wb") as log:
+            self._remove_stale_pid_files()
             self.account.run("/bin/sh", "-c", '"$0" "$@" &', *server, output=log, pass_fds=[lock.fileno()])
 
-    def _forget_dead_server(self) -> None:
-        """Remove the pid files of a killed server that nobody reaped: PostgreSQL would take it for alive."""
+    def _remove_stale_pid_files(self) -> None:
+        """Remove the pid files of a server that is gone, with `server.lock` held.
+
+        PostgreSQL refuses to start while a process of that number lives. After a crash, a reboot or a copy of the data
+        directory, that is another program or the server of the original.
+        """
         for pid_file in (self.path / "postmaster.pid", self.socket_dir / f".s.PGSQL.{PORT}.lock"):
             with suppress(FileNotFoundError, IndexError):
-                if is_zombie(pid_file.read_text().split()[0]):
+                if not works_in(pid_file.read_text().split()[0], self.path):
                     pid_file.unlink()
 
     def _write_settings(self) -> None:
@@ -242,6 +247,7 @@ class Cluster:
             "ident_file": str(self.home / "pg_ident.conf"),
             "log_directory": str(self.home / "log"),
             "fsync": "on" if self.durable else "off",
+            "dynamic_shared_memory_type": "posix" if self.account.can_write(SHARED_MEMORY) else "mmap",
         }
         self._write("postgresql.conf", "".join(f"{key} = {quoted(v)}\n" for key, v in settings.items()))
 

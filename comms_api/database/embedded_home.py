@@ -79,6 +79,10 @@ class Account:
         """Say whether this user can go through a directory; asked of the system, which knows ACLs too."""
         return self.run("/bin/sh", "-c", 'cd -- "$0"', directory).returncode == 0
 
+    def can_write(self, directory: Path) -> bool:
+        """Say whether this user can make a file in a directory."""
+        return self.run("/bin/sh", "-c", 'file=$(mktemp -p "$0") && rm -- "$file"', directory).returncode == 0
+
     def can_run(self, program: Path) -> bool:
         """Say whether this user can reach a program and the libraries it needs."""
         with suppress(OSError):
@@ -253,8 +257,11 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
         yield lock
 
 
-def is_zombie(pid: str) -> bool:
-    """Say whether a process is dead but not reaped, as below a container's process 1 that reaps nothing."""
+def works_in(pid: str, folder: Path) -> bool:
+    """Say whether a living process has its working directory in `folder`, as a PostgreSQL server has in its cluster.
+
+    A zombie has none.
+    """
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/cwd").readlink() == folder.resolve()
     return False

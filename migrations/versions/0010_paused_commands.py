@@ -1,6 +1,6 @@
 """An index of the paused commands: a duty ends the pauses of those whose orders have all ended.
 
-Revision: 0009, after 0008
+Revision: 0010, after 0009
 """
 
 from alembic import op

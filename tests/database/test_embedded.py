@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from support.waiting import pause
 
-from comms_api.database import embedded
 from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.embedded_home import (
     Account,
@@ -37,6 +38,8 @@ from comms_api.errors import ConfigurationError
 Postgres = Callable[[Path], AbstractContextManager[Cluster]]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the server to another user")
+
+ROOT = Path(__file__).parents[2]
 
 HOLD = """
 import sys, pathlib
@@ -94,10 +97,9 @@ def started_at(cluster: Cluster) -> Any:
     return ask(cluster, "SELECT pg_postmaster_start_time()")
 
 
-def start_holder(data_dir: Path, shared_dir: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(data_dir), str(shared_dir)]
-    checkout = Path(embedded.__file__).parents[2]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout)
+def start_holder(data_dir: Path, shared_dir: Path, *wrapper: str) -> subprocess.Popen[str]:
+    command = [*wrapper, sys.executable, "-c", HOLD, str(data_dir), str(shared_dir)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
@@ -146,6 +148,80 @@ def test_a_server_killed_by_the_kernel_starts_again(data_dir: Path, postgres: Po
         os.kill(int((cluster.path / "postmaster.pid").read_text().split()[0]), 9)
     with postgres(data_dir) as cluster:
         assert ask(cluster, "SELECT 1") == 1
+
+
+@contextmanager
+def living_process(account: Account) -> Iterator[int]:
+    """The number of a process of the server's user that is no server."""
+    user = account.uid if os.geteuid() == 0 else None
+    with subprocess.Popen(["/bin/sleep", "3600"], user=user, cwd="/") as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_pid_files_with_the_number_of_another_process_do_not_stop_the_start(data_dir: Path, postgres: Postgres) -> None:
+    with postgres(data_dir) as cluster:
+        files = [cluster.path / "postmaster.pid", cluster.socket_dir / ".s.PGSQL.5432.lock"]
+        contents = [file.read_text().partition("\n")[2] for file in files]
+    with living_process(cluster.account) as pid:
+        for file, content in zip(files, contents, strict=True):
+            file.write_text(f"{pid}\n{content}")
+            os.chown(file, cluster.account.uid, cluster.account.gid)
+        with postgres(data_dir):
+            assert ask(cluster, "SELECT 1") == 1
+
+
+def test_a_snapshot_of_a_data_directory_in_use_is_a_database_of_its_own(folder: Path, postgres: Postgres) -> None:
+    with postgres(folder / "original") as cluster:
+        ask(cluster, "CREATE TABLE kept AS SELECT 7 AS number")
+        with paused_server(cluster):  # a copy of files that do not change is as atomic as a snapshot
+            subprocess.run(["/bin/cp", "-a", folder / "original", folder / "copy"], check=True)
+        with postgres(folder / "copy") as copy:
+            ask(copy, "UPDATE kept SET number = 8")
+            assert ask(cluster, "SELECT number FROM kept") == 7
+
+
+@contextmanager
+def paused_server(cluster: Cluster) -> Iterator[None]:
+    """Stop every process of a server for the block, after what it has written is in its files."""
+    ask(cluster, "CHECKPOINT")
+    pid = int((cluster.path / "postmaster.pid").read_text().split()[0])
+    processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+    for process in processes:
+        pause(process.pid)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def test_a_server_that_the_operator_started_by_hand_keeps_its_pid_file(data_dir: Path, postgres: Postgres) -> None:
+    with postgres(data_dir) as cluster:
+        cluster.stop()
+        log = cluster.home / "start.log"
+        log.chmod(0o666)
+        settings = f"-c config_file='{cluster.home / 'postgresql.conf'}'"
+        pg_ctl = (cluster.programs / "pg_ctl", "-w", "-s", "-D", cluster.path)
+        cluster.account.run(*pg_ctl, "start", "-l", log, "-o", settings, output=subprocess.DEVNULL)
+        started = started_at(cluster)
+        cluster.bring_up()
+        assert started_at(cluster) == started
+        assert (cluster.path / "postmaster.pid").exists()
+        cluster.account.run(*pg_ctl, "stop")
+
+
+def test_an_unusable_shared_memory_folder_does_not_stop_the_start(folder: Path, shared_dir: Path) -> None:
+    hide = 'mount -t tmpfs -o ro,mode=755 none /dev/shm && exec "$0" "$@"'
+    inside = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", hide]
+    if subprocess.run([*inside, "/bin/true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user cannot mount anything")
+    with start_holder(folder / "data", shared_dir, *inside) as holder:
+        assert first_line(holder) == "up\n"
+        holder.communicate("")
+    assert holder.returncode == 0
 
 
 def test_of_many_that_miss_the_server_at_once_one_starts_it_again(data_dir: Path, postgres: Postgres) -> None:
