@@ -12,7 +12,10 @@ import msgspec
 from comms_api.printable import NO_DOTS
 
 Operation = Literal["create", "update", "delete"]
-CommandSource = Literal["Users/Services", "Engine", "Content manager"]
+CommandSource = Literal["Users/Services", "Engine", "Content manager", "Content Manager"]
+CONTENT_MANAGER: CommandSource = "Content manager"
+"""Callers write this source in both ways; it is kept in this one."""
+
 TargetType = Literal["agent", "group", "all", "server"]
 OrderStatus = Literal["pending", "sent", "success", "failure", "cancelled"]
 
@@ -46,6 +49,11 @@ COMMAND_MODULE = "command"
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Labels = Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=64)]
 GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]+\Z")]
+
+
+def kept_source(source: str) -> str:
+    """Return a source as it is kept."""
+    return CONTENT_MANAGER if source.casefold() == CONTENT_MANAGER.casefold() else source
 
 
 def no_data() -> msgspec.Raw:

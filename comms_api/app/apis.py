@@ -134,7 +134,7 @@ def management_api(node: Node) -> AsgiApp:
             node.bodies, node.submissions, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
-    guard = require_token(node.tokens, MANAGEMENT, _see_nobody)
+    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, node.users.token_for)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS

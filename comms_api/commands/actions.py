@@ -61,6 +61,7 @@ def _schema(properties: Mapping[str, Any], required: tuple[str, ...]) -> msgspec
 
 _GROUP = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._-]+$"}
 _INDEX = {"type": "string", "minLength": 1}
+_INDEX_OR_SEVERAL = {"type": ["string", "array"], "minLength": 1, "items": _INDEX}
 _ANYTHING = msgspec.Raw(b'{"type":["object","array"]}')
 
 BUILT_IN: Mapping[str, ActionSchema] = {
@@ -68,11 +69,11 @@ BUILT_IN: Mapping[str, ActionSchema] = {
     "fetch-config": ActionSchema(_ANYTHING, drops_args=True),
     SET_GROUP_ACTION: ActionSchema(_schema({"groups": {"type": "array", "items": _GROUP}}, ("groups",))),
     "update": ActionSchema(
-        _schema({"index": _INDEX, "offset": {"type": ["string", "integer"]}}, ("index", "offset")),
+        _schema({"index": _INDEX, "offset": {"type": "string"}}, ("index", "offset")),
         "services",
         "vulnerability-detector",
     ),
-    "refresh": ActionSchema(_schema({"index": {"type": "array", "items": _INDEX}}, ()), "services"),
+    "refresh": ActionSchema(_schema({"index": _INDEX_OR_SEVERAL}, ()), "services"),
 }
 """The actions that real agents and services know."""
 

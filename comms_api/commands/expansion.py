@@ -34,13 +34,13 @@ from comms_api.commands.targets import recipients, target_parameters, wire_targe
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.direct import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
-from comms_api.protocol import Order
+from comms_api.protocol import Order, kept_source
 
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
 
 ORDER_BYTES = 2_048
-"""The most that an order takes in an answer, beside its args: names and ids are bounded."""
+"""The most that an order takes in an answer beside its args and its user: names and ids are bounded."""
 
 
 _TIMESTAMP = DateTime(timezone=True)
@@ -80,7 +80,7 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
     command = expansion.command
     return {
         "request_id": expansion.request_id,
-        "source": command.source,
+        "source": kept_source(command.source),
         "user_name": command.user or expansion.user,
         "target_type": command.target.type,
         "target_ids": command.target.ids,
@@ -96,7 +96,7 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "start_at": command.start_at,
         "is_held": expansion.is_held,
         "life_seconds": max(expansion.held_seconds, command.timeout) if expansion.is_held else command.timeout,
-        "order_bytes": ORDER_BYTES + len(bytes(command.action.args)),
+        "order_bytes": ORDER_BYTES + len(bytes(command.action.args)) + len((command.user or "").encode()),
         **target_parameters(command.target),
         **actor_parameters(),
     }
@@ -163,7 +163,7 @@ def _claimed(expansion: Expansion, order_id: UUID, agent_id: UUID) -> Claimed:
         document_id=str(order_id),
         request_id=str(expansion.request_id),
         order_id=str(order_id),
-        source=command.source,
+        source=kept_source(command.source),
         user=command.user or expansion.user,
         target=wire_target(command.target.type, command.target.ids, agent_id),
         action=command.action,

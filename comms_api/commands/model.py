@@ -15,6 +15,8 @@ from comms_api.protocol import Action, CommandSource, Order, OrderResult, OrderS
 ARGS_BYTES_MAXIMUM = 64 * 1024
 PRIORITY_MAXIMUM = 100
 TARGETS_MAXIMUM = 10_000
+USER_CHARACTERS_MAXIMUM = 1_024
+"""Services name the users they act for by any text."""
 MESSAGE_CHARACTERS_MAXIMUM = 8 * 1024
 DATA_BYTES_MAXIMUM = 256 * 1024
 
@@ -47,7 +49,7 @@ class NewCommand(msgspec.Struct, frozen=True):
     target: CommandTarget
     action: Action
     timeout: Annotated[float, Meta(gt=0)]
-    user: Annotated[str, Meta(max_length=128)] | None = None
+    user: Annotated[str, Meta(max_length=USER_CHARACTERS_MAXIMUM)] | None = None
     priority: Annotated[int, Meta(ge=-PRIORITY_MAXIMUM, le=PRIORITY_MAXIMUM)] = 0
     start_at: Annotated[datetime, Meta(tz=True)] | None = None
     rollout: Rollout | None = None

@@ -31,7 +31,7 @@ from comms_api.commands.targets import is_service, shown_target
 from comms_api.database.schema import commands, finished_orders, orders
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
-from comms_api.protocol import Action
+from comms_api.protocol import Action, kept_source
 
 _SHARED = (
     "order_id",
@@ -67,7 +67,7 @@ def _conditions(table: FromClause, wanted: OrderFilter, after: UUID | None) -> I
         (table.c.request_id, wanted.request_id),
         (table.c.agent_id, wanted.agent_id),
         (_OPEN_STATUS if table is orders else finished_orders.c.status, wanted.status),
-        (commands.c.source, wanted.source),
+        (commands.c.source, wanted.source and kept_source(wanted.source)),
         (commands.c.user_name, wanted.user),
         (commands.c.action_name, wanted.action),
     ]
@@ -145,7 +145,7 @@ async def list_commands(
     """Return commands by id, which is by age, beginning behind `after`; of the filter, what a command has."""
     statement = select(commands).order_by(commands.c.request_id).limit(limit)
     pairs = (
-        (commands.c.source, wanted.source),
+        (commands.c.source, wanted.source and kept_source(wanted.source)),
         (commands.c.user_name, wanted.user),
         (commands.c.action_name, wanted.action),
     )

@@ -41,7 +41,7 @@ from comms_api.commands.submission import Submissions
 from comms_api.commands.targets import service_id
 from comms_api.commands.watching import Watch
 from comms_api.errors import Forbidden
-from comms_api.http.authentication import agent_of, claims_of
+from comms_api.http.authentication import BASIC, agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import Limit, Page
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address
@@ -169,9 +169,12 @@ async def submit_commands(
     return Response(SubmittedCommands(await command_desk.submissions.submit(user, wanted, key)), status_code=201)
 
 
-@post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT)
+@post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC)
 async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDependency[CommandDesk]) -> PluginAnswer:
-    """Submit commands as to the command manager plugin; the answer names every order, as the plugin's does."""
+    """Submit commands as to the command manager plugin; the answer names every order, as the plugin's does.
+
+    HTTP Basic is accepted in the place of a token.
+    """
     async with command_desk.bodies.receive(request) as body:
         user, wanted, key = command_desk.read(request, body)
     submitted = await command_desk.submissions.submit(user, wanted, key)

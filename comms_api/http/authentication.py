@@ -1,5 +1,7 @@
 """Guards: who is asking, decided from the token before a byte of the body is read."""
 
+import base64
+import binascii
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -10,32 +12,41 @@ from litestar.handlers import BaseRouteHandler
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.addresses import is_within
-from comms_api.http.request import AnyRequest, client_name, find_header, remote_address
+from comms_api.http.request import CHALLENGE, AnyRequest, client_name, find_header, remote_address
 from comms_api.http.roles import ROLES
 from comms_api.http1.endpoint import AUTHENTICATED
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
+LogIn: TypeAlias = Callable[[str, str, str | None], Awaitable[str]]
+"""Returns a token for a user name and a password that came from an address."""
 
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
 """The `opt` of a route that needs no token."""
 
+BASIC = {"basic": True}
+"""Beside its roles, the `opt` of a route that takes a user name and a password in the place of a token."""
 
-def require_token(tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None]) -> Guard:
+
+def require_token(
+    tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None], log_in: LogIn | None = None
+) -> Guard:
     """Return a guard that lets only holders of a good token for `audience` pass, and tells `seen` of them.
 
-    On the management API the token's role must be one that the route declares. OPTIONS needs no token: its answer is in
-    the documents.
-
-    It is a coroutine although it waits for nothing: Litestar would run a plain function in a thread.
+    On the management API the token's role must be one that the route declares. A route with `BASIC` also takes
+    passwords, by `log_in`. OPTIONS needs no token: its answer is in the documents.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         if handler.opt.get("public") or connection.scope.get("method") == "OPTIONS":
             return
-        claims = tokens.verify(bearer_token(connection), audience)
+        if log_in is not None and handler.opt.get("basic"):
+            token = await _token_or_login(connection, log_in)
+        else:
+            token = bearer_token(connection)
+        claims = tokens.verify(token, audience)
         if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:
             raise Forbidden("The certificate names another agent than the token.")
         if claims.networks and not is_within(remote_address(connection), claims.networks):
@@ -62,6 +73,27 @@ def bearer_token(connection: AnyConnection) -> str:
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send a token: Authorization: Bearer …")
     return token.strip()
+
+
+async def _token_or_login(connection: AnyConnection, log_in: LogIn) -> str:
+    connection.scope["state"][CHALLENGE] = 'Bearer, Basic realm="comms-api", charset="UTF-8"'
+    scheme, _, _ = (find_header(connection.scope, b"authorization") or "").partition(" ")
+    if scheme.lower() != "basic":
+        return bearer_token(connection)
+    name, password = basic_credentials(connection)
+    return await log_in(name, password, remote_address(connection))
+
+
+def basic_credentials(connection: AnyConnection) -> tuple[str, str]:
+    """Return the user name and the password of HTTP Basic (RFC 7617); raises `Unauthenticated` without them."""
+    scheme, _, encoded = (find_header(connection.scope, b"authorization") or "").partition(" ")
+    try:
+        name, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        raise Unauthenticated("The Basic credentials are not valid base64.") from None
+    if scheme.lower() != "basic" or not colon or "\0" in name:
+        raise Unauthenticated("Send a user name and password: Authorization: Basic …")
+    return name, password
 
 
 def claims_of(request: AnyRequest) -> Claims:

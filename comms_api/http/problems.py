@@ -15,7 +15,7 @@ from comms_api import errors
 from comms_api.database.failures import describe_outage, find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.faults import complete_fault
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
         message=detail,
         code=code,
     )
-    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(status, error))
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(request, status, error))
 
 
 def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
@@ -116,13 +116,13 @@ def _missing_path(request: AnyRequest) -> str:
     return f"The {title} has no path {request.url.path[:PATH_CHARACTERS_SHOWN]!r}; its paths are in docs/protocol.md."
 
 
-def _headers(status: int, error: Exception) -> dict[str, str]:
+def _headers(request: AnyRequest, status: int, error: Exception) -> dict[str, str]:
     if isinstance(error, HTTPException) and error.headers:
         return {**error.headers}
     if isinstance(error, errors.Outdated):
         return {BATCH_SEQUENCE: str(error.latest)}
     if status == http.HTTPStatus.UNAUTHORIZED:
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": request.scope.get("state", {}).get(CHALLENGE, "Bearer")}
     if status in {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}:
         if isinstance(error, errors.CommsError) and error.retry_after_seconds is not None:
             return {"Retry-After": str(math.ceil(error.retry_after_seconds))}

@@ -9,6 +9,9 @@ from comms_api.http1.endpoint import CLOSES, HAS_LEFT, IS_HEAD
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
+CHALLENGE = "challenge"
+"""The key in a request's state of the schemes that a 401 names (RFC 9110), if these are not Bearer alone."""
+
 
 def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""

@@ -1,15 +1,12 @@
 """The management API's login and users."""
 
-import base64
-import binascii
-
 import msgspec
 from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from comms_api.errors import Conflict, Unauthenticated
-from comms_api.http.authentication import PUBLIC, claims_of
+from comms_api.errors import Conflict
+from comms_api.http.authentication import PUBLIC, basic_credentials, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.request import AnyRequest, remote_address
@@ -30,7 +27,7 @@ class LoginAnswer(msgspec.Struct, frozen=True):
 @post("/security/user/authenticate", status_code=200, opt=PUBLIC)
 async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) -> LoginAnswer:
     """Log a user in by HTTP Basic (RFC 7617); the request has no body."""
-    name, password = _basic_credentials(request.headers.get("authorization", ""))
+    name, password = basic_credentials(request)
     return LoginAnswer(await users.log_in(name, password, remote_address(request)))
 
 
@@ -62,17 +59,6 @@ async def change_own_password(
 async def change_user(name: FromPath[str], data: JSONBody[UserChange], users: NamedDependency[Users]) -> None:
     """Set a user's password or role, which ends the user's tokens."""
     await users.change(name, data)
-
-
-def _basic_credentials(header: str) -> tuple[str, str]:
-    scheme, _, encoded = header.partition(" ")
-    try:
-        name, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        raise Unauthenticated("The Basic credentials are not valid base64.") from None
-    if scheme.lower() != "basic" or not colon or "\0" in name:
-        raise Unauthenticated("Send a user name and password: Authorization: Basic …")
-    return name, password
 
 
 @post("/users", opt=ADMINISTER)
