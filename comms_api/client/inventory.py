@@ -6,7 +6,7 @@ Documents hold nothing that moves by itself, so that a host on which nothing hap
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,11 +14,11 @@ import psutil
 
 from comms_api.client.host import as_text, this_host
 from comms_api.client.model import Change
+from comms_api.client.packages import PackageDatabases
 from comms_api.client.supervise import Background, Health
 
 MODULE = "inventory"
 SCAN_SECONDS = 120.0
-DPKG_STATUS = Path("/var/lib/dpkg/status")
 
 Documents = dict[str, bytes]
 """JSON documents by id."""
@@ -55,17 +55,12 @@ def collect_system() -> Documents:
     return {state_id(host.hostname): _document(host=host, kernel=kernel)}
 
 
-def collect_packages(status: Path = DPKG_STATUS) -> Documents:
-    """Return a document per package that dpkg has installed; none where there is no dpkg."""
-    if not status.exists():
-        return {}
+def collect_packages(databases: PackageDatabases) -> Documents:
+    """Return a document per installed package; rpm may have several versions of one, such as kernels."""
     documents: Documents = {}
-    for paragraph in status.read_text(errors="replace").split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-        if fields.get("Status", "").endswith(" installed"):
-            name, architecture = fields.get("Package", ""), fields.get("Architecture", "")
-            package = {"name": name, "version": fields.get("Version", ""), "architecture": architecture}
-            documents[state_id(name, architecture)] = _document(package=package)
+    for package in databases.read():
+        versions = ("rpm", package.version) if package.type == "rpm" else ()
+        documents[state_id(package.name, package.architecture, *versions)] = _document(package=package)
     return documents
 
 
@@ -122,7 +117,7 @@ class Scan:
 
 COLLECTORS: Mapping[str, Callable[[], Documents]] = {
     "system": collect_system,
-    "packages": collect_packages,
+    "packages": partial(collect_packages, PackageDatabases()),
     "processes": collect_processes,
     "networks": collect_networks,
 }
