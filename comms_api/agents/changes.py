@@ -1,6 +1,6 @@
 """Note, in the transaction of a change, whose configuration it changes; orders that tell the agents follow soon."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import text
@@ -14,6 +14,11 @@ _NOTE = """
 _MEMBERS = "SELECT agent_id FROM group_members WHERE group_name = :group"
 _FILES_CHANGED = text(_NOTE.format(has_moved=False, agents=_MEMBERS))
 _GROUP_LEFT = text(_NOTE.format(has_moved=True, agents=_MEMBERS))
+_FAILED = """
+    SELECT agent_id, bool_or(failed.has_moved) AS has_moved
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:has_moved AS boolean[])) AS failed (agent_id, has_moved)
+    GROUP BY agent_id"""
+_AGAIN = text(_NOTE.format(has_moved="changed.has_moved", agents=_FAILED))
 _MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:ids AS uuid[]))"))
 
 
@@ -30,3 +35,9 @@ async def note_group_left(connection: AsyncConnection, group: str) -> None:
 async def note_moved(connection: AsyncConnection, ids: Collection[UUID]) -> None:
     """Note that these agents are in other groups than before."""
     await connection.execute(_MOVED, {"ids": list(ids)})
+
+
+async def note_again(connection: AsyncConnection, failed: Sequence[tuple[UUID, bool]]) -> None:
+    """Note changes anew that agents have not taken over: the agent, and whether its groups had changed."""
+    parameters = {"ids": [agent_id for agent_id, _ in failed], "has_moved": [has_moved for _, has_moved in failed]}
+    await connection.execute(_AGAIN, parameters)

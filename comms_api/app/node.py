@@ -30,6 +30,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import STATE_WRITERS, Events, States
 from comms_api.events.sinks import open_sink
+from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
@@ -47,6 +48,7 @@ from comms_api.users.store import forget_refresh_tokens
 logger = logging.getLogger(__name__)
 
 ROLLOUT_SECONDS = 1.0
+REPEATS_SECONDS = 5.0
 KEYS_SECONDS = 15.0
 CLOCK_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 600.0
@@ -117,7 +119,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         states=States(engine, reports.report),
         submissions=Submissions(engine, clock, notifier, dispatcher, settings),
         commands=Commands(engine, clock, notifier, settings),
-        files=Files(engine, clock, notifier, settings),
+        files=Files(engine),
         watch=Watch(engine),
         dispatcher=dispatcher,
         reports=reports,
@@ -126,7 +128,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     )
     await membership.join()
     coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
-    duties = _duties(engine, node, clock, Maintenance(engine, notifier, settings))
+    announcer = Announcer(engine, clock, notifier, settings)
+    duties = _duties(engine, node, clock, Maintenance(engine, notifier, settings), announcer)
     async with _running(coroutines | _tasks(node, duties)):
         yield node
         await external.close()
@@ -152,7 +155,9 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
     return tasks | {duty.name: keep_doing(duty, node.membership.diary) for duty in duties}
 
 
-def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance) -> list[Duty]:
+def _duties(
+    engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance, announcer: Announcer
+) -> list[Duty]:
     settings, tokens = node.settings, node.tokens
 
     def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:
@@ -165,7 +170,8 @@ def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: 
     return [
         Duty("signing keys", KEYS_SECONDS, lambda: node.signing_keys.refresh(tokens.keyring)),
         Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
-        Duty("announcements", ROLLOUT_SECONDS, node.files.announce),
+        Duty("announcements", ROLLOUT_SECONDS, announcer.announce),
+        Duty("repeated announcements", REPEATS_SECONDS, announcer.repeat),
         Duty("rollouts", ROLLOUT_SECONDS, maintenance.advance),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
         Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),

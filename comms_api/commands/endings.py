@@ -105,6 +105,17 @@ async def expire_orders(connection: AsyncConnection, limit: int) -> int:
     return (await connection.execute(_EXPIRE, {"limit": limit})).rowcount
 
 
+_EXPIRE_EARLY = text("""
+    UPDATE orders SET expires_at = now() WHERE order_id = ANY(ARRAY(
+        SELECT order_id FROM orders WHERE order_id = ANY(CAST(:order_ids AS uuid[])) AND expires_at > now()
+        ORDER BY order_id FOR UPDATE SKIP LOCKED))""")
+
+
+async def expire_early(connection: AsyncConnection, order_ids: Sequence[UUID]) -> None:
+    """Let those of the orders that are open expire now, whatever time they have left."""
+    await connection.execute(_EXPIRE_EARLY, {"order_ids": list(order_ids)})
+
+
 _CANCEL = """
     WITH locked AS MATERIALIZED ({}
     ), cancelled AS (

@@ -120,6 +120,18 @@ configuration_changes = Table(
     _timestamp("changed_at", nullable=False),
 )
 
+announcements = Table(
+    "announcements",
+    metadata,
+    Column("agent_id", Uuid, primary_key=True),
+    Column("has_moved", Boolean, primary_key=True, comment="whether the order is to change groups, or to fetch files"),
+    Column("order_id", Uuid, nullable=False, comment="the last order that announced it"),
+    Column("failures", Integer, nullable=False, server_default=text("0"), comment="orders that failed before"),
+    _timestamp("check_at", nullable=False),
+)
+# The announcements whose orders are looked at next.
+Index(None, announcements.c.check_at)
+
 group_members = Table(
     "group_members",
     metadata,

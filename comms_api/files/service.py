@@ -1,21 +1,13 @@
-"""Keep group files, hand agents their own, and tell agents of changes by orders."""
+"""Keep group files and hand agents their own."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
-from comms_api.commands.dispatcher import ORDERS_CHANNEL
-from comms_api.commands.expansion import Expansion, expand_command
-from comms_api.commands.model import CommandTarget, NewCommand
-from comms_api.database.actor import Actor, acting_as
-from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid, NotFound, TooLarge
 from comms_api.executors import BoundedExecutor
 from comms_api.files import store
@@ -32,29 +24,18 @@ from comms_api.files.model import (
     content_of,
 )
 from comms_api.groups.store import lock_group
-from comms_api.protocol import Action
-from comms_api.settings import Settings
-
-SETTLED_SECONDS = 1.0
-"""How long a configuration must have been still before its agent is told: ten changes make one order."""
 
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32
 """The most documents that are read, merged or waiting on a node; beyond it, 503."""
 
-AGENTS_PER_STEP = 5_000
-ANNOUNCER = "comms-api"
-
 
 class Files:
     """The files of the groups."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
-        """Take how long an agent that is away is waited for."""
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Take the engine; YAML has threads of its own."""
         self._engine = engine
-        self._clock = clock
-        self._notifier = notifier
-        self._timeout_seconds = settings.order_timeout_maximum_seconds
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
     # -- for operators
@@ -153,44 +134,6 @@ class Files:
         """Note the hash of the files that an agent runs."""
         async with self._engine.begin() as connection:
             await update_agent(connection, agent_id, {"configuration": sha256})
-
-    # -- telling agents
-
-    async def announce(self) -> int:
-        """Order agents to fetch what has changed; return how many. Any node may do this at any time.
-
-        What is taken and what is ordered commit together: no change is forgotten, and none is told of twice.
-        """
-        total = 0
-        while True:
-            with acting_as(Actor(ANNOUNCER)):
-                async with self._engine.begin() as connection:
-                    taken = await store.take_changes(connection, SETTLED_SECONDS, AGENTS_PER_STEP)
-                    await self._order(connection, taken)
-            total += len(taken)
-            if taken:
-                self._notifier.notify(ORDERS_CHANNEL)
-            if len(taken) < AGENTS_PER_STEP:
-                return total
-
-    async def _order(self, connection: AsyncConnection, taken: Sequence[tuple[UUID, bool, tuple[str, ...]]]) -> None:
-        same = [agent_id for agent_id, has_moved, _ in taken if not has_moved]
-        if same := await store.without_pending_fetch(connection, same, ANNOUNCER):
-            await self._submit(connection, Action("fetch-config"), same)
-        moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
-        for agent_id, has_moved, groups in taken:
-            if has_moved:
-                moved[groups].append(agent_id)
-        for groups, ids in moved.items():
-            args = msgspec.Raw(msgspec.json.encode({"groups": groups}))
-            await self._submit(connection, Action("set-group", args), ids)
-
-    async def _submit(self, connection: AsyncConnection, action: Action, ids: Sequence[UUID]) -> None:
-        target = CommandTarget("agent", [str(agent_id) for agent_id in ids])
-        command = NewCommand("Engine", target, action, self._timeout_seconds)
-        recipients = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("agent_id"))
-        expansion = Expansion(self._clock.uuid7(), ANNOUNCER, command, recipients, self._timeout_seconds)
-        await expand_command(connection, expansion, 0)
 
 
 async def _lock(connection: AsyncConnection, group: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Text, any_, case, func, literal, select, text, update
+from sqlalchemy import ARRAY, Select, Text, any_, case, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import is_in_sync, wanted_configuration
@@ -152,47 +152,3 @@ async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str,
 
 def _content(row: Any) -> Content | None:
     return None if row is None else Content(row.sha256, row.content)
-
-
-_TAKE = text("""
-    DELETE FROM configuration_changes WHERE agent_id IN (
-        SELECT agent_id FROM configuration_changes
-        WHERE changed_at <= now() - make_interval(secs => :settled_seconds)
-        ORDER BY agent_id LIMIT :limit FOR UPDATE SKIP LOCKED)
-    RETURNING agent_id, has_moved""")
-
-_GROUPS_OF = text("""
-    SELECT changed.agent_id, array_remove(array_agg(group_name ORDER BY group_name), NULL) AS groups
-    FROM unnest(CAST(:ids AS uuid[])) AS changed (agent_id) LEFT JOIN group_members USING (agent_id)
-    GROUP BY changed.agent_id""")
-
-
-async def take_changes(
-    connection: AsyncConnection, settled_seconds: float, limit: int
-) -> list[tuple[UUID, bool, tuple[str, ...]]]:
-    """Take agents whose configuration has changed and then been still: id, whether its groups changed, its groups.
-
-    A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
-    groups from then on waits for this transaction and notes the change anew.
-    """
-    rows = (await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})).all()
-    members = await connection.execute(_GROUPS_OF, {"ids": [row.agent_id for row in rows]})
-    groups = {row.agent_id: tuple(row.groups) for row in members}
-    return [(row.agent_id, row.has_moved, groups[row.agent_id]) for row in rows]
-
-
-_WITHOUT_PENDING = text("""
-    SELECT changed.id FROM unnest(CAST(:ids AS uuid[])) AS changed (id) JOIN agents USING (id)
-    WHERE NOT EXISTS (
-        SELECT FROM orders JOIN commands USING (request_id)
-        WHERE orders.agent_id = changed.id AND attempt = 0 AND offer_at < 'infinity'
-            AND action_name = 'fetch-config' AND user_name = :announcer
-            AND orders.expires_at > now() + make_interval(secs => timeout_seconds / 2))""")
-
-
-async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID], announcer: str) -> list[UUID]:
-    """Return those of the agents that no such order of ours waits for, with half of its time left at least.
-
-    One that does will have what is new fetched as well.
-    """
-    return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids), "announcer": announcer}))

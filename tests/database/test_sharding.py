@@ -18,6 +18,7 @@ from comms_api.agents.store import update_agent
 from comms_api.app.node import Node, open_node
 from comms_api.cluster.model import Place, Seat
 from comms_api.commands.archive import archive_orders, delete_commands
+from comms_api.commands.endings import expire_early
 from comms_api.commands.expansion import expand_and_claim, expansion_of
 from comms_api.commands.leases import claim_orders, extend_leases, release_orders
 from comms_api.commands.model import Claimed, CommandTarget, NewCommand
@@ -27,15 +28,9 @@ from comms_api.database.uuid7 import uuid7_at, uuid7_time
 from comms_api.events.copy_format import COLUMNS
 from comms_api.events.model import EventRun, StateChange, StatefulBatch, StatelessBatch
 from comms_api.events.store import advance_sequences, delete_states, insert_quarantined
-from comms_api.files.service import ANNOUNCER
-from comms_api.files.store import (
-    find_hashes,
-    find_own_content,
-    list_own_hashes,
-    list_own_yaml,
-    take_changes,
-    without_pending_fetch,
-)
+from comms_api.files.announcements import check_announcements, take_changes, track_orders, without_pending_fetch
+from comms_api.files.announcer import ANNOUNCER
+from comms_api.files.store import find_hashes, find_own_content, list_own_hashes, list_own_yaml
 from comms_api.protocol import Action, Credentials, OrderResult, Result
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS
@@ -54,6 +49,9 @@ WITHOUT_AGENTS = {
     "login",
     "release",
     "take-changes",
+    "check-announcements",
+    "expire-early",
+    "track-orders",
 }
 """The hot statements that touch a distributed table and do not say whose rows they want."""
 
@@ -109,6 +107,9 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "own-hashes": lambda connection: list_own_hashes(connection, agent),
         "hashes": lambda connection: find_hashes(connection, agent),
         "take-changes": lambda connection: take_changes(connection, 0, 10),
+        "track-orders": lambda connection: track_orders(connection, agent, has_moved=False),
+        "check-announcements": lambda connection: check_announcements(connection, 10, 10),
+        "expire-early": lambda connection: expire_early(connection, [agent]),
         "without-pending-fetch": lambda connection: without_pending_fetch(connection, agents, ANNOUNCER),
         "archive": lambda connection: archive_orders(connection, today, 10),
         "delete-commands": lambda connection: delete_commands(connection, 30, 10),

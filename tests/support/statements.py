@@ -12,6 +12,7 @@ DISTRIBUTED = {
     "agents": "id",
     "group_members": "agent_id",
     "configuration_changes": "agent_id",
+    "announcements": "agent_id",
     "events": "agent_id",
     "quarantined_events": "agent_id",
     "states": "agent_id",

@@ -1,0 +1,103 @@
+"""Announce changes of files and groups to agents by orders, which are repeated until the agents have executed them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ARRAY, Uuid, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.agents.changes import note_again
+from comms_api.commands.dispatcher import ORDERS_CHANNEL
+from comms_api.commands.endings import expire_early
+from comms_api.commands.expansion import Expansion, expand_command
+from comms_api.commands.model import CommandTarget, NewCommand
+from comms_api.database.actor import Actor, acting_as
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.files.announcements import (
+    Change,
+    check_announcements,
+    take_changes,
+    track_orders,
+    without_pending_fetch,
+)
+from comms_api.protocol import SET_GROUP_ACTION, Action
+from comms_api.settings import Settings
+
+SETTLED_SECONDS = 1.0
+"""How long a configuration must have been unchanged before its agent is told: ten changes make one order."""
+
+EXECUTION_SECONDS = 600.0
+"""How long a real agent executes an order before it reports a time-out."""
+
+AGENTS_PER_STEP = 5_000
+ANNOUNCER = "comms-api"
+
+
+class Announcer:
+    """Submits the orders that announce changes of files and groups; any node may do this at any time."""
+
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
+        """Let orders wait for agents that are away as long as any order may."""
+        self._engine = engine
+        self._clock = clock
+        self._notifier = notifier
+        self._timeout_seconds = settings.order_timeout_maximum_seconds
+        self._offers_maximum = math.ceil(EXECUTION_SECONDS / settings.lease_seconds) + 2
+
+    async def announce(self) -> int:
+        """Order agents to take over what has changed; return how many.
+
+        The changes and their orders commit together: no change is forgotten or announced twice.
+        """
+        total, taken = 0, AGENTS_PER_STEP
+        while taken == AGENTS_PER_STEP:
+            with acting_as(Actor(ANNOUNCER)):
+                async with self._engine.begin() as connection:
+                    changes = await take_changes(connection, SETTLED_SECONDS, AGENTS_PER_STEP)
+                    await self._order(connection, changes)
+            taken = len(changes)
+            total += taken
+            if taken:
+                self._notifier.notify(ORDERS_CHANNEL)
+        return total
+
+    async def repeat(self) -> int:
+        """Note again, as changes, what agents have failed to do, each after a pause that doubles; return how many.
+
+        The changes are noted in a transaction of their own: all lock changes before announcements. When the node dies
+        in between, the next check finds the same orders.
+        """
+        total, due = 0, AGENTS_PER_STEP
+        while due == AGENTS_PER_STEP:
+            async with self._engine.begin() as connection:
+                due, failed = await check_announcements(connection, self._offers_maximum, AGENTS_PER_STEP)
+                await expire_early(connection, [again.order_id for again in failed])
+            if failed:
+                async with self._engine.begin() as connection:
+                    await note_again(connection, [(again.agent_id, again.has_moved) for again in failed])
+            total += len(failed)
+        return total
+
+    async def _order(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
+        same = [change.agent_id for change in changes if not change.has_moved]
+        if same := await without_pending_fetch(connection, same, ANNOUNCER):
+            await self._submit(connection, Action("fetch-config"), same)
+        moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
+        for change in changes:
+            if change.has_moved:
+                moved[change.groups].append(change.agent_id)
+        for groups, ids in moved.items():
+            args = msgspec.Raw(msgspec.json.encode({"groups": groups}))
+            await self._submit(connection, Action(SET_GROUP_ACTION, args), ids)
+
+    async def _submit(self, connection: AsyncConnection, action: Action, ids: Sequence[UUID]) -> None:
+        target = CommandTarget("agent", [str(agent_id) for agent_id in ids])
+        command = NewCommand("Engine", target, action, self._timeout_seconds)
+        recipients = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("agent_id"))
+        expansion = Expansion(self._clock.uuid7(), ANNOUNCER, command, recipients, self._timeout_seconds)
+        await expand_command(connection, expansion, 0)
+        await track_orders(connection, expansion.request_id, has_moved=action.name == SET_GROUP_ACTION)
