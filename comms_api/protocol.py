@@ -4,6 +4,7 @@ Shared by the server and the reference agent, so it imports nothing of either. T
 described in `docs/protocol.md`.
 """
 
+import re
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -46,14 +47,27 @@ BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Labels = Annotated[dict[Name, Annotated[str, msgspec.Meta(max_length=256)]], msgspec.Meta(max_length=64)]
+WITHOUT_NUL = r"\A[^\0]*\Z"
+"""The pattern of every text that reaches PostgreSQL, which has no NUL."""
+
+Text = Annotated[str, msgspec.Meta(pattern=WITHOUT_NUL)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=WITHOUT_NUL)]
+Label = Annotated[str, msgspec.Meta(max_length=256, pattern=WITHOUT_NUL)]
+Labels = Annotated[dict[Name, Label], msgspec.Meta(max_length=64)]
 GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]+\Z")]
 
 
 def kept_source(source: str) -> str:
     """Return a source as it is kept."""
     return CONTENT_MANAGER if source.casefold() == CONTENT_MANAGER.casefold() else source
+
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def contains_nul(json: bytes) -> bool:
+    """Return whether a text in valid JSON contains NUL, which JSON can only write as an escape."""
+    return _NUL.search(json) is not None
 
 
 def no_data() -> msgspec.Raw:
@@ -82,18 +96,18 @@ class Token(msgspec.Struct, frozen=True):
 class OperatingSystem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The operating system of an agent's host."""
 
-    name: str = ""
-    type: str = ""
-    version: str | None = None
+    name: Text = ""
+    type: Text = ""
+    version: Text | None = None
 
 
 class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine an agent runs on."""
 
-    hostname: str = ""
+    hostname: Text = ""
     os: OperatingSystem = OperatingSystem()
-    ip: tuple[str, ...] = ()
-    architecture: str = ""
+    ip: tuple[Text, ...] = ()
+    architecture: Text = ""
 
 
 class AgentMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,7 +177,7 @@ class Action(msgspec.Struct, frozen=True):
 
     name: Name
     args: msgspec.Raw = msgspec.field(default_factory=no_args)
-    version: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    version: Annotated[str, msgspec.Meta(max_length=128, pattern=WITHOUT_NUL)] = ""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -246,10 +260,10 @@ class Enrollment(msgspec.Struct, frozen=True):
     """What an agent enrolls with: it chooses its own id (a UUID of version 4 or 7) and its own key."""
 
     name: Name
-    key: str
+    key: Text
     id: UUID | None = None
-    type: str = ""
-    version: str = ""
+    type: Text = ""
+    version: Text = ""
     host: Host | None = None
     groups: tuple[GroupName, ...] = ()
     labels: Labels = {}

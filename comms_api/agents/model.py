@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.protocol import GroupName, Labels
+from comms_api.protocol import WITHOUT_NUL, GroupName, Label, Labels, Text
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 
@@ -44,7 +44,7 @@ class Agent(msgspec.Struct, frozen=True):
     displaced_poll_at: datetime | None
 
 
-Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=WITHOUT_NUL)]
 
 
 class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -55,18 +55,18 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     """
 
     name: Pattern | None = None
-    group: str | None = None
+    group: Text | None = None
     status: AgentStatus | None = None
     os: Pattern | None = None
     version: Pattern | None = None
     labels: Labels = {}
     in_sync: bool | None = None
     """Whether it says that it runs the files of its groups as they are now; without files there is nothing to run."""
-    node: str | None = None
+    node: Text | None = None
     """The node that saw it last, while that node is here."""
 
 
-Networks = Annotated[list[str], msgspec.Meta(max_length=32)]
+Networks = Annotated[list[Text], msgspec.Meta(max_length=32)]
 """Source addresses as CIDR, IPv4 or IPv6; none given: any address."""
 
 
@@ -81,7 +81,7 @@ class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An agent's next key; without one, the server makes it up."""
 
-    key: str | None = None
+    key: Text | None = None
 
 
 class AgentKey(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     expires_in: Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
     groups: tuple[GroupName, ...] = ()
     uses: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    description: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    description: Label = ""
 
 
 class MadeEnrollmentToken(msgspec.Struct, frozen=True):

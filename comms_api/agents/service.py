@@ -149,8 +149,6 @@ class Agents:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
         if not is_name(enrollment.name):
             raise Invalid("name: must not contain control characters, and not be . or ..")
-        if any("\0" in text for pair in enrollment.labels.items() for text in pair):
-            raise Invalid("labels: must not contain NUL")
 
     def _check_key(self, key: str) -> None:
         if not self._key_length <= len(key) <= KEY_LENGTH_MAXIMUM:
@@ -252,8 +250,6 @@ def _values(change: AgentChange) -> dict[str, object]:
     values = {name: value for name, value in given.items() if value is not None}
     if not values:
         raise Invalid("Give labels, allowed_addresses or is_blocked.")
-    if any("\0" in text for pair in (change.labels or {}).items() for text in pair):
-        raise Invalid("labels: must not contain NUL")
     if change.allowed_addresses is not None:
         values["allowed_addresses"] = normal_networks(change.allowed_addresses)
     return values

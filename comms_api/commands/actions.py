@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.commands.model import CommandTarget
 from comms_api.database.schema import actions
 from comms_api.errors import Invalid
-from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, contains_nul
 
 Recipients = Literal["agents", "services", "any"]
 
@@ -137,8 +137,8 @@ def check_schema(schema: msgspec.Raw) -> None:
     """Raise `Invalid` for what is no JSON Schema that can be used here."""
     if len(bytes(schema)) > SCHEMA_BYTES_MAXIMUM:
         raise Invalid(f"schema: larger than {SCHEMA_BYTES_MAXIMUM} bytes")
-    if b"\\u0000" in bytes(schema):
-        raise Invalid("schema: contains NUL")
+    if contains_nul(bytes(schema)):
+        raise Invalid("schema: must not contain NUL")
     try:
         _validator(bytes(schema))
     except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, RecursionError) as error:

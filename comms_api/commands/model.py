@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from comms_api.agents.model import AgentFilter
 from comms_api.commands.rollout import Rollout
-from comms_api.protocol import Action, CommandSource, Order, OrderResult, OrderStatus, TargetType
+from comms_api.protocol import WITHOUT_NUL, Action, CommandSource, Order, OrderResult, OrderStatus, TargetType, Text
 
 ARGS_BYTES_MAXIMUM = 64 * 1024
 PRIORITY_MAXIMUM = 100
@@ -24,14 +24,14 @@ ORDER_IDS_SHOWN = 10
 RECIPIENTS_SHOWN = 1_000
 FAILURES_SHOWN = 10
 
-TargetIds = Annotated[list[str], Meta(min_length=1, max_length=TARGETS_MAXIMUM)]
+TargetIds = Annotated[list[Text], Meta(min_length=1, max_length=TARGETS_MAXIMUM)]
 
 
 class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whom a command is for: agents, groups, all agents, or a service; `filter` narrows agents down."""
 
     type: TargetType
-    id: str | TargetIds = ""
+    id: Text | TargetIds = ""
     filter: AgentFilter | None = None
 
     @property
@@ -49,7 +49,7 @@ class NewCommand(msgspec.Struct, frozen=True):
     target: CommandTarget
     action: Action
     timeout: Annotated[float, Meta(gt=0)]
-    user: Annotated[str, Meta(max_length=USER_CHARACTERS_MAXIMUM)] | None = None
+    user: Annotated[str, Meta(max_length=USER_CHARACTERS_MAXIMUM, pattern=WITHOUT_NUL)] | None = None
     priority: Annotated[int, Meta(ge=-PRIORITY_MAXIMUM, le=PRIORITY_MAXIMUM)] = 0
     start_at: Annotated[datetime, Meta(tz=True)] | None = None
     rollout: Rollout | None = None

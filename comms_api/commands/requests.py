@@ -8,6 +8,7 @@ from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewComma
 from comms_api.errors import Invalid, Malformed
 from comms_api.http.bodies import read_json
 from comms_api.http.faults import complete_fault, describe_fault
+from comms_api.protocol import contains_nul
 
 COMMANDS_MAXIMUM = 1_000
 REQUIRED = ("source", "target", "action", "timeout")
@@ -88,8 +89,6 @@ def _check_target(where: str, target: CommandTarget) -> None:
         raise Invalid(f"{where}.target: a service is named by one id, without a filter")
     if target.type == "all" and target.id:
         raise Invalid(f"{where}.target.id: none with the type 'all'; narrow it by a filter")
-    if "\0" in "".join(target.ids) or (target.filter and b"\\u0000" in msgspec.json.encode(target.filter)):
-        raise Invalid(f"{where}.target: contains NUL")
 
 
 def _check_action(where: str, command: NewCommand) -> None:
@@ -98,5 +97,5 @@ def _check_action(where: str, command: NewCommand) -> None:
         raise Invalid(f"{where}.action.args: larger than {ARGS_BYTES_MAXIMUM} bytes")
     if args[:1] not in {b"{", b"["}:
         raise Invalid(f"{where}.action.args: expected an object or an array")
-    if "\0" in command.action.name + command.action.version + (command.user or ""):
-        raise Invalid(f"{where}: a name contains NUL")
+    if contains_nul(args):
+        raise Invalid(f"{where}.action.args: must not contain NUL")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from comms_api.protocol import GroupName
+from comms_api.protocol import GroupName, Text
 
 Precedence = Annotated[int, msgspec.Meta(ge=-1_000, le=1_000)]
 """Of groups that say different things, the one with the highest has the last word; of equals, the last by name."""
@@ -36,7 +36,7 @@ class GroupChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Agents that are to become members, by id or name."""
 
-    agents: list[str]
+    agents: list[Text]
 
 
 class Membership(msgspec.Struct, frozen=True):

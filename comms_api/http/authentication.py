@@ -10,7 +10,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from comms_api.database.actor import Actor, act_as
-from comms_api.errors import Forbidden, Unauthenticated
+from comms_api.errors import Forbidden, Malformed, Unauthenticated
 from comms_api.http.addresses import is_within
 from comms_api.http.request import CHALLENGE, AnyRequest, client_name, find_header, remote_address
 from comms_api.http.roles import ROLES
@@ -51,6 +51,7 @@ def require_token(
             raise Forbidden("The certificate names another agent than the token.")
         if claims.networks and not is_within(remote_address(connection), claims.networks):
             raise Forbidden("The token is not good from this address.")
+        _check_path(connection)
         if audience == MANAGEMENT:
             _check_role(claims, handler)
             if connection.scope.get("method") != "GET":
@@ -59,6 +60,11 @@ def require_token(
         seen(connection, claims)
 
     return guard
+
+
+def _check_path(connection: AnyConnection) -> None:
+    if "\0" in connection.scope["path"]:
+        raise Malformed("The path must not contain NUL.")
 
 
 def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:

@@ -17,6 +17,8 @@ from msgspec.inspect import (
     type_info,
 )
 
+from comms_api.protocol import WITHOUT_NUL
+
 DEEP = 500
 """Python gives up at about twice this depth."""
 
@@ -25,6 +27,7 @@ SEARCHED_BYTES = 2**20
 _AT = " - at `"
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(?:\d+|\.\.\.)\]")
 _NO_SUCH_VALUE = "Invalid enum value"
+_NUL = f"Expected `str` matching regex {WITHOUT_NUL!r}"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
@@ -42,6 +45,8 @@ def describe_fault(error: Exception, body: bytes, form: object) -> str:
 
 def complete_fault(sentence: str, form: object, path: str = "") -> str:
     """Add the right values to msgspec's sentence about a wrong one, which is at a path within a type."""
+    if sentence == _NUL:
+        return "must not contain NUL"
     if not sentence.startswith(_NO_SUCH_VALUE):
         return sentence
     types: Iterable[Type] = [type_info(form)]

@@ -33,11 +33,13 @@ class DeclaredQueries:
         }
 
     async def check(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
-        """Raise `Malformed` for the first parameter that the route does not declare, with the nearest one; a guard."""
+        """Raise `Malformed` for a parameter that the route does not declare, or that contains NUL; a guard."""
         known = self._names.get(connection.scope["route_handler"])  # a guard is given a copy of it
         if known is None or not connection.scope["query_string"] or handler.opt.get("public"):
             return
-        for name in connection.query_params:
+        for name, value in connection.query_params.multi_items():
+            if "\0" in value:
+                raise Malformed(f"{name[:NAME_CHARACTERS_SHOWN]}: must not contain NUL")
             if name not in known:
                 raise Malformed(f"{name[:NAME_CHARACTERS_SHOWN]!r}: no such query parameter{_hint(name, known)}")
 
