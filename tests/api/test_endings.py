@@ -16,6 +16,7 @@ from support.batches import stateless
 from support.databases import plain_url, querying
 from support.raw import connect, read_answer, request
 from support.server import Server, environment, running_server, start_server
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.app.hypercorn_server import SHUTDOWN_SECONDS
 from comms_api.app.preparation import PREPARATION_LOCK
@@ -25,13 +26,6 @@ MIB = 2**20
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def eventually(happens: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_what_requests_held_that_failed_is_freed_soon(
@@ -69,10 +63,14 @@ def test_a_node_told_to_end_while_it_prepares_the_database_ends_with_the_process
 def end_while_it_waits(home: Path, url: str) -> None:
     waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     process = subprocess.Popen([sys.executable, "-m", "comms_api", "serve"], cwd=home, env=environment(home, url))
-    eventually(lambda: len(querying(url)(waiting)) == 1)
-    [child] = children(process.pid)
-    process.terminate()
-    assert process.wait(10) == 0
+    try:
+        wait_until(lambda: len(querying(url)(waiting)) == 1)
+        [child] = children(process.pid)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert not Path(f"/proc/{child}").exists()
 
 
@@ -96,11 +94,11 @@ def test_a_worker_that_has_just_started_is_ended_too(
     server = start_server(folder / "young", new_database(), workers=2)
     first = children(server.process.pid)
     subprocess.run(["/bin/kill", "-9", first[0]], check=True)
-    eventually(lambda: bool(set(children(server.process.pid)) - set(first)))
+    wait_until(lambda: set(children(server.process.pid)) - set(first), pause_seconds=0.01)
     time.sleep(delay)
     try:
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
     finally:
         for child in children(server.process.pid) if server.process.poll() is None else []:
             subprocess.run(["/bin/kill", "-9", child], check=False)
@@ -120,7 +118,7 @@ def test_a_certificate_and_a_key_that_do_not_belong_together_are_refused_with_th
         [sys.executable, "-m", "comms_api", "serve"],
         cwd=folder / "mixed",
         env=environment(folder / "mixed", new_database(), **files),
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert refused.returncode == 1
     assert "tls_certificate, tls_key: cannot serve" in refused.stderr

@@ -1,13 +1,21 @@
 """Clients that wait to be asked for their body (RFC 9110, 10.1.1): they are, if it is wanted."""
 
-import time
+from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 import httpx
 import pytest
 from support.batches import stateless
 from support.raw import connect, read_answer, request
-from support.server import Server
+from support.server import Server, running_server
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    """A node that waits for a body for longer than any test."""
+    with running_server(folder, database_url, body_timeout_seconds=3600) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +32,9 @@ def expecting(path: str, token: str, size: int) -> bytes:
 @pytest.mark.parametrize("size", [1000, 100_000])
 def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, size: int) -> None:
     with connect(server.tls, server.agent_port) as connection:
-        started = time.monotonic()
         connection.sendall(expecting("/events/stateless", "bad", size))
         answer = read_answer(connection)
         assert (answer.status, answer.headers["connection"]) == (401, "close")
-        assert time.monotonic() - started < 4  # one that waits for the body gives up after five
         connection.sendall(b"x" * size)
         assert connection.recv(65536) == b""  # nothing behind the answer
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 from support.server import start_server
+from support.waiting import PATIENCE
 
 NOT_NEEDED = ("alembic", "httpx", "nats", "rich")
 """What preparations, other commands and other sinks import."""
@@ -13,7 +14,7 @@ NOT_NEEDED = ("alembic", "httpx", "nats", "rich")
 
 def test_what_only_some_need_is_not_imported_by_all() -> None:
     program = "import sys, comms_api.cli.serve, comms_api.app.hypercorn_server; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert set(NOT_NEEDED) & set(done.stdout.split()) == set()
 
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server, environment, running_server, start_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.migrate import migrations_folder
@@ -94,7 +94,7 @@ def cluster(scratch: Path) -> Iterator[Cluster]:
 
 
 def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path, cluster: Cluster) -> None:
-    with running_server(folder / "outage", cluster.url) as server:
+    with running_server(folder / "outage", cluster.url, database_timeout_seconds=3600) as server:
         management = server.management()
         agent_id = server.enroll(management, "patient")
         client = server.log_in(agent_id)
@@ -114,8 +114,8 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             for call in calls:
                 started = time.monotonic()
                 answer = call()
-                # A statement would be waited for, or a free connection, for ten seconds.
-                assert (answer.status_code, time.monotonic() - started < 9) == (503, True), answer.text
+                # A statement would be waited for, or a free connection, for an hour.
+                assert (answer.status_code, time.monotonic() - started < PATIENCE) == (503, True), answer.text
                 assert int(answer.headers["retry-after"]) >= 1
             cluster.bring_up()
             wait_until(lambda: all(call().status_code != 503 for call in calls))
@@ -165,7 +165,7 @@ def test_a_node_whose_own_postgresql_is_killed_goes_on_by_itself_and_keeps_what_
             assert all(is_acknowledged() for _ in range(20))
             kill_postgresql(home / "data", spares_children=spares_children)
             wait_until(lambda: not is_acknowledged())
-            wait_until(is_acknowledged, 60)
+            wait_until(is_acknowledged)
             wait_until(lambda times=times: (home / "log").read_text().count("was gone and is started again") == times)
         assert client.get("/commands?wait=0").status_code == 200
         assert set(acknowledged) <= set(stored_numbers(management))
@@ -176,7 +176,7 @@ def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
-    server = start_server(folder / "drain", url, drain_seconds=60)
+    server = start_server(folder / "drain", url, drain_seconds=3600, poll_wait_seconds=3600)
     management = server.management()
     agent_id, idle_id = (server.enroll(management, name) for name in ("busy", "idle"))
     client, idle = server.log_in(agent_id), server.log_in(idle_id)
@@ -192,14 +192,14 @@ def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
             assert answer.status_code == 204
             acknowledged.append(number)
 
-    threads = [Thread(target=send), Thread(target=lambda: polled.append(idle.get("/commands?wait=60").json()))]
+    threads = [Thread(target=send), Thread(target=lambda: polled.append(idle.get("/commands?wait=3600").json()))]
     for thread in threads:
         thread.start()
     wait_until(lambda: len(acknowledged) > 10 and management.get("/nodes").json()[0]["polls"] == 1)
     server.process.terminate()
-    assert server.process.wait(timeout=20) == 0  # long before what is under way would be cut off
+    assert server.process.wait(timeout=PATIENCE) == 0  # long before what is under way would be cut off
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
     assert polled == [{"commands": []}]
     server.stop()
     with running_server(folder / "drain", url) as again:
@@ -243,10 +243,7 @@ def test_workers_share_a_port_and_one_that_dies_is_replaced(folder: Path, new_da
         first = children.read_text().split()
         assert len(first) == 2
         subprocess.run(["/bin/kill", "-9", first[0]], check=True)
-        deadline = time.monotonic() + 10
-        while len(set(children.read_text().split()) - set(first)) < 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: set(children.read_text().split()) - set(first))
         time.sleep(1)
         for _ in range(10):
             assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200

@@ -17,7 +17,7 @@ import pytest
 from support.batches import stateless
 from support.raw import Answer, connect, read_answer, request
 from support.server import Server, running_server, start_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.app.certificates import Certificate
 from comms_api.app.hypercorn_server import Loop, Site, serve
@@ -240,7 +240,7 @@ def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: P
 
 def served_by(server: Server, supervisor: psutil.Process) -> set[int]:
     """Return the workers that answer, by the connections they hold."""
-    clients = [httpx.Client(base_url=server.agent_url, verify=server.tls) for _ in range(40)]
+    clients = [httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=PATIENCE) for _ in range(40)]
     assert [client.get("/").status_code for client in clients] == [200] * 40
     workers = {
         worker.pid

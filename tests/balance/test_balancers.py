@@ -217,7 +217,7 @@ def test_a_node_that_drains_gets_no_new_agents(
         assert administrator.post("/nodes/one/drain").status_code == 200
         stack.callback(administrator.post, "/nodes/one/resume")
         # The node learns of it at once, the balancer by two checks; who was seen is written down every second.
-        wait_until(lambda: nodes_that_answer(administrator, dict(zip(ids, agents, strict=True))) == ["two"] * 4, 30)
+        wait_until(lambda: nodes_that_answer(administrator, dict(zip(ids, agents, strict=True))) == ["two"] * 4)
 
 
 def nodes_that_answer(administrator: httpx.Client, agents: Mapping[UUID, httpx.Client]) -> list[str]:

@@ -27,6 +27,7 @@ from support.crowd import BATCH_SECONDS, Agent, Kill, Ledger
 from support.databases import querying
 from support.ports import fixed_binds
 from support.server import Server, start_server
+from support.waiting import PATIENCE
 
 SECONDS = float(os.environ.get("TEST_FIRE_SECONDS", "60"))
 AGENTS = 300
@@ -192,7 +193,7 @@ async def _submit_until(stopping: asyncio.Event, arena: Arena) -> int:
     """Submit a command to all agents every few seconds, each until it is acknowledged; return how many."""
     submitted = 0
     url, tls = arena.balancer.management_url, arena.nodes[0].server.tls
-    async with httpx.AsyncClient(base_url=url, verify=tls, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, verify=tls, timeout=PATIENCE) as client:
         while not stopping.is_set():
             headers = {"Authorization": arena.token, "Idempotency-Key": f"fire-{submitted}"}
             try:
@@ -214,7 +215,7 @@ async def _watch_until(stopping: asyncio.Event, arena: Arena) -> None:
     program = [sys.executable, "-m", "comms_api", "cluster", "nodes", *options]
     while not stopping.is_set():
         asked_at = time.monotonic()
-        done = await asyncio.to_thread(subprocess.run, program, capture_output=True, timeout=60, check=False)
+        done = await asyncio.to_thread(subprocess.run, program, capture_output=True, timeout=PATIENCE, check=False)
         if done.returncode:
             watch.unanswered += 1
             continue

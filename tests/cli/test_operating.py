@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from support.server import Server
+from support.waiting import PATIENCE
 
 
 class Terminal:
@@ -23,7 +24,7 @@ class Terminal:
         options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
         options += ["--password-file", str(self._server.folder / "password")]
         program = [sys.executable, "-m", "comms_api", "commands", words[0], *options, *words[1:]]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
         return done.returncode, done.stdout, done.stderr
 
     def good(self, *words: str) -> str:

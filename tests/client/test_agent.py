@@ -16,7 +16,7 @@ import pytest
 from support.batches import command
 from support.databases import querying
 from support.server import Server, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.client.spool import Spool
 
@@ -48,7 +48,7 @@ class Agent:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE)
 
     def told(self) -> dict[str, int]:
         try:
@@ -115,13 +115,13 @@ def test_an_inventory_is_sent_whole_and_then_by_difference(
     server: Server, management: httpx.Client, folder: Path, query: Query
 ) -> None:
     agent = Agent(server, folder, "inventory", "--once")
-    assert agent.process.wait(timeout=60) == 0
+    assert agent.process.wait(timeout=PATIENCE) == 0
     first = agent.told()
     agent_id = find_id(management, agent)
     stored = query("SELECT count(*) FROM states WHERE agent_id = $1", agent_id)[0][0]
     assert first["states_sent"] == first["states_collected"] == stored > 10
     agent.start()
-    assert agent.process.wait(timeout=60) == 0
+    assert agent.process.wait(timeout=PATIENCE) == 0
     assert agent.told()["states_sent"] - first["states_sent"] < stored / 2
     assert agent.told()["states_refused"] == 0
 
@@ -232,13 +232,13 @@ def test_a_crash_between_the_enrollment_and_its_note_orphans_nobody(management: 
     spool.close()
     agent.command.append("--once")
     agent.start()
-    assert agent.process.wait(timeout=20) == 0
+    assert agent.process.wait(timeout=PATIENCE) == 0
     assert find_id(management, agent) == agent_id == str(identity.id)
 
 
 def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, agent: Agent) -> None:
     management.delete(f"/agents/{find_id(management, agent)}")
-    assert agent.process.wait(timeout=30) == 1
+    assert agent.process.wait(timeout=PATIENCE) == 1
     assert "Agent does not exist" in (agent.folder / "log").read_text().splitlines()[-1]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.server import KEY, Server, running_server
+from support.waiting import PATIENCE
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def running_agent(server: Server, folder: Path, *options: str) -> Iterator[Path]
             yield folder / "files"
         finally:
             process.terminate()
-            assert process.wait(timeout=20) == 0, process.communicate()
+            assert process.wait(timeout=PATIENCE) == 0, process.communicate()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 import trustme
+from support.waiting import PATIENCE
 
 from comms_api.client import backoff
 from comms_api.client.endpoint import Endpoint
@@ -38,7 +39,7 @@ class Scripted:
 
     async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        async with server, asyncio.timeout(20):
+        async with server, asyncio.timeout(PATIENCE):
             await conversation(f"https://localhost:{server.sockets[0].getsockname()[1]}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

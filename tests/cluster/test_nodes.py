@@ -3,8 +3,8 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import httpx
 from support.databases import querying
 from support.ports import fixed_binds
 from support.server import environment, running_server, start_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
-LOST_SECONDS = 6.0
+from comms_api.database.liveness import LOST_AFTER_SECONDS
+
 Nodes = list[dict[str, Any]]
 
 
@@ -32,34 +33,34 @@ def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Calla
         assert (node["name"], node["worker"], node["state"]) == ("told", 0, "active")
         assert (node["agent_url"], node["management_url"]) == (server.agent_url, server.management_url)
         assert node["version"]
-        assert abs(node["skew_seconds"]) < 0.5
-        assert node["late"] == []
+        wait_until(lambda: abs(nodes(management)[0]["skew_seconds"]) < 0.5)
+        wait_until(lambda: nodes(management)[0]["late"] == [])
         assert {"expiry", "rollouts", "signing keys"} <= set(node["duties"])
         assert node["key_ids"] == [key["kid"] for key in management.get("/.well-known/jwks.json").json()["keys"]]
         client = server.client(server.agent_url)
-        deadline = time.monotonic() + 4
-        while time.monotonic() < deadline:
-            assert client.get("/ready").status_code == 200
+        assert client.get("/ready").status_code == 200
+        wait_until(lambda: client.get("/") and nodes(management)[0]["requests_per_second"] > 0)
         [later] = nodes(management)
         assert later["seen_at"] > node["seen_at"]
         assert later["id"] == node["id"]
-        assert later["requests_per_second"] > 20
         assert server.user(management, "curious", "reader").get("/nodes").status_code == 200
         assert server.user(management, "helper", "service").get("/nodes").status_code == 403
 
 
 def test_a_killed_node_is_lost_and_one_that_stops_is_gone(folder: Path, new_database: Callable[[], str]) -> None:
-    url = new_database()
-    with running_server(folder / "stays", url, node_name="stays") as server:
+    url, home = new_database(), folder / "stays"
+    with (
+        running_server(home, url, node_name="stays") as server,
+        running_server(home, url, node_name="killed") as killed,
+        running_server(home, url, node_name="stopped") as stopped,
+    ):
         management = server.management()
-        killed = start_server(folder / "stays", url, node_name="killed")
-        stopped = start_server(folder / "stays", url, node_name="stopped")
-        assert [node["state"] for node in nodes(management)] == ["active"] * 3
+        wait_until(lambda: [node["state"] for node in nodes(management)] == ["active"] * 3)
         killed.stop(signal.SIGKILL)
         assert stopped.stop() == 0
         assert nodes(management, "stopped") == []
-        seconds = wait_until(lambda: nodes(management, "killed")[0]["state"] == "lost")
-        assert LOST_SECONDS - 3 < seconds < LOST_SECONDS + 10
+        wait_until(lambda: nodes(management, "killed")[0]["state"] == "lost")
+        assert nodes(management, "killed")[0]["silent_seconds"] > LOST_AFTER_SECONDS
         querying(url)("UPDATE nodes SET seen_at = seen_at - interval '2 hours' WHERE name = 'killed'")
         [lost] = nodes(management, "killed")
         assert lost["silent_seconds"] > 7200
@@ -73,7 +74,7 @@ def refuse(folder: Path, url: str, **settings: Any) -> tuple[int, str]:
         env=environment(folder, url, **settings),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stderr.splitlines()[-1]
@@ -98,8 +99,7 @@ def test_a_start_with_another_secret_leaves_no_trace_and_a_killed_nodes_name_alo
     url = new_database()
     home, binds = folder / "known", fixed_binds()
     with running_server(home, url, node_name="known") as server:
-        killed = start_server(home, url, node_name="killed", **binds)
-        killed.stop(signal.SIGKILL)
+        start_server(home, url, node_name="killed", **binds).stop(signal.SIGKILL)
         before = nodes(server.management())
         for name in ("stranger", "killed"):
             (folder / "another").mkdir(exist_ok=True)
@@ -115,34 +115,26 @@ def test_of_two_nodes_of_one_name_that_start_together_one_serves(folder: Path, n
     home.mkdir()
     environ = environment(home, url, node_name="twin")
     program = [sys.executable, "-m", "comms_api", "serve"]
-    both = [
-        subprocess.Popen(program, cwd=home, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    try:
-        wait_until(lambda: any(process.poll() is not None for process in both), 30)
-        refused = [process for process in both if process.poll() is not None]
-        assert [process.returncode for process in refused] == [1]
-        assert "a live node has the name 'twin'" in refused[0].communicate()[1]
-    finally:
+    log = home / "log"
+    with log.open("w") as errors, ExitStack() as ending:
+        both = [subprocess.Popen(program, cwd=home, env=environ, stdout=errors, stderr=errors) for _ in range(2)]
         for process in both:
-            process.terminate()
-            process.communicate(timeout=30)
+            ending.callback(process.wait, timeout=PATIENCE)
+            ending.callback(process.terminate)
+        wait_until(lambda: any(process.poll() is not None for process in both))
+        assert [process.returncode for process in both if process.poll() is not None] == [1]
+        assert "a live node has the name 'twin'" in log.read_text()
 
 
 def test_a_node_that_was_killed_takes_its_name_again_at_once_in_its_place_and_soon_elsewhere(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url, home, binds = new_database(), folder / "again", fixed_binds()
-    began = time.monotonic()
-    first = start_server(home, url, node_name="again", **binds)
-    usual_seconds = time.monotonic() - began
-    first.stop(signal.SIGKILL)
-    started = time.monotonic()
-    second = start_server(home, url, node_name="again", **binds)
-    assert time.monotonic() - started < usual_seconds + LOST_SECONDS / 2
-    assert [node["state"] for node in nodes(second.management())] == ["active"]
-    second.stop(signal.SIGKILL)
+    start_server(home, url, node_name="again", **binds).stop(signal.SIGKILL)
+    querying(url)("UPDATE nodes SET seen_at = seen_at + interval '1 hour'")  # a node elsewhere would be refused
+    with running_server(home, url, node_name="again", **binds) as second:
+        assert [node["state"] for node in nodes(second.management())] == ["active"]
+        second.stop(signal.SIGKILL)
     with running_server(home, url, node_name="again") as third:
         [node] = nodes(third.management())
         assert node["agent_url"] == third.agent_url != second.agent_url
@@ -160,8 +152,8 @@ def test_the_workers_of_a_node_share_its_name_and_one_that_dies_is_replaced(
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         subprocess.run(["kill", "-9", children[-1]], check=True)  # noqa: S607
         wait_until(lambda: {node["id"] for node in nodes(server.management())} != {node["id"] for node in before})
-        after = nodes(server.management())
-        assert [(node["worker"], node["state"]) for node in after] == [(number, "active") for number in range(3)]
+        active = [(number, "active") for number in range(3)]
+        wait_until(lambda: [(node["worker"], node["state"]) for node in nodes(server.management())] == active)
 
 
 def test_a_duty_that_fails_for_seconds_is_late_until_it_succeeds(folder: Path, new_database: Callable[[], str]) -> None:

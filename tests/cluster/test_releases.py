@@ -12,13 +12,14 @@ from uuid import UUID
 import pytest
 from support.batches import command, state, stateful, stateless
 from support.server import Server, running_server
+from support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 Query = Callable[..., list[Any]]
 
 
 def git(*arguments: str) -> bytes:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, timeout=60, check=False)  # noqa: S607 - whichever is here
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, timeout=PATIENCE, check=False)  # noqa: S607 - whichever is here
     if done.returncode:
         pytest.skip("the repository's history is not here")
     return done.stdout
@@ -65,7 +66,7 @@ def test_two_releases_do_the_main_job_together(pair: tuple[Server, Server], code
         with ThreadPoolExecutor(1) as pool:
             poll = pool.submit(poller.get, "/commands?wait=20")
             order = submit(submitter, agent_id)
-            [given] = poll.result(timeout=30).json()["commands"]
+            [given] = poll.result(timeout=PATIENCE).json()["commands"]
         assert given["order_id"] == order
         result = {"results": [{"order_id": order, "result": {"code": 0}}]}
         reported = reporter.post("/commands/results", json=result)

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
+from support.waiting import PATIENCE
 
 from comms_api.database.coalescing import IS_CALLER_GONE, Coalescer
 from comms_api.database.failures import is_outage
@@ -159,7 +160,7 @@ async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None
     shouted = [asyncio.create_task(coalescer.submit("loud", [number] * 20_000)) for number in range(3)]
     for _ in range(10):
         await asyncio.sleep(0)
-    assert await asyncio.wait_for(coalescer.submit("quiet", [7]), 5) == [7]
+    assert await asyncio.wait_for(coalescer.submit("quiet", [7]), PATIENCE) == [7]
     assert begun == [0, 7]
     may_end.set()
     assert [outcomes[0] for outcomes in await asyncio.gather(*shouted)] == [0, 1, 2]

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.waiting import PATIENCE
 
 from comms_api.database.direct import direct
 
@@ -51,7 +52,7 @@ async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
     await asyncio.sleep(0.2)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE)
     await assert_usable(engine)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import querying
 from support.server import environment
+from support.waiting import PATIENCE
 
 from comms_api.database.connect import open_engine
 from comms_api.database.migrate import upgrade_schema
@@ -146,7 +147,7 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
     async with engine.connect() as writer:
         # A row that is not committed holds the lock that ingestion holds.
         await writer.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
-        made = await asyncio.wait_for(create_partitions(engine), 5)
+        made = await asyncio.wait_for(create_partitions(engine), PATIENCE)
         assert [is_partition(name) for name in made] == [True]
         dropping = asyncio.create_task(drop_partitions(engine, "events", 30))
         await asyncio.sleep(0.3)
@@ -154,7 +155,7 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
         async with engine.begin() as another:
             await another.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
         await writer.commit()
-        assert await asyncio.wait_for(dropping, 10) == ["events_20200102"]
+        assert await asyncio.wait_for(dropping, PATIENCE) == ["events_20200102"]
     async with engine.connect() as connection:
         names = await partitions(connection)
         assert "events_20200102" not in names

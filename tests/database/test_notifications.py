@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.waiting import PATIENCE
 
 from comms_api.database.listener import NAMED_MAXIMUM, About, Listener, Notifier
 
@@ -50,7 +51,7 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not holds():  # noqa: ASYNC110 - counters have no event
             await asyncio.sleep(0.01)
 

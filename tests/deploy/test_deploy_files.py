@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from support.server import Server
+from support.waiting import PATIENCE
 
 from comms_api.settings import PREFIX, Settings
 
@@ -70,7 +71,7 @@ def test_the_package_builds_from_what_the_container_copies(tmp_path: Path) -> No
             if "requirements" not in source and "deploy" not in source:
                 _copy(ROOT / source, tmp_path / (target if target != "./" else source))
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
-    subprocess.run([*wheel, "--wheel-dir", tmp_path / "wheels", tmp_path], check=True, timeout=120)
+    subprocess.run([*wheel, "--wheel-dir", tmp_path / "wheels", tmp_path], check=True, timeout=PATIENCE)
     [built] = (tmp_path / "wheels").iterdir()
     names = zipfile.ZipFile(built).namelist()
     assert {"comms_api/cli/main.py", "comms_api/migrations/env.py"} <= set(names)
@@ -86,7 +87,7 @@ def _copy(source: Path, target: Path) -> None:
 def test_the_health_check_tells_a_node_that_lives_from_one_that_does_not(server: Server) -> None:
     program = [sys.executable, DEPLOY / "healthcheck.py"]
     for port, code in ((server.management_port, 0), (server.agent_port, 0), (1, 1)):
-        assert subprocess.run([*program, str(port)], check=False, timeout=30).returncode == code
+        assert subprocess.run([*program, str(port)], check=False, timeout=PATIENCE).returncode == code
 
 
 def test_compose_has_only_keys_that_exist_and_names_that_are_declared() -> None:
@@ -162,7 +163,7 @@ def test_the_units_are_well_formed(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text)
     units = [str(tmp_path / unit.name) for unit in UNITS]
     done = subprocess.run(
-        [program, "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=60
+        [program, "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     told = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "comms-api" in line]
     assert told == []
@@ -176,7 +177,7 @@ def test_the_service_is_exposed_to_little() -> None:
         "--no-pager",
         str(DEPLOY / "systemd" / "comms-api.service"),
     ]
-    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if "unrecognized option" in done.stderr:
         pytest.skip("systemd-analyze is too old to read a file")
     [exposure] = re.findall(r"exposure level for comms-api\.service: ([\d.]+)", done.stdout)

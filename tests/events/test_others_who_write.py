@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from support.waiting import PATIENCE
 
 from comms_api.events.model import StateChange, StatefulBatch
 from comms_api.events.service import States
@@ -27,7 +28,7 @@ async def no_reports(_agent_id: UUID, results: Sequence[OrderResult]) -> Sequenc
 async def states_of(engine: AsyncEngine) -> AsyncIterator[States]:
     states = States(engine, no_reports)
     writer = asyncio.create_task(states.writer.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         yield states
     writer.cancel()
 

@@ -11,6 +11,7 @@ import pytest
 import trustme
 import uvloop
 from support.raw import connect
+from support.waiting import PATIENCE
 
 from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
@@ -30,7 +31,7 @@ async def served(app: App, idle_seconds: float = 10, stall_seconds: float = 10) 
     )
     server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             yield endpoint, server.sockets[0].getsockname()[1]
     finally:
         endpoint.abort()

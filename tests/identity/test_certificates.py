@@ -8,6 +8,7 @@ import httpx
 import pytest
 import trustme
 from support.server import KEY, Server, new_id, running_server
+from support.waiting import PATIENCE
 
 
 class Fleet:
@@ -56,7 +57,7 @@ def test_a_certificate_that_names_nobody_lets_nobody_in(fleet: Fleet) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "nameless")
     context = fleet.server.tls
     fleet.authority.issue_cert("some-machine.example").configure_cert(context)
-    with httpx.Client(base_url=fleet.server.agent_url, verify=context) as client:
+    with httpx.Client(base_url=fleet.server.agent_url, verify=context, timeout=PATIENCE) as client:
         assert client.post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 403
 
 

@@ -14,9 +14,10 @@ import httpx
 import pytest
 from support.guesses import guess_at_once
 from support.server import Server, new_id, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "key_requests" / "agents_from_sql.py"
+REFUSAL_SECONDS = 1
 KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
 
 
@@ -35,7 +36,7 @@ class External:
         connection.close()
 
     def log_in(self, id_: str, key: str = KEY, node: Server | None = None) -> httpx.Response:
-        with httpx.Client(base_url=(node or self.server).agent_url, verify=self.server.tls, timeout=30) as client:
+        with httpx.Client(base_url=(node or self.server).agent_url, verify=self.server.tls, timeout=PATIENCE) as client:
             return client.post("/api/v1/authentication", json={"uuid": id_, "key": key})
 
     def find(self, name: str) -> dict[str, Any]:
@@ -51,7 +52,12 @@ def external(folder: Path, new_database: Callable[[], str]) -> Iterator[External
         connection.execute("CREATE TABLE agents (id text PRIMARY KEY, name text NOT NULL, ip text, key text)")
     connection.close()
     program = f"'{sys.executable}' '{PROGRAM}' '{path}'"
-    settings = {"key_request_program": program, "key_request_by_address": True, "key_request_refusal_seconds": 1}
+    settings = {
+        "key_request_program": program,
+        "key_request_timeout_seconds": PATIENCE,
+        "key_request_by_address": True,
+        "key_request_refusal_seconds": REFUSAL_SECONDS,
+    }
     start = partial(running_server, folder / "node", new_database(), **settings)
     with start() as server:
         yield External(server, path, start)
@@ -73,10 +79,8 @@ def test_an_unknown_agent_is_enrolled_and_let_in_by_one_login(external: External
 def test_a_uuid_is_kept_and_a_weak_key_is_good_and_hashed_slowly(external: External) -> None:
     agent_id = str(new_id())
     external.put(agent_id, "by-uuid", key=WEAK)
-    started = time.monotonic()
     assert external.log_in(agent_id, WEAK).status_code == 200
     assert external.find("by-uuid")["id"] == agent_id
-    assert time.monotonic() - started < 10
     assert external.log_in(agent_id, "Secret").json()["message"] == "Invalid key"
 
 
@@ -111,12 +115,12 @@ def test_unblocking_an_agent_clears_its_failures_on_every_node(external: Externa
 
 
 def test_a_refusal_is_final_and_remembered_for_a_moment(external: External) -> None:
+    started = time.monotonic()
     refused = external.log_in("777")
     assert (refused.status_code, refused.json()["message"]) == (403, "Agent does not exist")
     external.put("777", "late")
-    assert external.log_in("777").status_code == 403
-    time.sleep(1.2)
-    assert external.log_in("777").status_code == 200
+    assert external.log_in("777").status_code == 403 or time.monotonic() - started > REFUSAL_SECONDS
+    wait_until(lambda: external.log_in("777").status_code == 200)
 
 
 def test_a_key_that_was_changed_outside_is_taken_over(external: External) -> None:
@@ -167,7 +171,7 @@ def test_while_nobody_can_be_asked_those_who_are_known_log_in(folder: Path, new_
     away = folder / "nobody listens here"
     with running_server(folder / "away", new_database(), key_request_socket=away) as server:
         known = server.enroll(server.management(), "known")
-        with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=30) as client:
+        with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=PATIENCE) as client:
             strangers = [client.post("/login", json={"uuid": str(number), "key": KEY}) for number in range(1000, 1201)]
             assert {answer.status_code for answer in strangers} == {503}
             mistaken = client.post("/login", json={"uuid": str(known), "key": KEY[::-1]})

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import KEY, Server, new_id
+from support.waiting import PATIENCE
 
 from comms_api.agents.store import find_admissions
 
@@ -21,7 +22,7 @@ def test_of_many_logins_at_once_each_has_its_own_answer(server: Server, manageme
     strangers = [new_id() for _ in range(AT_ONCE)]
 
     def log_in(agent_id: UUID, key: str) -> tuple[int, str]:
-        with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=30) as client:
+        with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=PATIENCE) as client:
             answer = client.post("/login", json={"uuid": str(agent_id), "key": key})
         if answer.status_code != 200:
             return answer.status_code, answer.json()["detail"]

@@ -9,6 +9,7 @@ from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 import httpx
 import pytest
 from support.server import KEY, PASSWORD, Server, new_id
+from support.waiting import PATIENCE
 
 from comms_api.errors import Invalid
 from comms_api.key_requests.model import Question
@@ -20,7 +21,7 @@ def exchange(server: Server, port: int, request: bytes) -> tuple[int, dict[str, 
     """Send bytes on a connection of their own, without SNI or ALPN, and return status, headers and body."""
     tls = server.tls
     tls.check_hostname = False
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw, tls.wrap_socket(raw) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw, tls.wrap_socket(raw) as connection:
         connection.sendall(request)
         received = b""
         while b"\r\n\r\n" not in received:
@@ -94,7 +95,7 @@ def test_an_id_of_another_uuid_version_is_refused(server: Server, management: ht
     assert (refused.status_code, refused.json()["detail"]) == (422, "id: must be a UUID of version 4 or 7")
     with pytest.raises(Invalid):
         Question("id", str(agent_id))
-    with httpx.Client(base_url=server.agent_url, verify=server.tls) as client:
+    with httpx.Client(base_url=server.agent_url, verify=server.tls, timeout=PATIENCE) as client:
         assert client.post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 422
 
 
@@ -122,6 +123,6 @@ def test_an_old_protocol_version_is_refused(server: Server) -> None:
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     with pytest.warns(DeprecationWarning, match="TLS"):
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
-    raw = socket.create_connection(("127.0.0.1", server.agent_port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", server.agent_port), timeout=PATIENCE)
     with raw, pytest.raises((ssl.SSLError, OSError)):
         old.wrap_socket(raw)

@@ -1,7 +1,6 @@
 """Users' tokens: short, refreshable once each, ended by a logout, a new password or a new role; and the lock."""
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -9,7 +8,7 @@ import httpx
 import pytest
 from support.guesses import guess_at_once
 from support.server import PASSWORD, Server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
 from comms_api.http.failures import LONGEST_SECONDS, FailureLimit
@@ -18,16 +17,12 @@ HERE = "192.0.2.1"
 
 
 def authenticate(server: Server, name: str, password: str = PASSWORD) -> httpx.Response:
-    with httpx.Client(base_url=server.management_url, verify=server.tls) as client:
+    with httpx.Client(base_url=server.management_url, verify=server.tls, timeout=PATIENCE) as client:
         return client.post("/security/user/authenticate", auth=(name, password))
 
 
-def is_refused_soon(client: httpx.Client, path: str = "/commands") -> bool:
-    for _ in range(200):
-        if client.get(path).status_code == 401:
-            return True
-        time.sleep(0.05)
-    return False
+def wait_until_refused(client: httpx.Client, path: str = "/commands") -> None:
+    wait_until(lambda: client.get(path).status_code == 401)
 
 
 def test_a_refresh_token_is_good_once(server: Server, management: httpx.Client) -> None:
@@ -46,7 +41,7 @@ def test_logging_out_ends_every_token(server: Server, management: httpx.Client) 
     leaving = server.user(management, "leaving", "reader")
     refresh_token = authenticate(server, "leaving").json()["data"]["refresh_token"]
     assert leaving.delete("/security/user/authenticate").status_code == 204
-    assert is_refused_soon(leaving)
+    wait_until_refused(leaving)
     answer = leaving.post("/security/user/refresh", json={"refresh_token": refresh_token})
     assert answer.status_code == 401
 
@@ -56,13 +51,13 @@ def test_a_new_role_or_password_ends_the_tokens_and_holds_at_the_next_login(
 ) -> None:
     user = server.user(management, "moved", "operator")
     assert management.patch("/users/moved", json={"role": "reader"}).status_code == 204
-    assert is_refused_soon(user)
+    wait_until_refused(user)
     user = server.management("moved")
     assert user.post("/groups", json={"name": "x"}).status_code == 403
     change = {"old": "wrong", "new": "another long password"}
     assert user.put("/users/me/password", json=change).status_code == 401
     assert user.put("/users/me/password", json=change | {"old": PASSWORD}).status_code == 204
-    assert is_refused_soon(user)
+    wait_until_refused(user)
     assert authenticate(server, "moved").status_code == 401
     assert authenticate(server, "moved", "another long password").status_code == 200
 

@@ -19,7 +19,7 @@ from support.batches import stateless
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.events.jetstream import STREAM
 
@@ -74,7 +74,7 @@ class Sender:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.sent += 1
-            ends_at = time.monotonic() + 40
+            ends_at = time.monotonic() + PATIENCE
             while self.post().status_code != 204:
                 self.refused += 1
                 assert time.monotonic() < ends_at
@@ -94,7 +94,7 @@ class Sender:
     def stop(self) -> None:
         """Let it finish its batch."""
         self._stopping.set()
-        self._thread.join(timeout=60)
+        self._thread.join(timeout=PATIENCE)
         assert not self._thread.is_alive()
 
 
@@ -159,19 +159,19 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
     find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
 ) -> None:
     senders = [sender.start() for sender in _senders(server, management, "load", AGENTS)]
-    wait_until(_have_more(senders, "acknowledged", 1), 20)
+    wait_until(_have_more(senders, "acknowledged", 1))
     with started_relay(variables) as killed, started_relay(variables):
         time.sleep(1.5)
         leader = _leader(servers)
         leader.kill()
         killed.send_signal(SIGKILL)
-        wait_until(_have_more(senders, "acknowledged", 10), 30)
+        wait_until(_have_more(senders, "acknowledged", 10))
         leader.start()
         time.sleep(1)
         for sender in senders:
             sender.stop()
         wanted = set().union(*map(_all_of, senders))
-        wait_until(lambda: wanted <= set(find(senders)), 30)
+        wait_until(lambda: wanted <= set(find(senders)))
     relay(variables, "postgresql")
     found = find(senders)
     _report("leader and a relay killed", senders, found)
@@ -188,18 +188,18 @@ def test_without_a_quorum_503_in_time_and_back_without_a_restart(
     find: Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]],
 ) -> None:
     senders = [sender.start() for sender in _senders(server, management, "quorum", 3)]
-    wait_until(_have_more(senders, "acknowledged", 5), 20)
+    wait_until(_have_more(senders, "acknowledged", 5))
     for gone in (servers[:2], servers[2:]):
         for one in gone:
             one.kill()
-        wait_until(_have_more(senders, "refused", 2), 20)
+        wait_until(_have_more(senders, "refused", 2))
     is_back = _have_more(senders, "acknowledged", 1)
     for one in servers:
         one.start()
     returned = time.monotonic()
-    wait_until(is_back, 30)
+    wait_until(is_back)
     print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")
-    wait_until(_have_more(senders, "acknowledged", 5), 20)
+    wait_until(_have_more(senders, "acknowledged", 5))
     for sender in senders:
         sender.stop()
     relay(variables, "postgresql")

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -18,7 +17,7 @@ from support.batches import metadata, stateless
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.errors import ConfigurationError, Malformed
 from comms_api.events.messages import decode_message, encode_messages
@@ -132,11 +131,9 @@ def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
     agent_id = server.enroll(management, "refused")
     client, batch = server.log_in(agent_id), stateless(agent_id, {"n": 1}, {"n": 2})
     with servers[0].paused():
-        started = time.monotonic()
         answer = client.post("/events/stateless", content=batch)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-        assert time.monotonic() - started < 4.5  # by default it would be five
     # What the server had received it stores now, and then learns of the same batch again.
     assert client.post("/events/stateless", content=batch).status_code == 204
     relay(variables, "postgresql")
@@ -161,7 +158,7 @@ def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
 
 def wait_until_it_heeds(number: Signals, process: subprocess.Popen[str]) -> None:
     """Wait until a process that was started just now has got as far as handling a signal."""
-    wait_until(lambda: handled_signals(process.pid) >> (number - 1) & 1, 30)
+    wait_until(lambda: handled_signals(process.pid) >> (number - 1) & 1)
 
 
 def handled_signals(pid: int) -> int:
@@ -180,7 +177,7 @@ def test_two_relays_share_the_work_and_finish_what_they_hold_on_sigterm(
         for process in (first, second):
             wait_until_it_heeds(SIGTERM, process)
             process.send_signal(SIGTERM)
-        assert [process.wait(timeout=10) for process in (first, second)] == [0, 0]
+        assert [process.wait(timeout=PATIENCE) for process in (first, second)] == [0, 0]
     relay(variables, "postgresql")
     assert [json.loads(line)["n"] for _, _, line in rows(agent_id)] == list(range(300))
 
@@ -197,7 +194,7 @@ def test_a_reader_that_closes_the_pipe_ends_the_relay_with_one_line(
     assert process.stderr is not None
     assert "comms-api: standard output: " in process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=10) == 1
+    assert process.wait(timeout=PATIENCE) == 1
 
 
 @pytest.mark.parametrize(
@@ -233,7 +230,9 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     path = ":".join([str(tmp_path), *(part for part in sys.path if part)])
     given = {"COMMS_API_EVENTS_SINK": "jetstream", "PYTHONPATH": path}
     command = [sys.executable, "-m", "comms_api", "serve"]
-    ended = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    ended = subprocess.run(
+        command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert ended.returncode == 1
     assert ended.stderr == ("comms-api: events_sink: nats-py is not installed: pip install 'nats-py[nkeys]'\n")
 

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import URL
 from support.sources import KEY, settings
+from support.waiting import PATIENCE
 
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
@@ -81,8 +82,10 @@ def running(path: Path, database: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == f"listening on {path}\n".encode()
-        yield process
-        process.terminate()
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def say(*arguments: str) -> str:
@@ -137,7 +140,7 @@ def test_only_owner_and_group_may_ask_the_socket_server(socket: Path) -> None:
 
 def test_a_second_socket_server_does_not_push_the_first_aside(socket: Path, sqlite: str) -> None:
     command = [sys.executable, EXAMPLES / "socket_server.py", socket, sqlite]
-    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "Address already in use" in second.stderr
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_json, script, settings
+from support.waiting import PATIENCE, until
 
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
@@ -17,8 +17,8 @@ from comms_api.key_requests.sources import ProgramSource, SourceUnavailable
 
 pytestmark = pytest.mark.anyio
 
-LONG_SECONDS = 5.0
 SHORT_SECONDS = 0.3
+NEVER_SECONDS = 3600
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -27,19 +27,37 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 async def run(
-    program: tuple[str, ...], seconds: float = LONG_SECONDS, question: Question = ASKED, **changes: Any
+    program: tuple[str, ...], seconds: float = PATIENCE, question: Question = ASKED, **changes: Any
 ) -> ExternalAgent | Refusal:
-    return await ProgramSource(settings(program, **changes)).ask(question, seconds)
+    async with asyncio.timeout(2 * PATIENCE):
+        return await ProgramSource(settings(program, **changes)).ask(question, seconds)
 
 
-async def reason_of(program: tuple[str, ...], seconds: float = LONG_SECONDS, **changes: Any) -> str:
+async def reason_of(program: tuple[str, ...], seconds: float = PATIENCE, **changes: Any) -> str:
     with pytest.raises(SourceUnavailable) as failed:
         await run(program, seconds, **changes)
     return failed.value.reason
 
 
-def is_running(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+async def run_beyond_the_deadline(program: tuple[str, ...], started: Path) -> str:
+    """Return the reason why a program was ended after it wrote a file; a busy machine may start it late."""
+    for seconds in (SHORT_SECONDS, 10 * SHORT_SECONDS, PATIENCE):
+        reason = await reason_of(program, seconds)
+        if started.exists():  # noqa: ASYNC240 - a moment
+            break
+    return reason
+
+
+def is_running(pid: Path) -> bool:
+    """Say whether any of the processes lives whose numbers are in a file."""
+    return any(_is_alive(int(number)) for number in pid.read_text().split())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_the_answer_is_what_it_prints(tmp_path: Path) -> None:
@@ -106,11 +124,9 @@ async def test_a_hostile_answer_is_a_bad_answer(tmp_path: Path, answer: bytes) -
 
 
 async def test_an_answer_that_never_ends_is_cut_off_at_once(tmp_path: Path) -> None:
-    started = time.monotonic()
     with pytest.raises(BadAnswer) as refused:
         await run(script(tmp_path, "yes"))
     assert refused.value.reason == "it is larger than 16384 bytes"
-    assert time.monotonic() - started < LONG_SECONDS / 2
 
 
 @pytest.mark.parametrize(
@@ -132,58 +148,48 @@ async def test_a_missing_and_an_unexecutable_program_are_told_apart(tmp_path: Pa
 
 
 async def test_a_slow_program_is_ended_at_the_deadline(tmp_path: Path) -> None:
-    started = time.monotonic()
-    assert "did not end within 0.3 s" in await reason_of(script(tmp_path, "exec sleep 60"), SHORT_SECONDS)
-    assert time.monotonic() - started < LONG_SECONDS
+    reason = await reason_of(script(tmp_path, f"exec sleep {NEVER_SECONDS}"), SHORT_SECONDS)
+    assert "did not end within 0.3 s" in reason
 
 
 async def test_a_program_may_tidy_up_when_it_is_told_to_end(tmp_path: Path) -> None:
-    mark = tmp_path / "tidied"
-    await reason_of(script(tmp_path, f"trap 'touch {mark}; exit' TERM", "sleep 60 & wait"), SHORT_SECONDS)
+    started, mark = tmp_path / "started", tmp_path / "tidied"
+    tidy = script(tmp_path, f"trap 'touch {mark}; exit' TERM", f"touch {started}; sleep {NEVER_SECONDS} & wait")
+    await run_beyond_the_deadline(tidy, started)
     assert mark.exists()
 
 
 async def test_a_program_that_will_not_end_is_killed_with_all_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    stubborn = script(
-        tmp_path, "trap '' TERM", f"(sleep 60; sleep 60) & echo $! >{pids}; echo $$ >>{pids}", "wait; sleep 60"
-    )
-    started = time.monotonic()
-    await reason_of(stubborn, SHORT_SECONDS)
-    assert time.monotonic() - started < LONG_SECONDS
-    await asyncio.sleep(0.05)
-    assert not any(is_running(int(pid)) for pid in pids.read_text().split())
+    sleep = f"sleep {NEVER_SECONDS}"
+    stubborn = script(tmp_path, "trap '' TERM", f"({sleep}; {sleep}) & echo $! $$ >{pids}", f"wait; {sleep}")
+    await run_beyond_the_deadline(stubborn, pids)
+    await until(lambda: not is_running(pids))
 
 
 async def test_what_it_leaves_behind_holds_up_nobody_and_is_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    started = time.monotonic()
-    answer = await run(script(tmp_path, f"sleep 60 & echo $! >{pid}", echo(agent_json())))
+    answer = await run(script(tmp_path, f"sleep {NEVER_SECONDS} & echo $! >{pid}", echo(agent_json())))
     assert isinstance(answer, ExternalAgent)
-    assert time.monotonic() - started < LONG_SECONDS / 2
-    await asyncio.sleep(0.05)
-    assert not is_running(int(pid.read_text()))
+    await until(lambda: not is_running(pid))
 
 
 async def test_who_leaves_the_group_holds_up_nobody(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    started = time.monotonic()
-    assert isinstance(
-        await run(script(tmp_path, f"setsid sh -c 'echo $$ >{pid}; exec sleep 60' &", "sleep 0.1", echo(agent_json()))),
-        ExternalAgent,
-    )
-    assert time.monotonic() - started < LONG_SECONDS / 2
+    leave = f"setsid sh -c 'echo $$ >{pid}; exec sleep {NEVER_SECONDS}' &"
+    answer = await run(script(tmp_path, leave, f"until [ -s {pid} ]; do sleep 0.01; done", echo(agent_json())))
     psutil.Process(int(pid.read_text())).kill()
+    assert isinstance(answer, ExternalAgent)
 
 
 async def test_a_cancelled_lookup_leaves_no_program(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    lookup = asyncio.create_task(run(script(tmp_path, f"echo $$ >{pid}", "sleep 60")))
-    await asyncio.sleep(0.3)
+    lookup = asyncio.create_task(run(script(tmp_path, f"echo $$ >{pid}", f"sleep {NEVER_SECONDS}")))
+    await until(lambda: pid.exists() and pid.read_text())
     lookup.cancel()
     with pytest.raises(asyncio.CancelledError):
         await lookup
-    assert not is_running(int(pid.read_text()))
+    await until(lambda: not is_running(pid))
 
 
 async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,6 +224,4 @@ async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pyte
 
 
 async def test_a_program_that_complains_without_end_is_ended(tmp_path: Path) -> None:
-    started = time.monotonic()
     assert "was ended by signal 9" in await reason_of(script(tmp_path, "yes >&2"))
-    assert time.monotonic() - started < LONG_SECONDS / 2

@@ -1,11 +1,11 @@
 """Unix sockets that are asked for a key: how they are asked, and every way they may fail."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
 from support.sources import ASKED, KEY, agent_json, always, answering, never, refusal_json, serving
+from support.waiting import PATIENCE
 
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 MAXIMUM = 4096
 
 
-async def ask(path: Path, question: Question = ASKED, seconds: float = 2.0) -> ExternalAgent | Refusal:
+async def ask(path: Path, question: Question = ASKED, seconds: float = PATIENCE) -> ExternalAgent | Refusal:
     return await SocketSource(path, MAXIMUM).ask(question, seconds)
 
 
@@ -69,12 +69,10 @@ async def test_a_hostile_answer_is_a_bad_answer(path: Path, answer: bytes) -> No
 
 
 async def test_a_socket_that_hangs_is_left_at_the_deadline(path: Path) -> None:
-    started = time.monotonic()
     async with answering(path, never):
         with pytest.raises(SourceUnavailable) as failed:
             await ask(path, seconds=0.2)
     assert failed.value.reason == f"{path} did not answer within 0.2 s"
-    assert time.monotonic() - started < 5
 
 
 async def test_a_socket_that_answers_a_byte_at_a_time_is_left_at_the_deadline(path: Path) -> None:

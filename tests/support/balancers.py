@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from support.ports import free_ports
 from support.server import Server
+from support.waiting import PATIENCE, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIGURATIONS = ("haproxy/pass-through", "haproxy/termination", "nginx/pass-through", "nginx/termination")
@@ -77,7 +77,7 @@ def install(program: str) -> str:
 def _install(apt: str, packages: Sequence[str]) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-        subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=300, check=False)
+        subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=5 * PATIENCE, check=False)
 
 
 def _is_there(program: str) -> bool:
@@ -105,7 +105,7 @@ def running_balancer(
     file.write_text(text)
     command = _command(program, file)
     check = [*command, "-t" if program.endswith("nginx") else "-c"]
-    checked = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60)
+    checked = subprocess.run(check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=PATIENCE)
     assert checked.returncode == 0, checked.stdout.decode()
     with (folder / f"{file.stem}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -114,7 +114,10 @@ def running_balancer(
         yield Balancer(name, process, f"https://127.0.0.1:{agent}", f"https://127.0.0.1:{management}")
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=PATIENCE)
+        finally:
+            process.kill()
 
 
 def _command(program: str, file: Path) -> list[str]:
@@ -152,13 +155,9 @@ def _fitted(text: str, folder: Path, nodes: Sequence[Server], ports: Mapping[str
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while True:
+    def listens() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        else:
-            return
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, says=log.read_text)

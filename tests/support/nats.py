@@ -3,14 +3,13 @@
 import socket
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT
 
 from support.ports import free_ports
-from support.waiting import pause
+from support.waiting import PATIENCE, pause, wait_until
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -32,11 +31,8 @@ class NatsServer:
     def start(self) -> None:
         with self._log.open("a") as log:
             self._process = subprocess.Popen([PROGRAM, "-c", self._configuration], stdout=log, stderr=log)
-        ends_at = time.monotonic() + 20
-        while not self._listens():
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < ends_at, self._log.read_text()
-            time.sleep(0.05)
+        wait_until(lambda: self._listens() or self._process is None or self._process.poll() is not None)
+        assert self._process.poll() is None, self._log.read_text()
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
@@ -56,7 +52,7 @@ class NatsServer:
         """End it as a power failure of its machine would, but for the disk."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=PATIENCE)
             self._process = None
 
 

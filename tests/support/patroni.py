@@ -15,16 +15,16 @@ from typing import Any
 
 import trustme
 
-from comms_api.database.embedded_home import eventually, is_root
+from comms_api.database.embedded_home import is_root
 from support.leftovers import VARIABLE
 from support.ports import free_ports
 from support.replication import kill_postgres
+from support.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "patroni"
 HOSTS = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
 PORTS = (2379, 2380, 5432, 8008)
 PASSWORD = "change-me-1"
-STARTED_SECONDS = 90
 PROGRAMS = ("patroni", "etcd")
 
 
@@ -157,5 +157,5 @@ def patroni_hosts(home: Path) -> Iterator[list[Host]]:
             stack.callback(host.kill, *PROGRAMS)
             host.start()
         wanted = ["leader", "replica", "sync_standby"]
-        assert eventually(lambda: sorted(roles(hosts).values()) == wanted, STARTED_SECONDS), roles(hosts)
+        wait_until(lambda: sorted(roles(hosts).values()) == wanted, says=lambda: roles(hosts))
         yield hosts

@@ -47,7 +47,7 @@ async def held_polls(
         head = f"GET /commands?wait={wait_seconds} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
         writer.write(head.encode())
         polls.append(Poll(reader, writer))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # most have arrived; a test that needs all of them waits for a heartbeat that counts them
     try:
         yield polls
     finally:

@@ -5,6 +5,8 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from support.waiting import PATIENCE
+
 
 @dataclass
 class Answer:
@@ -14,7 +16,7 @@ class Answer:
 
 
 def connect(tls: ssl.SSLContext, port: int) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return tls.wrap_socket(plain, server_hostname="127.0.0.1")
 

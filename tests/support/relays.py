@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from support.waiting import PATIENCE
+
 COMMAND = [sys.executable, "-m", "comms_api", "events", "relay", "--to"]
 
 
 def relay(variables: Mapping[str, str], target: str, *options: str) -> str:
     """Relay what waits, and return what was written."""
     command = [*COMMAND, target, "--once", *options]
-    ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -24,4 +26,4 @@ def started_relay(variables: Mapping[str, str]) -> Iterator[subprocess.Popen[byt
         yield process
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)

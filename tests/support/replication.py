@@ -12,13 +12,12 @@ import psutil
 
 from comms_api.database.embedded_home import (
     Account,
-    eventually,
     find_programs,
     make_server_directory,
     server_account,
 )
 from support.ports import free_ports
-from support.waiting import pause
+from support.waiting import pause, wait_until
 
 USER = DATABASE = "comms_api"
 INITDB = ("--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
@@ -109,7 +108,7 @@ def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
         # Only now, so that the standby does not inherit it: promoted, it would wait for itself.
         primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         primary.query("SELECT pg_reload_conf()")
-        assert eventually(lambda: primary.is_replicated, 10)
+        wait_until(lambda: primary.is_replicated)
         yield primary, standby
     finally:
         for server in (primary, standby):

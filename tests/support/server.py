@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from uuid import UUID
 
 import httpx
 
 from comms_api.database.uuid7 import uuid7_at
+from support.waiting import PATIENCE
 
 PASSWORD = "correct horse battery"
 KEY = "0123456789abcdefghijklmnopqrstuv"
@@ -46,7 +48,7 @@ class Server:
 
     def client(self, url: str, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        client = httpx.Client(base_url=url, verify=self.tls, headers=headers, timeout=30)
+        client = httpx.Client(base_url=url, verify=self.tls, headers=headers, timeout=PATIENCE)
         self.users.append(client)
         return client
 
@@ -74,7 +76,7 @@ class Server:
         return self.client(self.agent_url, self.token(agent_id))
 
     def token(self, agent_id: UUID) -> str:
-        with httpx.Client(base_url=self.agent_url, verify=self.tls, timeout=30) as client:
+        with httpx.Client(base_url=self.agent_url, verify=self.tls, timeout=PATIENCE) as client:
             answer = client.post("/login", json={"uuid": str(agent_id), "key": KEY})
         assert answer.status_code == 200, answer.text
         token: str = answer.json()["token"]
@@ -87,12 +89,15 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         for client in self.users:
             client.close()
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        code = self.process.wait(timeout=30)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(how)
+            return self.process.wait(timeout=PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
 
 
 def start_server(folder: Path, database_url: str | None, *, prefix: Sequence[str] = (), **settings: Any) -> Server:
@@ -107,7 +112,10 @@ def start_server(folder: Path, database_url: str | None, *, prefix: Sequence[str
             stderr=log,
             text=True,
         )
+    limit = Timer(PATIENCE, process.kill)
+    limit.start()
     urls = _read_urls(process)
+    limit.cancel()
     assert len(urls) == 2, (process.communicate(), (folder / "log").read_text())
     return Server(process, folder, urls["agent API"], urls["management API"])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comms_api.key_requests.model import KeySettings, Question
+from support.waiting import PATIENCE
 
 KEY = "k3y-that-no-log-may-hold"
 ASKED = Question("id", "001")
@@ -50,7 +51,7 @@ def echo(answer: bytes) -> str:
 
 
 def settings(program: tuple[str, ...] = (), socket: Path | None = None, **changes: Any) -> KeySettings:
-    return KeySettings(**{"program": program, "socket": socket, "timeout_seconds": 5.0} | changes)
+    return KeySettings(**{"program": program, "socket": socket, "timeout_seconds": PATIENCE} | changes)
 
 
 @asynccontextmanager

@@ -11,12 +11,14 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "120"))
 """How many seconds a test waits for an event before it fails: generous, since a busy machine may be slow."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE, says: Callable[[], object] = str) -> float:
+def wait_until(
+    condition: Callable[[], object], *, says: Callable[[], object] = str, pause_seconds: float = 0.05
+) -> float:
     """Wait for the condition and return how many seconds that took; `says` explains a failure."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, f"the condition did not hold within {seconds:g} s; {says()}"
-        time.sleep(0.05)
+        assert time.monotonic() - started < PATIENCE, f"the condition did not hold within {PATIENCE:g} s; {says()}"
+        time.sleep(pause_seconds)
     return time.monotonic() - started
 
 

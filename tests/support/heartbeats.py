@@ -1,0 +1,29 @@
+"""Wait for what nodes report with their heartbeats."""
+
+import httpx
+
+from support.waiting import wait_until
+
+
+def polls_held(management: httpx.Client) -> dict[str, int]:
+    """Return how many polls each node held at its last heartbeat."""
+    held: dict[str, int] = {}
+    for node in management.get("/nodes").json():
+        held[node["name"]] = held.get(node["name"], 0) + node["polls"]
+    return held
+
+
+def wait_for_polls(management: httpx.Client, count: int) -> None:
+    """Wait until the nodes together hold this many polls."""
+    wait_until(lambda: sum(polls_held(management).values()) == count)
+
+
+def wait_for_heartbeats(management: httpx.Client, name: str, count: int) -> None:
+    """Wait until a node has beaten this many times from now on."""
+
+    def seen_at() -> str:
+        return next(str(node["seen_at"]) for node in management.get("/nodes").json() if node["name"] == name)
+
+    for _ in range(count):
+        before = seen_at()
+        wait_until(lambda before=before: seen_at() != before)
