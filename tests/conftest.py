@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
-from support.databases import migrate, querying, run_sql
+from support.databases import PATIENT, migrate, querying, run_sql
 from support.leftovers import Guard
 from support.server import Server, running_server
 from support.waiting import wait_until
@@ -22,7 +22,6 @@ from support.waiting import wait_until
 from comms_api.database.address import driver_url
 from comms_api.database.connect import open_engine
 from comms_api.database.embedded import embedded_postgres
-from comms_api.settings import Settings
 
 TEMPLATE = "comms_api_template"
 
@@ -110,7 +109,7 @@ def database_url(new_database: Callable[[], str]) -> str:
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """An engine on the module's database."""
-    opened = open_engine(database_url, Settings())
+    opened = open_engine(database_url, PATIENT)
     yield opened
     await opened.dispose()
 

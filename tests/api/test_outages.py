@@ -32,11 +32,11 @@ def test_an_order_claimed_before_a_kill_is_offered_again_and_ends_once(
     management = server.management()
     agent_id = server.enroll(management, "survivor")
     management.post("/commands", json=command(agent_id))
-    [offered] = server.log_in(agent_id).get("/commands?wait=5").json()["commands"]
+    [offered] = server.log_in(agent_id).get("/commands?wait=60").json()["commands"]
     server.stop(SIGKILL)
     with running_server(folder / "kill", url, **LEASE) as again:
         client = again.log_in(agent_id)
-        [order] = client.get("/commands?wait=10").json()["commands"]
+        [order] = client.get("/commands?wait=60").json()["commands"]
         assert order["order_id"] == offered["order_id"]
         report = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
         assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "updated"
@@ -50,8 +50,8 @@ def test_a_second_offers_database_failure_does_not_end_the_first_run(server: Ser
     agent_id = server.enroll(management, "twice")
     client = server.log_in(agent_id)
     management.post("/commands", json=command(agent_id))
-    [first] = client.get("/commands?wait=5").json()["commands"]
-    [second] = client.get("/commands?wait=5").json()["commands"]
+    [first] = client.get("/commands?wait=60").json()["commands"]
+    [second] = client.get("/commands?wait=60").json()["commands"]
     assert first["order_id"] == second["order_id"]
 
     def report(code: int, message: str) -> tuple[str, str]:
@@ -66,15 +66,17 @@ def test_a_second_offers_database_failure_does_not_end_the_first_run(server: Ser
     assert report(1, "too late") == ("noop", "success")
 
 
-def test_an_order_expires_as_a_failure_that_says_when(server: Server, management: httpx.Client) -> None:
+def test_an_order_expires_as_a_failure_that_says_when(
+    server: Server, management: httpx.Client, query: Callable[..., Any]
+) -> None:
     agent_id = server.enroll(management, "late")
-    ids = [
-        management.post("/commands", json=command(agent_id, timeout=1)).json()["commands"][0]["order_ids"][0]
-        for _ in range(1)
-    ]
-    server.log_in(agent_id).get("/commands?wait=5")
     absent = server.enroll(management, "absent")
-    ids += management.post("/commands", json=command(absent, timeout=1)).json()["commands"][0]["order_ids"]
+    ids = [
+        management.post("/commands", json=command(recipient)).json()["commands"][0]["order_ids"][0]
+        for recipient in (agent_id, absent)
+    ]
+    assert server.log_in(agent_id).get("/commands?wait=60").json()["commands"]
+    query("UPDATE orders SET expires_at = now() WHERE agent_id = ANY($1::uuid[])", [agent_id, absent])
 
     def orders() -> list[dict[str, Any]]:
         return [management.get(f"/orders/{id_}").json() for id_ in ids]

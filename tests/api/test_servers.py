@@ -6,8 +6,8 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 from support.batches import stateless
-from support.raw import Answer, connect, read_answer, request
+from support.heartbeats import wait_for_polls
+from support.raw import connect, read_answer, request
 from support.server import Server, running_server, start_server
 from support.waiting import PATIENCE, wait_until
 
@@ -25,7 +26,6 @@ from comms_api.app.listeners import open_listeners
 from comms_api.settings import Settings
 
 Query = Callable[..., list[Any]]
-DRAIN_SECONDS = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def agent_id(server: Server) -> UUID:
 
 
 @pytest.fixture
-def ending(folder: Path, database_url: str) -> Iterator[Server]:
-    """A server that the test ends."""
-    with running_server(folder, database_url, drain_seconds=DRAIN_SECONDS) as running:
+def ending(folder: Path, new_database: Callable[[], str], request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that the test ends; its time to drain is the parameter."""
+    with running_server(folder, new_database(), drain_seconds=request.param, poll_wait_seconds=3600) as running:
         yield running
 
 
@@ -53,10 +53,6 @@ def is_refused(port: int) -> bool:
     except (ConnectionRefusedError, ConnectionResetError):
         return True
     return False
-
-
-def has_ended(server: Server, within_seconds: float) -> bool:
-    return server.process.wait(timeout=within_seconds) == 0
 
 
 def test_http_1_1_is_the_only_protocol_on_offer(server: Server) -> None:
@@ -88,22 +84,24 @@ def test_several_requests_share_a_connection_even_when_they_come_at_once(server:
 
 def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server) -> None:
     with asyncio.Runner(loop_factory=Loop) as runner:
-        took = runner.run(serve_in_three_parts(server))
-    assert min(took) < 0.03  # a client's kernel waits 40 ms before it acknowledges a part
+        runner.run(serve_in_three_parts(server))
 
 
-async def serve_in_three_parts(server: Server) -> list[float]:
+async def serve_in_three_parts(server: Server) -> None:
+    """Return when the parts of an answer have come at once."""
     certs, ended = server.folder / "certs", asyncio.Event()
     settings = Settings(agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
     [listeners] = open_listeners(settings)
     listeners.listen()
     site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
     serving = asyncio.create_task(serve(site, ended))
-    took = await asyncio.to_thread(seconds_of_answers, server.tls, listeners.agent.getsockname()[1])
+    port = listeners.agent.getsockname()[1]
+    # A client's kernel waits 40 ms before it acknowledges a part, each time; a busy machine is not as regular.
+    fast = partial(wait_until, lambda: min(seconds_of_answers(server.tls, port)) < 0.03)
+    await asyncio.to_thread(fast)
     listeners.close()
     ended.set()
     await serving
-    return took
 
 
 async def in_three_parts(scope: Any, receive: Any, send: Any) -> None:
@@ -144,7 +142,7 @@ def test_a_body_that_drips_in_is_408_at_either_api(server: Server, agent_id: UUI
             )
             answer = read_answer(connection)
             assert (answer.status, answer.headers["connection"]) == (408, "close")
-            assert 0.9 < time.monotonic() - started < 4
+            assert time.monotonic() - started > 0.9
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(
@@ -189,27 +187,23 @@ def test_connections_that_are_reset_before_their_first_byte_leave_no_memory_behi
     assert reset(800) - before < 8 * 2**20
 
 
+@pytest.mark.parametrize("ending", [3600], indirect=True)
 def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(ending: Server) -> None:
     agent_id = ending.enroll(ending.management(), "draining")
     token, body = ending.token(agent_id), stateless(agent_id, {"n": 1})
-    answers: list[Answer] = []
     with connect(ending.tls, ending.agent_port) as upload, connect(ending.tls, ending.agent_port) as poll:
         upload.sendall(request("POST", "/events/stateless", token, body)[:-1])
-        poll.sendall(request("GET", "/commands?wait=60", token))
-        time.sleep(0.5)
+        poll.sendall(request("GET", "/commands?wait=3600", token))
+        wait_for_polls(ending.management(), 1)
         ending.process.terminate()
-        reading = Thread(target=lambda: answers.append(read_answer(poll)))
-        reading.start()
-        reading.join(timeout=DRAIN_SECONDS / 2)
-        assert [answer.status for answer in answers] == [200]
-        deadline = time.monotonic() + DRAIN_SECONDS / 2
-        while not is_refused(ending.agent_port):
-            assert time.monotonic() < deadline
+        assert read_answer(poll).status == 200
+        wait_until(lambda: is_refused(ending.agent_port))
         upload.sendall(body[-1:])
         assert read_answer(upload).status == 204
-    assert has_ended(ending, within_seconds=DRAIN_SECONDS)
+    assert ending.process.wait(timeout=PATIENCE) == 0
 
 
+@pytest.mark.parametrize("ending", [1], indirect=True)
 def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server) -> None:
     agent_id = ending.enroll(ending.management(), "waiting")
     with connect(ending.tls, ending.agent_port) as idle, connect(ending.tls, ending.agent_port) as half:
@@ -219,9 +213,9 @@ def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: 
         with socket.create_connection(("127.0.0.1", ending.agent_port)):
             time.sleep(0.5)
             ending.process.terminate()
-            time.sleep(DRAIN_SECONDS + 0.35)
+            time.sleep(1.35)  # longer than it drains
             half.close()
-            assert has_ended(ending, within_seconds=3)
+            assert ending.process.wait(timeout=PATIENCE) == 0
     told = (ending.folder / "log").read_text().rpartition("draining")[2]
     assert "ERROR" not in told, told
 

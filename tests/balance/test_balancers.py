@@ -14,10 +14,11 @@ import pytest
 import trustme
 from support.balancers import BEHIND_BALANCERS, CONFIGURATIONS, Balancer, configuration, running_balancer
 from support.batches import command, state, stateful, stateless
+from support.heartbeats import wait_for_polls
 from support.names import running_name_server
 from support.raw import connect, read_answer, request
 from support.server import KEY, Server, new_id, running_server, start_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.app.hypercorn_server import KEEP_ALIVE_SECONDS
 from comms_api.settings import Settings
@@ -36,10 +37,12 @@ ASKED_SECONDS = 10.0
 @pytest.fixture(scope="module")
 def nodes(folder: Path, database_url: str) -> Iterator[list[Server]]:
     """Two nodes of one database; they share a folder, and so the secret and the certificate."""
-    started = [new_node(folder, database_url, name) for name in ("one", "two")]
-    yield started
-    for node in started:
-        node.stop()
+    with ExitStack() as ending:
+        started = []
+        for name in ("one", "two"):
+            started.append(new_node(folder, database_url, name))
+            ending.callback(started[-1].stop)
+        yield started
 
 
 def new_node(folder: Path, database_url: str, name: str) -> Server:
@@ -73,7 +76,7 @@ def logged_in(balancer: Balancer, node: Server, agent_id: UUID) -> httpx.Client:
     transport = httpx.HTTPTransport(
         verify=node.tls, local_address=CLIENT_ADDRESS, limits=httpx.Limits(max_keepalive_connections=0)
     )
-    client = httpx.Client(base_url=balancer.agent_url, transport=transport, timeout=60)
+    client = httpx.Client(base_url=balancer.agent_url, transport=transport, timeout=PATIENCE)
     client.headers["Authorization"] = f"Bearer {node.token(agent_id)}"
     return client
 
@@ -108,17 +111,20 @@ def test_an_operator_works_through_the_balancer(
     balancer: Balancer, nodes: list[Server], administrator: httpx.Client
 ) -> None:
     headers = {"Authorization": administrator.headers["Authorization"]}
-    with httpx.Client(base_url=balancer.management_url, verify=nodes[0].tls, headers=headers) as client:
+    with httpx.Client(
+        base_url=balancer.management_url, verify=nodes[0].tls, headers=headers, timeout=PATIENCE
+    ) as client:
         assert client.get("/agents").status_code == 200
 
 
 def test_the_clients_address_is_known(agent: httpx.Client, agent_id: UUID, administrator: httpx.Client) -> None:
     agent.headers["X-Forwarded-For"] = "198.51.100.7"  # what the client itself says is not believed
-    deadline = time.monotonic() + 20
-    while (seen := administrator.get(f"/agents/{agent_id}").json())["remote_address"] != CLIENT_ADDRESS:
-        assert time.monotonic() < deadline, seen
+
+    def seen_from() -> str:
         assert agent.get("/commands?wait=0").status_code == 200
-        time.sleep(0.5)
+        return str(administrator.get(f"/agents/{agent_id}").json()["remote_address"])
+
+    wait_until(lambda: seen_from() == CLIENT_ADDRESS, pause_seconds=0.5)
 
 
 def test_a_body_as_large_as_may_be_passes_and_a_larger_one_is_the_nodes_413(
@@ -160,7 +166,7 @@ def test_polls_are_held_for_longer_than_every_short_time_out(
         time.sleep(HELD_SECONDS)
         assert [poll.done() for _, poll in held] == [False] * len(CONFIGURATIONS)
         expected = [[submit(administrator, agent_id)] for agent_id, _ in held]
-        assert [poll.result(timeout=30) for _, poll in held] == expected
+        assert [poll.result(timeout=PATIENCE) for _, poll in held] == expected
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -176,7 +182,7 @@ def test_a_node_that_is_killed_costs_a_poll_at_most(
         threads = stack.enter_context(ThreadPoolExecutor(len(agents)))
         held = [threads.submit(poll_again, agent) for agent in agents]
         wait_until(lambda: running.connections_to(victim) + running.connections_to(nodes[0]) == len(agents))
-        time.sleep(0.5)
+        wait_for_polls(administrator, len(agents))
         at_the_victim = running.connections_to(victim)
         assert at_the_victim
         victim.process.send_signal(SIGKILL)
@@ -186,7 +192,7 @@ def test_a_node_that_is_killed_costs_a_poll_at_most(
         for agent_id, agent in zip(ids, agents, strict=True):
             assert agent.post("/events/stateless", content=stateless(agent_id, {"n": 1})).status_code == 204
         expected = [[submit(administrator, agent_id)] for agent_id in ids]
-        answers = [poll.result(timeout=30) for poll in held]
+        answers = [poll.result(timeout=PATIENCE) for poll in held]
         assert [orders for orders, _ in answers] == expected
         lost = [count for _, count in answers]
         # A balancer that reads requests repeats the polls; one that does not lets the agents do so.
@@ -231,7 +237,12 @@ def nodes_that_answer(administrator: httpx.Client, agents: Mapping[UUID, httpx.C
 def test_while_no_node_is_ready_they_answer_for_themselves(name: str, folder: Path, nodes: list[Server]) -> None:
     with running_balancer(name, folder / "unready" / name, nodes, {"uri /ready": "uri /never"}) as running:
         time.sleep(4)
-        answer = httpx.post(f"{running.agent_url}/login", verify=nodes[0].tls, json={"uuid": str(new_id()), "key": KEY})
+        answer = httpx.post(
+            f"{running.agent_url}/login",
+            verify=nodes[0].tls,
+            timeout=PATIENCE,
+            json={"uuid": str(new_id()), "key": KEY},
+        )
     assert (answer.status_code, answer.json()["message"]) == (403, "Agent does not exist")
 
 
@@ -249,7 +260,7 @@ def test_a_node_whose_name_is_known_later_and_then_moves_is_found(name: str, fol
             time.sleep(2 * ASKED_SECONDS)
             assert not serves(running, nodes[0])
             names.addresses["node.test"] = "127.0.0.1"
-            wait_until(lambda: serves(running, nodes[0]), 3 * ASKED_SECONDS)
+            wait_until(lambda: serves(running, nodes[0]))
 
 
 def serves(balancer: Balancer, node: Server) -> bool:
@@ -270,7 +281,9 @@ def test_client_certificates_pass_through(name: str, folder: Path, new_database:
         tls = node.tls
         authority.issue_cert("agent.example", common_name=str(agent_id)).configure_cert(tls)
         with running_balancer(name, folder / "certified" / name, [node]) as running:
-            answer = httpx.post(f"{running.agent_url}/login", verify=tls, json={"uuid": str(agent_id), "key": KEY})
+            answer = httpx.post(
+                f"{running.agent_url}/login", verify=tls, timeout=PATIENCE, json={"uuid": str(agent_id), "key": KEY}
+            )
     assert answer.status_code == 200, answer.text
 
 

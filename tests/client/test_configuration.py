@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 from support.server import KEY, Server, running_server
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, wait_until
 
 
 @contextmanager
@@ -27,14 +25,6 @@ def running_agent(server: Server, folder: Path, *options: str) -> Iterator[Path]
             assert process.wait(timeout=PATIENCE) == 0, process.communicate()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.1)
-    pytest.fail("not seen within 20 seconds")
-
-
 def in_sync(management: httpx.Client, name: str) -> bool:
     return name in [agent["name"] for agent in management.get("/agents?in_sync=true").json()["items"]]
 
@@ -48,15 +38,15 @@ def test_a_change_of_a_file_or_a_group_reaches_the_agents_disk(
     token = management.post("/enrollment-tokens", json={"groups": ["disk"], "expires_in": 600}).json()["token"]
     (tmp_path / "token").write_text(token)
     with running_agent(server, tmp_path, "--name", "disk", "--enrollment-token-file", str(tmp_path / "token")) as files:
-        wait_for(lambda: bool(management.get("/agents?name=disk").json()["items"]))
+        wait_until(lambda: bool(management.get("/agents?name=disk").json()["items"]))
         management.put("/groups/disk/files/disk.yml", content="name: changed")
-        wait_for(lambda: in_sync(management, "disk"))
+        wait_until(lambda: in_sync(management, "disk"))
         assert (files / "disk.yml").read_text() == "name: changed"
         agent_id = management.get("/agents?name=disk").json()["items"][0]["id"]
         management.put(f"/groups/other/agents/{agent_id}")
-        wait_for(lambda: (files / "other.yml").exists() and in_sync(management, "disk"))
+        wait_until(lambda: (files / "other.yml").exists() and in_sync(management, "disk"))
         management.delete(f"/groups/disk/agents/{agent_id}")
-        wait_for(lambda: not (files / "disk.yml").exists() and in_sync(management, "disk"))
+        wait_until(lambda: not (files / "disk.yml").exists() and in_sync(management, "disk"))
 
 
 def test_an_agent_of_an_external_database_sends_under_the_id_it_was_given(
@@ -80,7 +70,7 @@ def test_an_agent_of_an_external_database_sends_under_the_id_it_was_given(
             "--from-start",
         ]
         with running_agent(server, tmp_path, *options, "--batch-seconds", "0.2"):
-            wait_for(lambda: bool(management.get("/events").json()["items"]))
+            wait_until(lambda: bool(management.get("/events").json()["items"]))
         [agent] = management.get("/agents").json()["items"]
         [event] = management.get("/events").json()["items"]
         assert (agent["external_id"], event["agent_id"]) == ("042", agent["id"])

@@ -3,14 +3,15 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from support.batches import command
 from support.server import KEY, Server
+from support.waiting import wait_until
 
 from comms_api.client.spool import Spool
 
@@ -68,12 +69,13 @@ class Worker:
 
     def ended(self, order_id: str) -> tuple[str, int, str]:
         """Return how an order ended, once it has."""
-        for _ in range(200):
-            order = self.management.get(f"/orders/{order_id}").json()
-            if order["status"] in {"success", "failure"}:
-                return order["status"], order["result"]["code"], order["result"]["message"]
-            time.sleep(0.1)
-        pytest.fail(f"still {order}")
+
+        def order() -> dict[str, Any]:
+            found: dict[str, Any] = self.management.get(f"/orders/{order_id}").json()
+            return found
+
+        wait_until(lambda: order()["status"] in {"success", "failure"}, says=order)
+        return order()["status"], order()["result"]["code"], order()["result"]["message"]
 
     def told(self) -> dict[str, int]:
         spool = Spool(self.folder / "spool.sqlite", 2**20)

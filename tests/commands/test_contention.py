@@ -74,7 +74,7 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
 
 
 async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
-    request_id, ids = await submit(engine, 10, seconds=1, rollout=Rollout(failure_ratio=0.1, failures_after=3))
+    request_id, ids = await submit(engine, 10, seconds=60, rollout=Rollout(failure_ratio=0.1, failures_after=3))
     upkeep = Maintenance(engine, Notifier(engine, {}), Settings())
     assert await upkeep.advance() == 10
     claimed = await claim(engine, ids[:3])
@@ -82,7 +82,8 @@ async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine
     for one in claimed:
         await reports._record([Report(one.agent_id, 0, OrderResult(one.order.order_id, Result(1)))])  # noqa: SLF001
     assert await upkeep.advance() == 0
-    await asyncio.sleep(1.1)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE orders SET expires_at = expires_at - interval '61 s'"))  # time passes
     assert await upkeep.expire() == 0
     async with engine.connect() as connection:
         command = await queries.find_command(connection, request_id)

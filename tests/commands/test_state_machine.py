@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from support.databases import PATIENT
 
 from comms_api.commands import control, endings, queries
 from comms_api.commands.archive import archive_orders
@@ -95,7 +96,7 @@ class OrderLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.engine: AsyncEngine = open_engine(self.url, Settings())
+        self.engine: AsyncEngine = open_engine(self.url, PATIENT)
         self.maintenance = Maintenance(self.engine, Notifier(self.engine, {}), Settings())
         self.group = uuid7_at(1_780_000_000).hex
         self.agents = [uuid7_at(1_780_000_000) for _ in range(3)]

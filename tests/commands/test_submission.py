@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
 from support.statements import listening
+from support.waiting import PATIENCE, until
 
 from comms_api.agents.presence import Presence
 from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
@@ -178,7 +179,7 @@ async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_he
     engine: AsyncEngine, submissions: Submissions, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
-    later = msgspec.structs.replace(restart(agent_id), start_at=datetime.now(UTC) + timedelta(seconds=30))
+    later = msgspec.structs.replace(restart(agent_id), start_at=datetime.now(UTC) + timedelta(hours=1))
     with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
         await submissions.submit("olga", [later])
         assert not answer.done()
@@ -210,8 +211,10 @@ async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: AsyncE
     transport.pause_reading()
     running = asyncio.create_task(dispatcher.run())
     with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
-        await asyncio.sleep(0.2)
-        assert await kept(engine, agent_id) == [(1, True, True)]
+        await until(lambda: engine.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
+        async with asyncio.timeout(PATIENCE):
+            while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit is no event of this loop
+                await asyncio.sleep(0.01)
         await submissions.submit("olga", [restart(agent_id)])
         assert not answer.done()
         transport.resume_reading()

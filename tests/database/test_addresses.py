@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from support.waiting import PATIENCE
 
 from comms_api.database.address import driver_url
 from comms_api.database.connect import CONNECT_TIMEOUT_SECONDS, open_engine
@@ -133,18 +134,17 @@ async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_
     started = time.monotonic()
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT 1"))).scalar() == 1
-    assert time.monotonic() - started < CONNECT_TIMEOUT_SECONDS
+    assert time.monotonic() - started < PATIENCE
     await engine.dispose()
 
 
 @pytest.mark.anyio
 async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) -> None:
     engine = open_engine(f"postgresql://127.0.0.1:{silent},127.0.0.1:1/name", Settings())
-    started = time.monotonic()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever of the two ended first
-        await engine.connect().start()
+        async with asyncio.timeout(PATIENCE):
+            await engine.connect().start()
     assert is_outage(caught.value)
-    assert time.monotonic() - started < 5
     await engine.dispose()
 
 
@@ -213,12 +213,12 @@ async def test_a_statement_that_takes_too_long_ends_and_so_does_its_connection_w
     engine = open_engine(database_url, Settings(database_timeout_seconds=0.2))
     async with engine.connect() as connection:
         with pytest.raises(Exception, match="statement timeout") as caught:
-            await connection.execute(text("SELECT pg_sleep(5)"))
+            await connection.execute(text("SELECT pg_sleep(600)"))
         assert is_outage(caught.value)
         await connection.rollback()
         await connection.execute(text("SET statement_timeout = 0"))
         with pytest.raises(TimeoutError):
-            await connection.execute(text("SELECT pg_sleep(5), 'left alone'"))
+            await connection.execute(text("SELECT pg_sleep(600), 'left alone'"))
         assert connection.invalidated
     async with engine.connect() as connection:
         running = text(

@@ -45,8 +45,8 @@ async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
         async with direct(engine) as connection:
             if in_transaction:
                 async with connection.transaction():
-                    await connection.execute(WAIT, {"seconds": 20})
-            await connection.execute(WAIT, {"seconds": 20})
+                    await connection.execute(WAIT, {"seconds": 3600})
+            await connection.execute(WAIT, {"seconds": 3600})
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0.2)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
+from support.waiting import PATIENCE
 
 from comms_api.errors import Unavailable
 from comms_api.events.jetstream import DAY_SECONDS, STREAM, JetStream
@@ -70,8 +71,17 @@ async def test_a_stream_that_was_deleted_is_made_again(server: NatsServer) -> No
         await stream.context.delete_stream(STREAM)
         with pytest.raises(Unavailable):
             await stream.publish(_message())
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(PATIENCE):
+            while not await _is_published(stream):
+                pass
+
+
+async def _is_published(stream: JetStream) -> bool:
+    try:
         await stream.publish(_message())
+    except Unavailable:
+        return False
+    return True
 
 
 async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server: NatsServer) -> None:
@@ -80,7 +90,7 @@ async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server
         running = asyncio.create_task(JetStream(settings).run())
         await asyncio.sleep(number * 0.00005)
         running.cancel()
-        ended, _ = await asyncio.wait([running], timeout=5)
+        ended, _ = await asyncio.wait([running], timeout=PATIENCE)
         assert ended, number
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
-from support.databases import migrate
+from support.databases import PATIENT, migrate
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import COMMAND, relay
 from support.server import environment, new_id
@@ -90,7 +90,7 @@ def waiting(settings: Mapping[str, Any], consumer: str) -> int:
 
 def count_events(cluster: Cluster) -> int:
     async def count() -> int:
-        engine = open_engine(cluster.url, Settings())
+        engine = open_engine(cluster.url, PATIENT)
         async with engine.connect() as connection:
             number: int = await connection.scalar(text("SELECT count(*) FROM events"))
         await engine.dispose()

@@ -41,7 +41,7 @@ def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
         "nats_servers": urls_of(servers),
         "nats_replicas": 1,
         "nats_stream_bytes": 2**26,
-        "nats_timeout_seconds": 1,
+        "nats_timeout_seconds": 8,
     }
 
 

@@ -10,6 +10,10 @@ from comms_api.database.connect import open_engine
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
 from comms_api.settings import Settings
+from support.waiting import PATIENCE
+
+PATIENT = Settings(database_timeout_seconds=PATIENCE)
+"""Settings for an engine of a test: a statement over many rows may take its time on a busy machine."""
 
 
 def plain_url(url: URL) -> str:
@@ -30,7 +34,7 @@ def run_sql(server: URL, *statements: str) -> None:
 
 async def migrate(url: URL | str) -> None:
     """Make the schema and the partitions of an empty database."""
-    engine = open_engine(url, Settings())
+    engine = open_engine(url, PATIENT)
     async with engine.begin() as connection:
         await upgrade_schema(connection)
     await create_partitions(engine)

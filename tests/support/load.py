@@ -14,6 +14,7 @@ import httpx
 
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server
+from support.waiting import wait_until
 
 PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 0.1
@@ -125,13 +126,9 @@ class Load:
         """The names of all that was acknowledged of a kind."""
         return {name for sender in self.senders if sender.kind == kind for name in sender.acknowledged}
 
-    def wait_for_all(self, since: float, seconds: float) -> None:
-        """Return when every sender had something acknowledged after a moment, or after so many seconds."""
-        deadline = time.monotonic() + seconds
-        while not all(sender.is_acknowledged_since(since) for sender in self.senders):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(RETRY_SECONDS)
+    def wait_for_all(self, since: float) -> None:
+        """Wait until every sender had something acknowledged after a moment."""
+        wait_until(lambda: all(sender.is_acknowledged_since(since) for sender in self.senders))
 
     def longest_pause(self, since: float) -> float:
         """How long the one that waited longest went without an acknowledgement."""

@@ -142,6 +142,7 @@ def environment(folder: Path, database_url: str | None, **settings: Any) -> dict
         "admin_password_file": folder / "password",
         "agent_bind": "127.0.0.1:0",
         "management_bind": "127.0.0.1:0",
+        "database_timeout_seconds": PATIENCE,
         **({"database_url": database_url} if database_url else {}),
         **settings,
     }
