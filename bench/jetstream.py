@@ -1,7 +1,7 @@
-"""Events per second over HTTPS, durable before the answer, with the sink JetStream against the sink PostgreSQL.
+"""Events per second over HTTPS with the sink JetStream: against the sink PostgreSQL, and against rare syncs.
 
-One server of NATS with files that are synced before each acknowledgement, as PostgreSQL's log is before each commit. A
-second node writes to it; both nodes get the same requests, by turns.
+One NATS server syncs its files before each acknowledgement, as PostgreSQL syncs its log before each commit; another
+syncs them every ten seconds. A node of its own writes to each, and all nodes get the same requests, by turns.
 """
 
 import asyncio
@@ -37,29 +37,53 @@ async def take(system: System, effort: Effort) -> Measured:
     agents = await system.enroll(CONNECTIONS, "jetstream")
     requests = [post("/events/stateless", system.token(agent), stateless(agent, lines)) for agent in agents]
     count = effort.of(REQUESTS // CONNECTIONS)
-    rates: Rates = {"postgresql": [], "jetstream": []}
     cpu: dict[str, dict[str, float]] = {}
-    async with _nats_server(system.folder / "nats") as (url, nats), second_node(system, _settings(url)) as other:
-        nodes = {"postgresql": system, "jetstream": other}
-        for node in nodes.values():
+    async with (
+        _node_with_nats(system, "jetstream", "always") as always,
+        _node_with_nats(system, "jetstream_10s", '"10s"') as rarely,
+    ):
+        nodes = {"postgresql": (system, None), "jetstream": always, "jetstream_10s": rarely}
+        rates: Rates = {name: [] for name in nodes}
+        for node, _ in nodes.values():
             await drive(node, [[request] * 10 for request in requests])  # what is made at first use is made
         for _ in range(effort.rounds):
-            for name, node in nodes.items():
+            for name, (node, nats) in nodes.items():
                 await system.checkpoint()
-                before, events = node.cpu(), count * CONNECTIONS * EVENTS_PER_REQUEST
-                before_nats = sum(nats.cpu_times()[:2])
+                before, before_nats = node.cpu(), _cpu_seconds(nats)
                 rates[name].append(await _rate(node, requests, count))
-                used = (sum(nats.cpu_times()[:2]) - before_nats) / events * 1e6
+                events = count * CONNECTIONS * EVENTS_PER_REQUEST
+                used = (_cpu_seconds(nats) - before_nats) / events * 1e6
                 cpu[name] = node.cpu_since(before, events) | {"nats": used}
-    # Round by round: what else this machine does changes slower than the turns.
-    ratios = [ours / theirs for ours, theirs in zip(rates["jetstream"], rates["postgresql"], strict=True)]
-    values = {"jetstream_vs_postgresql": statistics.median(ratios)}
+    values = {
+        "jetstream_vs_postgresql": _ratio(rates, "jetstream", "postgresql"),
+        "jetstream_always_vs_10s": _ratio(rates, "jetstream", "jetstream_10s"),
+    }
     raw = {"events_per_second": rates, "medians": medians(rates), "connections": CONNECTIONS}
     return Measured(values, raw | {"cpu_us_per_event": cpu, "bytes_per_event": len(lines[0])})
 
 
-def _settings(url: str) -> dict[str, str]:
+def _ratio(rates: Rates, ours: str, theirs: str) -> float:
+    # Round by round: what else this machine does changes slower than the turns.
+    return statistics.median(one / other for one, other in zip(rates[ours], rates[theirs], strict=True))
+
+
+def _cpu_seconds(process: psutil.Process | None) -> float:
+    return sum(process.cpu_times()[:2]) if process else 0.0
+
+
+@asynccontextmanager
+async def _node_with_nats(system: System, name: str, sync: str) -> AsyncIterator[tuple[System, psutil.Process]]:
+    """Run a NATS server and a node that publishes to it for the block."""
+    async with (
+        _nats_server(system.folder / name, sync) as (url, nats),
+        second_node(system, _settings(name, url)) as node,
+    ):
+        yield node, nats
+
+
+def _settings(name: str, url: str) -> dict[str, str]:
     return {
+        "COMMS_API_NODE_NAME": name,
         "COMMS_API_EVENTS_SINK": "jetstream",
         "COMMS_API_NATS_SERVERS": url,
         "COMMS_API_NATS_REPLICAS": "1",
@@ -74,9 +98,9 @@ async def _rate(node: System, requests: Sequence[bytes], count: int) -> float:
 
 
 @asynccontextmanager
-async def _nats_server(folder: Path) -> AsyncIterator[tuple[str, psutil.Process]]:
+async def _nats_server(folder: Path, sync_interval: str) -> AsyncIterator[tuple[str, psutil.Process]]:
     """Run a server for the block and yield where it is."""
-    port, configuration = _configure(folder)
+    port, configuration = _configure(folder, sync_interval)
     program = Path(sysconfig.get_path("scripts")) / "nats-server"
     process = await asyncio.create_subprocess_exec(program, "-c", configuration, stdout=DEVNULL, stderr=DEVNULL)
     try:
@@ -87,12 +111,12 @@ async def _nats_server(folder: Path) -> AsyncIterator[tuple[str, psutil.Process]
         await process.wait()
 
 
-def _configure(folder: Path) -> tuple[int, Path]:
+def _configure(folder: Path, sync_interval: str) -> tuple[int, Path]:
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    store = f'jetstream {{ store_dir: "{folder}", max_file_store: {STREAM_BYTES}, sync_interval: always }}'
+    store = f'jetstream {{ store_dir: "{folder}", max_file_store: {STREAM_BYTES}, sync_interval: {sync_interval} }}'
     configuration = folder / "nats.conf"
     configuration.write_text(f"listen: 127.0.0.1:{port}\n{store}\n")
     return port, configuration
@@ -108,4 +132,5 @@ async def _wait_for(port: int) -> None:
     raise RuntimeError("nats-server did not start")
 
 
-MEASUREMENT = Measurement("jetstream", (Figure("jetstream_vs_postgresql", 0.5, 1.0, "ratio"),), take)
+FIGURES = (Figure("jetstream_vs_postgresql", 0.5, 1.0, "ratio"), Figure("jetstream_always_vs_10s", 0.1, 1.0, "ratio"))
+MEASUREMENT = Measurement("jetstream", FIGURES, take)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.nats import PROGRAM as NATS_SERVER
 from support.server import Server
 from support.waiting import PATIENCE
 
@@ -144,8 +145,27 @@ def test_three_nats_servers_know_each_other_and_start_only_when_asked_for() -> N
         assert service["command"][0] == f"--name={name}"
         [routes] = [word for word in service["command"] if word.startswith("--routes=")]
         assert set(re.findall(r"nats://(\w+):6222", routes)) == set(servers)
-        assert service["volumes"] == [f"{name}:/data"]
+        data, configuration = service["volumes"]
+        assert data == f"{name}:/data"
+        assert f"--config={configuration.split(':')[1]}" in service["command"]
         assert all(name not in SERVICES[node]["depends_on"] for node in NODES)
+
+
+SYNC = re.compile(r"\bsync_interval: *(\S+)")
+
+
+def test_every_nats_server_that_we_ship_or_recommend_syncs_before_it_acknowledges(tmp_path: Path) -> None:
+    """`nats-server -t` refuses a configuration that it cannot read."""
+    page = (DEPLOY.parent / "docs" / "operations" / "jetstream.md").read_text()
+    [shown] = re.findall(r"```\n(# nats-1\.conf.*?)```", page, re.DOTALL)
+    delivered = (DEPLOY / "nats" / "jetstream.conf").read_text()
+    for number, text in enumerate((shown, delivered)):
+        assert SYNC.findall(text) == ["always"]
+        file = tmp_path / f"{number}.conf"
+        readable = re.sub(r"^ *tls \{.*\}$", "", text, flags=re.MULTILINE)  # the certificates are not here
+        file.write_text(readable.replace("$NATS_PASSWORD", "x"))
+        checked = subprocess.run([NATS_SERVER, "-t", "-c", file], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
 
 
 def systemd_analyze() -> str:
