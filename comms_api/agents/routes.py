@@ -36,9 +36,11 @@ LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", descriptio
 
 
 @post("/agents", opt=OPERATE)
-async def enroll_agent(data: JSONBody[Enrollment], agents: NamedDependency[Agents]) -> EnrolledAgent:
+async def enroll_agent(
+    request: AnyRequest, data: JSONBody[Enrollment], agents: NamedDependency[Agents]
+) -> EnrolledAgent:
     """Enroll an agent under the id (UUID version 4 or 7) and key that it chose; 409 when its id or name is taken."""
-    return await agents.enroll(data)
+    return await agents.enroll(data, remote_address(request))
 
 
 @get("/agents", opt=READ)
@@ -97,7 +99,7 @@ async def enroll_by_token(
 ) -> EnrolledAgent:
     """Enroll an agent by an enrollment token, given as a Bearer token, into that token's groups."""
     token, address = bearer_token(request), remote_address(request)
-    await agents.check_token(token)
+    await agents.check_token(token, address)
     async with bodies.receive(request) as body:
         enrollment = read_json(body, _ENROLLMENT, "an enrollment")
     return await agents.enroll_by_token(token, enrollment, address)

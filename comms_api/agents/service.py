@@ -1,9 +1,11 @@
 """Enroll, show, change and delete agents."""
 
 import ipaddress
+import logging
 import secrets
 import string
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 import msgspec
@@ -26,11 +28,14 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret, entropy_bits
+
+logger = logging.getLogger(__name__)
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
 FAILURES_CHANNEL = "comms_api_failures"
@@ -57,6 +62,8 @@ class Agents:
         self._entropy_bits = settings.key_entropy_bits_minimum
         days = settings.reenroll_after_days
         self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
+        self._enrollments = Notices(logger, logging.INFO)
+        self._refusals = Notices(logger, logging.WARNING)
 
     async def resolve(self, text: str) -> UUID:
         """Return the id of the agent that a text names by id or name; raises `NotFound` for a name of none."""
@@ -74,38 +81,52 @@ class Agents:
 
     # -- enrolling
 
-    async def enroll(self, enrollment: Enrollment) -> EnrolledAgent:
+    async def enroll(self, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
         """Add an agent under the id it chose, or one of ours.
 
         Raises `Conflict` when id or name is taken, unless by an agent that has been silent so long that it may be
         replaced; the same agent with the same key is enrolled already.
         """
-        self._check(enrollment)
-        async with self._engine.begin() as connection:
-            return await self._enroll(connection, enrollment)
+        with self._logging_refusal(enrollment, address):
+            self._check(enrollment)
+            async with self._engine.begin() as connection:
+                enrolled = await self._enroll(connection, enrollment)
+        return self._logged(enrolled, address)
 
-    async def check_token(self, token: str) -> None:
+    def _logging_refusal(self, enrollment: Enrollment, address: str | None) -> AbstractContextManager[None]:
+        return self._refusals.refusals(f"enrollment of agent {enrollment.name} ({enrollment.id})", address)
+
+    def _logged(self, enrolled: EnrolledAgent, address: str | None) -> EnrolledAgent:
+        self._enrollments.write(f"agent {enrolled.name} ({enrolled.id}) enrolled from {address}")
+        return enrolled
+
+    async def check_token(self, token: str, address: str | None) -> None:
         """Raise `Unauthenticated` for a token that enrolls nobody, before the rest of its request is read."""
-        async with self._engine.connect() as connection:
-            if not await enrollment_tokens.is_known(connection, token):
-                raise Unauthenticated("The enrollment token is unknown, used up or over.")
+        with self._refusals.refusals("enrollment by a token", address):
+            async with self._engine.connect() as connection:
+                if not await enrollment_tokens.is_known(connection, token):
+                    raise Unauthenticated("The enrollment token is unknown, used up or expired.")
 
     async def enroll_by_token(self, token: str, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
         """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not good."""
-        self._check(enrollment)
-        with acting_as(Actor("an enrollment token", address)):
-            async with self._engine.begin() as connection:
-                # A request whose answer was lost is answered again, and uses the token once.
-                if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
-                    return EnrolledAgent(enrollment.id, enrollment.name)
-                used = await enrollment_tokens.use_token(connection, token)
-                if used is None:
-                    raise Unauthenticated("The enrollment token is unknown, used up or over.")
-                with_groups = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
-                enrolled = await self._enroll(connection, with_groups)
-                if used.groups:  # the agent does not know them yet
-                    await note_moved(connection, [enrolled.id])
-                return enrolled
+        with self._logging_refusal(enrollment, address):
+            self._check(enrollment)
+            with acting_as(Actor("an enrollment token", address)):
+                async with self._engine.begin() as connection:
+                    enrolled = await self._enroll_by_token(connection, token, enrollment)
+        return self._logged(enrolled, address)
+
+    async def _enroll_by_token(self, connection: AsyncConnection, token: str, enrollment: Enrollment) -> EnrolledAgent:
+        # A request whose answer was lost is answered again, and uses the token once.
+        if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
+            return EnrolledAgent(enrollment.id, enrollment.name)
+        used = await enrollment_tokens.use_token(connection, token)
+        if used is None:
+            raise Unauthenticated("The enrollment token is unknown, used up or expired.")
+        enrolled = await self._enroll(connection, msgspec.structs.replace(enrollment, groups=tuple(used.groups)))
+        if used.groups:  # the agent does not know them yet
+            await note_moved(connection, [enrolled.id])
+        return enrolled
 
     async def _enroll(self, connection: AsyncConnection, enrollment: Enrollment) -> EnrolledAgent:
         agent_id = enrollment.id or self._clock.uuid7()

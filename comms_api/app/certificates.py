@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from comms_api.app.files import write_private
+from comms_api.app.files import PUBLIC, write_new
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
@@ -64,11 +64,11 @@ def _make(folder: Path, wanted: Certificate) -> None:
     # One file holds both, so that two nodes that start at once cannot mix one's key with the other's certificate.
     both = folder / "development.pem"
     if not both.exists():
-        write_private(both, _new_authority_and_server())
+        write_new(both, _new_authority_and_server())
     server_key, server, authority = both.read_bytes().split(b"\n\n")
-    write_private(wanted.key, server_key + b"\n")
-    write_private(wanted.chain, server + b"\n")
-    write_private(folder / "ca.pem", authority + b"\n")
+    write_new(wanted.key, server_key + b"\n")
+    write_new(wanted.chain, server + b"\n")
+    write_new(folder / "ca.pem", authority + b"\n", PUBLIC)  # every client needs it
 
 
 def _new_authority_and_server() -> bytes:

@@ -1,4 +1,4 @@
-"""Files that a node makes on its first start: written whole or not at all, for their owner alone."""
+"""Files that a node makes on its first start: written whole or not at all, and for their owner alone if not said."""
 
 import os
 import secrets
@@ -9,17 +9,14 @@ from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
 SECRET_BYTES = 32
+PASSWORD_BYTES = 18
+PRIVATE, PUBLIC = 0o600, 0o644
+ADMINISTRATOR_PASSWORD = "admin.password"  # noqa: S105 - the name of its file
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner reads, unless it exists; of several writers one wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Write a new file, unless it exists; of several writers one wins."""
+    draft = _write_draft(path, content, mode)
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -28,12 +25,49 @@ def write_private(path: Path, content: bytes) -> None:
         draft.unlink()
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner reads in the place of the one that is there."""
+    _write_draft(path, content, PRIVATE).replace(path)
+
+
+def _write_draft(path: Path, content: bytes, mode: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # whatever our umask is
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
+
+
+def new_password() -> str:
+    """Return a password that nobody can guess."""
+    return secrets.token_urlsafe(PASSWORD_BYTES)
+
+
+def administrator_password_file(settings: Settings) -> Path:
+    """Return the file of the first administrator's password: the operator's, or one of ours, made if need be.
+
+    It is written before the administrator is: a crash in between loses no password.
+    """
+    if settings.admin_password_file is not None:
+        return settings.admin_password_file
+    path = settings.data_dir / ADMINISTRATOR_PASSWORD
+    try:
+        write_new(path, new_password().encode())
+    except OSError as error:
+        raise ConfigurationError(f"data_dir: {error}") from None
+    return path
+
+
 def load_secret(settings: Settings) -> Secret:
     """Return the node secret, made on the first start; raises `ConfigurationError` when it cannot be read."""
     path = settings.secret_path
     try:
         if not path.exists():
-            write_private(path, secrets.token_hex(SECRET_BYTES).encode())
+            write_new(path, secrets.token_hex(SECRET_BYTES).encode())
         previous = settings.previous_secret_file
         return Secret(path.read_bytes().strip(), previous.read_bytes().strip() if previous else None)
     except OSError as error:

@@ -5,9 +5,11 @@ own, whose memory (Alembic's, for one) goes when it is done.
 """
 
 import asyncio
+from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.app.files import administrator_password_file
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
 from comms_api.database.connect import open_engine
@@ -20,13 +22,14 @@ from comms_api.login.external import check_sources
 from comms_api.login.store import list_signing_keys
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
-from comms_api.users.service import create_first_administrator
+from comms_api.users.service import create_first_administrator, read_password
+from comms_api.users.store import is_empty
 
 PREPARATION_LOCK = 0x7072657061
 
 
-def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> str | None:
-    """Create what is missing, and claim the node's name; return the administrator's password if it was made up now.
+def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> Path | None:
+    """Create what is missing, and claim the node's name; return the file of a password that was made up now.
 
     Raises `ConfigurationError` when the database cannot be used, it was set up with another secret, or a live node has
     the name.
@@ -34,11 +37,11 @@ def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> str |
     return asyncio.run(_prepare(url, secret, settings, place))
 
 
-async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -> str | None:
+async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -> Path | None:
     engine = open_engine(url, settings)
     try:
         await check_sources(settings)
-        password = await _prepare_database(engine, settings)
+        password_file = await _prepare_database(engine, settings)
         async with engine.connect() as connection:
             await list_signing_keys(connection, secret)  # one that cannot read them must not take a name
         await claim_name(engine, place)
@@ -47,15 +50,19 @@ async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -
             raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error
         raise
     else:
-        return password
+        return password_file
     finally:
         await engine.dispose()
 
 
-async def _prepare_database(engine: AsyncEngine, settings: Settings) -> str | None:
+async def _prepare_database(engine: AsyncEngine, settings: Settings) -> Path | None:
     async with engine.begin() as connection:
         await upgrade_schema(connection)
     await create_partitions(engine)
     async with engine.begin() as connection:
         await take_turns(connection, PREPARATION_LOCK)
-        return await create_first_administrator(connection, settings.admin_password_file)
+        if not await is_empty(connection):
+            return None
+        path = administrator_password_file(settings)
+        await create_first_administrator(connection, read_password("admin_password_file", path))
+    return None if settings.admin_password_file else path

@@ -13,6 +13,7 @@ from importlib import import_module
 from mmap import mmap
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -43,12 +44,12 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """Where a node serves; the password only when it was made up just now."""
+    """Where a node serves; the password's file only when it was made up just now."""
 
     agent_url: str
     management_url: str
     certificate: Certificate
-    administrator_password: str | None
+    administrator_password_file: Path | None
 
 
 def serve(settings: Settings, announce: Callable[[Listening], None], manager: ServiceManager = NOBODY) -> None:
@@ -67,13 +68,13 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
             stack.callback(pair.close)
         address = stack.enter_context(database_address(settings))
         place = find_place(settings, listeners[0])
-        password = _call_in_child(PREPARATION, address.url, secret, settings, place)
+        password_file = _call_in_child(PREPARATION, address.url, secret, settings, place)
         worker = Worker(address, secret, certificate, settings, Seat(place), manager)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
             certificate,
-            password,
+            password_file,
         )
 
         def ready() -> None:

@@ -8,7 +8,7 @@ import click
 from comms_api.errors import CommsError
 from comms_api.printable import escape_controls
 
-COMMANDS = ("serve", "agent", "commands", "cluster", "events", "demo")
+COMMANDS = ("serve", "agent", "commands", "cluster", "users", "events", "demo")
 """Each is a module of this package that has a command of its name."""
 
 

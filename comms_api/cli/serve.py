@@ -30,8 +30,8 @@ def serve(config: Path | None, **overrides: object) -> None:
 
 
 def _announce(listening: Listening) -> None:
-    if listening.administrator_password is not None:
-        click.echo(f"administrator:   admin, password {listening.administrator_password} (shown only now)")
+    if (file := listening.administrator_password_file) is not None:
+        click.echo(f"administrator:   admin, password {file.read_text()} (in {file})")
     click.echo(f"certificate:     {listening.certificate.chain}")
     click.echo(f"agent API:       {listening.agent_url}")
     click.echo(f"management API:  {listening.management_url}")

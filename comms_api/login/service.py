@@ -17,6 +17,7 @@ from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
+from comms_api.http.notices import Notices
 from comms_api.login import store
 from comms_api.login.external import ExternalAgents
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
@@ -58,6 +59,8 @@ class Login:
         self._presence = presence
         self._waiting_maximum = waiting_maximum
         self._waiting = 0
+        self._logins = Notices(logger, logging.INFO)
+        self._refusals = Notices(logger, logging.WARNING)
 
     async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
         """Return a token for the agent API, to the agent that its certificate names, if it has one.
@@ -66,6 +69,16 @@ class Login:
         final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several wrong
         keys, and `Unavailable` when too many log in at once.
         """
+        with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
+            admission, read_at = await self._admit(credentials, address, certified)
+        self._logins.write(f"agent {admission.id} logged in from {address}")
+        self._presence.saw(admission.id, address, logged_in=True)
+        return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
+
+    async def _admit(
+        self, credentials: Credentials, address: str | None, certified: str | None
+    ) -> tuple[Admission, float]:
+        """Return an agent that may log in, and the moment before its rights were read."""
         name = _agent_id(credentials.uuid)
         if self._waiting >= self._waiting_maximum:
             raise Unavailable("Too many agents log in at once; come back later.")
@@ -75,8 +88,7 @@ class Login:
         finally:
             self._waiting -= 1
         _check_permission(admission, address, certified)
-        self._presence.saw(admission.id, address, logged_in=True)
-        return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
+        return admission, read_at
 
     async def _authenticate(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
         """Return the agent whose key this is, and the moment before its rights were read."""
@@ -101,7 +113,9 @@ class Login:
         with self._failures.charged(found.id, address):
             if not self._secret.is_same_text(found.key, key):
                 raise Unauthenticated("Invalid key")
-        return await self._external.enroll(found, address)
+        admission = await self._external.enroll(found, address)
+        self._logins.write(f"agent {found.name} ({admission.id}) enrolled from {address}, by a key request")
+        return admission
 
     async def _try(
         self, admission: Admission, read_at: float, name: UUID | str, key: str, address: str | None

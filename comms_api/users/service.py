@@ -1,5 +1,6 @@
 """Log users in, make and remove them, and make the first."""
 
+import logging
 import secrets
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +12,7 @@ from comms_api.agents.store import revoke_tokens
 from comms_api.database.listener import Notifier
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.failures import FailureLimit
+from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.http.roles import Role
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
@@ -26,9 +28,9 @@ from comms_api.users.model import (
 )
 from comms_api.users.passwords import Passwords
 
+logger = logging.getLogger(__name__)
+
 FIRST_ADMINISTRATOR = "admin"
-
-
 FAILURES_ALLOWED = 5
 LOCK_SECONDS = 1.0
 REFRESH_SECONDS = 12 * 3600.0
@@ -47,6 +49,8 @@ class Users:
         self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
         self._digest_key = secrets.token_bytes(32)
         self._tokens_of_passwords: dict[bytes, str] = {}
+        self._logins = Notices(logger, logging.INFO)
+        self._refusals = Notices(logger, logging.WARNING)
 
     async def log_in(self, name: str, password: str, address: str | None) -> TokenPair:
         """Return tokens for the management API.
@@ -56,7 +60,9 @@ class Users:
         """
         role, read_at = await self._check(name, password, address)
         async with self._engine.begin() as connection:
-            return await self._issue(connection, name, role, read_at)
+            tokens = await self._issue(connection, name, role, read_at)
+        self._logins.write(f"user {name} logged in from {address}")
+        return tokens
 
     async def token_for(self, name: str, password: str, address: str | None) -> str:
         """Return a token for a client that sends its password with each request; raises as `log_in` does.
@@ -89,7 +95,7 @@ class Users:
 
     async def _check(self, name: str, password: str, address: str | None) -> tuple[Role, float]:
         """Return a user's role, and the moment before it was read."""
-        with self._failures.charged(name, address):
+        with self._refusals.refusals(f"login of user {name}", address), self._failures.charged(name, address):
             read_at = self._tokens.now()
             async with self._engine.connect() as connection:
                 found = await store.find_password(connection, name)
@@ -176,23 +182,25 @@ async def _refuse_revoked(connection: AsyncConnection, name: str, read_at: float
         raise Unauthenticated("The user's tokens have just been ended; log in again.")
 
 
-async def create_first_administrator(connection: AsyncConnection, password_file: Path | None) -> str | None:
-    """Make `admin` when there is no user at all; return its password if it was made up here, to be shown once."""
-    if not await store.is_empty(connection):
-        return None
-    given = _read_password(password_file)
-    password = given or secrets.token_urlsafe(18)
+async def create_first_administrator(connection: AsyncConnection, password: str) -> None:
+    """Make `admin`."""
     await store.insert_user(connection, FIRST_ADMINISTRATOR, Passwords().hash(password), "administrator")
-    return None if given else password
 
 
-def _read_password(path: Path | None) -> str | None:
-    if path is None:
-        return None
+async def reset_password(connection: AsyncConnection, name: str, password: str) -> None:
+    """Set a user's password and end the user's tokens, without asking for the old password; raises `NotFound`."""
+    if not await store.update_user(connection, name, {"password_hash": Passwords().hash(password)}):
+        raise NotFound(f"There is no user {name!r}.")
+    await store.delete_refresh_tokens(connection, name)
+    await revoke_tokens(connection, name)
+
+
+def read_password(setting: str, path: Path) -> str:
+    """Return the password that a file holds; raises `ConfigurationError`, which names the setting."""
     try:
         password = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"admin_password_file: {error}") from None
+        raise ConfigurationError(f"{setting}: {error}") from None
     if len(password) < PASSWORD_LENGTH_MINIMUM:
-        raise ConfigurationError(f"admin_password_file: needs at least {PASSWORD_LENGTH_MINIMUM} characters")
+        raise ConfigurationError(f"{setting}: needs at least {PASSWORD_LENGTH_MINIMUM} characters")
     return password

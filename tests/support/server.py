@@ -133,7 +133,7 @@ def _read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def environment(folder: Path, database_url: str | None, **settings: Any) -> dict[str, str]:
-    """Return the environment of a node in `folder`, on free ports."""
+    """Return the environment of a node in `folder`, on free ports; a setting that is None is left out."""
     (folder / "password").write_text(PASSWORD)
     given = {
         "node_name": f"node-{uuid.uuid4().hex[:8]}",
@@ -147,7 +147,7 @@ def environment(folder: Path, database_url: str | None, **settings: Any) -> dict
         **settings,
     }
     clean = {key: value for key, value in os.environ.items() if not key.startswith("COMMS_API_")}
-    return clean | {f"COMMS_API_{key.upper()}": str(value) for key, value in given.items()}
+    return clean | {f"COMMS_API_{key.upper()}": str(value) for key, value in given.items() if value is not None}
 
 
 @contextmanager

@@ -1,0 +1,46 @@
+"""Log who enrolled and logged in, and who was refused: so many lines a minute, since strangers cause them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from comms_api.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
+from comms_api.printable import escape_controls
+
+MINUTE_SECONDS = 60.0
+LINES_MAXIMUM = 60
+CHARACTERS_MAXIMUM = 512
+
+_REFUSALS = (Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated)
+
+
+class Notices:
+    """Writes at most 60 lines a minute of one level, and then how many it left out."""
+
+    def __init__(self, logger: logging.Logger, level: int, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin the first minute with the first line."""
+        self._logger = logger
+        self._level = level
+        self._now = now
+        self._minute_began_at = -MINUTE_SECONDS
+        self._lines = 0
+
+    def write(self, text: str) -> None:
+        """Log a line, whatever characters a client put into it."""
+        if self._now() - self._minute_began_at >= MINUTE_SECONDS:
+            if self._lines > LINES_MAXIMUM:
+                self._logger.log(self._level, "%d more lines like these were left out", self._lines - LINES_MAXIMUM)
+            self._minute_began_at, self._lines = self._now(), 0
+        self._lines += 1
+        if self._lines <= LINES_MAXIMUM:
+            self._logger.log(self._level, "%s", escape_controls(text[:CHARACTERS_MAXIMUM]))
+
+    @contextmanager
+    def refusals(self, attempt: str, address: str | None) -> Iterator[None]:
+        """Log the refusal that ends the block, if one does."""
+        try:
+            yield
+        except _REFUSALS as error:
+            self.write(f"{attempt} from {address} refused: {error.detail}")
+            raise
