@@ -66,19 +66,20 @@ class Announcer:
         return total
 
     async def repeat(self) -> int:
-        """Note again, as changes, what agents have failed to do, each after a pause that doubles; return how many.
+        """Turn failed announcements into changes again, each after a pause that doubles; return how many.
 
-        The changes are noted in a transaction of their own: all lock changes before announcements. When the node dies
-        in between, the next check finds the same orders.
+        The changes are noted in a transaction of their own, since `announce` locks changes before announcements, and
+        the other order could deadlock. If the node dies in between, the next check finds the same failed orders.
         """
         total, due = 0, AGENTS_PER_STEP
         while due == AGENTS_PER_STEP:
             async with self._engine.begin() as connection:
                 due, failed = await check_announcements(connection, self._offers_maximum, AGENTS_PER_STEP)
-                await expire_early(connection, [again.order_id for again in failed])
+                await expire_early(connection, [announcement.order_id for announcement in failed])
             if failed:
+                changes = [(announcement.agent_id, announcement.has_moved) for announcement in failed]
                 async with self._engine.begin() as connection:
-                    await note_again(connection, [(again.agent_id, again.has_moved) for again in failed])
+                    await note_again(connection, changes)
             total += len(failed)
         return total
 
