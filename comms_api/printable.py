@@ -16,6 +16,11 @@ def is_name(text: str) -> bool:
     return text not in {"", ".", ".."} and _UNSAFE.search(text) is None
 
 
+def as_text(name: str) -> str:
+    """Return a name that the system gave as text: bytes in it that are not UTF-8 are escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def escape_controls(text: str, kept: str = "") -> str:
     r"""Return a text with such characters as Python writes them, `\n` or `\x1b`; but not those that are `kept`."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)

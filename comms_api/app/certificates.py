@@ -130,4 +130,12 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _own_names() -> list[x509.GeneralName]:
     names = dict.fromkeys(("localhost", socket.gethostname()))
     addresses = (ipaddress.ip_address(address) for address in ("127.0.0.1", "::1"))
-    return [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]
+    return [*map(x509.DNSName, filter(None, map(_dns_name, names))), *map(x509.IPAddress, addresses)]
+
+
+def _dns_name(name: str) -> str | None:
+    """Return a host's name as DNS has it, with umlauts encoded (RFC 3490); None for what cannot be such a name."""
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return None

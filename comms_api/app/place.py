@@ -5,6 +5,7 @@ from pathlib import Path
 
 from comms_api.app.listeners import Listeners, url_of
 from comms_api.cluster.model import Place
+from comms_api.printable import as_text
 from comms_api.settings import Settings
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -12,7 +13,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def find_place(settings: Settings, listeners: Listeners) -> Place:
     """Return the node's place; a socket that listens everywhere is known by the name of its machine."""
-    machine = platform.node()
+    machine = as_text(platform.node())
     return Place(
         name=settings.node_name or machine,
         agent_url=url_of(listeners.agent, machine),

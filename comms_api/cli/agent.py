@@ -14,6 +14,7 @@ import click
 from comms_api.cli.logs import log_to
 from comms_api.client.agent import run_agent
 from comms_api.client.model import Options
+from comms_api.printable import as_text
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -38,7 +39,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--proxy", help="The HTTP proxy to use; by default the environment names one.")
 @click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever the environment says.")
 @click.option("--data-dir", type=_FOLDER, default=Path("agent"), help="Where the agent keeps its spool.")
-@click.option("--name", default=platform.node, show_default="host name", help="The agent's name.")
+@click.option("--name", default=lambda: as_text(platform.node()), show_default="host name", help="The agent's name.")
 @click.option("--group", "groups", multiple=True, help="A group to enroll in; may be repeated.")
 @click.option("--user", default="admin", help="The user who enrolls.")
 @click.option("--password-file", type=_FILE, help="Holds that user's password.")

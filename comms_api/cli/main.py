@@ -37,6 +37,11 @@ def main() -> None:
     """Run a command; an error of the operator's is one line on standard error, and exit code 1 (usage: 2)."""
     try:
         comms_api(prog_name="comms-api")
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        click.echo(f"comms-api: an argument or a setting is not UTF-8: {escape_controls(error.object)}", err=True)
+        sys.exit(1)
     except CommsError as error:
         click.echo(f"comms-api: {escape_controls(str(error))}", err=True)
         sys.exit(1)

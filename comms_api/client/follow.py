@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 
 from comms_api.client.find_files import Walk
-from comms_api.client.host import as_text
 from comms_api.client.lines import Source, take_lines
 from comms_api.client.model import Place
 from comms_api.client.open_file import OpenFile, has_compressed_name, open_file
 from comms_api.client.spool import Spool
+from comms_api.printable import as_text
 
 logger = logging.getLogger(__name__)
 

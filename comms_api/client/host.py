@@ -3,14 +3,10 @@
 import platform
 from pathlib import Path
 
+from comms_api.printable import as_text
 from comms_api.protocol import Host, OperatingSystem
 
 OS_RELEASE = Path("/etc/os-release")
-
-
-def as_text(name: str) -> str:
-    """Return a name of the system as text: bytes that are not UTF-8 are escaped."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def this_host() -> Host:

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import psutil
 
-from comms_api.client.host import as_text, this_host
+from comms_api.client.host import this_host
 from comms_api.client.model import Change
 from comms_api.client.packages import PackageDatabases
 from comms_api.client.supervise import Background, Health
+from comms_api.printable import as_text
 
 MODULE = "inventory"
 SCAN_SECONDS = 120.0

