@@ -39,6 +39,9 @@ CANCEL_ACTION = "cancel"
 SET_GROUP_ACTION = "set-group"
 """Tells an agent its groups: args `{"groups":[…]}`, of which it must be a member, or it loses its configuration."""
 
+ROTATE_KEY_ACTION = "rotate-key"
+"""Tells an agent to make its next key and submit it; without args."""
+
 BATCH_SEQUENCE = "Batch-Sequence"
 """The header with the number of a stateful batch; in a refusal (409), the number of the newest one applied."""
 
@@ -85,6 +88,14 @@ class Credentials(msgspec.Struct, frozen=True):
 
     uuid: str
     key: str
+
+
+class NextKey(msgspec.Struct, frozen=True):
+    """The key that an agent has made for itself, the one it replaces, and the order that asked for it."""
+
+    order_id: UUID
+    current_key: str
+    next_key: str
 
 
 class Token(msgspec.Struct, frozen=True):

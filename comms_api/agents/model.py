@@ -79,7 +79,7 @@ class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An agent's next key; without one, the server makes it up."""
+    """The key that replaces an agent's; without one, the server makes it."""
 
     key: Text | None = None
 
@@ -99,6 +99,7 @@ class Admission(msgspec.Struct, frozen=True):
     is_blocked: bool
     allowed_addresses: list[str]
     is_external: bool
+    next_key_hash: bytes | None = None
 
 
 class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

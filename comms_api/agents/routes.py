@@ -89,7 +89,10 @@ async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> No
 
 @post("/agents/{agent:str}/key", status_code=200, opt=ADMINISTER)
 async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
-    """Give an agent a new key, made up here unless one is given; its tokens end on every node within seconds."""
+    """Give an agent a new key after a compromise: the old one and its tokens end, and nothing is sent to its holder.
+
+    The key is made here unless one is given. To rotate a good key, send the agent a command `rotate-key`.
+    """
     return await agents.set_key(agent_id, data.key)
 
 

@@ -2,8 +2,6 @@
 
 import ipaddress
 import logging
-import secrets
-import string
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
@@ -13,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents import enrollment_tokens, store
 from comms_api.agents.changes import note_moved
+from comms_api.agents.keys import KeyRules, made_key, replace_key
 from comms_api.agents.model import (
     Agent,
     AgentChange,
@@ -33,7 +32,7 @@ from comms_api.http.pages import Page, page_of
 from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
-from comms_api.tokens.secret import Secret, entropy_bits
+from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,6 @@ REVOCATIONS_CHANNEL = "comms_api_revocations"
 FAILURES_CHANNEL = "comms_api_failures"
 """Says whose failed logins are forgotten."""
 
-KEY_LENGTH_MAXIMUM = 128
-MADE_KEY_LENGTH = 32
 DAY_SECONDS = 86_400.0
 NEVER_SECONDS = 100 * 365 * DAY_SECONDS
 
@@ -58,8 +55,7 @@ class Agents:
         self._secret = secret
         self._clock = clock
         self._notifier = notifier
-        self._key_length = settings.key_length_minimum
-        self._entropy_bits = settings.key_entropy_bits_minimum
+        self._rules = KeyRules.of(settings)
         days = settings.reenroll_after_days
         self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
         self._enrollments = Notices(logger, logging.INFO)
@@ -165,19 +161,11 @@ class Agents:
     def _check(self, enrollment: Enrollment) -> None:
         if enrollment.id is not None and enrollment.id.version not in AGENT_ID_VERSIONS:
             raise Invalid("id: must be a UUID of version 4 or 7")
-        self._check_key(enrollment.key)
+        self._rules.check(enrollment.key)
         if enrollment.type == store.EXTERNAL_TYPE:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
         if not is_name(enrollment.name):
             raise Invalid("name: must not contain control characters, and not be . or ..")
-
-    def _check_key(self, key: str) -> None:
-        if not self._key_length <= len(key) <= KEY_LENGTH_MAXIMUM:
-            raise Invalid(f"key: must have {self._key_length} to {KEY_LENGTH_MAXIMUM} characters")
-        if not (key.isascii() and key.isprintable()):
-            raise Invalid("key: must be printable ASCII")
-        if entropy_bits(key) < self._entropy_bits:
-            raise Invalid("key: could be guessed; choose it at random")
 
     # -- showing
 
@@ -221,13 +209,17 @@ class Agents:
         self._notifier.notify(REVOCATIONS_CHANNEL)
 
     async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
-        """Give an agent a new key, which ends its tokens on every node; raises `NotFound`."""
-        chosen = key or _made_key()
-        self._check_key(chosen)
+        """Give an agent a new key, which ends the old one, its next one and its tokens; raises `NotFound`.
+
+        From then on its key is the server's own: an external database, which may still have the old one, cannot change
+        it.
+        """
+        chosen = key or made_key()
+        self._rules.check(chosen)
+        changes = {"key_hash": self._secret.hash_key(chosen), "type": store.OWN_TYPE}
         async with self._engine.begin() as connection:
-            if not await store.update_agent(connection, agent_id, {"key_hash": self._secret.hash_key(chosen)}):
+            if await replace_key(connection, agent_id, changes) is None:
                 raise NotFound(f"There is no agent {agent_id}.")
-            await store.revoke_tokens(connection, str(agent_id))
         await self._end_tokens(agent_id)
         self._notifier.notify(FAILURES_CHANNEL, [str(agent_id)])
         return AgentKey(agent_id, chosen)
@@ -284,8 +276,3 @@ def normal_networks(given: Sequence[str]) -> list[str]:
         return [str(ipaddress.ip_network(text, strict=False)) for text in given]
     except ValueError as error:
         raise Invalid(f"allowed_addresses: {error}") from None
-
-
-def _made_key() -> str:
-    alphabet = string.ascii_letters + string.digits
-    return "".join(secrets.choice(alphabet) for _ in range(MADE_KEY_LENGTH))

@@ -198,12 +198,11 @@ def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
 
 
 async def update_agent(
-    connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any], key_hash: bytes | None = None
+    connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any], **expected: object
 ) -> bool:
-    """Change columns of an agent, if its key still is the one of `key_hash`; return whether it was changed."""
-    statement = agents.update().where(agents.c.id == agent_id).values(changes).returning(agents.c.id)
-    if key_hash is not None:
-        statement = statement.where(agents.c.key_hash == key_hash)
+    """Change columns of an agent if others are as expected; return whether it was changed."""
+    is_expected = [agents.c[name] == value for name, value in expected.items()]
+    statement = agents.update().where(agents.c.id == agent_id, *is_expected).values(changes).returning(agents.c.id)
     return await connection.scalar(statement) is not None
 
 
@@ -216,6 +215,7 @@ _ADMISSION = (
     agents.c.is_blocked,
     agents.c.allowed_addresses,
     agents.c.type == EXTERNAL_TYPE,
+    agents.c.next_key_hash,
 )
 
 
@@ -241,6 +241,15 @@ async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -
 async def find_admission(connection: Connection, name: UUID | str) -> Admission | None:
     """Return what a login is decided by, of one agent."""
     return (await find_admissions(connection, [name]))[0]
+
+
+async def lock_agent(connection: AsyncConnection, agent_id: UUID) -> None:
+    """Keep others from changing an agent until this transaction ends."""
+    await connection.execute(select(agents.c.id).where(agents.c.id == agent_id).with_for_update())
+
+
+OWN_TYPE = case((agents.c.type == EXTERNAL_TYPE, ""), else_=agents.c.type)
+"""The type of an agent whose key no external database may change any more."""
 
 
 async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:

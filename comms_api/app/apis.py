@@ -98,6 +98,7 @@ def agent_api(node: Node) -> AsgiApp:
         "bodies": node.bodies,
         "membership": node.membership,
         "login": node.login,
+        "rotation": node.rotation,
         "agents": node.agents,
         "files": node.files,
         "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
@@ -105,7 +106,7 @@ def agent_api(node: Node) -> AsgiApp:
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
-    hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.ROUTES]
+    hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.LOGIN_ROUTES]
     return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
 

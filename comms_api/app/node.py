@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import FAILURES_CHANNEL, REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
@@ -38,6 +39,7 @@ from comms_api.http.failures import FailureLimit
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
+from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Tokens
@@ -67,6 +69,7 @@ class Node(msgspec.Struct, frozen=True):
     groups: Groups
     users: Users
     login: Login
+    rotation: KeyRotation
     events: Events
     states: States
     submissions: Submissions
@@ -102,6 +105,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
     external = ExternalAgents(engine, secret, clock, notifier, settings)
+    rotation = KeyRotation(engine, secret, notifier, KeyRules.of(settings))
     reports = Reports(engine, settings.lease_seconds)
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
     node = Node(
@@ -114,7 +118,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
-        login=Login(engine, secret, tokens, presence, external, failures, settings.logins_waiting_maximum),
+        login=Login(engine, secret, tokens, presence, external, rotation, failures, settings.logins_waiting_maximum),
+        rotation=rotation,
         events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
         submissions=Submissions(engine, clock, notifier, dispatcher, settings),

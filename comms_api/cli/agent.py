@@ -45,7 +45,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--password-file", type=_FILE, help="Holds that user's password.")
 @click.option("--enrollment-token-file", type=_FILE, help="Holds a token to enroll by, instead of a user.")
 @click.option("--id", "agent_id", help="Who the agent is in an external database; it does not enroll, it logs in.")
-@click.option("--key-file", type=_FILE, help="Holds the key that goes with --id.")
+@click.option("--key-file", type=_FILE, help="Holds the key of --id, or the new key of an enrolled agent.")
 @click.option("--log-file", "log_files", multiple=True, help="A pattern of log files to follow; may be repeated.")
 @click.option("--from-start", is_flag=True, help="Read files that are new to the agent from their start.")
 @click.option("--inventory/--no-inventory", default=True, help="Report packages, processes, interfaces, system.")

@@ -52,7 +52,7 @@ class Agent:
         self._scans = [Scan(name, collect) for name, collect in COLLECTORS.items()]
         self._is_scan_wanted = asyncio.Event()
         configuration = Configuration(session, options.data_dir / "files")
-        self._handlers = Handlers(spool, configuration, self._is_scan_wanted.set)
+        self._handlers = Handlers(spool, configuration, self._is_scan_wanted.set, session.rotate_key)
         self._lines = LineSender(session, spool, self._metadata)
         self._changes = ChangeSender(session, spool, self._metadata)
         self._orders = OrderLoop(session, spool, self._handlers.by_action(), options.wait_seconds)

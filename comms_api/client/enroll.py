@@ -1,9 +1,8 @@
 """Enroll at the management API, once: the agent chooses its id and key, and knows them before the server does."""
 
+import hashlib
 import logging
 import os
-import secrets
-import string
 import time
 from pathlib import Path
 from uuid import UUID
@@ -12,6 +11,7 @@ import httpx
 import msgspec
 
 from comms_api.client.host import this_host
+from comms_api.client.keys import new_key
 from comms_api.client.model import Identity, Options
 from comms_api.client.session import problem_of
 from comms_api.client.spool import Spool
@@ -20,8 +20,8 @@ from comms_api.protocol import Enrollment, Token
 
 logger = logging.getLogger(__name__)
 
-KEY_LENGTH = 32
 TIMEOUT_SECONDS = 20.0
+KEY_FILE_FACT = "key_file"
 
 
 class _LoginAnswer(msgspec.Struct, frozen=True):
@@ -32,8 +32,7 @@ def new_identity() -> Identity:
     """Choose an id (UUIDv7, RFC 9562) and a random key."""
     stamp = int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10)
     number = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    alphabet = string.ascii_letters + string.digits
-    return Identity(str(UUID(int=number)), "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH)))
+    return Identity(str(UUID(int=number)), new_key())
 
 
 async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
@@ -45,6 +44,7 @@ async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
     if identity is None:
         identity = _given_identity(options) or new_identity()
         spool.remember("identity", identity)
+    identity = _with_key_of_file(options, spool, identity)
     if not identity.is_enrolled:
         if options.enrollment_token_file is not None:
             await _enroll_by_token(options, identity)
@@ -64,6 +64,21 @@ def _given_identity(options: Options) -> Identity | None:
     if options.key_file is None:
         raise ConfigurationError("--id needs --key-file")
     return Identity(options.agent_id, read_secret("--key-file", options.key_file), is_enrolled=True, is_external=True)
+
+
+def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Identity:
+    """Take the key of the file, unless it was taken before: a key may have been rotated since."""
+    if options.key_file is None:
+        return identity
+    if not identity.is_enrolled:
+        raise ConfigurationError("--key-file is for an agent that is enrolled, or goes with --id")
+    key = read_secret("--key-file", options.key_file)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    if spool.find_fact(KEY_FILE_FACT) != msgspec.json.encode(digest):
+        identity = msgspec.structs.replace(identity, key=key, next_key="")
+        spool.remember("identity", identity)
+        spool.remember(KEY_FILE_FACT, digest)
+    return identity
 
 
 def read_secret(option: str, path: Path) -> str:

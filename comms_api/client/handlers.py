@@ -1,6 +1,6 @@
 """What this agent can be ordered to do."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -8,7 +8,7 @@ from comms_api.client.configuration import Configuration
 from comms_api.client.host import this_host
 from comms_api.client.orders import Handler, success
 from comms_api.client.spool import Spool
-from comms_api.protocol import Order, Result
+from comms_api.protocol import ROTATE_KEY_ACTION, Order, Result
 
 
 class _SetGroup(msgspec.Struct, frozen=True):
@@ -18,9 +18,16 @@ class _SetGroup(msgspec.Struct, frozen=True):
 class Handlers:
     """The actions, and what they act on."""
 
-    def __init__(self, spool: Spool, configuration: Configuration, collect_anew: Callable[[], None]) -> None:
-        """Take what has the agent collect at once."""
+    def __init__(
+        self,
+        spool: Spool,
+        configuration: Configuration,
+        collect_anew: Callable[[], None],
+        rotate_key: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """Call `collect_anew` to have the agent collect at once, and `rotate_key` with the id of the order."""
         self._spool = spool
+        self._rotate_key = rotate_key
         self._configuration = configuration
         self._collect_anew = collect_anew
 
@@ -32,6 +39,7 @@ class Handlers:
             "fetch-config": self._fetch_config,
             "set-group": self._set_group,
             "refresh-inventory": self._restart,
+            ROTATE_KEY_ACTION: self._change_key,
         }
 
     def groups(self) -> tuple[str, ...]:
@@ -45,6 +53,10 @@ class Handlers:
     async def _restart(self, _order: Order) -> Result:
         self._collect_anew()
         return success("collecting anew")
+
+    async def _change_key(self, order: Order) -> Result:
+        await self._rotate_key(order.order_id)
+        return success("the key is rotated")
 
     async def _fetch_config(self, _order: Order) -> Result:
         return success("configuration is current", {"files": await self._configuration.fetch()})

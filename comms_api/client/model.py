@@ -47,6 +47,9 @@ class Identity(msgspec.Struct, frozen=True):
     is_external: bool = False
     """Whether the id is that of an external database, until the server has told its own."""
 
+    next_key: str = ""
+    """The key that replaces this one, while it is rotated."""
+
 
 class Place(msgspec.Struct, frozen=True):
     """How far a file has been read. Folder and inode name it; the digests tell whether it still has that content."""

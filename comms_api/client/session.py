@@ -16,10 +16,11 @@ import msgspec
 
 from comms_api.client.backoff import delay_seconds
 from comms_api.client.endpoint import Endpoint
+from comms_api.client.keys import Keys
 from comms_api.client.model import Identity
 from comms_api.client.spool import Spool
 from comms_api.errors import CommsError, Unauthenticated
-from comms_api.protocol import BATCH_SEQUENCE, Credentials, Token
+from comms_api.protocol import BATCH_SEQUENCE, Credentials, NextKey, Token
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ RENEW_AFTER_SHARE = (0.7, 0.9)
 UNREADABLE_TOKEN_SECONDS = 60.0
 
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
+HINTS = {"Invalid key": " If it has been given a new key, start the agent with --key-file."}
 FINAL_STATUSES = {400, 413, 415, 422}
 """What is wrong with the request itself: the same request again would be refused again. All else is tried again."""
 
@@ -100,7 +102,8 @@ class Session:
     def __init__(self, endpoint: Endpoint, identity: Identity, spool: Spool) -> None:
         """Send nothing yet: the first call logs in."""
         self._client = endpoint.async_client(REQUEST_SECONDS)
-        self._identity = identity
+        self._id = identity.id
+        self._keys = Keys(identity, spool)
         self._spool = spool
         self._url = endpoint.url
         self._was_connected = False
@@ -128,6 +131,22 @@ class Session:
             return str(UUID(claims.uuid if claims else ""))
         except ValueError:
             raise Unauthenticated("The server's token does not say who this agent is.") from None
+
+    async def rotate_key(self, order_id: str) -> None:
+        """Make a new key and submit it for an order; the next login is with it, and ends the old one.
+
+        Raises `Refused` when the server does not want it.
+        """
+        keys = self._keys.propose()
+        submission = NextKey(UUID(order_id), keys.key, keys.next_key)
+        try:
+            await self.send(Call("PUT", "/key", msgspec.json.encode(submission)))
+        except Refused:
+            self._keys.withdraw()
+            raise
+        self._keys.submitted()
+        async with self._login_lock:
+            self._token = ""
 
     async def ask(self, call: Call, form: type[Form]) -> Form:
         """Send a call and return its answer as `form`; what cannot be read as that is tried again."""
@@ -187,19 +206,23 @@ class Session:
             return self._token
 
     async def _log_in(self) -> None:
-        content = msgspec.json.encode(Credentials(self._identity.id, self._identity.key))
         attempt = 0
         while True:
+            key = self._keys.to_try()
+            content = msgspec.json.encode(Credentials(self._id, key))
             answer = await self._try(Call("POST", "/login", content), {"Content-Type": "application/json"})
-            if answer is not None and self._takes_token(answer):
+            if answer is not None and self._takes_token(answer, key):
+                self._keys.accepted(key)
                 return
             attempt += 1
             await self._wait(attempt, answer)
 
-    def _takes_token(self, answer: httpx.Response) -> bool:
+    def _takes_token(self, answer: httpx.Response, key: str) -> bool:
         message = problem_of(answer).message
         if answer.status_code in {401, 403} and message in FINAL_MESSAGES:
-            raise Unauthenticated(f"The server refuses this agent: {message}.")
+            if self._keys.has_another(key):
+                return False
+            raise Unauthenticated(f"The server refuses this agent: {message}.{HINTS.get(message, '')}")
         if not answer.is_success:
             return False
         try:
@@ -211,7 +234,7 @@ class Session:
         self._spool.count(logins=1)
         if not self._was_connected:
             self._was_connected = True
-            logger.info("connected to %s as the agent %s", self._url, self._identity.id)
+            logger.info("connected to %s as the agent %s", self._url, self._id)
         return True
 
 

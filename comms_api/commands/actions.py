@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.commands.model import CommandTarget
 from comms_api.database.schema import actions
 from comms_api.errors import Invalid
-from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, contains_nul
+from comms_api.protocol import CANCEL_ACTION, ROTATE_KEY_ACTION, SET_GROUP_ACTION, Action, contains_nul
 
 Recipients = Literal["agents", "services", "any"]
 
@@ -67,6 +67,7 @@ _ANYTHING = msgspec.Raw(b'{"type":["object","array"]}')
 BUILT_IN: Mapping[str, ActionSchema] = {
     "restart": ActionSchema(_ANYTHING, drops_args=True),
     "fetch-config": ActionSchema(_ANYTHING, drops_args=True),
+    ROTATE_KEY_ACTION: ActionSchema(_schema({}, ())),
     SET_GROUP_ACTION: ActionSchema(_schema({"groups": {"type": "array", "items": _GROUP}}, ("groups",))),
     "update": ActionSchema(
         _schema({"index": _INDEX, "offset": {"type": "string"}}, ("index", "offset")),

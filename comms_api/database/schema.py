@@ -81,6 +81,7 @@ agents = Table(
     Column("displaced_polls", Integer, nullable=False, server_default=text("0"), comment="ended by a newer one"),
     Column("displaced_poll_address", Text),
     _timestamp("displaced_poll_at"),
+    Column("next_key_hash", LargeBinary, comment="the key at whose first use key_hash ends"),
     postgresql_with={"fillfactor": "80"},
 )
 

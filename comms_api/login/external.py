@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents import store
+from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
 from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
 from comms_api.agents.store import EXTERNAL_TYPE, Known
@@ -18,7 +19,7 @@ from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, R
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
 from comms_api.settings import Settings
-from comms_api.tokens.secret import Secret, entropy_bits
+from comms_api.tokens.secret import Secret
 from comms_api.tokens.slow import SlowHashes
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ class ExternalAgents:
         self._clock = clock
         self._notifier = notifier
         self._by_address = settings.key_request_by_address
-        self._key_length = settings.key_length_minimum
-        self._entropy_bits = settings.key_entropy_bits_minimum
+        self._rules = KeyRules.of(settings)
         asked = key_settings(settings)
         self._requests = KeyRequests(asked) if asked.is_enabled else None
 
@@ -108,10 +108,7 @@ class ExternalAgents:
         values = {"key_hash": await self._hash(key), "allowed_addresses": normal_networks([found.ip])}
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
-                if not await store.update_agent(connection, admission.id, values, admission.key_hash):
-                    return None
-                await store.revoke_tokens(connection, str(admission.id))
-                refreshed = await store.find_admission(connection, admission.id)
+                refreshed = await replace_key(connection, admission.id, values, key_hash=admission.key_hash)
         self._notifier.notify(REVOCATIONS_CHANNEL)
         return refreshed
 
@@ -120,8 +117,9 @@ class ExternalAgents:
         return self._secret.is_slow(stored) and await self._slow.run(self._secret.key_matches, key, stored)
 
     async def _hash(self, key: str) -> bytes:
-        is_strong = len(key) >= self._key_length and entropy_bits(key) >= self._entropy_bits
-        return self._secret.hash_key(key) if is_strong else await self._slow.run(self._secret.hash_weak_key, key)
+        if self._rules.is_strong(key):
+            return self._secret.hash_key(key)
+        return await self._slow.run(self._secret.hash_weak_key, key)
 
     async def _enroll(self, connection: AsyncConnection, found: ExternalAgent, key_hash: bytes) -> Admission:
         is_number = found.id.isdecimal()

@@ -1,18 +1,20 @@
 """The agent API's login."""
 
 import msgspec
-from litestar import post
+from litestar import post, put
 from litestar.di import NamedDependency
 
-from comms_api.http.authentication import PUBLIC
+from comms_api.http.authentication import PUBLIC, agent_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.request import AnyRequest, client_name, remote_address
+from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
-from comms_api.protocol import Credentials, Token
+from comms_api.protocol import Credentials, NextKey, Token
 
 LOGIN_BYTES_MAXIMUM = 64 * 1024
 
 _DECODER = msgspec.json.Decoder(Credentials)
+_NEXT_KEY = msgspec.json.Decoder(NextKey)
 
 
 @post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
@@ -23,4 +25,18 @@ async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: Nam
     return Token(await login.log_in(credentials, remote_address(request), client_name(request.scope)))
 
 
-ROUTES = [log_in]
+@put("/key", status_code=204)
+async def submit_next_key(
+    request: AnyRequest, rotation: NamedDependency[KeyRotation], bodies: NamedDependency[Bodies]
+) -> None:
+    """Submit the key that an order `rotate-key` asks for; the old one ends at the first login with it.
+
+    422 without such an open order, 403 unless `current_key` is the agent's key.
+    """
+    async with bodies.receive(request, LOGIN_BYTES_MAXIMUM) as body:
+        submitted = read_json(body, _NEXT_KEY, '{"order_id", "current_key", "next_key"}')
+    await rotation.keep(agent_of(request), submitted)
+
+
+LOGIN_ROUTES = [log_in]
+ROUTES = [*LOGIN_ROUTES, submit_next_key]

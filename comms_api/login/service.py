@@ -20,6 +20,7 @@ from comms_api.http.failures import FailureLimit
 from comms_api.http.notices import Notices
 from comms_api.login import store
 from comms_api.login.external import ExternalAgents
+from comms_api.login.rotation import KeyRotation
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
@@ -46,11 +47,13 @@ class Login:
         tokens: Tokens,
         presence: Presence,
         external: ExternalAgents,
+        rotation: KeyRotation,
         failures: FailureLimit,
         waiting_maximum: int,
     ) -> None:
         """Let at most `waiting_maximum` logins wait: in a storm the others must come back."""
         self._external = external
+        self._rotation = rotation
         self._engine = engine
         self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
         self._failures = failures
@@ -96,13 +99,15 @@ class Login:
         [admission] = await self.reader.submit(name, [name])
         if admission is None:
             return await self._enroll(name, key, address), self._tokens.now()
+        if self._rotation.is_next(key, admission):
+            return await self._rotate(admission, key, address), self._tokens.now()
         if self._secret.is_slow(admission.key_hash) or not self._secret.key_matches(key, admission.key_hash):
             return await self._try(admission, read_at, name, key, address)
         self._failures.clear(str(admission.id), address)
         if self._secret.is_outdated(key, admission.key_hash):
             async with self._engine.begin() as connection:
                 values = {"key_hash": self._secret.hash_key(key)}
-                await update_agent(connection, admission.id, values, admission.key_hash)
+                await update_agent(connection, admission.id, values, key_hash=admission.key_hash)
         return admission, read_at
 
     async def _enroll(self, name: UUID | str, key: str, address: str | None) -> Admission:
@@ -116,6 +121,15 @@ class Login:
         admission = await self._external.enroll(found, address)
         self._logins.write(f"agent {found.name} ({admission.id}) enrolled from {address}, by a key request")
         return admission
+
+    async def _rotate(self, admission: Admission, key: str, address: str | None) -> Admission:
+        """Put an agent's next key in force; of several logins with it at the same time, one does."""
+        rotated = await self._rotation.put_in_force(admission, key, address)
+        if rotated is None:
+            [rotated] = await self.reader.submit(admission.id, [admission.id])
+        if rotated is None or not self._secret.key_matches(key, rotated.key_hash):
+            raise Unauthenticated("Invalid key")
+        return rotated
 
     async def _try(
         self, admission: Admission, read_at: float, name: UUID | str, key: str, address: str | None

@@ -1,11 +1,13 @@
 """Statements about signing keys and revocations."""
 
 from collections.abc import Collection
+from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import revocations, seconds_interval, signing_keys
+from comms_api.database.schema import commands, orders, revocations, seconds_interval, signing_keys
+from comms_api.protocol import ROTATE_KEY_ACTION
 from comms_api.tokens.keyring import SigningKey
 from comms_api.tokens.secret import Secret
 
@@ -52,3 +54,17 @@ async def delete_revocations(connection: AsyncConnection, seconds: float) -> Non
     await connection.execute(
         revocations.delete().where(revocations.c.revoked_at < func.now() - seconds_interval(seconds))
     )
+
+
+async def has_rotation_order(connection: AsyncConnection, agent_id: UUID, order_id: UUID) -> bool:
+    """Return whether an agent has an open order of this id to rotate its key."""
+    statement = (
+        select(orders.c.order_id)
+        .join(commands, commands.c.request_id == orders.c.request_id)
+        .where(
+            orders.c.order_id == order_id,
+            orders.c.agent_id == agent_id,
+            commands.c.action_name == ROTATE_KEY_ACTION,
+        )
+    )
+    return await connection.scalar(statement) is not None

@@ -19,6 +19,7 @@ from support.databases import querying
 from support.server import Server, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.client.model import Identity
 from comms_api.client.spool import Spool
 
 Query = Callable[..., list[Any]]
@@ -265,6 +266,93 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing_and_is_logged_once(
     assert agent.process.poll() is None
     assert log.read_text().count("following log files fails") == 1
     assert "following log files succeeds again" in log.read_text()
+
+
+def key_of(agent: Agent) -> tuple[str, str]:
+    """Return the agent's key and its next one."""
+    identity = edit_identity(agent)
+    return identity.key, identity.next_key
+
+
+def edit_identity(agent: Agent, **changes: str) -> Identity:
+    spool = Spool(agent.folder / "data" / "spool.sqlite", 2**20)
+    try:
+        identity = spool.find_identity()
+        assert identity is not None
+        if changes:
+            identity = msgspec.structs.replace(identity, **changes)
+            spool.remember("identity", identity)
+        return identity
+    finally:
+        spool.close()
+
+
+def perform(management: httpx.Client, agent_id: str, action: str) -> str:
+    """Return how an order ended."""
+    wanted = command(agent_id, action=action)
+    url = f"/orders/{management.post('/commands', json=wanted).json()['commands'][0]['order_ids'][0]}"
+    wait_until(lambda: management.get(url).json()["status"] in {"success", "failure"})
+    status: str = management.get(url).json()["status"]
+    return status
+
+
+def test_an_agent_rotates_its_key_by_an_order_and_goes_on(
+    server: Server, management: httpx.Client, agent: Agent
+) -> None:
+    agent_id = find_id(management, agent)
+    old, _ = key_of(agent)
+    assert perform(management, agent_id, "rotate-key") == "success"
+    new, following = key_of(agent)
+    assert (new != old, following) == (True, "")
+    login = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": old})
+    assert login.json()["message"] == "Invalid key"
+    assert perform(management, agent_id, "ping") == "success"
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    assert perform(management, agent_id, "ping") == "success"
+
+
+@pytest.mark.parametrize("is_submitted", [True, False])
+def test_a_rotation_cut_short_is_survived(
+    server: Server, management: httpx.Client, agent: Agent, *, is_submitted: bool
+) -> None:
+    agent_id = find_id(management, agent)
+    agent.stop(signal.SIGKILL)
+    current, next_key = key_of(agent)[0], "next-0123456789abcdefghijklmnopq"
+    edit_identity(agent, next_key=next_key)
+    if is_submitted:
+        login = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": current})
+        order = management.post("/commands", json=command(agent_id, action="rotate-key")).json()["commands"][0]
+        submission = {"order_id": order["order_ids"][0], "current_key": current, "next_key": next_key}
+        session = server.client(server.agent_url, login.json()["token"])
+        assert session.put("/key", json=submission).status_code == 204
+    agent.start()
+    assert perform(management, agent_id, "ping") == "success"
+    again = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": current})
+    assert (again.status_code == 200) is not is_submitted
+
+
+def test_an_agent_whose_key_was_compromised_comes_back_with_the_new_one(management: httpx.Client, agent: Agent) -> None:
+    agent_id = find_id(management, agent)
+    made = management.post(f"/agents/{agent_id}/key", json={}).json()["key"]
+    assert agent.process.wait(timeout=PATIENCE) == 1
+    assert "--key-file" in (agent.folder / "log").read_text().splitlines()[-1]
+    key_file = agent.folder / "key"
+    key_file.write_text(f"{made}\n")
+    agent.command += ["--key-file", str(key_file)]
+    agent.start()
+    assert perform(management, agent_id, "rotate-key") == "success"
+    agent.stop()
+    agent.start()  # the file's key has been taken before, and was rotated since
+    assert perform(management, agent_id, "ping") == "success"
+
+
+def test_a_key_file_without_an_agent_that_has_a_key_is_one_line(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0123456789abcdefghijklmnopqrstuv")
+    again = [*agent.command, "--data-dir", str(tmp_path / "data"), "--key-file", str(tmp_path / "key")]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--key-file" in done.stderr
 
 
 def test_a_token_is_renewed_before_it_ends(folder: Path, new_database: Callable[[], str]) -> None:

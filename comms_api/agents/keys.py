@@ -1,0 +1,59 @@
+"""Agents' keys: how strong they must be, and how one replaces another."""
+
+import secrets
+import string
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents import store
+from comms_api.agents.model import Admission
+from comms_api.errors import Invalid
+from comms_api.settings import Settings
+from comms_api.tokens.secret import entropy_bits
+
+KEY_LENGTH_MAXIMUM = 128
+MADE_KEY_LENGTH = 32
+
+
+class KeyRules(msgspec.Struct, frozen=True):
+    """What a key must be like so that nobody can guess it."""
+
+    length_minimum: int
+    entropy_bits_minimum: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "KeyRules":
+        """Return the rules that the settings make."""
+        return cls(settings.key_length_minimum, settings.key_entropy_bits_minimum)
+
+    def is_strong(self, key: str) -> bool:
+        """Return whether a key is long and random enough for a fast hash."""
+        return len(key) >= self.length_minimum and entropy_bits(key) >= self.entropy_bits_minimum
+
+    def check(self, key: str, name: str = "key") -> None:
+        """Raise `Invalid`, which names the field, unless the key is strong and fit for a header."""
+        if not self.length_minimum <= len(key) <= KEY_LENGTH_MAXIMUM:
+            raise Invalid(f"{name}: must have {self.length_minimum} to {KEY_LENGTH_MAXIMUM} characters")
+        if not (key.isascii() and key.isprintable()):
+            raise Invalid(f"{name}: must be printable ASCII")
+        if not self.is_strong(key):
+            raise Invalid(f"{name}: could be guessed; choose it at random")
+
+
+def made_key() -> str:
+    """Make a key at random."""
+    alphabet = string.ascii_letters + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(MADE_KEY_LENGTH))
+
+
+async def replace_key(
+    connection: AsyncConnection, agent_id: UUID, changes: dict[str, Any], **expected: object
+) -> Admission | None:
+    """Change an agent's key and end its tokens; return None, changing nothing, unless its columns are as expected."""
+    if not await store.update_agent(connection, agent_id, changes | {"next_key_hash": None}, **expected):
+        return None
+    await store.revoke_tokens(connection, str(agent_id))
+    return await store.find_admission(connection, agent_id)

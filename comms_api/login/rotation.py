@@ -1,0 +1,72 @@
+"""Routine rotation of agents' keys: the agent makes its next key and submits it, when an order says so.
+
+The key is in no order, so whoever reads orders, results, exports or the audit trail learns nothing. The old key is good
+until the first login with the next one, so an agent that crashes at any moment has a good key.
+"""
+
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.agents.keys import KeyRules, replace_key
+from comms_api.agents.model import Admission
+from comms_api.agents.service import REVOCATIONS_CHANNEL
+from comms_api.agents.store import find_admission, lock_agent, update_agent
+from comms_api.database.actor import Actor, acting_as
+from comms_api.database.listener import Notifier
+from comms_api.errors import Forbidden, Invalid, NotFound
+from comms_api.login.store import has_rotation_order
+from comms_api.protocol import NextKey
+from comms_api.tokens.secret import Secret
+
+
+class KeyRotation:
+    """Keeps the hashes of agents' next keys, and puts a next key in force."""
+
+    def __init__(self, engine: AsyncEngine, secret: Secret, notifier: Notifier, rules: KeyRules) -> None:
+        """Accept next keys that `rules` find strong."""
+        self._engine = engine
+        self._secret = secret
+        self._notifier = notifier
+        self._rules = rules
+
+    async def keep(self, agent_id: UUID, submitted: NextKey) -> None:
+        """Keep the hash of an agent's next key; doing so again changes nothing.
+
+        Raises `Invalid` unless an open order of the agent asks for it, and `Forbidden` unless the agent shows its
+        current key: a token alone, or a key that an operator has replaced meanwhile, changes no key.
+        """
+        self._rules.check(submitted.next_key, "next_key")
+        async with self._engine.begin() as connection:
+            await lock_agent(connection, agent_id)  # a new key of an operator's comes wholly before or wholly after
+            admission = await find_admission(connection, agent_id)
+            if admission is None:
+                raise NotFound("This agent has been deleted.")
+            if admission.is_external:
+                raise Invalid(
+                    "next_key: the external database that this agent comes from keeps its key; change it there"
+                )
+            if self._secret.key_matches(submitted.next_key, admission.key_hash):
+                return
+            if not self._secret.key_matches(submitted.current_key, admission.key_hash):
+                raise Forbidden("current_key: is not this agent's key.")
+            if not await has_rotation_order(connection, agent_id, submitted.order_id):
+                raise Invalid("order_id: this agent has no open order of that id to rotate its key")
+            await update_agent(connection, agent_id, {"next_key_hash": self._secret.hash_key(submitted.next_key)})
+
+    def is_next(self, key: str, admission: Admission) -> bool:
+        """Return whether a key is the agent's next one."""
+        return admission.next_key_hash is not None and self._secret.key_matches(key, admission.next_key_hash)
+
+    async def put_in_force(self, admission: Admission, key: str, address: str | None) -> Admission | None:
+        """Make the next key the agent's only one and end its tokens; None when the next key has changed meanwhile."""
+        with acting_as(Actor(f"agent {admission.id}", address)):
+            async with self._engine.begin() as connection:
+                rotated = await replace_key(
+                    connection,
+                    admission.id,
+                    {"key_hash": self._secret.hash_key(key)},
+                    next_key_hash=admission.next_key_hash,
+                )
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+        return rotated
