@@ -7,6 +7,9 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 """What moves the cursor, starts a line or an escape sequence, turns the direction of writing, or cannot be encoded."""
 
 
+WITHOUT_NUL = r"\A[^\0]*\Z"
+"""The pattern of every text that reaches PostgreSQL, which has no NUL."""
+
 NO_DOTS = r"(?!\.{1,2}\Z)"
 """The beginning of a pattern that matches neither `.` nor `..`, which clients resolve in a URL (RFC 3986, 5.2.4)."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.printable import NO_DOTS
+from comms_api.printable import NO_DOTS, WITHOUT_NUL
 
 Operation = Literal["create", "update", "delete"]
 CommandSource = Literal["Users/Services", "Engine", "Content manager", "Content Manager"]
@@ -49,9 +49,6 @@ BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
-
-WITHOUT_NUL = r"\A[^\0]*\Z"
-"""The pattern of every text that reaches PostgreSQL, which has no NUL."""
 
 Text = Annotated[str, msgspec.Meta(pattern=WITHOUT_NUL)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=WITHOUT_NUL)]

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from comms_api.errors import ConfigurationError
+from comms_api.faults import locate_fault
 from comms_api.printable import NO_DOTS
 
 PREFIX = "COMMS_API_"
@@ -92,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders_retention_days: Days = 30
     quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
     drain_seconds: Seconds = 10.0
-    log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     def __post_init__(self) -> None:
         """Check what no single field can say."""
@@ -138,7 +139,7 @@ def load_settings(
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_to_path)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(_name_the_setting(str(error))) from None
+        raise ConfigurationError(locate_fault(error, Settings)) from None
 
 
 def _to_path(kind: type, value: object) -> Path:
@@ -187,12 +188,6 @@ def _split(name: str, value: str) -> str | list[str]:
     if name not in LISTS:
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _name_the_setting(message: str) -> str:
-    """Turn msgspec's `… - at `$.workers`` into `workers: …`."""
-    sentence, _, path = message.partition(" - at `$.")
-    return f"{path.rstrip('`')}: {sentence}" if path else sentence
 
 
 def current_settings(config: Path | None = None, **overrides: Any) -> Settings:

@@ -42,7 +42,11 @@ def test_every_command_is_documented() -> None:
         ({"COMMS_API_XYZZY": "2"}, "the environment: COMMS_API_XYZZY: no such setting"),
         ({"COMMS_API_WORKERS": "many"}, "workers: "),
         ({"COMMS_API_WORKERS": "0"}, "workers: "),
-        ({"COMMS_API_LOG_LEVEL": "LOUD"}, "log_level: "),
+        (
+            {"COMMS_API_LOG_LEVEL": "LOUD"},
+            "log_level: Invalid enum value 'LOUD'; expected one of 'DEBUG'",
+        ),
+        ({"COMMS_API_UNKNOWN_ACTIONS": "drop"}, "unknown_actions: Invalid enum value 'drop'; expected one of 'pass'"),
         ({"COMMS_API_LEASE_SECONDS": "-1"}, "lease_seconds: "),
         ({"COMMS_API_TLS_KEY": "x.pem"}, "tls_certificate and tls_key"),
         ({"COMMS_API_ORDERS_RETENTION_DAYS": "1"}, "order_timeout_maximum_seconds"),

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.protocol import WITHOUT_NUL, GroupName, Label, Labels, Text
+from comms_api.printable import WITHOUT_NUL
+from comms_api.protocol import GroupName, Label, Labels, Text
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from comms_api.agents.model import AgentFilter
 from comms_api.commands.rollout import Rollout
-from comms_api.protocol import WITHOUT_NUL, Action, CommandSource, Order, OrderResult, OrderStatus, TargetType, Text
+from comms_api.printable import WITHOUT_NUL
+from comms_api.protocol import Action, CommandSource, Order, OrderResult, OrderStatus, TargetType, Text
 
 ARGS_BYTES_MAXIMUM = 64 * 1024
 PRIORITY_MAXIMUM = 100

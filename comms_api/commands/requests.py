@@ -6,8 +6,8 @@ import msgspec
 
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewCommand
 from comms_api.errors import Invalid, Malformed
+from comms_api.faults import complete_fault, describe_fault
 from comms_api.http.bodies import read_json
-from comms_api.http.faults import complete_fault, describe_fault
 from comms_api.protocol import contains_nul
 
 COMMANDS_MAXIMUM = 1_000

@@ -12,8 +12,8 @@ import zstandard
 
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, Malformed, TooLarge, Unavailable, UnsupportedEncoding
+from comms_api.faults import describe_fault
 from comms_api.http.authentication import subject_of
-from comms_api.http.faults import describe_fault
 from comms_api.http.request import AnyRequest, departure_of, find_header, remote_address
 from comms_api.settings import Settings
 

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException, NotFoundException, ValidationExce
 from comms_api import errors
 from comms_api.database.failures import describe_outage, find_refusal, is_outage
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.http.faults import complete_fault
+from comms_api.faults import complete_fault
 from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
 

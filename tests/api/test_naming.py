@@ -50,6 +50,15 @@ def test_every_filter_and_body_takes_a_name_or_an_id(management: httpx.Client, a
             assert len(management.get(path, params={"target": text}).json()["items"]) == 1, (path, text)
 
 
+def test_no_route_takes_the_id_of_an_agent_alone(management: httpx.Client) -> None:
+    paths = management.get("/schema/openapi.json").json()["paths"]
+    assert all(path.startswith("/agents/{agent}") for path in paths if path.startswith("/agents/"))
+    taken = [one for methods in paths.values() for method in methods.values() for one in method.get("parameters", ())]
+    of_agents = [parameter for parameter in taken if parameter["name"] in {"agent", "agent_id"}]
+    assert len(of_agents) >= 10
+    assert "uuid" not in str(of_agents)
+
+
 def test_a_name_that_no_agent_has_is_named(management: httpx.Client) -> None:
     for answer in (
         management.get("/agents/web-2"),

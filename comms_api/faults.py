@@ -1,4 +1,4 @@
-"""Say what is wrong with JSON or a parameter: where, what, and which values are right."""
+"""Say what is wrong with JSON, a parameter or a setting: where, what, and which values are right."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from msgspec.inspect import (
     type_info,
 )
 
-from comms_api.protocol import WITHOUT_NUL
+from comms_api.printable import WITHOUT_NUL
 
 DEEP = 500
 """Python gives up at about twice this depth."""
@@ -37,6 +37,11 @@ def describe_fault(error: Exception, body: bytes, form: object) -> str:
         return f"{_deepest_member(body)}: nested too deeply"
     if not isinstance(error, msgspec.ValidationError):
         return f"no valid JSON: {error}"
+    return locate_fault(error, form)
+
+
+def locate_fault(error: msgspec.ValidationError, form: object) -> str:
+    """Return one sentence about why a value is not what `form`, a type, says; it begins with the field."""
     sentence, _, path = str(error).partition(_AT)
     path = path.removesuffix("`").removeprefix("$")
     fault = complete_fault(sentence, form, path)
