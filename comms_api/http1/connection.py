@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """See whether the client has left: a connection that is not read hears of nothing."""
-        if self._has_ended() or (self.reader.is_complete and self.has_left()):
+        if self._has_ended() or (self.reader.is_complete and _has_left(self._transport)):
             self.abort()
             self.connection_lost(None)
         else:
@@ -260,8 +260,12 @@ class Connection(asyncio.Protocol):
 
 def _has_left(transport: Any) -> bool:
     """Ask the kernel, which knows whether the client has closed even while nobody reads what came before that."""
+    socket = transport.get_extra_info("socket")
+    descriptor = -1 if socket is None else socket.fileno()
+    if descriptor < 0:
+        return True
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # Linux has it
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # Linux has it
     return bool(poll.poll(0))
 
 
