@@ -17,6 +17,7 @@ from comms_api.database.failures import describe_outage, is_outage
 from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
+from comms_api.database.poolers import refuse_poolers
 from comms_api.errors import ConfigurationError
 from comms_api.login.external import check_sources
 from comms_api.login.store import list_signing_keys
@@ -41,6 +42,7 @@ async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -
     engine = open_engine(url, settings)
     try:
         await check_sources(settings)
+        await refuse_poolers(engine)
         password_file = await _prepare_database(engine, settings)
         async with engine.connect() as connection:
             await list_signing_keys(connection, secret)  # one that cannot read them must not take a name

@@ -61,24 +61,25 @@ def _is_our_mistake(error: BaseException) -> bool:
 
 def find_refusal(error: BaseException) -> str | None:
     """Return why PostgreSQL will never take these data, or None when it was something else."""
-    cause = _of_the_driver(error)
+    cause = driver_error(error)
     return str(cause) if isinstance(cause, _REFUSALS) and not is_partition_missing(cause) else None
 
 
 def find_mistake(error: BaseException) -> ConfigurationError | None:
     """Return why PostgreSQL refuses this node: its user, password, database or rights; None for other errors."""
-    cause = _of_the_driver(error)
+    cause = driver_error(error)
     sentence = f"database_url: the database cannot be used: {cause}"
     return ConfigurationError(sentence) if isinstance(cause, _REFUSED_NODE) else None
 
 
 def describe_outage(error: BaseException) -> str:
     """Return an outage as one line for the log: without the statement and its parameters, which agents send."""
-    cause = _of_the_driver(error) or error
+    cause = driver_error(error) or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
-def _of_the_driver(error: BaseException) -> BaseException | None:
+def driver_error(error: BaseException) -> BaseException | None:
+    """Return asyncpg's own error, which SQLAlchemy has wrapped."""
     cause: BaseException | None = error
     while isinstance(cause, DBAPIError):
         cause = cause.orig and (cause.orig.__cause__ or cause.orig)

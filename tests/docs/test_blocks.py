@@ -5,13 +5,15 @@ import shlex
 import sqlite3
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import msgspec
 import pytest
+from sqlalchemy import make_url
+from support.databases import run_sql
 
 from comms_api.cli.main import comms_api
 from comms_api.settings import PREFIX, Settings, load_settings
@@ -69,8 +71,18 @@ def test_json_parses(block: Block) -> None:
 
 
 @blocks("sql")
-def test_sql_runs(block: Block) -> None:
+def test_sql_runs(block: Block, own_database: str) -> None:
+    if "ALTER DATABASE comms_api" in block.text:
+        statements = block.text.replace("comms_api SET", f"{make_url(own_database).database} SET")
+        run_sql(make_url(own_database), *statements.strip().splitlines())
+        return
     sqlite3.connect(":memory:").executescript(block.text).close()
+
+
+@pytest.fixture
+def own_database(new_database: Callable[[], str]) -> str:
+    """A database that one test may change as it likes."""
+    return new_database()
 
 
 @blocks("console")

@@ -21,7 +21,12 @@ from support.waiting import PATIENCE, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIGURATIONS = ("haproxy/pass-through", "haproxy/termination", "nginx/pass-through", "nginx/termination")
-PACKAGES = {"haproxy": ("haproxy",), "nginx": ("nginx", "libnginx-mod-stream"), "rpmbuild": ("rpm",)}
+PACKAGES = {
+    "haproxy": ("haproxy",),
+    "nginx": ("nginx", "libnginx-mod-stream"),
+    "rpmbuild": ("rpm",),
+    "pgbouncer": ("pgbouncer",),
+}
 TRUSTED_ADDRESS = "127.0.0.2"
 """Where a balancer that ends TLS comes from."""
 

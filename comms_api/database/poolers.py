@@ -1,0 +1,60 @@
+"""Refuse a pooler that gives each transaction another session, such as pgbouncer with `pool_mode = transaction`.
+
+Prepared statements, LISTEN, advisory locks and settings of a session would be another client's, or nobody's.
+"""
+
+from typing import Any
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from comms_api.database.failures import driver_error
+from comms_api.errors import ConfigurationError
+
+LOOKS = 5
+"""How often both connections are asked: other clients of the pooler may take a session in between."""
+
+_STATEMENT_OF_ANOTHER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+_PID = text("SELECT pg_backend_pid()")
+
+
+async def refuse_poolers(engine: AsyncEngine) -> None:
+    """Raise `ConfigurationError` unless each connection keeps its session and takes our settings.
+
+    A pooler makes up the process number that it announces, so a connection without one costs a single statement.
+    """
+    try:
+        keeps_sessions = await _keeps_sessions(engine)
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        cause = driver_error(error)
+        if isinstance(cause, asyncpg.ProtocolViolationError):
+            raise ConfigurationError(
+                f"database_url: leads to a pooler that refuses our settings ({cause}): connect to PostgreSQL itself"
+            ) from None
+        if not isinstance(cause, _STATEMENT_OF_ANOTHER):
+            raise
+        keeps_sessions = False
+    if not keeps_sessions:
+        raise ConfigurationError(
+            "database_url: leads to a pooler that shares sessions (pgbouncer with pool_mode = transaction): connect to"
+            " PostgreSQL itself, or use pool_mode = session"
+        )
+
+
+async def _keeps_sessions(engine: AsyncEngine) -> bool:
+    async with engine.connect() as one:
+        driver: Any = (await one.get_raw_connection()).driver_connection
+        if driver.get_server_pid() == await _pid(one):
+            return True
+        async with engine.connect() as other:
+            pids = [(await _pid(one), await _pid(other)) for _ in range(LOOKS)]
+    return len(set(pids)) == 1 and pids[0][0] != pids[0][1]
+
+
+async def _pid(connection: AsyncConnection) -> int:
+    """Return the number of the server's process, in a transaction of its own."""
+    pid: int = (await connection.execute(_PID)).scalar_one()
+    await connection.rollback()
+    return pid
