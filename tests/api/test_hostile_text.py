@@ -1,5 +1,7 @@
 """Texts of strangers: names that are none are refused, and nothing forges a line of the log or moves the terminal."""
 
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,13 +73,30 @@ def test_a_path_does_not_forge_a_line_of_the_log(server: Server) -> None:
     assert "\x1b" not in log
 
 
-def run(server: Server, *words: str) -> str:
-    """Run a command of the command line; return what it prints to both streams."""
+ENVIRONMENT = {"COLUMNS": "300", "LANG": "C.UTF-8"}
+
+
+def program(server: Server, *words: str) -> list[str]:
     options = ["--url", server.management_url, "--ca", str(server.folder / "certs" / "ca.pem")]
     options += ["--password-file", str(server.folder / "password")]
-    program = [sys.executable, "-m", "comms_api", *words[:2], *options, *words[2:]]
-    done = subprocess.run(program, capture_output=True, check=False, env={"COLUMNS": "300", "LANG": "C.UTF-8"})
+    return [sys.executable, "-m", "comms_api", *words[:2], *options, *words[2:]]
+
+
+def run(server: Server, *words: str) -> str:
+    """Run a command of the command line; return what it prints to both streams."""
+    done = subprocess.run(program(server, *words), capture_output=True, check=False, env=ENVIRONMENT)
     return (done.stdout + done.stderr).decode()
+
+
+def run_on_terminal(server: Server, *words: str) -> str:
+    """Run a command whose standard output is a terminal; return what it prints there."""
+    terminal, end = pty.openpty()
+    with open(terminal, "rb", buffering=0) as reader:  # noqa: PTH123 - it has no path
+        subprocess.run(program(server, *words), stdout=end, check=True, env=ENVIRONMENT)
+        os.set_blocking(terminal, False)
+        printed = reader.read(65_536)
+        os.close(end)
+    return printed.decode()
 
 
 def test_texts_of_strangers_do_nothing_to_a_terminal(server: Server, management: httpx.Client) -> None:
@@ -95,7 +114,11 @@ def test_texts_of_strangers_do_nothing_to_a_terminal(server: Server, management:
     assert ESCAPED in listed
     assert f"{agent_id}: {ESCAPED}" in waited
     assert msgspec.json.decode(shown)["failures"][0]["message"] == HOSTILE
-    for printed in (listed, waited, shown, unknown, agents):
+    exported = run(server, "commands", "results", submitted["request_id"])
+    assert HOSTILE in exported
+    displayed = run_on_terminal(server, "commands", "results", submitted["request_id"])
+    assert ESCAPED in displayed
+    for printed in (listed, waited, shown, unknown, agents, displayed):
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
