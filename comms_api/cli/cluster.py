@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from comms_api.cli.operator import Given, Operator, operation, path_part
-from comms_api.cli.output import cell, print_json, say
+from comms_api.cli.output import print_json, print_table, say
 from comms_api.errors import CommsError
 
 SKEW_SECONDS_MAXIMUM = 1.0
@@ -19,9 +17,6 @@ AGREEMENT_SECONDS = 6.0
 """How long nodes may differ before it is told: after a change each serves it from its next heartbeat on."""
 
 WAIT_SECONDS = 60.0
-WIDTH_MAXIMUM = 10_000
-"""How wide a table may be, in characters."""
-
 _DIFFERENCE = "nodes serve different"
 
 Nodes = Sequence[Given]
@@ -39,14 +34,6 @@ _NAME = click.argument("name")
 def _nodes(operator: Operator) -> Nodes:
     nodes: Nodes = operator.ask("GET", "/nodes").json()
     return nodes
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
-    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
-    for row in rows:
-        table.add_row(*map(cell, row))
-    Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
 
 
 def _say_all(problems: Sequence[str], otherwise: str) -> None:
@@ -73,7 +60,7 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
         return
     columns = ("node", "state", "version", "polls", "req/s", "lag s", "skew s", "silent s", "agents at")
     figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
-    _print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
+    print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
 
 
 @operation(cluster, "agents")
@@ -90,7 +77,7 @@ def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        _print_table(columns, [[one[column] for column in columns] for one in found])
+        print_table(columns, [[one[column] for column in columns] for one in found])
 
 
 @operation(cluster, "health")
@@ -160,7 +147,7 @@ def files(operator: Operator, *, as_json: bool) -> None:
         print_json({"is_same": not problems, "nodes": found})
     else:
         rows = [(_title(node), node["files_sha256"][:16], " ".join(node["key_ids"])) for node in found]
-        _print_table(("node", "group files", "signing keys"), rows)
+        print_table(("node", "group files", "signing keys"), rows)
         _say_all(problems, "all the same")
     if problems:
         sys.exit(1)

@@ -1,26 +1,17 @@
 """`comms-api commands`: submit commands, watch them, hold them back, and fetch their results."""
 
-import itertools
-import sys
-import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import click
-import httpx
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
 from comms_api.cli.operator import Given, Operator, operation
-from comms_api.cli.output import cell, copy, print_json, say
+from comms_api.cli.output import copy, print_fitting, print_json
+from comms_api.cli.waiting import wait_for, waiting_option
 
 SOURCE = "Users/Services"
-AGAIN_SECONDS = 1.0
-OPEN = ("pending", "sent")
-ENDED = ("success", "failure", "cancelled")
+NAMES_SHOWN = 3
 
 
 @click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
@@ -48,9 +39,7 @@ def commands() -> None:
 @click.option("--failure-ratio", type=float, help="Stop when more than this share has failed.")
 @click.option("--idempotency-key", help="Submit once, however often this is run with the same key.")
 @click.option("--dry-run", is_flag=True, help="Only tell who would get it.")
-@click.option(
-    "--wait", "is_waiting", is_flag=True, help="Show the progress until all have ended; exit 1 if one failed."
-)
+@waiting_option
 def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **given: Any) -> None:
     """Submit one command."""
     command = _command(given)
@@ -65,7 +54,7 @@ def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key
         return
     click.echo(f"{told['request_id']} {told['orders']} order(s)")
     if is_waiting:
-        _watch(operator, told["request_id"])
+        wait_for(operator, told["request_id"])
 
 
 def _command(given: Given) -> Given:
@@ -111,15 +100,22 @@ _REQUEST_ID = click.argument("request_id", type=click.UUID)
 @click.option("--target", help="Only commands for this agent, group or service.")
 def list_commands(operator: Operator, **given: Any) -> None:
     """List commands, oldest first."""
-    table = Table(Column("command", no_wrap=True), "created", "action", "target", "user", "phase")
+    rows = []
     for command in operator.pages("/commands", _present(given, "action", "target")):
-        target = command["target"]
-        names = target.get("id", "")
-        named = f"{target['type']} {names if isinstance(names, str) else ', '.join(names)}"
+        named = _describe_target(command["target"])
         created = command["created_at"][:19]
-        row = (command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"])
-        table.add_row(*map(cell, row))
-    Console().print(table)
+        rows.append(
+            (command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"])
+        )
+    print_fitting(("command", "created", "action", "target", "user", "phase"), rows)
+
+
+def _describe_target(target: Given) -> str:
+    names = target.get("id", "")
+    if isinstance(names, list):
+        more = [f"{len(names) - NAMES_SHOWN} more"] if len(names) > NAMES_SHOWN else []
+        names = ", ".join(names[:NAMES_SHOWN] + more)
+    return f"{target['type']} {names}".strip()
 
 
 @operation(commands, "show")
@@ -132,43 +128,11 @@ def show(operator: Operator, request_id: UUID) -> None:
 @operation(commands, "wait")
 @_REQUEST_ID
 def wait(operator: Operator, request_id: UUID) -> None:
-    """Show the progress of a command until all of its orders have ended; exit 1 if one failed."""
-    _watch(operator, str(request_id))
+    """Show the progress of a command until all of its orders have ended.
 
-
-def _watch(operator: Operator, request_id: str) -> None:
-    last: Given = {}
-    counts = TextColumn("{task.fields[counts]}")
-    with Progress(TextColumn("orders"), BarColumn(), MofNCompleteColumn(), counts, TimeElapsedColumn()) as progress:
-        bar = progress.add_task("", total=None, counts="")
-        for last in _progress(operator, request_id):
-            told = ", ".join(f"{last[name]} {name}" for name in (*OPEN, *ENDED) if last[name])
-            ended = sum(last[name] for name in ENDED)
-            progress.update(bar, total=last["total"], completed=ended, counts=told)
-    failures = operator.ask("GET", f"/commands/{request_id}").json()["failures"]
-    for failure in failures:
-        say(f"{failure['agent_id']}: {failure['message']}", is_error=True)
-    if last["failure"]:
-        sys.exit(1)
-
-
-def _progress(operator: Operator, request_id: str) -> Iterator[Given]:
-    """Yield the counts at each change until all have ended; a server that stops is asked again."""
-    for attempt in itertools.count():
-        counts: Given = operator.ask("GET", f"/commands/{request_id}").json()["orders"]
-        yield counts
-        if attempt:
-            time.sleep(AGAIN_SECONDS)
-        with operator.stream(f"/commands/{request_id}/events") as answer:
-            try:
-                for line in answer.iter_lines():
-                    if line.startswith("data: "):
-                        counts = msgspec.json.decode(line.removeprefix("data: "))
-                        yield counts
-            except httpx.RemoteProtocolError:
-                continue
-        if not any(counts[name] for name in OPEN):
-            return
+    The exit code is 1 if an order failed or the rollout has stopped.
+    """
+    wait_for(operator, str(request_id))
 
 
 @operation(commands, "cancel")
@@ -196,9 +160,7 @@ def resume(operator: Operator, request_id: UUID) -> None:
 @operation(commands, "retry")
 @_REQUEST_ID
 @click.option("--cancelled", "with_cancelled", is_flag=True, help="Repeat cancelled orders as well.")
-@click.option(
-    "--wait", "is_waiting", is_flag=True, help="Show the progress until all have ended; exit 1 if one failed."
-)
+@waiting_option
 def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_waiting: bool) -> None:
     """Submit a command again to those whose orders failed."""
     statuses = ["failure", "cancelled"] if with_cancelled else ["failure"]
@@ -206,7 +168,7 @@ def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_wait
     [told] = answer.json()["commands"]
     click.echo(f"{told['request_id']} {told['orders']} order(s)")
     if is_waiting:
-        _watch(operator, told["request_id"])
+        wait_for(operator, told["request_id"])
 
 
 @operation(commands, "results")

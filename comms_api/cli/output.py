@@ -1,14 +1,21 @@
 """What commands print: texts of agents and other users do nothing to the terminal."""
 
 import codecs
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from shutil import get_terminal_size
 from typing import Any, BinaryIO
 
 import click
 import msgspec
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from comms_api.printable import escape_controls, escape_json
+
+WIDTH_MAXIMUM = 100_000
+"""A table is as wide as its rows."""
 
 
 def say(text: object, *, is_error: bool = False) -> None:
@@ -24,6 +31,26 @@ def print_json(content: Any) -> None:
 def cell(content: object) -> Text:
     """Return the content of a cell of a table, of which nothing is taken for markup."""
     return Text(escape_controls(str(content)))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
+    for row in rows:
+        table.add_row(*map(cell, row))
+    Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
+
+
+def print_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, or on a terminal that is too narrow for it, a block for each row with a line for each column."""
+    longest = [max(len(str(row[index])) for row in [columns, *rows]) for index in range(len(columns))]
+    if not sys.stdout.isatty() or sum(longest) + len(longest) - 1 <= get_terminal_size().columns:
+        print_table(columns, rows)
+        return
+    for row in rows:
+        for name, content in zip(columns, row, strict=True):
+            say(f"{name:{max(map(len, columns))}} {content}")
+        say("")
 
 
 def copy(pieces: Iterable[bytes], output: BinaryIO) -> None:

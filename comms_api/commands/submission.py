@@ -26,6 +26,7 @@ from comms_api.commands.model import (
     ORDER_IDS_SHOWN,
     RECIPIENTS_SHOWN,
     CommandTarget,
+    Counts,
     NewCommand,
     Rehearsed,
     Retry,
@@ -189,7 +190,8 @@ class Submissions:
             await _refuse_foreign_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
-                raise Conflict(f"The command {request_id} has no order to repeat: {' or '.join(wanted.statuses)}.")
+                counts = await queries.count_orders(connection, request_id)
+                raise Conflict(_nothing_to_repeat(request_id, wanted, counts))
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL)
@@ -201,6 +203,13 @@ class Submissions:
             return [order_id for command in submitted for order_id in command.order_ids]
         async with self._engine.connect() as connection:
             return await queries.list_order_ids(connection, [command.request_id for command in submitted])
+
+
+def _nothing_to_repeat(request_id: UUID, wanted: Retry, counts: Counts) -> str:
+    fault = f"No order of the command {request_id} that is not archived ended as {' or '.join(wanted.statuses)}."
+    if not counts.cancelled or "cancelled" in wanted.statuses:
+        return fault
+    return f'{fault} {counts.cancelled} were cancelled: repeat them with {{"statuses": ["cancelled"]}}, or --cancelled.'
 
 
 def _listed(names: Sequence[str]) -> str:

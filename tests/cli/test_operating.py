@@ -1,6 +1,7 @@
 """`comms-api commands` as an operator runs it, against a real server."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from support.batches import command
 from support.server import Server
+from support.terminals import on_terminal
 from support.waiting import PATIENCE
 
 
@@ -20,11 +23,13 @@ class Terminal:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def run(self, *words: str) -> tuple[int, str, str]:
+    def program(self, *words: str) -> list[str]:
         options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
         options += ["--password-file", str(self._server.folder / "password")]
-        program = [sys.executable, "-m", "comms_api", "commands", words[0], *options, *words[1:]]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        return [sys.executable, "-m", "comms_api", "commands", words[0], *options, *words[1:]]
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        done = subprocess.run(self.program(*words), capture_output=True, text=True, timeout=PATIENCE, check=False)
         return done.returncode, done.stdout, done.stderr
 
     def good(self, *words: str) -> str:
@@ -124,3 +129,72 @@ def test_a_fault_is_told_in_one_line(terminal: Terminal, words: tuple[str, ...],
     assert result[0] == code
     assert told in result[2]
     assert "Traceback" not in result[2]
+
+
+def test_a_wait_ends_when_the_rollout_stops_and_says_why(
+    server: Server, management: httpx.Client, terminal: Terminal
+) -> None:
+    with Answering(server, management, "bad", [1]):
+        blocked = server.enroll(management, "shut-out", ("bad",))
+        server.enroll(management, "never-seen", ("bad",))
+        management.patch(f"/agents/{blocked}", json={"is_blocked": True})
+        rollout = {"failure_ratio": 0.1, "failures_after": 1}
+        sent = management.post("/commands", json=command("bad", "group", "ping", rollout=rollout))
+        request_id = sent.json()["commands"][0]["request_id"]
+        code, output, errors = terminal.run("wait", request_id)
+    assert code == 1
+    assert "1/3" in output
+    assert "The rollout has stopped: 1 of 1 orders failed, more than the ratio 0.1 allows." in errors
+    assert "shut-out (blocked, pending)" in errors
+    assert "never-seen (offline: never connected, pending)" in errors
+    assert f"commands resume {request_id}" in errors
+
+
+def test_a_wait_names_whom_it_waits_for_and_ctrl_c_says_how_to_come_back(
+    server: Server, management: httpx.Client, terminal: Terminal
+) -> None:
+    server.enroll(management, "asleep")
+    program = terminal.program("send", "--agent", "asleep", "--action", "ping", "--wait")
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        request_id = process.stdout.readline().split()[0]
+        named = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert named == "It waits for asleep (offline: never connected, pending).\n"
+    assert process.returncode == 130
+    assert "The command goes on." in errors
+    assert f"comms-api commands wait {request_id}" in errors
+    assert json.loads(terminal.good("show", request_id))["orders"]["pending"] == 1
+
+
+def test_a_repetition_of_cancelled_orders_says_how_to_ask_for_it(
+    server: Server, management: httpx.Client, terminal: Terminal
+) -> None:
+    server.enroll(management, "idle")
+    request_id = terminal.good("send", "--agent", "idle", "--action", "ping").split()[0]
+    terminal.good("cancel", request_id)
+    code, _, errors = terminal.run("retry", request_id)
+    assert code == 1
+    assert "ended as failure. 1 were cancelled" in errors
+    assert "--cancelled" in errors
+    assert "1 order(s)" in terminal.good("retry", request_id, "--cancelled")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_list_is_readable_on_a_narrow_terminal(
+    server: Server, management: httpx.Client, terminal: Terminal, columns: int
+) -> None:
+    agent_id = server.enroll(management, f"narrow{columns}")
+    request_id = terminal.good("send", "--agent", str(agent_id), "--action", "ping").split()[0]
+    words = ("list", "--target", str(agent_id))
+    assert on_terminal(terminal.program(*words), columns).splitlines()[:4] == [
+        f"command {request_id}",
+        f"created {management.get(f'/commands/{request_id}').json()['command']['created_at'][:19]}",
+        "action  ping",
+        f"target  agent {agent_id}",
+    ]
+    header, row = on_terminal(terminal.program(*words), columns=200).splitlines()
+    assert header.split() == ["command", "created", "action", "target", "user", "phase"]
+    assert row.startswith(request_id)
+    assert terminal.good(*words).splitlines()[1].split() == row.split(), "a pipe gets the table"

@@ -1,18 +1,16 @@
 """`comms-api cluster` as an operator runs it, against two real nodes."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.server import Server, running_server
+from support.terminals import on_terminal
 from support.waiting import PATIENCE, wait_until
 
 Query = Callable[..., list[Any]]
@@ -207,21 +205,6 @@ def test_nothing_of_a_table_is_cut_in_a_pipe_or_a_narrow_terminal(
         assert f"{LONG_NAME}/0" in shown
         assert "https://ghost:1" in shown
         assert "\u2026" not in shown
-
-
-def on_terminal(program: list[str], columns: int) -> str:
-    """Return what a program shows on a terminal that is so wide."""
-    ours, its = pty.openpty()
-    narrow = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
-    with subprocess.Popen(program, stdout=its, stderr=its, env=narrow) as process:
-        os.close(its)
-        shown = b""
-        with suppress(OSError):  # EIO: the other end is closed
-            while read := os.read(ours, 65536):
-                shown += read
-    os.close(ours)
-    assert process.returncode == 0, shown
-    return shown.decode()
 
 
 def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:

@@ -1,0 +1,124 @@
+"""Wait for a command at a terminal: how far it is, whom it waits for, and why it does not go on."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+import click
+import httpx
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from comms_api.cli.operator import Given, Operator
+from comms_api.cli.output import cell, say
+from comms_api.errors import CommsError
+
+LOOK_SECONDS = 1.0
+QUIET_SECONDS = 3.0
+"""Recipients are named when no order has moved for this long."""
+
+NAMED_MAXIMUM = 10
+INTERRUPTED = 130
+OPEN = ("sent", "pending")
+ENDED = ("success", "failure", "cancelled")
+
+
+def wait_for(operator: Operator, request_id: str) -> None:
+    """Show the progress of a command until all of its orders have ended, or its rollout has stopped.
+
+    Exits with 1 when an order failed or the rollout has stopped, and with 130 after Ctrl-C.
+    """
+    try:
+        last = _show_progress(operator, request_id)
+    except KeyboardInterrupt:
+        say("The command goes on.", is_error=True)
+        say(f"Come back to it with: comms-api commands wait {request_id}", is_error=True)
+        say(f"End it with: comms-api commands cancel {request_id}", is_error=True)
+        sys.exit(INTERRUPTED)
+    for failure in last["failures"]:
+        say(f"{failure['agent_id']}: {failure['message']}", is_error=True)
+    if last["command"]["phase"] == "stopped":
+        say(f"The rollout has stopped: {last['command']['phase_reason']}.", is_error=True)
+    if not last["is_done"]:
+        say(_describe_awaited(operator, last), is_error=True)
+        say(f"Let it go on with: comms-api commands resume {request_id}", is_error=True)
+    if last["orders"]["failure"] or not last["is_done"]:
+        sys.exit(1)
+
+
+def _show_progress(operator: Operator, request_id: str) -> Given:
+    """Return what is known of a command at its end."""
+    progress: Given = {}
+    counts: Given = {}
+    moved_at, told = time.monotonic(), ""
+    columns = (TextColumn("orders"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[counts]}"))
+    with Progress(*columns, TimeElapsedColumn()) as shown:
+        bar = shown.add_task("", total=None, counts="")
+        for progress in _follow(operator, request_id):
+            if progress["orders"] != counts:
+                counts, moved_at = progress["orders"], time.monotonic()
+            ended = sum(counts[name] for name in ENDED)
+            shown.update(bar, total=counts["total"], completed=ended, counts=_describe(progress))
+            if not progress["is_done"] and time.monotonic() - moved_at >= QUIET_SECONDS:
+                awaited = _describe_awaited(operator, progress)
+                if awaited != told:
+                    told = awaited
+                    shown.console.print(cell(told), soft_wrap=True)
+    return progress
+
+
+def _describe(progress: Given) -> str:
+    orders, phase = progress["orders"], progress["command"]["phase"]
+    counts = ", ".join(f"{orders[name]} {name}" for name in (*OPEN, *ENDED) if orders[name])
+    return f"{counts}; {phase}" if phase in {"paused", "stopped"} else counts
+
+
+def _follow(operator: Operator, request_id: str) -> Iterator[Given]:
+    """Yield what is known of a command each second until it is done or stopped; a server that ends is asked again."""
+    while True:
+        began = time.monotonic()
+        try:
+            path = f"/commands/{request_id}/wait"
+            progress: Given = operator.ask("GET", path, params={"timeout": LOOK_SECONDS}).json()
+        except httpx.RemoteProtocolError:
+            progress = {}
+        if progress:
+            yield progress
+            if progress["is_done"] or progress["command"]["phase"] == "stopped":
+                return
+        time.sleep(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
+
+
+def _describe_awaited(operator: Operator, progress: Given) -> str:
+    """Return whom a command waits for, and what keeps each of them."""
+    request_id, total = progress["command"]["request_id"], sum(progress["orders"][name] for name in OPEN)
+    orders: list[Given] = []
+    for status in OPEN:
+        query = {"request_id": request_id, "status": status, "limit": NAMED_MAXIMUM}
+        orders += operator.ask("GET", "/orders", params=query).json()["items"]
+    named = [_describe_recipient(operator, order) for order in orders[:NAMED_MAXIMUM]]
+    more = [f"{total - len(named)} more"] if total > len(named) else []
+    return f"It waits for {', '.join(named + more)}." if named else "It waits for no order any more."
+
+
+def _describe_recipient(operator: Operator, order: Given) -> str:
+    if order["agent_id"] is None:
+        return f"the service {order['target']['id']} ({order['status']})"
+    try:
+        agent: Given = operator.ask("GET", f"/agents/{order['agent_id']}").json()
+    except CommsError as error:
+        return f"{order['agent_id']} ({error.detail.rstrip('.')})"
+    return f"{agent['name']} ({_state(agent)}, {order['status']})"
+
+
+def _state(agent: Given) -> str:
+    if agent["is_blocked"]:
+        return "blocked"
+    return "online" if agent["status"] == "active" else f"offline: {agent['status'].replace('_', ' ')}"
+
+
+waiting_option = click.option(
+    "--wait",
+    "is_waiting",
+    is_flag=True,
+    help="Show the progress until all have ended; exit 1 if one failed or the rollout has stopped.",
+)
