@@ -30,7 +30,7 @@ _Visit: TypeAlias = tuple[int, int, tuple[str, ...]]
 
 
 class Walk:
-    """One search for all patterns, which share its bounds.
+    """One search, within bounds.
 
     Patterns are those of `glob`: `*`, `?` and `[…]` match within one name and not a leading dot, `**` matches any
     folders. A folder that several links lead to is entered once, by its own name if the pattern reaches that.

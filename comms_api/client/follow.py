@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.client.find_files import Walk
+from comms_api.client.find_files import SECONDS_MAXIMUM, Walk
 from comms_api.client.lines import Source, take_lines
 from comms_api.client.model import Place
 from comms_api.client.open_file import OpenFile, has_compressed_name, open_file
@@ -54,8 +54,8 @@ class Follower:
 
     def find_paths(self) -> list[str]:
         """Return the files that match now; on a large tree this takes long."""
-        walk = Walk(self._complain)
-        found = {path for pattern in self._patterns for path in walk.find(pattern)}
+        seconds = SECONDS_MAXIMUM / max(1, len(self._patterns))
+        found = {path for pattern in self._patterns for path in Walk(self._complain, seconds=seconds).find(pattern)}
         for path in filter(has_compressed_name, found):
             self._complain(path, _COMPRESSED)
         return sorted(path for path in found if not has_compressed_name(path))
@@ -99,6 +99,7 @@ class Follower:
     def _open_new(self, path: str, inode: int | None) -> bool:
         if inode is not None and len(self._open) < self._files_maximum and (file := open_file(path)):
             self._open[path] = file
+            self._complaints.pop(path, None)
         elif inode is not None:
             self._complain(path, "it cannot be opened, or there are too many")
         return path in self._open
@@ -136,11 +137,14 @@ class Follower:
 
     def _originals_first(self) -> list[OpenFile]:
         """Return the files in the order to read them: a copy, whose name is longer, is recognised by its original."""
+        files = sorted(self._open.values(), key=lambda file: (self._has_new_content(file), len(file.path)))
+        return [*self._rotated, *files]
 
-        def key(file: OpenFile) -> tuple[bool, int]:
-            return file.read_status != file.status() and self._known_place(file) is None, len(file.path)
-
-        return [*self._rotated, *sorted(self._open.values(), key=key)]
+    def _has_new_content(self, file: OpenFile) -> bool:
+        try:
+            return file.read_status != file.status() and self._known_place(file) is None
+        except OSError:  # reading it fails in the same way, and is logged
+            return True
 
     def _read(self, file: OpenFile, *, is_over: bool) -> Iterator[int]:
         """Keep what is new; the last line of a file that nobody writes to any more is whole as it is."""
@@ -188,7 +192,8 @@ class Follower:
         similar = self._places.similar(file.place(0))
         long_enough = (place for place in similar if place.position >= COPY_BYTES_MINIMUM)
         place = next((place for place in long_enough if file.continues(place)), None)
-        if place is None and file.original and not self._find_open(file.original):  # truncated after it was copied
+        original = file.original if file.copied_bytes >= COPY_BYTES_MINIMUM else None
+        if place is None and original and not self._find_open(original):  # it was truncated after it was copied
             place = file.place(min(size, file.copied_bytes))
         if place is None:
             file.original = self._find_original(file, size, similar)

@@ -208,6 +208,17 @@ def test_links_in_circles_neither_stop_collection_nor_sigterm(
     assert agent.stop() == 0
 
 
+def test_sigterm_ends_the_agent_while_it_looks_for_files(management: httpx.Client, agent: Agent) -> None:
+    find_id(management, agent)
+    agent.stop()
+    log = agent.folder / "log"
+    before = log.read_text().count("connected to")
+    agent.command += ["--log-file", "/proc/**/nothing"]  # a large tree that changes all the time
+    agent.start()
+    wait_until(lambda: log.read_text().count("connected to") > before)
+    assert agent.stop() == 0
+
+
 def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client) -> None:
     find_id(management, agent)
     done = subprocess.run(agent.command, capture_output=True, text=True, check=False)
