@@ -1,0 +1,42 @@
+"""`docs/migration.md` names only calls and settings that there are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from comms_api.agents.routes import AGENT_ROUTES as ENROLLING
+from comms_api.app.apis import MANAGEMENT_HANDLERS
+from comms_api.commands.routes import AGENT_ROUTES as POLLING
+from comms_api.events.routes import AGENT_ROUTES as SENDING
+from comms_api.files.routes import AGENT_ROUTES as FETCHING
+from comms_api.login.routes import ROUTES as LOGGING_IN
+from comms_api.settings import Settings
+
+PAGE = Path("docs/migration.md").read_text()
+HANDLERS = [*MANAGEMENT_HANDLERS, *ENROLLING, *POLLING, *SENDING, *FETCHING, *LOGGING_IN]
+CALLS = {
+    (method, re.sub(r"\{[^}]*\}", "{}", path))
+    for handler in HANDLERS
+    for method in handler.http_methods
+    for path in handler.paths
+}
+
+
+def cells(heading: str) -> list[str]:
+    """Return what is in the second column of a section's table."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+@pytest.mark.parametrize("heading", ["Calls of agents", "Calls of operators and programs"])
+def test_each_call_that_is_named_is_there(heading: str) -> None:
+    named = re.findall(r"`([A-Z]+) (/[^`]*)`", " ".join(cells(heading)))
+    assert len(named) > 5
+    assert {(method, re.sub(r"\{[^}]*\}", "{}", path)) for method, path in named} <= CALLS
+
+
+def test_each_setting_that_is_named_is_there() -> None:
+    named = {name for cell in cells("Settings") for name in re.findall(r"`([a-z_]+)`", cell)}
+    assert len(named) > 15
+    assert named <= set(Settings.__struct_fields__)
