@@ -23,6 +23,8 @@ Query = Callable[..., list[Any]]
 OWN_CHECKS = {
     "Credentials.uuid": "is read as a UUID, or matches a pattern",
     "Credentials.key": "is hashed",
+    "NextKey.current_key": "is hashed",
+    "NextKey.next_key": "is hashed",
     "NewUser.password": "is hashed",
     "UserChange.password": "is hashed",
     "PasswordChange.old": "is hashed",
