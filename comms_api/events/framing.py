@@ -5,6 +5,7 @@ others, since a real agent would send the same batch again for ever: a line that
 is one bad item up to the next header; a byte that is not UTF-8 is a fault of its line alone.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from uuid import UUID
@@ -69,6 +70,7 @@ _METADATA = msgspec.json.Decoder(_Metadata)
 _STATELESS_HEADER = msgspec.json.Decoder(StatelessHeader)
 _STATEFUL_HEADER = msgspec.json.Decoder(StatefulHeader)
 _SHAPE = msgspec.json.Decoder(_Shape)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def split_batch(body: bytes, items_maximum: int) -> Batch:
@@ -80,7 +82,7 @@ def split_batch(body: bytes, items_maximum: int) -> Batch:
     if len(lines) > 2 * items_maximum:
         raise TooLarge(f"The batch has more than {items_maximum} items.")
     try:
-        agent_id = _METADATA.decode(first).agent.id
+        agent_id = _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", first)).agent.id  # a name may hold half a pair
     except (ValueError, RecursionError) as error:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
     return Batch(agent_id, [line.strip() for line in lines], _utf8_fault(body) is None)

@@ -173,7 +173,8 @@ def test_a_byte_that_is_not_utf8_is_a_fault_of_its_event_alone(
     body = stateless(
         agent_id, {"o": "good"}, bad, b'{"module":"umla\xfct","collector":"c"}', {"o": "after"}, module="latin"
     )
-    assert client.post("/events/stateless", content=body.replace(b'"hostname": "h"', b'"hostname": "\xfc"')).is_success
+    odd_host = b'"hostname": "\xfc\\ud83d\\u0000\\\\ud800"'
+    assert client.post("/events/stateless", content=body.replace(b'"hostname": "h"', odd_host)).is_success
     assert stored(query, agent_id, "latin") == ['{"o": "good"}']
     assert stored(query, agent_id, "umla\N{REPLACEMENT CHARACTER}t") == ['{"o": "after"}']
     page = management.get("/events/quarantine", params={"agent_id": str(agent_id), "limit": 1000}).json()
