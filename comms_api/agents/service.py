@@ -22,6 +22,7 @@ from comms_api.agents.model import (
     NewEnrollmentToken,
 )
 from comms_api.agents.naming import find_ids, get_ids, read_id
+from comms_api.agents.replacing import Replacing
 from comms_api.agents.store import Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
@@ -40,9 +41,6 @@ REVOCATIONS_CHANNEL = "comms_api_revocations"
 FAILURES_CHANNEL = "comms_api_failures"
 """Says whose failed logins are forgotten."""
 
-DAY_SECONDS = 86_400.0
-NEVER_SECONDS = 100 * 365 * DAY_SECONDS
-
 
 class Agents:
     """The agents of the fleet."""
@@ -56,8 +54,7 @@ class Agents:
         self._clock = clock
         self._notifier = notifier
         self._rules = KeyRules.of(settings)
-        days = settings.reenroll_after_days
-        self._silent_seconds = NEVER_SECONDS if days is None else days * DAY_SECONDS
+        self._replacing = Replacing.of(settings)
         self._enrollments = Notices(logger, logging.INFO)
         self._refusals = Notices(logger, logging.WARNING)
 
@@ -130,7 +127,8 @@ class Agents:
         if not await store.insert_agent(connection, known, enrollment):
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name)
-            await self._replace_silent(connection, agent_id, enrollment.name)
+            await self._replacing.delete_silent(connection, agent_id, enrollment.name)
+            self._notifier.notify(REVOCATIONS_CHANNEL)
             if not await store.insert_agent(connection, known, enrollment):
                 raise Conflict(
                     f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
@@ -148,15 +146,6 @@ class Agents:
         return not self._secret.is_slow(admission.key_hash) and self._secret.key_matches(
             enrollment.key, admission.key_hash
         )
-
-    async def _replace_silent(self, connection: AsyncConnection, agent_id: UUID, name: str) -> None:
-        rivals = await store.find_rivals(connection, agent_id, name, self._silent_seconds)
-        if not all(rivals.values()):
-            raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
-        for rival in rivals:
-            await store.delete_agent(connection, rival)
-            await store.revoke_tokens(connection, str(rival))
-        self._notifier.notify(REVOCATIONS_CHANNEL)
 
     def _check(self, enrollment: Enrollment) -> None:
         if enrollment.id is not None and enrollment.id.version not in AGENT_ID_VERSIONS:

@@ -1,6 +1,5 @@
 """What is asked, what may be answered, and the settings of the asking."""
 
-import re
 import shutil
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -157,20 +156,23 @@ def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def normal_addresses(text: str) -> str:
-    """Return an address, a CIDR network or `any` in its normal form; raises `ValueError` without the text."""
+    """Return an address, a network or `any`, in any case, in its normal form; raises `ValueError` without the text.
+
+    A network has a prefix length or, with IPv4, a dotted netmask.
+    """
     address, slash, prefix = text.partition("/")
     try:
         if slash:
             return _normal_network(address, prefix)
-        return text if text == ANY_ADDRESS else normal_address(text)
+        return ANY_ADDRESS if text.lower() == ANY_ADDRESS else normal_address(text)
     except ValueError:
         raise ValueError("expected an address, a CIDR network or `any`") from None
 
 
 def _normal_network(address: str, prefix: str) -> str:
-    if not re.fullmatch("[0-9]{1,3}", prefix):
-        raise ValueError("netmasks are not CIDR")
-    network = ip_network((address, int(prefix)), strict=False)
+    network = ip_network(f"{address}/{prefix}", strict=False)
+    if "." in prefix and str(network.netmask) != prefix:
+        raise ValueError("a wildcard mask is no netmask")
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     if mapped is not None and network.prefixlen >= MAPPED_PREFIX_BITS:
         network = ip_network((str(mapped), network.prefixlen - MAPPED_PREFIX_BITS))

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.agents import store
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
+from comms_api.agents.replacing import Replacing
 from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
 from comms_api.agents.store import EXTERNAL_TYPE, Known
 from comms_api.database.actor import Actor, acting_as
@@ -66,6 +67,7 @@ class ExternalAgents:
         self._notifier = notifier
         self._by_address = settings.key_request_by_address
         self._rules = KeyRules.of(settings)
+        self._replacing = Replacing.of(settings)
         asked = key_settings(settings)
         self._requests = KeyRequests(asked) if asked.is_enabled else None
 
@@ -87,7 +89,7 @@ class ExternalAgents:
         return found
 
     async def enroll(self, found: ExternalAgent, address: str | None) -> Admission:
-        """Enroll an agent that has proved its key; raises `Conflict` when another agent has its name."""
+        """Enroll an agent that has proved its key; raises `Conflict` when an agent that is not silent has its name."""
         key_hash = await self._hash(found.key)
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
@@ -130,9 +132,15 @@ class ExternalAgents:
             allowed_addresses=normal_networks([found.ip]),
         )
         enrollment = Enrollment(name=found.name, key="", type=EXTERNAL_TYPE)
+        name = found.id if is_number else known.id
         await store.insert_agent(connection, known, enrollment)
         # Its own row, or that of another node that has asked at the same time.
-        admission = await store.find_admission(connection, found.id if is_number else known.id)
+        admission = await store.find_admission(connection, name)
+        if admission is None:  # another agent has its name
+            await self._replacing.delete_silent(connection, known.id, found.name)
+            self._notifier.notify(REVOCATIONS_CHANNEL)
+            await store.insert_agent(connection, known, enrollment)
+            admission = await store.find_admission(connection, name)
         if admission is None:
-            raise Conflict(f"Another agent has the name {found.name!r} of the external database.", code=1708)
+            raise Conflict(f"Another agent has just taken the name {found.name!r} of the external database.", code=1708)
         return admission

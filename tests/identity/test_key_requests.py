@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.databases import querying
 from support.guesses import guess_at_once
 from support.server import Server, new_id, running_server
 from support.waiting import PATIENCE, wait_until
@@ -165,6 +166,30 @@ def test_a_hundred_knocks_of_one_agent_are_one_agent(external: External) -> None
         thread.join()
     assert set(statuses) == {200}
     assert external.find("impatient")["external_id"] == "008"
+
+
+def test_an_agent_that_was_silent_long_enough_is_replaced_by_one_of_its_name(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    source = folder / "replacing.sqlite"
+    with sqlite3.connect(source) as connection:
+        connection.execute("CREATE TABLE agents (id text PRIMARY KEY, name text NOT NULL, ip text, key text)")
+        connection.execute("INSERT INTO agents VALUES ('001', 'host-7', 'Any', ?)", (KEY,))
+        connection.execute("INSERT INTO agents VALUES ('002', 'host-8', '127.0.0.0/255.0.0.0', ?)", (KEY,))
+    connection.close()
+    program = f"'{sys.executable}' '{PROGRAM}' '{source}'"
+    settings = {"key_request_program": program, "reenroll_after_days": 1}
+    url = new_database()
+    with running_server(folder / "replacing", url, **settings) as server:
+        external = External(server, source, partial(running_server, folder / "replacing", url))
+        old = server.enroll(external.management, "host-7")
+        assert external.log_in("001").status_code == 409
+        querying(url)("UPDATE agents SET created_at = now() - interval '2 days' WHERE id = $1", old)
+        assert external.log_in("001").status_code == 200
+        assert external.find("host-7")["id"] != str(old)
+        assert external.log_in(str(old)).status_code == 403
+        assert external.log_in("002").status_code == 200
+        assert external.find("host-8")["allowed_addresses"] == ["127.0.0.0/8"]
 
 
 def test_while_nobody_can_be_asked_those_who_are_known_log_in(folder: Path, new_database: Callable[[], str]) -> None:

@@ -47,7 +47,12 @@ def test_an_address_that_is_none_cannot_be_asked_for(value: str) -> None:
     ("written", "normal"),
     [
         ("any", "any"),
+        ("Any", "any"),
+        ("ANY", "any"),
         ("10.1.2.3", "10.1.2.3"),
+        ("10.1.2.3/255.0.0.0", "10.0.0.0/8"),
+        ("10.1.2.3/255.255.255.255", "10.1.2.3"),
+        ("10.1.2.3/0.0.0.0", "0.0.0.0/0"),
         ("10.1.2.3/32", "10.1.2.3"),
         ("10.1.2.3/8", "10.0.0.0/8"),
         ("2001:db8::1/32", "2001:db8::/32"),
@@ -61,7 +66,11 @@ def test_addresses_have_one_form(written: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", "ANY", "all", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "10.0.0.0/-1", "/8", "1.1.1.1/"]
+    "written",
+    [
+        *("", "all", "10.0.0.0/33", "10.0.0.0/-1", "/8", "1.1.1.1/", "10.0.0.0/ 8", "10.0.0.0/255.0.255.0"),
+        *("10.0.0.0/0.255.255.255", "10.0.0.0/255.0.0", "2001:db8::/255.0.0.0", "::ffff:10.0.0.0/255.0.0.0"),
+    ],
 )
 def test_what_is_no_address_is_not_repeated(written: str) -> None:
     with pytest.raises(ValueError, match=r"^expected an address, a CIDR network or `any`$"):

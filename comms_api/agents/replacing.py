@@ -1,0 +1,34 @@
+"""Let an agent take the id or the name of one that has been silent for long enough."""
+
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents import store
+from comms_api.errors import Conflict
+from comms_api.settings import Settings
+
+DAY_SECONDS = 86_400.0
+NEVER_SECONDS = 100 * 365 * DAY_SECONDS
+
+
+class Replacing(msgspec.Struct, frozen=True):
+    """How long an agent must have been silent to be replaced."""
+
+    silent_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Replacing":
+        """Return what the settings allow; without `reenroll_after_days`, no agent is ever replaced."""
+        days = settings.reenroll_after_days
+        return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
+
+    async def delete_silent(self, connection: AsyncConnection, agent_id: UUID, name: str) -> None:
+        """Delete the agents that have this id or name; raises `Conflict` unless all have been silent long enough."""
+        rivals = await store.find_rivals(connection, agent_id, name, self.silent_seconds)
+        if not all(rivals.values()):
+            raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
+        for rival in rivals:
+            await store.delete_agent(connection, rival)
+            await store.revoke_tokens(connection, str(rival))
