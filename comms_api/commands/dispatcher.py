@@ -129,6 +129,8 @@ class Dispatcher:
         timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
         if self._is_draining:
             waiter.send_away()
+        if self._tokens.is_revoked(claims):  # since the guard let it pass, and after the others were ended
+            waiter.fail(_revoked())
         try:
             yield waiter.answer
         finally:
@@ -177,7 +179,7 @@ class Dispatcher:
         """End the polls whose token has been revoked."""
         for waiter in self._waiters.values():
             if self._tokens.is_revoked(waiter.claims):
-                waiter.fail(Unauthenticated("The token was revoked."))
+                waiter.fail(_revoked())
 
     def drain(self) -> None:
         """Answer every poll, those to come at once."""
@@ -269,3 +271,7 @@ class Dispatcher:
                 await release_orders(connection, claims)
         except Exception as error:  # noqa: BLE001 - the leases run out, and the orders are offered again
             log_failure(logger, "claims not released, their leases will run out", error)
+
+
+def _revoked() -> Unauthenticated:
+    return Unauthenticated("The token was revoked.")

@@ -29,6 +29,7 @@ from comms_api.commands.outcomes import Ending
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.turns import share_turns, take_turn
 from comms_api.database.listener import Notifier
+from comms_api.errors import Unauthenticated
 from comms_api.protocol import Order
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, Claims, Tokens
@@ -221,8 +222,18 @@ async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) ->
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_a_poll_whose_token_has_ended_since_its_guard_gets_nothing(engine: AsyncEngine) -> None:
+    _, [agent_id] = await submit(engine, 1)
+    tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
+    dispatcher = Dispatcher(engine, tokens, Presence(engine, "one"), Settings())
+    tokens.revoke({str(agent_id): time.time()})
+    dispatcher.end_revoked()
+    with pytest.raises(Unauthenticated):
+        await poll(dispatcher, agent_id)
+
+
 def claims_of(agent_id: UUID) -> Claims:
-    return Claims(str(agent_id), AGENTS, 0, 0)
+    return Claims(str(agent_id), AGENTS, 1, 2)
 
 
 async def poll(dispatcher: Dispatcher, agent_id: UUID) -> list[Order]:

@@ -132,7 +132,7 @@ ORDERS_OF = text("SELECT attempt, sent_at IS NOT NULL, offer_at > now() FROM ord
 
 
 def claims_of(agent_id: UUID) -> Claims:
-    return Claims(str(agent_id), AGENTS, 0, 1)
+    return Claims(str(agent_id), AGENTS, 1, 2)
 
 
 async def kept(engine: AsyncEngine, agent_id: UUID) -> list[tuple[int, bool, bool]]:
