@@ -78,6 +78,8 @@ def _upgrade(connection: Connection) -> None:
         logger.warning("the schema, revision %s, is of a newer release than this one, revision %s", revision, newest)
         return
     command.upgrade(config, "head")
+    if revision != newest:
+        logger.info("the schema was upgraded to revision %s (it was at %s)", newest, revision or "none")
 
 
 async def current_revisions(connection: AsyncConnection) -> Sequence[str]:
