@@ -75,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20
     body_timeout_seconds: Seconds = 30.0
+    body_wait_seconds: Seconds = 2.0
     batch_items_maximum: Annotated[int, Meta(ge=1)] = 200_000
     order_timeout_maximum_seconds: Annotated[float, Meta(gt=0, le=86_400 * 365)] = 86_400 * 7
     expiry_interval_seconds: Seconds = 1.0

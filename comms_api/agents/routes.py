@@ -103,8 +103,7 @@ async def enroll_by_token(
     """Enroll an agent by an enrollment token, given as a Bearer token, into that token's groups."""
     token, address = bearer_token(request), remote_address(request)
     await agents.check_token(token, address)
-    async with bodies.receive(request) as body:
-        enrollment = read_json(body, _ENROLLMENT, "an enrollment")
+    enrollment = read_json(await bodies.receive_public(request), _ENROLLMENT, "an enrollment")
     return await agents.enroll_by_token(token, enrollment, address)
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from litestar import Litestar, Response, Router, get
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
@@ -22,7 +23,7 @@ from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.fast_lane import FastLane
-from comms_api.http.json_request import JsonRequest
+from comms_api.http.json_request import BODIES, JsonRequest
 from comms_api.http.problems import answer_problem
 from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
@@ -101,7 +102,7 @@ def agent_api(node: Node) -> AsgiApp:
         "rotation": node.rotation,
         "agents": node.agents,
         "files": node.files,
-        "ingest": events.Ingest(node.bodies, node.events, node.states, node.settings.batch_items_maximum),
+        "ingest": events.Ingest(node.bodies, node.cpu, node.events, node.states, node.settings.batch_items_maximum),
         "desk": _order_desk(node),
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
@@ -155,6 +156,7 @@ def _litestar(
         route_handlers=handlers,
         guards=[*guards],
         request_class=JsonRequest,
+        state=State({BODIES: node.bodies}),
         dependencies=dependencies,
         exception_handlers={Exception: answer_problem},
         openapi_config=OpenAPIConfig(

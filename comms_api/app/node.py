@@ -35,12 +35,14 @@ from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.bodies import Bodies
+from comms_api.http.budgets import CpuBudget
 from comms_api.http.failures import FailureLimit
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
+from comms_api.metering import Metered
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
@@ -63,6 +65,7 @@ class Node(msgspec.Struct, frozen=True):
     tokens: Tokens
     signing_keys: SigningKeys
     bodies: Bodies
+    cpu: CpuBudget
     presence: Presence
     agents: Agents
     audit: Audit
@@ -113,6 +116,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         tokens=tokens,
         signing_keys=signing_keys,
         bodies=Bodies(settings),
+        cpu=CpuBudget(settings.body_wait_seconds),
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings),
         audit=Audit(engine),
@@ -202,7 +206,7 @@ def _duties(
 @asynccontextmanager
 async def _running(coroutines: dict[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Run tasks beside the block; none of them may end before it, and one that does is a bug worth dying of."""
-    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    tasks = [asyncio.create_task(Metered(coroutine, name), name=name) for name, coroutine in coroutines.items()]
     body = asyncio.current_task()
     for task in tasks:
         task.add_done_callback(lambda ended: _report_end(ended, body))

@@ -21,6 +21,7 @@ from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import Seat
 from comms_api.database.connect import Address, keep_running, open_engine
+from comms_api.http.authentication import client_of
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -104,9 +105,13 @@ async def _serve(
     drained, settings = asyncio.Event(), node.settings
     apps = [InFlight(api(node), node.membership) for api in (agent_api, management_api)]
     asks_names, capacity = settings.client_certificates != "off", capacity_of(settings)
+
+    def charge(scope: Any, seconds: float) -> None:
+        node.cpu.charge(client_of(scope), seconds)
+
     sites = [
-        Site(apps[0], listeners.agent, certificate, settings, capacity.agents, asks_names=asks_names),
-        Site(apps[1], listeners.management, certificate, settings, capacity.management),
+        Site(apps[0], listeners.agent, certificate, settings, capacity.agents, asks_names=asks_names, charge=charge),
+        Site(apps[1], listeners.management, certificate, settings, capacity.management, charge=charge),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     listeners.listen()  # a client that comes before the server does waits in their backlog

@@ -16,6 +16,7 @@ from comms_api.events.model import Batch, Event, QuarantinedEvent, State
 from comms_api.events.service import Events, States
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
+from comms_api.http.budgets import CpuBudget
 from comms_api.http.pages import After, Limit, Page
 from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
@@ -29,6 +30,7 @@ class Ingest(msgspec.Struct, frozen=True):
     """What the two batch routes work with; one dependency, since Litestar starts a task for each of several."""
 
     bodies: Bodies
+    cpu: CpuBudget
     events: Events
     states: States
     batch_items_maximum: int
@@ -39,9 +41,11 @@ async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """Store a batch of events; 204 when they are durable. Lines that are no events go to the quarantine."""
     agent_id = agent_of(request)
     async with ingest.bodies.receive(request) as body:
-        batch = split_batch(body, ingest.batch_items_maximum)
-        _check_owner(batch, agent_id)
-        await ingest.events.append(agent_id, read_stateless(batch))
+        async with ingest.cpu.turn(str(agent_id)):
+            batch = split_batch(body, ingest.batch_items_maximum)
+            _check_owner(batch, agent_id)
+            readable = read_stateless(batch)
+        await ingest.events.append(agent_id, readable)
 
 
 @post("/events/stateful", status_code=200)
@@ -52,9 +56,11 @@ async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """
     agent_id, sequence = agent_of(request), _read_sequence(request)
     async with ingest.bodies.receive(request) as body:
-        batch = split_batch(body, ingest.batch_items_maximum)
-        _check_owner(batch, agent_id)
-        return ItemResults(await ingest.states.change(agent_id, read_stateful(agent_id, batch), sequence))
+        async with ingest.cpu.turn(str(agent_id)):
+            batch = split_batch(body, ingest.batch_items_maximum)
+            _check_owner(batch, agent_id)
+            readable = read_stateful(agent_id, batch)
+        return ItemResults(await ingest.states.change(agent_id, readable, sequence))
 
 
 def _read_sequence(request: AnyRequest) -> int | None:

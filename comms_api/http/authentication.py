@@ -14,6 +14,7 @@ from comms_api.errors import Forbidden, Malformed, Unauthenticated
 from comms_api.http.addresses import is_within
 from comms_api.http.request import CHALLENGE, AnyRequest, client_name, find_header, remote_address
 from comms_api.http.roles import ROLES
+from comms_api.http1.addresses import network_of
 from comms_api.http1.endpoint import AUTHENTICATED
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
@@ -112,6 +113,12 @@ def subject_of(scope: Any) -> str | None:
     """Return whom the guard has let pass; None before it, and on public routes."""
     claims: Claims | None = scope["state"].get(_CLAIMS)
     return claims.subject if claims is not None else None
+
+
+def client_of(scope: Any) -> str:
+    """Return whom a request is charged to: the agent or user of its token, else its address (for IPv6, its /64)."""
+    client = scope.get("client")
+    return subject_of(scope) or network_of(client[0] if client else "")
 
 
 def agent_of(request: AnyRequest) -> UUID:

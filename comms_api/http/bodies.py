@@ -1,175 +1,242 @@
-"""Read a request body within bounds: of bytes, decoded, and of all the bodies that a node holds."""
+"""Read request bodies within the budgets of their clients.
+
+A body is admitted before a byte of it is read, when its turn comes. What a client has announced is held for it only
+while the body arrives at a fair pace; a client that stalls holds what has arrived.
+"""
 
 import asyncio
 import gc
-import gzip
-import io
-import zlib
 from typing import TypeVar
 
 import msgspec
-import zstandard
 
 from comms_api.database.coalescing import IS_CALLER_GONE
-from comms_api.errors import ClientLeft, Malformed, TooLarge, Unavailable, UnsupportedEncoding
+from comms_api.errors import ClientLeft, Malformed, TooLarge, TooSlow, UnsupportedEncoding
+from comms_api.executors import BoundedExecutor
 from comms_api.faults import describe_fault
-from comms_api.http.authentication import subject_of
-from comms_api.http.request import AnyRequest, departure_of, find_header, remote_address
+from comms_api.http.authentication import client_of
+from comms_api.http.budgets import ByteBudget
+from comms_api.http.compression import Decoder, decoder_of
+from comms_api.http.request import AnyRequest, close_afterwards, departure_of, find_header
 from comms_api.settings import Settings
 
 T = TypeVar("T")
 
-DECOMPRESS_IN_THREAD_BYTES = 256 * 1024
+COPIES = 4
+"""How many times a body is in memory while it is parsed and stored: as it came, as lines, as rows, as a statement."""
+
 CLIENTS_TO_FILL = 8
-"""So many clients at least it takes to fill a node; each may always send one body."""
+SMALL_BODY_BYTES = 64 * 1024
+SMALL_SHARE = 8
+"""One in so many bytes is kept for small bodies, so that they never wait behind large ones."""
+
+PUBLIC_BYTES_MAXIMUM = 8 * 1024
+"""The largest body of a route without a token."""
+
+PUBLIC_BODY_SECONDS = 10.0
+PACE_SECONDS = 1.0
+PACE_BYTES = 64 * 1024
+"""A client that sends less than so many bytes in `PACE_SECONDS` loses the room that it has not filled."""
+
+INLINE_BYTES = 16 * 1024
+"""Larger compressed bodies are decoded in a thread."""
+
+ENCODINGS = ("identity", "gzip", "zstd")
+DECODER_THREADS = 1
+DECODER_CALLS_MAXIMUM = 256
 
 FAILED_BYTES_COLLECTED = 32 * 2**20
-"""After bodies of so many bytes in all whose requests failed, what refers to itself is looked for."""
-
-ZSTD_WINDOW_BYTES = 8 * 2**20
-"""RFC 9659 asks no more of an HTTP receiver."""
-
-ZSTD_STEP_BYTES = 1024
-"""A frame is fed in steps: a block of 4 bytes may hold 128 KiB, so that a bomb goes off in pieces of 32 MiB at most."""
-
-
-class BytesInFlight:
-    """Counts the bytes of all bodies that a node holds, so that a full node refuses instead of growing.
-
-    No client may hold more than a share of them, so that one that shouts fills its own share and not the node.
-    """
-
-    def __init__(self, maximum: int, share: int) -> None:
-        """Take the most that may be held, by all and by one client."""
-        self._maximum = maximum
-        self._share = share
-        self.held = 0
-        self._failed = 0
-        self._held_by: dict[str | None, int] = {}
-
-    def take(self, client: str | None, size: int) -> None:
-        """Count `size` bytes more of a client; raises `Unavailable` when that would be too many."""
-        own = self._held_by.get(client, 0) + size
-        if self.held + size > self._maximum:
-            raise Unavailable("This node holds as many bytes as it may; come back later.")
-        if own > self._share:
-            raise Unavailable("This node holds as many bytes of yours as it may; wait for its answers.")
-        self.held += size
-        self._held_by[client] = own
-
-    def give_back(self, client: str | None, size: int) -> None:
-        """Count `size` bytes less."""
-        self.held -= size
-        own = self._held_by.get(client, 0) - size
-        if own > 0:
-            self._held_by[client] = own
-        else:
-            self._held_by.pop(client, None)
-
-    def failed(self, size: int) -> None:
-        """Note that a request with `size` bytes failed, and free those before it when they are many.
-
-        An error and the frames that it went through refer to each other, in the drivers at the latest, so these bytes
-        stay until circles are looked for; which goes by the number of objects, and a body may be one.
-        """
-        self._failed += size
-        if self._failed >= FAILED_BYTES_COLLECTED:
-            self._failed = 0
-            gc.collect()
+"""Run a garbage collection after this many bytes of failed bodies: their tracebacks keep them alive in cycles."""
 
 
 class Bodies:
-    """Reads bodies for the agent API."""
+    """Reads the bodies of one node's requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the limits."""
+        """Divide the memory that bodies may take."""
         self._limit = settings.body_bytes_maximum
-        maximum = settings.bytes_in_flight_maximum
-        self.in_flight = BytesInFlight(maximum, max(maximum // CLIENTS_TO_FILL, self._limit))
+        total = settings.bytes_in_flight_maximum // COPIES
+        small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
+        self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
+        self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
+        self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)
+        self._failed_bytes = 0
 
-    def receive(self, request: AnyRequest, limit: int | None = None) -> "_Body":
+    def receive(self, request: AnyRequest) -> "_Reading":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
 
-        A `limit` of its own is for those who have shown no token: what they announce counts as held as well.
-
-        It raises `Unavailable` before reading when the node is full, `TooLarge`, `UnsupportedEncoding`,
-        `Malformed` when the body is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
+        Raises `Unavailable` before reading when there is no room in time, `TooLarge`, `UnsupportedEncoding`,
+        `Malformed` for a body that is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
         neither parsed nor, if its client leaves before its turn comes, stored.
         """
-        return _Body(request, self.in_flight, limit or self._limit)
+        return _Reading(request, self, self._limit)
+
+    async def receive_public(self, request: AnyRequest) -> bytes:
+        """Return the body of a route without a token, of at most `PUBLIC_BYTES_MAXIMUM` bytes.
+
+        It is in no budget: `http1` holds as much of every connection, and connections are bounded.
+        """
+        encoding = _encoding_of(request)
+        _refuse_if_larger(_announced_bytes(request), PUBLIC_BYTES_MAXIMUM)
+        raw, more = b"", True
+        try:
+            async with asyncio.timeout(PUBLIC_BODY_SECONDS):
+                while more:
+                    chunk, more = await _next_chunk(request)
+                    raw += chunk
+                    _refuse_if_larger(len(raw), PUBLIC_BYTES_MAXIMUM)
+        except TimeoutError:
+            close_afterwards(request.scope)
+            raise TooSlow from None
+        return raw if encoding == "identity" else _decode_small(encoding, raw)
+
+    async def decode(self, decoder: Decoder) -> bytes:
+        """Return the next piece of a large body."""
+        return await self._decoders.run(decoder.decode_piece)
+
+    def collect_failed(self, size: int) -> None:
+        """Note that a request failed whose body had `size` bytes."""
+        self._failed_bytes += size
+        if self._failed_bytes >= FAILED_BYTES_COLLECTED:
+            self._failed_bytes = 0
+            gc.collect()
 
 
-class _Body:
-    """One body, and what it holds of the bytes in flight."""
+class _Reading:
+    """One body: how much of it has arrived, and how much of the budgets it holds."""
 
-    __slots__ = ("_before", "_client", "_held", "_in_flight", "_limit", "_request")
+    __slots__ = (
+        "_before",
+        "_bodies",
+        "_budget",
+        "_client",
+        "_held",
+        "_limit",
+        "_paced_size",
+        "_request",
+        "_size",
+        "_timer",
+    )
 
-    def __init__(self, request: AnyRequest, in_flight: BytesInFlight, limit: int) -> None:
+    def __init__(self, request: AnyRequest, bodies: Bodies, limit: int) -> None:
         self._request = request
-        self._client = subject_of(request.scope) or remote_address(request)
-        self._in_flight = in_flight
+        self._bodies = bodies
         self._limit = limit
-        self._held = 0
+        self._client = client_of(request.scope)
+        self._budget = bodies.small
+        self._held = self._paced_size = self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> bytes:
-        encoding = (find_header(self._request.scope, b"content-encoding") or "identity").strip().lower()
-        if encoding not in {"identity", "gzip", "zstd"}:
-            raise UnsupportedEncoding
         try:
-            self._hold(self._announced_bytes())
-            raw = await self._read()
-            body = raw if encoding == "identity" else await self._decompress(encoding, raw)
+            body = await self._read()
         except BaseException:
-            self._give_back(is_failed=True)
+            self._end(is_failed=True)
             raise
         self._before = IS_CALLER_GONE.set(departure_of(self._request.scope))
         return body
 
     async def __aexit__(self, error: object, *_where: object) -> None:
         IS_CALLER_GONE.reset(self._before)  # else the task, its context and the connection would refer to each other
-        self._give_back(is_failed=error is not None)
+        self._end(is_failed=error is not None)
 
-    def _give_back(self, *, is_failed: bool) -> None:
-        self._in_flight.give_back(self._client, self._held)
+    def _end(self, *, is_failed: bool) -> None:
+        self._release()
         if is_failed:
-            self._in_flight.failed(self._held)
+            self._bodies.collect_failed(self._size)
 
-    def _hold(self, size: int) -> None:
-        """Count as held what the body is known to have by now; raises `TooLarge`, or `Unavailable`."""
-        if size > self._limit:
-            raise TooLarge(f"The body is larger than {self._limit} bytes after decoding.")
-        if size > self._held:
-            self._in_flight.take(self._client, size - self._held)
-            self._held = size
-
-    def _announced_bytes(self) -> int:
-        announced = find_header(self._request.scope, b"content-length") or ""
-        return int(announced) if announced.isdecimal() else 0
+    def _release(self) -> None:
+        self._budget.release(self._client, self._held)
+        self._held = 0
 
     async def _read(self) -> bytes:
-        chunks, size, more = [], 0, True
-        while more:
-            message = await self._request.receive()
-            if message["type"] != "http.request":
-                raise ClientLeft
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            self._hold(size)
-            more = message.get("more_body", False)
+        encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
+        await self._hold(announced)
+        if announced > SMALL_BODY_BYTES:
+            self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._keep_pace)
+        try:
+            raw = await self._read_chunks()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         if departure_of(self._request.scope)():
             raise ClientLeft
-        return b"".join(chunks)
+        return raw if encoding == "identity" else await self._decode(encoding, raw)
 
-    async def _decompress(self, encoding: str, raw: bytes) -> bytes:
-        try:
-            if len(raw) > DECOMPRESS_IN_THREAD_BYTES:
-                body = await asyncio.to_thread(_decompressed, encoding, raw, self._limit + 1)
-            else:
-                body = _decompressed(encoding, raw, self._limit + 1)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError):
-            raise Malformed(f"The body is not valid {encoding}.") from None
-        self._hold(len(body))
-        return body
+    async def _read_chunks(self) -> bytes:
+        chunks, more = [], True
+        while more:
+            chunk, more = await _next_chunk(self._request)
+            chunks.append(chunk)
+            self._size += len(chunk)
+            await self._hold(self._size)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _decode(self, encoding: str, raw: bytes) -> bytes:
+        decoder, pieces, size = decoder_of(encoding, raw), [], 0
+        while not decoder.is_done:
+            is_small = len(raw) <= INLINE_BYTES
+            pieces.append(decoder.decode_piece() if is_small else await self._bodies.decode(decoder))
+            size += len(pieces[-1])
+            await self._hold(size)
+        self._size = max(self._size, size)
+        return b"".join(pieces)
+
+    async def _hold(self, size: int) -> None:
+        """Hold `size` bytes in all, if that is more than before."""
+        _refuse_if_larger(size, self._limit)
+        if size <= self._held:
+            return
+        if size > SMALL_BODY_BYTES and self._budget is self._bodies.small:
+            self._release()
+            self._budget = self._bodies.large
+        await self._budget.acquire(self._client, size - self._held)
+        self._held = size
+
+    def _keep_pace(self) -> None:
+        """Give back the room that the client does not fill."""
+        if self._size - self._paced_size < PACE_BYTES:
+            self._budget.release(self._client, self._held - self._size)
+            self._held = self._size
+            self._timer = None
+            return
+        self._paced_size = self._size
+        self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._keep_pace)
+
+
+async def _next_chunk(request: AnyRequest) -> tuple[bytes, bool]:
+    """Return the next bytes of the body and whether more follow; raises `ClientLeft` if its end does not arrive."""
+    message = await request.receive()
+    if message["type"] != "http.request":
+        raise ClientLeft
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _decode_small(encoding: str, raw: bytes) -> bytes:
+    decoder, body = decoder_of(encoding, raw), b""
+    while not decoder.is_done:
+        body += decoder.decode_piece()
+        _refuse_if_larger(len(body), PUBLIC_BYTES_MAXIMUM)
+    return body
+
+
+def _refuse_if_larger(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(f"The body is larger than {limit} bytes after decoding.")
+
+
+def _encoding_of(request: AnyRequest) -> str:
+    """Return the Content-Encoding; raises `UnsupportedEncoding`."""
+    encoding = (find_header(request.scope, b"content-encoding") or "identity").strip().lower()
+    if encoding not in ENCODINGS:
+        raise UnsupportedEncoding
+    return encoding
+
+
+def _announced_bytes(request: AnyRequest) -> int:
+    announced = find_header(request.scope, b"content-length") or ""
+    return int(announced) if announced.isdecimal() else 0
 
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "") -> T:
@@ -183,27 +250,3 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "")
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         prefix = f"Expected {expected}: " if expected else ""
         raise Malformed(prefix + describe_fault(error, body, decoder.type)) from None
-
-
-def _decompressed(encoding: str, raw: bytes, limit: int) -> bytes:
-    """Return at most `limit` bytes, so that a decompression bomb stops there."""
-    if encoding == "gzip":
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
-            return file.read(limit)
-    return _zstd_decompressed(raw, limit)
-
-
-def _zstd_decompressed(raw: bytes, limit: int) -> bytes:
-    """Return what the frames hold; raises `EOFError` when the last one is not whole, which a stream reader does not."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-    chunks, size, start, frame = [], 0, 0, decompressor.decompressobj()
-    while size < limit and start < len(raw):
-        if frame.eof:
-            frame = decompressor.decompressobj()
-        step = raw[start : start + ZSTD_STEP_BYTES]
-        chunks.append(frame.decompress(step))
-        size += len(chunks[-1])
-        start += len(step) - len(frame.unused_data)
-    if size < limit and not frame.eof:
-        raise EOFError
-    return b"".join(chunks)[:limit]

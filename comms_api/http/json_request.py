@@ -6,7 +6,10 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from comms_api.http.bodies import read_json
+from comms_api.http.bodies import Bodies, read_json
+
+BODIES = "bodies"
+"""The name of the node's `Bodies` in the state of the app."""
 
 
 class JsonRequest(Request[Any, Any, Any]):
@@ -15,6 +18,16 @@ class JsonRequest(Request[Any, Any, Any]):
     Litestar would make plain objects of any depth first, and take a fault for a bug when the field is called as one of
     the route's services is.
     """
+
+    _raw: bytes | None = None
+
+    async def body(self) -> bytes:
+        """Return the body, read within the budgets of its client."""
+        if self._raw is None:
+            bodies: Bodies = self.app.state[BODIES]
+            async with bodies.receive(self) as self._raw:
+                return self._raw
+        return self._raw
 
     async def json(self) -> Any:
         """Return the body, decoded; raises `Malformed`."""

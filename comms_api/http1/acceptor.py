@@ -91,7 +91,7 @@ class Acceptor:
 
     def _pause(self, error: OSError) -> None:
         self._endpoint.notice("cannot accept a connection: %s; see LimitNOFILE or ulimit -n", error.strerror)
-        self._endpoint.close_an_idle_connection()
+        self._endpoint.close_an_unproven_connection()
         self._loop.remove_reader(self._listener)
         self._loop.call_later(PAUSE_SECONDS, self._resume)
 

@@ -229,11 +229,11 @@ class Connection(asyncio.Protocol):
 
     def _become_idle(self) -> None:
         if not self._is_trusted:
-            self.endpoint.idle[self] = None
+            self.endpoint.unproven[self] = None
         self._idle_timer = self._loop.call_later(self.endpoint.limits.idle_seconds, self.close)
 
     def _stop_idling(self) -> None:
-        self.endpoint.idle.pop(self, None)
+        self.endpoint.unproven.pop(self, None)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None

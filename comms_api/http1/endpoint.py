@@ -13,6 +13,7 @@ import msgspec
 logger = logging.getLogger(__name__)
 
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+Charge: TypeAlias = Callable[[Any, float], None]
 
 AUTHENTICATED = "comms_api.authenticated"
 """A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
@@ -35,6 +36,10 @@ HAS_LEFT = "comms_api.has_left"
 
 Nothing is read for that, so it also notices a client that left while this process was frozen or busy.
 """
+
+
+def charge_nobody(_scope: Any, _seconds: float) -> None:
+    """Do not count CPU time."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -76,17 +81,21 @@ class Closable(Protocol):
 class Endpoint:
     """The app and the limits of one site, and its open connections.
 
-    With `asks_names`, scopes name the subject of the client's certificate.
+    With `asks_names`, scopes name the subject of the client's certificate. `charge` is called after each request with
+    its scope and the seconds of CPU time that it has taken on the event loop.
     """
 
-    def __init__(self, app: AsgiApp, limits: Limits, *, asks_names: bool) -> None:
+    def __init__(
+        self, app: AsgiApp, limits: Limits, *, asks_names: bool = False, charge: Charge = charge_nobody
+    ) -> None:
         """Start without connections."""
         self.app = app
+        self.charge = charge
         self.limits = limits
         self.asks_names = asks_names
         self.is_ending = False
-        self.idle: dict[Closable, None] = {}
-        """Connections that wait for a request and have shown no token yet; the oldest comes first."""
+        self.unproven: dict[Closable, None] = {}
+        """Connections that wait for their client, which has shown no token yet; the oldest comes first."""
 
         self._connections: set[Closable] = set()
         self._admitted: Counter[str] = Counter()
@@ -99,13 +108,13 @@ class Endpoint:
     def admit(self, group: str) -> bool:
         """Count a connection from a group of addresses, unless that exceeds a limit.
 
-        When the site is full, the oldest idle connection that has shown no token makes room.
+        When the site is full, the oldest connection that waits for a client without a token makes room.
         """
         limits, held = self.limits, self._admitted[group]
         if held >= limits.connections_per_address:
             self.notice("refused a connection: %s holds %d (connections_per_address_maximum)", group, held)
             return False
-        if self._admitted_total >= limits.connections and not self.close_an_idle_connection():
+        if self._admitted_total >= limits.connections and not self.close_an_unproven_connection():
             self.notice("refused a connection: all %d are in use; see LimitNOFILE or ulimit -n", limits.connections)
             return False
         self._admitted[group] += 1
@@ -121,11 +130,11 @@ class Endpoint:
         if not self._admitted[group]:
             del self._admitted[group]
 
-    def close_an_idle_connection(self) -> bool:
-        """Close the oldest idle connection that has shown no token; return whether there was one."""
-        if not self.idle:
+    def close_an_unproven_connection(self) -> bool:
+        """Close the oldest connection that waits for a client without a token; return whether there was one."""
+        if not self.unproven:
             return False
-        next(iter(self.idle)).abort()
+        next(iter(self.unproven)).abort()
         return True
 
     def notice(self, message: str, *arguments: object) -> None:

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from comms_api.errors import TooSlow
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.endpoint import CLOSES, Endpoint
+from comms_api.http1.endpoint import AUTHENTICATED, CLOSES, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
+from comms_api.metering import Metered
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ SMALL_BODY_BYTES = 64 * 1024
 _FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed.")
 
 
-class Wire(Protocol):
+class Wire(Closable, Protocol):
     """What an exchange needs of its connection."""
 
     endpoint: Endpoint
@@ -60,6 +61,7 @@ class Exchange:
         "_is_answered",
         "_is_body_taken",
         "_is_left",
+        "_meter",
         "_start",
         "_task",
         "_waiter",
@@ -89,7 +91,8 @@ class Exchange:
     def begin(self, scope: dict[str, Any]) -> None:
         """Start the app on the request."""
         self.state = scope["state"]
-        self._task = asyncio.create_task(self._run(scope))
+        self._meter = Metered(self._run(scope), f"{self._head.method} {self._head.path!r}")
+        self._task = asyncio.create_task(self._meter)
 
     def leave(self) -> None:
         """Tell the app that its client has left."""
@@ -115,6 +118,7 @@ class Exchange:
             logger.exception("an app failed")
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
+        self._connection.endpoint.charge(scope, self._meter.cpu_seconds())
 
     async def _receive(self) -> dict[str, Any]:
         connection, reader = self._connection, self._connection.reader
@@ -140,14 +144,19 @@ class Exchange:
         if self._connection.reader.is_complete:
             await self._waiter
             return
+        endpoint = self._connection.endpoint
         if self._deadline is None:
-            self._deadline = loop.time() + self._connection.endpoint.limits.body_seconds
+            self._deadline = loop.time() + endpoint.limits.body_seconds
+        if AUTHENTICATED not in self.state:
+            endpoint.unproven[self._connection] = None
         try:
             async with asyncio.timeout_at(self._deadline):
                 await self._waiter
         except TimeoutError:
             self.state[CLOSES] = True
             raise TooSlow from None
+        finally:
+            endpoint.unproven.pop(self._connection, None)
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         if self._is_left or self._is_answered:

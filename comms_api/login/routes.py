@@ -11,8 +11,6 @@ from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
 from comms_api.protocol import Credentials, NextKey, Token
 
-LOGIN_BYTES_MAXIMUM = 64 * 1024
-
 _DECODER = msgspec.json.Decoder(Credentials)
 _NEXT_KEY = msgspec.json.Decoder(NextKey)
 
@@ -20,8 +18,7 @@ _NEXT_KEY = msgspec.json.Decoder(NextKey)
 @post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
 async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
     """Log an agent in with its id and key: 401 `Invalid key`, 403 `Agent does not exist`, both final for it."""
-    async with bodies.receive(request, LOGIN_BYTES_MAXIMUM) as body:
-        credentials = read_json(body, _DECODER, '{"uuid", "key"}')
+    credentials = read_json(await bodies.receive_public(request), _DECODER, '{"uuid", "key"}')
     return Token(await login.log_in(credentials, remote_address(request), client_name(request.scope)))
 
 

@@ -36,8 +36,7 @@ async def refresh_tokens(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> LoginAnswer:
     """Return the next pair of tokens for a refresh token, which is good once."""
-    async with bodies.receive(request) as body:
-        refresh = read_json(body, _REFRESH, '{"refresh_token"}')
+    refresh = read_json(await bodies.receive_public(request), _REFRESH, '{"refresh_token"}')
     return LoginAnswer(await users.refresh(refresh.refresh_token))
 
 

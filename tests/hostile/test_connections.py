@@ -45,11 +45,17 @@ def log_of(server: Server) -> str:
     return (server.folder / "log").read_text()
 
 
-def test_idle_connections_without_a_token_make_room_for_agents(server: Server, agent_id: UUID) -> None:
+UNFINISHED = request("POST", "/login", None, b"", "Content-Length: 8192") + b"{"
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTT", UNFINISHED], ids=["nothing", "half a head", "half a body"])
+def test_connections_that_wait_for_a_client_without_a_token_make_room_for_agents(
+    server: Server, agent_id: UUID, data: bytes
+) -> None:
     with ExitStack() as stack:
         for _ in range(2 * FILES):
             with suppress(OSError):
-                stack.enter_context(connect(server.tls, server.agent_port))
+                stack.enter_context(connect(server.tls, server.agent_port)).sendall(data)
         with server.log_in(agent_id) as agent:
             assert agent.get("/commands", params={"wait": 0}).status_code == 200
         assert server.management().get("/ready").status_code == 200

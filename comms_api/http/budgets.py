@@ -1,0 +1,179 @@
+"""Charge requests to the clients that cause them: bytes held in memory, and CPU time of the event loop.
+
+A client is an agent or a user; before a token has been checked, it is an address.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from comms_api.errors import TooManyRequests, Unavailable
+
+CPU_SHARE = 0.25
+"""The part of a core that one client may use for long."""
+
+CPU_BURST_SECONDS = 2.0
+"""How much CPU time a client may use at once before it owes some."""
+
+CPU_CLIENTS_MAXIMUM = 10_000
+
+
+class _Wait(msgspec.Struct, frozen=True, eq=False):
+    size: int
+    granted: "asyncio.Future[None]"
+
+
+class ByteBudget:
+    """Bytes that requests may hold at the same time: `total` of all clients, `share` of each.
+
+    A request that finds no room waits. Clients take turns, and nobody waits longer than `wait_seconds`.
+    """
+
+    def __init__(self, total: int, share: int, wait_seconds: float) -> None:
+        """Start empty."""
+        self._total = total
+        self._share = share
+        self._wait_seconds = wait_seconds
+        self.held = 0
+        self._held_by: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, deque[_Wait]] = {}
+        """By client; the first client is next."""
+
+    async def acquire(self, client: Hashable, size: int) -> None:
+        """Hold `size` bytes more for a client as soon as there is room; raises `Unavailable` when that takes too long.
+
+        One request may exceed the share or the total, when it is the only one.
+        """
+        if not self._waiting and self._has_room(size) and self._has_share(client, size):
+            self._hold(client, size)
+            return
+        wait = _Wait(size, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(client, deque()).append(wait)
+        self._grant()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await wait.granted
+        except BaseException as error:
+            self._withdraw(client, wait)
+            if isinstance(error, TimeoutError):
+                raise self._refusal(client, size) from None
+            raise
+
+    def release(self, client: Hashable, size: int) -> None:
+        """Hold `size` bytes less, and grant them to those who wait."""
+        self.held -= size
+        self._held_by[client] -= size
+        if not self._held_by[client]:
+            del self._held_by[client]
+        self._grant()
+
+    def _hold(self, client: Hashable, size: int) -> None:
+        self.held += size
+        self._held_by[client] += size
+
+    def _has_room(self, size: int) -> bool:
+        return self.held + size <= self._total or self.held == 0
+
+    def _has_share(self, client: Hashable, size: int) -> bool:
+        held = self._held_by.get(client, 0)
+        return held + size <= self._share or held == 0
+
+    def _grant(self) -> None:
+        """Grant what fits to one client after the other, and stop at the first for which there is no room at all."""
+        for client in list(self._waiting):
+            own = self._waiting[client]
+            if not self._has_room(own[0].size):
+                return
+            if self._has_share(client, own[0].size):
+                wait = own.popleft()
+                self._hold(client, wait.size)
+                wait.granted.set_result(None)
+                del self._waiting[client]
+                if own:
+                    self._waiting[client] = own  # behind the others
+
+    def _withdraw(self, client: Hashable, wait: _Wait) -> None:
+        if wait.granted.done() and not wait.granted.cancelled():
+            self.release(client, wait.size)  # it was granted at the same moment
+            return
+        own = self._waiting[client]
+        own.remove(wait)
+        if not own:
+            del self._waiting[client]
+        self._grant()
+
+    def _refusal(self, client: Hashable, size: int) -> Unavailable:
+        if not self._has_share(client, size):
+            return Unavailable("This node holds as many bytes of yours as it may; wait for its answers.")
+        return Unavailable("This node holds as many bytes as it may; come back later.")
+
+
+class CpuBudget:
+    """CPU time of the event loop: each client has a share, and pays for more with the time until its next batch.
+
+    A client's own batches are read one at a time, so that what one of them costs is known before the next begins.
+    """
+
+    def __init__(self, wait_seconds: float) -> None:
+        """Start without debts."""
+        self._wait_seconds = wait_seconds
+        self._used: dict[Hashable, tuple[float, float]] = {}
+        """By client: CPU seconds that it has used and not yet worked off, and when that was."""
+
+        self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        """By client whose batch is being read: the batches that wait for it."""
+
+    def charge(self, client: Hashable, seconds: float) -> None:
+        """Add to what a client has used."""
+        self._used[client] = (self._owed(client) + seconds, time.monotonic())
+        if len(self._used) > CPU_CLIENTS_MAXIMUM:
+            self._used = {client: used for client, used in self._used.items() if self._owed(client) > 0}
+
+    def _owed(self, client: Hashable) -> float:
+        used, noted_at = self._used.get(client, (0.0, 0.0))
+        return max(0.0, used - (time.monotonic() - noted_at) * CPU_SHARE)
+
+    @asynccontextmanager
+    async def turn(self, client: Hashable) -> AsyncIterator[None]:
+        """Give the block its turn among the client's own; raises `TooManyRequests` while the client owes CPU time."""
+        await self._wait_for_turn(client)
+        try:
+            excess = self._owed(client) - CPU_BURST_SECONDS
+            if excess > 0:
+                raise TooManyRequests(
+                    "Your batches have taken more CPU time than your share; come back later.",
+                    retry_after_seconds=excess / CPU_SHARE,
+                )
+            yield
+        finally:
+            self._end_turn(client)
+
+    async def _wait_for_turn(self, client: Hashable) -> None:
+        waiting = self._turns.get(client)
+        if waiting is None:
+            self._turns[client] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._end_turn(client)
+            else:
+                waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise TooManyRequests("Your other batches are still being read; send fewer at once.") from None
+            raise
+
+    def _end_turn(self, client: Hashable) -> None:
+        waiting = self._turns[client]
+        if waiting:
+            waiting.popleft().set_result(None)
+        else:
+            del self._turns[client]

@@ -1,0 +1,122 @@
+"""Decode compressed bodies piece by piece, within bounds: of bytes, of frames, and of time on the event loop."""
+
+import zlib
+from typing import Protocol
+
+import zstandard
+
+from comms_api.errors import Malformed
+
+FRAMES_MAXIMUM = 64
+"""How many frames (zstd) or members (gzip) a body may have: each costs time, also an empty one."""
+
+PIECE_BYTES = 256 * 1024
+ZSTD_WINDOW_BYTES = 8 * 2**20
+"""RFC 9659 asks no more of an HTTP receiver."""
+
+ZSTD_STEP_BYTES = 1024
+"""How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 32 MiB at most."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+"""The magic numbers of frames without content (RFC 8878, 3.1.2)."""
+
+_SKIPPABLE_HEADER_BYTES = 8
+
+
+class Decoder(Protocol):
+    """Decodes one body."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole body has been decoded."""
+
+    def decode_piece(self) -> bytes:
+        """Return the next piece, of about `PIECE_BYTES`; raises `Malformed`."""
+
+
+def decoder_of(encoding: str, raw: bytes) -> Decoder:
+    """Return a decoder for gzip or zstd."""
+    return _Gzip(raw) if encoding == "gzip" else _Zstd(raw)
+
+
+def _count_frame(count: int) -> int:
+    if count == FRAMES_MAXIMUM:
+        raise Malformed(f"The body has more than {FRAMES_MAXIMUM} compressed frames.")
+    return count + 1
+
+
+class _Gzip:
+    """RFC 1952: members one after the other."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._rest = raw
+        self._member = zlib.decompressobj(_GZIP)
+        self._members = _count_frame(0)
+
+    @property
+    def is_done(self) -> bool:
+        return self._member.eof and not self._rest
+
+    def decode_piece(self) -> bytes:
+        if self._member.eof:
+            self._members = _count_frame(self._members)
+            self._member = zlib.decompressobj(_GZIP)
+        try:
+            piece = self._member.decompress(self._rest, PIECE_BYTES)
+        except zlib.error:
+            raise Malformed("The body is not valid gzip.") from None
+        self._rest = self._member.unused_data.lstrip(b"\0") if self._member.eof else self._member.unconsumed_tail
+        if not self._member.eof and not self._rest and not piece:
+            raise Malformed("The body is not valid gzip: it ends too early.")
+        return piece
+
+
+class _Zstd:
+    """RFC 8878: frames one after the other."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = memoryview(raw)
+        self._frames = 0
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+
+    @property
+    def is_done(self) -> bool:
+        return self._frame is None and not self._raw and self._frames > 0
+
+    def decode_piece(self) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while size < PIECE_BYTES and not self.is_done:
+            pieces.append(self._decode_step())
+            size += len(pieces[-1])
+        return b"".join(pieces)
+
+    def _decode_step(self) -> bytes:
+        if self._frame is None:
+            self._frames = _count_frame(self._frames)
+            if self._skip_frame():
+                return b""
+            self._frame = self._decompressor.decompressobj()
+        step = self._raw[:ZSTD_STEP_BYTES]
+        try:
+            piece = self._frame.decompress(step)
+        except zstandard.ZstdError:
+            raise Malformed("The body is not valid zstd.") from None
+        self._raw = self._raw[len(step) - len(self._frame.unused_data) :]
+        if self._frame.eof:
+            self._frame = None
+        elif not self._raw:
+            raise Malformed("The body is not valid zstd: it ends too early.")
+        return piece
+
+    def _skip_frame(self) -> bool:
+        """Pass over a frame without content, if the next one is such."""
+        if int.from_bytes(self._raw[:4], "little") not in _SKIPPABLE:
+            return False
+        size = _SKIPPABLE_HEADER_BYTES + int.from_bytes(self._raw[4:_SKIPPABLE_HEADER_BYTES], "little")
+        if len(self._raw) < size:
+            raise Malformed("The body is not valid zstd: it ends too early.")
+        self._raw = self._raw[size:]
+        return True

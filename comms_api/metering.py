@@ -1,0 +1,63 @@
+"""Measure the CPU time that a coroutine takes on the event loop, in all and in each step.
+
+A step is what runs between two waits; nothing else runs on the event loop meanwhile. CPU time is the thread's own, so a
+busy machine does not make a step longer.
+"""
+
+import logging
+import time
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+STEP_SECONDS_MAXIMUM = 0.05
+"""A step that takes longer is logged: it kept everybody else waiting."""
+
+
+class Metered(Coroutine[Any, Any, T]):
+    """Runs a coroutine and measures it; `name` is for the log."""
+
+    __slots__ = ("_earlier_seconds", "_inner", "_step_began", "name")
+
+    def __init__(self, inner: Coroutine[Any, Any, T], name: str) -> None:
+        """Start at zero."""
+        self._inner = inner
+        self._earlier_seconds = 0.0
+        self._step_began = 0.0
+        self.name = name
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time so far; to be asked from within."""
+        return self._earlier_seconds + time.thread_time() - self._step_began
+
+    def send(self, value: Any) -> Any:
+        """Run one step."""
+        self._step_began = time.thread_time()
+        try:
+            return self._inner.send(value)
+        finally:
+            self._end_step()
+
+    def throw(self, *error: Any) -> Any:
+        """Run one step that begins with an exception."""
+        self._step_began = time.thread_time()
+        try:
+            return self._inner.throw(*error)
+        finally:
+            self._end_step()
+
+    def _end_step(self) -> None:
+        seconds = time.thread_time() - self._step_began
+        self._earlier_seconds += seconds
+        if seconds > STEP_SECONDS_MAXIMUM:
+            logger.warning("%s kept the event loop for %.0f ms", self.name, seconds * 1000)
+
+    def close(self) -> None:
+        """End the coroutine."""
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Run as a part of another coroutine, unmeasured."""
+        return self._inner.__await__()
