@@ -30,7 +30,7 @@ async def submit_next_key(
 
     422 without such an open order, 403 unless `current_key` is the agent's key.
     """
-    async with bodies.receive(request, LOGIN_BYTES_MAXIMUM) as body:
+    async with bodies.receive(request) as body:
         submitted = read_json(body, _NEXT_KEY, '{"order_id", "current_key", "next_key"}')
     await rotation.keep(agent_of(request), submitted)
 
