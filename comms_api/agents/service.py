@@ -30,6 +30,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
+from comms_api.http1.addresses import unmap_network
 from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
@@ -259,9 +260,9 @@ def _values(change: AgentChange) -> dict[str, object]:
 
 def normal_networks(given: Sequence[str]) -> list[str]:
     """Return source addresses as CIDR; raises `Invalid` for what is none. `any` stands for every address."""
-    if list(given) == ["any"]:
+    if [text.lower() for text in given] == ["any"]:
         return []
     try:
-        return [str(ipaddress.ip_network(text, strict=False)) for text in given]
+        return [str(unmap_network(ipaddress.ip_network(text, strict=False))) for text in given]
     except ValueError as error:
         raise Invalid(f"allowed_addresses: {error}") from None

@@ -173,7 +173,7 @@ def _litestar(
 
 def _behind_proxies(node: Node, app: AsgiApp) -> AsgiApp:
     proxies = node.settings.trusted_proxies
-    return ForwardedClients(app, proxies) if proxies else app
+    return ForwardedClients(app, proxies, node.settings.forwarded_header) if proxies else app
 
 
 def _provided(services: Mapping[str, Any]) -> dict[str, Provide]:

@@ -1,21 +1,20 @@
 """Where requests come from: source addresses, networks, and the proxies that are trusted to name their clients."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from comms_api.errors import ConfigurationError
+from comms_api.http1.addresses import Network, unmap_network
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
-
-FORWARDED_HEADER = b"x-forwarded-for"
+ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
 
 
 @lru_cache(4096)
 def _network(text: str) -> Network:
-    return ipaddress.ip_network(text, strict=False)
+    return unmap_network(ipaddress.ip_network(text, strict=False))
 
 
 def is_within(address: str | None, networks: Iterable[str]) -> bool:
@@ -29,16 +28,19 @@ def is_within(address: str | None, networks: Iterable[str]) -> bool:
 
 
 class ForwardedClients:
-    """Wraps an ASGI app: behind trusted proxies the client is whom the last of them names in X-Forwarded-For.
+    """Wraps an ASGI app: behind trusted proxies the client is the one that they name, in one header.
 
-    Read from the right, the first address that is not a trusted proxy's is the client's: what stands left of it anybody
-    may have written. A header from anyone else is not believed.
+    Only the header that the proxies set is read, since they pass a client's own other header on. From the right, the
+    first address that is not a trusted proxy's is the client's; anybody may have written what stands left of it. A
+    header from anyone else is ignored.
     """
 
-    def __init__(self, app: App, proxies: Sequence[str]) -> None:
-        """Take the networks of the proxies; raises `ConfigurationError` for what is none."""
+    def __init__(self, app: App, proxies: Sequence[str], header: ForwardedHeader) -> None:
+        """Trust the networks of the proxies; raises `ConfigurationError` for what is none."""
         self._app = app
         self._proxies = proxies
+        self._header = header.lower().encode()
+        self._hops = _hops_of_forwarded if header == "Forwarded" else _hops_of_x_forwarded_for
         try:
             for proxy in proxies:
                 _network(proxy)
@@ -52,21 +54,51 @@ class ForwardedClients:
         await self._app(scope, receive, send)
 
     def _client(self, scope: Any) -> str:
-        named = b",".join(value for name, value in scope["headers"] if name == FORWARDED_HEADER)
-        hops = [hop.strip() for hop in named.decode("latin-1").split(",")]
+        value = b",".join(value for name, value in scope["headers"] if name == self._header).decode("latin-1")
         peer: str = scope["client"][0]
-        for hop in reversed(hops):
-            if not _is_address(hop):
+        for hop in self._hops(value):
+            address = find_address(hop)
+            if address is None:
                 return peer
-            peer = hop
-            if not is_within(hop, self._proxies):
-                return hop
+            peer = address
+            if not is_within(address, self._proxies):
+                return address
         return peer
 
 
-def _is_address(text: str) -> bool:
+def _hops_of_x_forwarded_for(value: str) -> Iterator[str]:
+    return reversed(value.split(","))
+
+
+def _hops_of_forwarded(value: str) -> Iterator[str]:
+    """Yield the `for` of each element (RFC 7239), the last first: a quote that a client left open spoils no other."""
+    for element in _elements_from_the_right(value):
+        pairs = (pair.partition("=") for pair in element.split(";"))
+        yield next((node.strip().strip('"') for name, _, node in pairs if name.strip().lower() == "for"), "")
+
+
+def _elements_from_the_right(value: str) -> Iterator[str]:
+    end, is_quoted = len(value), False
+    for place in range(len(value) - 1, -1, -1):
+        if value[place] == '"':
+            is_quoted = not is_quoted
+        elif value[place] == "," and not is_quoted:
+            yield value[place + 1 : end]
+            end = place
+    yield value[:end]
+
+
+def find_address(hop: str) -> str | None:
+    """Return the address of a hop, which may have a port and, around IPv6, brackets; None when it names none."""
+    text = hop.strip()
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        is_whole = bool(bracket) and (not port or port[0] == ":")
+    else:
+        host, _, port = text.partition(":") if text.count(":") == 1 else (text, "", "")
+        is_whole = True
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address) if is_whole else None

@@ -12,12 +12,13 @@ from typing import TypeAlias
 import msgspec
 
 from comms_api.errors import TooManyRequests, Unauthenticated
+from comms_api.http1.addresses import network_of
 
 REMEMBERED_MAXIMUM = 50_000
 LONGEST_SECONDS = 900.0
 
 Try: TypeAlias = tuple[str, str | None]
-"""Who tries to log in, and from which address."""
+"""Who tries to log in, and from where: an IPv4 address or the /64 of an IPv6 address, which one client may own."""
 
 
 class _Failures(msgspec.Struct):
@@ -58,8 +59,8 @@ class FailureLimit:
 
     def charge(self, who: str, address: str | None) -> None:
         """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked."""
-        now, known = self._now(), self._failures.pop((who, address), None)
-        failures = self._failures[who, address] = known or _Failures(0.0, now)
+        now, key = self._now(), _key(who, address)
+        failures = self._failures[key] = self._failures.pop(key, _Failures(0.0, now))
         if failures.locked_until > now:
             detail = "Too many failed logins; come back later."
             raise TooManyRequests(detail, retry_after_seconds=failures.locked_until - now)
@@ -74,7 +75,7 @@ class FailureLimit:
 
     def refund(self, who: str, address: str | None) -> None:
         """Give back one failure, of a try that was not evaluated."""
-        failures = self._failures.get((who, address))
+        failures = self._failures.get(_key(who, address))
         if failures is not None:
             failures.count -= 1
             if failures.count <= self._allowed:
@@ -82,9 +83,13 @@ class FailureLimit:
 
     def clear(self, who: str, address: str | None) -> None:
         """Forget the failures of `who` at an address."""
-        self._failures.pop((who, address), None)
+        self._failures.pop(_key(who, address), None)
 
     def clear_all(self, names: Collection[str]) -> None:
         """Forget the failures of these at every address."""
         for each in [each for each in self._failures if each[0] in names]:
             del self._failures[each]
+
+
+def _key(who: str, address: str | None) -> Try:
+    return who, None if address is None else network_of(address)

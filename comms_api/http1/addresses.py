@@ -1,7 +1,11 @@
 """The addresses of clients, in one form: an IPv4 address mapped into IPv6 is an IPv4 address."""
 
 import ipaddress
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAPPED_PREFIX_BITS = 96
 
 
 class Address(NamedTuple):
@@ -21,6 +25,14 @@ def address_of(name: object) -> Address | None:
 def unmap(host: str) -> str:
     """Return the IPv4 address that an IPv6 address maps (`::ffff:192.0.2.1`), or the host as it is."""
     return host.rpartition(":")[2] if host.startswith("::ffff:") and "." in host else host
+
+
+def unmap_network(network: Network) -> Network:
+    """Return the IPv4 network that an IPv6 network maps (`::ffff:192.0.2.0/120`), or the network as it is."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < MAPPED_PREFIX_BITS:
+        return network
+    return ipaddress.ip_network((str(mapped), network.prefixlen - MAPPED_PREFIX_BITS))
 
 
 def network_of(host: str) -> str:

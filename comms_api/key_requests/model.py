@@ -1,7 +1,7 @@
 """What is asked, what may be answered, and the settings of the asking."""
 
 import shutil
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +10,11 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from comms_api.errors import Invalid
+from comms_api.http1.addresses import unmap_network
 from comms_api.printable import NO_DOTS
 
 ANY_ADDRESS = "any"
 MESSAGE_CHARACTERS_MAXIMUM = 512
-MAPPED_PREFIX_BITS = 96
 PROGRAM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET_PATH_BYTES_MAXIMUM = 107
 """What `sun_path` holds (unix(7))."""
@@ -170,12 +170,9 @@ def normal_addresses(text: str) -> str:
 
 
 def _normal_network(address: str, prefix: str) -> str:
-    network = ip_network(f"{address}/{prefix}", strict=False)
+    network = unmap_network(ip_network(f"{address}/{prefix}", strict=False))
     if "." in prefix and str(network.netmask) != prefix:
         raise ValueError("a wildcard mask is no netmask")
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if mapped is not None and network.prefixlen >= MAPPED_PREFIX_BITS:
-        network = ip_network((str(mapped), network.prefixlen - MAPPED_PREFIX_BITS))
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 

@@ -118,6 +118,15 @@ def test_the_lock_doubles_up_to_its_bound_and_time_forgives() -> None:
         limit.charge("somebody", HERE)
 
 
+def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
+    limit = FailureLimit(1, 1_000.0)
+    for number in range(2):
+        limit.charge("somebody", f"2001:db8::{number}")
+    with pytest.raises(TooManyRequests):
+        limit.charge("somebody", "2001:db8::ffff:1")
+    limit.charge("somebody", "2001:db8:0:1::1")
+
+
 @pytest.mark.parametrize(
     ("outcome", "is_locked"),
     [
