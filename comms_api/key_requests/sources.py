@@ -152,10 +152,14 @@ class _Run(asyncio.SubprocessProtocol):
         else:
             await _within(LEFTOVER_SECONDS, self._has_closed)
         finally:
-            _signal(group, signal.SIGKILL)
-            await _within(KILL_SECONDS, self._has_exited)
-            transport.close()
+            await self.kill(transport)
         return transport.get_returncode() or 0
+
+    async def kill(self, transport: asyncio.SubprocessTransport) -> None:
+        """Kill all processes of the group."""
+        _signal(transport.get_pid(), signal.SIGKILL)
+        await _within(KILL_SECONDS, self._has_exited)
+        transport.close()
 
 
 def _signal(group: int, number: signal.Signals) -> None:
@@ -184,7 +188,7 @@ class ProgramSource:
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
         """Return what the program prints, if it ends with exit code 0 within `seconds`."""
-        transport, run = await self._start(question)
+        transport, run = await self._start_whole(question)
         answer: ExternalAgent | Refusal | None = None
         try:
             self._check_exit(run, await run.finish(transport, seconds))
@@ -194,6 +198,19 @@ class ProgramSource:
         finally:
             self._log_complaint(run, answer)
         return answer
+
+    async def _start_whole(self, question: Question) -> tuple[asyncio.SubprocessTransport, _Run]:
+        """Start the program; a cancellation waits for the start, since asyncio kills a half-started process alone.
+
+        What that process had started would live on and hold its pipes, and asyncio would wait for them for ever.
+        """
+        starting = asyncio.create_task(self._start(question))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            transport, run = await starting
+            await run.kill(transport)
+            raise
 
     async def _start(self, question: Question) -> tuple[asyncio.SubprocessTransport, _Run]:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_json, script, settings
-from support.waiting import PATIENCE, until
+from support.waiting import PATIENCE, until, wait_until
 
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
@@ -190,6 +190,18 @@ async def test_a_cancelled_lookup_leaves_no_program(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await lookup
     await until(lambda: not is_running(pid))
+
+
+async def test_a_lookup_that_is_cancelled_while_its_program_starts_leaves_nothing_of_it(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    lookup = asyncio.create_task(run(script(tmp_path, f"sleep {NEVER_SECONDS} & echo $! $$ >{pids}; wait")))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    wait_until(lambda: pids.exists() and pids.read_text())  # the loop stands still, so the start is not complete
+    lookup.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(lookup, PATIENCE)
+    await until(lambda: not is_running(pids))
 
 
 async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
