@@ -3,7 +3,7 @@
 A held order is one that no agent has been offered (`attempt` 0) with `offer_at` at infinity. Its time to live begins
 when it is released; until then it is kept as long as the longest timeout allowed, from its command's start or pause.
 
-Each function that changes a phase takes the command's turn first (`turns`), then locks orders, and last the command.
+Each function that changes a phase takes the command's turn before it locks anything else (`turns`).
 """
 
 from collections.abc import Sequence
@@ -171,8 +171,11 @@ async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> 
 
 _END_PAUSES = text("""
     UPDATE commands SET phase = 'released', phase_reason = phase_reason || ', until every order had ended'
-    WHERE request_id = ANY(CAST(:ids AS uuid[])) AND phase = 'paused'
-        AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)""")
+    WHERE request_id = ANY(ARRAY(
+        SELECT request_id FROM commands AS paused
+        WHERE paused.request_id = ANY(CAST(:ids AS uuid[])) AND phase = 'paused'
+            AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = paused.request_id)
+        FOR UPDATE SKIP LOCKED))""")
 
 
 async def end_pauses(connection: AsyncConnection, paused: Sequence[UUID]) -> None:
