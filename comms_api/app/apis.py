@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import YamlRenderPlugin
 from litestar.openapi.spec import Server
 
 from comms_api.agents import routes as agents
@@ -22,6 +23,7 @@ from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
+from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.json_request import BODIES, JsonRequest
 from comms_api.http.problems import answer_problem
@@ -164,7 +166,14 @@ def _litestar(
             version=version("comms-api"),
             servers=[Server(url="/"), Server(url=PREFIX)],
             use_handler_docstrings=True,
-            openapi_router=Router(path="/schema", route_handlers=[], opt=ANYONE, include_in_schema=False),
+            render_plugins=[DescriptionPage(), YamlRenderPlugin()],
+            openapi_router=Router(
+                path="/schema",
+                route_handlers=[],
+                opt=ANYONE,
+                include_in_schema=False,
+                response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
+            ),
         ),
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,

@@ -230,8 +230,7 @@ async def stream_progress(
 ) -> Stream:
     """Send a server-sent event with the number of orders by status at each change, and end when all have ended."""
     await commands.get(request_id)
-    headers = {"Cache-Control": "no-store"}
-    return Stream(_events(watch.changes(request_id)), media_type="text/event-stream", headers=headers)
+    return Stream(_events(watch.changes(request_id)), media_type="text/event-stream")
 
 
 async def _events(changes: AsyncIterator[Counts]) -> AsyncIterator[bytes]:

@@ -1,6 +1,6 @@
 """The bytes of an answer (RFC 9112, 6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -8,6 +8,17 @@ from comms_api.http1.reader import Refused
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NO_CONTENT, NOT_MODIFIED = 204, 304
+STANDARD_HEADERS = {
+    b"cache-control": b"no-store",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"strict-transport-security": b"max-age=31536000",
+    b"x-content-type-options": b"nosniff",
+}
+"""The headers of every answer, refusals included; an app may send its own value of each."""
+
+_STANDARD_LINES = {name: b"%b: %b\r\n" % (name, value) for name, value in STANDARD_HEADERS.items()}
+_ALL_STANDARD_LINES = b"".join(_STANDARD_LINES.values())
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -37,9 +48,9 @@ class Answer:
 
         How the body is framed is no matter of the app. Raises `ValueError` for a header that would be more than one.
         """
-        status = start["status"]
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line]
-        lines += [self._encode_header(status, name, value) for name, value in start.get("headers", ())]
+        status, headers = start["status"], start.get("headers", ())
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line, _standard_lines(headers)]
+        lines += [self._encode_header(status, name, value) for name, value in headers]
         self._is_bodiless = method == "HEAD" or status in {NO_CONTENT, NOT_MODIFIED}
         if self._is_bodiless:
             self._left = None
@@ -87,6 +98,13 @@ class Answer:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             return chunk + b"0\r\n\r\n" if is_last else chunk
         return body
+
+
+def _standard_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    names = {name.lower() for name, _ in headers}
+    if names.isdisjoint(_STANDARD_LINES):
+        return _ALL_STANDARD_LINES
+    return b"".join(line for name, line in _STANDARD_LINES.items() if name not in names)
 
 
 def encode_refusal(refused: Refused, date_line: bytes) -> bytes:

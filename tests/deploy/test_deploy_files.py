@@ -226,6 +226,10 @@ def test_the_service_does_without_its_sockets_and_is_started_again_for_as_long_a
     assert "Restart=always" in SERVICE.splitlines()
 
 
+def test_a_crash_of_the_service_writes_no_secrets_to_a_core_file() -> None:
+    assert "LimitCORE=0" in SERVICE.splitlines()
+
+
 def test_podman_is_told_to_build_in_the_format_that_has_health_checks() -> None:
     texts = [path.read_text() for folder in (DEPLOY, ROOT / "docs") for path in folder.rglob("*") if path.is_file()]
     builds = [line for text in texts for line in text.splitlines() if "podman build" in line]

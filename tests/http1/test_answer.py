@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_api.http1.answer import Answer, encode_refusal
+from comms_api.http1.answer import STANDARD_HEADERS, Answer, encode_refusal
 from comms_api.http1.reader import Refused
 
 DATE = b"date: Sat, 21 Nov 2026 12:00:00 GMT\r\n"
@@ -62,7 +62,7 @@ def test_any_answer_is_read_as_it_was_sent(
     data = encode(status, [(b"x", b"y"), *([length] if is_announced else [])], parts, version, method)
     response, body = read(data, version, method)
     assert response.status_code == status
-    assert {(b"x", b"y"), (b"date", DATE[6:-2])} <= set(response.headers)
+    assert {(b"x", b"y"), (b"date", DATE[6:-2]), *STANDARD_HEADERS.items()} <= set(response.headers)
     assert body == (b"" if method == "HEAD" or status in {204, 304} else b"".join(parts))
 
 
@@ -70,6 +70,13 @@ def test_any_answer_is_read_as_it_was_sent(
 def test_a_header_cannot_become_two(header: tuple[bytes, bytes]) -> None:
     with pytest.raises(ValueError, match="line break"):
         encode(200, [header], [b""], "1.1", "GET")
+
+
+@pytest.mark.parametrize("name", STANDARD_HEADERS)
+def test_an_app_may_send_its_own_value_of_a_standard_header(name: bytes) -> None:
+    response, _ = read(encode(200, [(name.title(), b"own")], [b""], "1.1", "GET"), "1.1", "GET")
+    sent = [(key, value) for key, value in response.headers if key in STANDARD_HEADERS]
+    assert sorted(sent) == sorted((STANDARD_HEADERS | {name: b"own"}).items())
 
 
 def test_a_body_is_as_long_as_it_was_said_to_be() -> None:
@@ -100,4 +107,5 @@ def test_how_a_body_is_framed_is_no_matter_of_the_app() -> None:
 
 def test_a_refusal_says_why() -> None:
     response, body = read(encode_refusal(Refused(HTTPStatus.BAD_REQUEST, "No."), DATE), "1.1", "GET")
-    assert (response.status_code, body, (b"connection", b"close") in response.headers) == (400, b"No.", True)
+    assert (response.status_code, body) == (400, b"No.")
+    assert {(b"connection", b"close"), *STANDARD_HEADERS.items()} <= set(response.headers)

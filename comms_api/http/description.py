@@ -1,0 +1,77 @@
+"""Show an API's OpenAPI description as one page of HTML, which needs no script and nothing from another host."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from litestar import Request
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
+h2 { border-top: 1px solid; font-size: 1.1rem; margin-top: 2rem; padding-top: 1rem; }
+p, td { white-space: pre-line; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border-bottom: 1px solid #8888; padding: .25rem .5rem; text-align: left; vertical-align: top; }
+pre { overflow-x: auto; }
+"""
+
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+CONTENT_SECURITY_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
+"""Allows the page's own style and nothing else."""
+
+
+class DescriptionPage(OpenAPIRenderPlugin):
+    """Serves the page at the root of the description's path."""
+
+    def __init__(self) -> None:
+        """Render nothing before the first request."""
+        super().__init__(path="/")
+        self._page: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Return the page; the description of a running API does not change."""
+        if self._page is None:
+            self._page = "\n".join(_page(json.loads(self.render_json(request, openapi_schema)))).encode()
+        return self._page
+
+
+def _page(description: Mapping[str, Any]) -> Iterator[str]:
+    title = escape(description["info"]["title"])
+    yield f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    yield f"<style>{STYLE}</style></head><body><h1>{title} {escape(description['info']['version'])}</h1>"
+    yield '<p>For programs: <a href="/schema/openapi.json">openapi.json</a>.</p>'
+    for path, operations in sorted(description["paths"].items()):
+        for method, operation in operations.items():
+            yield from _operation(f"{method.upper()} {path}", operation)
+    yield "<h2>Structures</h2>"
+    for name, schema in sorted(description.get("components", {}).get("schemas", {}).items()):
+        yield f'<details id="{escape(name)}"><summary>{escape(name)}</summary>{_json(schema)}</details>'
+    yield "</body></html>"
+
+
+def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h2><code>{escape(name)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
+    if parameters := operation.get("parameters"):
+        yield "<table><tr><th>parameter</th><th>in</th><th>type</th><th></th></tr>"
+        for parameter in parameters:
+            shown = (parameter["name"], parameter["in"], json.dumps(parameter.get("schema", {})))
+            yield _row(*shown, "required" if parameter.get("required") else "", parameter.get("description", ""))
+        yield "</table>"
+    if body := operation.get("requestBody"):
+        yield f"<details><summary>body</summary>{_json(body['content'])}</details>"
+    for status, response in operation.get("responses", {}).items():
+        summary = escape(f"{status} {response.get('description', '')}")
+        yield f"<details><summary>{summary}</summary>{_json(response.get('content', {}))}</details>"
+
+
+def _row(name: str, where: str, schema: str, *notes: str) -> str:
+    cells = (f"<code>{escape(name)}</code>", escape(where), f"<code>{escape(schema)}</code>")
+    return f"<tr><td>{'</td><td>'.join(cells)}</td><td>{escape(' '.join(filter(None, notes)))}</td></tr>"
+
+
+def _json(value: object) -> str:
+    return f"<pre>{escape(json.dumps(value, indent=2))}</pre>"
