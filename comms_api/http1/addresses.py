@@ -23,8 +23,13 @@ def address_of(name: object) -> Address | None:
 
 
 def unmap(host: str) -> str:
-    """Return the IPv4 address that an IPv6 address maps (`::ffff:192.0.2.1`), or the host as it is."""
-    return host.rpartition(":")[2] if host.startswith("::ffff:") and "." in host else host
+    """Return the IPv4 address that an IPv6 address maps (`::ffff:192.0.2.1`, `::ffff:c000:201`), or else the host."""
+    if not host.startswith("::ffff:"):
+        return host
+    try:
+        return str(ipaddress.IPv6Address(host).ipv4_mapped or host)
+    except ValueError:
+        return host
 
 
 def unmap_network(network: Network) -> Network:
@@ -37,6 +42,7 @@ def unmap_network(network: Network) -> Network:
 
 def network_of(host: str) -> str:
     """Return what one client is likely to own: an IPv4 address, or the /64 of an IPv6 address."""
+    host = unmap(host)
     if ":" not in host:
         return host
     return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))

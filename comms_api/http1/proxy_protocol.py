@@ -9,7 +9,7 @@ import socket
 
 import msgspec
 
-from comms_api.http1.addresses import Address
+from comms_api.http1.addresses import Address, unmap
 
 HEADER_BYTES_MAXIMUM = 4096
 V1_BYTES_MAXIMUM = 107
@@ -74,7 +74,7 @@ def _parse_v1(data: bytes) -> Header | None:
         case ["PROXY", "TCP4" | "TCP6" as family, source, _, port, _]:
             host = ipaddress.ip_address(source)
             if port.isdecimal() and family == f"TCP{host.version}":
-                return Header(size, Address(str(host), int(port)))
+                return Header(size, Address(unmap(str(host)), int(port)))
     raise ValueError("the PROXY header is malformed")
 
 
@@ -92,4 +92,4 @@ def _parse_v2(data: bytes) -> Header | None:
         raise ValueError("the PROXY header is too short for its addresses")
     host = ipaddress.ip_address(data[V2_PREFIX_BYTES : V2_PREFIX_BYTES + address_bytes])
     ports_at = V2_PREFIX_BYTES + 2 * address_bytes
-    return Header(size, Address(str(host), int.from_bytes(data[ports_at : ports_at + 2], "big")))
+    return Header(size, Address(unmap(str(host)), int.from_bytes(data[ports_at : ports_at + 2], "big")))
