@@ -9,6 +9,7 @@ import httpx
 import pytest
 from support.batches import command
 from support.server import KEY, PASSWORD, Server
+from support.waiting import wait_until
 
 
 def entries(management: httpx.Client, **query: str) -> list[dict[str, Any]]:
@@ -46,8 +47,12 @@ def test_nothing_secret_is_in_the_trail_and_signs_of_life_are_not(server: Server
     agent_id = server.enroll(management, "discreet")
     before = len(entries(management))
     server.log_in(agent_id).get("/commands?wait=0")
+    wait_until(lambda: management.get(f"/agents/{agent_id}").json()["poll_address"])
+    assert len(entries(management)) == before
+    assert management.patch(f"/agents/{agent_id}", json={"labels": {"site": "one"}}).status_code == 200
     lines = management.get("/audit/export").text.splitlines()
-    assert len(lines) == before
+    assert len(lines) == before + 1
+    assert all(word not in lines[-1] for word in ("poll", "last_seen_at", "last_login_at", "remote_address"))
     assert all(word not in json.dumps(lines) for word in (KEY, PASSWORD, "argon2", "_hash", "private_key"))
 
 
