@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from support.databases import querying
+from support.heartbeats import wait_for_heartbeats
 from support.ports import fixed_binds
 from support.server import environment, running_server, start_server
 from support.waiting import PATIENCE, wait_until
@@ -40,6 +41,7 @@ def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Calla
         client = server.client(server.agent_url)
         assert client.get("/ready").status_code == 200
         wait_until(lambda: client.get("/") and nodes(management)[0]["requests_per_second"] > 0)
+        wait_for_heartbeats(management, "told", 1)
         [later] = nodes(management)
         assert later["seen_at"] > node["seen_at"]
         assert later["id"] == node["id"]
@@ -60,7 +62,7 @@ def test_a_killed_node_is_lost_and_one_that_stops_is_gone(folder: Path, new_data
         assert stopped.stop() == 0
         assert nodes(management, "stopped") == []
         wait_until(lambda: nodes(management, "killed")[0]["state"] == "lost")
-        assert nodes(management, "killed")[0]["silent_seconds"] > LOST_AFTER_SECONDS
+        assert nodes(management, "killed")[0]["silent_seconds"] >= LOST_AFTER_SECONDS
         querying(url)("UPDATE nodes SET seen_at = seen_at - interval '2 hours' WHERE name = 'killed'")
         [lost] = nodes(management, "killed")
         assert lost["silent_seconds"] > 7200

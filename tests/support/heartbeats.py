@@ -6,10 +6,11 @@ from support.waiting import wait_until
 
 
 def polls_held(management: httpx.Client) -> dict[str, int]:
-    """Return how many polls each node held at its last heartbeat."""
+    """Return how many polls each node that is not lost held at its last heartbeat."""
     held: dict[str, int] = {}
     for node in management.get("/nodes").json():
-        held[node["name"]] = held.get(node["name"], 0) + node["polls"]
+        if node["state"] != "lost":
+            held[node["name"]] = held.get(node["name"], 0) + node["polls"]
     return held
 
 
