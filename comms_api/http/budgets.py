@@ -86,6 +86,11 @@ class ByteBudget:
         """Grant what fits to one client after the other, and stop at the first for which there is no room at all."""
         for client in list(self._waiting):
             own = self._waiting[client]
+            while own and own[0].granted.done():
+                own.popleft()  # it has given up, and has not run since to withdraw
+            if not own:
+                del self._waiting[client]
+                continue
             if not self._has_room(own[0].size):
                 return
             if self._has_share(client, own[0].size):
@@ -100,10 +105,11 @@ class ByteBudget:
         if wait.granted.done() and not wait.granted.cancelled():
             self.release(client, wait.size)  # it was granted at the same moment
             return
-        own = self._waiting[client]
-        own.remove(wait)
-        if not own:
-            del self._waiting[client]
+        own = self._waiting.get(client, deque())
+        if wait in own:
+            own.remove(wait)
+            if not own:
+                del self._waiting[client]
         self._grant()
 
     def _refusal(self, client: Hashable, size: int) -> Unavailable:
@@ -165,7 +171,7 @@ class CpuBudget:
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self._end_turn(client)
-            else:
+            elif turn in waiting:
                 waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise TooManyRequests("Your other batches are still being read; send fewer at once.") from None
@@ -173,7 +179,9 @@ class CpuBudget:
 
     def _end_turn(self, client: Hashable) -> None:
         waiting = self._turns[client]
-        if waiting:
-            waiting.popleft().set_result(None)
-        else:
-            del self._turns[client]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():  # else it has given up
+                turn.set_result(None)
+                return
+        del self._turns[client]

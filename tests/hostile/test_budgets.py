@@ -58,6 +58,36 @@ async def test_whoever_waits_too_long_is_refused_and_holds_nothing() -> None:
     assert budget.held == 100
 
 
+async def test_a_wait_that_is_given_up_in_the_moment_of_its_turn_is_passed_over() -> None:
+    budget = ByteBudget(100, 100, 60)
+    await budget.acquire("first", 100)
+    waiting = [asyncio.create_task(budget.acquire(client, 100)) for client in ("gone", "next")]
+    await settle()
+    waiting[0].cancel()
+    budget.release("first", 100)
+    await waiting[1]
+    budget.release("next", 100)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await budget.acquire("later", 100)
+    assert budget.held == 100
+
+
+async def test_a_turn_that_is_given_up_in_the_moment_it_comes_is_passed_over() -> None:
+    budget, read = CpuBudget(60), list[str]()
+    tasks = list[asyncio.Task[None]]()
+
+    async def batch(name: str) -> None:
+        async with budget.turn("agent"):
+            read.append(name)
+            if name == "first":
+                await settle()
+                tasks[1].cancel()
+
+    tasks += [asyncio.create_task(batch(name)) for name in ("first", "gone", "next")]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert read == ["first", "next"]
+
+
 async def test_a_body_larger_than_everything_may_come_alone() -> None:
     budget = ByteBudget(100, 50, 0.01)
     await budget.acquire("large", 1000)
