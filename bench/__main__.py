@@ -16,6 +16,7 @@ from bench import (
     growth_orders,
     herd,
     history,
+    innocent,
     jetstream,
     logins,
     mixed,
@@ -48,6 +49,7 @@ MEASUREMENTS = (
     expansion.MEASUREMENT,
     history.MEASUREMENT,
     footprint.MEASUREMENT,
+    innocent.MEASUREMENT,
 )
 BASELINE = click.Path(dir_okay=False, path_type=Path)
 FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement.figures)

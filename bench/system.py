@@ -109,17 +109,22 @@ class System:
 
     def administrator_token(self) -> str:
         """Return the administrator's token as the server would issue it."""
-        return self._tokens.issue(ADMINISTRATOR, MANAGEMENT, "administrator")
+        return self.user_token(ADMINISTRATOR, "administrator")
 
-    async def enroll(self, count: int, group: str) -> list[UUID]:
-        """Add agents to a group, which is made if it is not there, by SQL."""
+    def user_token(self, name: str, role: str) -> str:
+        """Return the token of a user with a role, as the server would issue it; the user need not exist."""
+        return self._tokens.issue(name, MANAGEMENT, role)
+
+    async def enroll(self, count: int, group: str, *, is_key_weak: bool = False) -> list[UUID]:
+        """Add agents to a group, which is made if it is not there, by SQL; a weak key is hashed slowly."""
         ids = [uuid7_at(time.time()) for _ in range(count)]
+        key_hash = self._secret.hash_weak_key(KEY) if is_key_weak else self._secret.hash_key(KEY)
         async with self.session() as connection:
             await connection.execute("INSERT INTO groups (name) VALUES ($1) ON CONFLICT DO NOTHING", group)
             await connection.execute(
                 "INSERT INTO agents (id, name, key_hash) SELECT id, id::text, $2 FROM unnest($1::uuid[]) AS id",
                 ids,
-                self._secret.hash_key(KEY),
+                key_hash,
             )
             await connection.execute(
                 "INSERT INTO group_members SELECT $2, id FROM unnest($1::uuid[]) AS id", ids, group

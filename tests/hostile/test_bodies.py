@@ -18,12 +18,12 @@ from support.raw import Answer, connect, read_answer, request
 from support.server import Server, running_server
 from support.waiting import PATIENCE
 
+from bench.hostile import EMPTY_GZIP, EMPTY_ZSTD, SKIPPED_ZSTD
+
 MIB = 2**20
 BODY_BYTES = MIB
 IN_FLIGHT_BYTES = 32 * MIB
 CROWD = 60
-EMPTY_ZSTD = zstandard.compress(b"")
-SKIPPED_ZSTD = b"\x50\x2a\x4d\x18\0\0\0\0"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_unfinished_bodies_without_a_token_keep_nobody_out(
 BOMBS = {
     "empty zstd frames": ("zstd", EMPTY_ZSTD * 100_000),
     "skippable zstd frames": ("zstd", SKIPPED_ZSTD * 100_000),
-    "empty gzip members": ("gzip", gzip.compress(b"") * 50_000),
+    "empty gzip members": ("gzip", EMPTY_GZIP * 50_000),
 }
 
 

@@ -1,0 +1,198 @@
+"""What attacks do to an innocent agent: its p99 beside each attack, against its p99 alone.
+
+Attacker and server share the machine's cores, so "alone" is beside the same bytes, sent at the same times to a server
+that discards them. An innocent turn is a login, a small batch and a poll that brings an order, each on a new TLS
+connection. Turns begin at fixed times, whether or not the ones before have ended: a stall delays all that fall into it.
+"""
+
+import asyncio
+import statistics
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from bench.attacker import Plan, Report
+from bench.attacks import ATTACKS, Attack
+from bench.figures import Effort, Figure, Measured, Measurement, percentile
+from bench.load import Refusal, connect, timed
+from bench.messages import event_lines, poll, post, stateless, submit
+from bench.polls import allow_descriptors
+from bench.system import KEY, System, second_node
+from comms_api.protocol import Orders
+
+PHASE_SECONDS, QUICK_PHASE_SECONDS = 6.0, 2.0
+INTERVAL_SECONDS = 0.05
+PATIENCE_SECONDS = 15.0
+FAILED_SECONDS = 60.0
+"""What an exchange that fails counts as: the time that a real agent gives a request."""
+
+IDLE_CPU_SHARE = 0.2
+LOOK_SECONDS = 0.5
+LOOKS_MAXIMUM = 40
+DESCRIPTORS = 10_000
+KEY_REQUEST_PROGRAM = """#!/bin/sh
+echo '{"error":0,"data":{"id":"'"$2"'","name":"'"$2"'","ip":"any","key":"weak"}}'
+"""
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """How innocent agents were served for some seconds, and what attackers sent meanwhile."""
+
+    p50_s: float
+    p99_s: float
+    failures: dict[str, int]
+    requests: int
+    bytes_sent: int
+    outcomes: dict[str, int]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """The rounds of one attack."""
+
+    ratio: float
+    beside: Sequence[Phase]
+    alone: Sequence[Phase]
+
+
+class Innocents:
+    """Agents that take turns, so that turns of one agent do not meet."""
+
+    def __init__(self, system: System, agents: Sequence[UUID]) -> None:
+        """Encode what they send."""
+        self._system = system
+        self._agents = agents
+        self._turns = 0
+        self._submission = [submit(system.administrator_token(), str(agent), "agent") for agent in agents]
+
+    async def measure(self, phase_seconds: float) -> tuple[list[float], dict[str, int]]:
+        """Begin turns for so long; return the seconds of each exchange once all have ended, and what failed."""
+        seconds: list[float] = []
+        failures: Counter[str] = Counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(round(phase_seconds / INTERVAL_SECONDS)):
+                self._turns += 1
+                group.create_task(self._turn(self._turns % len(self._agents), seconds, failures))
+                await asyncio.sleep(INTERVAL_SECONDS)
+        return seconds, dict(failures)
+
+    async def _turn(self, number: int, seconds: list[float], failures: Counter[str]) -> None:
+        agent, system = self._agents[number], self._system
+        token = system.token(agent)
+        login = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
+        batch = post("/events/stateless", token, stateless(agent, event_lines(1)))
+        for name, request in (("login", login), ("batch", batch), ("order", poll(token, 10))):
+            try:
+                if name == "order":
+                    await self._ask(self._submission[number], system.management_port)
+                seconds.append(await timed(partial(self._ask, request)))
+            except (Refusal, OSError, msgspec.MsgspecError) as failure:  # a time-out is an OSError, too
+                failures[f"{name}: {getattr(failure, 'status', type(failure).__name__)}"] += 1
+                seconds.append(FAILED_SECONDS)
+
+    async def _ask(self, request: bytes, port: int | None = None) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            connection = await connect(self._system, port)
+            try:
+                body = await connection.send(request)
+            finally:
+                connection.close()
+        if request.startswith(b"GET /commands") and not msgspec.json.decode(body, type=Orders).commands:
+            raise TimeoutError
+
+
+async def take(system: System, effort: Effort, attacks: Mapping[str, Attack] = ATTACKS) -> Measured:
+    """Alternate each attack and its bytes alone, and compare the middle of the rounds."""
+    allow_descriptors(DESCRIPTORS)
+    program = system.folder / "key-request"
+    program.write_text(KEY_REQUEST_PROGRAM)
+    program.chmod(0o755)
+    async with (
+        second_node(system, {"COMMS_API_KEY_REQUEST_PROGRAM": str(program)}) as node,
+        discarding(node.folder / "certs") as port,
+    ):
+        await node.load_tokens()
+        innocents = Innocents(node, await node.enroll(400, "innocent"))
+        await innocents.measure(1)
+        raw = {name: await _compare(attack, node, innocents, port, effort) for name, attack in attacks.items()}
+    ratios = {name: one.ratio for name, one in raw.items()}
+    return Measured({"innocent_p99_ratio": max(ratios.values())}, {"ratios": ratios, "attacks": raw})
+
+
+async def _compare(attack: Attack, node: System, innocents: Innocents, discard_port: int, effort: Effort) -> Comparison:
+    seconds = PHASE_SECONDS if effort.share == 1 else QUICK_PHASE_SECONDS
+    authority = str(node.folder / "certs" / "ca.pem")
+    beside, alone = list[Phase](), list[Phase]()
+    for number in range(effort.rounds):
+        lanes = await attack(node, number)
+        phase, sent = await _phase(node, innocents, seconds, Plan(authority, lanes))
+        beside.append(phase)
+        phase, _ = await _phase(node, innocents, seconds, Plan(authority, lanes, sent.starts, discard_port))
+        alone.append(phase)
+    return Comparison(_median_p99(beside) / _median_p99(alone), beside, alone)
+
+
+def _median_p99(phases: Sequence[Phase]) -> float:
+    return statistics.median(phase.p99_s for phase in phases)
+
+
+async def _phase(node: System, innocents: Innocents, seconds: float, plan: Plan) -> tuple[Phase, Report]:
+    await node.checkpoint()
+    await _wait_until_idle(node)
+    async with _attacking(plan) as attacker:
+        exchanges, failures = await innocents.measure(seconds)
+        encoded, _ = await attacker.communicate(b"\n")
+    sent = msgspec.msgpack.decode(encoded, type=Report)
+    p50, p99 = percentile(exchanges, 0.5), percentile(exchanges, 0.99)
+    return Phase(p50, p99, failures, len(sent.starts), sent.bytes_sent, sent.outcomes), sent
+
+
+async def _wait_until_idle(node: System) -> None:
+    """Wait until an earlier attack has no work left on the node; go on after a while, for it shows in the figure."""
+    for _ in range(LOOKS_MAXIMUM):
+        before = node.cpu()["server"]
+        await asyncio.sleep(LOOK_SECONDS)
+        if node.cpu()["server"] - before < LOOK_SECONDS * IDLE_CPU_SHARE:
+            return
+
+
+@asynccontextmanager
+async def _attacking(plan: Plan) -> AsyncIterator[Process]:
+    encoded = msgspec.msgpack.encode(plan)
+    async with _process("bench.attacker") as attacker:
+        assert attacker.stdin is not None  # noqa: S101 - it is a pipe
+        assert attacker.stdout is not None  # noqa: S101 - the same
+        attacker.stdin.write(b"%d\n" % len(encoded) + encoded)
+        await attacker.stdin.drain()
+        await attacker.stdout.readline()  # it has begun
+        yield attacker
+
+
+@asynccontextmanager
+async def discarding(certificates: Path) -> AsyncIterator[int]:
+    """Run a server that discards what it is sent, for the block, and return its port."""
+    async with _process("bench.attacker", "discard", str(certificates)) as server:
+        assert server.stdout is not None  # noqa: S101 - it is a pipe
+        yield int(await server.stdout.readline())
+
+
+@asynccontextmanager
+async def _process(module: str, *arguments: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+MEASUREMENT = Measurement(
+    "innocent", (Figure("innocent_p99_ratio", 2, 1.2, "ratio of p99 beside attacks", is_most=True),), take
+)
