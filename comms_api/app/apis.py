@@ -104,7 +104,10 @@ def agent_api(node: Node) -> AsgiApp:
         "rotation": node.rotation,
         "agents": node.agents,
         "files": node.files,
-        "ingest": events.Ingest(node.bodies, node.cpu, node.events, node.states, node.settings.batch_items_maximum),
+        "file_desk": files.FileDesk(node.files, node.answers),
+        "ingest": events.Ingest(
+            node.bodies, node.answers, node.cpu, node.events, node.states, node.settings.batch_items_maximum
+        ),
         "desk": _order_desk(node),
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
@@ -134,6 +137,7 @@ def management_api(node: Node) -> AsgiApp:
     """Return the management API."""
     services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
         "desk": _order_desk(node),
+        "file_desk": files.FileDesk(node.files, node.answers),
         "command_desk": commands.CommandDesk(
             node.bodies, node.submissions, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
@@ -142,7 +146,9 @@ def management_api(node: Node) -> AsgiApp:
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS
-    api = _litestar(node, "comms-api: management API", handlers, dependencies, [guard, queries.check])
+    api = _litestar(
+        node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
+    )
     queries.learn(api)
     return _behind_proxies(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX))
 

@@ -21,7 +21,7 @@ from comms_api.app.apis import AsgiApp
 from comms_api.app.certificates import Certificate
 from comms_api.app.listeners import BACKLOG
 from comms_api.http1.acceptor import Acceptor, Encryption
-from comms_api.http1.endpoint import UNLIMITED, Charge, Endpoint, Limits, charge_nobody
+from comms_api.http1.endpoint import UNLIMITED, Charge, CountAnswer, Endpoint, Limits, charge_nobody, count_no_answer
 from comms_api.settings import Settings
 
 KEEP_ALIVE_SECONDS = 30.0
@@ -65,13 +65,16 @@ class Site(msgspec.Struct, frozen=True):
     connections_maximum: int = UNLIMITED
     asks_names: bool = False
     charge: Charge = charge_nobody
+    count_answer: CountAnswer = count_no_answer
     renewals: list[Callable[[], None]] = []
     """Functions that read the certificate files again; `serve` adds one."""
 
 
 async def serve(site: Site, ended: asyncio.Event) -> None:
     """Serve in a `Loop` until `ended` is set; then accept nothing, close idle connections, and wait for the others."""
-    endpoint = Endpoint(site.app, _limits(site), asks_names=site.asks_names, charge=site.charge)
+    endpoint = Endpoint(
+        site.app, _limits(site), asks_names=site.asks_names, charge=site.charge, count_answer=site.count_answer
+    )
     # Hypercorn closes the descriptor.
     descriptor = site.listener.dup().detach()
     loop = asyncio.get_running_loop()

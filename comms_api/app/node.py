@@ -34,6 +34,7 @@ from comms_api.events.sinks import open_sink
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
+from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
 from comms_api.http.budgets import CpuBudget
 from comms_api.http.failures import FailureLimit
@@ -65,6 +66,7 @@ class Node(msgspec.Struct, frozen=True):
     tokens: Tokens
     signing_keys: SigningKeys
     bodies: Bodies
+    answers: Answers
     cpu: CpuBudget
     presence: Presence
     agents: Agents
@@ -111,11 +113,13 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     rotation = KeyRotation(engine, secret, notifier, KeyRules.of(settings))
     reports = Reports(engine, settings.lease_seconds)
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
+    answers = Answers(settings)
     node = Node(
         settings=settings,
         tokens=tokens,
         signing_keys=signing_keys,
         bodies=Bodies(settings),
+        answers=answers,
         cpu=CpuBudget(settings.body_wait_seconds),
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings),
@@ -128,7 +132,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         states=States(engine, reports.report),
         submissions=Submissions(engine, clock, notifier, dispatcher, settings),
         commands=Commands(engine, clock, notifier, settings),
-        files=Files(engine),
+        files=Files(engine, answers.memory),
         watch=Watch(engine),
         dispatcher=dispatcher,
         reports=reports,

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -109,9 +110,10 @@ async def _serve(
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
+    site = partial(Site, certificate=certificate, settings=settings, charge=charge, count_answer=node.answers.count)
     sites = [
-        Site(apps[0], listeners.agent, certificate, settings, capacity.agents, asks_names=asks_names, charge=charge),
-        Site(apps[1], listeners.management, certificate, settings, capacity.management, charge=charge),
+        site(apps[0], listeners.agent, connections_maximum=capacity.agents, asks_names=asks_names),
+        site(apps[1], listeners.management, connections_maximum=capacity.management),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     listeners.listen()  # a client that comes before the server does waits in their backlog

@@ -14,6 +14,7 @@ from comms_api.events.cursors import decode_cursor
 from comms_api.events.framing import read_stateful, read_stateless, split_batch
 from comms_api.events.model import Batch, Event, QuarantinedEvent, State
 from comms_api.events.service import Events, States
+from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.budgets import CpuBudget
@@ -30,6 +31,7 @@ class Ingest(msgspec.Struct, frozen=True):
     """What the two batch routes work with; one dependency, since Litestar starts a task for each of several."""
 
     bodies: Bodies
+    answers: Answers
     cpu: CpuBudget
     events: Events
     states: States
@@ -56,6 +58,7 @@ async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """
     agent_id, sequence = agent_of(request), _read_sequence(request)
     async with ingest.bodies.receive(request) as body:
+        await ingest.answers.hold(request.scope, len(body))  # the results are about as large
         async with ingest.cpu.turn(str(agent_id)):
             batch = split_batch(body, ingest.batch_items_maximum)
             _check_owner(batch, agent_id)

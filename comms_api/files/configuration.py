@@ -6,7 +6,6 @@ were written with. Keys are compared by their text.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -23,7 +22,6 @@ NUMBER_CHARACTERS_MAXIMUM = 256
 """The longest scalar that is no text: readers take quadratic time for long numbers."""
 
 SHOWN_CHARACTERS_MAXIMUM = 40
-MERGES_CACHED = 8
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -152,9 +150,8 @@ def _shown(text: str) -> str:
     return repr(text[:SHOWN_CHARACTERS_MAXIMUM])
 
 
-@lru_cache(MERGES_CACHED)
-def merge_files(files: tuple[tuple[str, bytes], ...]) -> bytes:
-    """Return files, by name and content, as one; cached, since the agents of a group ask for the same merge."""
+def merge_files(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return files, by name and content, as one."""
     return write_yaml(merge(read_yaml(name, content) for name, content in files))
 
 

@@ -35,7 +35,17 @@ class GroupFile(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class Content(msgspec.Struct, frozen=True):
+class StoredVersion(msgspec.Struct, frozen=True):
+    """Where a version of a file is, which never changes, and what is known of it without loading it."""
+
+    group: str
+    name: str
+    version: int
+    sha256: str
+    size: int
+
+
+class Content(msgspec.Struct, frozen=True, weakref=True):
     """What a file holds."""
 
     sha256: str

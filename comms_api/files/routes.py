@@ -1,7 +1,7 @@
 """Group files: agents fetch their own, operators keep them."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, delete, get, put
@@ -10,9 +10,11 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comms_api.agents.dependencies import AgentId
 from comms_api.errors import Malformed
-from comms_api.files.model import Configuration, Content, GroupFile, Report
+from comms_api.files.model import Configuration, GroupFile, Report
 from comms_api.files.ranges import Range, is_known, read_range
 from comms_api.files.service import Files
+from comms_api.files.sharing import Source
+from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.request import AnyRequest
@@ -25,14 +27,49 @@ MEDIA_TYPE = "application/octet-stream"
 FileNameQuery = Annotated[str | None, QueryParameter(description="such as GROUP.yml, or merged.yml for all")]
 
 
+class _FileResponse(Response[Any]):
+    """Bytes, or a view of them, that are sent as they are."""
+
+    def render(self, content: Any, _media_type: str, _enc_hook: object = None) -> Any:
+        """Return the content."""
+        return content
+
+
+class FileDesk(msgspec.Struct, frozen=True):
+    """What the routes that send files work with."""
+
+    files: Files
+    answers: Answers
+
+    async def answer(self, request: AnyRequest, source: Source) -> Response[bytes]:
+        """Answer with a content: ETag, If-None-Match (304), Range and If-Range (206); raises `Unavailable`."""
+        await self.answers.hold(request.scope, source.size, is_shared=True)
+        found = request.state.content = await self.files.read(source)  # shared until the answer has been sent
+        tag = f'"{found.sha256}"'
+        headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
+        if is_known(request.headers.get("if-none-match"), tag):
+            return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPE)
+        part = read_range(request.headers.get("range"), len(found.content))
+        if part is None or request.headers.get("if-range", tag) != tag:
+            return _FileResponse(found.content, status_code=200, headers=headers, media_type=MEDIA_TYPE)
+        if isinstance(part, Range):
+            headers["Content-Range"] = f"bytes {part.first}-{part.last}/{len(found.content)}"
+            content = memoryview(found.content)[part.first : part.last + 1]
+            return _FileResponse(content, status_code=206, headers=headers, media_type=MEDIA_TYPE)
+        headers["Content-Range"] = f"bytes */{len(found.content)}"
+        return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
+
+
 @get("/files")
 async def fetch_file(
-    request: AnyRequest, files: NamedDependency[Files], file_name: FileNameQuery = None
+    request: AnyRequest,
+    file_desk: NamedDependency[FileDesk],
+    file_name: FileNameQuery = None,
 ) -> Response[bytes]:
     """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
-    return _answer(request, await files.get_own(agent_of(request), file_name))
+    return await file_desk.answer(request, await file_desk.files.find_own(agent_of(request), file_name))
 
 
 @get("/configuration")
@@ -75,11 +112,11 @@ async def get_file(
     request: AnyRequest,
     group: FromPath[str],
     name: FromPath[str],
-    files: NamedDependency[Files],
+    file_desk: NamedDependency[FileDesk],
     version: FromQuery[int | None] = None,
 ) -> Response[bytes]:
     """Answer with a file as it is, or as it was in an earlier version."""
-    return _answer(request, await files.get(group, name, version))
+    return await file_desk.answer(request, await file_desk.files.find(group, name, version))
 
 
 @get("/groups/{group:str}/files/{name:str}/versions", opt=READ)
@@ -103,26 +140,10 @@ async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -
 
 
 @get("/agents/{agent:str}/configuration/merged", opt=READ)
-async def show_merged(request: AnyRequest, agent_id: AgentId, files: NamedDependency[Files]) -> Response[bytes]:
+async def show_merged(request: AnyRequest, agent_id: AgentId, file_desk: NamedDependency[FileDesk]) -> Response[bytes]:
     """Answer with the YAML of an agent's groups, merged."""
-    await files.configuration(agent_id)
-    return _answer(request, await files.merged(agent_id))
-
-
-def _answer(request: AnyRequest, found: Content) -> Response[bytes]:
-    tag = f'"{found.sha256}"'
-    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
-    if is_known(request.headers.get("if-none-match"), tag):
-        return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPE)
-    wanted = read_range(request.headers.get("range"), len(found.content))
-    if wanted is None or request.headers.get("if-range", tag) != tag:
-        return Response(found.content, status_code=200, headers=headers, media_type=MEDIA_TYPE)
-    if isinstance(wanted, Range):
-        headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{len(found.content)}"
-        part = found.content[wanted.first : wanted.last + 1]
-        return Response(part, status_code=206, headers=headers, media_type=MEDIA_TYPE)
-    headers["Content-Range"] = f"bytes */{len(found.content)}"
-    return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
+    await file_desk.files.configuration(agent_id)
+    return await file_desk.answer(request, await file_desk.files.find_merged(agent_id))
 
 
 AGENT_ROUTES = [fetch_file, list_own_files, report_configuration]

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
-from comms_api.errors import Invalid, NotFound, TooLarge
+from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable
 from comms_api.executors import BoundedExecutor
 from comms_api.files import store
 from comms_api.files.configuration import is_yaml, merge_files, read_yaml
@@ -21,9 +21,12 @@ from comms_api.files.model import (
     Content,
     FileName,
     GroupFile,
+    StoredVersion,
     content_of,
 )
+from comms_api.files.sharing import SharedContents, Source
 from comms_api.groups.store import lock_group
+from comms_api.http.budgets import ByteBudget
 
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32
@@ -33,9 +36,10 @@ YAML_CALLS_MAXIMUM = 32
 class Files:
     """The files of the groups."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """Take the engine; YAML has threads of its own."""
+    def __init__(self, engine: AsyncEngine, budget: ByteBudget) -> None:
+        """Charge the copies of contents that are sent to the budget; YAML has threads of its own."""
         self._engine = engine
+        self._shared = SharedContents(budget)
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
     # -- for operators
@@ -83,13 +87,34 @@ class Files:
             raise NotFound(f"The group {group!r} has no file {name!r}.")
         return found
 
-    async def get(self, group: str, name: str, version: int | None) -> Content:
-        """Return what a version of a file holds, by default the current one; raises `NotFound`."""
+    async def find(self, group: str, name: str, version: int | None) -> Source:
+        """Return where a version of a file is, by default the current one; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            content = await store.find_content(connection, group, name, version)
-        if content is None:
+            found = await store.find_version(connection, group, name, version)
+        if found is None:
             raise NotFound(f"The group {group!r} has no such file {name!r}.")
-        return content
+        return self._source(found)
+
+    async def read(self, source: Source) -> Content:
+        """Return a content: the copy that others are being sent, if there is one.
+
+        It counts as held for as long as the caller has it. Raises `Unavailable` when the node holds too many.
+        """
+        return await self._shared.get(source)
+
+    def _source(self, version: StoredVersion) -> Source:
+        async def load() -> Content:
+            [content] = await self._load([version])
+            return Content(version.sha256, content)
+
+        return Source(version.sha256, version.size, load)
+
+    async def _load(self, versions: Sequence[StoredVersion]) -> Sequence[bytes]:
+        async with self._engine.connect() as connection:
+            contents = await store.load_contents(connection, versions)
+        if len(contents) < len(versions):
+            raise Unavailable("The files have just changed; ask again.")
+        return contents
 
     async def configuration(self, agent_id: UUID) -> Configuration:
         """Return what an agent should run and what it says it runs; raises `NotFound`."""
@@ -102,38 +127,48 @@ class Files:
 
     # -- for agents
 
-    async def get_own(self, agent_id: UUID, name: str) -> Content:
-        """Return a file of the agent's own groups, or all of their YAML merged; raises `NotFound`.
+    async def find_own(self, agent_id: UUID, name: str) -> Source:
+        """Return where a file of the agent's own groups is, or all of their YAML merged; raises `NotFound`.
 
         `GROUP.yml` of an own group that has no such file is an empty map.
         """
         if name == MERGED:
-            return await self.merged(agent_id)
+            return await self.find_merged(agent_id)
         async with self._engine.connect() as connection:
-            content = await store.find_own_content(connection, agent_id, name)
+            found = await store.find_own_version(connection, agent_id, name)
+            if found is not None:
+                return self._source(found)
             group, suffix = name[:-4], name[-4:]
-            if content is None and suffix == ".yml" and await store.is_member(connection, agent_id, group):
-                content = EMPTY
-        if content is None:
-            raise NotFound("None of the agent's groups has such a file.", code=2705)
-        return content
+            if suffix == ".yml" and await store.is_member(connection, agent_id, group):
+                return Source(EMPTY.sha256, len(EMPTY.content), _load_empty)
+        raise NotFound("None of the agent's groups has such a file.", code=2705)
 
-    async def merged(self, agent_id: UUID) -> Content:
+    async def find_merged(self, agent_id: UUID) -> Source:
         """Return the YAML of an agent's groups as one: by precedence and then by name, the last has the last word.
 
         Raises `TooLarge` for files that are too large together.
         """
         async with self._engine.connect() as connection:
-            files = await store.list_own_yaml(connection, agent_id, MERGED_BYTES_MAXIMUM)
-        contents = tuple((name, content) for name, content in files if content is not None)
-        if len(contents) < len(files):
+            files = await store.list_own_yaml(connection, agent_id)
+        size = sum(file.size for file in files)
+        if size > MERGED_BYTES_MAXIMUM:
             raise TooLarge(f"The agent's groups have more than {MERGED_BYTES_MAXIMUM} bytes of YAML together.")
-        return content_of(await self._yaml.run(lambda: merge_files(contents)))
+
+        async def load() -> Content:
+            named = list(zip([file.name for file in files], await self._load(files), strict=True))
+            return content_of(await self._yaml.run(lambda: merge_files(named)))
+
+        key = content_of("\n".join(f"{file.name} {file.sha256}" for file in files).encode()).sha256
+        return Source(f"merged {key}", size, load)
 
     async def report(self, agent_id: UUID, sha256: str) -> None:
         """Note the hash of the files that an agent runs."""
         async with self._engine.begin() as connection:
             await update_agent(connection, agent_id, {"configuration": sha256})
+
+
+async def _load_empty() -> Content:
+    return EMPTY
 
 
 async def _lock(connection: AsyncConnection, group: str) -> None:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Text, any_, case, func, literal, select, update
+from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import is_in_sync, wanted_configuration
 from comms_api.database.schema import agents, group_files, group_members, groups
 from comms_api.files.configuration import YAML_SUFFIXES
-from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile
+from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
 from comms_api.protocol import WantedFile
 
 _SHOWN = (
@@ -76,13 +76,30 @@ async def list_versions(connection: AsyncConnection, group: str, name: str | Non
     return [GroupFile(*row) for row in await connection.execute(statement)]
 
 
-async def find_content(connection: AsyncConnection, group: str, name: str, version: int | None) -> Content | None:
-    """Return what a version of a file holds, by default the current one; None when there is none."""
-    wanted = group_files.c.is_current if version is None else group_files.c.version == version
-    statement = select(group_files.c.sha256, group_files.c.content).where(
-        group_files.c.group_name == group, group_files.c.file_name == name, wanted
-    )
-    return _content((await connection.execute(statement)).first())
+_STORED = (
+    group_files.c.group_name,
+    group_files.c.file_name,
+    group_files.c.version,
+    group_files.c.sha256,
+    func.octet_length(group_files.c.content),
+)
+
+
+async def find_version(connection: AsyncConnection, group: str, name: str, version: int | None) -> StoredVersion | None:
+    """Return a version of a file, by default the current one; None when there is none."""
+    is_wanted = group_files.c.is_current if version is None else group_files.c.version == version
+    statement = select(*_STORED).where(group_files.c.group_name == group, group_files.c.file_name == name, is_wanted)
+    row = (await connection.execute(statement)).first()
+    return StoredVersion(*row) if row else None
+
+
+async def load_contents(connection: AsyncConnection, versions: Sequence[StoredVersion]) -> list[bytes]:
+    """Return what versions hold, in order; fewer when some have been forgotten."""
+    key = tuple_(group_files.c.group_name, group_files.c.file_name, group_files.c.version)
+    keys = [(version.group, version.name, version.version) for version in versions]
+    statement = select(group_files.c.group_name, group_files.c.file_name, group_files.c.version, group_files.c.content)
+    found = {(*row[:3],): row.content for row in await connection.execute(statement.where(key.in_(keys)))}
+    return [found[key] for key in keys if key in found]
 
 
 _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).join(
@@ -90,16 +107,17 @@ _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).
 )
 
 
-async def find_own_content(connection: AsyncConnection, agent_id: UUID, name: str) -> Content | None:
-    """Return what a file of an agent's own groups holds; of several, that of the group that has the last word."""
+async def find_own_version(connection: AsyncConnection, agent_id: UUID, name: str) -> StoredVersion | None:
+    """Return a file of an agent's own groups; of several, that of the group that has the last word."""
     statement = (
-        select(group_files.c.sha256, group_files.c.content)
+        select(*_STORED)
         .select_from(_OF_AGENT)
         .where(group_members.c.agent_id == agent_id, group_files.c.file_name == name, group_files.c.is_current)
         .order_by(groups.c.precedence.desc(), groups.c.name.desc())
         .limit(1)
     )
-    return _content((await connection.execute(statement)).first())
+    row = (await connection.execute(statement)).first()
+    return StoredVersion(*row) if row else None
 
 
 async def is_member(connection: AsyncConnection, agent_id: UUID, group: str) -> bool:
@@ -110,34 +128,27 @@ async def is_member(connection: AsyncConnection, agent_id: UUID, group: str) -> 
     return await connection.scalar(statement) is not None
 
 
-def _own_files(agent_id: UUID) -> Select[Any]:
+def _own_files(agent_id: UUID, *columns: Any) -> Select[Any]:
     """Return the statement of an agent's own files, the group that has the last word last."""
     return (
-        select(group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
+        select(*columns)
         .select_from(_OF_AGENT)
         .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
         .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
     )
 
 
-async def list_own_yaml(
-    connection: AsyncConnection, agent_id: UUID, bytes_maximum: int
-) -> Sequence[tuple[str, bytes | None]]:
-    """Return name and content of the YAML files of an agent's own groups, the group that has the last word last.
-
-    The contents are None if they are larger than `bytes_maximum` together.
-    """
-    bytes_together = func.sum(func.octet_length(group_files.c.content)).over()
+async def list_own_yaml(connection: AsyncConnection, agent_id: UUID) -> list[StoredVersion]:
+    """Return the YAML files of an agent's own groups, the group that has the last word last."""
     suffixes = literal([f"%{suffix}" for suffix in YAML_SUFFIXES], ARRAY(Text))
-    statement = _own_files(agent_id).where(group_files.c.file_name.like(any_(suffixes)))
-    content = case((bytes_together <= bytes_maximum, group_files.c.content)).label("content")
-    rows = await connection.execute(statement.add_columns(content))
-    return [(row.file_name, row.content) for row in rows]
+    statement = _own_files(agent_id, *_STORED).where(group_files.c.file_name.like(any_(suffixes)))
+    return [StoredVersion(*row) for row in await connection.execute(statement)]
 
 
 async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:
     """Return the files of an agent's own groups, the group that has the last word last."""
-    return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id))]
+    columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
+    return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id, *columns))]
 
 
 async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
@@ -148,7 +159,3 @@ async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str,
     statement = select(wanted_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
     row = (await connection.execute(statement)).first()
     return (row[0], row[1], row[2]) if row else None
-
-
-def _content(row: Any) -> Content | None:
-    return None if row is None else Content(row.sha256, row.content)

@@ -65,8 +65,11 @@ class ByteBudget:
 
     def release(self, client: Hashable, size: int) -> None:
         """Hold `size` bytes less, and grant them to those who wait."""
-        self.held -= size
-        self._held_by[client] -= size
+        self.charge(client, -size)
+
+    def charge(self, client: Hashable, size: int) -> None:
+        """Hold `size` bytes more, room or not, or less if it is negative, and grant what is free to those who wait."""
+        self._hold(client, size)
         if not self._held_by[client]:
             del self._held_by[client]
         self._grant()

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 
-from comms_api.http1.endpoint import CLOSES, HAS_LEFT, IS_HEAD
+from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -16,6 +16,11 @@ CHALLENGE = "challenge"
 def close_afterwards(scope: Any) -> None:
     """Have the client's next request come by another connection, so that a load balancer may choose anew."""
     scope["state"][CLOSES] = True
+
+
+def at_end(scope: Any, call: Callable[[], None]) -> None:
+    """Make a call once the answer has been sent, or its client has left."""
+    scope["state"].setdefault(AT_END, []).append(call)
 
 
 def is_head(scope: Any) -> bool:

@@ -86,18 +86,18 @@ class Answer:
         self._has_chunks = True
         return b"transfer-encoding: chunked\r\n"
 
-    def encode_body(self, body: bytes, *, is_last: bool) -> bytes:
-        """Return a part of the body; raises `ValueError` for more than was announced."""
+    def encode_body(self, body: bytes | memoryview, *, is_last: bool) -> tuple[bytes | memoryview, ...]:
+        """Return a part of the body with its frame; raises `ValueError` for more than was announced."""
         if self._is_bodiless:
-            return b""
+            return ()
         if self._left is not None:
             if len(body) > self._left:
                 raise ValueError("the body of an answer is longer than its Content-Length")
             self._left -= len(body)
         elif self._has_chunks:
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            return chunk + b"0\r\n\r\n" if is_last else chunk
-        return body
+            chunk = (b"%x\r\n" % len(body), body, b"\r\n") if body else ()
+            return (*chunk, b"0\r\n\r\n") if is_last else chunk
+        return (body,)
 
 
 def _standard_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -113,4 +113,4 @@ def encode_refusal(refused: Refused, date_line: bytes) -> bytes:
     start = {"status": refused.status, "headers": [(b"content-type", b"text/plain")]}
     answer = Answer()
     answer.closes = True
-    return answer.encode_head(start, "GET", "1.1", date_line, len(body)) + answer.encode_body(body, is_last=True)
+    return answer.encode_head(start, "GET", "1.1", date_line, len(body)) + body

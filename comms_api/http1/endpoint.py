@@ -14,9 +14,13 @@ logger = logging.getLogger(__name__)
 
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 Charge: TypeAlias = Callable[[Any, float], None]
+CountAnswer: TypeAlias = Callable[[Any, int], None]
 
 AUTHENTICATED = "comms_api.authenticated"
 """A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
+
+AT_END = "comms_api.at_end"
+"""A key of a scope's `state`: a list of calls, made once the answer has been sent or its client has left."""
 
 CLOSES = "comms_api.closes"
 """A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
@@ -40,6 +44,10 @@ Nothing is read for that, so it also notices a client that left while this proce
 
 def charge_nobody(_scope: Any, _seconds: float) -> None:
     """Do not count CPU time."""
+
+
+def count_no_answer(_scope: Any, _size: int) -> None:
+    """Do not count answers."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -82,15 +90,23 @@ class Endpoint:
     """The app and the limits of one site, and its open connections.
 
     With `asks_names`, scopes name the subject of the client's certificate. `charge` is called after each request with
-    its scope and the seconds of CPU time that it has taken on the event loop.
+    its scope and the seconds of CPU time that it has taken on the event loop. `count_answer` is called with the scope
+    and the size of each whole answer that is sent in pieces, before the first piece.
     """
 
     def __init__(
-        self, app: AsgiApp, limits: Limits, *, asks_names: bool = False, charge: Charge = charge_nobody
+        self,
+        app: AsgiApp,
+        limits: Limits,
+        *,
+        asks_names: bool = False,
+        charge: Charge = charge_nobody,
+        count_answer: CountAnswer = count_no_answer,
     ) -> None:
         """Start without connections."""
         self.app = app
         self.charge = charge
+        self.count_answer = count_answer
         self.limits = limits
         self.asks_names = asks_names
         self.is_ending = False

@@ -9,14 +9,14 @@ requested only to be discarded.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from comms_api.errors import TooSlow
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.endpoint import AUTHENTICATED, CLOSES, Closable, Endpoint
+from comms_api.http1.endpoint import AT_END, AUTHENTICATED, CLOSES, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
 from comms_api.metering import Metered
 
@@ -62,6 +62,7 @@ class Exchange:
         "_is_body_taken",
         "_is_left",
         "_meter",
+        "_scope",
         "_start",
         "_task",
         "_waiter",
@@ -77,6 +78,7 @@ class Exchange:
             name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
         )
         self._is_body_taken = self._is_answered = self._is_left = False
+        self._scope: dict[str, Any] = {}
         self.state: dict[str, Any] = {}
         """The `state` of the request's scope, where the app leaves notes for its connection."""
 
@@ -90,7 +92,7 @@ class Exchange:
 
     def begin(self, scope: dict[str, Any]) -> None:
         """Start the app on the request."""
-        self.state = scope["state"]
+        self._scope, self.state = scope, scope["state"]
         self._meter = Metered(self._run(scope), f"{self._head.method} {self._head.path!r}")
         self._task = asyncio.create_task(self._meter)
 
@@ -116,6 +118,9 @@ class Exchange:
             await self._connection.endpoint.app(scope, self._receive, self._send)
         except Exception:
             logger.exception("an app failed")
+        finally:
+            for call in self.state.get(AT_END, ()):
+                call()
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
         self._connection.endpoint.charge(scope, self._meter.cpu_seconds())
@@ -173,7 +178,9 @@ class Exchange:
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
-        await self._write(head + self._answer.encode_body(body, is_last=is_last))
+        if is_last and len(body) > PIECE_BYTES:
+            self._connection.endpoint.count_answer(self._scope, len(body))
+        await self._write((head, *self._answer.encode_body(body, is_last=is_last)))
         if is_last:
             await self._end()
 
@@ -201,11 +208,17 @@ class Exchange:
                 while left >= 0 and not self._is_left and not reader.is_complete:
                     left -= len((await self._receive()).get("body", b""))
 
-    async def _write(self, data: bytes) -> None:
-        """Send in pieces as the client takes them: a transport would take all at once, and say nothing."""
-        for start in range(0, len(data), PIECE_BYTES):
-            self._connection.write(data[start : start + PIECE_BYTES])
-            await self._connection.wait_until_writable()
+    async def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send in pieces as the client takes them: a transport would take all at once, and say nothing.
+
+        A piece of a large part is a copy, so that what waits in the transport does not keep all of the part in memory.
+        """
+        if sum(map(len, parts)) <= PIECE_BYTES:
+            parts = (b"".join(parts),)
+        for part in parts:
+            for start in range(0, len(part), PIECE_BYTES):
+                self._connection.write(bytes(part[start : start + PIECE_BYTES]))
+                await self._connection.wait_until_writable()
 
     def _send_head(self) -> None:
         """Send the head of an answer whose body does not follow at once."""

@@ -32,7 +32,7 @@ from comms_api.events.model import EventRun, StateChange, StatefulBatch, Statele
 from comms_api.events.store import advance_sequences, delete_states, insert_quarantined
 from comms_api.files.announcements import check_announcements, take_changes, track_orders, without_pending_fetch
 from comms_api.files.announcer import ANNOUNCER
-from comms_api.files.store import find_hashes, find_own_content, list_own_hashes, list_own_yaml
+from comms_api.files.store import find_hashes, find_own_version, list_own_hashes, list_own_yaml
 from comms_api.protocol import Action, Credentials, OrderResult, Result
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS
@@ -105,8 +105,8 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "advance-sequences": lambda connection: advance_sequences(connection, {str(agent): 1}),
         "quarantine": lambda connection: insert_quarantined(connection, [quarantined]),
         "update-agent": lambda connection: update_agent(connection, agent, {"configuration": "0"}),
-        "own-file": lambda connection: find_own_content(connection, agent, "agent.yml"),
-        "own-files": lambda connection: list_own_yaml(connection, agent, 1_000),
+        "own-file": lambda connection: find_own_version(connection, agent, "agent.yml"),
+        "own-files": lambda connection: list_own_yaml(connection, agent),
         "own-hashes": lambda connection: list_own_hashes(connection, agent),
         "hashes": lambda connection: find_hashes(connection, agent),
         "take-changes": lambda connection: take_changes(connection, 0, 10),
@@ -179,7 +179,7 @@ async def live(node: Node, agent: UUID) -> None:
     changes = [StateChange(0, (str(agent), "fim", "file", "1"), "delete")]
     await node.states.change(agent, StatefulBatch(changes, []))
     await node.files.configuration(agent)
-    await node.files.merged(agent)
+    await node.files.read(await node.files.find_merged(agent))
     await node.files.report(agent, "0")
     with node.dispatcher.hold(agent, node.tokens.verify(token, AGENTS), 10) as answer:
         [order] = await answer

@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 import zstandard
-from support.batches import command, stateless
+from support.batches import stateless
+from support.others import assert_others_are_served
 from support.raw import Answer, connect, read_answer, request
 from support.server import Server, running_server
 from support.waiting import PATIENCE
@@ -46,15 +47,6 @@ def loud(server: Server, management: httpx.Client) -> UUID:
 @pytest.fixture(scope="module")
 def quiet(server: Server, management: httpx.Client) -> UUID:
     return server.enroll(management, "quiet")
-
-
-def assert_others_are_served(server: Server, management: httpx.Client, quiet: UUID) -> None:
-    """Log in, send a batch, submit a command and receive it."""
-    with server.log_in(quiet) as agent:
-        assert agent.post("/events/stateless", content=stateless(quiet, {"n": 1})).status_code == 204
-        assert management.post("/commands", json=command(quiet)).status_code == 201
-        assert len(agent.get("/commands").json()["commands"]) == 1
-    assert server.management().get("/agents", params={"limit": 1}).status_code == 200
 
 
 def cpu_seconds(server: Server) -> float:

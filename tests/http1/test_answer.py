@@ -22,7 +22,7 @@ def encode(
     length = len(parts[0]) if len(parts) == 1 else None
     data = answer.encode_head({"status": status, "headers": headers}, method, version, DATE, length)
     for number, part in enumerate(parts):
-        data += answer.encode_body(part, is_last=number == len(parts) - 1)
+        data += b"".join(answer.encode_body(part, is_last=number == len(parts) - 1))
     assert answer.is_whole
     return data
 

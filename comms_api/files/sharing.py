@@ -1,0 +1,63 @@
+"""Keep one copy of each content that is being sent, however many clients it is sent to."""
+
+import asyncio
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from comms_api.files.model import Content
+from comms_api.http.budgets import ByteBudget
+
+RECENT_MAXIMUM = 64
+RECENT_BYTES_MAXIMUM = 16 * 2**20
+"""How many contents, and how many bytes, are kept for the next client that asks."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A content that can be loaded; equal keys stand for equal contents, and `size` is at least its size in bytes."""
+
+    key: str
+    size: int
+    load: Callable[[], Awaitable[Content]]
+
+
+class SharedContents:
+    """Contents by their keys. A copy counts in the budget until the last answer that holds it has been sent."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        """Start empty."""
+        self._budget = budget
+        self._copies: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[str, Content] = OrderedDict()
+
+    async def get(self, source: Source) -> Content:
+        """Return the copy that others read, or load it; raises `Unavailable` when the node holds too many."""
+        content = self._copies.get(source.key)
+        if content is None:
+            lock = self._locks.setdefault(source.key, asyncio.Lock())
+            async with lock:
+                content = self._copies.get(source.key) or await self._load(source)
+        self._keep(source.key, content)
+        return content
+
+    async def _load(self, source: Source) -> Content:
+        await self._budget.acquire(self, source.size)
+        try:
+            content = await source.load()
+        except BaseException:
+            self._budget.release(self, source.size)
+            raise
+        weakref.finalize(content, self._budget.release, self, source.size).atexit = False
+        self._copies[source.key] = content
+        return content
+
+    def _keep(self, key: str, content: Content) -> None:
+        self._recent[key] = content
+        self._recent.move_to_end(key)
+        size = sum(len(recent.content) for recent in self._recent.values())
+        while size > RECENT_BYTES_MAXIMUM or len(self._recent) > RECENT_MAXIMUM:
+            _, oldest = self._recent.popitem(last=False)
+            size -= len(oldest.content)

@@ -1,0 +1,96 @@
+"""Answers that their clients do not read cost little memory, and nobody else anything."""
+
+import hashlib
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from support.others import assert_others_are_served
+from support.raw import connect, read_answer, request
+from support.server import Server, running_server
+from support.waiting import wait_until
+
+MIB = 2**20
+FILE_BYTES = 4 * MIB
+READERS = 60
+SHARE_BYTES = 32 * MIB
+GROWTH_BYTES_MAXIMUM = 60 * MIB
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    with running_server(folder, database_url, answer_bytes_in_flight_maximum=40 * MIB) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def management(server: Server) -> httpx.Client:
+    return server.management()
+
+
+@pytest.fixture(scope="module")
+def quiet(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "quiet")
+
+
+def put_file(management: httpx.Client, group: str, name: str) -> bytes:
+    """Store a file of the largest size, and return what it holds."""
+    content = os.urandom(FILE_BYTES)
+    assert management.put(f"/groups/{group}/files/{name}", content=content).status_code == 200
+    return content
+
+
+@pytest.fixture(scope="module")
+def content(management: httpx.Client) -> bytes:
+    assert management.post("/groups", json={"name": "large"}).status_code == 201
+    return put_file(management, "large", "large.bin")
+
+
+def ask(stack: ExitStack, server: Server, token: str, *headers: str) -> ssl.SSLSocket:
+    """Ask for the file, and read nothing."""
+    connection = stack.enter_context(connect(server.tls, server.agent_port))
+    connection.sendall(request("GET", "/files?file_name=large.bin", token, b"", *headers))
+    return connection
+
+
+@pytest.mark.parametrize("headers", [(), ("Range: bytes=1-",)], ids=["whole", "part"])
+def test_many_clients_that_do_not_read_a_file_share_one_copy(
+    server: Server, management: httpx.Client, quiet: UUID, content: bytes, headers: tuple[str, ...]
+) -> None:
+    agents = [server.enroll(management, f"{headers}-{number}", ("large",)) for number in range(READERS // 6)]
+    tokens = [server.token(agent_id) for agent_id in agents for _ in range(6)]
+    with ExitStack() as stack:
+        read_answer(ask(stack, server, tokens[0]))
+        before = server.resident_bytes()
+        readers = [ask(stack, server, token, *headers) for token in tokens]
+        begun = [reader.recv(1) for reader in readers]
+        assert begun == [b"H"] * READERS
+        assert server.resident_bytes() - before < GROWTH_BYTES_MAXIMUM
+        assert_others_are_served(server, management, quiet)
+        for reader in readers[::20]:
+            answer = read_answer(reader)
+            expected = content[1:] if headers else content
+            assert hashlib.sha256(answer.body).digest() == hashlib.sha256(expected).digest()
+
+
+def test_a_client_that_leaves_more_than_its_share_unread_is_503(
+    server: Server, management: httpx.Client, quiet: UUID, content: bytes
+) -> None:
+    token = server.token(server.enroll(management, "greedy", ("large",)))
+    with ExitStack() as stack:
+        readers = [ask(stack, server, token) for _ in range(SHARE_BYTES // FILE_BYTES)]
+        for reader in readers:
+            reader.recv(1)
+        refused = read_answer(ask(stack, server, token))
+        assert (refused.status, int(refused.headers["retry-after"]) >= 1) == (503, True)
+        assert b"of yours" in refused.body
+        assert_others_are_served(server, management, quiet)
+        other = server.token(server.enroll(management, "modest", ("large",)))
+        assert len(read_answer(ask(stack, server, other)).body) == len(content)
+    with ExitStack() as stack:
+        wait_until(lambda: read_answer(ask(stack, server, token)).status == 200)

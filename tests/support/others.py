@@ -1,0 +1,17 @@
+"""What everybody else notices of an attack: nothing."""
+
+from uuid import UUID
+
+import httpx
+
+from support.batches import command, stateless
+from support.server import Server
+
+
+def assert_others_are_served(server: Server, management: httpx.Client, quiet: UUID) -> None:
+    """Log in, send a batch, submit a command and receive it."""
+    with server.log_in(quiet) as agent:
+        assert agent.post("/events/stateless", content=stateless(quiet, {"n": 1})).status_code == 204
+        assert management.post("/commands", json=command(quiet)).status_code == 201
+        assert len(agent.get("/commands").json()["commands"]) == 1
+    assert server.management().get("/agents", params={"limit": 1}).status_code == 200
