@@ -28,6 +28,7 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.http.failures import clear_everywhere
 from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.http1.addresses import unmap_network
@@ -39,8 +40,8 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
-FAILURES_CHANNEL = "comms_api_failures"
-"""Says whose failed logins are forgotten."""
+FAILURES = "agent"
+"""The kind of limit that agents' failed logins count against."""
 
 
 class Agents:
@@ -186,10 +187,10 @@ class Agents:
                 raise NotFound(f"There is no agent {agent_id}.")
             if change.is_blocked or change.allowed_addresses is not None:
                 await store.revoke_tokens(connection, str(agent_id))
+            if change.is_blocked is False:
+                await clear_everywhere(connection, FAILURES, str(agent_id))
         if change.is_blocked or change.allowed_addresses is not None:
             await self._end_tokens(agent_id)
-        if change.is_blocked is False:
-            self._notifier.notify(FAILURES_CHANNEL, [str(agent_id)])
         return await self.get(agent_id)
 
     async def _end_tokens(self, agent_id: UUID) -> None:
@@ -210,8 +211,8 @@ class Agents:
         async with self._engine.begin() as connection:
             if await replace_key(connection, agent_id, changes) is None:
                 raise NotFound(f"There is no agent {agent_id}.")
+            await clear_everywhere(connection, FAILURES, str(agent_id))
         await self._end_tokens(agent_id)
-        self._notifier.notify(FAILURES_CHANNEL, [str(agent_id)])
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
-from comms_api.agents.service import FAILURES_CHANNEL, REVOCATIONS_CHANNEL, Agents
+from comms_api.agents.service import FAILURES, REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
@@ -37,7 +37,7 @@ from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
 from comms_api.http.budgets import CpuBudget
-from comms_api.http.failures import FailureLimit
+from comms_api.http.failures import Allowance, FailureLimit, delete_forgotten
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 ROLLOUT_SECONDS = 1.0
 REPEATS_SECONDS = 5.0
 KEYS_SECONDS = 15.0
+FAILURES_SECONDS = 60.0
 CLOCK_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 600.0
 
@@ -100,12 +101,11 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, seat, clock, keyring, polls)
-    failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
+    failures = FailureLimit(engine, Allowance(FAILURES, FAILURES_ALLOWED, LOCK_SECONDS))
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,
         REVOCATIONS_CHANNEL: lambda _: revocations.refresh_soon(),
         NODES_CHANNEL: lambda _: membership.beat_soon(),
-        FAILURES_CHANNEL: failures.clear_all,
     }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
@@ -195,6 +195,7 @@ def _duties(
         ),
         Duty("orders archive", HOUSEKEEPING_SECONDS, maintenance.archive),
         Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
+        Duty("login failures", FAILURES_SECONDS, on_connection(delete_forgotten)),
         Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
         Duty("lost nodes", HOUSEKEEPING_SECONDS, on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS)),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),

@@ -231,6 +231,20 @@ revocations = Table(
     _timestamp("revoked_at", nullable=False),
 )
 
+login_failures = Table(
+    "login_failures",
+    metadata,
+    Column("who", LargeBinary, primary_key=True, comment="a digest of the kind of limit and of the name"),
+    Column("network", Text, primary_key=True, comment="an IPv4 address or the /64 of an IPv6 address; empty: any"),
+    Column("failures", Double, nullable=False),
+    _timestamp("failed_at", nullable=False),
+    _timestamp("locked_until", nullable=False),
+    # Counting waits for no disk and no standby; a crash forgets the failures.
+    prefixes=["UNLOGGED"],
+    # A charge moves only columns without an index: every move is HOT.
+    postgresql_with={"fillfactor": "50"},
+)
+
 events = Table(
     "events",
     metadata,

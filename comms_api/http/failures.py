@@ -1,95 +1,144 @@
-"""Slow down those who fail to log in: by who they say they are and where they come from, in bounded memory.
+"""Slow down those who fail to log in: by who they say they are and where they come from, on all nodes together.
 
 A limit by address alone would let one client lock out all others behind the same proxy, so there is none.
 """
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from typing import Any
 
 import msgspec
+from sqlalchemy import func, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.database.direct import direct
+from comms_api.database.schema import login_failures, seconds_interval
 from comms_api.errors import TooManyRequests, Unauthenticated
 from comms_api.http1.addresses import network_of
 
-REMEMBERED_MAXIMUM = 50_000
 LONGEST_SECONDS = 900.0
+FORGOTTEN_SECONDS = 3600.0
+"""After so much silence no limit remembers anything."""
 
-Try: TypeAlias = tuple[str, str | None]
-"""Who tries to log in, and from where: an IPv4 address or the /64 of an IPv6 address, which one client may own."""
+ROWS_MAXIMUM = 100_000
+
+# The charge is the check: of tries made at the same time, on any node, each sees the row as the one before it left it.
+_CHARGE = text("""
+    INSERT INTO login_failures AS known (who, network, failures, failed_at, locked_until)
+    VALUES (:who, :network, 1, now(), '-infinity')
+    ON CONFLICT (who, network) DO UPDATE SET (failures, failed_at, locked_until) = (
+        SELECT counted, now(), CASE WHEN counted > CAST(:allowed AS float8) THEN now() + make_interval(secs =>
+            least(CAST(:longest AS float8), CAST(:first AS float8) * 2 ^ least(counted - :allowed - 1, 16)))
+            ELSE '-infinity' END
+        FROM (SELECT 1 + greatest(0, known.failures
+            - greatest(0, extract(epoch FROM now() - known.failed_at)) * CAST(:forgotten_per_second AS float8)
+        ) AS counted) AS counting)
+    WHERE known.locked_until <= now()
+    RETURNING failures""")
+
+_REFUND = text("""
+    WITH forgotten AS (DELETE FROM login_failures WHERE who = :who AND network = :network AND failures <= 1)
+    UPDATE login_failures SET failures = failures - 1,
+        locked_until = CASE WHEN failures - 1 <= CAST(:allowed AS float8) THEN '-infinity' ELSE locked_until END
+    WHERE who = :who AND network = :network AND failures > 1""")
+
+_CLEAR = text("DELETE FROM login_failures WHERE who = :who AND network = :network")
+
+_REMAINING = text("""
+    SELECT extract(epoch FROM locked_until - now())::float8 FROM login_failures
+    WHERE who = :who AND network = :network AND locked_until > now()""")
 
 
-class _Failures(msgspec.Struct):
-    count: float
-    at: float
-    locked_until: float = 0.0
+class Allowance(msgspec.Struct, frozen=True):
+    """How many failures are free, and for how long the ones beyond them lock.
+
+    A lock begins with `first_seconds` and doubles with each failure up to `longest_seconds`. The free failures are
+    forgotten in `forgotten_seconds`.
+    """
+
+    kind: str
+    """What is limited: each kind counts by itself."""
+
+    failures: int
+    first_seconds: float
+    longest_seconds: float = LONGEST_SECONDS
+    forgotten_seconds: float = LONGEST_SECONDS
+    message: str = "Too many failed logins; come back later."
 
 
 class FailureLimit:
-    """Allows some failures, then locks for a time that doubles with each more; failures are forgotten over time.
+    """Counts failures in the database, by its clock, and locks those who have too many.
 
-    The memory is this process's own and bounded: the oldest failures go first.
+    The table is small and not logged: a crash of PostgreSQL forgets the failures, and no failure waits for a disk.
     """
 
-    def __init__(self, allowed: int, first_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Allow this many failures; the first one more locks for `first_seconds`."""
-        self._allowed = allowed
-        self._first_seconds = first_seconds
-        self._now = now
-        self._failures: OrderedDict[Try, _Failures] = OrderedDict()
+    def __init__(self, engine: AsyncEngine, allowance: Allowance) -> None:
+        """Share the failures with every other limit of the allowance's kind on this database."""
+        self._engine = engine
+        self._allowance = allowance
+        self._parameters: dict[str, object] = {
+            "allowed": allowance.failures,
+            "first": allowance.first_seconds,
+            "longest": allowance.longest_seconds,
+            "forgotten_per_second": allowance.failures / allowance.forgotten_seconds,
+        }
 
-    @contextmanager
-    def charged(self, who: str, address: str | None) -> Iterator[None]:
+    @asynccontextmanager
+    async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:
         """Count a failure before the block evaluates a try, so that tries made at the same time count one by one.
 
         The block's success clears the failures. A block that cannot tell (an outage, a full queue) gives its own back.
         One that ends in `Unauthenticated`, or whose client has left, keeps it. Raises `TooManyRequests` while locked.
         """
-        self.charge(who, address)
+        await self.charge(who, address)
         try:
             yield
         except Unauthenticated:
             raise
         except Exception:
-            self.refund(who, address)
+            await self.refund(who, address)
             raise
-        self.clear(who, address)
+        await self.clear(who, address)
 
-    def charge(self, who: str, address: str | None) -> None:
+    async def charge(self, who: str, address: str | None = None) -> None:
         """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked."""
-        now, key = self._now(), _key(who, address)
-        failures = self._failures[key] = self._failures.pop(key, _Failures(0.0, now))
-        if failures.locked_until > now:
-            detail = "Too many failed logins; come back later."
-            raise TooManyRequests(detail, retry_after_seconds=failures.locked_until - now)
-        forgotten = (now - failures.at) / LONGEST_SECONDS * self._allowed
-        failures.count = max(0.0, failures.count - forgotten) + 1
-        failures.at = now
-        if failures.count > self._allowed:
-            excess = min(failures.count - self._allowed - 1, 16)
-            failures.locked_until = now + min(LONGEST_SECONDS, self._first_seconds * 2**excess)
-        if len(self._failures) > REMEMBERED_MAXIMUM:
-            self._failures.popitem(last=False)
+        if not await self._run(_CHARGE, who, address):
+            remaining = await self._run(_REMAINING, who, address)
+            raise TooManyRequests(self._allowance.message, retry_after_seconds=remaining[0][0] if remaining else 1.0)
 
-    def refund(self, who: str, address: str | None) -> None:
+    async def refund(self, who: str, address: str | None = None) -> None:
         """Give back one failure, of a try that was not evaluated."""
-        failures = self._failures.get(_key(who, address))
-        if failures is not None:
-            failures.count -= 1
-            if failures.count <= self._allowed:
-                failures.locked_until = 0.0
+        await self._run(_REFUND, who, address)
 
-    def clear(self, who: str, address: str | None) -> None:
+    async def clear(self, who: str, address: str | None = None) -> None:
         """Forget the failures of `who` at an address."""
-        self._failures.pop(_key(who, address), None)
+        await self._run(_CLEAR, who, address)
 
-    def clear_all(self, names: Collection[str]) -> None:
-        """Forget the failures of these at every address."""
-        for each in [each for each in self._failures if each[0] in names]:
-            del self._failures[each]
+    async def _run(self, statement: Any, who: str, address: str | None) -> list[Any]:
+        parameters = self._parameters | {
+            "who": _digest(self._allowance.kind, who),
+            "network": network_of(address or ""),
+        }
+        async with direct(self._engine) as connection:
+            return await connection.execute(statement, parameters)
 
 
-def _key(who: str, address: str | None) -> Try:
-    return who, None if address is None else network_of(address)
+async def clear_everywhere(connection: AsyncConnection, kind: str, who: str) -> None:
+    """Forget the failures of `who` at every address."""
+    await connection.execute(login_failures.delete().where(login_failures.c.who == _digest(kind, who)))
+
+
+async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS_MAXIMUM) -> None:
+    """Delete the failures that no limit remembers, and those beyond the maximum: first the ones that lock nobody."""
+    columns = login_failures.c
+    newest_first = (columns.locked_until.desc(), columns.failed_at.desc())
+    excess = select(columns.who, columns.network).order_by(*newest_first).offset(rows_maximum)
+    is_old = columns.failed_at < func.now() - seconds_interval(FORGOTTEN_SECONDS)
+    is_excess = tuple_(columns.who, columns.network).in_(excess)
+    await connection.execute(login_failures.delete().where(is_old | is_excess))
+
+
+def _digest(kind: str, who: str) -> bytes:
+    """Return what is stored for a name of any length and any characters, which may be a password typed too early."""
+    return blake2b(f"{kind}:{who}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

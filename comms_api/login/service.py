@@ -103,7 +103,6 @@ class Login:
             return await self._rotate(admission, key, address), self._tokens.now()
         if self._secret.is_slow(admission.key_hash) or not self._secret.key_matches(key, admission.key_hash):
             return await self._try(admission, read_at, name, key, address)
-        self._failures.clear(str(admission.id), address)
         if self._secret.is_outdated(key, admission.key_hash):
             async with self._engine.begin() as connection:
                 values = {"key_hash": self._secret.hash_key(key)}
@@ -115,7 +114,7 @@ class Login:
         found = await self._external.find(name, address)
         if found is None:
             raise Forbidden("Agent does not exist")
-        with self._failures.charged(found.id, address):
+        async with self._failures.charged(found.id, address):
             if not self._secret.is_same_text(found.key, key):
                 raise Unauthenticated("Invalid key")
         admission = await self._external.enroll(found, address)
@@ -136,18 +135,18 @@ class Login:
     ) -> tuple[Admission, float]:
         """Compare a key that takes a slow hash, or that only an external database may know."""
         who = str(admission.id)
-        self._failures.charge(who, address)
+        await self._failures.charge(who, address)
         try:
             is_right = await self._external.matches_slowly(key, admission.key_hash)
         except Unavailable:
-            self._failures.refund(who, address)
+            await self._failures.refund(who, address)
             raise
         if not is_right:
             refreshed = await self._external.refresh_key(admission, name, key, address)
             if refreshed is None:
                 raise Unauthenticated("Invalid key")
             admission, read_at = refreshed, self._tokens.now()
-        self._failures.clear(who, address)
+        await self._failures.clear(who, address)
         return admission, read_at
 
     async def _find(self, names: Sequence[UUID | str]) -> Sequence[Admission | None]:

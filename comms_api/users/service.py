@@ -11,7 +11,7 @@ from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
 from comms_api.database.listener import Notifier
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.failures import FailureLimit
+from comms_api.http.failures import Allowance, FailureLimit
 from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.http.roles import Role
@@ -46,7 +46,7 @@ class Users:
         self._tokens = tokens
         self._notifier = notifier
         self._passwords = Passwords()
-        self._failures = FailureLimit(FAILURES_ALLOWED, LOCK_SECONDS)
+        self._failures = FailureLimit(engine, Allowance("user", FAILURES_ALLOWED, LOCK_SECONDS))
         self._digest_key = secrets.token_bytes(32)
         self._tokens_of_passwords: dict[bytes, str] = {}
         self._logins = Notices(logger, logging.INFO)
@@ -95,13 +95,14 @@ class Users:
 
     async def _check(self, name: str, password: str, address: str | None) -> tuple[Role, float]:
         """Return a user's role, and the moment before it was read."""
-        with self._refusals.refusals(f"login of user {name}", address), self._failures.charged(name, address):
-            read_at = self._tokens.now()
-            async with self._engine.connect() as connection:
-                found = await store.find_password(connection, name)
-            stored = found[0] if found else None
-            if not await self._passwords.matches(password, stored) or found is None:
-                raise Unauthenticated("The user name or the password is wrong.")
+        with self._refusals.refusals(f"login of user {name}", address):
+            async with self._failures.charged(name, address):
+                read_at = self._tokens.now()
+                async with self._engine.connect() as connection:
+                    found = await store.find_password(connection, name)
+                stored = found[0] if found else None
+                if not await self._passwords.matches(password, stored) or found is None:
+                    raise Unauthenticated("The user name or the password is wrong.")
         return found[1], read_at
 
     async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:

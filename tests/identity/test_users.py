@@ -1,19 +1,12 @@
 """Users' tokens: short, refreshable once each, ended by a logout, a new password or a new role; and the lock."""
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import httpx
 import pytest
 from support.guesses import guess_at_once
 from support.server import PASSWORD, Server
 from support.waiting import PATIENCE, wait_until
-
-from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
-from comms_api.http.failures import LONGEST_SECONDS, FailureLimit
-
-HERE = "192.0.2.1"
 
 
 def authenticate(server: Server, name: str, password: str = PASSWORD) -> httpx.Response:
@@ -95,51 +88,3 @@ def test_failures_of_many_users_do_not_lock_their_address(server: Server, manage
         answers = threads.map(lambda number: from_address(server, "127.0.0.3", f"user {number}", "wrong"), range(120))
         assert {answer.status_code for answer in answers} == {401}
     assert from_address(server, "127.0.0.3", "innocent", PASSWORD).status_code == 200
-
-
-def test_the_lock_doubles_up_to_its_bound_and_time_forgives() -> None:
-    now = 0.0
-    limit = FailureLimit(5, 1.0, lambda: now)
-    for _ in range(6):
-        limit.charge("somebody", HERE)
-    waits = []
-    for _ in range(40):
-        with pytest.raises(TooManyRequests) as locked:
-            limit.charge("somebody", HERE)
-        waits.append(locked.value.retry_after_seconds or 0.0)
-        limit.charge("nobody", HERE)
-        limit.clear("nobody", HERE)
-        now += waits[-1]
-        limit.charge("somebody", HERE)
-    assert waits[:5] == pytest.approx([1, 2, 4, 8, 16], rel=0.1)
-    assert 60 < max(waits) <= LONGEST_SECONDS
-    now += LONGEST_SECONDS * 50
-    for _ in range(6):
-        limit.charge("somebody", HERE)
-
-
-def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
-    limit = FailureLimit(1, 1_000.0)
-    for number in range(2):
-        limit.charge("somebody", f"2001:db8::{number}")
-    with pytest.raises(TooManyRequests):
-        limit.charge("somebody", "2001:db8::ffff:1")
-    limit.charge("somebody", "2001:db8:0:1::1")
-
-
-@pytest.mark.parametrize(
-    ("outcome", "is_locked"),
-    [
-        (Unauthenticated("wrong"), True),
-        (asyncio.CancelledError(), True),
-        (Unavailable("the queue is full"), False),
-        (OSError("the database is away"), False),
-    ],
-)
-def test_only_a_try_that_was_not_evaluated_is_given_back(outcome: BaseException, *, is_locked: bool) -> None:
-    limit = FailureLimit(1, 1_000.0)
-    for _ in range(2):
-        with pytest.raises(type(outcome)), limit.charged("somebody", HERE):
-            raise outcome
-    with pytest.raises(TooManyRequests) if is_locked else nullcontext():
-        limit.charge("somebody", HERE)

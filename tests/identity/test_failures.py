@@ -1,0 +1,161 @@
+"""Failed logins are counted one by one, whoever counts them, and locks double, end and are forgotten."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.databases import PATIENT
+
+from comms_api.database.connect import open_engine
+from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
+from comms_api.http.failures import (
+    FORGOTTEN_SECONDS,
+    LONGEST_SECONDS,
+    Allowance,
+    FailureLimit,
+    clear_everywhere,
+    delete_forgotten,
+)
+
+pytestmark = pytest.mark.anyio
+
+HERE = "192.0.2.1"
+
+
+@pytest.fixture
+def database_url(new_database: Callable[[], str]) -> str:
+    """A database of the test's own."""
+    return new_database()
+
+
+def limit_of(engine: AsyncEngine, failures: int = 1, seconds: float = LONGEST_SECONDS) -> FailureLimit:
+    return FailureLimit(engine, Allowance("test", failures, seconds))
+
+
+async def pass_time(engine: AsyncEngine, seconds: float) -> None:
+    """Make everything that is remembered so much older."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE login_failures SET failed_at = failed_at - make_interval(secs => :seconds),"
+                " locked_until = locked_until - make_interval(secs => :seconds)"
+            ),
+            {"seconds": seconds},
+        )
+
+
+async def count_rows(engine: AsyncEngine) -> int:
+    async with engine.begin() as connection:
+        return int(await connection.scalar(text("SELECT count(*) FROM login_failures")))
+
+
+async def is_charged(charge: Awaitable[None]) -> bool:
+    try:
+        await charge
+    except TooManyRequests:
+        return False
+    return True
+
+
+async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_one_more_are_charged(
+    database_url: str, engine: AsyncEngine
+) -> None:
+    other = open_engine(database_url, PATIENT)
+    limits = [limit_of(engine, 5), limit_of(other, 5)]
+    charged = await asyncio.gather(*(is_charged(limits[number % 2].charge("somebody", HERE)) for number in range(60)))
+    await other.dispose()
+    assert sum(charged) == 6
+
+
+async def test_the_lock_doubles_up_to_its_bound(engine: AsyncEngine) -> None:
+    limit, locks = FailureLimit(engine, Allowance("test", 5, 1.0, forgotten_seconds=1e9)), list[float]()
+    for _ in range(20):
+        await limit.charge("somebody", HERE)
+        async with engine.begin() as connection:
+            lock = "SELECT extract(epoch FROM locked_until - failed_at)::float8 FROM login_failures"
+            locks += await connection.scalars(text(f"{lock} WHERE locked_until > '-infinity'"))
+            await connection.execute(text("UPDATE login_failures SET locked_until = '-infinity'"))
+    assert locks == pytest.approx([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *[LONGEST_SECONDS] * 5], rel=0.01)
+
+
+async def test_a_lock_says_when_it_ends_and_time_forgives(engine: AsyncEngine) -> None:
+    limit = limit_of(engine, 5)
+    for _ in range(6):
+        await limit.charge("somebody", HERE)
+    with pytest.raises(TooManyRequests) as locked:
+        await limit.charge("somebody", HERE)
+    assert 0 < (locked.value.retry_after_seconds or 0) <= LONGEST_SECONDS
+    await limit.charge("nobody", HERE)
+    await pass_time(engine, 2 * LONGEST_SECONDS)
+    assert [await is_charged(limit.charge("somebody", HERE)) for _ in range(6)] == [True] * 6
+
+
+async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: AsyncEngine) -> None:
+    limit = limit_of(engine)
+    for number in range(2):
+        await limit.charge("somebody", f"2001:db8::{number}")
+    with pytest.raises(TooManyRequests):
+        await limit.charge("somebody", "2001:db8::ffff:1")
+    await limit.charge("somebody", "2001:db8:0:1::1")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_locked"),
+    [
+        (Unauthenticated("wrong"), True),
+        (asyncio.CancelledError(), True),
+        (Unavailable("the queue is full"), False),
+        (OSError("the database is away"), False),
+    ],
+)
+async def test_only_a_try_that_was_not_evaluated_is_given_back(
+    engine: AsyncEngine, outcome: BaseException, *, is_locked: bool
+) -> None:
+    limit = limit_of(engine)
+    for _ in range(2):
+        with pytest.raises(type(outcome)):
+            async with limit.charged("somebody", HERE):
+                raise outcome
+    assert await count_rows(engine) == is_locked
+    with pytest.raises(TooManyRequests) if is_locked else nullcontext():
+        await limit.charge("somebody", HERE)
+
+
+async def test_names_of_any_length_and_characters_count_and_are_not_stored(engine: AsyncEngine) -> None:
+    limit = limit_of(engine)
+    for name in ("a\0b", "\ud800", "a" * 100_000):
+        await limit.charge(name, HERE)
+        await limit.charge(name, HERE)
+        with pytest.raises(TooManyRequests):
+            await limit.charge(name, HERE)
+    async with engine.begin() as connection:
+        assert await connection.scalar(text("SELECT max(length(who)) FROM login_failures")) == 16
+
+
+async def test_failures_can_be_cleared_everywhere(engine: AsyncEngine) -> None:
+    limit = limit_of(engine)
+    for address in (HERE, "192.0.2.2"):
+        await limit.charge("somebody", address)
+    await limit.charge("another", HERE)
+    async with engine.begin() as connection:
+        await clear_everywhere(connection, "test", "somebody")
+    assert await count_rows(engine) == 1
+
+
+async def test_failures_are_deleted_when_forgotten_and_beyond_the_maximum_those_that_lock_go_last(
+    engine: AsyncEngine,
+) -> None:
+    limit = limit_of(engine)
+    await limit.charge("old", HERE)
+    await pass_time(engine, FORGOTTEN_SECONDS + 1)
+    for name in ("locked", "locked", "newer", "newest"):
+        await limit.charge(name, HERE)
+    for rows_maximum, left in ((10, 3), (1, 1)):
+        async with engine.begin() as connection:
+            await delete_forgotten(connection, rows_maximum)
+        assert await count_rows(engine) == left
+    with pytest.raises(TooManyRequests):
+        await limit.charge("locked", HERE)
