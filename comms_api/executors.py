@@ -1,32 +1,54 @@
 """Threads for blocking work, with a bounded queue per kind, so that one kind never starves another."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from threading import Lock
 from typing import TypeVar
 
 from comms_api.errors import Unavailable
 
 _T = TypeVar("_T")
 
+CLIENTS_TO_FILL = 4
+
 
 class BoundedExecutor:
-    """Runs one kind of work on at most `threads` threads; at most `calls_maximum` calls run or wait at once."""
+    """Runs one kind of work on at most `threads` threads; at most `calls_maximum` calls run or wait at once.
+
+    One client has at most a quarter of the calls.
+    """
 
     def __init__(self, name: str, threads: int, calls_maximum: int) -> None:
         """Start no thread yet; each starts with the first call that needs it."""
         self._name = name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._places = BoundedSemaphore(calls_maximum)
+        self._calls_maximum = calls_maximum
+        self._share = max(1, calls_maximum // CLIENTS_TO_FILL)
+        self._calls: Counter[Hashable] = Counter()
+        self._lock = Lock()
 
-    async def run(self, call: Callable[[], _T]) -> _T:
-        """Return what the call returns; raises `Unavailable` when too many calls wait.
+    async def run(self, client: Hashable, call: Callable[[], _T]) -> _T:
+        """Return what the call returns; raises `Unavailable` when too many calls wait, of all clients or of this one.
 
-        A call whose caller is cancelled keeps its place until it has ended, so the bound always holds.
+        A call whose caller is cancelled counts until it has ended, so the bound always holds.
         """
-        if not self._places.acquire(blocking=False):
-            raise Unavailable(f"Too much work for {self._name} is waiting; come back later.")
+        self._begin(client)
         future = self._pool.submit(call)
-        future.add_done_callback(lambda _: self._places.release())
+        future.add_done_callback(lambda _: self._end(client))
         return await asyncio.wrap_future(future)
+
+    def _begin(self, client: Hashable) -> None:
+        with self._lock:
+            if self._calls[client] >= self._share:
+                raise Unavailable(f"Too much of your work for {self._name} is waiting; wait for its answers.")
+            if self._calls.total() >= self._calls_maximum:
+                raise Unavailable(f"Too much work for {self._name} is waiting; come back later.")
+            self._calls[client] += 1
+
+    def _end(self, client: Hashable) -> None:
+        with self._lock:
+            self._calls[client] -= 1
+            if not self._calls[client]:
+                del self._calls[client]

@@ -49,7 +49,7 @@ class Files:
 
         Raises `NotFound` for the group, `Invalid` for a name or YAML that is wrong, `TooLarge`.
         """
-        await self._check(name, content)
+        await self._check(name, content, user)
         async with self._engine.begin() as connection:
             await _lock(connection, group)
             stored = await store.insert_version(connection, group, name, content_of(content), user)
@@ -58,7 +58,7 @@ class Files:
             await note_files_changed(connection, group)
         return stored
 
-    async def _check(self, name: str, content: bytes) -> None:
+    async def _check(self, name: str, content: bytes, user: str) -> None:
         try:
             msgspec.convert(name, FileName)
         except msgspec.ValidationError as error:
@@ -68,7 +68,7 @@ class Files:
         if len(content) > FILE_BYTES_MAXIMUM:
             raise TooLarge(f"The file is larger than {FILE_BYTES_MAXIMUM} bytes.")
         if is_yaml(name):
-            await self._yaml.run(lambda: read_yaml(name, content))
+            await self._yaml.run(user, lambda: read_yaml(name, content))
 
     async def delete(self, group: str, name: str) -> None:
         """Take a file from a group; its versions stay. Raises `NotFound`."""
@@ -156,7 +156,7 @@ class Files:
 
         async def load() -> Content:
             named = list(zip([file.name for file in files], await self._load(files), strict=True))
-            return content_of(await self._yaml.run(lambda: merge_files(named)))
+            return content_of(await self._yaml.run(agent_id, lambda: merge_files(named)))
 
         key = content_of("\n".join(f"{file.name} {file.sha256}" for file in files).encode()).sha256
         return Source(f"merged {key}", size, load)

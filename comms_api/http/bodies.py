@@ -90,9 +90,9 @@ class Bodies:
             raise TooSlow from None
         return raw if encoding == "identity" else _decode_small(encoding, raw)
 
-    async def decode(self, decoder: Decoder) -> bytes:
-        """Return the next piece of a large body."""
-        return await self._decoders.run(decoder.decode_piece)
+    async def decode(self, client: str, decoder: Decoder) -> bytes:
+        """Return the next piece of a client's large body."""
+        return await self._decoders.run(client, decoder.decode_piece)
 
     def collect_failed(self, size: int) -> None:
         """Note that a request failed whose body had `size` bytes."""
@@ -177,7 +177,7 @@ class _Reading:
         decoder, pieces, size = decoder_of(encoding, raw), [], 0
         while not decoder.is_done:
             is_small = len(raw) <= INLINE_BYTES
-            pieces.append(decoder.decode_piece() if is_small else await self._bodies.decode(decoder))
+            pieces.append(decoder.decode_piece() if is_small else await self._bodies.decode(self._client, decoder))
             size += len(pieces[-1])
             await self._hold(size)
         self._size = max(self._size, size)

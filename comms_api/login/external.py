@@ -16,16 +16,20 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
+from comms_api.executors import BoundedExecutor
+from comms_api.http1.addresses import network_of
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
-from comms_api.tokens.slow import SlowHashes
 
 logger = logging.getLogger(__name__)
 
 ACTOR = "a key request"
+HASH_THREADS = 2
+HASHES_MAXIMUM = 256
+"""The most weak keys that are hashed or wait for it, on a node; beyond it, 503. A hash takes some 25 ms."""
 
 
 def key_settings(settings: Settings) -> KeySettings:
@@ -62,7 +66,7 @@ class ExternalAgents:
         """Ask the sources that `settings` name, which also say which keys are good enough for a fast hash."""
         self._engine = engine
         self._secret = secret
-        self._slow = SlowHashes("agent-keys")
+        self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM)
         self._clock = clock
         self._notifier = notifier
         self._by_address = settings.key_request_by_address
@@ -90,7 +94,7 @@ class ExternalAgents:
 
     async def enroll(self, found: ExternalAgent, address: str | None) -> Admission:
         """Enroll an agent that has proved its key; raises `Conflict` when an agent that is not silent has its name."""
-        key_hash = await self._hash(found.key)
+        key_hash = await self._hash(found.key, address)
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
                 return await self._enroll(connection, found, key_hash)
@@ -107,21 +111,23 @@ class ExternalAgents:
         found = await self._requests.ask(Question("id", str(name)))
         if isinstance(found, Refusal) or not self._secret.is_same_text(found.key, key):
             return None
-        values = {"key_hash": await self._hash(key), "allowed_addresses": normal_networks([found.ip])}
+        values = {"key_hash": await self._hash(key, address), "allowed_addresses": normal_networks([found.ip])}
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
                 refreshed = await replace_key(connection, admission.id, values, key_hash=admission.key_hash)
         self._notifier.notify(REVOCATIONS_CHANNEL)
         return refreshed
 
-    async def matches_slowly(self, key: str, stored: bytes) -> bool:
+    async def matches_slowly(self, key: str, stored: bytes, address: str | None) -> bool:
         """Return whether `key` is the one of a slow hash; never for a fast one, which is compared at once."""
-        return self._secret.is_slow(stored) and await self._slow.run(self._secret.key_matches, key, stored)
+        if not self._secret.is_slow(stored):
+            return False
+        return await self._slow.run(network_of(address or ""), lambda: self._secret.key_matches(key, stored))
 
-    async def _hash(self, key: str) -> bytes:
+    async def _hash(self, key: str, address: str | None) -> bytes:
         if self._rules.is_strong(key):
             return self._secret.hash_key(key)
-        return await self._slow.run(self._secret.hash_weak_key, key)
+        return await self._slow.run(network_of(address or ""), lambda: self._secret.hash_weak_key(key))
 
     async def _enroll(self, connection: AsyncConnection, found: ExternalAgent, key_hash: bytes) -> Admission:
         is_number = found.id.isdecimal()

@@ -137,7 +137,7 @@ class Login:
         who = str(admission.id)
         await self._failures.charge(who, address)
         try:
-            is_right = await self._external.matches_slowly(key, admission.key_hash)
+            is_right = await self._external.matches_slowly(key, admission.key_hash, address)
         except Unavailable:
             await self._failures.refund(who, address)
             raise

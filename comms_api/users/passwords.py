@@ -3,7 +3,11 @@
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from comms_api.tokens.slow import SlowHashes
+from comms_api.executors import BoundedExecutor
+
+HASH_THREADS = 2
+HASHES_MAXIMUM = 256
+"""The most passwords that are hashed or wait for it, on a node; beyond it, 503. A hash takes some 25 ms."""
 
 
 class Passwords:
@@ -13,19 +17,19 @@ class Passwords:
         """Prepare a hash for users who do not exist, so that they take as long as those who do."""
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
-        self._slow = SlowHashes("passwords")
+        self._slow = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
 
     def hash(self, password: str) -> str:
         """Return what to store."""
         return self._hasher.hash(password)
 
-    async def hash_aside(self, password: str) -> str:
+    async def hash_aside(self, client: str, password: str) -> str:
         """Return what to store, without holding up the event loop."""
-        return await self._slow.run(self.hash, password)
+        return await self._slow.run(client, lambda: self.hash(password))
 
-    async def matches(self, password: str, stored: str | None) -> bool:
+    async def matches(self, client: str, password: str, stored: str | None) -> bool:
         """Return whether `password` is the stored one; never for None, but no faster."""
-        return await self._slow.run(self._verify, password, stored)
+        return await self._slow.run(client, lambda: self._verify(password, stored))
 
     def _verify(self, password: str, stored: str | None) -> bool:
         try:

@@ -15,6 +15,7 @@ from comms_api.http.failures import Allowance, FailureLimit
 from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.http.roles import Role
+from comms_api.http1.addresses import network_of
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store
@@ -101,7 +102,8 @@ class Users:
                 async with self._engine.connect() as connection:
                     found = await store.find_password(connection, name)
                 stored = found[0] if found else None
-                if not await self._passwords.matches(password, stored) or found is None:
+                client = network_of(address or "")
+                if not await self._passwords.matches(client, password, stored) or found is None:
                     raise Unauthenticated("The user name or the password is wrong.")
         return found[1], read_at
 
@@ -132,7 +134,7 @@ class Users:
         """Set a user's password or role, and end the user's tokens; raises `NotFound`."""
         values: dict[str, str] = {"role": change.role} if change.role else {}
         if change.password is not None:
-            values["password_hash"] = await self._passwords.hash_aside(change.password)
+            values["password_hash"] = await self._passwords.hash_aside(name, change.password)
         if not values:
             raise Invalid("Give a password or a role.")
         async with self._engine.begin() as connection:
@@ -158,7 +160,7 @@ class Users:
 
     async def create(self, user: NewUser) -> None:
         """Add a user; raises `Conflict` when the name is taken."""
-        hashed = await self._passwords.hash_aside(user.password)
+        hashed = await self._passwords.hash_aside(user.name, user.password)
         async with self._engine.begin() as connection:
             if not await store.insert_user(connection, user.name, hashed, user.role):
                 raise Conflict(f"A user {user.name!r} exists.")

@@ -1,7 +1,5 @@
 """YAML group files: refused at upload if readers could differ about them, merged with every scalar as written."""
 
-import asyncio
-import threading
 from typing import Any
 
 import httpx
@@ -11,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.server import Server
 
-from comms_api.errors import Invalid, Unavailable
-from comms_api.executors import BoundedExecutor
+from comms_api.errors import Invalid
 from comms_api.files.configuration import DEPTH_MAXIMUM, Map, Node, Scalar, merge, read_yaml, write_yaml
 
 PLAIN = [
@@ -188,16 +185,3 @@ def test_a_document_may_be_nested_as_deep_as_the_limit() -> None:
     assert read_yaml("a.yml", f"a: {'[' * lists}{']' * lists}".encode())
     with pytest.raises(Invalid, match="nested more than 50 deep"):
         read_yaml("a.yml", f"a: [{'[' * lists}{']' * lists}]".encode())
-
-
-@pytest.mark.anyio
-async def test_work_beyond_the_bound_is_refused_and_abandoned_work_counts_until_it_ends() -> None:
-    executor, release = BoundedExecutor("test", 1, 2), threading.Event()
-    held = [asyncio.create_task(executor.run(release.wait)) for _ in range(2)]
-    await asyncio.sleep(0)
-    held[0].cancel()
-    with pytest.raises(Unavailable, match="Too much work for test is waiting"):
-        await executor.run(threading.current_thread)
-    release.set()
-    assert await held[1]
-    assert (await executor.run(threading.current_thread)).name.startswith("test")

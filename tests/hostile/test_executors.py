@@ -1,0 +1,37 @@
+"""Each kind of blocking work has a bounded queue, and one client cannot fill it."""
+
+import asyncio
+import threading
+
+import pytest
+
+from comms_api.errors import Unavailable
+from comms_api.executors import BoundedExecutor
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_one_client_has_a_quarter_of_the_calls_and_others_are_served() -> None:
+    executor, release = BoundedExecutor("test", 2, 8), threading.Event()
+    held = [asyncio.create_task(executor.run("loud", release.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="Too much of your work for test"):
+        await executor.run("loud", release.wait)
+    other = asyncio.create_task(executor.run("quiet", threading.current_thread))
+    await asyncio.sleep(0)
+    release.set()
+    assert (await other).name.startswith("test")
+    assert await asyncio.gather(*held) == [True, True]
+    assert await executor.run("loud", release.wait)
+
+
+async def test_work_beyond_the_bound_is_refused_and_abandoned_work_counts_until_it_ends() -> None:
+    executor, release = BoundedExecutor("test", 1, 2), threading.Event()
+    held = [asyncio.create_task(executor.run(client, release.wait)) for client in ("first", "second")]
+    await asyncio.sleep(0)
+    held[0].cancel()
+    with pytest.raises(Unavailable, match="Too much work for test is waiting"):
+        await executor.run("third", threading.current_thread)
+    release.set()
+    assert await held[1]
+    assert (await executor.run("first", threading.current_thread)).name.startswith("test")
