@@ -22,6 +22,7 @@ from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.reports import Reports
+from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
@@ -112,6 +113,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     external = ExternalAgents(engine, secret, clock, notifier, settings)
     rotation = KeyRotation(engine, secret, notifier, KeyRules.of(settings))
     reports = Reports(engine, settings.lease_seconds)
+    schemas = Schemas()
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
     answers = Answers(settings)
     node = Node(
@@ -130,8 +132,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         rotation=rotation,
         events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
         states=States(engine, reports.report),
-        submissions=Submissions(engine, clock, notifier, dispatcher, settings),
-        commands=Commands(engine, clock, notifier, settings),
+        submissions=Submissions(engine, clock, notifier, dispatcher, schemas, settings),
+        commands=Commands(engine, clock, notifier, schemas, settings),
         files=Files(engine, answers.memory),
         watch=Watch(engine),
         dispatcher=dispatcher,

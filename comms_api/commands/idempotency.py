@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import Submitted
 from comms_api.database.schema import idempotency_keys
-from comms_api.errors import Invalid
+from comms_api.errors import Conflict, Invalid
 
 HEADER = "idempotency-key"
 KEPT_HOURS = 24
@@ -52,13 +52,23 @@ async def store_answer(connection: AsyncConnection, key: IdempotencyKey, answer:
     await connection.execute(idempotency_keys.update().where(_is(key)).values(answer=list(answer)))
 
 
-async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted]:
-    """Return what the first request was answered; raises `Invalid` when it had another body."""
+async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted] | None:
+    """Return what the first request was answered, if there was one; raises `Invalid` when it had another body."""
     statement = select(idempotency_keys.c.body_hash, idempotency_keys.c.answer).where(_is(key))
-    row = (await connection.execute(statement)).one()
+    row = (await connection.execute(statement)).first()
+    if row is None:
+        return None
     if row.body_hash != key.body_hash:
         raise Invalid("Idempotency-Key: was used with another body")
     return _ANSWER.decode(row.answer)
+
+
+async def get_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted]:
+    """Return what the first request was answered; raises `Invalid` when it had another body, or `Conflict`."""
+    answer = await find_answer(connection, key)
+    if answer is None:
+        raise Conflict("Idempotency-Key: has just been forgotten; send the request again")
+    return answer
 
 
 _FORGET = idempotency_keys.delete().where(

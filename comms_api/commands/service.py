@@ -21,6 +21,7 @@ from comms_api.commands.model import (
     OrderFilter,
     StoredOrder,
 )
+from comms_api.commands.schemas import Schemas
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
@@ -36,9 +37,12 @@ ACTION_NAME_MAXIMUM = 128
 class Commands:
     """The commands that were submitted."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
+    def __init__(
+        self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, schemas: Schemas, settings: Settings
+    ) -> None:
         """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
+        self._schemas = schemas
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
@@ -174,7 +178,7 @@ class Commands:
             raise Conflict(f"The action {name!r} is built in.")
         if len(name) > ACTION_NAME_MAXIMUM or not is_name(name):
             raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters, none of control, and not be . or ..")
-        actions.check_schema(action.schema)
+        await self._schemas.check_schema(bytes(action.schema), user)
         async with self._engine.begin() as connection:
             await actions.store_action(connection, name, action, user)
 

@@ -21,7 +21,7 @@ from comms_api.commands.expansion import (
     expansion_of,
     rehearse_command,
 )
-from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, store_answer
+from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, get_answer, store_answer
 from comms_api.commands.model import (
     ORDER_IDS_SHOWN,
     RECIPIENTS_SHOWN,
@@ -32,6 +32,7 @@ from comms_api.commands.model import (
     Retry,
     Submitted,
 )
+from comms_api.commands.schemas import Check, Schemas
 from comms_api.commands.targets import (
     agent_names,
     find_outsiders,
@@ -59,12 +60,13 @@ _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "s
 class Submissions:
     """Turns what is submitted into commands and their orders."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is where these meet
         self,
         engine: AsyncEngine,
         clock: DatabaseClock,
         notifier: Notifier,
         dispatcher: Dispatcher,
+        schemas: Schemas,
         settings: Settings,
     ) -> None:
         """Take the clock that ids are made by, who tells the nodes, and who holds the polls of this one."""
@@ -72,6 +74,7 @@ class Submissions:
         self._clock = clock
         self._notifier = notifier
         self._dispatcher = dispatcher
+        self._schemas = schemas
         self._held_seconds = settings.order_timeout_maximum_seconds
         self._lease_seconds = settings.lease_seconds
         self._passes_unknown = settings.unknown_actions == "pass"
@@ -101,7 +104,7 @@ class Submissions:
         self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID]
     ) -> tuple[list[Submitted], bool]:
         """Return the answer, and whether nobody need be told, since polls that are held here have been answered."""
-        [wanted] = self._prepare(user, submitted, BUILT_IN)
+        [wanted] = await self._prepare(user, submitted)
         is_claimed = wanted.is_due_at_once and self._dispatcher.holds(recipients)
         async with direct(self._engine) as connection:
             if is_claimed:
@@ -117,10 +120,12 @@ class Submissions:
     async def _submit_together(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
     ) -> list[Submitted]:
+        if key is not None and (earlier := await self._find_answer(key)) is not None:
+            return earlier
+        expansions = await self._prepare(user, submitted)
         async with self._engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
-                return await find_answer(connection, key)
-            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
+                return await get_answer(connection, key)
             await _refuse_foreign_groups(connection, expansions)
             answer = [await expand_command(connection, wanted, ORDER_IDS_SHOWN) for wanted in expansions]
             await _refuse_strangers(connection, expansions, [command.orders for command in answer])
@@ -128,11 +133,15 @@ class Submissions:
                 await store_answer(connection, key, answer)
         return answer
 
+    async def _find_answer(self, key: IdempotencyKey) -> list[Submitted] | None:
+        async with self._engine.connect() as connection:
+            return await find_answer(connection, key)
+
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
         """Return who would get each command, and submit nothing; raises as `submit` does."""
         submitted = await self._by_id(submitted)
+        expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:
-            expansions = self._prepare(user, submitted, await _load_schemas(connection, submitted))
             await _refuse_foreign_groups(connection, expansions)
             rehearsed = [
                 Rehearsed(*await rehearse_command(connection, wanted, RECIPIENTS_SHOWN)) for wanted in expansions
@@ -147,22 +156,30 @@ class Submissions:
         async with self._engine.connect() as connection:
             return await with_agent_ids(connection, submitted)
 
-    def _prepare(
-        self, user: str, submitted: Sequence[NewCommand], schemas: Mapping[str, ActionSchema]
-    ) -> list[Expansion]:
-        first = self._clock.uuid7().int
-        expansions = []
+    async def _prepare(self, user: str, submitted: Sequence[NewCommand]) -> list[Expansion]:
+        """Check the commands; no connection is held meanwhile, since checking args may take seconds."""
+        schemas, admitted, checks = await self._load_schemas(submitted), [], []
         for index, command in enumerate(submitted):
-            action = actions.check_action(
-                f"commands[{index}]",
-                command.action,
-                command.target,
-                schemas.get(command.action.name),
-                passes_unknown=self._passes_unknown,
+            where, schema = f"commands[{index}]", schemas.get(command.action.name)
+            action = actions.admit_action(
+                where, command.action, command.target, schema, passes_unknown=self._passes_unknown
             )
-            checked = msgspec.structs.replace(command, action=action)
-            expansions.append(expansion_of(UUID(int=first + index), user, checked, self._held_seconds))
-        return expansions
+            if schema is not None and not schema.drops_args:
+                checks.append(Check(f"{where}.action.args", schema.schema, bytes(action.args)))
+            admitted.append(msgspec.structs.replace(command, action=action))
+        await self._schemas.check(checks, user)
+        first = self._clock.uuid7().int
+        return [
+            expansion_of(UUID(int=first + index), user, command, self._held_seconds)
+            for index, command in enumerate(admitted)
+        ]
+
+    async def _load_schemas(self, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
+        names = {command.action.name for command in submitted}
+        if names <= BUILT_IN.keys():
+            return BUILT_IN
+        async with self._engine.connect() as connection:
+            return await actions.load_schemas(connection, names)
 
     async def retry(
         self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
@@ -173,7 +190,7 @@ class Submissions:
         """
         async with self._engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
-                return await find_answer(connection, key)
+                return await get_answer(connection, key)
             old = await queries.get_command(connection, request_id)
             if old.action.name == CANCEL_ACTION:
                 raise Conflict("A cancellation cannot be repeated: its orders have ended.")
@@ -232,10 +249,6 @@ def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
     [command] = submitted
     is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
     return is_self_contained and command.target.filter is None and not may_name_unknown(command.target, 1)
-
-
-async def _load_schemas(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
-    return await actions.load_schemas(connection, {command.action.name for command in submitted})
 
 
 async def _refuse_strangers(

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.commands import endings, leases, maintenance
 from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.model import OrderFilter
+from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition, list_days
@@ -44,7 +45,7 @@ async def finish(connection: AsyncConnection, day: date, orders: int) -> UUID:
 
 @pytest.fixture
 async def commands(engine: AsyncEngine) -> Commands:
-    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
+    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Schemas(), Settings())
 
 
 async def test_old_orders_are_packed_and_still_found_counted_and_exported(

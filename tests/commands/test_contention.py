@@ -19,6 +19,7 @@ from comms_api.commands.model import Report
 from comms_api.commands.outcomes import Ending
 from comms_api.commands.reports import Reports
 from comms_api.commands.rollout import Rollout
+from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import EXPORT_PAGE, Commands
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -118,7 +119,7 @@ async def test_an_export_that_meets_the_archive_has_every_order_once(engine: Asy
         async with engine.begin() as connection:
             await archive_orders(connection, datetime.now(UTC).date(), orders)
 
-    commands = Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
+    commands = Commands(engine, DatabaseClock(), Notifier(engine, {}), Schemas(), Settings())
     await pack(100)
     seen: Counter[UUID] = Counter()
     async for order in commands.stream_orders(request_id):

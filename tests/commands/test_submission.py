@@ -18,6 +18,7 @@ from comms_api.agents.presence import Presence
 from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.leases import claim_orders
 from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
@@ -55,7 +56,7 @@ async def dispatcher(engine: AsyncEngine) -> Dispatcher:
 def submissions_of(engine: AsyncEngine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:
     """Return what submits, and notes whom a notification is about."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: notified.append})
-    return Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
+    return Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
 
 
 @pytest.fixture
@@ -117,8 +118,8 @@ async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(
 async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     under_way: list[int] = []
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
-    commands = Commands(engine, DatabaseClock(), notifier, Settings())
-    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
+    commands = Commands(engine, DatabaseClock(), notifier, Schemas(), Settings())
+    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
     agents = await add_agents(engine, 2)
     [of_both], [of_one] = [await submissions.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]
     async with engine.begin() as connection:
@@ -202,7 +203,7 @@ async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
 async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     """The claim is committed and its answer late: in the database nothing older is due any more."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: dispatcher.wake})
-    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Settings())
+    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
     [agent_id] = await add_agents(engine, 1)
     [older] = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
     async with direct(engine) as connection:

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
-import psutil
 import pytest
 import zstandard
 from support.batches import stateless
@@ -49,11 +48,6 @@ def quiet(server: Server, management: httpx.Client) -> UUID:
     return server.enroll(management, "quiet")
 
 
-def cpu_seconds(server: Server) -> float:
-    times = psutil.Process(server.process.pid).cpu_times()
-    return times.user + times.system
-
-
 def test_a_public_route_takes_small_bodies_only(server: Server) -> None:
     for port, path in ((server.management_port, "/security/user/refresh"), (server.agent_port, "/login")):
         with connect(server.tls, port) as connection:
@@ -81,12 +75,12 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_body_of_very_many_frames_is_refused_at_little_cost(server: Server, loud: UUID, name: str) -> None:
     encoding, body = BOMBS[name]
-    before = cpu_seconds(server)
+    before = server.cpu_seconds()
     with server.log_in(loud) as agent:
         answer = agent.post("/events/stateless", content=body, headers={"Content-Encoding": encoding})
     assert answer.status_code == 400, answer.text
     assert "more than 64 compressed frames" in answer.json()["detail"]
-    assert cpu_seconds(server) - before < 0.5
+    assert server.cpu_seconds() - before < 0.5
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])

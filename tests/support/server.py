@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 
 from comms_api.database.uuid7 import uuid7_at
 from support.waiting import PATIENCE
@@ -85,6 +86,11 @@ class Server:
     def resident_bytes(self) -> int:
         text = Path(f"/proc/{self.process.pid}/statm").read_text()
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the node, without its child processes."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         for client in self.users:

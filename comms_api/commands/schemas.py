@@ -1,0 +1,201 @@
+"""Check args against the JSON Schemas that users register, at a bounded cost.
+
+A schema is walked as it expands when it is registered, so that what it costs is known. Cheap checks run at once;
+whatever else there is, and the search for the faults of args that do not fit, runs in a child process with limits of
+memory and CPU time.
+"""
+
+import json
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from comms_api.commands import schema_child
+from comms_api.commands.schema_child import VALIDATORS_CACHED, compile_schema
+from comms_api.errors import Invalid, Unavailable
+from comms_api.executors import BoundedExecutor
+from comms_api.protocol import contains_nul
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_BYTES_MAXIMUM = 64 * 1024
+EXPANDED_VALUES_MAXIMUM = 10_000
+"""The most JSON values of a schema whose references have been replaced by what they refer to."""
+
+DEPTH_MAXIMUM = 64
+PATTERN_VALUES = 20
+"""A pattern counts as so many values: that is what it costs by measurement."""
+
+INLINE_VALUES_MAXIMUM = 1_000
+INLINE_WORK_MAXIMUM = 1_000_000
+"""Values of the schema times bytes of args: at most about 20 ms, when every value is compared with every byte."""
+
+CHILDREN = 1
+CHECKS_MAXIMUM = 16
+"""How many requests may be checked in a child, or wait for that."""
+
+CHILD = Path(schema_child.__file__)
+MEMORY_BYTES = 512 * 2**20
+CPU_SECONDS = 1
+WAIT_SECONDS = 30.0
+
+_PATTERNS = {"pattern", "patternProperties", "format"}
+_DYNAMIC = {"$dynamicRef", "$recursiveRef"}
+_UNBOUNDED = {"unevaluatedProperties", "unevaluatedItems"}
+"""Keywords that evaluate a part of the schema again at each level: their cost is exponential in the depth."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Args to be checked against a JSON Schema; `where` names them in an error."""
+
+    where: str
+    schema: str
+    args: bytes
+
+
+class Schemas:
+    """Checks schemas and args for one node."""
+
+    def __init__(self) -> None:
+        """Start no process; each check that needs one has its own."""
+        self._children = BoundedExecutor("schema checks", CHILDREN, CHECKS_MAXIMUM)
+
+    async def check_schema(self, schema: bytes, user: str) -> None:
+        """Raise `Invalid` for a schema that cannot be used, or could cost too much."""
+        if len(schema) > SCHEMA_BYTES_MAXIMUM:
+            raise Invalid(f"schema: larger than {SCHEMA_BYTES_MAXIMUM} bytes")
+        if contains_nul(schema):
+            raise Invalid("schema: must not contain NUL")
+        text = schema.decode()
+        _cost(text)
+        await self._find_faults([Check("schema", text, b"{}")], user)
+
+    async def check(self, checks: Sequence[Check], user: str) -> None:
+        """Raise `Invalid` for args that do not fit their schemas, with the first faults."""
+        work, remaining = 0.0, []
+        for check in checks:
+            cost = _cost(check.schema)
+            work += cost * len(check.args)
+            is_cheap = cost <= INLINE_VALUES_MAXIMUM and work <= INLINE_WORK_MAXIMUM
+            if not is_cheap or not _fits(check):
+                remaining.append(check)
+        if remaining and (faults := await self._find_faults(remaining, user)):
+            raise Invalid("; ".join(faults))
+
+    async def _find_faults(self, checks: Sequence[Check], user: str) -> list[str]:
+        texts = [(check.schema, check.args.decode()) for check in checks]
+        found = await self._children.run(user, partial(_run_child, checks[0].where, msgspec.json.encode(texts)))
+        pairs = zip(checks, found, strict=True)
+        return [check.where + fault for check, faults in pairs for fault in faults][: schema_child.FAULTS_SHOWN]
+
+
+def _fits(check: Check) -> bool:
+    try:
+        return compile_schema(check.schema).is_valid(json.loads(check.args))
+    except (RecursionError, ValueError):
+        return False
+
+
+@lru_cache(VALIDATORS_CACHED)
+def _cost(schema: str) -> float:
+    """Return the number of values of a schema that has been expanded; raises `Invalid` for one that is too large."""
+    try:
+        document = json.loads(schema)
+    except (RecursionError, ValueError) as error:
+        raise Invalid(f"schema: {error}") from None
+    walk = _Walk(document)
+    walk.visit(document, 0)
+    return walk.cost
+
+
+class _Walk:
+    """Visits a schema as it expands: a reference leads on to what it refers to, each time.
+
+    Only references by JSON Pointer within the schema are followed (RFC 6901); all others are refused. So is a schema
+    that refers to itself, by its depth.
+    """
+
+    def __init__(self, document: Any) -> None:
+        self._document = document
+        self._visited = 0
+        self.cost = 0.0
+        is_old = isinstance(document, dict) and "draft-04" in str(document.get("$schema"))
+        self._identifier = "id" if is_old else "$id"
+
+    def visit(self, value: Any, depth: int) -> None:
+        """Count a value and all it leads to."""
+        self._count(1)
+        if depth > DEPTH_MAXIMUM:
+            raise Invalid(
+                f"schema: nested more than {DEPTH_MAXIMUM} deep, references included; it must not refer to itself"
+            )
+        if isinstance(value, list):
+            for item in value:
+                self.visit(item, depth + 1)
+        elif isinstance(value, dict):
+            for name, member in value.items():
+                self._visit_member(name, member, depth + 1)
+
+    def _visit_member(self, name: str, member: Any, depth: int) -> None:
+        if name in _PATTERNS:
+            self._count(PATTERN_VALUES * (len(member) if isinstance(member, dict) else 1))
+        elif name in _UNBOUNDED:
+            self.cost = math.inf
+        elif name == "$ref" and isinstance(member, str):
+            member = self._target(member)
+        elif isinstance(member, str) and (name in _DYNAMIC or (name == self._identifier and depth > 1)):
+            raise Invalid(f"schema: {name} is not supported here")
+        self.visit(member, depth)
+
+    def _count(self, values: int) -> None:
+        self._visited += values
+        self.cost += values
+        if self._visited > EXPANDED_VALUES_MAXIMUM:
+            raise Invalid(
+                f"schema: more than {EXPANDED_VALUES_MAXIMUM} values when each $ref is replaced by what it refers to"
+                f" (a pattern counts as {PATTERN_VALUES})"
+            )
+
+    def _target(self, reference: str) -> Any:
+        """Return what a reference refers to."""
+        if reference != "#" and not reference.startswith("#/"):
+            raise Invalid(f"schema: the $ref {reference!r} must begin with #/: references to others are not followed")
+        value = self._document
+        for step in unquote(reference[1:]).split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(value, dict) and name in value:
+                value = value[name]
+            elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+                value = value[int(name)]
+            else:
+                raise Invalid(f"schema: the $ref {reference!r} refers to nothing")
+        return value
+
+
+def _run_child(where: str, checks: bytes) -> list[list[str]]:
+    command = [sys.executable, "-I", str(CHILD), str(MEMORY_BYTES), str(CPU_SECONDS)]
+    try:
+        ended = subprocess.run(  # noqa: S603 - our own program
+            command, input=checks, capture_output=True, timeout=WAIT_SECONDS, check=False, cwd="/", env={}
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.warning("a check of args against a schema could not be made: %s", error)
+        raise Unavailable("The args could not be checked against their schema; come back later.") from None
+    if ended.returncode == 0:
+        return msgspec.json.decode(ended.stdout, type=list[list[str]])
+    last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if last.startswith("ValueError: "):
+        raise Invalid(f"{where}: {last.removeprefix('ValueError: ')}")
+    logger.warning("a check of args against a schema was ended: exit status %d, %s", ended.returncode, last)
+    raise Invalid(
+        f"{where}: checking this took more than {CPU_SECONDS} s of CPU time or {MEMORY_BYTES >> 20} MiB; "
+        "make the schema simpler, or the args smaller"
+    )

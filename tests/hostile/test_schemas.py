@@ -1,0 +1,126 @@
+"""JSON Schemas that explode: refused when they are registered, or ended within limits when args are checked."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psutil
+import pytest
+from support.batches import command
+from support.others import assert_others_are_served
+from support.server import Server, running_server
+from support.waiting import wait_until
+
+from comms_api.commands.schemas import CPU_SECONDS, DEPTH_MAXIMUM, EXPANDED_VALUES_MAXIMUM, SCHEMA_BYTES_MAXIMUM
+
+Schema = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    with running_server(folder, database_url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def quiet(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "quiet")
+
+
+def chain(length: int, references: int) -> Schema:
+    """Return a schema of definitions, each of so many references to the next."""
+    definitions: Schema = {
+        f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number + 1}"}] * references} for number in range(length)
+    }
+    return {"$defs": definitions | {f"d{length}": {"type": "object"}}, "$ref": "#/$defs/d0"}
+
+
+def unevaluated(depth: int) -> Schema:
+    """Return a schema each level of which evaluates the next one several times."""
+    schema: Schema = {"properties": {"a": True}}
+    for _ in range(depth):
+        schema = {"allOf": [schema], "unevaluatedProperties": False}
+    return schema
+
+
+REFUSED: dict[str, tuple[Schema, str]] = {
+    "a bomb": (chain(24, 2), f"nested more than {DEPTH_MAXIMUM} deep, references included"),
+    "a smaller bomb": (chain(16, 2), f"more than {EXPANDED_VALUES_MAXIMUM} values when each $ref is replaced"),
+    "a long chain": (chain(1_000, 1), f"nested more than {DEPTH_MAXIMUM} deep"),
+    "itself": ({"properties": {"child": {"$ref": "#"}}}, "must not refer to itself"),
+    "deep": ({"a": [[[[{"b": unevaluated(40)}]]]]}, f"nested more than {DEPTH_MAXIMUM} deep"),
+    "elsewhere": ({"$ref": "https://localhost/schema"}, "'https://localhost/schema' must begin with #/"),
+    "an anchor": ({"$ref": "#here", "$defs": {"a": {"$anchor": "here"}}}, "'#here' must begin with #/"),
+    "nothing": ({"$ref": "#/$defs/a~1b/0"}, "refers to nothing"),
+    "dynamic": ({"$dynamicRef": "#meta"}, "$dynamicRef is not supported"),
+    "another base": ({"$defs": {"a": {"$id": "https://localhost/a"}}}, "$id is not supported here"),
+    "a costly pattern": ({"properties": {"a": {"pattern": "^(a{1,1000}){1,1000}$"}}}, 'is not a "regex"'),
+    "many patterns": ({"allOf": [{"pattern": f"^a{{1,{n}}}$"} for n in range(600)]}, "a pattern counts as"),
+    "too costly at once": (unevaluated(24), f"schema: checking this took more than {CPU_SECONDS} s"),
+    "an unknown meta-schema": ({"$schema": "https://localhost/schema"}, "meta-schema"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_schema_that_could_explode_is_refused_with_a_sentence(
+    server: Server, management: httpx.Client, kind: str
+) -> None:
+    schema, sentence = REFUSED[kind]
+    before = server.cpu_seconds()
+    answer = management.put("/actions/bomb", json={"schema": schema})
+    assert answer.status_code == 422, answer.text
+    assert sentence in answer.json()["detail"]
+    assert server.cpu_seconds() - before < 0.5
+
+
+def test_a_schema_within_the_limits_is_registered(management: httpx.Client, quiet: UUID) -> None:
+    definitions = {"a/b": {"enum": list(range(1_000))}, "name": {"pattern": "^[A-Za-z0-9._-]{1,255}$"}}
+    properties = {"number": {"$ref": "#/$defs/a~1b"}, "names": {"items": {"$ref": "#/$defs/name"}}}
+    schema = {"$id": "https://localhost/a", "$defs": definitions, "properties": properties}
+    assert len(str(schema)) < SCHEMA_BYTES_MAXIMUM
+    assert management.put("/actions/good", json={"schema": schema}).status_code == 200
+    for args, status in (({"number": 7, "names": ["a"] * 9_000}, 200), ({"number": -1, "names": ["a b"]}, 422)):
+        wanted = command(quiet) | {"action": {"name": "good", "args": args}}
+        answer = management.post("/commands?dry_run=1", json=wanted)
+        assert answer.status_code == status, answer.text
+    assert "args.number: -1 is not one of" in answer.json()["detail"]
+    assert "args.names[0]: " in answer.json()["detail"]
+
+
+SLOW: dict[str, tuple[Schema, Any]] = {
+    "time": ({"if": {"required": ["a"]}, "then": unevaluated(24)}, {"a": 1}),
+    "memory": ({"anyOf": [{"anyOf": [{"type": "array"}] * 40}] * 80}, {"a": "x" * 60_000}),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_others_are_served(
+    server: Server, management: httpx.Client, quiet: UUID, kind: str
+) -> None:
+    schema, args = SLOW[kind]
+    assert management.put(f"/actions/{kind}", json={"schema": schema}).status_code == 200
+    wanted = command(quiet) | {"action": {"name": kind, "args": args}}
+    before = server.cpu_seconds()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(management.post, "/commands", json=wanted)
+        assert_others_are_served(server, management, quiet)
+    assert answer.result().status_code == 422
+    assert f"took more than {CPU_SECONDS} s of CPU time or" in answer.result().json()["detail"]
+    assert server.cpu_seconds() - before < 1
+    assert not psutil.Process(server.process.pid).children()
+
+
+def test_one_user_cannot_occupy_every_check(server: Server, management: httpx.Client, quiet: UUID) -> None:
+    assert management.put("/actions/slow", json={"schema": SLOW["time"][0]}).status_code == 200
+    operator = server.user(management, "operator", "operator")
+    wanted = command(quiet, user="operator") | {"action": {"name": "slow", "args": {"a": 1}}}
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(operator.post, "/commands", json=wanted) for _ in range(8)]
+        wait_until(lambda: [answer.result().status_code for answer in answers if answer.done()])
+        assert management.put("/actions/other", json={"schema": {"type": "object"}}).status_code == 200
+    statuses = sorted(answer.result().status_code for answer in answers)
+    assert 503 in statuses
+    assert set(statuses) == {422, 503}
