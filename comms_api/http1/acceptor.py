@@ -14,6 +14,7 @@ import msgspec
 from comms_api.http1.addresses import Address, address_of, network_of
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Endpoint
+from comms_api.http1.handshakes import HandshakeQueue, wait_until_readable
 from comms_api.http1.proxy_protocol import read_header
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,18 @@ class Encryption(msgspec.Struct, frozen=True):
     """How long a client may take to answer that it closes (TLS close_notify)."""
 
 
+class _Opening:
+    """A connection whose client has not finished its handshake."""
+
+    def __init__(self, task: asyncio.Task[None] | None) -> None:
+        self._task = task
+
+    def abort(self) -> None:
+        """Give it up."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 class Acceptor:
     """Accepts connections until it is closed.
 
@@ -54,6 +67,7 @@ class Acceptor:
         self._encryption = encryption
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
+        self._queue = HandshakeQueue()
         self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
         listener.settimeout(0)
@@ -107,16 +121,36 @@ class Acceptor:
         if not self._endpoint.admit(group):
             connection.close()
             return
+        served, opening = Connection(self._endpoint, client, group), _Opening(asyncio.current_task())
+        self._endpoint.unproven[opening] = None
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: Connection(self._endpoint, client, group),
-                connection,
-                ssl=self._encryption.context,
-                ssl_handshake_timeout=self._encryption.handshake_seconds,
-                ssl_shutdown_timeout=self._encryption.shutdown_seconds,
-            )
-        except OSError:  # TLS errors and time-outs are ones, too
-            self._endpoint.release(group)
+            async with asyncio.timeout(self._encryption.handshake_seconds):
+                await self._wait_for_turn(connection, group)
+                await self._start_tls(connection, served)
+        except BaseException as error:
+            if not served.has_begun:
+                self._endpoint.release(group)
+            if not isinstance(error, OSError):  # TLS errors and time-outs are ones, too
+                raise
+        finally:
+            self._endpoint.unproven.pop(opening, None)
+
+    async def _wait_for_turn(self, connection: socket.socket, group: str) -> None:
+        try:
+            await wait_until_readable(connection)
+            await self._queue.wait_for_turn(group)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _start_tls(self, connection: socket.socket, served: Connection) -> None:
+        await self._loop.connect_accepted_socket(
+            lambda: served,
+            connection,
+            ssl=self._encryption.context,
+            ssl_handshake_timeout=self._encryption.handshake_seconds,
+            ssl_shutdown_timeout=self._encryption.shutdown_seconds,
+        )
 
     async def _client(self, connection: socket.socket, peer: Address | None) -> Address | None:
         if not self._proxies or peer is None:

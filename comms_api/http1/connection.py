@@ -68,6 +68,11 @@ class Connection(asyncio.Protocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has been registered at its endpoint, which stops counting it when it ends."""
+        return bool(self._base_scope)
+
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = transport

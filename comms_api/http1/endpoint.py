@@ -73,14 +73,18 @@ class Limits(msgspec.Struct, frozen=True):
     """For an IPv6 address, what its /64 may hold."""
 
 
-class Closable(Protocol):
-    """A connection, as far as it is ended from outside."""
-
-    def close_if_idle(self) -> None:
-        """Close, unless a request is being served."""
+class Abortable(Protocol):
+    """A connection that can be closed from outside."""
 
     def abort(self) -> None:
         """Close at once."""
+
+
+class Closable(Abortable, Protocol):
+    """A connection that serves requests."""
+
+    def close_if_idle(self) -> None:
+        """Close, unless a request is being served."""
 
     address_group: str | None
     """The group of addresses that the connection counts for, if it was admitted."""
@@ -110,8 +114,8 @@ class Endpoint:
         self.limits = limits
         self.asks_names = asks_names
         self.is_ending = False
-        self.unproven: dict[Closable, None] = {}
-        """Connections that wait for their client, which has shown no token yet; the oldest comes first."""
+        self.unproven: dict[Abortable, None] = {}
+        """Connections that wait for their client without a token, or for their handshake; oldest first."""
 
         self._connections: set[Closable] = set()
         self._admitted: Counter[str] = Counter()
@@ -150,7 +154,9 @@ class Endpoint:
         """Close the oldest connection that waits for a client without a token; return whether there was one."""
         if not self.unproven:
             return False
-        next(iter(self.unproven)).abort()
+        oldest = next(iter(self.unproven))
+        del self.unproven[oldest]  # it closes in a later cycle of the event loop, and makes room once
+        oldest.abort()
         return True
 
     def notice(self, message: str, *arguments: object) -> None:

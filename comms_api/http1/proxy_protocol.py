@@ -3,13 +3,13 @@
 The header comes before the client's own bytes, so before TLS. Exactly its bytes are taken from the socket.
 """
 
-import asyncio
 import ipaddress
 import socket
 
 import msgspec
 
 from comms_api.http1.addresses import Address, unmap
+from comms_api.http1.handshakes import wait_until_readable
 
 HEADER_BYTES_MAXIMUM = 4096
 V1_BYTES_MAXIMUM = 107
@@ -31,7 +31,7 @@ async def read_header(connection: socket.socket) -> Address | None:
     """Take the header from a non-blocking socket and return the client it names; raises `ValueError`, `EOFError`."""
     head = b""
     while True:
-        await _wait_until_readable(connection)
+        await wait_until_readable(connection)
         peeked = connection.recv(HEADER_BYTES_MAXIMUM, socket.MSG_PEEK)
         if not peeked:
             raise EOFError("the connection ended before its PROXY header")
@@ -40,16 +40,6 @@ async def read_header(connection: socket.socket) -> Address | None:
         if header is not None:
             return header.client
         head += peeked
-
-
-async def _wait_until_readable(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(connection, lambda: None if readable.done() else readable.set_result(None))
-    try:
-        await readable
-    finally:
-        loop.remove_reader(connection)
 
 
 def parse_header(data: bytes) -> Header | None:

@@ -62,6 +62,21 @@ def test_connections_that_wait_for_a_client_without_a_token_make_room_for_agents
     assert "connections are in use" in log_of(server)
 
 
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half a hello"])
+def test_connections_that_never_finish_their_handshake_make_room_for_agents(
+    server: Server, agent_id: UUID, data: bytes
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(2 * FILES):
+            with suppress(OSError):
+                plain = stack.enter_context(socket.create_connection(("127.0.0.1", server.agent_port), PATIENCE))
+                plain.sendall(data)
+        with server.log_in(agent_id) as agent:
+            assert agent.get("/commands", params={"wait": 0}).status_code == 200
+        assert server.management().get("/ready").status_code == 200
+    wait_until(lambda: is_served(server))
+
+
 def test_connections_beyond_the_limit_of_open_files_are_refused_and_logged(server: Server, agent_id: UUID) -> None:
     poll = request("GET", "/commands?wait=0", server.token(agent_id)).replace(b"Connection: close\r\n", b"")
     with ExitStack() as stack:
