@@ -5,10 +5,10 @@ is archived only when no order from it, or from before it, is open.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -83,6 +83,7 @@ async def archive_orders(connection: AsyncConnection, day: date, limit: int) -> 
     low = datetime.combine(day, time.min, UTC)
     bounds = {"low": uuid7_floor(low), "high": uuid7_floor(low + timedelta(days=1))}
     rows = (await connection.execute(_TAKE, bounds | {"limit": limit, "bytes": STEP_BYTES_MAXIMUM})).all()
+    # One node does this, one step at a time: it never takes more than one of the loop's threads.
     for chunk in await asyncio.to_thread(_chunks, rows):
         await connection.execute(insert(archived_orders).values(chunk))
     return len(rows)
@@ -112,7 +113,11 @@ def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
     }
 
 
-async def find_archived(connection: AsyncConnection, order_id: UUID) -> ArchivedOrder | None:
+Unpack: TypeAlias = Callable[[bytes], Awaitable[list[ArchivedOrder]]]
+"""Returns a chunk's orders, as `unpack` does, without holding up the event loop."""
+
+
+async def find_archived(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> ArchivedOrder | None:
     """Return an archived order, or None."""
     if order_id.version != UUID_VERSION:
         return None
@@ -123,7 +128,7 @@ async def find_archived(connection: AsyncConnection, order_id: UUID) -> Archived
         archived_orders.c.last_order_id >= order_id,
     )
     for content in await connection.scalars(statement):
-        for order in await asyncio.to_thread(unpack, content):
+        for order in await unpack_aside(content):
             if order.order_id == order_id:
                 return order
     return None

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import AgentFilter
-from comms_api.commands.archive import find_archived
+from comms_api.commands.archive import Unpack, find_archived
 from comms_api.commands.model import Command, Counts, Failure, OrderFilter, StoredOrder, StoredResult
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.targets import is_service, shown_target
@@ -121,7 +121,7 @@ async def list_orders(
     return [stored_order(row, row) for row in await connection.execute(statement)]
 
 
-async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder | None:
+async def find_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
     """Return one order, or None."""
     open_ = _open().where(orders.c.order_id == order_id)
     finished = _finished().where(finished_orders.c.order_id == order_id)
@@ -129,7 +129,7 @@ async def find_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder
     statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
     if row := (await connection.execute(statement)).first():
         return stored_order(row, row)
-    archived = await find_archived(connection, order_id)
+    archived = await find_archived(connection, order_id, unpack_aside)
     command = await find_command_columns(connection, archived.request_id) if archived else None
     return stored_order(archived, command) if archived and command else None
 
@@ -269,9 +269,9 @@ async def get_command(connection: AsyncConnection, request_id: UUID) -> Command:
     return command
 
 
-async def get_order(connection: AsyncConnection, order_id: UUID) -> StoredOrder:
-    """Return an order that is not archived; raises `NotFound`."""
-    order = await find_order(connection, order_id)
+async def get_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder:
+    """Return an order, which may be archived; raises `NotFound`."""
+    order = await find_order(connection, order_id, unpack_aside)
     if order is None:
         raise NotFound(f"There is no order {order_id}.")
     return order

@@ -241,13 +241,14 @@ async def _events(changes: AsyncIterator[Counts]) -> AsyncIterator[bytes]:
 
 @get("/commands/{request_id:uuid}/results", opt=READ)
 async def export_results(
+    request: AnyRequest,
     request_id: FromPath[UUID],
     commands: NamedDependency[Commands],
     format: FromQuery[ExportForm] = "ndjson",  # noqa: A002
 ) -> Stream:
     """Stream every order of a command with its result, the archived ones too, as lines of JSON or as CSV."""
     await commands.get(request_id)
-    content = export_orders(commands.stream_orders(request_id), format)
+    content = export_orders(commands.stream_orders(request_id, claims_of(request).subject), format)
     headers = {"Content-Disposition": f'attachment; filename="{request_id}.{format}"'}
     return Stream(content, media_type=MEDIA_TYPES[format], headers=headers)
 
@@ -326,9 +327,9 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
 
 
 @get("/orders/{order_id:uuid}", opt=READ)
-async def get_order(order_id: FromPath[UUID], commands: NamedDependency[Commands]) -> StoredOrder:
+async def get_order(request: AnyRequest, order_id: FromPath[UUID], commands: NamedDependency[Commands]) -> StoredOrder:
     """Show one order and its result."""
-    return await commands.get_order(order_id)
+    return await commands.get_order(order_id, claims_of(request).subject)
 
 
 # -- services

@@ -1,6 +1,5 @@
 """Show commands and their orders, hold them back and cancel them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
@@ -8,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import actions, control, endings, queries
 from comms_api.commands.actions import BUILT_IN, NewAction, RegisteredAction
-from comms_api.commands.archive import find_chunk, unpack
+from comms_api.commands.archive import Unpack, find_chunk, unpack
 from comms_api.commands.control import Halt
 from comms_api.commands.dispatcher import ORDERS_CHANNEL
 from comms_api.commands.endings import Notice
@@ -25,12 +24,16 @@ from comms_api.commands.schemas import Schemas
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
+from comms_api.executors import BoundedExecutor
 from comms_api.http.pages import Page, page_of
 from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
 
 EXPORT_PAGE = 200
+UNPACK_THREADS = 1
+UNPACK_CALLS_MAXIMUM = 32
+"""The most chunks of the archive that are unpacked or wait for it, on a node; beyond it, 503."""
 ACTION_NAME_MAXIMUM = 128
 
 
@@ -46,6 +49,10 @@ class Commands:
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
+        self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
+
+    def _unpack_for(self, user: str) -> Unpack:
+        return lambda content: self._unpacking.run(user, lambda: unpack(content))
 
     # -- showing
 
@@ -69,19 +76,19 @@ class Commands:
             orders = await queries.list_orders(connection, wanted, after, limit + 1)
         return page_of(orders, limit, lambda order: str(order.order_id))
 
-    async def get_order(self, order_id: UUID) -> StoredOrder:
+    async def get_order(self, order_id: UUID, user: str) -> StoredOrder:
         """Return one order; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            return await queries.get_order(connection, order_id)
+            return await queries.get_order(connection, order_id, self._unpack_for(user))
 
-    async def stream_orders(self, request_id: UUID) -> AsyncIterator[StoredOrder]:
+    async def stream_orders(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
         """Yield every order of a command once: the archived, the others, and those that were archived meanwhile.
 
         It holds no connection between two pages, so a slow reader costs the node nothing but that reader's page.
         """
         read: set[UUID] = set()
         shown: set[UUID] = set()
-        async for order in self._stream_chunks(request_id, read):
+        async for order in self._stream_chunks(request_id, user, read):
             yield order
         after: UUID | None = None
         while True:
@@ -93,11 +100,11 @@ class Commands:
                 break
             after = UUID(page.next)
         # What was archived while we read is in chunks that are new; some of it was shown as rows.
-        async for order in self._stream_chunks(request_id, read):
+        async for order in self._stream_chunks(request_id, user, read):
             if order.order_id not in shown:
                 yield order
 
-    async def _stream_chunks(self, request_id: UUID, read: set[UUID]) -> AsyncIterator[StoredOrder]:
+    async def _stream_chunks(self, request_id: UUID, user: str, read: set[UUID]) -> AsyncIterator[StoredOrder]:
         """Yield the orders of a command's chunks that are not among those `read`, and note them there."""
         while True:
             async with self._engine.connect() as connection:
@@ -106,7 +113,7 @@ class Commands:
             if chunk is None or command is None:
                 return
             read.add(chunk[0])
-            for archived in await asyncio.to_thread(unpack, chunk[1]):
+            for archived in await self._unpack_for(user)(chunk[1]):
                 yield queries.stored_order(archived, command)
 
     # -- control
@@ -130,7 +137,7 @@ class Commands:
         """
         async with self._engine.begin() as connection:
             cancelled, offered = await endings.cancel_order(connection, order_id, user)
-            order = await queries.get_order(connection, order_id)
+            order = await queries.get_order(connection, order_id, self._unpack_for(user))
             if not cancelled:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
             await endings.record_cancellation(connection, order_id, user)

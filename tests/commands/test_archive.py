@@ -64,9 +64,9 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     assert await packing.archive() == 0
     assert day not in await list_days(engine, "finished_orders")
     assert (await commands.get(first)).orders == counts
-    assert [order async for order in commands.stream_orders(first)] == before.items
-    assert await commands.get_order(before.items[567].order_id) == before.items[567]
-    assert len([order async for order in commands.stream_orders(second)]) == 10
+    assert [order async for order in commands.stream_orders(first, "olga")] == before.items
+    assert await commands.get_order(before.items[567].order_id, "olga") == before.items[567]
+    assert len([order async for order in commands.stream_orders(second, "olga")]) == 10
     async with engine.connect() as connection:
         size = "SELECT sum(octet_length(content)) FROM archived_orders WHERE request_id = :id"
         packed = await connection.scalar(text(size), {"id": first})

@@ -122,7 +122,7 @@ async def test_an_export_that_meets_the_archive_has_every_order_once(engine: Asy
     commands = Commands(engine, DatabaseClock(), Notifier(engine, {}), Schemas(), Settings())
     await pack(100)
     seen: Counter[UUID] = Counter()
-    async for order in commands.stream_orders(request_id):
+    async for order in commands.stream_orders(request_id, "olga"):
         seen[order.order_id] += 1
         if len(seen) % 150 == 0:
             await pack(200)

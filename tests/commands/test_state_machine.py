@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import PATIENT
 
 from comms_api.commands import control, endings, queries
-from comms_api.commands.archive import archive_orders
+from comms_api.commands.archive import ArchivedOrder, archive_orders, unpack
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.leases import claim_orders, extend_leases, release_orders
 from comms_api.commands.maintenance import Maintenance
@@ -39,6 +39,10 @@ OPEN, ENDED = {"pending", "sent"}, {"success", "failure", "cancelled"}
 LEGAL = {"pending": OPEN | ENDED, "sent": {"sent"} | ENDED} | {status: {status} for status in ENDED}
 LEASE_SECONDS = 3600
 ROLLOUTS = st.sampled_from([None, None, Rollout(percent=50), Rollout(max_in_flight=1, failure_ratio=0.5)])
+
+
+async def unpack_at_once(content: bytes) -> list[ArchivedOrder]:
+    return unpack(content)
 
 
 @dataclass
@@ -255,7 +259,7 @@ class OrderLife(RuleBasedStateMachine):
                 ended_ids = set(await connection.scalars(text("SELECT order_id FROM finished_orders")))
                 assert not open_ids & ended_ids, "an order is in two places"
                 for order_id in open_ids | ended_ids | self.known.keys():
-                    order = await queries.find_order(connection, order_id)
+                    order = await queries.find_order(connection, order_id, unpack_at_once)
                     assert order is not None, "an order was lost"
                     if order.agent_id in self.agents:
                         rows[order_id] = Row(order.agent_id, order.request_id, order.status, order.result.message)
