@@ -157,8 +157,16 @@ refresh_tokens = Table(
     Column("token_hash", LargeBinary, primary_key=True),
     Column("user_name", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
     _timestamp("expires_at", nullable=False),
+    Column(
+        "family",
+        Uuid,
+        nullable=False,
+        server_default=text("gen_random_uuid()"),
+        comment="of a login: each refresh replaces the token and keeps the family",
+    ),
 )
 Index(None, refresh_tokens.c.user_name)
+Index(None, refresh_tokens.c.family)
 
 enrollment_tokens = Table(
     "enrollment_tokens",

@@ -35,9 +35,12 @@ async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) 
 async def refresh_tokens(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> LoginAnswer:
-    """Return the next pair of tokens for a refresh token, which is good once."""
+    """Return the next pair of tokens for a refresh token, which is good once.
+
+    A token that comes a second time ends all tokens that followed it.
+    """
     refresh = read_json(await bodies.receive_public(request), _REFRESH, '{"refresh_token"}')
-    return LoginAnswer(await users.refresh(refresh.refresh_token))
+    return LoginAnswer(await users.refresh(refresh.refresh_token, remote_address(request)))
 
 
 @delete("/security/user/authenticate", opt=ANYONE)

@@ -1,9 +1,11 @@
 """Log users in, make and remove them, and make the first."""
 
 import logging
+import re
 import secrets
 from hashlib import blake2b
 from pathlib import Path
+from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -28,6 +30,7 @@ from comms_api.users.model import (
     UserChange,
 )
 from comms_api.users.passwords import Passwords
+from comms_api.users.store import RefreshToken
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ FIRST_ADMINISTRATOR = "admin"
 FAILURES_ALLOWED = 5
 LOCK_SECONDS = 1.0
 REFRESH_SECONDS = 12 * 3600.0
+_FAMILY = re.compile("[0-9a-f]{32}")
 TOKENS_OF_PASSWORDS_MAXIMUM = 1_000
 
 
@@ -109,19 +113,31 @@ class Users:
 
     async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:
         await _refuse_revoked(connection, name, read_at)
-        refresh_token = secrets.token_urlsafe(32)
-        await store.insert_refresh_token(connection, name, token_digest(refresh_token), REFRESH_SECONDS)
-        return TokenPair(
-            self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at), refresh_token, self._tokens.lifetime_seconds
-        )
+        text, token = _new_refresh_token(uuid4())
+        await store.insert_refresh_token(connection, name, token, REFRESH_SECONDS)
+        return self._pair(name, role, read_at, text)
 
-    async def refresh(self, refresh_token: str) -> TokenPair:
-        """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is over or unknown."""
-        read_at = self._tokens.now()
+    def _pair(self, name: str, role: Role, read_at: float, refresh_token: str) -> TokenPair:
+        token = self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at)
+        return TokenPair(token, refresh_token, self._tokens.lifetime_seconds)
+
+    async def refresh(self, refresh_token: str, address: str | None) -> TokenPair:
+        """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is expired or unknown.
+
+        A token that comes again has been stolen, or its successor has: its family ends, and the user's access tokens.
+        """
+        read_at, used = self._tokens.now(), _read_refresh_token(refresh_token)
+        text, following = _new_refresh_token(used.family or uuid4())
         async with self._engine.begin() as connection:
-            found = await store.take_refresh_token(connection, token_digest(refresh_token))
+            found = await store.renew_refresh_token(connection, used, following.token_hash, REFRESH_SECONDS, address)
+            if found is not None and not found.is_replay:
+                await _refuse_revoked(connection, found.name, read_at)
+                return self._pair(found.name, found.role, read_at, text)
             if found is not None:
-                return await self._issue(connection, *found, read_at)
+                await revoke_tokens(connection, found.name)
+        if found is not None:
+            logger.warning("a refresh token of user %s came again from %s: its family was ended", found.name, address)
+            self._notifier.notify(REVOCATIONS_CHANNEL)
         raise Unauthenticated("The refresh token is not good any more; log in.")
 
     async def log_out(self, name: str) -> None:
@@ -178,6 +194,17 @@ class Users:
                 raise NotFound(f"There is no user {name!r}.")
             await revoke_tokens(connection, name)
         await self._end_again(name)
+
+
+def _new_refresh_token(family: UUID) -> tuple[str, RefreshToken]:
+    """Return a new token, which begins with its family, and what is stored of it."""
+    text = f"{family.hex}.{secrets.token_urlsafe(32)}"
+    return text, RefreshToken(family, token_digest(text))
+
+
+def _read_refresh_token(text: str) -> RefreshToken:
+    family = text.partition(".")[0]
+    return RefreshToken(UUID(family) if _FAMILY.fullmatch(family) else None, token_digest(text))
 
 
 async def _refuse_revoked(connection: AsyncConnection, name: str, read_at: float) -> None:

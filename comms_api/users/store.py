@@ -1,12 +1,15 @@
 """The users' statements."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
+from uuid import UUID
 
-from sqlalchemy import func, select
+import msgspec
+from sqlalchemy import case, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import refresh_tokens, revocations, seconds_interval, users
+from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, users
 from comms_api.http.roles import Role
 from comms_api.users.model import User
 
@@ -48,24 +51,69 @@ async def update_user(connection: AsyncConnection, name: str, changes: Mapping[s
     return await connection.scalar(statement) is not None
 
 
-async def insert_refresh_token(connection: AsyncConnection, name: str, token_hash: bytes, seconds: float) -> None:
-    """Store the hash of a refresh token."""
-    expires_at = func.now() + seconds_interval(seconds)
-    values = {"user_name": name, "token_hash": token_hash, "expires_at": expires_at}
+ACTOR = "a refresh token"
+
+
+class RefreshToken(msgspec.Struct, frozen=True):
+    """A refresh token as it is stored; the tokens that follow one another since a login are a family."""
+
+    family: UUID | None
+    token_hash: bytes
+
+
+async def insert_refresh_token(connection: AsyncConnection, name: str, token: RefreshToken, seconds: float) -> None:
+    """Store the first refresh token of a family."""
+    values = {
+        "user_name": name,
+        "family": token.family,
+        "token_hash": token.token_hash,
+        "expires_at": func.now() + seconds_interval(seconds),
+    }
     await connection.execute(insert(refresh_tokens).values(values))
 
 
-async def take_refresh_token(connection: AsyncConnection, token_hash: bytes) -> tuple[str, Role] | None:
-    """Use a refresh token up; return whose it is and the user's role, or None when it is not good."""
-    taken = (
-        refresh_tokens.delete()
-        .where(refresh_tokens.c.token_hash == token_hash)
-        .returning(refresh_tokens.c.user_name, refresh_tokens.c.expires_at)
-        .cte("taken")
+class Renewal(NamedTuple):
+    """The user whose refresh token was presented; a replay has ended its family."""
+
+    name: str
+    role: Role
+    is_replay: bool
+
+
+async def renew_refresh_token(
+    connection: AsyncConnection, token: RefreshToken, next_hash: bytes, seconds: float, address: str | None
+) -> Renewal | None:
+    """Replace a family's token by the next one; end the family if `token` is an earlier one. None: it has ended before.
+
+    The audit trail gets an entry of the end. Of several requests with the same token at the same time, one renews it;
+    the others wait for it, and are replays.
+    """
+    is_current = refresh_tokens.c.token_hash == token.token_hash
+    renewed = (
+        refresh_tokens.update()
+        .where(or_(refresh_tokens.c.family == token.family, is_current), refresh_tokens.c.expires_at > func.now())
+        .values(
+            token_hash=case((is_current, next_hash), else_=refresh_tokens.c.token_hash),
+            expires_at=case((is_current, func.now() + seconds_interval(seconds)), else_=func.now()),
+        )
+        .returning(
+            refresh_tokens.c.user_name,
+            refresh_tokens.c.family,
+            (refresh_tokens.c.token_hash != next_hash).label("ended"),
+        )
+        .cte("renewed")
     )
-    statement = select(users.c.name, users.c.role).join(taken, taken.c.user_name == users.c.name)
-    row = (await connection.execute(statement.where(taken.c.expires_at > func.now()))).first()
-    return (row.name, row.role) if row else None
+    after = func.jsonb_build_object("family", renewed.c.family, "replayed", true())
+    recorded = insert(audit).from_select(
+        ["id", "actor", "address", "operation", "subject", "key", "after"],
+        select(
+            func.uuid7(), literal(ACTOR), literal(address), literal("update"), literal("refresh_tokens"),
+            renewed.c.user_name, after,
+        ).where(renewed.c.ended),
+    )  # fmt: skip
+    statement = select(users.c.name, users.c.role, renewed.c.ended).join(renewed, renewed.c.user_name == users.c.name)
+    row = (await connection.execute(statement.add_cte(recorded.cte("recorded")))).first()
+    return Renewal(*row) if row else None
 
 
 async def was_revoked_since(connection: AsyncConnection, name: str, seconds: float) -> bool:

@@ -18,16 +18,57 @@ def wait_until_refused(client: httpx.Client, path: str = "/commands") -> None:
     wait_until(lambda: client.get(path).status_code == 401)
 
 
+def refresh(client: httpx.Client, refresh_token: str) -> httpx.Response:
+    return client.post("/security/user/refresh", json={"refresh_token": refresh_token})
+
+
 def test_a_refresh_token_is_good_once(server: Server, management: httpx.Client) -> None:
     server.user(management, "fresh", "reader")
     pair = authenticate(server, "fresh").json()["data"]
     assert pair["expires_in"] == 900
     client = server.client(server.management_url)
-    answer = client.post("/security/user/refresh", json={"refresh_token": pair["refresh_token"]})
-    following = answer.json()["data"]
-    assert client.post("/security/user/refresh", json={"refresh_token": pair["refresh_token"]}).status_code == 401
-    client.headers["Authorization"] = f"Bearer {following['token']}"
+    answer = refresh(client, pair["refresh_token"])
+    assert answer.headers["cache-control"] == "no-store"
+    for _ in range(3):
+        pair = answer.json()["data"]
+        answer = refresh(client, pair["refresh_token"])
+    client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
     assert client.get("/commands").status_code == 200
+
+
+def test_a_refresh_token_that_comes_again_ends_its_family_and_no_other(
+    server: Server, management: httpx.Client
+) -> None:
+    server.user(management, "robbed", "reader")
+    client = server.client(server.management_url)
+    first, other = (authenticate(server, "robbed").json()["data"]["refresh_token"] for _ in range(2))
+    second = refresh(client, first).json()["data"]
+    assert refresh(client, first).status_code == 401
+    assert refresh(client, second["refresh_token"]).status_code == 401
+    client.headers["Authorization"] = f"Bearer {second['token']}"
+    wait_until_refused(client)
+    assert refresh(client, other).status_code == 200
+    [entry] = management.get("/audit", params={"subject": "refresh_tokens", "key": "robbed"}).json()["items"]
+    assert (entry["actor"], entry["address"], entry["operation"]) == ("a refresh token", "127.0.0.1", "update")
+    assert "token_hash" not in str(entry)
+
+
+def test_of_several_refreshes_with_a_token_at_once_one_succeeds_and_its_family_ends(
+    server: Server, management: httpx.Client
+) -> None:
+    server.user(management, "hasty", "reader")
+    token = authenticate(server, "hasty").json()["data"]["refresh_token"]
+    client = server.client(server.management_url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: refresh(client, token), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
+    [winner] = [answer.json()["data"]["refresh_token"] for answer in answers if answer.status_code == 200]
+    assert refresh(client, winner).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["", ".", "a", "0" * 32 + ".x", "é" * 40, "0" * 32])
+def test_a_refresh_token_that_is_none_is_refused(server: Server, token: str) -> None:
+    assert refresh(server.client(server.management_url), token).status_code == 401
 
 
 def test_logging_out_ends_every_token(server: Server, management: httpx.Client) -> None:
