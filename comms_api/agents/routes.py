@@ -24,7 +24,7 @@ from comms_api.agents.service import Agents
 from comms_api.errors import Invalid
 from comms_api.http.authentication import PUBLIC, bearer_token, claims_of
 from comms_api.http.bodies import Bodies, read_json
-from comms_api.http.pages import Limit, Page
+from comms_api.http.pages import LARGE, Limit, Page
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
 from comms_api.protocol import EnrolledAgent, Enrollment
@@ -43,7 +43,7 @@ async def enroll_agent(
     return await agents.enroll(data, remote_address(request))
 
 
-@get("/agents", opt=READ)
+@get("/agents", opt=READ | LARGE)
 async def list_agents(  # noqa: PLR0913 - one parameter per filter
     agents: NamedDependency[Agents],
     name: FromQuery[str | None] = None,

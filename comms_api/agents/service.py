@@ -30,7 +30,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.failures import clear_everywhere
 from comms_api.http.notices import Notices
-from comms_api.http.pages import Page, page_of
+from comms_api.http.pages import Page, make_page, page_of
 from comms_api.http1.addresses import unmap_network
 from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
@@ -171,8 +171,8 @@ class Agents:
     async def list(self, wanted: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
         """Return one page of agents, by id."""
         async with self._engine.connect() as connection:
-            agents = await store.list_agents(connection, wanted, after, limit + 1)
-        return page_of(agents, limit, lambda agent: str(agent.id))
+            found, has_more = await store.list_agents(connection, wanted, after, limit)
+        return make_page(found, lambda agent: str(agent.id), has_more=has_more)
 
     # -- changing
 

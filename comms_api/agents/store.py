@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Interval,
-    RowMapping,
     ScalarSelect,
     Text,
     Uuid,
@@ -35,6 +34,7 @@ from comms_api.agents.model import Admission, Agent, AgentFilter, Sighting
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.direct import Connection
 from comms_api.database.liveness import LIVE_NAMES
+from comms_api.database.pages import fetch_page
 from comms_api.database.schema import agents, group_files, group_members, groups, revocations, seconds_interval
 from comms_api.protocol import Enrollment
 
@@ -134,16 +134,18 @@ async def find_groups(connection: AsyncConnection, names: Collection[str]) -> se
 
 async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | None:
     """Return one agent, or None."""
-    row = (await connection.execute(select(*_COLUMNS).where(agents.c.id == agent_id))).mappings().first()
-    return _agent(row) if row else None
+    row = (await connection.execute(select(*_COLUMNS).where(agents.c.id == agent_id))).first()
+    return Agent(**row._asdict()) if row else None
 
 
-async def list_agents(connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int) -> list[Agent]:
-    """Return agents in order of their ids, beginning behind `after`."""
-    statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id).limit(limit)
+async def list_agents(
+    connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int
+) -> tuple[list[Agent], bool]:
+    """Return a page of agents in order of their ids, beginning behind `after`, and whether more follow."""
+    statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
-    return [_agent(row) for row in (await connection.execute(statement)).mappings()]
+    return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row._asdict()))
 
 
 def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
@@ -306,7 +308,3 @@ async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sigh
         "displaced_addresses": [one.displaced_poll_address for one in seen],
     }
     await connection.execute(_RECORD_SIGHTINGS, parameters)
-
-
-def _agent(row: RowMapping) -> Agent:
-    return Agent(**row)

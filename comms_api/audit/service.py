@@ -7,9 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.audit.model import Entry, EntryFilter
+from comms_api.database.pages import fetch_page
 from comms_api.database.schema import audit
 from comms_api.database.uuid7 import uuid7_floor
-from comms_api.http.pages import Page, page_of
+from comms_api.http.pages import Page, make_page
 
 EXPORT_PAGE = 1_000
 
@@ -23,7 +24,7 @@ class Audit:
 
     async def list(self, wanted: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
         """Return one page of entries, oldest first."""
-        statement = select(audit).order_by(audit.c.id).limit(limit + 1)
+        statement = select(audit).order_by(audit.c.id)
         pairs = ((audit.c.actor, wanted.actor), (audit.c.subject, wanted.subject), (audit.c.key, wanted.key))
         statement = statement.where(*(column == value for column, value in pairs if value is not None))
         if wanted.since is not None:
@@ -33,8 +34,8 @@ class Audit:
         if after is not None:
             statement = statement.where(audit.c.id > after)
         async with self._engine.connect() as connection:
-            entries = [Entry(**row) for row in (await connection.execute(statement)).mappings()]
-        return page_of(entries, limit, lambda entry: str(entry.id))
+            found, has_more = await fetch_page(connection, statement, ["id"], limit, lambda row: Entry(**row._asdict()))
+        return make_page(found, lambda entry: str(entry.id), has_more=has_more)
 
     async def stream(self, wanted: EntryFilter) -> AsyncIterator[Entry]:
         """Yield every entry, oldest first, a page at a time."""

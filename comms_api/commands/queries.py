@@ -28,6 +28,7 @@ from comms_api.commands.archive import Unpack, find_archived
 from comms_api.commands.model import Command, Counts, Failure, OrderFilter, StoredOrder, StoredResult
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.targets import is_service, shown_target
+from comms_api.database.pages import fetch_page
 from comms_api.database.schema import commands, finished_orders, orders
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
@@ -102,8 +103,8 @@ _COMMAND = (
 
 async def list_orders(
     connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
-) -> list[StoredOrder]:
-    """Return open and finished orders by id, which is by age, beginning behind `after`.
+) -> tuple[list[StoredOrder], bool]:
+    """Return a page of open and finished orders by id, beginning behind `after`, and whether more follow.
 
     Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
     """
@@ -112,13 +113,13 @@ async def list_orders(
         .join(commands, commands.c.request_id == table.c.request_id)
         .where(*_conditions(table, wanted, after))
         .order_by(table.c.order_id)
-        .limit(limit)
+        .limit(limit + 1)
         .subquery()
         for statement, table in ((_open(), orders), (_finished(), finished_orders))
     ]
     both = union_all(*(select(half) for half in halves)).subquery()
-    statement = select(both).order_by(both.c.order_id).limit(limit)
-    return [stored_order(row, row) for row in await connection.execute(statement)]
+    statement = select(both).order_by(both.c.order_id)
+    return await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
 
 
 async def find_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
@@ -141,9 +142,12 @@ async def find_command_columns(connection: AsyncConnection, request_id: UUID) ->
 
 async def list_commands(
     connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
-) -> list[Command]:
-    """Return commands by id, which is by age, beginning behind `after`; of the filter, what a command has."""
-    statement = select(commands).order_by(commands.c.request_id).limit(limit)
+) -> tuple[list[Command], bool]:
+    """Return a page of commands by id, beginning behind `after`, and whether more follow.
+
+    Of the filter, only what a command has counts.
+    """
+    statement = select(commands).order_by(commands.c.request_id)
     pairs = (
         (commands.c.source, wanted.source and kept_source(wanted.source)),
         (commands.c.user_name, wanted.user),
@@ -158,7 +162,7 @@ async def list_commands(
         statement = statement.where(commands.c.request_id < uuid7_floor(wanted.until))
     if after is not None:
         statement = statement.where(commands.c.request_id > after)
-    return [_command(row) for row in await connection.execute(statement)]
+    return await fetch_page(connection, statement, ["request_id"], limit, _command)
 
 
 async def find_command(connection: AsyncConnection, request_id: UUID) -> Command | None:

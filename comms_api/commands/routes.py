@@ -43,7 +43,7 @@ from comms_api.commands.watching import Watch
 from comms_api.errors import Forbidden
 from comms_api.http.authentication import BASIC, agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
-from comms_api.http.pages import Limit, Page
+from comms_api.http.pages import LARGE, Limit, Page
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
 from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
@@ -185,7 +185,7 @@ async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDepende
 # -- watching
 
 
-@get("/commands", opt=READ)
+@get("/commands", opt=READ | LARGE)
 async def list_commands(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
     filtered_targets: FilteredTargets,
@@ -239,7 +239,7 @@ async def _events(changes: AsyncIterator[Counts]) -> AsyncIterator[bytes]:
         yield b"event: %b\ndata: %b\n\n" % (name, msgspec.json.encode(counts))
 
 
-@get("/commands/{request_id:uuid}/results", opt=READ)
+@get("/commands/{request_id:uuid}/results", opt=READ | LARGE)
 async def export_results(
     request: AnyRequest,
     request_id: FromPath[UUID],
@@ -306,7 +306,7 @@ async def cancel_order(
 OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most orders of one page")]
 
 
-@get("/orders", opt=READ)
+@get("/orders", opt=READ | LARGE)
 async def list_orders(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
     filtered_targets: FilteredTargets,

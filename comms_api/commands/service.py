@@ -25,7 +25,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.executors import BoundedExecutor
-from comms_api.http.pages import Page, page_of
+from comms_api.http.pages import Page, make_page
 from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
@@ -59,8 +59,8 @@ class Commands:
     async def list(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
         """Return one page of commands, oldest first."""
         async with self._engine.connect() as connection:
-            commands = await queries.list_commands(connection, wanted, after, limit + 1)
-        return page_of(commands, limit, lambda command: str(command.request_id))
+            found, has_more = await queries.list_commands(connection, wanted, after, limit)
+        return make_page(found, lambda command: str(command.request_id), has_more=has_more)
 
     async def get(self, request_id: UUID) -> CommandProgress:
         """Return a command, the number of its orders by status, and the latest failures; raises `NotFound`."""
@@ -73,8 +73,8 @@ class Commands:
     async def list_orders(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
         """Return one page of orders that are not archived, oldest first."""
         async with self._engine.connect() as connection:
-            orders = await queries.list_orders(connection, wanted, after, limit + 1)
-        return page_of(orders, limit, lambda order: str(order.order_id))
+            found, has_more = await queries.list_orders(connection, wanted, after, limit)
+        return make_page(found, lambda order: str(order.order_id), has_more=has_more)
 
     async def get_order(self, order_id: UUID, user: str) -> StoredOrder:
         """Return one order; raises `NotFound`."""

@@ -15,7 +15,7 @@ from comms_api.events.model import (
     Quarantined,
     QuarantinedEvent,
 )
-from comms_api.http.pages import Page, page_of
+from comms_api.http.pages import Page, make_page
 
 logger = logging.getLogger(__name__)
 
@@ -70,5 +70,5 @@ class Quarantine:
     async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
         """Return one page of lines, oldest first."""
         async with self._engine.connect() as connection:
-            lines = await store.list_quarantined(connection, agent_id, after, limit + 1)
-        return page_of(lines, limit, lambda line: str(line.id))
+            found, has_more = await store.list_quarantined(connection, agent_id, after, limit)
+        return make_page(found, lambda line: str(line.id), has_more=has_more)

@@ -18,7 +18,7 @@ from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.budgets import CpuBudget
-from comms_api.http.pages import After, Limit, Page
+from comms_api.http.pages import LARGE, After, Limit, Page
 from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
 from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, ItemResults
@@ -80,7 +80,7 @@ def _check_owner(batch: Batch, agent_id: UUID) -> None:
         raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
 
 
-@get("/events", opt=READ)
+@get("/events", opt=READ | LARGE)
 async def list_events(
     events: NamedDependency[Events],
     filtered_agent: FilteredAgent,
@@ -92,7 +92,7 @@ async def list_events(
     return await events.list(filtered_agent, module, after, limit)
 
 
-@get("/events/quarantine", opt=READ)
+@get("/events/quarantine", opt=READ | LARGE)
 async def list_quarantined_events(
     events: NamedDependency[Events],
     filtered_agent: FilteredAgent,
@@ -103,7 +103,7 @@ async def list_quarantined_events(
     return await events.quarantine.list(filtered_agent, after, limit)
 
 
-@get("/states", opt=READ)
+@get("/states", opt=READ | LARGE)
 async def list_states(
     states: NamedDependency[States],
     filtered_agent: FilteredAgent,

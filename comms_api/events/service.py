@@ -20,7 +20,7 @@ from comms_api.events.quarantine import Quarantine
 from comms_api.events.results import read_result
 from comms_api.events.sinks import Sink
 from comms_api.events.states import find_outdated, fold, newest_sequences
-from comms_api.http.pages import Page, page_of
+from comms_api.http.pages import Page, make_page
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 
 ATTEMPTS = 5
@@ -51,8 +51,8 @@ class Events:
     async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
         """Return one page of the events in PostgreSQL, oldest first."""
         async with self._engine.connect() as connection:
-            events = await store.list_events(connection, agent_id, module, after, limit + 1)
-        return page_of(events, limit, lambda event: str(event.id))
+            found, has_more = await store.list_events(connection, agent_id, module, after, limit)
+        return make_page(found, lambda event: str(event.id), has_more=has_more)
 
 
 class States:
@@ -133,5 +133,5 @@ class States:
     ) -> Page[State]:
         """Return one page of states, by key."""
         async with self._engine.connect() as connection:
-            states = await store.list_states(connection, agent_id, module, after, limit + 1)
-        return page_of(states, limit, encode_cursor)
+            found, has_more = await store.list_states(connection, agent_id, module, after, limit)
+        return make_page(found, encode_cursor, has_more=has_more)

@@ -1,14 +1,16 @@
 """The statements of events and states."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import Row, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.database.arrays import array_literal
 from comms_api.database.direct import Connection, Direct
+from comms_api.database.pages import fetch_page
 from comms_api.database.schema import events, quarantined_events, states
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
@@ -137,8 +139,8 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, str]:
 
 async def list_events(
     connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
-) -> list[Event]:
-    """Return events in order of time, beginning behind `after`."""
+) -> tuple[list[Event], bool]:
+    """Return a page of events in order of time, beginning behind `after`, and whether more follow."""
     statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
     if agent_id is not None:
         statement = statement.where(events.c.agent_id == agent_id)
@@ -146,17 +148,17 @@ async def list_events(
         statement = statement.where(events.c.module == module)
     if after is not None:
         statement = statement.where(events.c.id > after)
-    rows = await connection.execute(statement.order_by(events.c.id).limit(limit))
-    return [
-        Event(id_, agent_id, module, collector, uuid7_time(id_), event)
-        for id_, agent_id, module, collector, event in rows
-    ]
+    return await fetch_page(connection, statement.order_by(events.c.id), ["id"], limit, _event)
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event(row.id, row.agent_id, row.module, row.collector, uuid7_time(row.id), row.event)
 
 
 async def list_quarantined(
     connection: AsyncConnection, agent_id: UUID | None, after: UUID | None, limit: int
-) -> list[QuarantinedEvent]:
-    """Return quarantined lines in order of time, beginning behind `after`."""
+) -> tuple[list[QuarantinedEvent], bool]:
+    """Return a page of quarantined lines in order of time, beginning behind `after`, and whether more follow."""
     statement = select(
         quarantined_events.c.id,
         quarantined_events.c.agent_id,
@@ -168,18 +170,20 @@ async def list_quarantined(
         statement = statement.where(quarantined_events.c.agent_id == agent_id)
     if after is not None:
         statement = statement.where(quarantined_events.c.id > after)
-    rows = await connection.execute(statement.order_by(quarantined_events.c.id).limit(limit))
-    return [
-        QuarantinedEvent(id_, agent_id, uuid7_time(id_), reason, line.decode(errors="backslashreplace"), size)
-        for id_, agent_id, reason, line, size in rows
-    ]
+    return await fetch_page(connection, statement.order_by(quarantined_events.c.id), ["id"], limit, _quarantined)
+
+
+def _quarantined(row: Row[Any]) -> QuarantinedEvent:
+    line = row.line.decode(errors="backslashreplace")
+    return QuarantinedEvent(row.id, row.agent_id, uuid7_time(row.id), row.reason, line, row.line_bytes)
 
 
 async def list_states(
     connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
-) -> list[State]:
-    """Return states in order of their keys, beginning behind `after`."""
-    key = tuple_(states.c.agent_id, states.c.module, states.c.collector, states.c.id)
+) -> tuple[list[State], bool]:
+    """Return a page of states in order of their keys, beginning behind `after`, and whether more follow."""
+    names = ["agent_id", "module", "collector", "id"]
+    key = [states.c[name] for name in names]
     statement = select(
         states.c.agent_id,
         states.c.module,
@@ -194,8 +198,5 @@ async def list_states(
     if module is not None:
         statement = statement.where(states.c.module == module)
     if after is not None:
-        statement = statement.where(key > after)
-    rows = await connection.execute(
-        statement.order_by(states.c.agent_id, states.c.module, states.c.collector, states.c.id).limit(limit)
-    )
-    return [State(*row) for row in rows]
+        statement = statement.where(tuple_(*key) > after)
+    return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row._asdict()))

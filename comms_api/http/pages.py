@@ -6,8 +6,14 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from litestar.params import QueryParameter
 
+from comms_api.database.pages import PAGE_BYTES_MAXIMUM
+from comms_api.http.answers import reserving
+
 LIMIT_DEFAULT = 100
 LIMIT_MAXIMUM = 1_000
+
+LARGE = reserving(2 * PAGE_BYTES_MAXIMUM)
+"""The `opt` of a route with pages of rows of any length, which are in memory as rows and as an answer."""
 
 Item = TypeVar("Item")
 Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAXIMUM, description="the most items of one page")]
@@ -21,8 +27,11 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
     next: str | None
 
 
+def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: bool) -> Page[Item]:
+    """Make a page of `items`, behind which others follow or not."""
+    return Page(items, cursor(items[-1]) if has_more else None)
+
+
 def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
     """Make a page of `items`, which the caller asked for with `limit + 1` to learn whether more follow."""
-    more = len(items) > limit
-    shown = items[:limit]
-    return Page(shown, cursor(shown[-1]) if more else None)
+    return make_page(items[:limit], cursor, has_more=len(items) > limit)

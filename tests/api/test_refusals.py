@@ -30,7 +30,7 @@ def test_a_wrong_key_is_401_and_an_unknown_agent_403(server: Server, agent_id: U
     assert (unknown.status_code, unknown.json()["message"]) == (403, "Agent does not exist")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"uuid":1,"key":"k"}', b"\xff", b"[" * 10_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"uuid":1,"key":"k"}', b"\xff", b"[" * 8_000])
 def test_a_malformed_login_is_400(server: Server, body: bytes) -> None:
     assert server.client(server.agent_url).post("/login", content=body).status_code == 400
 

@@ -90,7 +90,7 @@ async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_o
     assert sum(ended) == 40
     async with engine.connect() as connection:
         for agent_id in ids:
-            orders = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
+            orders, _ = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
             assert len(orders) == 1
             assert orders[0].status in {"success", "failure", "cancelled"}
 
@@ -98,7 +98,7 @@ async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_o
 async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
-        [order] = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
+        [order], _ = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
         await claim_orders(connection, [second], 60)
         assert await finish_orders(connection, [success(order.order_id, first)]) == set()

@@ -92,6 +92,15 @@ class Server:
         times = psutil.Process(self.process.pid).cpu_times()
         return times.user + times.system
 
+    def reset_peak(self) -> None:
+        """Begin to measure `peak_bytes` anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that was resident at once."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         for client in self.users:
             client.close()

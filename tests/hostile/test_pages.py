@@ -1,0 +1,148 @@
+"""Pages of large rows are cut at a bound of bytes, and go on behind it."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.batches import command, state, stateful, stateless
+from support.others import assert_others_are_served
+from support.server import Server
+
+from comms_api.audit.model import EntryFilter
+from comms_api.audit.service import Audit
+from comms_api.commands import queries
+from comms_api.commands.model import OrderFilter
+from comms_api.database.pages import PAGE_BYTES_MAXIMUM
+from comms_api.events import store
+
+MIB = 2**20
+STATE_BYTES = MIB - 1_000
+STATES = 60
+EVENT_BYTES = 12 * MIB
+"""One is more than a page."""
+
+GROWTH_BYTES_MAXIMUM = 64 * MIB
+"""For a page: rows as they come, as values, and as an answer."""
+
+
+@pytest.fixture(scope="module")
+def quiet(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "quiet")
+
+
+@pytest.fixture(scope="module")
+def loud(server: Server, management: httpx.Client) -> UUID:
+    agent_id = server.enroll(management, "loud")
+    large = json.dumps({"text": "x" * STATE_BYTES})
+    with server.log_in(agent_id) as agent:
+        for start in range(0, STATES, 10):
+            items = [state(f"{number:03}", data=large.encode()) for number in range(start, start + 10)]
+            assert agent.post("/events/stateful", content=stateful(agent_id, *items)).status_code == 200
+        for size in (10, EVENT_BYTES, 10, PAGE_BYTES_MAXIMUM // 2, PAGE_BYTES_MAXIMUM // 2, 10):
+            body = stateless(agent_id, {"text": "x" * size}, module="large")
+            assert agent.post("/events/stateless", content=body).status_code == 204
+        body = stateless(agent_id, *[b"\xff" * 8_000] * 400, module="faulty")
+        assert agent.post("/events/stateless", content=body).status_code == 204
+    return agent_id
+
+
+def pages_of(management: httpx.Client, path: str, **filters: object) -> Iterator[httpx.Response]:
+    """Return every page of a list."""
+    after: dict[str, str] = {}
+    while True:
+        answer = management.get(path, params={"limit": 1_000, **filters, **after})
+        assert answer.status_code == 200, answer.text
+        yield answer
+        if answer.json()["next"] is None:
+            return
+        after = {"after": answer.json()["next"]}
+
+
+def test_pages_of_large_states_are_bounded_and_none_is_left_out(
+    server: Server, management: httpx.Client, loud: UUID, quiet: UUID
+) -> None:
+    management.get("/states", params={"limit": 1})
+    server.reset_peak()
+    before = server.resident_bytes()
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(list[httpx.Response], pages_of(management, "/states", agent_id=loud))
+        assert_others_are_served(server, server.management(), quiet)
+        answers = reading.result()
+    assert max(len(answer.content) for answer in answers) <= PAGE_BYTES_MAXIMUM
+    ids = [item["id"] for answer in answers for item in answer.json()["items"]]
+    assert ids == [f"{number:03}" for number in range(STATES)]
+    assert server.peak_bytes() - before < GROWTH_BYTES_MAXIMUM
+
+
+def test_an_event_larger_than_a_page_comes_alone(management: httpx.Client, loud: UUID) -> None:
+    pages = [answer.json()["items"] for answer in pages_of(management, "/events", agent_id=loud)]
+    sizes = [[len(item["event"]["text"]) for item in page] for page in pages]
+    half = PAGE_BYTES_MAXIMUM // 2
+    assert sizes == [[10], [EVENT_BYTES], [10, half], [half, 10]]
+
+
+def test_pages_of_the_quarantine_are_bounded_though_lines_grow_in_json(management: httpx.Client, loud: UUID) -> None:
+    answers = list(pages_of(management, "/events/quarantine", agent_id=loud))
+    assert sum(len(answer.json()["items"]) for answer in answers) == 400
+    assert all(len(answer.content) <= PAGE_BYTES_MAXIMUM for answer in answers)
+
+
+def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
+    management: httpx.Client, quiet: UUID, query: Callable[..., Any]
+) -> None:
+    action = {"name": "run", "args": ["/bin/x", "x" * 64_000], "version": "1"}
+    large = [command(quiet, action="run") | {"action": action}] * 150
+    submitted = management.post("/commands", json={"commands": large})
+    sent = [one["request_id"] for one in submitted.json()["commands"]]
+    for path in ("/commands", "/orders"):
+        answers = list(pages_of(management, path, limit=200, action="run"))
+        assert [item["request_id"] for answer in answers for item in answer.json()["items"]] == sent
+        assert len(answers) == 2
+    query(
+        "INSERT INTO audit (id, actor, operation, subject, key, after) "
+        "SELECT gen_random_uuid(), 'test', 'insert', 'large', n::text, json_build_object('x', repeat('x', 3000000)) "
+        "FROM generate_series(1, 5) AS n"
+    )
+    answers = list(pages_of(management, "/audit", subject="large"))
+    assert [len(answer.json()["items"]) for answer in answers] == [2, 2, 1]
+    assert len(management.get("/audit/export").text.splitlines()) >= 5
+
+
+Run = Callable[[Any], Any]
+LISTS: dict[str, Run] = {
+    "states": lambda connection: store.list_states(connection, None, None, None, 1_000),
+    "events": lambda connection: store.list_events(connection, None, None, None, 1_000),
+    "quarantine": lambda connection: store.list_quarantined(connection, None, None, 1_000),
+    "orders": lambda connection: queries.list_orders(connection, OrderFilter(), None, 200),
+    "commands": lambda connection: queries.list_commands(connection, OrderFilter(), None, 1_000),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [*LISTS, "audit"])
+async def test_no_list_sorts_its_rows_to_measure_them(engine: AsyncEngine, name: str) -> None:
+    """A sort would read each large value of the page's limit before the first row is returned."""
+    executed: list[tuple[str, Sequence[object]]] = []
+
+    def note(_c: object, _k: object, statement: str, parameters: Sequence[object], *_: object) -> None:
+        executed.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    async with engine.connect() as connection:
+        if name == "audit":
+            await Audit(engine).list(EntryFilter(), None, 1_000)
+        else:
+            await LISTS[name](connection)
+        statement, parameters = next(one for one in executed if "row_bytes" in one[0])
+        event.remove(engine.sync_engine, "before_cursor_execute", note)
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = (await connection.exec_driver_sql(f"EXPLAIN {statement}", tuple(parameters))).scalars().all()
+    above_limit = "\n".join(plan).partition("Limit")[0]
+    assert "WindowAgg" in above_limit
+    assert "Sort  (" not in above_limit, "\n".join(plan)
