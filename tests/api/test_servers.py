@@ -134,7 +134,8 @@ def test_a_large_head_is_431(server: Server) -> None:
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_a_body_that_drips_in_is_408_at_either_api(server: Server, agent_id: UUID, size: int) -> None:
     agents = ("/events/stateless", server.token(agent_id), server.agent_port)
-    for path, token, port in (agents, ("/security/user/refresh", None, server.management_port)):
+    operator = server.management().headers["Authorization"].removeprefix("Bearer ")
+    for path, token, port in (agents, ("/groups", operator, server.management_port)):
         with connect(server.tls, port) as connection:
             started = time.monotonic()
             connection.sendall(
