@@ -47,6 +47,9 @@ class Phase(msgspec.Struct, frozen=True):
 
     p50_s: float
     p99_s: float
+    p99_s_of: dict[str, float]
+    """By kind of exchange."""
+
     failures: dict[str, int]
     requests: int
     bytes_sent: int
@@ -71,9 +74,9 @@ class Innocents:
         self._turns = 0
         self._submission = [submit(system.administrator_token(), str(agent), "agent") for agent in agents]
 
-    async def measure(self, phase_seconds: float) -> tuple[list[float], dict[str, int]]:
-        """Begin turns for so long; return the seconds of each exchange once all have ended, and what failed."""
-        seconds: list[float] = []
+    async def measure(self, phase_seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+        """Begin turns for so long; return the seconds of exchanges by kind once all have ended, and what failed."""
+        seconds: dict[str, list[float]] = {"login": [], "batch": [], "order": []}
         failures: Counter[str] = Counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(round(phase_seconds / INTERVAL_SECONDS)):
@@ -82,7 +85,7 @@ class Innocents:
                 await asyncio.sleep(INTERVAL_SECONDS)
         return seconds, dict(failures)
 
-    async def _turn(self, number: int, seconds: list[float], failures: Counter[str]) -> None:
+    async def _turn(self, number: int, seconds: dict[str, list[float]], failures: Counter[str]) -> None:
         agent, system = self._agents[number], self._system
         token = system.token(agent)
         login = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
@@ -91,10 +94,10 @@ class Innocents:
             try:
                 if name == "order":
                     await self._ask(self._submission[number], system.management_port)
-                seconds.append(await timed(partial(self._ask, request)))
+                seconds[name].append(await timed(partial(self._ask, request)))
             except (Refusal, OSError, msgspec.MsgspecError) as failure:  # a time-out is an OSError, too
                 failures[f"{name}: {getattr(failure, 'status', type(failure).__name__)}"] += 1
-                seconds.append(FAILED_SECONDS)
+                seconds[name].append(FAILED_SECONDS)
 
     async def _ask(self, request: bytes, port: int | None = None) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -149,8 +152,10 @@ async def _phase(node: System, innocents: Innocents, seconds: float, plan: Plan)
         exchanges, failures = await innocents.measure(seconds)
         encoded, _ = await attacker.communicate(b"\n")
     sent = msgspec.msgpack.decode(encoded, type=Report)
-    p50, p99 = percentile(exchanges, 0.5), percentile(exchanges, 0.99)
-    return Phase(p50, p99, failures, len(sent.starts), sent.bytes_sent, sent.outcomes), sent
+    every = [seconds for kind in exchanges.values() for seconds in kind]
+    p99s = {name: percentile(kind, 0.99) for name, kind in exchanges.items()}
+    numbers = (percentile(every, 0.5), percentile(every, 0.99), p99s, failures)
+    return Phase(*numbers, len(sent.starts), sent.bytes_sent, sent.outcomes), sent
 
 
 async def _wait_until_idle(node: System) -> None:
