@@ -50,26 +50,36 @@ class _Gzip:
     """RFC 1952: members one after the other."""
 
     def __init__(self, raw: bytes) -> None:
-        self._rest = raw
+        self._raw = memoryview(raw)
         self._member = zlib.decompressobj(_GZIP)
         self._members = _count_frame(0)
 
     @property
     def is_done(self) -> bool:
-        return self._member.eof and not self._rest
+        return self._member.eof and not self._raw
 
     def decode_piece(self) -> bytes:
         if self._member.eof:
             self._members = _count_frame(self._members)
             self._member = zlib.decompressobj(_GZIP)
+        step = self._raw[:PIECE_BYTES]  # zlib copies what it leaves over
         try:
-            piece = self._member.decompress(self._rest, PIECE_BYTES)
+            piece = self._member.decompress(step, PIECE_BYTES)
         except zlib.error:
             raise Malformed("The body is not valid gzip.") from None
-        self._rest = self._member.unused_data.lstrip(b"\0") if self._member.eof else self._member.unconsumed_tail
-        if not self._member.eof and not self._rest and not piece:
+        left = len(self._member.unused_data if self._member.eof else self._member.unconsumed_tail)
+        self._raw = self._raw[len(step) - left :]
+        if self._member.eof:
+            self._skip_padding()
+        elif not self._raw and not piece:
             raise Malformed("The body is not valid gzip: it ends too early.")
         return piece
+
+    def _skip_padding(self) -> None:
+        """Pass over the zeros that may come behind a member."""
+        while self._raw and self._raw[0] == 0:
+            step = bytes(self._raw[:PIECE_BYTES])
+            self._raw = self._raw[len(step) - len(step.lstrip(b"\0")) :]
 
 
 class _Zstd:

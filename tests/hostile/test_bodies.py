@@ -3,6 +3,7 @@
 import gzip
 import select
 import ssl
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +20,8 @@ from support.server import Server, running_server
 from support.waiting import PATIENCE
 
 from bench.hostile import EMPTY_GZIP, EMPTY_ZSTD, SKIPPED_ZSTD
+from comms_api.errors import Malformed
+from comms_api.http.compression import Decoder, decoder_of
 
 MIB = 2**20
 BODY_BYTES = MIB
@@ -46,6 +49,13 @@ def loud(server: Server, management: httpx.Client) -> UUID:
 @pytest.fixture(scope="module")
 def quiet(server: Server, management: httpx.Client) -> UUID:
     return server.enroll(management, "quiet")
+
+
+def decode_all(decoder: Decoder) -> bytes:
+    pieces = []
+    while not decoder.is_done:
+        pieces.append(decoder.decode_piece())
+    return b"".join(pieces)
 
 
 def test_a_public_route_takes_small_bodies_only(server: Server) -> None:
@@ -81,6 +91,22 @@ def test_a_body_of_very_many_frames_is_refused_at_little_cost(server: Server, lo
     assert answer.status_code == 400, answer.text
     assert "more than 64 compressed frames" in answer.json()["detail"]
     assert server.cpu_seconds() - before < 0.5
+
+
+@pytest.mark.parametrize(("encoding", "frame"), [("zstd", EMPTY_ZSTD), ("zstd", SKIPPED_ZSTD), ("gzip", EMPTY_GZIP)])
+def test_frames_are_counted_without_a_copy_of_the_rest_of_the_body(encoding: str, frame: bytes) -> None:
+    decoder = decoder_of(encoding, frame * 500_000)
+    tracemalloc.start()
+    with pytest.raises(Malformed, match="more than 64"):
+        decode_all(decoder)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2 * MIB
+
+
+def test_zeros_may_follow_a_gzip_member() -> None:
+    body = gzip.compress(b"a") + b"\0" * MIB + gzip.compress(b"b") + b"\0"
+    assert decode_all(decoder_of("gzip", body)) == b"ab"
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])
