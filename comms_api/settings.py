@@ -6,11 +6,12 @@ by the command line, and passed in: no other module looks at the environment.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +23,9 @@ from comms_api.printable import NO_DOTS
 PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a byte of the environment that is not UTF-8 (PEP 383)."""
 
 LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers"}
 
@@ -139,6 +143,7 @@ def load_settings(
     """
     values = _from_file(_config_path(environ, config)) | _from_environment(environ)
     values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    _refuse_undecodable(values)
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_to_path)
     except msgspec.ValidationError as error:
@@ -184,6 +189,15 @@ def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
         [nearest] = difflib.get_close_matches(name, sorted(known), n=1) or [""]
         hint = f"; did you mean {nearest}?" if nearest else ""
         raise ConfigurationError(f"{where}{name}: no such setting{hint}")
+
+
+def _refuse_undecodable(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` for the first value with bytes that are not UTF-8; a path may have any."""
+    paths = {field.name for field in msgspec.structs.fields(Settings) if Path in {field.type, *get_args(field.type)}}
+    for name in sorted(values.keys() - paths):
+        texts = values[name] if isinstance(values[name], list) else [values[name]]
+        if any(isinstance(text, str) and _SURROGATE.search(text) for text in texts):
+            raise ConfigurationError(f"{name}: has bytes that are not UTF-8")
 
 
 def _split(name: str, value: str) -> str | list[str]:
