@@ -12,7 +12,7 @@ from litestar.response import Stream
 
 from comms_api.audit.model import Entry, EntryFilter
 from comms_api.audit.service import Audit
-from comms_api.http.pages import LARGE, Limit, Page
+from comms_api.http.pages import EXPORT, LARGE, Limit, Page
 from comms_api.http.roles import ADMINISTER
 
 
@@ -31,7 +31,7 @@ async def list_audit(  # noqa: PLR0913 - one parameter per filter
     return await audit.list(EntryFilter(actor, subject, key, since, until), after, limit)
 
 
-@get("/audit/export", opt=ADMINISTER | LARGE)
+@get("/audit/export", opt=ADMINISTER | EXPORT)
 async def export_audit(
     audit: NamedDependency[Audit],
     since: FromQuery[datetime | None] = None,

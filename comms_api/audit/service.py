@@ -10,7 +10,7 @@ from comms_api.audit.model import Entry, EntryFilter
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import audit
 from comms_api.database.uuid7 import uuid7_floor
-from comms_api.http.pages import Page, make_page
+from comms_api.http.pages import Page, drain, make_page
 
 EXPORT_PAGE = 1_000
 
@@ -42,7 +42,7 @@ class Audit:
         after: UUID | None = None
         while True:
             page = await self.list(wanted, after, EXPORT_PAGE)
-            for entry in page.items:
+            for entry in drain(page):
                 yield entry
             if page.next is None:
                 return

@@ -15,7 +15,7 @@ MEDIA_TYPES: dict[ExportForm, str] = {
     "csv": "text/csv; charset=utf-8; header=present",
     "ndjson": "application/x-ndjson",
 }
-ORDERS_PER_PIECE = 200
+ORDERS_PER_PIECE = 20
 _COLUMNS = (
     "order_id",
     "agent_id",
@@ -32,7 +32,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def export_orders(orders: AsyncIterator[StoredOrder], form: ExportForm) -> AsyncIterator[bytes]:
-    """Yield the orders in pieces of some hundred."""
+    """Yield the orders in pieces of a few."""
     if form == "csv":
         yield _csv([_COLUMNS])
     piece: list[StoredOrder] = []
@@ -40,15 +40,15 @@ async def export_orders(orders: AsyncIterator[StoredOrder], form: ExportForm) ->
         piece.append(order)
         if len(piece) >= ORDERS_PER_PIECE:
             yield _encode(piece, form)
-            piece = []
     if piece:
         yield _encode(piece, form)
 
 
 def _encode(piece: list[StoredOrder], form: ExportForm) -> bytes:
-    if form == "ndjson":
-        return msgspec.json.Encoder().encode_lines(piece)
-    return _csv([_row(order) for order in piece])
+    """Return a piece encoded, and empty it: one of the two is enough in memory."""
+    encoded = msgspec.json.Encoder().encode_lines(piece) if form == "ndjson" else _csv([_row(order) for order in piece])
+    piece.clear()
+    return encoded
 
 
 def _row(order: StoredOrder) -> tuple[str, ...]:

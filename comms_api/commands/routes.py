@@ -43,8 +43,8 @@ from comms_api.commands.watching import Watch
 from comms_api.errors import Forbidden
 from comms_api.http.authentication import BASIC, agent_of, claims_of
 from comms_api.http.bodies import Bodies, read_json
-from comms_api.http.pages import LARGE, Limit, Page
-from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address
+from comms_api.http.pages import EXPORT, LARGE, Limit, Page
+from comms_api.http.request import AnyRequest, at_end, close_afterwards, is_head, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
 from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
 
@@ -217,6 +217,7 @@ async def wait_for_command(
     timeout: WaitSeconds = 60,  # noqa: ASYNC109 - it is the client's
 ) -> CommandProgress:
     """Answer when every order of a command has ended, or after `timeout` seconds; `is_done` says which."""
+    at_end(request.scope, watch.enter(claims_of(request).subject))
     progress = await commands.get(request_id)
     if not progress.is_done:
         await _unless_gone(request, watch.wait(request_id, timeout))
@@ -226,9 +227,13 @@ async def wait_for_command(
 
 @get("/commands/{request_id:uuid}/events", opt=READ, media_type="text/event-stream")
 async def stream_progress(
-    request_id: FromPath[UUID], commands: NamedDependency[Commands], watch: NamedDependency[Watch]
+    request: AnyRequest,
+    request_id: FromPath[UUID],
+    commands: NamedDependency[Commands],
+    watch: NamedDependency[Watch],
 ) -> Stream:
     """Send a server-sent event with the number of orders by status at each change, and end when all have ended."""
+    at_end(request.scope, watch.enter(claims_of(request).subject))
     await commands.get(request_id)
     return Stream(_events(watch.changes(request_id)), media_type="text/event-stream")
 
@@ -239,7 +244,7 @@ async def _events(changes: AsyncIterator[Counts]) -> AsyncIterator[bytes]:
         yield b"event: %b\ndata: %b\n\n" % (name, msgspec.json.encode(counts))
 
 
-@get("/commands/{request_id:uuid}/results", opt=READ | LARGE)
+@get("/commands/{request_id:uuid}/results", opt=READ | EXPORT)
 async def export_results(
     request: AnyRequest,
     request_id: FromPath[UUID],

@@ -25,7 +25,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.executors import BoundedExecutor
-from comms_api.http.pages import Page, make_page
+from comms_api.http.pages import Page, drain, make_page
 from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
@@ -93,7 +93,7 @@ class Commands:
         after: UUID | None = None
         while True:
             page = await self.list_orders(OrderFilter(request_id=request_id), after, EXPORT_PAGE)
-            for order in page.items:
+            for order in drain(page):
                 shown.add(order.order_id)
                 yield order
             if page.next is None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.commands.model import Counts
 from comms_api.commands.queries import count_orders
 from comms_api.database.failures import log_failure
-from comms_api.errors import Unavailable
+from comms_api.errors import TooManyRequests, Unavailable
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 WATCHERS_MAXIMUM = 500
+WATCHERS_OF_USER_MAXIMUM = 50
 
 
 class _Watched:
@@ -45,23 +47,38 @@ class Watch:
         """Take where to look."""
         self._engine = engine
         self._watched: dict[UUID, _Watched] = {}
-        self._watchers = 0
+        self._watchers: Counter[str] = Counter()
+        """By user."""
+
         self._wanted = asyncio.Event()
         self._is_draining = False
 
-    def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
-        """Return the counts of a command, now and whenever they have changed, until it is done or the node drains.
+    def enter(self, user: str) -> Callable[[], None]:
+        """Count a user's request that watches, and return the call that stops counting it.
 
-        Raises `Unavailable` at once when too many watch.
+        Raises `TooManyRequests` when the user watches too much, `Unavailable` when all users do.
         """
-        if self._watchers >= WATCHERS_MAXIMUM:
+        if self._watchers[user] >= WATCHERS_OF_USER_MAXIMUM:
+            raise TooManyRequests(
+                f"You watch {WATCHERS_OF_USER_MAXIMUM} commands at this node already; end some first."
+            )
+        if self._watchers.total() >= WATCHERS_MAXIMUM:
             raise Unavailable("Too many watch commands on this node; come back later.")
-        return self._changes(request_id)
+        self._watchers[user] += 1
+        return lambda: self._leave(user)
 
-    async def _changes(self, request_id: UUID) -> AsyncIterator[Counts]:
+    def _leave(self, user: str) -> None:
+        self._watchers[user] -= 1
+        if not self._watchers[user]:
+            del self._watchers[user]
+
+    async def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
+        """Yield the counts of a command, now and whenever they have changed, until it is done or the node drains.
+
+        Only the newest counts are kept for a slow reader.
+        """
         watched = self._watched.setdefault(request_id, _Watched())
         watched.watchers += 1
-        self._watchers += 1
         self._wanted.set()
         seen: Counts | None = None
         try:
@@ -73,7 +90,6 @@ class Watch:
                     await asyncio.shield(watched.next)
         finally:
             watched.watchers -= 1
-            self._watchers -= 1
             if not watched.watchers:
                 del self._watched[request_id]
 

@@ -1,6 +1,6 @@
 """Keyset pages: every list comes in pages, and every page says where the next begins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,9 @@ LIMIT_MAXIMUM = 1_000
 
 LARGE = reserving(2 * PAGE_BYTES_MAXIMUM)
 """The `opt` of a route with pages of rows of any length, which are in memory as rows and as an answer."""
+
+EXPORT = reserving(PAGE_BYTES_MAXIMUM)
+"""The `opt` of a route that streams such pages: it has one of them, and a small part of it as an answer."""
 
 Item = TypeVar("Item")
 Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAXIMUM, description="the most items of one page")]
@@ -35,3 +38,10 @@ def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: boo
 def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
     """Make a page of `items`, which the caller asked for with `limit + 1` to learn whether more follow."""
     return make_page(items[:limit], cursor, has_more=len(items) > limit)
+
+
+def drain(page: Page[Item]) -> Iterator[Item]:
+    """Yield the items of a page and keep none that has been yielded: a slow client holds what it has not read."""
+    page.items.reverse()
+    while page.items:
+        yield page.items.pop()

@@ -1,0 +1,115 @@
+"""Clients that open many streams and exports, and read none of them, keep nobody else out."""
+
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from support.batches import command
+from support.others import assert_others_are_served
+from support.raw import connect, read_answer, request
+from support.server import Server, running_server
+from support.waiting import wait_until
+
+from comms_api.commands.watching import WATCHERS_OF_USER_MAXIMUM
+from comms_api.database.uuid7 import uuid7_at
+
+MIB = 2**20
+RESULT_BYTES = 256 * 1024
+RESULTS = 100
+GROWTH_BYTES_MAXIMUM = 80 * MIB
+POOL_CONNECTIONS = 2
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, database_url: str) -> Iterator[Server]:
+    with running_server(folder, database_url, database_pool_size=POOL_CONNECTIONS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def management(server: Server) -> httpx.Client:
+    return server.management()
+
+
+@pytest.fixture(scope="module")
+def quiet(server: Server, management: httpx.Client) -> UUID:
+    return server.enroll(management, "quiet")
+
+
+@pytest.fixture(scope="module")
+def request_id(server: Server, management: httpx.Client) -> str:
+    """A command that waits for its agent."""
+    answer = management.post("/commands", json=command(server.enroll(management, "away")))
+    return str(answer.json()["commands"][0]["request_id"])
+
+
+def ask(stack: ExitStack, server: Server, user: httpx.Client, path: str) -> ssl.SSLSocket:
+    """Send a request, and read nothing."""
+    connection = stack.enter_context(connect(server.tls, server.management_port))
+    token = user.headers["Authorization"].removeprefix("Bearer ")
+    connection.sendall(request("GET", path, token))
+    return connection
+
+
+def test_one_user_cannot_take_the_places_of_all_who_watch(
+    server: Server, management: httpx.Client, quiet: UUID, request_id: str
+) -> None:
+    greedy, modest = (server.user(management, name, "reader") for name in ("greedy", "modest"))
+    path = f"/commands/{request_id}/events"
+    with ExitStack() as stack:
+        streams = [ask(stack, server, greedy, path) for _ in range(WATCHERS_OF_USER_MAXIMUM)]
+        assert [stream.recv(1) for stream in streams] == [b"H"] * WATCHERS_OF_USER_MAXIMUM
+        for refused in (path, f"/commands/{request_id}/wait"):
+            answer = read_answer(ask(stack, server, greedy, refused))
+            assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (429, True)
+        assert read_answer(ask(stack, server, modest, path)).status == 200
+        assert_others_are_served(server, management, quiet)
+    wait_until(lambda: greedy.get(f"/commands/{request_id}/wait?timeout=0").status_code == 200)
+
+
+def test_exports_that_are_not_read_hold_no_connection_to_the_database_and_little_memory(
+    server: Server, management: httpx.Client, quiet: UUID, request_id: str, query: Callable[..., Any]
+) -> None:
+    ids = [uuid7_at(time.time()) for _ in range(RESULTS)]
+    query(
+        "INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, "
+        "finished_at, status, result_data) SELECT order_id, $1, $2, '{}', 1, now(), now(), now(), 'success', "
+        "CAST($4 AS json) FROM unnest(CAST($3 AS uuid[])) AS order_id",
+        UUID(request_id),
+        quiet,
+        ids,
+        json.dumps("x" * RESULT_BYTES),
+    )
+    readers = [server.user(management, f"exporter{number}", "reader") for number in range(3)]
+    before = server.resident_bytes()
+    path = f"/commands/{request_id}/results"
+    with ExitStack() as stack:
+        exports = [ask(stack, server, reader, path) for reader in readers for _ in range(2)]
+        assert [export.recv(1) for export in exports] == [b"H"] * len(exports)
+        assert len(exports) > POOL_CONNECTIONS
+        assert_others_are_served(server, management, quiet)
+        assert readers[0].get("/orders", params={"limit": 1}).status_code == 200
+        assert server.resident_bytes() - before < GROWTH_BYTES_MAXIMUM
+    lines = readers[0].get(path).text.splitlines()
+    assert {json.loads(line)["order_id"] for line in lines} >= {str(order_id) for order_id in ids}
+
+
+def test_a_user_with_many_unread_exports_waits_for_the_next(
+    server: Server, management: httpx.Client, quiet: UUID, request_id: str
+) -> None:
+    greedy = server.user(management, "hoarder", "reader")
+    path = f"/commands/{request_id}/results"
+    with ExitStack() as stack:
+        exports = [ask(stack, server, greedy, path) for _ in range(4)]
+        assert [export.recv(1) for export in exports] == [b"H"] * len(exports)
+        answer = read_answer(ask(stack, server, greedy, path))
+        assert (answer.status, b"of yours" in answer.body) == (503, True)
+        assert_others_are_served(server, management, quiet)
+    wait_until(lambda: greedy.get("/orders", params={"limit": 1}).status_code == 200)
