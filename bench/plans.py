@@ -92,7 +92,7 @@ def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -
         "find-statuses": lambda connection: find_statuses(connection, owned),
         "expire": lambda connection: expire_orders(connection, 5_000),
         "expand": lambda connection: expand_command(connection, expansion, 100),
-        "find-states": lambda connection: find_states(connection, keys),
+        "find-states": lambda connection: find_states(connection, keys, 2**40),
         "update-states": lambda connection: update_states(connection, dict.fromkeys(keys[::2], b"{}")),
         "insert-states": lambda connection: insert_states(connection, dict.fromkeys(keys[1::2], b"{}")),
         "login": lambda connection: find_admission(connection, agents[0]),

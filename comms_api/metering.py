@@ -19,18 +19,20 @@ STEP_SECONDS_MAXIMUM = 0.05
 class Metered(Coroutine[Any, Any, T]):
     """Runs a coroutine and measures it; `name` is for the log."""
 
-    __slots__ = ("_earlier_seconds", "_inner", "_step_began", "name")
+    __slots__ = ("_earlier_seconds", "_inner", "_step_began", "_taken_seconds", "name")
 
     def __init__(self, inner: Coroutine[Any, Any, T], name: str) -> None:
         """Start at zero."""
         self._inner = inner
         self._earlier_seconds = 0.0
-        self._step_began = 0.0
+        self._step_began = self._taken_seconds = 0.0
         self.name = name
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time so far; to be asked from within."""
-        return self._earlier_seconds + time.thread_time() - self._step_began
+    def take_seconds(self) -> float:
+        """Return the CPU time since this was asked last; to be asked from within."""
+        seconds = self._earlier_seconds + time.thread_time() - self._step_began
+        taken, self._taken_seconds = seconds - self._taken_seconds, seconds
+        return taken
 
     def send(self, value: Any) -> Any:
         """Run one step."""

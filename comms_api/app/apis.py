@@ -106,7 +106,13 @@ def agent_api(node: Node) -> AsgiApp:
         "files": node.files,
         "file_desk": files.FileDesk(node.files, node.answers),
         "ingest": events.Ingest(
-            node.bodies, node.answers, node.cpu, node.events, node.states, node.settings.batch_items_maximum
+            node.bodies,
+            node.answers,
+            node.cpu,
+            node.slices,
+            node.events,
+            node.states,
+            node.settings.batch_items_maximum,
         ),
         "desk": _order_desk(node),
     }

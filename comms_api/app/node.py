@@ -30,7 +30,7 @@ from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events.quarantine import Quarantine
-from comms_api.events.service import STATE_WRITERS, Events, States
+from comms_api.events.service import Events, States
 from comms_api.events.sinks import open_sink
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
@@ -46,6 +46,7 @@ from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
 from comms_api.metering import Metered
 from comms_api.settings import Settings
+from comms_api.slices import Slices
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
 from comms_api.users.service import Users
@@ -70,6 +71,7 @@ class Node(msgspec.Struct, frozen=True):
     bodies: Bodies
     answers: Answers
     cpu: CpuBudget
+    slices: Slices
     presence: Presence
     agents: Agents
     audit: Audit
@@ -116,13 +118,16 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     schemas = Schemas()
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
     answers = Answers(settings)
+    cpu = CpuBudget(settings.body_wait_seconds)
+    slices = Slices(cpu.charge)
     node = Node(
         settings=settings,
         tokens=tokens,
         signing_keys=signing_keys,
         bodies=Bodies(settings),
         answers=answers,
-        cpu=CpuBudget(settings.body_wait_seconds),
+        cpu=cpu,
+        slices=slices,
         presence=presence,
         agents=Agents(engine, secret, clock, notifier, settings),
         audit=Audit(engine),
@@ -130,8 +135,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         users=Users(engine, tokens, notifier),
         login=Login(engine, secret, tokens, presence, external, rotation, failures, settings.logins_waiting_maximum),
         rotation=rotation,
-        events=Events(engine, clock, open_sink(engine, quarantine, settings), quarantine),
-        states=States(engine, reports.report),
+        events=Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine),
+        states=States(engine, reports.report, slices),
         submissions=Submissions(engine, clock, notifier, dispatcher, schemas, settings),
         commands=Commands(engine, clock, notifier, schemas, settings),
         files=Files(engine, answers.memory),
@@ -155,7 +160,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
 def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
     tasks = (
         node.events.sink.tasks()
-        | {f"states writer {number}": node.states.writer.run() for number in range(STATE_WRITERS)}
+        | node.states.tasks()
         | {
             "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),

@@ -26,6 +26,7 @@ from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
 from comms_api.events.stdout_sink import StdoutSink
 from comms_api.settings import Settings, current_settings
+from comms_api.slices import Slices
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: 
         condition.note("the database is away", str(error))
         await asyncio.sleep(AGAIN_SECONDS)
     condition.note(None)
-    return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum))
+    return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum), Slices())
 
 
 async def _synchronise(engine: AsyncEngine, clock: DatabaseClock) -> Exception | None:

@@ -48,10 +48,15 @@ class Coalescer(Generic[Item, Outcome]):
         self,
         store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
         refuse: Callable[[Item, str], Awaitable[Outcome]],
+        group_items_maximum: int = GROUP_ITEMS_MAXIMUM,
     ) -> None:
-        """Take how to store a group (one outcome per item, in order) and what to do with one poisoned item."""
+        """Take how to store a group (one outcome per item, in order) and what to do with one poisoned item.
+
+        A group ends with the submission that reaches `group_items_maximum`.
+        """
         self._store = store
         self._refuse = refuse
+        self._group_items_maximum = group_items_maximum
         self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
         """By owner; the first is next."""
 
@@ -95,7 +100,7 @@ class Coalescer(Generic[Item, Outcome]):
     def _take_group(self) -> list[_Submission[Item, Outcome]]:
         """Take a writer's share of all there is: with everything that waits, one would work while the others wait."""
         group: list[_Submission[Item, Outcome]] = []
-        wanted = max(1, min(GROUP_ITEMS_MAXIMUM, -(-self._unanswered // self._writers)))
+        wanted = max(1, min(self._group_items_maximum, -(-self._unanswered // self._writers)))
         while wanted > 0 and (owners := self._next_owners(wanted)):
             for submission in map(self._take_next, owners):
                 if submission.is_caller_gone():
@@ -126,7 +131,8 @@ class Coalescer(Generic[Item, Outcome]):
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
         try:
-            outcomes = await self._store_or_halve([item for submission in group for item in submission.items])
+            items = [item for submission in group for item in submission.items]
+            outcomes = await store_or_halve(items, self._store, self._refuse)
         except Exception as error:  # noqa: BLE001 - every waiting request must learn of it
             await self._fail(group, error)
             return
@@ -144,17 +150,24 @@ class Coalescer(Generic[Item, Outcome]):
             for submission in group:
                 _settle(submission.answer, error)
 
-    async def _store_or_halve(self, items: Sequence[Item]) -> Sequence[Outcome]:
-        try:
-            return await self._store(items)
-        except Exception as error:
-            reason = find_refusal(error)
-            if reason is None:
-                raise
-        if len(items) == 1:
-            return [await self._refuse(items[0], reason)]
-        middle = len(items) // 2
-        return [*await self._store_or_halve(items[:middle]), *await self._store_or_halve(items[middle:])]
+
+async def store_or_halve(
+    items: Sequence[Item],
+    store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+    refuse: Callable[[Item, str], Awaitable[Outcome]],
+) -> Sequence[Outcome]:
+    """Store items at once or, when PostgreSQL refuses some of them, halve them until those are alone."""
+    try:
+        return await store(items)
+    except Exception as error:
+        reason = find_refusal(error)
+        if reason is None:
+            raise
+    if len(items) == 1:
+        return [await refuse(items[0], reason)]
+    middle = len(items) // 2
+    first = await store_or_halve(items[:middle], store, refuse)
+    return [*first, *await store_or_halve(items[middle:], store, refuse)]
 
 
 def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome | Exception) -> None:

@@ -1,12 +1,18 @@
 """JSON objects that others are merged into: each is read once and written once, however many are."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TypeAlias, Union
 
 import msgspec
 
+from comms_api.slices import Steps
+
 MERGE_DEPTH_MAXIMUM = 32
 """Deeper objects are replaced whole."""
+
+STEP_BYTES = 32 * 1024
+STEP_MEMBERS = 4 * 1024
+"""A merge yields after a larger document was read, and after so many members."""
 
 _MEMBER_BYTES = 4
 """Two quotes, a colon and a comma."""
@@ -35,31 +41,38 @@ class Document:
             self._written = msgspec.json.encode({name: _as_raw(value) for name, value in members.items()})
         return self._written
 
-    def merge(self, partial: bytes, depth: int = MERGE_DEPTH_MAXIMUM) -> "Merge":
-        """Return what setting the members of `partial` would change, objects member by member.
+    def merge(self, partial: bytes, client: Hashable, depth: int = MERGE_DEPTH_MAXIMUM) -> Steps["Merge"]:
+        """Compute, for a client, what setting the members of `partial` would change, objects member by member.
 
         What changes every member, or cannot be read since it is nested too deeply, replaces the document as it is.
         """
         try:
-            members, new = self._read(), _OBJECT.decode(partial)
+            members = self._read()
+            if self.size > STEP_BYTES:
+                yield client
+            new = _OBJECT.decode(partial)
         except RecursionError:
             return Merge(self, len(partial) - self.size, partial)
+        is_all = members.keys() <= new.keys()
         changed: dict[str, msgspec.Raw] = {}
         inner: list[Merge] = []
-        is_all = members.keys() <= new.keys()
-        for name, value in new.items():
+        growth = 0
+        for place, (name, value) in enumerate(new.items(), 1):
+            if place % STEP_MEMBERS == 0:
+                yield client
             old = members.get(name)
             if old == value:
                 continue
-            within = None if old is None else _merge_member(members, name, old, value, depth)
+            nested = None if old is None else _nested(members, name, old, value, depth)
+            within = (yield from nested.merge(bytes(value), client, depth - 1)) if nested is not None else None
             if within is None or within.replacement is not None:
                 changed[name] = value
+                growth += _growth(name, old if nested is None else nested, value)
             else:
                 inner.append(within)
+                growth += within.growth
         if is_all and changed and not inner:
             return Merge(self, len(partial) - self.size, partial)
-        growth = sum(_growth(name, members.get(name), value) for name, value in changed.items())
-        growth += sum(within.growth for within in inner)
         return Merge(self, growth, None, changed, [within for within in inner if within.changes])
 
     def become(self, written: bytes) -> None:
@@ -106,19 +119,18 @@ class Merge:
             self._document.change(self._members, self.growth)
 
 
-def _merge_member(
+def _nested(
     members: _Members, name: str, old: msgspec.Raw | Document, value: msgspec.Raw, depth: int
-) -> Merge | None:
-    """Return what would change within a member, or None when one of both is no object."""
-    new = bytes(value)
-    if depth == 1 or not new.startswith(b"{"):
+) -> Document | None:
+    """Return the member as the document that `value` is merged into, or None when one of both is no object."""
+    if depth == 1 or not bytes(value).startswith(b"{"):
         return None
     if isinstance(old, msgspec.Raw):
         before = bytes(old)
         if not before.startswith(b"{"):
             return None
         old = members[name] = Document(before)
-    return old.merge(new, depth - 1)
+    return old
 
 
 def _as_raw(value: msgspec.Raw | Document) -> msgspec.Raw:

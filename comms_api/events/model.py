@@ -1,6 +1,5 @@
 """Events and states, on their way in and as operators see them."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -15,11 +14,18 @@ StateKey: TypeAlias = tuple[str, str, str, str]
 StatePlace: TypeAlias = tuple[UUID, str, str, str]
 """The same as the table has it: where a page of states ends."""
 
+QuarantinedRow: TypeAlias = tuple[UUID, UUID, str, bytes, int]
+"""A line as it is inserted: its id, its agent, the reason, its first bytes, and its whole length."""
+
 NAME_BYTES_MAXIMUM = 128
 STATE_ID_BYTES_MAXIMUM = 512
 STATE_BYTES_MAXIMUM = 2**20
+EVENT_BYTES_MAXIMUM = 4 * 2**20
 QUARANTINED_LINE_BYTES_MAXIMUM = 8 * 1024
 QUARANTINED_LINES_MAXIMUM = 1_000
+FAULT_CHARACTERS_MAXIMUM = 200
+FAULTS_CHARACTERS_MAXIMUM = 2**20
+"""How long one text about a fault may be, and all those of a batch together."""
 
 STATEFUL_COLLECTORS = {
     "fim": None,
@@ -29,15 +35,6 @@ STATEFUL_COLLECTORS = {
     "command": None,
 }
 """The stateful modules and, where they are fixed, their collectors."""
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """A body, split: the agent that the metadata line names, and the lines behind that line, stripped."""
-
-    agent_id: str
-    lines: Sequence[bytes]
-    is_utf8: bool
-    """Whether every line is UTF-8, which JSON decoders check only in the texts that they return."""
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -60,6 +57,8 @@ class StatelessBatch(msgspec.Struct, frozen=True):
 
     runs: list[EventRun]
     quarantined: list[Quarantined]
+    hidden: int = 0
+    """How many lines more should be in the quarantine; only their number is kept."""
 
 
 class StateChange(msgspec.Struct, frozen=True):
@@ -74,7 +73,21 @@ class StateChange(msgspec.Struct, frozen=True):
 
     def outcome(self, result: str, status: int) -> ItemResult:
         """Return what the agent is told about this item."""
-        return ItemResult(self.index, self.key[3], result, status)
+        return ItemResult(self.index, self.key[3], result[:FAULT_CHARACTERS_MAXIMUM], status)
+
+
+class Texts:
+    """Cuts the texts about the faults of one batch, so that the answer stays small however many faults there are."""
+
+    def __init__(self) -> None:
+        """Begin with the room that all texts of a batch share."""
+        self._left = FAULTS_CHARACTERS_MAXIMUM
+
+    def cut(self, text: str) -> str:
+        """Return what the agent reads."""
+        shown = text[:FAULT_CHARACTERS_MAXIMUM]
+        self._left -= len(shown)
+        return shown if self._left >= 0 else "faulty"
 
 
 class StatefulBatch(msgspec.Struct, frozen=True):

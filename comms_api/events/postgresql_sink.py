@@ -16,20 +16,22 @@ from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
+from comms_api.slices import Slices
 
 
 class PostgresqlSink:
     """The table of events. Storing the same events again, with the same ids, changes nothing."""
 
-    def __init__(self, engine: AsyncEngine, quarantine: Quarantine) -> None:
-        """Take where rows go that PostgreSQL refuses."""
+    def __init__(self, engine: AsyncEngine, quarantine: Quarantine, slices: Slices) -> None:
+        """Begin with nothing to write; rows that PostgreSQL refuses go to the quarantine."""
         self._engine = engine
         self._quarantine = quarantine
+        self._slices = slices
         self._writer = Coalescer[bytes, None](self._copy, self._refuse)
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Return after the commit."""
-        await self._writer.submit(agent_id, encode_rows(first_id, agent_id, runs))
+        await self._writer.submit(agent_id, await self._slices.run_metered(encode_rows(first_id, agent_id, runs)))
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the writers."""

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
@@ -14,10 +15,14 @@ from comms_api.events.model import (
     QUARANTINED_LINES_MAXIMUM,
     Quarantined,
     QuarantinedEvent,
+    QuarantinedRow,
 )
 from comms_api.http.pages import Page, make_page
 
 logger = logging.getLogger(__name__)
+
+AGENT_SHARE = 10
+"""One agent's lines may be one in so many of those that are kept, so that it never pushes out all the others'."""
 
 TRIMMED_SHARE = 10
 TRIMMED_ROWS_MINIMUM = 1_000
@@ -34,23 +39,24 @@ class Quarantine:
         self._rows_maximum = rows_maximum
         self._untrimmed = 0
 
-    async def add(self, agent_id: UUID, lines: Sequence[Quarantined]) -> None:
-        """Keep lines of one batch, the first ones of very many."""
-        shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], len(lines) - QUARANTINED_LINES_MAXIMUM
-        if hidden > 0:
+    async def add(self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0) -> None:
+        """Keep lines of one batch, the first ones of very many, and the number of those that are `hidden`."""
+        shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
+        if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
-        rows = [self._values(agent_id, line) for line in shown]
-        async with self._engine.begin() as connection:
+        rows = [self._row(agent_id, line) for line in shown]
+        async with direct(self._engine) as connection:
             await store.insert_quarantined(connection, rows)
         self._untrimmed += len(rows)
         if self._untrimmed >= max(TRIMMED_ROWS_MINIMUM, self._rows_maximum // TRIMMED_SHARE):
             await self._trim_now()
 
     async def trim(self) -> None:
-        """Delete the oldest lines, beyond those that are kept."""
+        """Delete the oldest lines, beyond those that are kept: first an agent's beyond its share, then any."""
         self._untrimmed = 0  # before, as others add meanwhile
+        share = max(1, self._rows_maximum // AGENT_SHARE)
         async with self._engine.begin() as connection:
-            await store.trim_quarantine(connection, self._rows_maximum)
+            await store.trim_quarantine(connection, self._rows_maximum, share)
 
     async def _trim_now(self) -> None:
         try:
@@ -58,14 +64,9 @@ class Quarantine:
         except Exception as error:  # noqa: BLE001 - the lines are kept, and the next trim takes more
             log_failure(logger, "quarantine not trimmed", error)
 
-    def _values(self, agent_id: UUID, quarantined: Quarantined) -> dict[str, object]:
-        return {
-            "id": self._clock.uuid7(),
-            "agent_id": agent_id,
-            "reason": quarantined.reason,
-            "line": quarantined.line[:QUARANTINED_LINE_BYTES_MAXIMUM],
-            "line_bytes": len(quarantined.line),
-        }
+    def _row(self, agent_id: UUID, quarantined: Quarantined) -> QuarantinedRow:
+        line = quarantined.line
+        return self._clock.uuid7(), agent_id, quarantined.reason, line[:QUARANTINED_LINE_BYTES_MAXIMUM], len(line)
 
     async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
         """Return one page of lines, oldest first."""

@@ -11,17 +11,20 @@ from litestar.params import FromQuery
 from comms_api.agents.dependencies import FilteredAgent
 from comms_api.errors import Forbidden, Malformed
 from comms_api.events.cursors import decode_cursor
-from comms_api.events.framing import read_stateful, read_stateless, split_batch
-from comms_api.events.model import Batch, Event, QuarantinedEvent, State
+from comms_api.events.framing import read_owner
+from comms_api.events.model import Event, QuarantinedEvent, State
 from comms_api.events.service import Events, States
+from comms_api.events.stateful import read_stateful
+from comms_api.events.stateless import read_stateless
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.budgets import CpuBudget
 from comms_api.http.pages import LARGE, After, Limit, Page
-from comms_api.http.request import AnyRequest, find_header
+from comms_api.http.request import AnyRequest, find_header, meter_of
 from comms_api.http.roles import READ
 from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, ItemResults
+from comms_api.slices import Slices
 
 _DIGITS = re.compile("[0-9]{1,19}")
 _SEQUENCE_HEADER = BATCH_SEQUENCE.lower().encode()
@@ -33,6 +36,7 @@ class Ingest(msgspec.Struct, frozen=True):
     bodies: Bodies
     answers: Answers
     cpu: CpuBudget
+    slices: Slices
     events: Events
     states: States
     batch_items_maximum: int
@@ -43,11 +47,10 @@ async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     """Store a batch of events; 204 when they are durable. Lines that are no events go to the quarantine."""
     agent_id = agent_of(request)
     async with ingest.bodies.receive(request) as body:
-        async with ingest.cpu.turn(str(agent_id)):
-            batch = split_batch(body, ingest.batch_items_maximum)
-            _check_owner(batch, agent_id)
-            readable = read_stateless(batch)
-        await ingest.events.append(agent_id, readable)
+        async with ingest.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
+            _check_owner(body, agent_id)
+            batch = await ingest.slices.run_metered(read_stateless(body, ingest.batch_items_maximum))
+        await ingest.events.append(agent_id, batch)
 
 
 @post("/events/stateful", status_code=200)
@@ -59,11 +62,11 @@ async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     agent_id, sequence = agent_of(request), _read_sequence(request)
     async with ingest.bodies.receive(request) as body:
         await ingest.answers.hold(request.scope, len(body))  # the results are about as large
-        async with ingest.cpu.turn(str(agent_id)):
-            batch = split_batch(body, ingest.batch_items_maximum)
-            _check_owner(batch, agent_id)
-            readable = read_stateful(agent_id, batch)
-        return ItemResults(await ingest.states.change(agent_id, readable, sequence))
+        async with ingest.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
+            _check_owner(body, agent_id)
+            steps = read_stateful(str(agent_id), sequence, body, ingest.batch_items_maximum)
+            batch = await ingest.slices.run_metered(steps)
+        return ItemResults(await ingest.states.change(agent_id, batch))
 
 
 def _read_sequence(request: AnyRequest) -> int | None:
@@ -75,8 +78,8 @@ def _read_sequence(request: AnyRequest) -> int | None:
     return int(text)
 
 
-def _check_owner(batch: Batch, agent_id: UUID) -> None:
-    if batch.agent_id.lower() != str(agent_id):
+def _check_owner(body: bytes, agent_id: UUID) -> None:
+    if read_owner(body).lower() != str(agent_id):
         raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
 
 

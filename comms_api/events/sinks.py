@@ -13,6 +13,7 @@ from comms_api.events.model import EventRun
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.settings import Settings
+from comms_api.slices import Slices
 
 _CREDENTIALS = b"BEGIN NATS USER JWT"
 
@@ -27,10 +28,10 @@ class Sink(Protocol):
         """Return what must run, until cancelled, for `append` to return; called once."""
 
 
-def open_sink(engine: AsyncEngine, quarantine: Quarantine, settings: Settings) -> Sink:
+def open_sink(engine: AsyncEngine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:
     """Return the sink that the settings name; nothing of JetStream is imported for another."""
     if settings.events_sink == "postgresql":
-        return PostgresqlSink(engine, quarantine)
+        return PostgresqlSink(engine, quarantine, slices)
     check_sink(settings)
     sink: Sink = import_module("comms_api.events.jetstream_sink").JetStreamSink(quarantine, settings)
     return sink

@@ -1,14 +1,17 @@
 """What a sequence of changes makes of states: pure, so that it can be proven against applying them one by one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
 
 from comms_api.errors import Outdated
-from comms_api.events.documents import Document
+from comms_api.events.documents import STEP_BYTES, Document
 from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 from comms_api.protocol import ItemResult
+from comms_api.slices import Steps
+
+STEP_CHANGES = 64
 
 _Current: TypeAlias = dict[StateKey, bytes | Document]
 """A state is opened when it is first merged into."""
@@ -21,6 +24,17 @@ class Folded(msgspec.Struct, frozen=True):
     inserted: dict[StateKey, bytes]
     updated: dict[StateKey, bytes]
     deleted: set[StateKey]
+
+
+class PartLimits(msgspec.Struct, frozen=True):
+    """What one transaction may do."""
+
+    changes: int
+    changed_bytes: int
+    """Of the documents that the agent sent."""
+
+    read_bytes: int
+    """Of the documents in the database that these are merged into."""
 
 
 def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
@@ -50,17 +64,44 @@ def find_outdated(changes: Iterable[StateChange], applied: Mapping[str, int]) ->
     return outdated
 
 
-def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Folded:
+def parts_of(
+    changes: Iterable[StateChange], sizes: dict[StateKey, int], limits: PartLimits
+) -> Iterator[list[StateChange]]:
+    """Cut changes into consecutive parts within the limits, of one change at least.
+
+    `sizes` has the bytes of the documents in the database, and then what each has after the changes so far, at most.
+    """
+    part: list[StateChange] = []
+    keys: set[StateKey] = set()
+    read = changed = 0
+    for change in changes:
+        size, added = sizes.get(change.key, 0), len(change.data or b"")
+        read += 0 if change.key in keys else size
+        changed += added
+        if part and (read > limits.read_bytes or changed > limits.changed_bytes or len(part) == limits.changes):
+            yield part
+            part, keys, read, changed = [], set(), size, added
+        part.append(change)
+        keys.add(change.key)
+        sizes[change.key] = min(size + added, STATE_BYTES_MAXIMUM)
+    yield part
+
+
+def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Steps[Folded]:
     """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
     current: _Current = dict(existing)
-    results = [_apply(change, current) for change in changes]
-    written = {key: bytes(state) for key, state in current.items()}
+    results: list[ItemResult] = []
+    for change in changes:
+        results.append((yield from _apply(change, current)))
+        if len(results) % STEP_CHANGES == 0:
+            yield change.key[0]
+    written = yield from _write(current)
     inserted = {key: data for key, data in written.items() if key not in existing}
     updated = {key: written[key] for key, data in existing.items() if written.get(key, data) != data}
     return Folded(results, inserted, updated, existing.keys() - written.keys())
 
 
-def _apply(change: StateChange, current: _Current) -> ItemResult:
+def _apply(change: StateChange, current: _Current) -> Steps[ItemResult]:
     if change.data is None:
         return _delete(change, current)
     state = current.get(change.key)
@@ -71,11 +112,21 @@ def _apply(change: StateChange, current: _Current) -> ItemResult:
         return change.outcome("exists already", 409)
     if isinstance(state, bytes):
         state = current[change.key] = Document(state)
-    merge = state.merge(change.data)
+    merge = yield from state.merge(change.data, change.key[0])
     if merge.growth > 0 and state.size + merge.growth > STATE_BYTES_MAXIMUM:
         return change.outcome(f"data: the state would be larger than {STATE_BYTES_MAXIMUM} bytes", 400)
     merge.apply()
     return change.outcome("updated" if merge.changes else "noop", 200)
+
+
+def _write(current: _Current) -> Steps[dict[StateKey, bytes]]:
+    """Return the documents as they are written now."""
+    written: dict[StateKey, bytes] = {}
+    for key, state in current.items():
+        written[key] = bytes(state)
+        if isinstance(state, Document) and (state.size > STEP_BYTES or len(written) % STEP_CHANGES == 0):
+            yield key[0]
+    return written
 
 
 def _delete(change: StateChange, current: _Current) -> ItemResult:

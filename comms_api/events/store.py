@@ -1,11 +1,10 @@
 """The statements of events and states."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, select, text, tuple_
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.database.arrays import array_literal
@@ -14,7 +13,15 @@ from comms_api.database.pages import fetch_page
 from comms_api.database.schema import events, quarantined_events, states
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
-from comms_api.events.model import Event, QuarantinedEvent, State, StateKey, StatePlace
+from comms_api.events.model import (
+    STATE_BYTES_MAXIMUM,
+    Event,
+    QuarantinedEvent,
+    QuarantinedRow,
+    State,
+    StateKey,
+    StatePlace,
+)
 
 _COLUMNS = ", ".join(COLUMNS)
 # Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
@@ -41,19 +48,29 @@ async def merge_events(connection: Direct, rows: Sequence[bytes]) -> None:
         await driver.execute(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
 
 
-async def insert_quarantined(connection: AsyncConnection, rows: Sequence[Mapping[str, object]]) -> None:
+_INSERT_QUARANTINED = text("""
+    INSERT INTO quarantined_events (id, agent_id, reason, line, line_bytes)
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:agents AS uuid[]), CAST(:reasons AS text[]),
+        CAST(:lines AS bytea[]), CAST(:sizes AS integer[]))""")
+
+
+async def insert_quarantined(connection: Connection, rows: Sequence[QuarantinedRow]) -> None:
     """Append lines to the quarantine."""
-    await connection.execute(insert(quarantined_events), rows)
+    columns = zip(("ids", "agents", "reasons", "lines", "sizes"), zip(*rows, strict=True), strict=True)
+    await connection.execute(_INSERT_QUARANTINED, {name: list(values) for name, values in columns})
 
 
+# The shares of agents first: one that floods the quarantine pushes out its own lines before those of others.
 _TRIM_QUARANTINE = text("""
-    DELETE FROM quarantined_events WHERE id <= (
-        SELECT id FROM quarantined_events ORDER BY id DESC OFFSET :kept LIMIT 1)""")
+    WITH placed AS (
+        SELECT id, row_number() OVER (PARTITION BY agent_id ORDER BY id DESC) AS place FROM quarantined_events),
+    kept AS (SELECT id FROM placed WHERE place <= :share ORDER BY id DESC LIMIT :kept)
+    DELETE FROM quarantined_events WHERE id IN (SELECT id FROM placed EXCEPT SELECT id FROM kept)""")
 
 
-async def trim_quarantine(connection: AsyncConnection, kept: int) -> int:
-    """Delete all but the newest `kept` lines and return how many went."""
-    return (await connection.execute(_TRIM_QUARANTINE, {"kept": kept})).rowcount
+async def trim_quarantine(connection: AsyncConnection, kept: int, share: int) -> int:
+    """Delete all but the newest `kept` lines, and of each agent all but its newest `share`; return how many went."""
+    return (await connection.execute(_TRIM_QUARANTINE, {"kept": kept, "share": share})).rowcount
 
 
 _LOCK_AGENTS = text("""
@@ -86,11 +103,49 @@ _FIND_STATES = text(f"""
     JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
 
 
-async def find_states(connection: Connection, keys: Collection[StateKey]) -> dict[StateKey, bytes]:
-    """Return the documents of those of `keys` that exist."""
-    rows = await connection.execute(_FIND_STATES, _columns(keys))
-    by_place = list(keys)
-    return {by_place[place - 1]: data for place, data in rows}
+_FIND_FEW_BYTES = text(f"""
+    SELECT place, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
+        SELECT ordinality AS place, CAST(data AS text) AS document,
+            sum(octet_length(CAST(data AS text))) OVER () AS total
+        FROM states JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id)
+            USING (agent_id, module, collector, id)) AS found""")
+_FIND_SIZES = text(f"""
+    SELECT ordinality, octet_length(CAST(data AS text)) FROM states
+    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
+
+STATES_MEASURED = 1_000
+"""How many states a statement measures: PostgreSQL decompresses each, and a statement must end in time."""
+
+
+async def find_states(
+    connection: Connection, keys: Sequence[StateKey], bytes_maximum: int
+) -> dict[StateKey, bytes] | None:
+    """Return the documents of those of `keys` that exist, or None when they have more bytes together."""
+    if len(keys) * STATE_BYTES_MAXIMUM <= bytes_maximum:
+        return {keys[place - 1]: data for place, data in await connection.execute(_FIND_STATES, _columns(keys))}
+    found: dict[StateKey, bytes] = {}
+    for part in _parts(keys):
+        parameters = _columns(part) | {"bytes": bytes_maximum}
+        for place, data in await connection.execute(_FIND_FEW_BYTES, parameters):
+            if data is None:
+                return None
+            found[part[place - 1]] = data
+            bytes_maximum -= len(data)
+    return found
+
+
+async def find_sizes(connection: Connection, keys: Sequence[StateKey]) -> dict[StateKey, int]:
+    """Return the bytes of the documents of those of `keys` that exist."""
+    sizes: dict[StateKey, int] = {}
+    for part in _parts(keys):
+        rows = await connection.execute(_FIND_SIZES, _columns(part))
+        sizes |= {part[place - 1]: size for place, size in rows}
+    return sizes
+
+
+def _parts(keys: Sequence[StateKey]) -> Iterator[Sequence[StateKey]]:
+    for start in range(0, len(keys), STATES_MEASURED):
+        yield keys[start : start + STATES_MEASURED]
 
 
 _NEW_STATES = f"""
@@ -123,7 +178,7 @@ async def delete_states(connection: Connection, keys: Iterable[StateKey]) -> Non
     await connection.execute(_DELETE_STATES, _columns(keys))
 
 
-def _columns(keys: Iterable[StateKey]) -> dict[str, str]:
+def _columns(keys: Iterable[StateKey]) -> dict[str, object]:
     agents, modules, collectors, ids = zip(*keys, strict=True)
     return {
         "agents": array_literal(agents),
@@ -133,7 +188,7 @@ def _columns(keys: Iterable[StateKey]) -> dict[str, str]:
     }
 
 
-def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, str]:
+def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
     return _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
 
 

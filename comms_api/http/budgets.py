@@ -6,7 +6,7 @@ A client is an agent or a user; before a token has been checked, it is an addres
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -147,8 +147,11 @@ class CpuBudget:
         return max(0.0, used - (time.monotonic() - noted_at) * CPU_SHARE)
 
     @asynccontextmanager
-    async def turn(self, client: Hashable) -> AsyncIterator[None]:
-        """Give the block its turn among the client's own; raises `TooManyRequests` while the client owes CPU time."""
+    async def turn(self, client: Hashable, take_seconds: Callable[[], float]) -> AsyncIterator[None]:
+        """Give the block its turn among the client's own; raises `TooManyRequests` while the client owes CPU time.
+
+        `take_seconds` returns what the request has cost so far; it is charged before the next block begins.
+        """
         await self._wait_for_turn(client)
         try:
             excess = self._owed(client) - CPU_BURST_SECONDS
@@ -159,6 +162,7 @@ class CpuBudget:
                 )
             yield
         finally:
+            self.charge(client, take_seconds())
             self._end_turn(client)
 
     async def _wait_for_turn(self, client: Hashable) -> None:

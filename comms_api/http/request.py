@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 
-from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD
+from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
+from comms_api.metering import Metered
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -33,6 +34,12 @@ def departure_of(scope: Any) -> Callable[[], bool]:
     """Return a call that tells whether the request's client has left."""
     has_left: Callable[[], bool] = scope[HAS_LEFT]
     return has_left
+
+
+def meter_of(scope: Any) -> Metered[None]:
+    """Return what measures the CPU time of the request."""
+    meter: Metered[None] = scope["state"][METER]
+    return meter
 
 
 def find_header(scope: Any, name: bytes) -> str | None:

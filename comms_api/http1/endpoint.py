@@ -25,6 +25,9 @@ AT_END = "comms_api.at_end"
 CLOSES = "comms_api.closes"
 """A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
 
+METER = "comms_api.meter"
+"""A key of a scope's `state`: the `Metered` that runs the request."""
+
 NEARLY_FULL = 0.9
 NOTICE_SECONDS = 60.0
 UNLIMITED = 2**63

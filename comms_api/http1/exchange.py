@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from comms_api.errors import TooSlow
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.endpoint import AT_END, AUTHENTICATED, CLOSES, Closable, Endpoint
+from comms_api.http1.endpoint import AT_END, AUTHENTICATED, CLOSES, METER, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
 from comms_api.metering import Metered
 
@@ -94,6 +94,7 @@ class Exchange:
         """Start the app on the request."""
         self._scope, self.state = scope, scope["state"]
         self._meter = Metered(self._run(scope), f"{self._head.method} {self._head.path!r}")
+        self.state[METER] = self._meter
         self._task = asyncio.create_task(self._meter)
 
     def leave(self) -> None:
@@ -123,7 +124,7 @@ class Exchange:
                 call()
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
-        self._connection.endpoint.charge(scope, self._meter.cpu_seconds())
+        self._connection.endpoint.charge(scope, self._meter.take_seconds())
 
     async def _receive(self) -> dict[str, Any]:
         connection, reader = self._connection, self._connection.reader

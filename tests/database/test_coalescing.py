@@ -21,6 +21,7 @@ from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
+from comms_api.slices import Slices, exhaust
 
 pytestmark = pytest.mark.anyio
 
@@ -197,7 +198,7 @@ async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_
 ) -> None:
     clock = DatabaseClock()
     quarantine = Quarantine(engine, clock, 10)
-    sink = PostgresqlSink(engine, quarantine)
+    sink = PostgresqlSink(engine, quarantine, Slices())
     events = Events(engine, clock, sink, quarantine)
     writers = [asyncio.create_task(task) for task in sink.tasks().values()]
     today, agent_id = partition_name("events", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
@@ -220,7 +221,8 @@ async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_
 
 async def test_an_encoded_row_can_be_read_back() -> None:
     agent_id, first = new_id(), new_id()
-    rows = encode_rows(first, agent_id, [EventRun("m", "", [b"{}", b'{"a":1}']), EventRun("n", "c", [b"[]"])])
+    runs = [EventRun("m", "", [b"{}", b'{"a":1}']), EventRun("n", "c", [b"[]"])]
+    rows = exhaust(encode_rows(first, agent_id, runs))
     assert [read_row(row)[1:] for row in rows] == [(agent_id, b"{}"), (agent_id, b'{"a":1}'), (agent_id, b"[]")]
     assert [read_row(row)[0].int - first.int for row in rows] == [0, 1, 2]
 
@@ -228,7 +230,7 @@ async def test_an_encoded_row_can_be_read_back() -> None:
 async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(engine: AsyncEngine) -> None:
     clock = DatabaseClock()
     quarantine = Quarantine(engine, clock, 10)
-    sink = PostgresqlSink(engine, quarantine)
+    sink = PostgresqlSink(engine, quarantine, Slices())
     events = Events(engine, clock, sink, quarantine)
     async with engine.connect() as connection:
         await clock.synchronise(connection)

@@ -29,7 +29,7 @@ from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_time
 from comms_api.events.copy_format import COLUMNS
 from comms_api.events.model import EventRun, StateChange, StatefulBatch, StatelessBatch
-from comms_api.events.store import advance_sequences, delete_states, insert_quarantined
+from comms_api.events.store import advance_sequences, delete_states, find_sizes, find_states, insert_quarantined
 from comms_api.files.announcements import check_announcements, take_changes, track_orders, without_pending_fetch
 from comms_api.files.announcer import ANNOUNCER
 from comms_api.files.store import find_hashes, find_own_version, list_own_hashes, list_own_yaml
@@ -93,7 +93,7 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
     """Return the hot statements that have no plan in docs/performance/plans/."""
     agent = agents[0]
     owned = [(UUID(claim.order.order_id), claim.agent_id) for claim in claimed]
-    quarantined = {"id": agent, "agent_id": agent, "reason": "", "line": b"", "line_bytes": 0}
+    quarantined = (agent, agent, "", b"", 0)
     today = uuid7_time(agent).date()
     command = NewCommand("Engine", CommandTarget("agent", str(agent)), Action("restart"), 60)
     expansion = expansion_of(agent, "admin", command, 60)
@@ -101,6 +101,8 @@ def other_statements(agents: Sequence[UUID], claimed: Sequence[Claimed]) -> dict
         "expand-and-claim": lambda connection: expand_and_claim(connection, expansion, 1, 60),
         "release": lambda connection: release_orders(connection, claimed),
         "extend": lambda connection: extend_leases(connection, owned, 60),
+        "find-few-states": lambda connection: find_states(connection, [(str(agent), "fim", "file", "1")], 1),
+        "measure-states": lambda connection: find_sizes(connection, [(str(agent), "fim", "file", "1")]),
         "delete-states": lambda connection: delete_states(connection, [(str(agent), "fim", "file", "1")]),
         "advance-sequences": lambda connection: advance_sequences(connection, {str(agent): 1}),
         "quarantine": lambda connection: insert_quarantined(connection, [quarantined]),

@@ -1,14 +1,17 @@
 """Batches without a fault are read by a shorter way; it must come to the same."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comms_api.events import framing
-from comms_api.events.model import Batch
+from comms_api.events.stateful import StatefulReader, read_stateful
+from comms_api.events.stateless import StatelessReader, read_stateless
+from comms_api.slices import exhaust
 
-AGENT = UUID(int=1)
+OWNER = str(UUID(int=1))
 STATELESS = [
     b'{"module":"logcollector","collector":"file"}',
     b'{"module":"fim"}',
@@ -52,26 +55,88 @@ STATEFUL = [
 ]
 
 
-def batch_of(lines: list[bytes]) -> Batch:
-    return framing.split_batch(b"\n".join([b'{"agent":{"id":"a"}}', *lines]), 100)
+def body_of(lines: list[bytes]) -> bytes:
+    return b"\n".join([b'{"agent":{"id":"a"}}', *lines])
 
 
 @given(st.lists(st.sampled_from(STATELESS), max_size=6))
 @example([b'{"mod\\u0075le":"fim"}', b'{"rule":{"module":"fim"}}', b'{"mod\\u0075le":"sca"}', b"{}"])
 def test_a_stateless_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
-    filled = [line for line in lines if line]
-    assert framing.read_stateless(batch_of(lines)) == framing._read_line_by_line(filled)  # noqa: SLF001
+    reader = StatelessReader()
+    reader.read_line_by_line([line for line in lines if line])
+    assert exhaust(read_stateless(body_of(lines), 100)) == reader.finish()
 
 
 @given(st.lists(st.sampled_from(STATEFUL), max_size=8))
 @example([ESCAPED, STATEFUL[7]])
 @example([ESCAPED, b'{"rule":{"module":"fim","operation":"update","id":"8"}}'])
 def test_a_stateful_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
-    assert framing.read_stateful(AGENT, batch_of(lines)) == framing._read_item_by_item(AGENT, lines)  # noqa: SLF001
+    reader = StatefulReader(OWNER)
+    reader.read_line_by_line(2, lines)
+    assert exhaust(read_stateful(OWNER, None, body_of(lines), 100)) == reader.finish()
+
+
+@given(st.lists(st.lists(st.sampled_from(STATEFUL), max_size=3), max_size=4))
+def test_a_stateful_batch_is_the_same_wherever_its_windows_end(windows: list[list[bytes]]) -> None:
+    reader, number = StatefulReader(OWNER), 2
+    for lines in windows:
+        is_utf8 = framing.utf8_fault(b"\n".join(lines)) is None
+        reader.read(framing.Window(number, lines, is_utf8))
+        number += len(lines)
+    whole = [line for lines in windows for line in lines]
+    assert reader.finish() == exhaust(read_stateful(OWNER, None, body_of(whole), 100))
+
+
+@given(st.lists(st.lists(st.sampled_from(STATELESS), max_size=3), max_size=4))
+def test_a_stateless_batch_is_the_same_wherever_its_windows_end(windows: list[list[bytes]]) -> None:
+    reader = StatelessReader()
+    for lines in windows:
+        reader.read(framing.Window(2, lines, framing.utf8_fault(b"\n".join(lines)) is None))
+    whole = [line for lines in windows for line in lines]
+    assert reader.finish() == exhaust(read_stateless(body_of(whole), 100))
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"b" * framing.WINDOW_BYTES, b" c "]), max_size=20), st.booleans())
+def test_windows_have_every_line_once_and_number_it(lines: list[bytes], repeats: bool) -> None:  # noqa: FBT001
+    lines = lines * (framing.WINDOW_LINES if repeats else 1)
+    windows = list(framing.windows(body_of(lines), 10_000))
+    found = {
+        number: line for window in windows for number, line in enumerate(window.lines, window.first_number) if line
+    }
+    assert found == {number: line.strip() for number, line in enumerate(lines, 2) if line}
+    assert max([len(window.lines) for window in windows], default=0) <= framing.WINDOW_LINES
+
+
+class StatelessWatched(StatelessReader):
+    """Remembers the lines that took the long way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow: list[bytes] = []
+
+    def read_line_by_line(self, lines: Sequence[bytes]) -> None:
+        self.slow += lines
+        super().read_line_by_line(lines)
+
+
+class StatefulWatched(StatefulReader):
+    """Remembers the lines that took the long way."""
+
+    def __init__(self) -> None:
+        super().__init__(OWNER)
+        self.slow: list[bytes] = []
+
+    def read_line_by_line(self, first_number: int, lines: Sequence[bytes]) -> None:
+        self.slow += lines
+        super().read_line_by_line(first_number, lines)
 
 
 def test_the_batches_of_real_agents_take_the_short_way() -> None:
     header, event = STATELESS[0], STATELESS[4]
-    assert framing._read_faultless([header, event, event]) is not None  # noqa: SLF001
-    items = framing._read_faultless_items(AGENT, [STATEFUL[0], STATEFUL[7], STATEFUL[2], STATEFUL[1], STATEFUL[7]])  # noqa: SLF001
-    assert [change.operation for change in items] == ["update", "delete", "create"]
+    stateless, stateful = StatelessWatched(), StatefulWatched()
+    stateless.read(framing.Window(2, [header, event, event], is_utf8=True))
+    assert stateless.slow == [header]
+    lines = [STATEFUL[0], STATEFUL[7], STATEFUL[2], STATEFUL[1], STATEFUL[7]]
+    stateful.read(framing.Window(2, lines, is_utf8=True))
+    assert [change.operation for change in stateful.finish().changes] == ["update", "delete", "create"]
+    assert stateful.slow == []

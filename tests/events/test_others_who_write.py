@@ -14,6 +14,7 @@ from support.waiting import PATIENCE
 from comms_api.events.model import StateChange, StatefulBatch
 from comms_api.events.service import States
 from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
+from comms_api.slices import Slices
 
 pytestmark = pytest.mark.anyio
 BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%states%'")
@@ -26,11 +27,12 @@ async def no_reports(_agent_id: UUID, results: Sequence[OrderResult]) -> Sequenc
 
 @asynccontextmanager
 async def states_of(engine: AsyncEngine) -> AsyncIterator[States]:
-    states = States(engine, no_reports)
-    writer = asyncio.create_task(states.writer.run())
+    states = States(engine, no_reports, Slices())
+    writers = [asyncio.create_task(writer) for writer in states.tasks().values()]
     async with asyncio.timeout(PATIENCE):
         yield states
-    writer.cancel()
+    for writer in writers:
+        writer.cancel()
 
 
 async def wait_until_blocked(engine: AsyncEngine) -> None:

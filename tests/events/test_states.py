@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from comms_api.events.documents import MERGE_DEPTH_MAXIMUM, Document
 from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
-from comms_api.events.states import fold
+from comms_api.events.states import PartLimits, fold, parts_of
+from comms_api.slices import exhaust
 
 AGENTS = [str(UUID(int=number)) for number in (1, 2)]
 values = st.recursive(st.integers(0, 2) | st.none(), lambda inner: st.dictionaries(st.sampled_from("xyz"), inner))
@@ -55,7 +56,7 @@ def apply_one(change: StateChange, states: dict[StateKey, Any]) -> int:
 def test_a_folded_batch_is_the_batch_applied_one_by_one(before: dict[StateKey, Any], batch: list[StateChange]) -> None:
     states = dict(before)
     statuses = [apply_one(change, states) for change in batch]
-    folded = fold(batch, {key: encoded(data) for key, data in before.items()})
+    folded = exhaust(fold(batch, {key: encoded(data) for key, data in before.items()}))
     assert [result.status for result in folded.results] == statuses
     after = {key: data for key, data in before.items() if key not in folded.deleted}
     written = folded.inserted | folded.updated
@@ -67,7 +68,7 @@ def test_a_folded_batch_is_the_batch_applied_one_by_one(before: dict[StateKey, A
 
 def merge(document: bytes, partial: bytes) -> bytes:
     into = Document(document)
-    into.merge(partial).apply()
+    exhaust(into.merge(partial, None)).apply()
     return bytes(into)
 
 
@@ -77,7 +78,7 @@ def test_many_merges_into_one_document_are_as_if_it_had_been_written_after_each(
 ) -> None:
     into, written = Document(encoded(document)), encoded(document)
     for partial in partials:
-        change = into.merge(encoded(partial))
+        change = exhaust(into.merge(encoded(partial), None))
         size = into.size
         after = merge(written, encoded(partial))
         assert change.changes == (after != written)
@@ -120,9 +121,9 @@ def test_a_large_document_is_read_once_however_many_are_merged_into_it() -> None
     large = encoded({f"member{number}": number for number in range(40_000)})
     once, often = ([StateChange(index, key, "update", b'{"a":%d}' % index) for index in range(n)] for n in (5, 500))
     started = time.process_time()
-    fold(once, {key: large})
+    exhaust(fold(once, {key: large}))
     seconds = time.process_time() - started
-    folded = fold(often, {key: large})
+    folded = exhaust(fold(often, {key: large}))
     assert time.process_time() - started < 10 * seconds
     assert json.loads(folded.updated[key])["a"] == len(often) - 1
 
@@ -132,10 +133,32 @@ def test_a_state_does_not_grow_beyond_its_bound() -> None:
     parts = [encoded({f"part{number}": "x" * 300_000}) for number in range(4)]
     later = [b'{"part0":"smaller"}', b'{"part3":"now it fits"}']
     changes = [StateChange(index, key, "update", data) for index, data in enumerate([*parts, *later])]
-    folded = fold(changes, {})
+    folded = exhaust(fold(changes, {}))
     assert [result.status for result in folded.results] == [201, 200, 200, 400, 200, 200]
     assert folded.results[3].result == f"data: the state would be larger than {STATE_BYTES_MAXIMUM} bytes"
     kept = json.loads(folded.inserted[key])
     assert {name: len(value) for name, value in kept.items()} == {
         "part0": 7, "part1": 300_000, "part2": 300_000, "part3": 11
     }  # fmt: skip
+
+
+@given(st.dictionaries(keys, objects), changes(), st.integers(1, 5), st.integers(1, 30), st.integers(1, 30))
+def test_a_batch_in_parts_is_the_batch_applied_one_by_one(
+    before: dict[StateKey, Any], batch: list[StateChange], count: int, changed_bytes: int, read_bytes: int
+) -> None:
+    states, stored = dict(before), {key: encoded(data) for key, data in before.items()}
+    statuses = [apply_one(change, states) for change in batch]
+    sizes = {key: len(data) for key, data in stored.items()}
+    results = []
+    for part in parts_of(batch, sizes, PartLimits(count, changed_bytes, read_bytes)):
+        touched = {change.key for change in part}
+        existing = {key: data for key, data in stored.items() if key in touched}
+        read = sum(map(len, existing.values()))
+        assert len(part) <= count
+        assert len(part) == 1 or read <= read_bytes or len(part) == 0
+        folded = exhaust(fold(part, existing))
+        results += folded.results
+        stored |= folded.inserted | folded.updated
+        stored = {key: data for key, data in stored.items() if key not in folded.deleted}
+    assert [result.status for result in results] == statuses
+    assert {key: json.loads(data) for key, data in stored.items()} == states

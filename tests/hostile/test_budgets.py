@@ -13,6 +13,10 @@ from comms_api.http.budgets import CPU_BURST_SECONDS, ByteBudget, CpuBudget
 pytestmark = pytest.mark.anyio
 
 
+def spend_nothing() -> float:
+    return 0.0
+
+
 async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(10):
@@ -121,14 +125,14 @@ def test_no_mix_of_waits_releases_and_cancellations_loses_a_byte(steps: list[tup
 
 async def test_cpu_time_beyond_the_burst_is_owed_before_the_next_batch() -> None:
     budget = CpuBudget(60)
-    async with budget.turn("loud"):
-        budget.charge("loud", CPU_BURST_SECONDS + 10)
+    async with budget.turn("loud", lambda: CPU_BURST_SECONDS + 10):
+        pass
     with pytest.raises(TooManyRequests) as refused:
-        async with budget.turn("loud"):
+        async with budget.turn("loud", spend_nothing):
             raise AssertionError
     assert refused.value.retry_after_seconds is not None
     assert 30 < refused.value.retry_after_seconds <= 40
-    async with budget.turn("quiet"):
+    async with budget.turn("quiet", spend_nothing):
         pass
 
 
@@ -136,7 +140,7 @@ async def test_batches_of_one_client_are_read_one_at_a_time_even_when_some_give_
     budget, running, most = CpuBudget(60), [0], [0]
 
     async def read() -> None:
-        async with budget.turn("agent"):
+        async with budget.turn("agent", spend_nothing):
             running[0] += 1
             most[0] = max(most[0], running[0])
             await asyncio.sleep(0)
@@ -149,5 +153,5 @@ async def test_batches_of_one_client_are_read_one_at_a_time_even_when_some_give_
     await asyncio.gather(*tasks, return_exceptions=True)
     assert most == [1]
     assert [task.cancelled() for task in tasks].count(True) == 2
-    async with budget.turn("agent"):
+    async with budget.turn("agent", spend_nothing):
         pass

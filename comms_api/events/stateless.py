@@ -1,0 +1,119 @@
+"""Read stateless batches: sort their lines into runs of events and lines for the quarantine."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from comms_api.events.framing import (
+    HEADER_BYTES_MAXIMUM,
+    Window,
+    as_utf8,
+    may_have,
+    name_fault,
+    object_fault,
+    windows,
+)
+from comms_api.events.model import (
+    EVENT_BYTES_MAXIMUM,
+    QUARANTINED_LINES_MAXIMUM,
+    EventRun,
+    Quarantined,
+    StatelessBatch,
+)
+from comms_api.protocol import StatelessHeader
+from comms_api.slices import Steps
+
+_ABSENT = msgspec.Raw(b"")
+
+
+class _Object(msgspec.Struct, frozen=True):
+    """Any JSON object; its members are passed over but for the one that a header has."""
+
+    module: msgspec.Raw = _ABSENT
+
+
+_OBJECT = msgspec.json.Decoder(_Object)
+_HEADER = msgspec.json.Decoder(StatelessHeader)
+
+
+def read_stateless(body: bytes, items_maximum: int) -> Steps[StatelessBatch]:
+    """Read a body whose owner has been checked; raises `TooLarge` for too many lines."""
+    reader = StatelessReader()
+    for window in windows(body, items_maximum):
+        reader.read(window)
+        yield None
+    return reader.finish()
+
+
+class StatelessReader:
+    """What the windows so far have held."""
+
+    def __init__(self) -> None:
+        """Expect a sub-header."""
+        self._runs: list[EventRun] = []
+        self._quarantined: list[Quarantined] = []
+        self._hidden = 0
+        self._problem: str | None = "no sub-header line before it"
+
+    def read(self, window: Window) -> None:
+        """Read the next lines of a batch."""
+        lines = [line for line in window.lines if line]
+        if not lines or not window.is_utf8:
+            self.read_line_by_line(lines)
+            return
+        self.read_line_by_line(lines[:1])
+        del lines[0]
+        if self._problem is None and _are_events(lines):
+            self._runs[-1].lines.extend(lines)
+        else:
+            self.read_line_by_line(lines)
+
+    def read_line_by_line(self, lines: Sequence[bytes]) -> None:
+        """Read lines that need not be events of the last run."""
+        for line in lines:
+            fault, header = _fault(line), _find_header(line)
+            if header is not None:
+                self._problem = name_fault(header.module, header.collector)
+                self._runs.append(EventRun(header.module, header.collector, []))
+            if fault is not None:
+                self._quarantine(fault, line)
+            elif header is None and self._problem is not None:
+                self._quarantine(self._problem, line)
+            elif header is None:
+                self._runs[-1].lines.append(line)
+
+    def finish(self) -> StatelessBatch:
+        """Return the whole batch."""
+        return StatelessBatch([run for run in self._runs if run.lines], self._quarantined, self._hidden)
+
+    def _quarantine(self, reason: str, line: bytes) -> None:
+        if len(self._quarantined) < QUARANTINED_LINES_MAXIMUM:
+            self._quarantined.append(Quarantined(reason, line))
+        else:
+            self._hidden += 1
+
+
+def _are_events(lines: Sequence[bytes]) -> bool:
+    """Return whether all lines are good and none of them may be a header, as nearly all agents send them."""
+    try:
+        for line in lines:
+            if _OBJECT.decode(line).module is not _ABSENT or len(line) > EVENT_BYTES_MAXIMUM:
+                return False
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _fault(line: bytes) -> str | None:
+    if len(line) > EVENT_BYTES_MAXIMUM:
+        return f"larger than {EVENT_BYTES_MAXIMUM} bytes"
+    return object_fault(line)
+
+
+def _find_header(line: bytes) -> StatelessHeader | None:
+    if len(line) > HEADER_BYTES_MAXIMUM or not may_have(b'"module"', line):
+        return None
+    try:
+        return _HEADER.decode(as_utf8(line))
+    except (msgspec.DecodeError, RecursionError):
+        return None  # an event that has a member of that name

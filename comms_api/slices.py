@@ -1,0 +1,80 @@
+"""Run long computations on the event loop in slices, so that none of them keeps everybody else waiting.
+
+A computation is a generator of short steps. All computations of a node share one turn: at most one slice of them runs
+between two rounds of the event loop, however many of them there are.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Hashable
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+SLICE_SECONDS = 0.005
+"""The CPU time of a slice; it ends with the first step that exceeds it."""
+
+Steps: TypeAlias = Generator[Hashable, None, T]
+"""A computation. After each step, of a few milliseconds at most, it yields the client that the step was done for."""
+
+
+def charge_nobody(_client: Hashable, _seconds: float) -> None:
+    """Do not count CPU time, or leave that to the meter of the request."""
+
+
+class Slices:
+    """Runs the computations of one event loop; `charge` is called with a client and the CPU seconds of a step."""
+
+    def __init__(self, charge: Callable[[Hashable, float], None] = charge_nobody) -> None:
+        """Begin with no computation under way."""
+        self._charge = charge
+        self._turn = asyncio.Lock()
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Return the result of a computation that no request's own CPU time includes, and charge its clients.
+
+        A computation that ends within its first slice runs at once, and awaits nothing.
+        """
+        return await self._run(steps, self._charge)
+
+    async def run_metered(self, steps: Steps[T]) -> T:
+        """Return the result of a computation whose CPU time is charged with the request that makes it."""
+        return await self._run(steps, charge_nobody)
+
+    async def _run(self, steps: Steps[T], charge: Callable[[Hashable, float], None]) -> T:
+        slices = _slices(steps, charge)
+        try:
+            next(slices)
+            while True:
+                await asyncio.sleep(0)
+                async with self._turn:
+                    next(slices)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def exhaust(steps: Steps[T]) -> T:
+    """Return the result of a computation at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _slices(steps: Steps[T], charge: Callable[[Hashable, float], None]) -> Generator[None, None, T]:
+    """Yield after each slice."""
+    began = now = time.thread_time()
+    while True:
+        try:
+            client = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        step_began, now = now, time.thread_time()
+        charge(client, now - step_began)
+        if now - began > SLICE_SECONDS:
+            yield
+            began = now = time.thread_time()
