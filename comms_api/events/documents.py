@@ -46,13 +46,10 @@ class Document:
 
         What changes every member, or cannot be read since it is nested too deeply, replaces the document as it is.
         """
-        try:
-            members = self._read()
-            if self.size > STEP_BYTES:
-                yield client
-            new = _OBJECT.decode(partial)
-        except RecursionError:
+        both = yield from self._read_both(partial, client)
+        if both is None:
             return Merge(self, len(partial) - self.size, partial)
+        members, new = both
         is_all = members.keys() <= new.keys()
         changed: dict[str, msgspec.Raw] = {}
         inner: list[Merge] = []
@@ -74,6 +71,19 @@ class Document:
         if is_all and changed and not inner:
             return Merge(self, len(partial) - self.size, partial)
         return Merge(self, growth, None, changed, [within for within in inner if within.changes])
+
+    def _read_both(self, partial: bytes, client: Hashable) -> Steps[tuple[_Members, dict[str, msgspec.Raw]] | None]:
+        """Return the members of the document and of `partial`, or None when one of them cannot be read."""
+        try:
+            members = self._read()
+            if self.size > STEP_BYTES:
+                yield client
+            new = _OBJECT.decode(partial)
+        except RecursionError:
+            return None
+        if len(partial) > STEP_BYTES:
+            yield client
+        return members, new
 
     def become(self, written: bytes) -> None:
         """Be replaced."""

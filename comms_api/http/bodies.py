@@ -16,7 +16,7 @@ from comms_api.executors import BoundedExecutor
 from comms_api.faults import describe_fault
 from comms_api.http.authentication import client_of
 from comms_api.http.budgets import ByteBudget
-from comms_api.http.compression import Decoder, decoder_of
+from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.http.request import AnyRequest, close_afterwards, departure_of, find_header
 from comms_api.settings import Settings
 
@@ -27,6 +27,7 @@ COPIES = 4
 
 CLIENTS_TO_FILL = 8
 SMALL_BODY_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 4 * 2**20
 SMALL_SHARE = 8
 """One in so many bytes is kept for small bodies, so that they never wait behind large ones."""
 
@@ -39,7 +40,7 @@ PACE_BYTES = 64 * 1024
 """A client that sends less than so many bytes in `PACE_SECONDS` loses the room that it has not filled."""
 
 INLINE_BYTES = 16 * 1024
-"""Larger compressed bodies are decoded in a thread."""
+"""Larger compressed bodies are decoded in a thread, and so are small ones that become large."""
 
 ENCODINGS = ("identity", "gzip", "zstd")
 DECODER_THREADS = 1
@@ -162,7 +163,10 @@ class _Reading:
                 self._timer = None
         if departure_of(self._request.scope)():
             raise ClientLeft
-        return raw if encoding == "identity" else await self._decode(encoding, raw)
+        body = raw if encoding == "identity" else await self._decode(encoding, raw)
+        if len(body) > LARGE_BODY_BYTES:
+            await asyncio.sleep(0)  # it took a while to join, and it will take a while to read
+        return body
 
     async def _read_chunks(self) -> bytes:
         chunks, more = [], True
@@ -176,7 +180,7 @@ class _Reading:
     async def _decode(self, encoding: str, raw: bytes) -> bytes:
         decoder, pieces, size = decoder_of(encoding, raw), [], 0
         while not decoder.is_done:
-            is_small = len(raw) <= INLINE_BYTES
+            is_small = len(raw) <= INLINE_BYTES and size < PIECE_BYTES
             pieces.append(decoder.decode_piece() if is_small else await self._bodies.decode(self._client, decoder))
             size += len(pieces[-1])
             await self._hold(size)

@@ -14,8 +14,8 @@ PIECE_BYTES = 256 * 1024
 ZSTD_WINDOW_BYTES = 8 * 2**20
 """RFC 9659 asks no more of an HTTP receiver."""
 
-ZSTD_STEP_BYTES = 1024
-"""How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 32 MiB at most."""
+ZSTD_STEP_BYTES = 256
+"""How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 8 MiB at most."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)

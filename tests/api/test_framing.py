@@ -75,7 +75,8 @@ def test_several_frames_are_one_body_and_a_part_of_the_last_is_none(
     headers = {"Content-Encoding": encoding}
     for cut in (1, len(compress(body[-1:])) + 1, len(frames) // 2):
         answer = client.post("/events/stateless", content=frames[:-cut], headers=headers)
-        assert (answer.status_code, answer.json()["message"]) == (400, f"The body is not valid {encoding}.")
+        why = f"The body is not valid {encoding}: it ends too early."
+        assert (answer.status_code, answer.json()["message"]) == (400, why)
     assert stored(query, agent_id, module) == []
     assert client.post("/events/stateless", content=frames, headers=headers).status_code == 204
     assert len(stored(query, agent_id, module)) == 3_000

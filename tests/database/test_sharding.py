@@ -176,8 +176,8 @@ async def live(node: Node, agent: UUID) -> None:
     """Do what an agent does: log in, send events and states, take an order and report it, fetch its files."""
     token = await node.login.log_in(Credentials(str(agent), KEY), None)
     await node.events.append(agent, StatelessBatch([EventRun("logs", "file", [b"{}"])], []))
-    changes = [StateChange(0, (str(agent), "fim", "file", "1"), "create", b"{}")]
-    await node.states.change(agent, StatefulBatch(changes, []), sequence=1)
+    changes = [StateChange(0, (str(agent), "fim", "file", "1"), "create", b"{}", sequence=1)]
+    await node.states.change(agent, StatefulBatch(changes, []))
     changes = [StateChange(0, (str(agent), "fim", "file", "1"), "delete")]
     await node.states.change(agent, StatefulBatch(changes, []))
     await node.files.configuration(agent)

@@ -81,7 +81,7 @@ async def test_a_turn_that_is_given_up_in_the_moment_it_comes_is_passed_over() -
     tasks = list[asyncio.Task[None]]()
 
     async def batch(name: str) -> None:
-        async with budget.turn("agent"):
+        async with budget.turn("agent", spend_nothing):
             read.append(name)
             if name == "first":
                 await settle()
