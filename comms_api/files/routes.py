@@ -43,21 +43,27 @@ class FileDesk(msgspec.Struct, frozen=True):
 
     async def answer(self, request: AnyRequest, source: Source) -> Response[bytes]:
         """Answer with a content: ETag, If-None-Match (304), Range and If-Range (206); raises `Unavailable`."""
+        if source.sha256 and is_known(request.headers.get("if-none-match"), f'"{source.sha256}"'):
+            return _answer(request, source.sha256, b"")
         await self.answers.hold(request.scope, source.size, is_shared=True)
         found = request.state.content = await self.files.read(source)  # shared until the answer has been sent
-        tag = f'"{found.sha256}"'
-        headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
-        if is_known(request.headers.get("if-none-match"), tag):
-            return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPE)
-        part = read_range(request.headers.get("range"), len(found.content))
-        if part is None or request.headers.get("if-range", tag) != tag:
-            return _FileResponse(found.content, status_code=200, headers=headers, media_type=MEDIA_TYPE)
-        if isinstance(part, Range):
-            headers["Content-Range"] = f"bytes {part.first}-{part.last}/{len(found.content)}"
-            content = memoryview(found.content)[part.first : part.last + 1]
-            return _FileResponse(content, status_code=206, headers=headers, media_type=MEDIA_TYPE)
-        headers["Content-Range"] = f"bytes */{len(found.content)}"
-        return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
+        return _answer(request, found.sha256, found.content)
+
+
+def _answer(request: AnyRequest, sha256: str, content: bytes) -> Response[bytes]:
+    tag = f'"{sha256}"'
+    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
+    if is_known(request.headers.get("if-none-match"), tag):
+        return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPE)
+    part = read_range(request.headers.get("range"), len(content))
+    if part is None or request.headers.get("if-range", tag) != tag:
+        return _FileResponse(content, status_code=200, headers=headers, media_type=MEDIA_TYPE)
+    if isinstance(part, Range):
+        headers["Content-Range"] = f"bytes {part.first}-{part.last}/{len(content)}"
+        view = memoryview(content)[part.first : part.last + 1]
+        return _FileResponse(view, status_code=206, headers=headers, media_type=MEDIA_TYPE)
+    headers["Content-Range"] = f"bytes */{len(content)}"
+    return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
 
 
 @get("/files")

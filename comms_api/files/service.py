@@ -107,7 +107,7 @@ class Files:
             [content] = await self._load([version])
             return Content(version.sha256, content)
 
-        return Source(version.sha256, version.size, load)
+        return Source(version.sha256, version.size, load, version.sha256)
 
     async def _load(self, versions: Sequence[StoredVersion]) -> Sequence[bytes]:
         async with self._engine.connect() as connection:

@@ -16,11 +16,15 @@ RECENT_BYTES_MAXIMUM = 16 * 2**20
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A content that can be loaded; equal keys stand for equal contents, and `size` is at least its size in bytes."""
+    """A content that can be loaded; equal keys stand for equal contents."""
 
     key: str
     size: int
+    """About the content's size in bytes."""
+
     load: Callable[[], Awaitable[Content]]
+    sha256: str | None = None
+    """The content's hash, if it is known before the content is loaded."""
 
 
 class SharedContents:

@@ -19,6 +19,9 @@ from comms_api.settings import Settings
 SHARE_BYTES = 32 * 2**20
 """How many bytes of answers may wait for one client."""
 
+SMALL_BYTES = 64 * 1024
+"""Answers up to this size are not counted: `http1` holds as much of every connection."""
+
 _RESERVED_BYTES = "reserved_bytes"
 _CHARGE = "comms_api.answer_charge"
 
@@ -75,6 +78,8 @@ class Answers:
         """
         charge: _Charge | None = scope["state"].get(_CHARGE)
         if charge is None:
+            if size <= SMALL_BYTES:
+                return
             charge = self._register(scope, _Charge(client_of(scope)))
         if not charge.is_shared:
             self._resize(charge, size)

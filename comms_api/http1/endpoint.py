@@ -98,7 +98,7 @@ class Endpoint:
 
     With `asks_names`, scopes name the subject of the client's certificate. `charge` is called after each request with
     its scope and the seconds of CPU time that it has taken on the event loop. `count_answer` is called with the scope
-    and the size of each whole answer that is sent in pieces, before the first piece.
+    and the size of the last part of each answer, which is all of it unless it is a stream, before it is sent.
     """
 
     def __init__(

@@ -179,7 +179,7 @@ class Exchange:
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
-        if is_last and len(body) > PIECE_BYTES:
+        if is_last:
             self._connection.endpoint.count_answer(self._scope, len(body))
         await self._write((head, *self._answer.encode_body(body, is_last=is_last)))
         if is_last:

@@ -78,6 +78,17 @@ def test_many_clients_that_do_not_read_a_file_share_one_copy(
             assert hashlib.sha256(answer.body).digest() == hashlib.sha256(expected).digest()
 
 
+def test_a_client_that_has_the_file_is_told_so_beyond_its_share(
+    server: Server, management: httpx.Client, content: bytes
+) -> None:
+    token = server.token(server.enroll(management, "informed", ("large",)))
+    known = f'If-None-Match: "{hashlib.sha256(content).hexdigest()}"'
+    with ExitStack() as stack:
+        readers = [ask(stack, server, token) for _ in range(SHARE_BYTES // FILE_BYTES)]
+        assert [reader.recv(1) for reader in readers] == [b"H"] * len(readers)
+        assert read_answer(ask(stack, server, token, known)).status == 304
+
+
 def test_a_client_that_leaves_more_than_its_share_unread_is_503(
     server: Server, management: httpx.Client, quiet: UUID, content: bytes
 ) -> None:

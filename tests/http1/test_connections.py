@@ -15,7 +15,7 @@ from support.waiting import PATIENCE, until
 
 from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
-from comms_api.http1.endpoint import Endpoint, Limits
+from comms_api.http1.endpoint import AT_END, Endpoint, Limits
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 PART_BYTES = 65_536
@@ -190,6 +190,29 @@ async def test_an_app_that_fails_does_not_leave_its_client_waiting(
     else:
         assert received.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
         assert b"a fault of the app" not in received
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ends", ["with an answer", "with a fault", "with its client"])
+async def test_what_an_app_leaves_for_the_end_of_a_request_is_called_however_it_ends(ends: str) -> None:
+    calls, begun = list[str](), asyncio.Event()
+
+    async def leave(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"][AT_END] = [lambda: calls.append(ends)]
+        begun.set()
+        if ends == "with a fault":
+            raise RuntimeError("a fault of the app")
+        if ends == "with its client":
+            assert (await receive())["type"] == "http.request"
+            assert (await receive())["type"] == "http.disconnect"
+        await answer(send, b"")
+
+    async with served(leave) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get("/"))
+        await begun.wait()
+        writer.close()
+        await until(lambda: calls == [ends])
 
 
 @pytest.mark.anyio
