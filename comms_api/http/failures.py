@@ -3,6 +3,8 @@
 A limit by address alone would let one client lock out all others behind the same proxy, so there is none.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
@@ -77,6 +79,9 @@ class FailureLimit:
         """Share the failures with every other limit of the allowance's kind on this database."""
         self._engine = engine
         self._allowance = allowance
+        self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
+        """By who and network, while a try is charged: the tries that wait for it."""
+
         self._parameters: dict[str, object] = {
             "allowed": allowance.failures,
             "first": allowance.first_seconds,
@@ -102,7 +107,47 @@ class FailureLimit:
         await self.clear(who, address)
 
     async def charge(self, who: str, address: str | None = None) -> None:
-        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked."""
+        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.
+
+        Tries of the same two are charged one at a time, since they wait for the same row: together they would take
+        every connection of the pool. Those that wait while one finds the two locked are refused with it.
+        """
+        key = (who, network_of(address or ""))
+        await self._wait_for_turn(key)
+        try:
+            await self._charge(who, address)
+        except TooManyRequests as refusal:
+            for turn in self._charging[key]:
+                if not turn.done():
+                    turn.set_exception(_same(refusal))
+            raise
+        finally:
+            self._end_turn(key)
+
+    async def _wait_for_turn(self, key: tuple[str, str]) -> None:
+        waiting = self._charging.get(key)
+        if waiting is None:
+            self._charging[key] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.done() and turn.exception() is None:
+                self._end_turn(key)  # it came in the same moment
+            raise
+
+    def _end_turn(self, key: tuple[str, str]) -> None:
+        waiting = self._charging[key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._charging[key]
+
+    async def _charge(self, who: str, address: str | None) -> None:
         if not await self._run(_CHARGE, who, address):
             remaining = await self._run(_REMAINING, who, address)
             raise TooManyRequests(self._allowance.message, retry_after_seconds=remaining[0][0] if remaining else 1.0)
@@ -137,6 +182,11 @@ async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS
     is_old = columns.failed_at < func.now() - seconds_interval(FORGOTTEN_SECONDS)
     is_excess = tuple_(columns.who, columns.network).in_(excess)
     await connection.execute(login_failures.delete().where(is_old | is_excess))
+
+
+def _same(refusal: TooManyRequests) -> TooManyRequests:
+    """Return an equal refusal for another request: tracebacks are added to each."""
+    return TooManyRequests(refusal.detail, retry_after_seconds=refusal.retry_after_seconds)
 
 
 def _digest(kind: str, who: str) -> bytes:

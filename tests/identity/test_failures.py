@@ -60,6 +60,24 @@ async def is_charged(charge: Awaitable[None]) -> bool:
     return True
 
 
+async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database_url: str, engine: AsyncEngine) -> None:
+    limit, other = limit_of(engine, 5), open_engine(database_url, PATIENT)
+    await limit.charge("somebody", HERE)
+    async with other.begin() as holding:
+        await holding.execute(text("SELECT * FROM login_failures FOR UPDATE"))
+        tries = [asyncio.create_task(is_charged(limit.charge("somebody", HERE))) for _ in range(60)]
+        async with engine.connect() as connection:
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while not await connection.scalar(waiting):  # noqa: ASYNC110 - the database tells nobody
+                await asyncio.sleep(0)
+            await asyncio.gather(*(is_charged(limit.charge("another", HERE)) for _ in range(3)))
+        tries[30].cancel()
+    charged = await asyncio.gather(*tries, return_exceptions=True)
+    await other.dispose()
+    assert charged.count(True) == 5
+    assert charged.count(False) == 54
+
+
 async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_one_more_are_charged(
     database_url: str, engine: AsyncEngine
 ) -> None:
