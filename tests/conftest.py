@@ -65,6 +65,14 @@ def scratch(guard: Guard) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(scratch: Path) -> Iterator[Path]:
+    """Where command lines keep what servers know them by: not in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(scratch / "state"))
+        yield scratch / "state"
+
+
 @pytest.fixture(scope="session")
 def postgres(scratch: Path) -> Iterator[URL]:
     """The server that tests make their databases on: the given one, or an embedded one."""

@@ -49,6 +49,7 @@ from comms_api.settings import Settings
 from comms_api.slices import Slices
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
+from comms_api.users.devices import forget_devices
 from comms_api.users.service import Users
 from comms_api.users.store import forget_refresh_tokens
 
@@ -204,6 +205,7 @@ def _duties(
         Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
         Duty("login failures", FAILURES_SECONDS, on_connection(delete_forgotten)),
         Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
+        Duty("users' devices", HOUSEKEEPING_SECONDS, on_connection(forget_devices)),
         Duty("lost nodes", HOUSEKEEPING_SECONDS, on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS)),
         Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
         Duty("quarantine", HOUSEKEEPING_SECONDS, node.events.quarantine.trim),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import click
 import httpx
 
+from comms_api.cli.device import Device, device_of
 from comms_api.client.endpoint import Endpoint
 from comms_api.client.enroll import read_secret
 from comms_api.client.session import problem_of
@@ -72,16 +73,22 @@ def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], 
 class Operator:
     """Asks the management API as one user; what it refuses is one line."""
 
-    def __init__(self, client: httpx.Client, credentials: tuple[str, str]) -> None:
-        """Take a user name and its password, and log in."""
+    def __init__(self, client: httpx.Client, credentials: tuple[str, str], device: Device) -> None:
+        """Log in with a user name and its password."""
         self._client = client
         self._credentials = credentials
+        self._device = device
         self._log_in()
 
     def _log_in(self) -> None:
-        answer = self._client.post("/security/user/authenticate", auth=self._credentials)
+        token = self._device.find_token()
+        headers = {} if token is None else {"Device-Token": token}
+        answer = self._client.post("/security/user/authenticate", auth=self._credentials, headers=headers)
         _check(answer)
-        self._client.headers["Authorization"] = f"Bearer {answer.json()['data']['token']}"
+        tokens = answer.json()["data"]
+        self._client.headers["Authorization"] = f"Bearer {tokens['token']}"
+        if device_token := tokens.get("device_token"):  # a node of the last release gives none
+            self._device.keep(device_token)
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Return a good answer; raises `CommsError` with the server's own sentence."""
@@ -119,7 +126,7 @@ def logged_in(endpoint: Endpoint, user: str, password_file: Path) -> Iterator[Op
     password = read_secret("--password-file", password_file)
     try:
         with endpoint.client(TIMEOUT_SECONDS) as client:
-            yield Operator(client, (user, password))
+            yield Operator(client, (user, password), device_of(endpoint.url, user))
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise CommsError(f"{endpoint.url}: {error}") from None
 

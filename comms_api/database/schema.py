@@ -168,6 +168,19 @@ refresh_tokens = Table(
 Index(None, refresh_tokens.c.user_name)
 Index(None, refresh_tokens.c.family)
 
+user_devices = Table(
+    "user_devices",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("user_name", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("network", Text, nullable=False, comment="where it has logged in from, as in login_failures"),
+    Column("has_returned", Boolean, nullable=False, server_default=text("false")),
+    _timestamp("seen_at", nullable=False),
+    _timestamp("expires_at", nullable=False),
+)
+# The devices of the user who logs in.
+Index(None, user_devices.c.user_name)
+
 enrollment_tokens = Table(
     "enrollment_tokens",
     metadata,

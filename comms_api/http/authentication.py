@@ -12,7 +12,15 @@ from litestar.handlers import BaseRouteHandler
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Malformed, Unauthenticated
 from comms_api.http.addresses import is_within
-from comms_api.http.request import CHALLENGE, AnyRequest, client_name, find_header, remote_address
+from comms_api.http.request import (
+    CHALLENGE,
+    AnyRequest,
+    Origin,
+    client_name,
+    find_header,
+    origin_of,
+    remote_address,
+)
 from comms_api.http.roles import ROLES
 from comms_api.http1.addresses import network_of
 from comms_api.http1.endpoint import AUTHENTICATED
@@ -20,8 +28,8 @@ from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
-LogIn: TypeAlias = Callable[[str, str, str | None], Awaitable[str]]
-"""Returns a token for a user name and a password that came from an address."""
+LogIn: TypeAlias = Callable[[str, str, Origin], Awaitable[str]]
+"""Returns a token for a user name and a password, and where they come from."""
 
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
@@ -88,7 +96,7 @@ async def _token_or_login(connection: AnyConnection, log_in: LogIn) -> str:
     if scheme.lower() != "basic":
         return bearer_token(connection)
     name, password = basic_credentials(connection)
-    return await log_in(name, password, remote_address(connection))
+    return await log_in(name, password, origin_of(connection))
 
 
 def basic_credentials(connection: AnyConnection) -> tuple[str, str]:

@@ -66,6 +66,9 @@ class Allowance(msgspec.Struct, frozen=True):
     first_seconds: float
     longest_seconds: float = LONGEST_SECONDS
     forgotten_seconds: float = LONGEST_SECONDS
+    success_clears: bool = True
+    """Whether a success clears the failures, or only gives back its own charge."""
+
     message: str = "Too many failed logins; come back later."
 
 
@@ -93,8 +96,9 @@ class FailureLimit:
     async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:
         """Count a failure before the block evaluates a try, so that tries made at the same time count one by one.
 
-        The block's success clears the failures. A block that cannot tell (an outage, a full queue) gives its own back.
-        One that ends in `Unauthenticated`, or whose client has left, keeps it. Raises `TooManyRequests` while locked.
+        The block's success clears the failures, if the allowance says so, or gives its own back, as does a block that
+        cannot tell (an outage, a full queue). One that ends in `Unauthenticated`, or whose client has left, keeps it.
+        Raises `TooManyRequests` while locked.
         """
         await self.charge(who, address)
         try:
@@ -104,7 +108,7 @@ class FailureLimit:
         except Exception:
             await self.refund(who, address)
             raise
-        await self.clear(who, address)
+        await (self.clear if self._allowance.success_clears else self.refund)(who, address)
 
     async def charge(self, who: str, address: str | None = None) -> None:
         """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import msgspec
 from litestar import Request
 
 from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
 from comms_api.metering import Metered
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
+
+DEVICE_HEADER = b"device-token"
 
 CHALLENGE = "challenge"
 """The key in a request's state of the schemes that a 401 names (RFC 9110), if these are not Bearer alone."""
@@ -60,3 +63,15 @@ def remote_address(connection: Any) -> str | None:
     """Return the address that asks; behind a proxy only if that is trusted (see `http/addresses`)."""
     client = connection.scope.get("client")
     return client[0] if client else None
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a login comes from: an address, and the token of a device that has logged in before, if it sends one."""
+
+    address: str | None
+    device_token: str | None = None
+
+
+def origin_of(connection: Any) -> Origin:
+    """Return where a request with a password comes from."""
+    return Origin(remote_address(connection), find_header(connection.scope, DEVICE_HEADER))

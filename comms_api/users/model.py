@@ -51,9 +51,23 @@ class Refresh(msgspec.Struct, frozen=True):
     refresh_token: str
 
 
-class TokenPair(msgspec.Struct, frozen=True):
+class TokenPair(msgspec.Struct, frozen=True, omit_defaults=True):
     """A token for the API, for `expires_in` seconds, and one that fetches the next pair."""
 
     token: str
     refresh_token: str
     expires_in: int
+    device_token: str | None = None
+    """After a login by password: sent with the next one, it has tries of its own."""
+
+
+class LoginRecord(msgspec.Struct, frozen=True):
+    """What is known of a user, and of whoever logs in as that user."""
+
+    password_hash: str
+    role: Role
+    has_device: bool
+    """Whether it is a device that has logged in before."""
+
+    is_known_network: bool
+    """Whether the user has logged in from this network before."""

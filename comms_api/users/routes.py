@@ -9,7 +9,7 @@ from comms_api.errors import Conflict
 from comms_api.http.authentication import PUBLIC, basic_credentials, claims_of
 from comms_api.http.bodies import Bodies, read_json
 from comms_api.http.pages import After, Limit, Page
-from comms_api.http.request import AnyRequest, remote_address
+from comms_api.http.request import AnyRequest, origin_of, remote_address
 from comms_api.http.roles import ADMINISTER, ANYONE
 from comms_api.users.model import NewUser, PasswordChange, Refresh, TokenPair, User, UserChange
 from comms_api.users.service import Users
@@ -26,9 +26,13 @@ class LoginAnswer(msgspec.Struct, frozen=True):
 
 @post("/security/user/authenticate", status_code=200, opt=PUBLIC)
 async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) -> LoginAnswer:
-    """Log a user in by HTTP Basic (RFC 7617); the request has no body."""
+    """Log a user in by HTTP Basic (RFC 7617); the request has no body.
+
+    A client that keeps the `device_token` of the answer and sends it with the next login, in the header `Device-Token`,
+    is not locked out by the wrong passwords of others.
+    """
     name, password = basic_credentials(request)
-    return LoginAnswer(await users.log_in(name, password, remote_address(request)))
+    return LoginAnswer(await users.log_in(name, password, origin_of(request)))
 
 
 @post("/security/user/refresh", status_code=200, opt=PUBLIC)
@@ -54,7 +58,7 @@ async def change_own_password(
     request: AnyRequest, data: JSONBody[PasswordChange], users: NamedDependency[Users]
 ) -> None:
     """Set one's own password, which ends all of one's tokens."""
-    await users.change_password(claims_of(request).subject, data, remote_address(request))
+    await users.change_password(claims_of(request).subject, data, origin_of(request))
 
 
 @patch("/users/{name:str}", status_code=204, opt=ADMINISTER)

@@ -7,22 +7,26 @@ from hashlib import blake2b
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
 from comms_api.database.listener import Notifier
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.failures import Allowance, FailureLimit
 from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
+from comms_api.http.request import Origin
 from comms_api.http.roles import Role
 from comms_api.http1.addresses import network_of
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store
+from comms_api.users.devices import delete_devices, insert_device, renew_device, trim_devices
+from comms_api.users.guesses import GuessLimits
 from comms_api.users.model import (
     PASSWORD_LENGTH_MINIMUM,
+    LoginRecord,
     NewUser,
     PasswordChange,
     TokenPair,
@@ -35,9 +39,8 @@ from comms_api.users.store import RefreshToken
 logger = logging.getLogger(__name__)
 
 FIRST_ADMINISTRATOR = "admin"
-FAILURES_ALLOWED = 5
-LOCK_SECONDS = 1.0
 REFRESH_SECONDS = 12 * 3600.0
+DEVICE_TOKEN_BYTES = 32
 _FAMILY = re.compile("[0-9a-f]{32}")
 TOKENS_OF_PASSWORDS_MAXIMUM = 1_000
 
@@ -51,25 +54,25 @@ class Users:
         self._tokens = tokens
         self._notifier = notifier
         self._passwords = Passwords()
-        self._failures = FailureLimit(engine, Allowance("user", FAILURES_ALLOWED, LOCK_SECONDS))
+        self._guesses = GuessLimits(engine)
         self._digest_key = secrets.token_bytes(32)
         self._tokens_of_passwords: dict[bytes, str] = {}
         self._logins = Notices(logger, logging.INFO)
         self._refusals = Notices(logger, logging.WARNING)
 
-    async def log_in(self, name: str, password: str, address: str | None) -> TokenPair:
-        """Return tokens for the management API.
+    async def log_in(self, name: str, password: str, origin: Origin) -> TokenPair:
+        """Return tokens for the management API, and one that this device is known by at its next login.
 
-        Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures
-        of the name from the address.
+        Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures.
         """
-        role, read_at = await self._check(name, password, address)
+        record, read_at = await self._check(name, password, origin)
         async with self._engine.begin() as connection:
-            tokens = await self._issue(connection, name, role, read_at)
-        self._logins.write(f"user {name} logged in from {address}")
-        return tokens
+            tokens = await self._issue(connection, name, record.role, read_at)
+            device_token = await self._remember_device(connection, name, origin, record)
+        self._logins.write(f"user {name} logged in from {origin.address}")
+        return msgspec.structs.replace(tokens, device_token=device_token)
 
-    async def token_for(self, name: str, password: str, address: str | None) -> str:
+    async def token_for(self, name: str, password: str, origin: Origin) -> str:
         """Return a token for a client that sends its password with each request; raises as `log_in` does.
 
         As long as the token is good, the same name and password get it again without the slow check of a password:
@@ -78,10 +81,12 @@ class Users:
         digest = blake2b(f"{name}:{password}".encode(), key=self._digest_key).digest()
         token = self._tokens_of_passwords.get(digest)
         if token is None or not self._is_good(token):
-            role, read_at = await self._check(name, password, address)
-            async with self._engine.connect() as connection:
+            record, read_at = await self._check(name, password, origin)
+            async with self._engine.begin() as connection:
                 await _refuse_revoked(connection, name, read_at)
-            token = self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at)
+                if not record.is_known_network:  # such a client keeps no token, so it is known by its network
+                    await self._remember_device(connection, name, origin, record)
+            token = self._tokens.issue(name, MANAGEMENT, record.role, issued_at=read_at)
             self._remember(digest, token)
         return token
 
@@ -98,18 +103,33 @@ class Users:
         if len(self._tokens_of_passwords) > TOKENS_OF_PASSWORDS_MAXIMUM:
             del self._tokens_of_passwords[next(iter(self._tokens_of_passwords))]
 
-    async def _check(self, name: str, password: str, address: str | None) -> tuple[Role, float]:
-        """Return a user's role, and the moment before it was read."""
-        with self._refusals.refusals(f"login of user {name}", address):
-            async with self._failures.charged(name, address):
-                read_at = self._tokens.now()
-                async with self._engine.connect() as connection:
-                    found = await store.find_password(connection, name)
-                stored = found[0] if found else None
-                client = network_of(address or "")
-                if not await self._passwords.matches(client, password, stored) or found is None:
+    async def _check(self, name: str, password: str, origin: Origin) -> tuple[LoginRecord, float]:
+        """Return what is known of a user whose password this is, and the moment before that was read."""
+        device_hash, network = token_digest(origin.device_token or ""), network_of(origin.address or "")
+        with self._refusals.refusals(f"login of user {name}", origin.address):
+            read_at = self._tokens.now()
+            async with self._engine.connect() as connection:
+                record = await store.find_login(connection, name, device_hash, network)
+            async with self._guesses.charged(name, origin, record):
+                stored = record.password_hash if record else None
+                # Hashes of strangers at its address do not take a device's share of the queue.
+                client = name if record and record.has_device else network
+                if not await self._passwords.matches(client, password, stored) or record is None:
                     raise Unauthenticated("The user name or the password is wrong.")
-        return found[1], read_at
+        return record, read_at
+
+    async def _remember_device(
+        self, connection: AsyncConnection, name: str, origin: Origin, record: LoginRecord
+    ) -> str:
+        """Return the token that a device is known by from now on: its own, if that is good."""
+        network = network_of(origin.address or "")
+        if record.has_device and origin.device_token is not None:
+            await renew_device(connection, token_digest(origin.device_token), network)
+            return origin.device_token
+        device_token = secrets.token_hex(DEVICE_TOKEN_BYTES)
+        await insert_device(connection, name, token_digest(device_token), network)
+        await trim_devices(connection, name)
+        return device_token
 
     async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:
         await _refuse_revoked(connection, name, read_at)
@@ -156,21 +176,23 @@ class Users:
         async with self._engine.begin() as connection:
             if not await store.update_user(connection, name, values):
                 raise NotFound(f"There is no user {name!r}.")
-            await self._end_tokens(connection, name)
-        await self._end_again(name)
+            await self._end_tokens(connection, name, devices=change.password is not None)
+        await self._end_again(name, devices=change.password is not None)
 
-    async def change_password(self, name: str, change: PasswordChange, address: str | None) -> None:
+    async def change_password(self, name: str, change: PasswordChange, origin: Origin) -> None:
         """Set a user's own password and end the user's tokens; raises `Unauthenticated` when the old one is wrong."""
-        await self._check(name, change.old, address)
+        await self._check(name, change.old, origin)
         await self.change(name, UserChange(password=change.new))
 
-    async def _end_again(self, name: str) -> None:
+    async def _end_again(self, name: str, *, devices: bool = False) -> None:
         """End tokens once more, after the change: a login may have read what was before, and issued some meanwhile."""
         async with self._engine.begin() as connection:
-            await self._end_tokens(connection, name)
+            await self._end_tokens(connection, name, devices=devices)
         self._notifier.notify(REVOCATIONS_CHANNEL)
 
-    async def _end_tokens(self, connection: AsyncConnection, name: str) -> None:
+    async def _end_tokens(self, connection: AsyncConnection, name: str, *, devices: bool = False) -> None:
+        if devices:
+            await delete_devices(connection, name)
         await store.delete_refresh_tokens(connection, name)
         await revoke_tokens(connection, name)
 
@@ -221,6 +243,7 @@ async def reset_password(connection: AsyncConnection, name: str, password: str) 
     """Set a user's password and end the user's tokens, without asking for the old password; raises `NotFound`."""
     if not await store.update_user(connection, name, {"password_hash": Passwords().hash(password)}):
         raise NotFound(f"There is no user {name!r}.")
+    await delete_devices(connection, name)
     await store.delete_refresh_tokens(connection, name)
     await revoke_tokens(connection, name)
 

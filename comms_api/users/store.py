@@ -5,19 +5,27 @@ from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import case, func, literal, or_, select, true
+from sqlalchemy import case, exists, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, users
+from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, user_devices, users
 from comms_api.http.roles import Role
-from comms_api.users.model import User
+from comms_api.users.model import LoginRecord, User
 
 
-async def find_password(connection: AsyncConnection, name: str) -> tuple[str, Role] | None:
-    """Return the hash of a user's password and the user's role, or None when there is no such user."""
-    row = (await connection.execute(select(users.c.password_hash, users.c.role).where(users.c.name == name))).first()
-    return (row.password_hash, row.role) if row else None
+async def find_login(connection: AsyncConnection, name: str, device_hash: bytes, network: str) -> LoginRecord | None:
+    """Return what is known of a user, and of the device and the network of a login; None when there is no such user."""
+    device = user_devices.c
+    is_good = exists().where(device.user_name == users.c.name, device.expires_at > func.now())
+    statement = select(
+        users.c.password_hash,
+        users.c.role,
+        is_good.where(device.token_hash == device_hash),
+        is_good.where(device.network == network),
+    ).where(users.c.name == name)
+    row = (await connection.execute(statement)).first()
+    return LoginRecord(*row) if row else None
 
 
 async def list_users(connection: AsyncConnection, after: str | None, limit: int) -> list[User]:

@@ -198,3 +198,23 @@ def test_a_list_is_readable_on_a_narrow_terminal(
     assert header.split() == ["command", "created", "action", "target", "user", "phase"]
     assert row.startswith(request_id)
     assert terminal.good(*words).splitlines()[1].split() == row.split(), "a pipe gets the table"
+
+
+def test_the_command_line_keeps_the_token_that_it_is_known_by_for_its_owner_alone(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    terminal.good("list")
+    [file] = (tmp_path / "comms-api" / "devices").iterdir()
+    token = file.read_text()
+    assert (len(token), file.stat().st_mode & 0o777) == (64, 0o600)
+    terminal.good("list")
+    assert file.read_text() == token
+    file.write_text("Injected: header\r\n")
+    terminal.good("list")
+    assert file.read_text() not in {token, "Injected: header\r\n"}
+
+
+def test_a_command_line_that_can_keep_nothing_works(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    terminal.good("list")

@@ -1,0 +1,53 @@
+"""The token by which a server knows this user's command line, so that others who guess do not lock it out."""
+
+import os
+import re
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from comms_api.app.files import replace_private
+
+FOLDER = Path("comms-api", "devices")
+_TOKEN = re.compile(r"[0-9a-f]{32,128}")
+
+
+class Device(msgspec.Struct, frozen=True):
+    """The file of a token: one for each server and user, for its owner alone. Without a home, nothing is kept."""
+
+    path: Path | None
+
+    def find_token(self) -> str | None:
+        """Return the token that a server gave, or None without one that can be read."""
+        if self.path is None:
+            return None
+        try:
+            token = self.path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return token if _TOKEN.fullmatch(token) else None
+
+    def keep(self, token: str) -> None:
+        """Write the token; where that cannot be done, the next login is a stranger's and works as well."""
+        if self.path is not None and token != self.find_token():
+            with suppress(OSError):
+                replace_private(self.path, token.encode())
+
+
+def device_of(url: str, user: str) -> Device:
+    """Return the device that a server knows as a user's, in the user's state folder (XDG Base Directory)."""
+    folder = _state_folder()
+    name = sha256(f"{url}\0{user}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return Device(folder / FOLDER / name if folder is not None else None)
+
+
+def _state_folder() -> Path | None:
+    folder = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if folder.is_absolute():
+        return folder
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:  # the user has no home
+        return None

@@ -1,0 +1,54 @@
+"""Bound the guesses at users' passwords: from one address, from everywhere, and from devices that are known."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.http.failures import Allowance, FailureLimit
+from comms_api.http.request import Origin
+from comms_api.users.model import LoginRecord
+
+FAILURES_ALLOWED = 5
+LOCK_SECONDS = 1.0
+STRANGERS_FAILURES_ALLOWED = 50
+STRANGERS_INTERVAL_SECONDS = 30.0
+
+_AT_ADDRESS = Allowance("user at address", FAILURES_ALLOWED, LOCK_SECONDS)
+_OF_DEVICE = Allowance("device", FAILURES_ALLOWED, LOCK_SECONDS)
+_OF_STRANGERS = Allowance(
+    "strangers at user",
+    STRANGERS_FAILURES_ALLOWED,
+    STRANGERS_INTERVAL_SECONDS,
+    longest_seconds=STRANGERS_INTERVAL_SECONDS,
+    forgotten_seconds=STRANGERS_FAILURES_ALLOWED * STRANGERS_INTERVAL_SECONDS,
+    success_clears=False,  # the owner's login is no reason to let strangers begin anew
+    message="Too many failed logins of this user; log in from a device or an address that has logged in before.",
+)
+
+
+class GuessLimits:
+    """Charges a guess to whoever makes it.
+
+    A device that has logged in before has tries of its own, so nobody else can use them up. Everybody else shares the
+    tries of a user at an address. From addresses where the user has not logged in before, all guesses together are
+    limited as well: beyond 50 failures, one in 30 seconds is evaluated, however many addresses they come from.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Count in the database of the engine."""
+        self._at_address = FailureLimit(engine, _AT_ADDRESS)
+        self._of_device = FailureLimit(engine, _OF_DEVICE)
+        self._of_strangers = FailureLimit(engine, _OF_STRANGERS)
+
+    @asynccontextmanager
+    async def charged(self, name: str, origin: Origin, record: LoginRecord | None) -> AsyncIterator[None]:
+        """Charge a guess at a user's password before the block evaluates it, as `FailureLimit.charged` does."""
+        async with AsyncExitStack() as stack:
+            if record is not None and record.has_device:
+                await stack.enter_async_context(self._of_device.charged(str(origin.device_token)))
+            else:
+                await stack.enter_async_context(self._at_address.charged(name, origin.address))
+                if record is None or not record.is_known_network:
+                    await stack.enter_async_context(self._of_strangers.charged(name))
+            yield
