@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_request_program_user: str | None = None
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20
-    answer_bytes_in_flight_maximum: Bytes = 128 * 2**20
+    answer_bytes_in_flight_maximum: Bytes = 256 * 2**20
     body_timeout_seconds: Seconds = 30.0
     body_wait_seconds: Seconds = 2.0
     batch_items_maximum: Annotated[int, Meta(ge=1)] = 200_000

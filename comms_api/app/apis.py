@@ -104,10 +104,10 @@ def agent_api(node: Node) -> AsgiApp:
         "rotation": node.rotation,
         "agents": node.agents,
         "files": node.files,
-        "file_desk": files.FileDesk(node.files, node.answers),
+        "file_desk": files.FileDesk(node.files, node.agent_answers),
         "ingest": events.Ingest(
             node.bodies,
-            node.answers,
+            node.agent_answers,
             node.cpu,
             node.slices,
             node.events,

@@ -71,6 +71,7 @@ class Node(msgspec.Struct, frozen=True):
     signing_keys: SigningKeys
     bodies: Bodies
     answers: Answers
+    agent_answers: Answers
     cpu: CpuBudget
     slices: Slices
     presence: Presence
@@ -118,7 +119,6 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
     reports = Reports(engine, settings.lease_seconds)
     schemas = Schemas()
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
-    answers = Answers(settings)
     cpu = CpuBudget(settings.body_wait_seconds)
     slices = Slices(cpu.charge)
     node = Node(
@@ -126,7 +126,8 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         tokens=tokens,
         signing_keys=signing_keys,
         bodies=Bodies(settings),
-        answers=answers,
+        answers=Answers(settings),
+        agent_answers=Answers(settings),
         cpu=cpu,
         slices=slices,
         presence=presence,
@@ -140,7 +141,7 @@ async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, sea
         states=States(engine, reports.report, slices),
         submissions=Submissions(engine, clock, notifier, dispatcher, schemas, settings),
         commands=Commands(engine, clock, notifier, schemas, settings),
-        files=Files(engine, answers.memory),
+        files=Files(engine),
         watch=Watch(engine),
         dispatcher=dispatcher,
         reports=reports,

@@ -110,10 +110,21 @@ async def _serve(
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
-    site = partial(Site, certificate=certificate, settings=settings, charge=charge, count_answer=node.answers.count)
+    site = partial(Site, certificate=certificate, settings=settings, charge=charge)
     sites = [
-        site(apps[0], listeners.agent, connections_maximum=capacity.agents, asks_names=asks_names),
-        site(apps[1], listeners.management, connections_maximum=capacity.management),
+        site(
+            apps[0],
+            listeners.agent,
+            connections_maximum=capacity.agents,
+            asks_names=asks_names,
+            count_answer=node.agent_answers.count,
+        ),
+        site(
+            apps[1],
+            listeners.management,
+            connections_maximum=capacity.management,
+            count_answer=node.answers.count,
+        ),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
     listeners.listen()  # a client that comes before the server does waits in their backlog

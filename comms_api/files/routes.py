@@ -46,7 +46,8 @@ class FileDesk(msgspec.Struct, frozen=True):
         if source.sha256 and is_known(request.headers.get("if-none-match"), f'"{source.sha256}"'):
             return _answer(request, source.sha256, b"")
         await self.answers.hold(request.scope, source.size, is_shared=True)
-        found = request.state.content = await self.files.read(source)  # shared until the answer has been sent
+        found = await self.files.read(source, self.answers.memory)
+        request.state.content = found  # it is shared until the answer has been sent
         return _answer(request, found.sha256, found.content)
 
 

@@ -36,10 +36,10 @@ YAML_CALLS_MAXIMUM = 32
 class Files:
     """The files of the groups."""
 
-    def __init__(self, engine: AsyncEngine, budget: ByteBudget) -> None:
-        """Charge the copies of contents that are sent to the budget; YAML has threads of its own."""
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Take the engine; YAML has threads of its own."""
         self._engine = engine
-        self._shared = SharedContents(budget)
+        self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
     # -- for operators
@@ -95,12 +95,12 @@ class Files:
             raise NotFound(f"The group {group!r} has no such file {name!r}.")
         return self._source(found)
 
-    async def read(self, source: Source) -> Content:
+    async def read(self, source: Source, budget: ByteBudget) -> Content:
         """Return a content: the copy that others are being sent, if there is one.
 
-        It counts as held for as long as the caller has it. Raises `Unavailable` when the node holds too many.
+        Another copy counts in the budget for as long as anybody has it. Raises `Unavailable` when there is no room.
         """
-        return await self._shared.get(source)
+        return await self._shared.get(source, budget)
 
     def _source(self, version: StoredVersion) -> Source:
         async def load() -> Content:

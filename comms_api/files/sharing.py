@@ -28,33 +28,32 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class SharedContents:
-    """Contents by their keys. A copy counts in the budget until the last answer that holds it has been sent."""
+    """Contents by their keys. A copy counts in a budget until the last answer that holds it has been sent."""
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self) -> None:
         """Start empty."""
-        self._budget = budget
         self._copies: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, Content] = OrderedDict()
 
-    async def get(self, source: Source) -> Content:
-        """Return the copy that others read, or load it; raises `Unavailable` when the node holds too many."""
+    async def get(self, source: Source, budget: ByteBudget) -> Content:
+        """Return the copy that others read, or load it; raises `Unavailable` when the budget has no room in time."""
         content = self._copies.get(source.key)
         if content is None:
             lock = self._locks.setdefault(source.key, asyncio.Lock())
             async with lock:
-                content = self._copies.get(source.key) or await self._load(source)
+                content = self._copies.get(source.key) or await self._load(source, budget)
         self._keep(source.key, content)
         return content
 
-    async def _load(self, source: Source) -> Content:
-        await self._budget.acquire(self, source.size)
+    async def _load(self, source: Source, budget: ByteBudget) -> Content:
+        await budget.acquire(self, source.size)
         try:
             content = await source.load()
         except BaseException:
-            self._budget.release(self, source.size)
+            budget.release(self, source.size)
             raise
-        weakref.finalize(content, self._budget.release, self, source.size).atexit = False
+        weakref.finalize(content, budget.release, self, source.size).atexit = False
         self._copies[source.key] = content
         return content
 

@@ -1,6 +1,6 @@
 """Charge answers that wait to be sent to the clients that do not read them.
 
-A client has a share of bytes that it may leave unread. The node has a total of bytes that are really in memory: a
+A client has a share of bytes that it may leave unread. Each API has a total of bytes that are really in memory: a
 content that is sent to many clients counts once.
 """
 
@@ -15,6 +15,9 @@ from comms_api.http.budgets import ByteBudget
 from comms_api.http.request import at_end
 from comms_api.http1.endpoint import UNLIMITED
 from comms_api.settings import Settings
+
+APIS = 2
+"""Agents that do not read what they are sent do not hold up operators, nor the other way round."""
 
 SHARE_BYTES = 32 * 2**20
 """How many bytes of answers may wait for one client."""
@@ -40,11 +43,11 @@ class _Charge(msgspec.Struct):
 
 
 class Answers:
-    """The answers of one node that wait to be sent."""
+    """The answers of one API of a node that wait to be sent."""
 
     def __init__(self, settings: Settings) -> None:
         """Start empty."""
-        total, wait_seconds = settings.answer_bytes_in_flight_maximum, settings.body_wait_seconds
+        total, wait_seconds = settings.answer_bytes_in_flight_maximum // APIS, settings.body_wait_seconds
         self._shares = ByteBudget(UNLIMITED, SHARE_BYTES, wait_seconds)
         self.memory = ByteBudget(total, total, wait_seconds)
 

@@ -181,7 +181,7 @@ async def live(node: Node, agent: UUID) -> None:
     changes = [StateChange(0, (str(agent), "fim", "file", "1"), "delete")]
     await node.states.change(agent, StatefulBatch(changes, []))
     await node.files.configuration(agent)
-    await node.files.read(await node.files.find_merged(agent))
+    await node.files.read(await node.files.find_merged(agent), node.agent_answers.memory)
     await node.files.report(agent, "0")
     with node.dispatcher.hold(agent, node.tokens.verify(token, AGENTS), 10) as answer:
         [order] = await answer

@@ -19,12 +19,17 @@ MIB = 2**20
 FILE_BYTES = 4 * MIB
 READERS = 60
 SHARE_BYTES = 32 * MIB
+TOTAL_BYTES = 40 * MIB
+"""For the agent API; the management API has as much."""
+
 GROWTH_BYTES_MAXIMUM = 60 * MIB
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    with running_server(folder, database_url, answer_bytes_in_flight_maximum=40 * MIB) as running:
+    with running_server(
+        folder, database_url, answer_bytes_in_flight_maximum=2 * TOTAL_BYTES, lease_seconds=600
+    ) as running:
         yield running
 
 
@@ -51,10 +56,10 @@ def content(management: httpx.Client) -> bytes:
     return put_file(management, "large", "large.bin")
 
 
-def ask(stack: ExitStack, server: Server, token: str, *headers: str) -> ssl.SSLSocket:
-    """Ask for the file, and read nothing."""
+def ask(stack: ExitStack, server: Server, token: str, *headers: str, name: str = "large.bin") -> ssl.SSLSocket:
+    """Ask for a file, and read nothing."""
     connection = stack.enter_context(connect(server.tls, server.agent_port))
-    connection.sendall(request("GET", "/files?file_name=large.bin", token, b"", *headers))
+    connection.sendall(request("GET", f"/files?file_name={name}", token, b"", *headers))
     return connection
 
 
@@ -76,6 +81,40 @@ def test_many_clients_that_do_not_read_a_file_share_one_copy(
             answer = read_answer(reader)
             expected = content[1:] if headers else content
             assert hashlib.sha256(answer.body).digest() == hashlib.sha256(expected).digest()
+
+
+def test_many_clients_that_do_not_read_the_same_merge_share_one_copy(
+    server: Server, management: httpx.Client, quiet: UUID
+) -> None:
+    assert management.post("/groups", json={"name": "merging"}).status_code == 201
+    for letter in "abcdefghijklmno":
+        lines = "".join(f"{letter}{number}: {'x' * 1_000}\n" for number in range(250))
+        assert management.put(f"/groups/merging/files/{letter}.yml", content=lines).status_code == 200
+    tokens = [server.token(server.enroll(management, f"merging-{number}", ("merging",))) for number in range(10)]
+    with ExitStack() as stack:
+        whole = read_answer(ask(stack, server, tokens[0], name="merged.yml"))
+        before = server.resident_bytes()
+        readers = [ask(stack, server, token, name="merged.yml") for token in tokens for _ in range(READERS // 10)]
+        assert [reader.recv(1) for reader in readers] == [b"H"] * READERS
+        assert server.resident_bytes() - before < GROWTH_BYTES_MAXIMUM
+        assert_others_are_served(server, management, quiet)
+        assert read_answer(readers[-1]).body == whole.body
+
+
+def test_files_that_nobody_reads_are_held_up_to_a_total(server: Server, management: httpx.Client, quiet: UUID) -> None:
+    assert management.post("/groups", json={"name": "many"}).status_code == 201
+    names = [f"{number}.bin" for number in range(2 * TOTAL_BYTES // FILE_BYTES)]
+    for name in names:
+        put_file(management, "many", name)
+    tokens = [server.token(server.enroll(management, f"many-{name}", ("many",))) for name in names]
+    with ExitStack() as stack:
+        readers = [ask(stack, server, token, name=name) for name, token in zip(names, tokens, strict=True)]
+        statuses = [int(reader.recv(len("HTTP/1.1 200")).split()[1]) for reader in readers]
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) <= TOTAL_BYTES // FILE_BYTES
+        assert_others_are_served(server, management, quiet)
+    with ExitStack() as stack:
+        wait_until(lambda: read_answer(ask(stack, server, tokens[0], name=names[0])).status == 200)
 
 
 def test_a_client_that_has_the_file_is_told_so_beyond_its_share(

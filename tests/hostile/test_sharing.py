@@ -19,14 +19,14 @@ MIB = 2**20
 
 async def test_a_content_is_loaded_once_though_one_of_those_who_wait_gives_up() -> None:
     budget, loads, allowed = ByteBudget(100, 100, 60), list[int](), asyncio.Event()
-    shared = SharedContents(budget)
+    shared = SharedContents()
 
     async def load() -> Content:
         loads.append(1)
         await allowed.wait()
         return content_of(b"1234567890")
 
-    waiting = [asyncio.create_task(shared.get(Source("a", 10, load))) for _ in range(5)]
+    waiting = [asyncio.create_task(shared.get(Source("a", 10, load), budget)) for _ in range(5)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_a_content_is_loaded_once_though_one_of_those_who_wait_gives_up() 
 async def test_a_copy_counts_until_nobody_has_it_and_a_failure_counts_nothing() -> None:
     size = RECENT_BYTES_MAXIMUM + 1  # too large to be kept for the next
     budget = ByteBudget(size, size, 0.01)
-    shared = SharedContents(budget)
+    shared = SharedContents()
 
     async def load() -> Content:
         return content_of(bytes(size))
@@ -48,14 +48,14 @@ async def test_a_copy_counts_until_nobody_has_it_and_a_failure_counts_nothing() 
         raise Unavailable("No.")
 
     with pytest.raises(Unavailable, match="No"):
-        await shared.get(Source("failing", size, fail))
-    copy = await shared.get(Source("a", size, load))
+        await shared.get(Source("failing", size, fail), budget)
+    copy = await shared.get(Source("a", size, load), budget)
     assert budget.held == size
     with pytest.raises(Unavailable):
-        await shared.get(Source("b", size, load))
+        await shared.get(Source("b", size, load), budget)
     del copy
     assert budget.held == 0
-    await shared.get(Source("b", size, load))
+    await shared.get(Source("b", size, load), budget)
 
 
 def scope_of(address: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def end(scope: dict[str, Any]) -> None:
 
 
 async def test_a_whole_answer_counts_with_its_size_in_the_place_of_what_was_reserved() -> None:
-    answers = Answers(Settings(answer_bytes_in_flight_maximum=64 * MIB))
+    answers = Answers(Settings(answer_bytes_in_flight_maximum=128 * MIB))
     page, unread, other = scope_of("192.0.2.1"), scope_of("192.0.2.1"), scope_of("192.0.2.2")
     await answers.hold(page, 16 * MIB)
     answers.count(page, MIB)
