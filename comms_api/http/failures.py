@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.database.direct import direct
 from comms_api.database.schema import login_failures, seconds_interval
-from comms_api.errors import TooManyRequests, Unauthenticated
+from comms_api.errors import CommsError, TooManyRequests, Unauthenticated, Unavailable
 from comms_api.http1.addresses import network_of
 
 LONGEST_SECONDS = 900.0
@@ -114,16 +114,16 @@ class FailureLimit:
         """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.
 
         Tries of the same two are charged one at a time, since they wait for the same row: together they would take
-        every connection of the pool. Those that wait while one finds the two locked are refused with it.
+        every connection of the pool. When one finds the two locked, or no database, those that wait are refused too.
         """
         key = (who, network_of(address or ""))
         await self._wait_for_turn(key)
         try:
             await self._charge(who, address)
-        except TooManyRequests as refusal:
+        except Exception as error:
             for turn in self._charging[key]:
                 if not turn.done():
-                    turn.set_exception(_same(refusal))
+                    turn.set_exception(_refusal_like(error))
             raise
         finally:
             self._end_turn(key)
@@ -188,9 +188,11 @@ async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS
     await connection.execute(login_failures.delete().where(is_old | is_excess))
 
 
-def _same(refusal: TooManyRequests) -> TooManyRequests:
-    """Return an equal refusal for another request: tracebacks are added to each."""
-    return TooManyRequests(refusal.detail, retry_after_seconds=refusal.retry_after_seconds)
+def _refusal_like(error: Exception) -> CommsError:
+    """Return a refusal for a request that waited behind one that failed: tracebacks are added to each."""
+    if isinstance(error, TooManyRequests):
+        return TooManyRequests(error.detail, retry_after_seconds=error.retry_after_seconds)
+    return Unavailable("The database did not count a failed login; come back later.")
 
 
 def _digest(kind: str, who: str) -> bytes:

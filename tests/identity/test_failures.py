@@ -1,6 +1,7 @@
 """Failed logins are counted one by one, whoever counts them, and locks double, end and are forgotten."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.databases import PATIENT
 
 from comms_api.database.connect import open_engine
+from comms_api.database.failures import is_outage
 from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
 from comms_api.http.failures import (
     FORGOTTEN_SECONDS,
@@ -19,6 +21,7 @@ from comms_api.http.failures import (
     clear_everywhere,
     delete_forgotten,
 )
+from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +79,18 @@ async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database
     await other.dispose()
     assert charged.count(True) == 5
     assert charged.count(False) == 54
+
+
+async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, engine: AsyncEngine) -> None:
+    hasty = open_engine(database_url, Settings(database_timeout_seconds=1))
+    limit = limit_of(hasty, 5)
+    await limit.charge("somebody", HERE)
+    async with engine.begin() as holding:
+        await holding.execute(text("SELECT * FROM login_failures FOR UPDATE"))
+        errors = await asyncio.gather(*(limit.charge("somebody", HERE) for _ in range(20)), return_exceptions=True)
+    await hasty.dispose()
+    assert Counter(isinstance(error, Unavailable) for error in errors) == {False: 1, True: 19}
+    assert is_outage(next(error for error in errors if isinstance(error, Exception)))
 
 
 async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_one_more_are_charged(
