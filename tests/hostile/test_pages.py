@@ -1,6 +1,7 @@
 """Pages of large rows are cut at a bound of bytes, and go on behind it."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,13 +20,14 @@ from comms_api.audit.service import Audit
 from comms_api.commands import queries
 from comms_api.commands.model import OrderFilter
 from comms_api.database.pages import PAGE_BYTES_MAXIMUM
+from comms_api.database.uuid7 import uuid7_at
 from comms_api.events import store
 
 MIB = 2**20
 STATE_BYTES = MIB - 1_000
 STATES = 60
 EVENT_BYTES = 12 * MIB
-"""One is more than a page."""
+"""One is more than a page; earlier versions stored such events."""
 
 GROWTH_BYTES_MAXIMUM = 64 * MIB
 """For a page: rows as they come, as values, and as an answer."""
@@ -44,9 +46,6 @@ def loud(server: Server, management: httpx.Client) -> UUID:
         for start in range(0, STATES, 10):
             items = [state(f"{number:03}", data=large.encode()) for number in range(start, start + 10)]
             assert agent.post("/events/stateful", content=stateful(agent_id, *items)).status_code == 200
-        for size in (10, EVENT_BYTES, 10, PAGE_BYTES_MAXIMUM // 2, PAGE_BYTES_MAXIMUM // 2, 10):
-            body = stateless(agent_id, {"text": "x" * size}, module="large")
-            assert agent.post("/events/stateless", content=body).status_code == 204
         body = stateless(agent_id, *[b"\xff" * 8_000] * 400, module="faulty")
         assert agent.post("/events/stateless", content=body).status_code == 204
     return agent_id
@@ -80,11 +79,22 @@ def test_pages_of_large_states_are_bounded_and_none_is_left_out(
     assert server.peak_bytes() - before < GROWTH_BYTES_MAXIMUM
 
 
-def test_an_event_larger_than_a_page_comes_alone(management: httpx.Client, loud: UUID) -> None:
-    pages = [answer.json()["items"] for answer in pages_of(management, "/events", agent_id=loud)]
-    sizes = [[len(item["event"]["text"]) for item in page] for page in pages]
+def test_an_event_larger_than_a_page_comes_alone(
+    management: httpx.Client, loud: UUID, query: Callable[..., Any]
+) -> None:
     half = PAGE_BYTES_MAXIMUM // 2
-    assert sizes == [[10], [EVENT_BYTES], [10, half], [half, 10]]
+    sizes = [10, EVENT_BYTES, 10, half, half, 10]
+    query(
+        "INSERT INTO events (id, agent_id, module, collector, event) "
+        "SELECT id, $1, 'large', 'file', json_build_object('text', repeat('x', size)) "
+        "FROM unnest(CAST($2 AS uuid[]), CAST($3 AS integer[])) AS new (id, size)",
+        loud,
+        [uuid7_at(time.time() + number / 100) for number in range(len(sizes))],
+        sizes,
+    )
+    pages = [answer.json()["items"] for answer in pages_of(management, "/events", module="large")]
+    shown = [[len(item["event"]["text"]) for item in page] for page in pages]
+    assert shown == [[10], [EVENT_BYTES], [10, half], [half, 10]]
 
 
 def test_pages_of_the_quarantine_are_bounded_though_lines_grow_in_json(management: httpx.Client, loud: UUID) -> None:
