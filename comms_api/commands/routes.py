@@ -42,7 +42,7 @@ from comms_api.commands.targets import service_id
 from comms_api.commands.watching import Watch
 from comms_api.errors import Forbidden
 from comms_api.http.authentication import BASIC, agent_of, claims_of
-from comms_api.http.bodies import Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 from comms_api.http.pages import EXPORT, LARGE, Limit, Page
 from comms_api.http.request import AnyRequest, at_end, close_afterwards, is_head, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
@@ -161,7 +161,7 @@ async def submit_commands(
     Repeated within a day under the same Idempotency-Key, it is answered as the first time and submits nothing. With
     `dry_run=true` nothing is submitted, and the answer (200) says who would get each command.
     """
-    async with command_desk.bodies.receive(request) as body:
+    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         user, wanted, key = command_desk.read(request, body)
     if dry_run:
         rehearsed = await command_desk.submissions.rehearse(user, wanted)
@@ -175,7 +175,7 @@ async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDepende
 
     HTTP Basic is accepted in the place of a token.
     """
-    async with command_desk.bodies.receive(request) as body:
+    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         user, wanted, key = command_desk.read(request, body)
     submitted = await command_desk.submissions.submit(user, wanted, key)
     documents = [DocumentId(order_id) for order_id in await command_desk.submissions.list_order_ids(submitted)]
@@ -289,7 +289,7 @@ async def retry_command(
     request: AnyRequest, request_id: FromPath[UUID], command_desk: NamedDependency[CommandDesk]
 ) -> SubmittedCommands:
     """Submit a command again to those whose orders failed (or, as `statuses`, were cancelled), under a new id."""
-    async with command_desk.bodies.receive(request) as body:
+    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         wanted = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
         user = claims_of(request).subject
         key = read_key(user, request.headers.get(HEADER), request_id.bytes + body)
@@ -376,7 +376,7 @@ async def register_action(
     request: AnyRequest, name: FromPath[str], command_desk: NamedDependency[CommandDesk]
 ) -> NewAction:
     """Register an action, or change it: the JSON Schema of its args, and whether agents or services get it."""
-    async with command_desk.bodies.receive(request) as body:
+    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         action = read_json(body, _ACTION, '{"schema", "recipients"?}')
     await command_desk.commands.register_action(name, action, claims_of(request).subject)
     return action

@@ -54,6 +54,7 @@ HEAD_START_SECONDS = 0.001
 
 NAMES_SHOWN = 20
 OUTSIDERS_SHOWN = 5
+FAULTS_SHOWN = 10
 _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
@@ -266,7 +267,7 @@ async def _refuse_strangers(
         if not count
     ]
     if faults:
-        raise Invalid("; ".join(faults) + "; nothing was submitted")
+        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
 
 
 async def _refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
@@ -278,7 +279,7 @@ async def _refuse_foreign_groups(connection: AsyncConnection, expansions: Sequen
         and (fault := await _find_foreign_groups(connection, expansion, names))
     ]
     if faults:
-        raise Invalid("; ".join(faults) + "; nothing was submitted")
+        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
 
 
 async def _find_foreign_groups(connection: AsyncConnection, expansion: Expansion, names: Sequence[str]) -> str:

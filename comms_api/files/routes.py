@@ -16,7 +16,7 @@ from comms_api.files.service import Files
 from comms_api.files.sharing import Source
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
-from comms_api.http.bodies import Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import WantedFiles
@@ -90,7 +90,7 @@ async def report_configuration(
     request: AnyRequest, files: NamedDependency[Files], bodies: NamedDependency[Bodies]
 ) -> None:
     """Tell which files the agent runs: SHA-256 of the lines `GROUP/FILE SHA256`, in order, each with its line feed."""
-    async with bodies.receive(request) as body:
+    async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         report = read_json(body, _REPORT, '{"sha256"}')
     await files.report(agent_of(request), report.sha256)
 

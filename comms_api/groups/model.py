@@ -33,10 +33,13 @@ class GroupChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precedence: Precedence
 
 
+MEMBERS_MAXIMUM = 10_000
+
+
 class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Agents that are to become members, by id or name."""
 
-    agents: list[Text]
+    agents: Annotated[list[Text], msgspec.Meta(max_length=MEMBERS_MAXIMUM)]
 
 
 class Membership(msgspec.Struct, frozen=True):

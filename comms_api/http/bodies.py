@@ -34,6 +34,9 @@ SMALL_SHARE = 8
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
 
+JSON_BYTES_MAXIMUM = 2**20
+"""The largest body of a route that reads JSON as a whole: one step of the event loop reads it, for up to 100 ms."""
+
 PUBLIC_BODY_SECONDS = 10.0
 PACE_SECONDS = 1.0
 PACE_BYTES = 64 * 1024
@@ -63,14 +66,16 @@ class Bodies:
         self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)
         self._failed_bytes = 0
 
-    def receive(self, request: AnyRequest) -> "_Reading":
+    def receive(self, request: AnyRequest, bytes_maximum: int | None = None) -> "_Reading":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
+
+        Without a maximum of the route's own, the body may have `body_bytes_maximum`.
 
         Raises `Unavailable` before reading when there is no room in time, `TooLarge`, `UnsupportedEncoding`,
         `Malformed` for a body that is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
         neither parsed nor, if its client leaves before its turn comes, stored.
         """
-        return _Reading(request, self, self._limit)
+        return _Reading(request, self, min(self._limit, bytes_maximum or self._limit))
 
     async def receive_public(self, request: AnyRequest) -> bytes:
         """Return the body of a route without a token, of at most `PUBLIC_BYTES_MAXIMUM` bytes.

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from comms_api.http.bodies import Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 
 BODIES = "bodies"
 """The name of the node's `Bodies` in the state of the app."""
@@ -25,7 +25,7 @@ class JsonRequest(Request[Any, Any, Any]):
         """Return the body, read within the budgets of its client."""
         if self._raw is None:
             bodies: Bodies = self.app.state[BODIES]
-            async with bodies.receive(self) as self._raw:
+            async with bodies.receive(self, JSON_BYTES_MAXIMUM) as self._raw:
                 return self._raw
         return self._raw
 

@@ -5,7 +5,7 @@ from litestar import post, put
 from litestar.di import NamedDependency
 
 from comms_api.http.authentication import PUBLIC, agent_of
-from comms_api.http.bodies import Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 from comms_api.http.request import AnyRequest, client_name, remote_address
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
@@ -30,7 +30,7 @@ async def submit_next_key(
 
     422 without such an open order, 403 unless `current_key` is the agent's key.
     """
-    async with bodies.receive(request) as body:
+    async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         submitted = read_json(body, _NEXT_KEY, '{"order_id", "current_key", "next_key"}')
     await rotation.keep(agent_of(request), submitted)
 

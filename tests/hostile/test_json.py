@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+import zstandard
+from support.batches import command
+from support.others import assert_others_are_served
 from support.server import KEY, PASSWORD, Server, new_id, running_server
 
 DEEP = b"[" * 1_200 + b"]" * 1_200
@@ -35,10 +38,10 @@ class Route(NamedTuple):
     members: list[str]
     """What its body has, by the OpenAPI description."""
 
-    def send(self, body: bytes) -> httpx.Response:
+    def send(self, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
         ids = dict.fromkeys(("request_id", "order_id", "token_id"), new_id())
         path = self.path.format(agent="somebody", name="x", service="x", group="x", **ids)
-        return self.client.request(self.method, path, content=body)
+        return self.client.request(self.method, path, content=body, headers=headers)
 
 
 def routes_of(client: httpx.Client) -> Iterator[Route]:
@@ -95,3 +98,35 @@ def test_a_body_that_is_no_object_is_never_a_fault(routes: list[Route], body: by
 def test_a_fault_names_its_member(management: httpx.Client, path: str, body: dict[str, Any], told: str) -> None:
     answer = management.post(path, json=body)
     assert (answer.status_code, answer.json()["detail"]) == (400, told)
+
+
+def test_a_kilobyte_that_becomes_megabytes_of_json_is_refused_by_every_route_at_little_cost(
+    server: Server, management: httpx.Client, routes: list[Route]
+) -> None:
+    quiet = server.enroll(management, "quiet")
+    reports = {"/commands/results", "/services/{service}/commands/results"}
+    json_routes = [route for route in routes if route.path not in reports and "/files/" not in route.path]
+    names = b",".join([b'"a"'] * 500_000)
+    bodies = {name: b'{"%s":[%s]}' % (name.encode(), names) for name in ("agents", "groups", "x")}
+    before = server.cpu_seconds()
+    sent = 0
+    for route in json_routes:
+        for body in bodies.values():
+            answer = route.send(zstandard.compress(body), {"Content-Encoding": "zstd"})
+            assert answer.status_code < 500, (route, answer.text)
+            sent += 1
+    assert (server.cpu_seconds() - before) / sent < 0.1
+    assert_others_are_served(server, management, quiet)
+
+
+def test_a_group_takes_a_bounded_number_of_names_at_once(management: httpx.Client) -> None:
+    assert management.post("/groups", json={"name": "many"}).status_code == 201
+    answer = management.post("/groups/many/agents", json={"agents": ["a"] * 10_001})
+    assert answer.status_code == 400
+    assert "agents: Expected `array` of length <= 10000" in answer.json()["detail"]
+
+
+def test_the_faults_of_many_commands_are_cut(management: httpx.Client) -> None:
+    answer = management.post("/commands", json=[command("nobody", "group")] * 100)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].count("there is no group") == 10
