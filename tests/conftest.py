@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.databases import PATIENT, migrate, querying, run_sql
 from support.leftovers import Guard
 from support.server import Server, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.address import driver_url
 from comms_api.database.connect import open_engine
@@ -50,7 +50,11 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
     guard.watch(tmp_path_factory.getbasetemp())
     yield guard
     try:
-        wait_until(lambda: not guard.leftovers(), says=lambda: f"processes outlived the tests: {guard.leftovers()}")
+        wait_until(
+            lambda: not guard.leftovers(),
+            says=lambda: f"processes outlived the tests: {guard.leftovers()}",
+            patience_seconds=float(os.environ.get("TEST_LEFTOVERS_PATIENCE", PATIENCE)),
+        )
     finally:
         guard.close()
 

@@ -155,7 +155,8 @@ def test_a_wait_names_whom_it_waits_for_and_ctrl_c_says_how_to_come_back(
 ) -> None:
     server.enroll(management, "asleep")
     program = terminal.program("send", "--agent", "asleep", "--action", "ping", "--wait")
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heeding = ["env", "--default-signal=INT", *program]  # a shell has its jobs in the background ignore it
+    with subprocess.Popen(heeding, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         request_id = process.stdout.readline().split()[0]
         named = process.stdout.readline()

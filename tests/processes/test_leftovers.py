@@ -25,7 +25,7 @@ def is_alive(pid: int) -> bool:
 
 @contextmanager
 def held_run(
-    folder: Path, test: str, *options: str, patience_seconds: float = PATIENCE
+    folder: Path, test: str, *options: str, leftovers_seconds: float = PATIENCE
 ) -> Iterator[tuple[subprocess.Popen[str], Pids, str]]:
     """Run a held test; yield its process, a function that returns whom the test has announced, and the run's name."""
     run, announced = uuid.uuid4().hex, folder / "announced"
@@ -36,7 +36,7 @@ def held_run(
         env=clean
         | {
             "TEST_ANNOUNCED": str(announced),
-            "TEST_PATIENCE": str(patience_seconds),
+            "TEST_LEFTOVERS_PATIENCE": str(leftovers_seconds),
             VARIABLE: f"{os.environ[VARIABLE]} {run}",
         },
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_a_worker_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_a_test_that_fails_and_ends_nothing_leaves_no_process_and_is_named(tmp_path: Path) -> None:
-    with held_run(tmp_path, "test_fail", patience_seconds=3) as (process, announced, run):
+    with held_run(tmp_path, "test_fail", leftovers_seconds=3) as (process, announced, run):
         pids = announced()
         output = process.communicate(timeout=PATIENCE)[0]
         assert "processes outlived the tests" in output

@@ -12,12 +12,17 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "120"))
 
 
 def wait_until(
-    condition: Callable[[], object], *, says: Callable[[], object] = str, pause_seconds: float = 0.05
+    condition: Callable[[], object],
+    *,
+    says: Callable[[], object] = str,
+    pause_seconds: float = 0.05,
+    patience_seconds: float = PATIENCE,
 ) -> float:
     """Wait for the condition and return how many seconds that took; `says` explains a failure."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < PATIENCE, f"the condition did not hold within {PATIENCE:g} s; {says()}"
+        waited = time.monotonic() - started
+        assert waited < patience_seconds, f"the condition did not hold within {patience_seconds:g} s; {says()}"
         time.sleep(pause_seconds)
     return time.monotonic() - started
 
