@@ -18,6 +18,7 @@ from comms_api.http.authentication import client_of
 from comms_api.http.budgets import ByteBudget
 from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.http.request import AnyRequest, close_afterwards, departure_of, find_header
+from comms_api.http1.rounds import RoundQueue
 from comms_api.settings import Settings
 
 T = TypeVar("T")
@@ -42,6 +43,12 @@ PACE_SECONDS = 1.0
 PACE_BYTES = 64 * 1024
 """A client that sends less than so many bytes in `PACE_SECONDS` loses the room that it has not filled."""
 
+CHUNKS_PER_ROUND = 4
+"""How many chunks of large bodies are taken in a round of the event loop.
+
+Nothing more is read from a connection until its last chunk has been taken: a chunk is decrypted, copied and counted.
+"""
+
 INLINE_BYTES = 16 * 1024
 """Larger compressed bodies are decoded in a thread, and so are small ones that become large."""
 
@@ -63,6 +70,7 @@ class Bodies:
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
         self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
         self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
+        self.chunks = RoundQueue(CHUNKS_PER_ROUND)
         self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)
         self._failed_bytes = 0
 
@@ -176,6 +184,8 @@ class _Reading:
     async def _read_chunks(self) -> bytes:
         chunks, more = [], True
         while more:
+            if self._budget is self._bodies.large:
+                await self._bodies.chunks.wait_for_turn(self._client)
             chunk, more = await _next_chunk(self._request)
             chunks.append(chunk)
             self._size += len(chunk)

@@ -14,8 +14,9 @@ import msgspec
 from comms_api.http1.addresses import Address, address_of, network_of
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Endpoint
-from comms_api.http1.handshakes import HandshakeQueue, wait_until_readable
 from comms_api.http1.proxy_protocol import read_header
+from comms_api.http1.readiness import wait_until_readable
+from comms_api.http1.rounds import RoundQueue
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,13 @@ class Acceptor:
         self._encryption = encryption
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
-        self._queue = HandshakeQueue()
+        self._handshakes = RoundQueue()
+        """A handshake costs as much CPU time as several requests, and it needs no token.
+
+        The queue is entered when the first bytes of a client are there, so clients that connect and send nothing hold
+        nobody up, and cannot gather handshakes that all begin at once.
+        """
+
         self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
         listener.settimeout(0)
@@ -138,7 +145,7 @@ class Acceptor:
     async def _wait_for_turn(self, connection: socket.socket, group: str) -> None:
         try:
             await wait_until_readable(connection)
-            await self._queue.wait_for_turn(group)
+            await self._handshakes.wait_for_turn(group)
         except BaseException:
             connection.close()
             raise

@@ -9,7 +9,7 @@ import socket
 import msgspec
 
 from comms_api.http1.addresses import Address, unmap
-from comms_api.http1.handshakes import wait_until_readable
+from comms_api.http1.readiness import wait_until_readable
 
 HEADER_BYTES_MAXIMUM = 4096
 V1_BYTES_MAXIMUM = 107

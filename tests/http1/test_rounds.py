@@ -1,16 +1,16 @@
-"""TLS handshakes begin one by one, and addresses take turns."""
+"""Work that is ready at once is spread over rounds of the event loop, and groups take turns."""
 
 import asyncio
 
 import pytest
 
-from comms_api.http1.handshakes import HandshakeQueue
+from comms_api.http1.rounds import RoundQueue
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_client_waits_for_one_handshake_of_each_other_address_however_many_connections_that_has() -> None:
-    queue, begun = HandshakeQueue(), list[str]()
+async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_that_has() -> None:
+    queue, begun = RoundQueue(), list[str]()
 
     async def begin(group: str) -> None:
         await queue.wait_for_turn(group)
@@ -21,24 +21,25 @@ async def test_a_client_waits_for_one_handshake_of_each_other_address_however_ma
     assert begun == ["loud", "quiet", "other", "loud", "loud", "loud", "loud"]
 
 
-async def test_one_handshake_begins_in_each_cycle_of_the_event_loop() -> None:
-    queue, begun = HandshakeQueue(), list[int]()
+@pytest.mark.parametrize("per_round", [1, 4])
+async def test_no_more_begin_in_a_round_of_the_event_loop(per_round: int) -> None:
+    queue, begun = RoundQueue(per_round), list[int]()
 
     async def begin(number: int) -> None:
         await queue.wait_for_turn("loud")
         begun.append(number)
 
-    waiting = [asyncio.create_task(begin(number)) for number in range(5)]
+    waiting = [asyncio.create_task(begin(number)) for number in range(20)]
     most, before = 0, 0
-    while len(begun) < 5:
+    while len(begun) < 20:
         await asyncio.sleep(0)
         most, before = max(most, len(begun) - before), len(begun)
-    assert most == 1
+    assert most == per_round
     await asyncio.gather(*waiting)
 
 
-async def test_connections_that_were_given_up_take_no_turn() -> None:
-    queue = HandshakeQueue()
+async def test_work_that_was_given_up_takes_no_turn() -> None:
+    queue = RoundQueue()
     waiting = [asyncio.create_task(queue.wait_for_turn(group)) for group in ("loud", "loud", "quiet")]
     await asyncio.sleep(0)
     waiting[0].cancel()
