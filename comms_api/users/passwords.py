@@ -7,7 +7,10 @@ from comms_api.executors import BoundedExecutor
 
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""The most passwords that are hashed or wait for it, on a node; beyond it, 503. A hash takes some 25 ms."""
+"""The most passwords of strangers that are hashed or wait for it, of a process; beyond it, 503. A hash takes 25 ms."""
+
+KNOWN_HASHES_MAXIMUM = 64
+"""The same of users who are logged in, or were before with the same device: strangers cannot fill their queue."""
 
 
 class Passwords:
@@ -17,7 +20,8 @@ class Passwords:
         """Prepare a hash for users who do not exist, so that they take as long as those who do."""
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
-        self._slow = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
+        self._strangers = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
+        self._known = BoundedExecutor("passwords of known users", HASH_THREADS, KNOWN_HASHES_MAXIMUM)
 
     def hash(self, password: str) -> str:
         """Return what to store."""
@@ -25,11 +29,12 @@ class Passwords:
 
     async def hash_aside(self, client: str, password: str) -> str:
         """Return what to store, without holding up the event loop."""
-        return await self._slow.run(client, lambda: self.hash(password))
+        return await self._known.run(client, lambda: self.hash(password))
 
-    async def matches(self, client: str, password: str, stored: str | None) -> bool:
+    async def matches(self, client: str, password: str, stored: str | None, *, is_known: bool) -> bool:
         """Return whether `password` is the stored one; never for None, but no faster."""
-        return await self._slow.run(client, lambda: self._verify(password, stored))
+        hashes = self._known if is_known else self._strangers
+        return await hashes.run(client, lambda: self._verify(password, stored))
 
     def _verify(self, password: str, stored: str | None) -> bool:
         try:

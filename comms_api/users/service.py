@@ -111,12 +111,15 @@ class Users:
             async with self._engine.connect() as connection:
                 record = await store.find_login(connection, name, device_hash, network)
             async with self._guesses.charged(name, origin, record):
-                stored = record.password_hash if record else None
-                # Hashes of strangers at its address do not take a device's share of the queue.
-                client = name if record and record.has_device else network
-                if not await self._passwords.matches(client, password, stored) or record is None:
+                if not await self._is_right(password, record, name, network) or record is None:
                     raise Unauthenticated("The user name or the password is wrong.")
         return record, read_at
+
+    async def _is_right(self, password: str, record: LoginRecord | None, name: str, network: str) -> bool:
+        if record is not None and record.has_device:
+            return await self._passwords.matches(name, password, record.password_hash, is_known=True)
+        stored = None if record is None else record.password_hash
+        return await self._passwords.matches(network, password, stored, is_known=False)
 
     async def _remember_device(
         self, connection: AsyncConnection, name: str, origin: Origin, record: LoginRecord

@@ -84,7 +84,7 @@ async def test_logins_that_keep_no_token_are_bounded_and_push_out_no_device_that
         assert await is_known(connection, newest) == (True, False)
 
 
-async def test_hashes_of_strangers_at_the_same_address_do_not_take_the_share_of_a_device(engine: AsyncEngine) -> None:
+async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(engine: AsyncEngine) -> None:
     users = Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
     await users.create(NewUser("user", PASSWORD, "reader"))
     device = (await users.log_in("user", PASSWORD, Origin(HERE))).device_token
