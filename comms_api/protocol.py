@@ -151,7 +151,7 @@ class StatefulHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     collector: str = ""
 
 
-class ItemResult(msgspec.Struct, frozen=True):
+class ItemResult(msgspec.Struct, frozen=True, gc=False):
     """What became of one item of a stateful batch; `index` counts from 0."""
 
     index: int

@@ -61,7 +61,7 @@ class StatelessBatch(msgspec.Struct, frozen=True):
     """How many lines more should be in the quarantine; only their number is kept."""
 
 
-class StateChange(msgspec.Struct, frozen=True):
+class StateChange(msgspec.Struct, frozen=True, gc=False):
     """One item of a stateful batch; `data` is the JSON object to create or merge, None for a delete."""
 
     index: int

@@ -49,6 +49,7 @@ async def append_events(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
     async with ingest.bodies.receive(request) as body:
         async with ingest.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
             _check_owner(body, agent_id)
+            await ingest.bodies.hold_lines(request, body)
             batch = await ingest.slices.run_metered(read_stateless(body, ingest.batch_items_maximum))
         await ingest.events.append(agent_id, batch)
 
@@ -64,6 +65,7 @@ async def change_states(request: AnyRequest, ingest: NamedDependency[Ingest]) ->
         await ingest.answers.hold(request.scope, len(body))  # the results are about as large
         async with ingest.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
             _check_owner(body, agent_id)
+            await ingest.bodies.hold_lines(request, body)
             steps = read_stateful(str(agent_id), sequence, body, ingest.batch_items_maximum)
             batch = await ingest.slices.run_metered(steps)
         return ItemResults(await ingest.states.change(agent_id, batch))

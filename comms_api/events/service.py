@@ -106,7 +106,7 @@ class States:
 
     async def _change(self, agent_id: UUID, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
         outcomes = await self._writer.submit(agent_id, changes)
-        if IS_LARGE in outcomes:
+        if outcomes[0] is IS_LARGE:
             outcomes = await self._large_writer.submit(agent_id, changes)
         return outcomes
 
@@ -208,4 +208,5 @@ def _sort(outcomes: Sequence[StateOutcome]) -> Steps[list[ItemResult]]:
         if len(results) % STEP_RESULTS == 0:
             yield None
     results.sort(key=lambda result: result.index)
+    yield None
     return results

@@ -6,6 +6,7 @@ while the body arrives at a fair pace; a client that stalls holds what has arriv
 
 import asyncio
 import gc
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from comms_api.faults import describe_fault
 from comms_api.http.authentication import client_of
 from comms_api.http.budgets import ByteBudget
 from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
-from comms_api.http.request import AnyRequest, close_afterwards, departure_of, find_header
+from comms_api.http.request import AnyRequest, at_end, close_afterwards, departure_of, find_header
 from comms_api.http1.rounds import RoundQueue
 from comms_api.settings import Settings
 
@@ -25,6 +26,12 @@ T = TypeVar("T")
 
 COPIES = 4
 """How many times a body is in memory while it is parsed and stored: as it came, as lines, as rows, as a statement."""
+
+LINE_BYTES = 160
+"""What a line of a batch takes beside its bytes, until it has been stored."""
+
+LINES_SHARE = 2
+"""The lines of batches may take one in so many bytes of `bytes_in_flight_maximum`, half of that for one client."""
 
 CLIENTS_TO_FILL = 8
 SMALL_BODY_BYTES = 64 * 1024
@@ -71,6 +78,8 @@ class Bodies:
         self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
         self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
         self.chunks = RoundQueue(CHUNKS_PER_ROUND)
+        lines = settings.bytes_in_flight_maximum // LINES_SHARE
+        self._lines = ByteBudget(lines, lines // 2, wait_seconds)
         self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)
         self._failed_bytes = 0
 
@@ -84,6 +93,17 @@ class Bodies:
         neither parsed nor, if its client leaves before its turn comes, stored.
         """
         return _Reading(request, self, min(self._limit, bytes_maximum or self._limit))
+
+    async def hold_lines(self, request: AnyRequest, body: bytes) -> None:
+        """Hold until the request ends what the lines of a batch take beside their bytes.
+
+        Raises `Unavailable` when there is no room in time.
+        """
+        size = body.count(b"\n") * LINE_BYTES
+        if size > SMALL_BODY_BYTES:
+            client = client_of(request.scope)
+            await self._lines.acquire(client, size)
+            at_end(request.scope, partial(self._lines.release, client, size))
 
     async def receive_public(self, request: AnyRequest) -> bytes:
         """Return the body of a route without a token, of at most `PUBLIC_BYTES_MAXIMUM` bytes.

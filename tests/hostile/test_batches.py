@@ -1,27 +1,36 @@
 """Batches that are dear to read, to merge or to answer cost their agent, and nobody else."""
 
+import asyncio
 import gzip
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import psutil
 import pytest
 import zstandard
+from sqlalchemy import make_url
 from support.batches import metadata, state, stateful, stateless
+from support.databases import plain_url
 from support.others import assert_others_are_served
 from support.raw import Answer, connect, read_answer, request
 from support.server import Server, running_server
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, wait_until
 
 MIB = 2**20
 BAD_LINES = 399_000
 STATES, STATE_BYTES = 60, 1_000_000
 Query = Callable[..., list[Any]]
+WAITING_COPIES = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'COPY%events%'"""
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +190,65 @@ def test_a_small_batch_that_touches_large_states_is_applied_in_bounded_memory(
     older = post(server, loud, "/events/stateful", stateful(loud, *items), "Batch-Sequence: 2")
     assert older.status == 409
     assert_others_are_served(server, management, quiet)
+
+
+def test_lines_are_charged_beside_their_bytes(
+    server: Server, management: httpx.Client, quiet: UUID, query: Query
+) -> None:
+    agents = [server.enroll(management, f"lines {number}") for number in range(8)]
+    header = b'{"module":"lines","collector":"c"}\n'
+    before = server.resident_bytes()
+
+    def send(agent_id: UUID) -> Answer:
+        body = zstandard.compress(metadata(agent_id) + b"\n" + header + b"{}\n" * 300_000)
+        return post(server, agent_id, "/events/stateless", body, "Content-Encoding: zstd")
+
+    with ThreadPoolExecutor(len(agents)) as crowd:
+        answers = crowd.map(send, agents)
+        assert_others_are_served(server, management, quiet)
+    statuses = [answer.status for answer in answers]
+    assert 204 in statuses
+    assert set(statuses) <= {204, 503}
+    stored = query("SELECT count(*) FROM events WHERE module = 'lines'")
+    assert stored == [(300_000 * statuses.count(204),)]
+    assert server.resident_bytes() - before < 256 * MIB
+
+
+def test_batches_whose_clients_have_left_are_not_stored(
+    server: Server, management: httpx.Client, query: Query, database_url: str
+) -> None:
+    agents = [server.enroll(management, f"impatient {number}") for number in range(12)]
+    tokens = [server.token(agent_id) for agent_id in agents]
+
+    def begin(stack: ExitStack, number: int) -> ssl.SSLSocket:
+        body = stateless(agents[number], {"text": "x" * 500_000}, module="left")
+        connection = stack.enter_context(connect(server.tls, server.agent_port))
+        connection.sendall(request("POST", "/events/stateless", tokens[number], body))
+        return connection
+
+    def writers_wait(count: int) -> Callable[[], bool]:
+        return lambda: query(WAITING_COPIES)[0][0] == count
+
+    async def hold_the_table(act: Callable[[], None]) -> None:
+        holder = await asyncpg.connect(plain_url(make_url(database_url)))
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            await asyncio.to_thread(act)
+        await holder.close()
+
+    with ExitStack() as patient, ExitStack() as impatient:
+        kept: list[ssl.SSLSocket] = []
+
+        def send_while_it_is_held() -> None:
+            for number in (0, 1):
+                kept.append(begin(patient, number))
+                wait_until(writers_wait(number + 1))
+            for number in range(2, len(agents)):
+                begin(impatient, number)
+            impatient.close()
+
+        asyncio.run(hold_the_table(send_while_it_is_held))
+        assert [read_answer(connection).status for connection in kept] == [204, 204]
+    last = server.client(server.agent_url, tokens[-1])
+    assert last.post("/events/stateless", content=stateless(agents[-1], {}, module="last")).status_code == 204
+    assert query("SELECT count(*) FROM events WHERE module = 'left'") == [(2,)]
