@@ -18,8 +18,8 @@ from comms_api.http.request import Origin
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.keyring import Keyring, new_signing_key
 from comms_api.users.devices import DEVICES_MAXIMUM, forget_devices, insert_device, renew_device, trim_devices
-from comms_api.users.model import NewUser
-from comms_api.users.service import Users
+from comms_api.users.model import NewUser, PasswordChange, UserChange
+from comms_api.users.service import Users, reset_password
 from comms_api.users.store import find_login, insert_user
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +34,11 @@ CROWD = 80
 def database_url(new_database: Callable[[], str]) -> str:
     """A database of the test's own."""
     return new_database()
+
+
+def users_of(engine: AsyncEngine) -> Users:
+    """Return the users as a node of their own has them."""
+    return Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
 
 
 async def know(connection: AsyncConnection, token_hash: bytes) -> None:
@@ -85,7 +90,7 @@ async def test_logins_that_keep_no_token_are_bounded_and_push_out_no_device_that
 
 
 async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(engine: AsyncEngine) -> None:
-    users = Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
+    users = users_of(engine)
     await users.create(NewUser("user", PASSWORD, "reader"))
     device = (await users.log_in("user", PASSWORD, Origin(HERE))).device_token
     is_over, refusals = asyncio.Event(), Counter[type[Exception]]()
@@ -102,6 +107,34 @@ async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(
     assert (await users.log_in("user", PASSWORD, Origin(HERE, device))).device_token == device
     is_over.set()
     await asyncio.gather(*guessing)
+
+
+async def test_a_client_that_sends_its_password_with_each_request_is_known_by_its_network(engine: AsyncEngine) -> None:
+    users = users_of(engine)
+    await users.create(NewUser("user", PASSWORD, "service"))
+    for _ in range(2):
+        await users_of(engine).token_for("user", PASSWORD, Origin(HERE))
+    async with engine.begin() as connection:
+        assert await is_known(connection, HASH, HERE) == (False, True)
+        assert await count(connection) == 1
+
+
+async def test_a_password_that_is_reset_on_a_node_ends_all_devices(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await insert_user(connection, "user", "hash", "reader")
+        await know(connection, HASH)
+        await reset_password(connection, "user", PASSWORD)
+        assert await count(connection) == 0
+
+
+async def test_a_new_role_keeps_devices_and_a_new_password_ends_them(engine: AsyncEngine) -> None:
+    users = users_of(engine)
+    await users.create(NewUser("user", PASSWORD, "reader"))
+    device = (await users.log_in("user", PASSWORD, Origin(HERE))).device_token
+    await users.change("user", UserChange(role="operator"))
+    assert (await users.log_in("user", PASSWORD, Origin(HERE, device))).device_token == device
+    await users.change_password("user", PasswordChange(PASSWORD, PASSWORD[::-1]), Origin(HERE, device))
+    assert (await users.log_in("user", PASSWORD[::-1], Origin(HERE, device))).device_token not in {device, None}
 
 
 async def test_a_deleted_user_has_no_devices(engine: AsyncEngine) -> None:
