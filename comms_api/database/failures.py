@@ -78,6 +78,11 @@ def describe_outage(error: BaseException) -> str:
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
+def is_timeout(error: BaseException) -> bool:
+    """Return whether PostgreSQL was reached and has not answered in time."""
+    return isinstance(driver_error(error), TimeoutError | asyncpg.QueryCanceledError)
+
+
 def driver_error(error: BaseException) -> BaseException | None:
     """Return asyncpg's own error, which SQLAlchemy has wrapped."""
     cause: BaseException | None = error

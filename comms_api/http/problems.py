@@ -12,7 +12,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
 from comms_api import errors
-from comms_api.database.failures import describe_outage, find_refusal, is_outage
+from comms_api.database.failures import describe_outage, find_refusal, is_outage, is_timeout
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.faults import complete_fault
 from comms_api.http.request import CHALLENGE, AnyRequest
@@ -82,7 +82,8 @@ def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
     if refusal := find_refusal(error):
         return 400, f"A value cannot be stored: {refusal}", errors.Malformed.code
     if is_outage(error):
-        return 503, "The database cannot be reached; come back later.", errors.Unavailable.code
+        why = "took too long" if is_timeout(error) else "cannot be reached"
+        return 503, f"The database {why}; come back later.", errors.Unavailable.code
     return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code
 
 

@@ -1,5 +1,6 @@
 """Crashes and outages: what was acknowledged is kept, what was claimed is offered again, and 503 passes."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,9 +13,12 @@ from signal import SIGKILL
 from threading import Thread
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
+from sqlalchemy import make_url
 from support.batches import command, state, stateful, stateless
+from support.databases import plain_url
 from support.server import KEY, Server, environment, running_server, start_server
 from support.waiting import PATIENCE, wait_until
 
@@ -122,6 +126,24 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             cluster.bring_up()
             wait_until(lambda: all(call().status_code != 503 for call in calls))
             assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
+
+
+def test_a_statement_that_takes_too_long_is_not_called_an_outage(folder: Path, new_database: Callable[[], str]) -> None:
+    url = new_database()
+    with running_server(folder / "slow", url, database_timeout_seconds=5) as server:
+        agent_id = server.enroll(server.management(), "waits")
+        agent = server.log_in(agent_id)
+
+        async def change_while_it_is_locked() -> httpx.Response:
+            connection = await asyncpg.connect(plain_url(make_url(url)))
+            await connection.fetch("SELECT pg_advisory_lock(hashtextextended($1, 0))", str(agent_id))
+            body = stateful(agent_id, state("1"))
+            answer = await asyncio.to_thread(agent.post, "/events/stateful", content=body)
+            await connection.close()
+            return answer
+
+        answer = asyncio.run(change_while_it_is_locked())
+    assert (answer.status_code, answer.json()["detail"]) == (503, "The database took too long; come back later.")
 
 
 def stored_numbers(management: httpx.Client) -> list[int]:
