@@ -27,15 +27,15 @@ from bench.polls import allow_descriptors
 from bench.system import KEY, System, second_node
 from comms_api.protocol import Orders
 
-PHASE_SECONDS, QUICK_PHASE_SECONDS = 6.0, 2.0
+PHASE_SECONDS, QUICK_PHASE_SECONDS = 6.0, 1.5
 INTERVAL_SECONDS = 0.05
 PATIENCE_SECONDS = 15.0
 FAILED_SECONDS = 60.0
 """What an exchange that fails counts as: the time that a real agent gives a request."""
 
 IDLE_CPU_SHARE = 0.2
-LOOK_SECONDS = 0.5
-LOOKS_MAXIMUM = 40
+LOOK_SECONDS = 0.25
+LOOKS_MAXIMUM = 80
 DESCRIPTORS = 10_000
 KEY_REQUEST_PROGRAM = """#!/bin/sh
 echo '{"error":0,"data":{"id":"'"$2"'","name":"'"$2"'","ip":"any","key":"weak"}}'
