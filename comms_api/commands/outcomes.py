@@ -5,7 +5,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.commands.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Report
-from comms_api.errors import Malformed
+from comms_api.errors import Malformed, TooLarge
 from comms_api.protocol import (
     RESULT_IN_PROGRESS,
     RESULT_SUCCESS,
@@ -16,6 +16,9 @@ from comms_api.protocol import (
     ReportOutcome,
     Result,
 )
+
+REPORTS_MAXIMUM = 10_000
+"""A poll returns at most 1,000 orders."""
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -42,7 +45,7 @@ class Ending(msgspec.Struct, frozen=True):
 def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcome]]:
     """Return the reports of a batch by their index, and the outcomes of those that cannot be read.
 
-    Raises `Malformed` when the reports cannot be told apart.
+    Raises `Malformed` when the reports cannot be told apart, and `TooLarge` for too many.
     """
     reports: dict[int, OrderResult] = {}
     refused: list[ReportOutcome] = []
@@ -50,6 +53,8 @@ def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcom
         raws = _BATCH.decode(body).results
     except (ValueError, RecursionError) as error:
         raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
+    if len(raws) > REPORTS_MAXIMUM:
+        raise TooLarge(f"A request has at most {REPORTS_MAXIMUM} results.")
     for index, raw in enumerate(raws):
         try:
             bytes(raw).decode()  # the decoder would pass raw data on as they are

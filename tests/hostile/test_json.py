@@ -130,3 +130,14 @@ def test_the_faults_of_many_commands_are_cut(management: httpx.Client) -> None:
     answer = management.post("/commands", json=[command("nobody", "group")] * 100)
     assert answer.status_code == 422
     assert answer.json()["detail"].count("there is no group") == 10
+
+
+def test_a_request_with_very_many_results_is_refused_at_little_cost(server: Server, management: httpx.Client) -> None:
+    agent = server.log_in(server.enroll(management, "reporter"))
+    body = zstandard.compress(b'{"results":[%s]}' % b",".join([b"{}"] * 1_000_000))
+    before = server.cpu_seconds()
+    answer = agent.post("/commands/results", content=body, headers={"Content-Encoding": "zstd"})
+    assert (answer.status_code, answer.json()["detail"]) == (413, "A request has at most 10000 results.")
+    assert server.cpu_seconds() - before < 1
+    most = agent.post("/commands/results", json={"results": [{}] * 10_000})
+    assert [outcome["status"] for outcome in most.json()["results"]] == [400] * 10_000
