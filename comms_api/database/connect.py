@@ -123,6 +123,7 @@ async def keep_running(address: Address) -> None:
     """Start the embedded server again whenever it is gone, until cancelled; another server has others to do so."""
     while address.embedded is not None:
         try:
+            # One call at a time, of one process: it takes one of the loop's threads.
             await asyncio.to_thread(address.embedded.revive)
         except ConfigurationError as error:
             logger.warning("tried again in %g s: %s", REVIVAL_SECONDS, error)

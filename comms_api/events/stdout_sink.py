@@ -43,6 +43,7 @@ class StdoutSink:
             if select([], [self._descriptor], [], 0)[1]:
                 rest = rest[os.write(self._descriptor, rest[:PIPE_BUF]) :]
             else:
+                # A program of its own, which serves no requests, and one call at a time.
                 await asyncio.to_thread(select, [], [self._descriptor], [], WAIT_SECONDS)
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
