@@ -14,7 +14,7 @@ EMPTY_ZSTD = zstandard.compress(b"")
 SKIPPED_ZSTD = b"\x50\x2a\x4d\x18\0\0\0\0"
 """A frame that a decoder skips, without content."""
 
-EMPTY_GZIP = gzip.compress(b"")
+EMPTY_GZIP = gzip.compress(b"", mtime=0)
 
 
 class Shot(msgspec.Struct, frozen=True):

@@ -93,7 +93,11 @@ def test_a_body_of_very_many_frames_is_refused_at_little_cost(server: Server, lo
     assert server.cpu_seconds() - before < 0.5
 
 
-@pytest.mark.parametrize(("encoding", "frame"), [("zstd", EMPTY_ZSTD), ("zstd", SKIPPED_ZSTD), ("gzip", EMPTY_GZIP)])
+@pytest.mark.parametrize(
+    ("encoding", "frame"),
+    [("zstd", EMPTY_ZSTD), ("zstd", SKIPPED_ZSTD), ("gzip", EMPTY_GZIP)],
+    ids=["empty zstd", "skippable zstd", "empty gzip"],
+)
 def test_frames_are_counted_without_a_copy_of_the_rest_of_the_body(encoding: str, frame: bytes) -> None:
     decoder = decoder_of(encoding, frame * 500_000)
     tracemalloc.start()
