@@ -55,7 +55,7 @@ class UnsupportedEncoding(Malformed):
 
 
 class ClientLeft(Malformed):
-    """The client left; its request was dropped."""
+    """The client disconnected; its request was dropped."""
 
 
 class Invalid(CommsError):

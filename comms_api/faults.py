@@ -1,4 +1,4 @@
-"""Say what is wrong with JSON, a parameter or a setting: where, what, and which values are right."""
+"""Describe a fault in JSON, a parameter or a setting: its place, its kind, and the valid values."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -32,16 +32,16 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
 def describe_fault(error: Exception, body: bytes, form: object) -> str:
-    """Return one sentence about why `body` is not what `form`, a type, says; it begins with the field."""
+    """Return one sentence about why `body` does not match the type `form`; it begins with the field."""
     if isinstance(error, RecursionError):
         return f"{_deepest_member(body)}: nested too deeply"
     if not isinstance(error, msgspec.ValidationError):
-        return f"no valid JSON: {error}"
+        return f"not valid JSON: {error}"
     return locate_fault(error, form)
 
 
 def locate_fault(error: msgspec.ValidationError, form: object) -> str:
-    """Return one sentence about why a value is not what `form`, a type, says; it begins with the field."""
+    """Return one sentence about why a value does not match the type `form`; it begins with the field."""
     sentence, _, path = str(error).partition(_AT)
     path = path.removesuffix("`").removeprefix("$")
     fault = complete_fault(sentence, form, path)
@@ -49,7 +49,7 @@ def locate_fault(error: msgspec.ValidationError, form: object) -> str:
 
 
 def complete_fault(sentence: str, form: object, path: str = "") -> str:
-    """Add the right values to msgspec's sentence about a wrong one, which is at a path within a type."""
+    """Add the valid values to msgspec's sentence about an invalid one, at a path within a type."""
     if sentence == _NUL:
         return "must not contain NUL"
     if not sentence.startswith(_NO_SUCH_VALUE):
@@ -62,7 +62,7 @@ def complete_fault(sentence: str, form: object, path: str = "") -> str:
 
 
 def _inner(outer: Type, name: str | None) -> Iterator[Type]:
-    """Yield the types of a member that has a name, or of the items."""
+    """Yield the types of a named member, or of the items."""
     for one in _alternatives(outer):
         if isinstance(one, StructType | NamedTupleType):
             fields: Iterable[Field] = one.fields
@@ -87,7 +87,7 @@ def _literals(one: Type) -> Iterable[object]:
 
 
 def _deepest_member(body: bytes) -> str:
-    """Return the name of the outermost object's member that is nested deeply; `body` if that is not found at once."""
+    """Return the name of the outermost object's deeply nested member, or `body` if it is not found at once."""
     depth, member = 0, b""
     for match in _TOKEN.finditer(body, 0, SEARCHED_BYTES):
         token = match[0]

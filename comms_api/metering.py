@@ -1,4 +1,4 @@
-"""Measure the CPU time that a coroutine takes on the event loop, in all and in each step.
+"""Measure a coroutine's CPU time on the event loop, in total and for each step.
 
 A step is what runs between two waits; nothing else runs on the event loop meanwhile. CPU time is the thread's own, so a
 busy machine does not make a step longer.
@@ -13,7 +13,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS_MAXIMUM = 0.05
-"""A step that takes longer is logged: it kept everybody else waiting."""
+"""Longer steps are logged, because everybody else had to wait."""
 
 
 class Metered(Coroutine[Any, Any, T]):
@@ -29,7 +29,7 @@ class Metered(Coroutine[Any, Any, T]):
         self.name = name
 
     def take_seconds(self) -> float:
-        """Return the CPU time since this was asked last; to be asked from within."""
+        """Return the CPU time since the last call; only the coroutine itself may call this."""
         seconds = self._earlier_seconds + time.thread_time() - self._step_began
         taken, self._taken_seconds = seconds - self._taken_seconds, seconds
         return taken
@@ -61,5 +61,5 @@ class Metered(Coroutine[Any, Any, T]):
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Run as a part of another coroutine, unmeasured."""
+        """Run as part of another coroutine, without measuring."""
         return self._inner.__await__()

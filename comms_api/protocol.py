@@ -15,13 +15,13 @@ from comms_api.printable import NO_DOTS, WITHOUT_NUL
 Operation = Literal["create", "update", "delete"]
 CommandSource = Literal["Users/Services", "Engine", "Content manager", "Content Manager"]
 CONTENT_MANAGER: CommandSource = "Content manager"
-"""Callers write this source in both ways; it is kept in this one."""
+"""Callers spell this source in both ways; the server stores this spelling."""
 
 TargetType = Literal["agent", "group", "all", "server"]
 OrderStatus = Literal["pending", "sent", "success", "failure", "cancelled"]
 
 AGENT_ID_VERSIONS = frozenset({4, 7})
-"""The UUID versions (RFC 9562) that an agent's id may have. Version 5 belongs to services."""
+"""The UUID versions (RFC 9562) of agents' ids. Version 5 is for services."""
 
 RESULT_SUCCESS = 0
 RESULT_FAILURE = 1
@@ -37,10 +37,10 @@ CANCEL_ACTION = "cancel"
 """Tells an agent that it need not go on: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
 
 SET_GROUP_ACTION = "set-group"
-"""Tells an agent its groups: args `{"groups":[…]}`, of which it must be a member, or it loses its configuration."""
+"""Sets an agent's groups: args `{"groups":[…]}`. In a group that it does not belong to, it loses its configuration."""
 
 ROTATE_KEY_ACTION = "rotate-key"
-"""Tells an agent to make its next key and submit it; without args."""
+"""Makes an agent create its next key and submit it; no args."""
 
 BATCH_SEQUENCE = "Batch-Sequence"
 """The header with the number of a stateful batch; in a refusal (409), the number of the newest one applied."""
@@ -58,7 +58,7 @@ GroupName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=rf
 
 
 def kept_source(source: str) -> str:
-    """Return a source as it is kept."""
+    """Return a source in the spelling that the server stores."""
     return CONTENT_MANAGER if source.casefold() == CONTENT_MANAGER.casefold() else source
 
 
@@ -66,7 +66,7 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def contains_nul(json: bytes) -> bool:
-    """Return whether a text in valid JSON contains NUL, which JSON can only write as an escape."""
+    """Return whether a text in valid JSON contains NUL, which JSON can only express as an escape."""
     return _NUL.search(json) is not None
 
 
@@ -230,7 +230,7 @@ class OrderResults(msgspec.Struct, frozen=True):
 
 
 class RawOrderResults(msgspec.Struct, frozen=True):
-    """A batch of reports, each of them still to be read."""
+    """A batch of reports, not yet decoded."""
 
     results: list[msgspec.Raw]
 
@@ -265,7 +265,7 @@ class WantedFiles(msgspec.Struct, frozen=True):
 
 
 class Enrollment(msgspec.Struct, frozen=True):
-    """What an agent enrolls with: it chooses its own id (a UUID of version 4 or 7) and its own key."""
+    """An agent's enrollment: it chooses its own id (a UUID of version 4 or 7) and its own key."""
 
     name: Name
     key: Text

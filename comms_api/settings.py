@@ -25,7 +25,7 @@ CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python makes of a byte of the environment that is not UTF-8 (PEP 383)."""
+"""Python's representation of a byte in the environment that is not UTF-8 (PEP 383)."""
 
 LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers"}
 
@@ -183,7 +183,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
-    """Raise `ConfigurationError` for the first name that is no setting, with the place and the nearest setting."""
+    """Raise `ConfigurationError` for the first unknown name, with its place and the nearest setting."""
     known = {f"{prefix}{name.upper() if prefix else name}" for name in Settings.__struct_fields__}
     for name in sorted(set(found) - known):
         [nearest] = difflib.get_close_matches(name, sorted(known), n=1) or [""]

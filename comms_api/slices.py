@@ -1,4 +1,4 @@
-"""Run long computations on the event loop in slices, so that none of them keeps everybody else waiting.
+"""Run long computations on the event loop in slices, so that none of them blocks everybody else.
 
 A computation is a generator of short steps. All computations of a node share one turn: at most one slice of them runs
 between two rounds of the event loop, however many of them there are.
@@ -15,11 +15,11 @@ SLICE_SECONDS = 0.005
 """The CPU time of a slice; it ends with the first step that exceeds it."""
 
 Steps: TypeAlias = Generator[Hashable, None, T]
-"""A computation. After each step, of a few milliseconds at most, it yields the client that the step was done for."""
+"""A computation. After each step of at most a few milliseconds, it yields the client to charge for the step."""
 
 
 def charge_nobody(_client: Hashable, _seconds: float) -> None:
-    """Do not count CPU time, or leave that to the meter of the request."""
+    """Charge nobody, or leave that to the request's meter."""
 
 
 class Slices:
@@ -31,14 +31,14 @@ class Slices:
         self._turn = asyncio.Lock()
 
     async def run(self, steps: Steps[T]) -> T:
-        """Return the result of a computation that no request's own CPU time includes, and charge its clients.
+        """Return the result of a computation outside any request's CPU time, and charge its clients.
 
         A computation that ends within its first slice runs at once, and awaits nothing.
         """
         return await self._run(steps, self._charge)
 
     async def run_metered(self, steps: Steps[T]) -> T:
-        """Return the result of a computation whose CPU time is charged with the request that makes it."""
+        """Return the result of a computation whose CPU time is charged with its request."""
         return await self._run(steps, charge_nobody)
 
     async def _run(self, steps: Steps[T], charge: Callable[[Hashable, float], None]) -> T:

@@ -38,6 +38,6 @@ async def note_moved(connection: AsyncConnection, ids: Collection[UUID]) -> None
 
 
 async def note_again(connection: AsyncConnection, failed: Sequence[tuple[UUID, bool]]) -> None:
-    """Note changes anew that agents have not taken over: the agent, and whether its groups had changed."""
+    """Note the changes of failed announcements again: each agent, and whether its groups had changed."""
     parameters = {"ids": [agent_id for agent_id, _ in failed], "has_moved": [has_moved for _, has_moved in failed]}
     await connection.execute(_AGAIN, parameters)

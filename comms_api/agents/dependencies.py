@@ -1,4 +1,4 @@
-"""The agents that a request names in its path or its query: each by its id or its name, as routes ask for them."""
+"""Dependencies of routes: the agents that a request names in its path or query, by id or by name."""
 
 from typing import Annotated, TypeAlias
 from uuid import UUID
@@ -9,13 +9,13 @@ from litestar.params import FromPath, QueryParameter
 from comms_api.agents.service import Agents
 
 AgentId: TypeAlias = NamedDependency[UUID]
-"""As `agent_id`: the agent that the path names as `{agent:str}`."""
+"""Provides `agent_id`: the agent that the path names as `{agent:str}`."""
 
 FilteredAgent: TypeAlias = NamedDependency[UUID | None]
-"""As `filtered_agent`: the agent that the query names as `agent_id`."""
+"""Provides `filtered_agent`: the agent that the query names as `agent_id`."""
 
 FilteredTargets: TypeAlias = NamedDependency[list[str]]
-"""As `filtered_targets`: what the `target` of the query may be called in a command."""
+"""Provides `filtered_targets`: the target ids of commands that match the query's `target`."""
 
 AgentQuery = Annotated[str | None, QueryParameter(name="agent_id", description="an agent's id or name")]
 TargetQuery = Annotated[
@@ -34,7 +34,7 @@ async def find_filtered_agent(agents: NamedDependency[Agents], agent: AgentQuery
 
 
 async def find_filtered_targets(agents: NamedDependency[Agents], target: TargetQuery = None) -> list[str]:
-    """Return what a query's target may be called in a command: the text itself, and the id of an agent of that name."""
+    """Return the target ids that match a query: its own text, and the id of the agent with that name."""
     return [] if target is None else await agents.target_names(target)
 
 
@@ -43,4 +43,4 @@ NAMED_AGENTS = {
     "filtered_agent": Provide(find_filtered_agent),
     "filtered_targets": Provide(find_filtered_targets),
 }
-"""Under these names routes ask for the agents that a request names."""
+"""The names under which routes receive these dependencies."""

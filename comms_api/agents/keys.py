@@ -1,4 +1,4 @@
-"""Agents' keys: how strong they must be, and how one replaces another."""
+"""Agents' keys: the rules for their strength, and the replacement of a key."""
 
 import secrets
 import string
@@ -19,14 +19,14 @@ MADE_KEY_LENGTH = 32
 
 
 class KeyRules(msgspec.Struct, frozen=True):
-    """What a key must be like so that nobody can guess it."""
+    """The rules that keep keys from being guessed."""
 
     length_minimum: int
     entropy_bits_minimum: float
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyRules":
-        """Return the rules that the settings make."""
+        """Return the rules from the settings."""
         return cls(settings.key_length_minimum, settings.key_entropy_bits_minimum)
 
     def is_strong(self, key: str) -> bool:
@@ -44,7 +44,7 @@ class KeyRules(msgspec.Struct, frozen=True):
 
 
 def made_key() -> str:
-    """Make a key at random."""
+    """Make a random key."""
     alphabet = string.ascii_letters + string.digits
     return "".join(secrets.choice(alphabet) for _ in range(MADE_KEY_LENGTH))
 
@@ -52,7 +52,7 @@ def made_key() -> str:
 async def replace_key(
     connection: AsyncConnection, agent_id: UUID, changes: dict[str, Any], **expected: object
 ) -> Admission | None:
-    """Change an agent's key and end its tokens; return None, changing nothing, unless its columns are as expected."""
+    """Change an agent's key and revoke its tokens; unless its columns are as expected, do nothing and return None."""
     if not await store.update_agent(connection, agent_id, changes | {"next_key_hash": None}, **expected):
         return None
     await store.revoke_tokens(connection, str(agent_id))

@@ -62,9 +62,9 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     version: Pattern | None = None
     labels: Labels = {}
     in_sync: bool | None = None
-    """Whether it says that it runs the files of its groups as they are now; without files there is nothing to run."""
+    """Whether it reports that it runs the current files of its groups; true if they have no files."""
     node: Text | None = None
-    """The node that saw it last, while that node is here."""
+    """The node that saw it last, while that node is live."""
 
 
 Networks = Annotated[list[Text], msgspec.Meta(max_length=32)]
@@ -132,7 +132,7 @@ class EnrollmentToken(msgspec.Struct, frozen=True):
 
 
 class Sighting(msgspec.Struct):
-    """The requests of an agent since its last sighting was stored; `seen_at` is when the newest came, monotonic."""
+    """An agent's requests since its last stored sighting; `seen_at` is the monotonic time of the newest."""
 
     remote_address: str | None
     logged_in: bool = False

@@ -1,4 +1,4 @@
-"""An agent is named by its id or by its name; a text in the form of a UUID is an id."""
+"""Resolve agents by id or by name; a text in the form of a UUID is an id."""
 
 import re
 from collections.abc import Collection
@@ -14,12 +14,12 @@ _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 def read_id(text: str) -> UUID | None:
-    """Return the id that a text is, or None for a name."""
+    """Return the text as an id, or None if it is a name."""
     return UUID(text) if _ID.fullmatch(text) else None
 
 
 async def find_ids(connection: AsyncConnection, texts: Collection[str]) -> dict[str, UUID]:
-    """Return the ids of agents by the texts that name them; names of no agent are left out, ids are not looked up."""
+    """Map texts to agents' ids; skip names of no agent, and do not look up ids."""
     found = {text: agent_id for text in texts if (agent_id := read_id(text)) is not None}
     names = [text for text in texts if text not in found]
     if not names:
@@ -29,7 +29,7 @@ async def find_ids(connection: AsyncConnection, texts: Collection[str]) -> dict[
 
 
 async def get_ids(connection: AsyncConnection, texts: Collection[str]) -> list[UUID]:
-    """Return the id of each agent that is named; raises `NotFound` for the first name of no agent."""
+    """Return the ids of the named agents; raises `NotFound` for the first unknown name."""
     found = await find_ids(connection, texts)
     for text in texts:
         if text not in found:

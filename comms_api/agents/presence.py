@@ -1,4 +1,4 @@
-"""Which agents this node has seen since it last stored that: one statement a second, however many requests."""
+"""Collect the agents that this node sees and store them, with one statement a second for any number of requests."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ FLUSH_SECONDS = 1.0
 
 
 class Presence:
-    """Collects sightings and stores them together; a node that dies loses at most a second of them."""
+    """Collects sightings and stores them together; a node that dies loses at most one second of them."""
 
     def __init__(self, engine: AsyncEngine, node: str) -> None:
-        """See agents under the name of this node."""
+        """Record sightings under the name of this node."""
         self._node = node
         self._engine = engine
         self._sightings: dict[UUID, Sighting] = {}
@@ -40,7 +40,7 @@ class Presence:
         sighting.logged_in = sighting.logged_in or logged_in
 
     def polled(self, agent_id: UUID, address: str, displaced_address: str | None) -> None:
-        """Note a poll of an agent, and where the poll came from that it displaces, if there is one."""
+        """Note an agent's poll, and the address of the poll that it displaces, if any."""
         self.saw(agent_id, address)
         sighting = self._sightings[agent_id]
         sighting.poll_address = address
@@ -49,13 +49,13 @@ class Presence:
             sighting.displaced_poll_address = displaced_address
 
     async def run(self) -> None:
-        """Store what was seen, each second, until cancelled."""
+        """Store the sightings every second until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """Store what was seen; keep it for the next time when the database is away."""
+        """Store the sightings; if the database is unavailable, keep them for the next attempt."""
         sightings, self._sightings = self._sightings, {}
         if not sightings:
             return
@@ -74,7 +74,7 @@ class Presence:
 
 
 class DisplacementLog:
-    """Logs the polls that a newer one displaced: of each agent once an hour, and of a few agents at a time."""
+    """Logs displaced polls: once an hour for each agent, and only a few agents at a time."""
 
     SILENCE_SECONDS = 3_600.0
     AGENTS_AT_ONCE = 5
@@ -85,7 +85,7 @@ class DisplacementLog:
         self._logged_at: OrderedDict[UUID, float] = OrderedDict()
 
     def add(self, sightings: Mapping[UUID, Sighting]) -> None:
-        """Log the agents whose polls were displaced, but not those that were logged within the last hour."""
+        """Log the agents whose polls were displaced, except agents logged within the last hour."""
         now = time.monotonic()
         due = [
             agent_id
@@ -100,7 +100,7 @@ class DisplacementLog:
                 self._logged_at.popitem(last=False)
 
     def _log(self, agent_id: UUID, sighting: Sighting) -> None:
-        # One machine may lose its connection and come again; two machines with one data folder go on doing this.
+        # A machine that reconnects displaces its own poll once; two machines with one data folder keep doing it.
         is_elsewhere = sighting.displaced_poll_address != sighting.poll_address
         logger.log(
             logging.WARNING if is_elsewhere else logging.INFO,

@@ -14,13 +14,13 @@ NEVER_SECONDS = 100 * 365 * DAY_SECONDS
 
 
 class Replacing(msgspec.Struct, frozen=True):
-    """How long an agent must have been silent to be replaced."""
+    """The period of silence after which an agent may be replaced."""
 
     silent_seconds: float
 
     @classmethod
     def of(cls, settings: Settings) -> "Replacing":
-        """Return what the settings allow; without `reenroll_after_days`, no agent is ever replaced."""
+        """Return the period from the settings; without `reenroll_after_days`, no agent is ever replaced."""
         days = settings.reenroll_after_days
         return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
 

@@ -39,7 +39,7 @@ LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", descriptio
 async def enroll_agent(
     request: AnyRequest, data: JSONBody[Enrollment], agents: NamedDependency[Agents]
 ) -> EnrolledAgent:
-    """Enroll an agent under the id (UUID version 4 or 7) and key that it chose; 409 when its id or name is taken."""
+    """Enroll an agent with the id (UUID version 4 or 7) and key that it chose; 409 if its id or name is taken."""
     return await agents.enroll(data, remote_address(request))
 
 
@@ -89,9 +89,9 @@ async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> No
 
 @post("/agents/{agent:str}/key", status_code=200, opt=ADMINISTER)
 async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
-    """Give an agent a new key after a compromise: the old one and its tokens end, and nothing is sent to its holder.
+    """Give an agent a new key after a compromise: this revokes the old key and all tokens, and notifies nobody.
 
-    The key is made here unless one is given. To rotate a good key, send the agent a command `rotate-key`.
+    Without a key in the body, the server makes one. To rotate a good key, send a `rotate-key` command instead.
     """
     return await agents.set_key(agent_id, data.key)
 

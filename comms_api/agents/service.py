@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
 FAILURES = "agent"
-"""The kind of limit that agents' failed logins count against."""
+"""The limit that counts agents' failed logins."""
 
 
 class Agents:
@@ -61,14 +61,14 @@ class Agents:
         self._refusals = Notices(logger, logging.WARNING)
 
     async def resolve(self, text: str) -> UUID:
-        """Return the id of the agent that a text names by id or name; raises `NotFound` for a name of none."""
+        """Return the id of the agent with this id or name; raises `NotFound` for an unknown name."""
         if (agent_id := read_id(text)) is not None:
             return agent_id
         async with self._engine.connect() as connection:
             return (await get_ids(connection, [text]))[0]
 
     async def target_names(self, text: str) -> list[str]:
-        """Return a text, and the id of the agent that has it as its name, if there is one."""
+        """Return a text, and the id of the agent with that name, if there is one."""
         if read_id(text) is not None:
             return [text.lower()]
         async with self._engine.connect() as connection:
@@ -112,7 +112,7 @@ class Agents:
         return self._logged(enrolled, address)
 
     async def _enroll_by_token(self, connection: AsyncConnection, token: str, enrollment: Enrollment) -> EnrolledAgent:
-        # A request whose answer was lost is answered again, and uses the token once.
+        # A client that lost the answer may repeat the request; both count as one use of the token.
         if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
             return EnrolledAgent(enrollment.id, enrollment.name)
         used = await enrollment_tokens.use_token(connection, token)
@@ -200,7 +200,7 @@ class Agents:
         self._notifier.notify(REVOCATIONS_CHANNEL)
 
     async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
-        """Give an agent a new key, which ends the old one, its next one and its tokens; raises `NotFound`.
+        """Give an agent a new key and revoke its old key, its next key and its tokens; raises `NotFound`.
 
         From then on its key is the server's own: an external database, which may still have the old one, cannot change
         it.

@@ -45,7 +45,7 @@ STATUS: ColumnElement[str] = case(
     (and_(_SAW_IT_LATELY, _NODE_IS_HERE), "active"),
     else_="disconnected",
 )
-"""The `AgentStatus` of a row of `agents`: with a node that is lost, its agents are too, until another sees them."""
+"""The `AgentStatus` of a row of `agents`: the agents of a lost node are disconnected until another node sees them."""
 
 _NODE = case((_NODE_IS_HERE, agents.c.node))
 _GROUPS = (
@@ -141,7 +141,7 @@ async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | Non
 async def list_agents(
     connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int
 ) -> tuple[list[Agent], bool]:
-    """Return a page of agents in order of their ids, beginning behind `after`, and whether more follow."""
+    """Return a page of agents ordered by id, starting after `after`, and whether more follow."""
     statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
@@ -190,7 +190,7 @@ NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 def is_in_sync() -> ColumnElement[bool]:
-    """Return whether an agent runs the group files that it should; one that never reported runs none."""
+    """Return whether an agent runs the right group files; an agent that never reported runs none."""
     return func.coalesce(agents.c.configuration, literal(NO_FILES_SHA256)) == wanted_configuration()
 
 
@@ -202,7 +202,7 @@ def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
 async def update_agent(
     connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any], **expected: object
 ) -> bool:
-    """Change columns of an agent if others are as expected; return whether it was changed."""
+    """Change columns of an agent if the `expected` columns match; return whether they did."""
     is_expected = [agents.c[name] == value for name, value in expected.items()]
     statement = agents.update().where(agents.c.id == agent_id, *is_expected).values(changes).returning(agents.c.id)
     return await connection.scalar(statement) is not None
@@ -246,12 +246,12 @@ async def find_admission(connection: Connection, name: UUID | str) -> Admission 
 
 
 async def lock_agent(connection: AsyncConnection, agent_id: UUID) -> None:
-    """Keep others from changing an agent until this transaction ends."""
+    """Lock an agent against changes until this transaction ends."""
     await connection.execute(select(agents.c.id).where(agents.c.id == agent_id).with_for_update())
 
 
 OWN_TYPE = case((agents.c.type == EXTERNAL_TYPE, ""), else_=agents.c.type)
-"""The type of an agent whose key no external database may change any more."""
+"""The type of an agent whose key an external database may no longer change."""
 
 
 async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:
@@ -294,7 +294,7 @@ _RECORD_SIGHTINGS = text("""
 
 
 async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sighting], node: str) -> None:
-    """Store what a node has seen of agents, in one statement; sorted, so that two nodes cannot deadlock."""
+    """Store a node's sightings of agents in one statement; sorted, so that two nodes cannot deadlock."""
     ids, now = sorted(sightings), time.monotonic()
     seen = [sightings[agent_id] for agent_id in ids]
     parameters = {

@@ -134,7 +134,7 @@ def _own_names() -> list[x509.GeneralName]:
 
 
 def _dns_name(name: str) -> str | None:
-    """Return a host's name as DNS has it, with umlauts encoded (RFC 3490); None for what cannot be such a name."""
+    """Return a host name in the form of DNS, with umlauts encoded (RFC 3490), or None if it has no such form."""
     try:
         return name.encode("idna").decode()
     except UnicodeError:

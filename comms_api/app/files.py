@@ -1,4 +1,4 @@
-"""Files that a node makes on its first start: written whole or not at all, and for their owner alone if not said."""
+"""Files that a node makes on its first start: written completely or not at all, by default for their owner only."""
 
 import os
 import secrets
@@ -15,7 +15,7 @@ ADMINISTRATOR_PASSWORD = "admin.password"  # noqa: S105 - the name of its file
 
 
 def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Write a new file, unless it exists; of several writers one wins."""
+    """Write a new file unless it exists; one of several concurrent writers wins."""
     draft = _write_draft(path, content, mode)
     try:
         os.link(draft, path)
@@ -26,7 +26,7 @@ def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner reads in the place of the one that is there."""
+    """Replace a file with one that only its owner can read."""
     _write_draft(path, content, PRIVATE).replace(path)
 
 
@@ -35,7 +35,7 @@ def _write_draft(path: Path, content: bytes, mode: int) -> Path:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever our umask is
+        os.fchmod(descriptor, mode)  # the umask does not apply
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -48,9 +48,9 @@ def new_password() -> str:
 
 
 def administrator_password_file(settings: Settings) -> Path:
-    """Return the file of the first administrator's password: the operator's, or one of ours, made if need be.
+    """Return the file with the first administrator's password: the operator's file, or one that is generated if needed.
 
-    It is written before the administrator is: a crash in between loses no password.
+    The file is written before the administrator is stored, so a crash in between loses no password.
     """
     if settings.admin_password_file is not None:
         return settings.admin_password_file

@@ -27,22 +27,22 @@ from comms_api.settings import Settings
 KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
 SHUTDOWN_SECONDS = 1.0
-"""How long a client may take to answer that it closes (TLS close_notify); uvloop would wait half a minute."""
+"""How long to wait for the client's TLS close_notify; uvloop would wait half a minute."""
 
 
 class Loop(uvloop.Loop):
     """An event loop that serves the sockets of sites by their endpoints."""
 
     def __init__(self) -> None:
-        """Keep the faults of clients out of the log."""
+        """Keep clients' faults out of the log."""
         super().__init__()
         self.acceptors: dict[int, Callable[[socket.socket, Encryption], Acceptor]] = {}
-        """What accepts the connections of a site, by the descriptor of its listening socket."""
+        """The acceptor of each site, by the descriptor of its listening socket."""
 
         self.set_exception_handler(_log_unless_of_a_client)
 
     async def create_server(self, *arguments: Any, **options: Any) -> Any:
-        """Return the acceptor of a site's socket, which does without hypercorn's own protocol."""
+        """Return the acceptor of a site's socket, which replaces hypercorn's own protocol."""
         listener: socket.socket | None = options.get("sock")
         accept = self.acceptors.pop(listener.fileno(), None) if listener is not None else None
         if accept is None or listener is None:
@@ -56,7 +56,7 @@ def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, 
 
 
 class Site(msgspec.Struct, frozen=True):
-    """One ASGI app on one socket that already listens; `asks_names` requests client certificates."""
+    """One ASGI app on one listening socket; `asks_names` requests client certificates."""
 
     app: AsgiApp
     listener: socket.socket
@@ -67,11 +67,11 @@ class Site(msgspec.Struct, frozen=True):
     charge: Charge = charge_nobody
     count_answer: CountAnswer = count_no_answer
     renewals: list[Callable[[], None]] = []
-    """Functions that read the certificate files again; `serve` adds one."""
+    """Functions that reload the certificate files; `serve` adds one."""
 
 
 async def serve(site: Site, ended: asyncio.Event) -> None:
-    """Serve in a `Loop` until `ended` is set; then accept nothing, close idle connections, and wait for the others."""
+    """Serve in a `Loop` until `ended` is set; then stop accepting, close idle connections, and wait for the others."""
     endpoint = Endpoint(
         site.app, _limits(site), asks_names=site.asks_names, charge=site.charge, count_answer=site.count_answer
     )
@@ -123,7 +123,7 @@ class _Config(Config):
         return context
 
     def renew_certificate(self) -> None:
-        """Read the certificate files again; only new connections see the certificate."""
+        """Reload the certificate files; only new connections use them."""
         if self._context is not None and self.certfile is not None:
             self._context.load_cert_chain(self.certfile, self.keyfile, self.keyfile_password)
 

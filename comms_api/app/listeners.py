@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 TAKEN_SECONDS = 10.0
-"""How long a port that a connection has taken is waited for: the default ports are among those that clients get."""
+"""How long to wait for a port that a client connection uses: Linux may assign the default ports to clients."""
 
 AGAIN_SECONDS = 0.2
 
@@ -96,7 +96,7 @@ def _prompt(listener: socket.socket) -> socket.socket:
 
 
 def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
-    """Return a socket on an address; while a connection of some client has the port, try again for some seconds."""
+    """Return a socket on an address; while a client connection uses the port, retry for some seconds."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise ConfigurationError(f"{setting}: expected HOST:PORT, not {address!r}")
@@ -110,7 +110,7 @@ def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
                 raise ConfigurationError(f"{setting}: cannot listen on {address}: {error}") from None
         if not is_logged:
             logger.warning(
-                "%s: a connection has taken %s, trying again for %g s; to prevent this, reserve the port"
+                "%s: a client connection uses %s, trying again for %g s; to prevent this, reserve the port"
                 " (sysctl net.ipv4.ip_local_reserved_ports)",
                 setting,
                 address,
@@ -134,7 +134,7 @@ def _bound(place: tuple[str, int], *, shared: bool) -> socket.socket:
 
 
 def _is_taken_by_a_connection(error: Exception, place: tuple[str, int]) -> bool:
-    """Say whether a port is in use although nobody listens there: a server would not go away within seconds."""
+    """Return whether a client connection uses a port. A listening server does not count: it would not end soon."""
     if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Divide the open files that a process may have among its connections."""
+"""Divide a process's limit of open files among its connections."""
 
 import logging
 import resource
@@ -10,13 +10,13 @@ from comms_api.settings import Settings
 logger = logging.getLogger(__name__)
 
 FILES_MAXIMUM = 2**20
-"""Enough for any node; some systems set no limit, which would be no help for dividing it."""
+"""Enough for any node; some systems set no limit, which could not be divided."""
 
 RESERVED_FILES = 48
 """For the interpreter, logs, the event loop and listening sockets."""
 
 MANAGEMENT_SHARE = 8
-"""The management API keeps one in so many connections."""
+"""The management API gets one connection in this many."""
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ def raise_files_maximum() -> None:
 
 
 def capacity_of(settings: Settings) -> Capacity:
-    """Return how many connections fit beside the files that the process needs otherwise."""
+    """Return how many connections fit beside the other files that the process needs."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = FILES_MAXIMUM if soft == resource.RLIM_INFINITY else soft
     other = RESERVED_FILES + settings.database_pool_size + 4 * settings.key_request_threads
@@ -47,4 +47,4 @@ def capacity_of(settings: Settings) -> Capacity:
 def log_capacity(settings: Settings) -> None:
     """Log how many polls fit."""
     polls = capacity_of(settings).agents * settings.workers
-    logger.info("this node has room for %d connections of agents (limit of open files)", polls)
+    logger.info("the limit of open files leaves room for %d connections of agents", polls)

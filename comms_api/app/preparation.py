@@ -30,7 +30,7 @@ PREPARATION_LOCK = 0x7072657061
 
 
 def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> Path | None:
-    """Create what is missing, and claim the node's name; return the file of a password that was made up now.
+    """Create everything that is missing and claim the node's name; return the file of a newly generated password.
 
     Raises `ConfigurationError` when the database cannot be used, it was set up with another secret, or a live node has
     the name.

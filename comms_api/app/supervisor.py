@@ -44,7 +44,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """Where a node serves; the password's file only when it was made up just now."""
+    """The addresses of a node, and the password's file if the password was just generated."""
 
     agent_url: str
     management_url: str

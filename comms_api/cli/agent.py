@@ -28,7 +28,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise click.BadParameter(f"{value!r} is not like https://HOST:PORT")
+        raise click.BadParameter(f"{value!r} does not have the form https://HOST:PORT")
     return value
 
 

@@ -177,7 +177,7 @@ def _want(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(wanted)
     else:
-        say(f"{wanted['name']} is wanted {wanted['wanted_state']}")
+        say(f"{wanted['name']}: requested state {wanted['wanted_state']}")
 
 
 def _ask_of(operator: Operator, name: str, verb: str) -> Given:
@@ -208,7 +208,7 @@ def forget(operator: Operator, *, name: str, as_json: bool) -> None:
     if as_json:
         print_json(forgotten)
     else:
-        say(f"{forgotten['name']} is forgotten")
+        say(f"{forgotten['name']} is removed from the list")
 
 
 @operation(cluster, "rebalance")

@@ -1,4 +1,4 @@
-"""The token by which a server knows this user's command line, so that others who guess do not lock it out."""
+"""The token that identifies this user's command line to a server, so that guesses of others cannot lock it out."""
 
 import os
 import re
@@ -15,12 +15,12 @@ _TOKEN = re.compile(r"[0-9a-f]{32,128}")
 
 
 class Device(msgspec.Struct, frozen=True):
-    """The file of a token: one for each server and user, for its owner alone. Without a home, nothing is kept."""
+    """The file of a token, for one server and user, readable by its owner only. Without a home, no token is kept."""
 
     path: Path | None
 
     def find_token(self) -> str | None:
-        """Return the token that a server gave, or None without one that can be read."""
+        """Return the token from the server, or None if no readable one exists."""
         if self.path is None:
             return None
         try:
@@ -30,14 +30,14 @@ class Device(msgspec.Struct, frozen=True):
         return token if _TOKEN.fullmatch(token) else None
 
     def keep(self, token: str) -> None:
-        """Write the token; where that cannot be done, the next login is a stranger's and works as well."""
+        """Write the token; if that fails, the next login is without one and works as well."""
         if self.path is not None and token != self.find_token():
             with suppress(OSError):
                 replace_private(self.path, token.encode())
 
 
 def device_of(url: str, user: str) -> Device:
-    """Return the device that a server knows as a user's, in the user's state folder (XDG Base Directory)."""
+    """Return the device of a user at a server, in the user's state folder (XDG Base Directory)."""
     folder = _state_folder()
     name = sha256(f"{url}\0{user}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return Device(folder / FOLDER / name if folder is not None else None)

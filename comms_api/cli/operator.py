@@ -41,7 +41,7 @@ _OPTIONS = (
 
 
 def path_part(name: str) -> str:
-    """Return a name as one part of a path; raises `ConfigurationError` for one that cannot be."""
+    """Return a name as one part of a path; raises `ConfigurationError` if it cannot be one."""
     if not is_name(name):
         raise ConfigurationError(f"{name!r} is not a name")
     return quote(name, safe="")
@@ -87,7 +87,7 @@ class Operator:
         _check(answer)
         tokens = answer.json()["data"]
         self._client.headers["Authorization"] = f"Bearer {tokens['token']}"
-        if device_token := tokens.get("device_token"):  # a node of the last release gives none
+        if device_token := tokens.get("device_token"):  # a node of the previous release sends none
             self._device.keep(device_token)
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:

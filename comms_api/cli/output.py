@@ -1,4 +1,4 @@
-"""What commands print: texts of agents and other users do nothing to the terminal."""
+"""Print the output of commands; texts from agents and other users cannot control the terminal."""
 
 import codecs
 import sys
@@ -15,7 +15,7 @@ from rich.text import Text
 from comms_api.printable import escape_controls, escape_json
 
 WIDTH_MAXIMUM = 100_000
-"""A table is as wide as its rows."""
+"""Wide enough for any row of a table."""
 
 
 def say(text: object, *, is_error: bool = False) -> None:
@@ -24,17 +24,17 @@ def say(text: object, *, is_error: bool = False) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON over several lines, in which control characters are escaped as JSON escapes them."""
+    """Print JSON on several lines, with control characters escaped as in JSON."""
     click.echo(escape_json(msgspec.json.format(msgspec.json.encode(content), indent=2).decode()))
 
 
 def cell(content: object) -> Text:
-    """Return the content of a cell of a table, of which nothing is taken for markup."""
+    """Return the content of a table's cell, without interpreting markup."""
     return Text(escape_controls(str(content)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table a row a line, of which nothing is cut; a terminal that is too narrow wraps the lines."""
+    """Print a table with one line for each row and without cutting; a narrow terminal wraps the lines."""
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in rows:
         table.add_row(*map(cell, row))
@@ -42,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def print_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table, or on a terminal that is too narrow for it, a block for each row with a line for each column."""
+    """Print a table, or if the terminal is too narrow, a block for each row with one line for each column."""
     longest = [max(len(str(row[index])) for row in [columns, *rows]) for index in range(len(columns))]
     if not sys.stdout.isatty() or sum(longest) + len(longest) - 1 <= get_terminal_size().columns:
         print_table(columns, rows)
@@ -54,7 +54,7 @@ def print_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> N
 
 
 def copy(pieces: Iterable[bytes], output: BinaryIO) -> None:
-    """Write bytes as they are to a file or a pipe, and so that they do nothing to a terminal."""
+    """Write bytes unchanged to a file or a pipe, and escaped to a terminal."""
     output.writelines(_for_terminal(pieces) if output.isatty() else pieces)
 
 

@@ -28,12 +28,12 @@ def users() -> None:
 @click.option(
     "--password-file",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    help="Holds the new password; without it, one is made up.",
+    help="Holds the new password; without it, the command generates one.",
 )
 def reset(name: str, config: Path | None, data_dir: Path | None, password_file: Path | None) -> None:
-    """Set the password of the user NAME (admin) in the database, and end the user's tokens.
+    """Set the password of the user NAME (by default admin) in the database, and revoke the user's tokens.
 
-    The node may run or not. A password that is made up is written to `NAME.password` in the data directory.
+    The node need not run. A generated password is written to `NAME.password` in the data directory.
     """
     settings = current_settings(config, data_dir=data_dir)
     password = new_password() if password_file is None else read_password("--password-file", password_file)

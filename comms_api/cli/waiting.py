@@ -1,4 +1,4 @@
-"""Wait for a command at a terminal: how far it is, whom it waits for, and why it does not go on."""
+"""Wait for a command at a terminal: show its progress, the recipients it waits for, and why they are late."""
 
 import sys
 import time
@@ -30,9 +30,9 @@ def wait_for(operator: Operator, request_id: str) -> None:
     try:
         last = _show_progress(operator, request_id)
     except KeyboardInterrupt:
-        say("The command goes on.", is_error=True)
-        say(f"Come back to it with: comms-api commands wait {request_id}", is_error=True)
-        say(f"End it with: comms-api commands cancel {request_id}", is_error=True)
+        say("The command continues.", is_error=True)
+        say(f"Resume waiting with: comms-api commands wait {request_id}", is_error=True)
+        say(f"Cancel it with: comms-api commands cancel {request_id}", is_error=True)
         sys.exit(INTERRUPTED)
     for failure in last["failures"]:
         say(f"{failure['agent_id']}: {failure['message']}", is_error=True)
@@ -40,13 +40,13 @@ def wait_for(operator: Operator, request_id: str) -> None:
         say(f"The rollout has stopped: {last['command']['phase_reason']}.", is_error=True)
     if not last["is_done"]:
         say(_describe_awaited(operator, last), is_error=True)
-        say(f"Let it go on with: comms-api commands resume {request_id}", is_error=True)
+        say(f"Resume it with: comms-api commands resume {request_id}", is_error=True)
     if last["orders"]["failure"] or not last["is_done"]:
         sys.exit(1)
 
 
 def _show_progress(operator: Operator, request_id: str) -> Given:
-    """Return what is known of a command at its end."""
+    """Return the last progress of a command."""
     progress: Given = {}
     counts: Given = {}
     moved_at, told = time.monotonic(), ""
@@ -73,7 +73,7 @@ def _describe(progress: Given) -> str:
 
 
 def _follow(operator: Operator, request_id: str) -> Iterator[Given]:
-    """Yield what is known of a command each second until it is done or stopped; a server that ends is asked again."""
+    """Yield a command's progress each second until it is done or stopped; reconnect when the server restarts."""
     while True:
         began = time.monotonic()
         try:
@@ -89,7 +89,7 @@ def _follow(operator: Operator, request_id: str) -> Iterator[Given]:
 
 
 def _describe_awaited(operator: Operator, progress: Given) -> str:
-    """Return whom a command waits for, and what keeps each of them."""
+    """Return a sentence with the recipients that a command waits for, and the state of each."""
     request_id, total = progress["command"]["request_id"], sum(progress["orders"][name] for name in OPEN)
     orders: list[Given] = []
     for status in OPEN:
@@ -97,7 +97,7 @@ def _describe_awaited(operator: Operator, progress: Given) -> str:
         orders += operator.ask("GET", "/orders", params=query).json()["items"]
     named = [_describe_recipient(operator, order) for order in orders[:NAMED_MAXIMUM]]
     more = [f"{total - len(named)} more"] if total > len(named) else []
-    return f"It waits for {', '.join(named + more)}." if named else "It waits for no order any more."
+    return f"Waiting for {', '.join(named + more)}." if named else "No order is open any more."
 
 
 def _describe_recipient(operator: Operator, order: Given) -> str:

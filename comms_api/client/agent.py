@@ -92,7 +92,7 @@ class Agent:
         await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
 
     async def _find_paths(self) -> list[str]:
-        """Return the log files there are; while a folder hangs, those that were found last.
+        """Return the current log files; while a folder hangs, return the last result.
 
         A walk over a large tree is repeated so seldom that it takes a small share of the time.
         """

@@ -15,11 +15,11 @@ from comms_api.errors import ConfigurationError
 PORT_MAXIMUM = 65_535
 
 _NO_PROXY_ENTRY = re.compile(r"(?:.*://)?(?P<host>\[.*\]|[^:]*|.*:.*:.*?)(?::(?P<port>\d+))?")
-"""A name, an address or a network, perhaps with a scheme before and a port after it."""
+"""A name, an address or a network, with an optional scheme and port."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A server and the way to it. Without `proxy`, the environment names one, unless `is_direct`."""
+    """A server and the route to it. Without `proxy`, the environment may name one, unless `is_direct`."""
 
     url: str
     ca: Path | None = None
@@ -37,9 +37,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     def _client_options(self, timeout_seconds: float) -> dict[str, Any]:
         url = _find_url(self.url, {"https"})
         if url is None:
-            raise ConfigurationError(f"{self.url!r} is not like https://HOST:PORT")
+            raise ConfigurationError(f"{self.url!r} does not have the form https://HOST:PORT")
         options = {"base_url": url, "proxy": None if self.is_direct else self._find_proxy(url)}
-        # httpx would read the environment itself, and fails on some of what it finds there.
+        # httpx would read the environment itself, and fails on some valid values.
         return options | {"verify": tls_context(self.ca), "timeout": timeout_seconds, "trust_env": False}
 
     def _find_proxy(self, url: httpx.URL) -> httpx.Proxy | None:
@@ -57,11 +57,11 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise ConfigurationError(f"{ca} holds no certificate that can be read: {error}") from None
+        raise ConfigurationError(f"{ca} contains no readable certificate: {error}") from None
 
 
 def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
-    """Return whether NO_PROXY excludes a URL: by `*`, a name and those below it, an address, or a network."""
+    """Return whether NO_PROXY excludes a URL: by `*`, a domain with its subdomains, an address, or a network."""
     for entry in re.split(r"[\s,]+", no_proxy):
         found = _NO_PROXY_ENTRY.fullmatch(entry)
         if found and found["host"] and found["port"] in {None, str(url.port or 443)}:
@@ -83,8 +83,8 @@ def _proxy(source: str, text: str) -> httpx.Proxy:
     if url is None:
         shown = text.rpartition("@")[2]  # a password may come before it
         raise ConfigurationError(
-            f"{source}: {shown!r} cannot be used as a proxy, which must be like http://HOST:PORT;"
-            " give --proxy to use another one, or --no-proxy to use none"
+            f"{source}: {shown!r} cannot be used as a proxy: it must have the form http://HOST:PORT;"
+            " pass --proxy to use another one, or --no-proxy to use none"
         )
     return httpx.Proxy(url)
 

@@ -67,7 +67,7 @@ def _given_identity(options: Options) -> Identity | None:
 
 
 def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Identity:
-    """Take the key of the file, unless it was taken before: a key may have been rotated since."""
+    """Adopt the key in the file, unless it was adopted before: it may have been rotated since."""
     if options.key_file is None:
         return identity
     if not identity.is_enrolled:

@@ -1,4 +1,4 @@
-"""Find the files that patterns name: each folder once, though links may lead in circles, and within bounds."""
+"""Find the files that match patterns: enter each folder once, despite circular links, and within limits."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ SECONDS_MAXIMUM = 30.0
 _ANY_DEPTH = "**"
 
 Complain = Callable[[str, object], None]
-"""Receives a path that cannot be looked into, and why."""
+"""Receives a path that cannot be searched, and the reason."""
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -37,14 +37,14 @@ class Walk:
     """
 
     def __init__(self, complain: Complain, entries: int = ENTRIES_MAXIMUM, seconds: float = SECONDS_MAXIMUM) -> None:
-        """Search nothing yet; the time counts from now on."""
+        """Start the clock."""
         self._complain = complain
         self._entries = entries
-        self._bound = f"its bound of {entries} entries and {seconds:g} seconds is reached"
+        self._bound = f"its limit of {entries} entries and {seconds:g} seconds is reached"
         self._ends_at = time.monotonic() + seconds
 
     def find(self, pattern: str) -> Iterator[str]:
-        """Yield the regular files that a pattern names; what lies beyond the bounds is left out, with a complaint."""
+        """Yield the regular files that match a pattern; stop at the limits with a complaint."""
         path = Path(pattern)
         seen: set[_Visit] = set()
         steps, linked = [_Step(Path(path.anchor), path.parts[1:] if path.anchor else path.parts)], list[_Step]()
@@ -59,7 +59,7 @@ class Walk:
     def _is_new(self, step: _Step, seen: set[_Visit]) -> bool:
         try:
             status = step.folder.stat()
-        except OSError:  # it has gone, or its links lead nowhere
+        except OSError:  # it was removed, or its link is broken
             return False
         key = (status.st_dev, status.st_ino, step.parts)
         is_new = stat.S_ISDIR(status.st_mode) and key not in seen
@@ -67,7 +67,7 @@ class Walk:
         return is_new
 
     def _take(self, step: _Step, steps: list[_Step], linked: list[_Step]) -> Iterator[str]:
-        """Yield the files of one folder, and add the steps that follow."""
+        """Yield the files of one folder and queue the next steps."""
         part, rest = step.parts[0], step.parts[1:]
         if part == _ANY_DEPTH:
             steps.append(_Step(step.folder, rest or ("*",)))
@@ -102,7 +102,7 @@ class Walk:
         except PermissionError as error:
             self._complain(str(folder), error.strerror)
         except OSError:
-            pass  # it has gone meanwhile
+            pass  # it was removed meanwhile
         return sorted(found, key=lambda entry: entry.name, reverse=True)
 
 

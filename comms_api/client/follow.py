@@ -23,16 +23,16 @@ STEP_BYTES_MAXIMUM = 2**20
 ROTATED_SECONDS = 60.0
 """How long a file that was rotated away is still read: its writer may not know yet."""
 COPY_BYTES_MINIMUM = 32
-"""Content that is shorter than this is sent again rather than taken for a copy: files may begin alike by chance."""
+"""Shorter content is sent again, not treated as a copy: files may begin alike by chance."""
 COPYING_SECONDS = 60.0
-"""How long the beginning of another file counts as a copy that is being made, while it does not grow."""
+"""How long a file that equals the beginning of another counts as an unfinished copy while it does not grow."""
 COMPLAINTS_MAXIMUM = 10_000
 _FOLLOWED = "followed patterns"
 _COMPRESSED = "it is compressed"
 
 
 class Follower:
-    """Reads what has been added to the files that match its patterns.
+    """Reads new data from the files that match its patterns.
 
     What exists when a pattern is new is read from its start or from its end; a file that appears later, always from its
     start.
@@ -105,7 +105,7 @@ class Follower:
         return path in self._open
 
     def _complain(self, path: str, reason: object) -> None:
-        """Log once, until the reason changes, why a path is not followed."""
+        """Log why a path is not followed, once until the reason changes."""
         if self._complaints.get(path) != str(reason):
             if len(self._complaints) >= COMPLAINTS_MAXIMUM:
                 self._complaints.clear()
@@ -136,14 +136,14 @@ class Follower:
             os.close(file.descriptor)
 
     def _originals_first(self) -> list[OpenFile]:
-        """Return the files in the order to read them: a copy, whose name is longer, is recognised by its original."""
+        """Return the files in reading order: originals before their copies, whose names are longer."""
         files = sorted(self._open.values(), key=lambda file: (self._has_new_content(file), len(file.path)))
         return [*self._rotated, *files]
 
     def _has_new_content(self, file: OpenFile) -> bool:
         try:
             return file.read_status != file.status() and self._known_place(file) is None
-        except OSError:  # reading it fails in the same way, and is logged
+        except OSError:  # reading it will fail too, and is logged then
             return True
 
     def _read(self, file: OpenFile, *, is_over: bool) -> Iterator[int]:
@@ -165,18 +165,18 @@ class Follower:
             file.read_status = status
 
     def _known_place(self, file: OpenFile) -> Place | None:
-        """Return how far the content of a file has been read, if it is still the same."""
+        """Return the reading position in a file, if its content is still the same."""
         known = self._places.find(as_text(str(file.folder)), file.inode)
         return msgspec.structs.replace(known, path=file.path) if known and file.continues(known) else None
 
     def _new_place(self, file: OpenFile) -> Place | None:
-        """Return where to begin with content that is new in this file; None while that cannot be known."""
+        """Return where to start reading new content of this file; None while that is unknown."""
         known = self._places.find(as_text(str(file.folder)), file.inode)
         if known and known.position:
             self._places.retire(known)
         size, _ = file.status()
         if not (known or self._from_start or self._has_looked or self._places.at_path(file.path)):
-            # Remembered at once: what is written from now on is new, even if we are restarted.
+            # Remembered at once: lines written from now on are new, even after a restart.
             place = file.place(file.encoding().whole_units(size))
             self._spool.add_lines(place, [])
             return place
@@ -188,12 +188,12 @@ class Follower:
         return self._place_of_copy(file, size)
 
     def _place_of_copy(self, file: OpenFile, size: int) -> Place | None:
-        """Return the end of what was read of the original of a file, or its start if it is no copy."""
+        """Return the position up to which a copy's original was read, or the start if the file is not a copy."""
         similar = self._places.similar(file.place(0))
         long_enough = (place for place in similar if place.position >= COPY_BYTES_MINIMUM)
         place = next((place for place in long_enough if file.continues(place)), None)
         original = file.original if file.copied_bytes >= COPY_BYTES_MINIMUM else None
-        if place is None and original and not self._find_open(original):  # it was truncated after it was copied
+        if place is None and original and not self._find_open(original):  # it was truncated after the copy was made
             place = file.place(min(size, file.copied_bytes))
         if place is None:
             file.original = self._find_original(file, size, similar)
@@ -204,7 +204,7 @@ class Follower:
         return place
 
     def _find_original(self, file: OpenFile, size: int, similar: list[Place]) -> Place | None:
-        """Return the content that this file is the beginning of, as a copy is while it is being made."""
+        """Return the content that this file may be an unfinished copy of."""
         now = time.monotonic()
         if file.copied_bytes != size:
             file.copied_bytes, file.copied_at = size, now
@@ -215,7 +215,7 @@ class Follower:
         return None
 
     def _find_open(self, place: Place) -> OpenFile | None:
-        """Return the open file that still has some content."""
+        """Return the open file that still has this content."""
         files = (file for file in [*self._open.values(), *self._rotated] if file.is_at(place))
         return next((file for file in files if file.continues(place)), None)
 

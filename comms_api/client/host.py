@@ -1,4 +1,4 @@
-"""What this host calls itself, as text: names of the system may be any bytes."""
+"""The host's names as text: the system's names may be any bytes."""
 
 import platform
 from pathlib import Path
@@ -17,7 +17,7 @@ def this_host() -> Host:
 
 
 def read_release(path: Path) -> dict[str, str]:
-    """Return the assignments in a file like os-release(5), in any encoding; none if it cannot be read."""
+    """Return the assignments in a file like os-release(5), in any encoding; none if it is unreadable."""
     try:
         text = path.read_bytes().decode(errors="backslashreplace")
     except OSError:

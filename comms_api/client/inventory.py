@@ -106,7 +106,7 @@ class Scan:
         self._background, self._health = Background(), Health(f"collecting {name}")
 
     async def run(self) -> Documents | None:
-        """Return the documents there are now, or None if they cannot be collected, which is logged once."""
+        """Return the current documents; if collecting fails, log it once and return None."""
         try:
             documents = await self._background.run(self._collect, SCAN_SECONDS)
         except Exception as error:  # noqa: BLE001 - the other collectors go on

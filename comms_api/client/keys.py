@@ -1,4 +1,4 @@
-"""The agent's key, and its next one while the key is rotated.
+"""The agent's key, and its next key during a rotation.
 
 The next key is on the disk before it is sent, and the old one until a login with the next: whatever crashes in between,
 a key that the server takes is known here.
@@ -16,7 +16,7 @@ KEY_LENGTH = 32
 
 
 def new_key() -> str:
-    """Make a key at random."""
+    """Make a random key."""
     alphabet = string.ascii_letters + string.digits
     return "".join(secrets.choice(alphabet) for _ in range(KEY_LENGTH))
 
@@ -41,12 +41,12 @@ class Keys:
         return is_next
 
     def accepted(self, key: str) -> None:
-        """Note that the server takes a key: if it is the next one, the one before it has ended."""
+        """Note that the server accepts a key: if it is the next one, the old one is no longer valid."""
         if key == self._identity.next_key:
             self._set(key, "")
 
     def propose(self) -> Identity:
-        """Make the next key, unless one is left from a rotation that was interrupted, and return both keys."""
+        """Make the next key, or reuse the one of an interrupted rotation, and return both keys."""
         self._set(self._identity.key, self._identity.next_key or new_key())
         return self._identity
 
@@ -55,7 +55,7 @@ class Keys:
         self._is_next_refused = False
 
     def withdraw(self) -> None:
-        """Forget the next key, which the server does not want."""
+        """Forget the next key, which the server refused."""
         self._set(self._identity.key, "")
 
     def _set(self, key: str, next_key: str) -> None:

@@ -1,4 +1,4 @@
-"""Tell the lines of a log file apart, in UTF-8 or UTF-16, and make events of them."""
+"""Split a log file in UTF-8 or UTF-16 into lines, and make events of them."""
 
 import codecs
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class Encoding(msgspec.Struct, frozen=True):
-    """How a file is written; a unit is as long as the newline."""
+    """A file's encoding; a unit is as long as the newline."""
 
     name: str
     newline: bytes
@@ -55,7 +55,7 @@ UTF_16_BE = Encoding("utf-16-be", b"\x00\n")
 
 
 def detect_encoding(head: bytes) -> Encoding:
-    """Return the encoding of a file that begins with `head`, by its byte order mark or by where it has zeros.
+    """Return the encoding of a file that begins with `head`, by its byte order mark or by the positions of zeros.
 
     Only the first line counts, so that the answer stays the same while the file grows.
     """
@@ -73,14 +73,14 @@ def detect_encoding(head: bytes) -> Encoding:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The path that events name, and how the file is written."""
+    """The path in the events, and the file's encoding."""
 
     path: str
     encoding: Encoding
 
 
 class Piece(msgspec.Struct):
-    """What was taken of a file in one step: events, the bytes they cover, and whether a line is cut at their end."""
+    """The result of one reading step: events, the bytes they cover, and whether the last line is cut."""
 
     lines: list[Line]
     length: int

@@ -34,7 +34,7 @@ class Options(msgspec.Struct, frozen=True):
     no_proxy: bool = False
 
     def endpoint(self, url: str) -> Endpoint:
-        """Return the way to one of the two APIs."""
+        """Return the endpoint of one of the two APIs."""
         return Endpoint(url, self.ca, self.proxy, self.no_proxy)
 
 
@@ -52,7 +52,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """How far a file has been read. Folder and inode name it; the digests tell whether it still has that content."""
+    """The reading position in a file. Folder and inode identify the file; the digests identify its content."""
 
     folder: str
     inode: int
@@ -63,7 +63,7 @@ class Place(msgspec.Struct, frozen=True):
     digest: bytes = b""
     """Digest of the first bytes and of those before `position`."""
     is_cut: bool = False
-    """Whether `position` is within a line that was too long, whose event exists already."""
+    """Whether `position` is within an overlong line whose event exists already."""
 
 
 class Line(msgspec.Struct, frozen=True):

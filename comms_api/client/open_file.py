@@ -1,4 +1,4 @@
-"""An open log file, and what tells whether it is one that was read before: its content, not its name."""
+"""An open log file, recognised by its content, not by its name."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class OpenFile(msgspec.Struct, eq=False):
     inode: int
     descriptor: int
     closes_at: float = 0.0
-    """When it is closed after it was rotated away, by the monotonic clock."""
+    """The monotonic time at which to close it after a rotation."""
     read_status: tuple[int, int] | None = None
     """Its size and its time of change when it was last read to its end."""
     original: Place | None = None
@@ -48,16 +48,16 @@ class OpenFile(msgspec.Struct, eq=False):
         return status.st_size, status.st_mtime_ns
 
     def place(self, position: int, *, is_cut: bool = False) -> Place:
-        """Return the place of having read up to `position`."""
+        """Return the place for the reading position `position`."""
         opening, digest = self.opening(), self.digest(position)
         return Place(as_text(str(self.folder)), self.inode, self.path, position, opening, digest, is_cut)
 
     def is_at(self, place: Place) -> bool:
-        """Return whether this is the file of a place, whatever its content is."""
+        """Return whether this is the file of a place, regardless of its content."""
         return (as_text(str(self.folder)), self.inode) == (place.folder, place.inode)
 
     def opening(self) -> bytes:
-        """Return a digest of the first line, by which copies are looked up."""
+        """Return a digest of the first line, the key for finding copies."""
         return _digest(os.pread(self.descriptor, SAMPLE_BYTES, 0).partition(b"\n")[0])
 
     def digest(self, position: int) -> bytes:
@@ -72,16 +72,16 @@ class OpenFile(msgspec.Struct, eq=False):
         return is_long_enough and self.digest(place.position) == place.digest
 
     def encoding(self) -> Encoding:
-        """Return how the file is written."""
+        """Return the file's encoding."""
         return detect_encoding(os.pread(self.descriptor, SAMPLE_BYTES, 0))
 
     def is_compressed(self) -> bool:
-        """Return whether the file begins as compressed ones do."""
+        """Return whether the file begins like a compressed file."""
         return os.pread(self.descriptor, len(max(_MAGIC, key=len)), 0).startswith(_MAGIC)
 
 
 def open_file(path: str) -> OpenFile | None:
-    """Open a file; return None if that is not possible."""
+    """Open a file, or return None if that fails."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

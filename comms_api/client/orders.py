@@ -120,7 +120,7 @@ class OrderLoop:
                 async with self._slots:
                     result = await self._handle(order, self._handlers.get(order.action.name))
         except asyncio.CancelledError:
-            if order.order_id in self._running:  # it is the agent that ends
+            if order.order_id in self._running:  # the agent is stopping
                 raise
             result = Result(RESULT_FAILURE, "cancelled")
         self._running.pop(order.order_id, None)

@@ -1,4 +1,4 @@
-"""The packages that are installed on this host, whichever of dpkg, apk and rpm manage them."""
+"""The packages installed on this host by dpkg, apk and rpm."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ class PackageDatabases:
         self._rpm_health = Health("collecting rpm packages")
 
     def read(self) -> Iterator[Package]:
-        """Yield every package; raises `OSError` if a database is there and cannot be read."""
+        """Yield every package; raises `OSError` if a database exists but is unreadable."""
         yield from _dpkg_packages(_paragraphs(self._root / DPKG_DATABASE))
         for name in APK_DATABASES:
             yield from _apk_packages(_paragraphs(self._root / name))
@@ -58,7 +58,7 @@ class PackageDatabases:
     def _rpm_packages(self, folder: Path) -> Iterator[Package]:
         program = self._find_program("rpm")
         if program is None:
-            self._rpm_health.failed(FileNotFoundError(f"{folder} is there, but not the program rpm that reads it"))
+            self._rpm_health.failed(FileNotFoundError(f"{folder} exists, but its reader, the program rpm, does not"))
             return
         output = _run([program, "--dbpath", str(folder), "-qa", "--queryformat", _RPM_FORMAT])
         self._rpm_health.succeeded()
@@ -69,7 +69,7 @@ class PackageDatabases:
 
 
 def _paragraphs(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the fields of each paragraph of a database that is text; nothing where there is none."""
+    """Yield the fields of each paragraph of a text database; nothing if it does not exist."""
     if not path.exists():
         return
     if path.stat().st_size > DATABASE_BYTES_MAXIMUM:
@@ -97,7 +97,7 @@ def _apk_packages(paragraphs: Iterable[dict[str, str]]) -> Iterator[Package]:
 
 
 def _run(command: list[str]) -> bytes:
-    """Return what a program prints, within bounds of time and bytes."""
+    """Return a program's output, within limits of time and bytes."""
     with subprocess.Popen(  # noqa: S603 - the program is found in PATH, its arguments are ours
         command,
         stdin=subprocess.DEVNULL,

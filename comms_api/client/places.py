@@ -1,6 +1,6 @@
-"""How far each log file has been read, in the agent's spool; and content that files no longer have, to know its copies.
+"""The reading position of each log file in the agent's spool, and past contents of files, to recognise their copies.
 
-Nothing here begins a transaction: a place is written in the one that keeps the lines read up to it.
+Nothing here begins a transaction: a place is written in the transaction that stores the lines before it.
 """
 
 import sqlite3
@@ -37,12 +37,12 @@ class Places:
         self._connection = connection
 
     def find(self, folder: str, inode: int) -> Place | None:
-        """Return how far a file has been read."""
+        """Return the reading position of a file."""
         found = self._select("FROM contents WHERE (folder, inode) = (:folder, :inode)", folder=folder, inode=inode)
         return found[0] if found else None
 
     def at_path(self, path: str) -> list[Place]:
-        """Return the files last seen under this path: the one there now, and those that were rotated away."""
+        """Return the files last seen under this path: the current one and rotated ones."""
         return self._select("FROM contents WHERE path = :path", path=path)
 
     def similar(self, place: Place) -> list[Place]:
@@ -60,13 +60,13 @@ class Places:
         return [content for content in found if is_named_after(place.path, content.path)]
 
     def put(self, place: Place) -> None:
-        """Note how far a file has been read."""
+        """Store the reading position of a file."""
         self._connection.execute(
             f"INSERT OR REPLACE INTO contents ({_COLUMNS}, family) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(place)
         )
 
     def retire(self, place: Place) -> None:
-        """Note that a file no longer has the content that was read: a copy of it may turn up later."""
+        """Note that a file has lost the content that was read: a copy of it may appear later."""
         self._connection.execute(
             f"INSERT INTO past_contents ({_COLUMNS}, family) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(place)
         )

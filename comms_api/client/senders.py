@@ -59,7 +59,7 @@ class LineSender(_Sender):
         self._has_settled = asyncio.Event()
 
     async def drain_and_wait(self, batch_seconds: float) -> None:
-        """Send everything that waits, and return after `batch_seconds` or as soon as a batch is full."""
+        """Send all waiting items, and return after `batch_seconds` or as soon as a batch is full."""
         await self.drain()
         await wait_for(self._is_due, batch_seconds)
 
@@ -126,12 +126,12 @@ class ChangeSender(_Sender):
             self._settle(changes, answer.results)
 
     def _catch_up(self, latest: int) -> None:
-        """Go on from the server's number, and collect everything anew, once: two copies would do so for ever."""
+        """Continue from the server's number and collect everything again, but only once: two copies would loop."""
         if self._has_started_over:
-            logger.error("another agent with this identity is at work: batch %d is not ours", latest)
+            logger.error("another agent uses this identity: batch %d is not ours", latest)
             self._spool.skip_sequences(latest)
         else:
-            logger.warning("batch %d is newer than this data folder: all states are collected anew", latest)
+            logger.warning("batch %d is newer than this data folder: collecting all states again", latest)
             self._spool.start_states_over(latest)
             self._has_started_over = True
 

@@ -31,7 +31,7 @@ RENEW_AFTER_SHARE = (0.7, 0.9)
 UNREADABLE_TOKEN_SECONDS = 60.0
 
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
-HINTS = {"Invalid key": " If it has been given a new key, start the agent with --key-file."}
+HINTS = {"Invalid key": " If the agent has a new key, start it with --key-file."}
 FINAL_STATUSES = {400, 413, 415, 422}
 """What is wrong with the request itself: the same request again would be refused again. All else is tried again."""
 
@@ -57,7 +57,7 @@ class Refused(CommsError):
     """The server refuses this request, and would refuse it again."""
 
     def __init__(self, reason: str, latest_sequence: int | None = None) -> None:
-        """Raise with the number of the newest batch, if the server says that it has applied a newer one."""
+        """Raise with the newest batch's number if the server has applied a newer batch."""
         super().__init__(reason)
         self.latest_sequence = latest_sequence
 
@@ -133,9 +133,9 @@ class Session:
             raise Unauthenticated("The server's token does not say who this agent is.") from None
 
     async def rotate_key(self, order_id: str) -> None:
-        """Make a new key and submit it for an order; the next login is with it, and ends the old one.
+        """Make a new key and submit it for an order; the next login uses it and ends the old key.
 
-        Raises `Refused` when the server does not want it.
+        Raises `Refused` when the server does not accept it.
         """
         keys = self._keys.propose()
         submission = NextKey(UUID(order_id), keys.key, keys.next_key)

@@ -64,7 +64,7 @@ class Spool:
             yield self._connection
             self._connection.execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:  # SQLite ends it itself when the disk is full
+            if self._connection.in_transaction:  # SQLite rolls back itself when the disk is full
                 self._connection.execute("ROLLBACK")
             self._waiting, self._waiting_bytes = self._count_waiting()
             raise
@@ -196,7 +196,7 @@ class Spool:
         return changes[: within_bytes([len(change.data or b"") + HEADER_BYTES for change in changes], bytes_maximum)]
 
     def next_sequence(self) -> int:
-        """Return the number of the next stateful batch, higher than all before it, also across crashes."""
+        """Return the number of the next stateful batch, higher than all before it, even after a crash."""
         number = int(self.find_fact(_SEQUENCE) or 0) + 1
         self.remember(_SEQUENCE, number)
         return number
@@ -206,7 +206,7 @@ class Spool:
         self.remember(_SEQUENCE, latest)
 
     def start_states_over(self, latest: int) -> None:
-        """Do the same, and forget what the server knows and the changes that build on it; deletions are still sent."""
+        """Do the same, and forget the known states and unsent changes; deletions are still sent."""
         with self._transaction() as connection:
             self.skip_sequences(latest)
             connection.execute("DELETE FROM known")

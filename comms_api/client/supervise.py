@@ -1,4 +1,4 @@
-"""Keep the agent's tasks going: each fails alone, is logged once, and is tried again."""
+"""Keep the agent's tasks running: each fails alone, is logged once, and is retried."""
 
 import asyncio
 import logging
@@ -22,10 +22,10 @@ _EXPECTED = (OSError, sqlite3.Error, psutil.Error, CommsError)
 
 
 class Health:
-    """Logs that an activity fails: once, until it succeeds or its error changes."""
+    """Logs a failing activity once, until it succeeds or its error changes."""
 
     def __init__(self, activity: str) -> None:
-        """Name the activity as the log does: "sending events"."""
+        """Take the activity's name in the log, such as "sending events"."""
         self._activity = activity
         self._error: str | None = None
 
@@ -35,7 +35,7 @@ class Health:
         if text != self._error:
             self._error = text
             is_bug = not isinstance(error, _EXPECTED)
-            logger.warning("%s fails and will be tried again: %s", self._activity, text, exc_info=is_bug)
+            logger.warning("%s failed and will be retried: %s", self._activity, text, exc_info=is_bug)
 
     def succeeded(self) -> None:
         """Log the end of a failure."""
@@ -54,7 +54,7 @@ async def keep_going(activity: str, step: Callable[[], Awaitable[None]]) -> None
 async def until_done(health: Health, step: Callable[[], Awaitable[None]]) -> None:
     """Try a step until it succeeds, with growing delays.
 
-    Raises `Unauthenticated`, since no further attempt would be answered differently.
+    Raises `Unauthenticated` at once, since another attempt would fail in the same way.
     """
     failures = 0
     while True:
@@ -91,7 +91,7 @@ class Background:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             if limit.expired():
-                raise TimeoutError(f"it has not ended within {seconds:g} seconds") from None
+                raise TimeoutError(f"no result within {seconds:g} seconds") from None
             raise
 
 

@@ -95,7 +95,7 @@ class Membership:
         self._change_to("draining")
 
     async def leave(self) -> None:
-        """Remove this process from the members, after the heartbeat that is under way.
+        """Remove this process from the members after the current heartbeat.
 
         A heartbeat that is cancelled may be with the server already: run after the removal, it would join again.
         """

@@ -83,7 +83,7 @@ async def load_schemas(connection: AsyncConnection, names: set[str]) -> dict[str
 def admit_action(
     where: str, action: Action, target: CommandTarget, schema: ActionSchema | None, *, passes_unknown: bool
 ) -> Action:
-    """Return the action as its recipients get it; raises `Invalid`, naming the field from `where` on.
+    """Return the action in the form that its recipients get; raises `Invalid` with the field's path after `where`.
 
     The args are not checked yet.
     """
@@ -112,7 +112,7 @@ class _Groups(msgspec.Struct, frozen=True):
 
 
 def named_groups(action: Action) -> list[str]:
-    """Return the groups that a checked `set-group` names; none for any other action."""
+    """Return the groups in a checked `set-group`, and none for any other action."""
     return msgspec.json.decode(action.args, type=_Groups).groups if action.name == SET_GROUP_ACTION else []
 
 

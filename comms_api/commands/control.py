@@ -52,7 +52,7 @@ _LIST_PAUSED = text("SELECT request_id FROM commands WHERE phase = 'paused'")
 
 
 async def list_paused(connection: AsyncConnection) -> list[UUID]:
-    """Return the commands that are paused."""
+    """Return the paused commands."""
     return list(await connection.scalars(_LIST_PAUSED))
 
 
@@ -129,7 +129,7 @@ _HOLD = text("""
             AND EXISTS (SELECT FROM commands WHERE request_id = :id AND phase IN ('released', 'rolling'))
         ORDER BY order_id FOR UPDATE))""")
 
-# Waits for whoever is ending the order, and then takes the next one.
+# Waits for a transaction that is ending the order, and then takes the next one.
 _KEEP_OPEN = text("SELECT order_id FROM orders WHERE request_id = :id ORDER BY order_id LIMIT 1 FOR KEY SHARE")
 
 _HALT = text("""
@@ -139,9 +139,9 @@ _HALT = text("""
 
 
 async def halt(connection: AsyncConnection, request_id: UUID, halt: Halt) -> int | None:
-    """Hold back the orders of a command that no agent was offered, and return how many they are.
+    """Hold the orders of a command that were never offered, and return their number.
 
-    Returns None, and changes nothing, when the command is held already or has no open order.
+    Returns None and changes nothing if the command is already held or has no open order.
     """
     await take_turn(connection, request_id)
     held = (await connection.execute(_HOLD, {"id": request_id, "seconds": halt.held_seconds})).rowcount
@@ -158,9 +158,9 @@ _RESUME = text("""
 
 
 async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> tuple[Phase, int] | None:
-    """Let a paused or stopped command go on; return its phase and how many orders were released at once.
+    """Resume a paused or stopped command; return its phase and how many orders were released at once.
 
-    Returns None when the command was neither.
+    Returns None if the command was neither.
     """
     await take_turn(connection, request_id)
     phase: Phase | None = await connection.scalar(_RESUME, {"id": request_id, "reason": reason})
@@ -179,5 +179,5 @@ _END_PAUSES = text("""
 
 
 async def end_pauses(connection: AsyncConnection, paused: Sequence[UUID]) -> None:
-    """End the pauses of those commands that have no open order; such a command never has one again."""
+    """End the pauses of commands without open orders, since such a command never has one again."""
     await connection.execute(_END_PAUSES, {"ids": list(paused)})

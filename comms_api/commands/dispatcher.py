@@ -99,7 +99,7 @@ class Dispatcher:
     """Holds the polls of this node."""
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
-        """Hold no poll yet; `presence` learns of each poll, and of each that a newer one displaces."""
+        """Hold no poll yet; `presence` is notified of each poll, and of each displaced poll."""
         self._engine = engine
         self._presence = presence
         self._tokens = tokens
@@ -129,7 +129,7 @@ class Dispatcher:
         timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
         if self._is_draining:
             waiter.send_away()
-        if self._tokens.is_revoked(claims):  # since the guard let it pass, and after the others were ended
+        if self._tokens.is_revoked(claims):  # after the guard let it pass, and after the other polls were ended
             waiter.fail(_revoked())
         try:
             yield waiter.answer
@@ -262,14 +262,14 @@ class Dispatcher:
             self._has_unwanted.clear()
             claims, self._unwanted = self._unwanted, []
             await self._release(claims)
-            # A newer poll of the same agent may have asked while the orders were still leased.
+            # A newer poll of the same agent may have found the orders still leased.
             self._want(claim.agent_id for claim in claims)
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:
             async with direct(self._engine) as connection, connection.transaction():
                 await release_orders(connection, claims)
-        except Exception as error:  # noqa: BLE001 - the leases run out, and the orders are offered again
+        except Exception as error:  # noqa: BLE001 - the leases expire, and the orders are offered again
             log_failure(logger, "claims not released, their leases will run out", error)
 
 

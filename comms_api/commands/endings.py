@@ -112,7 +112,7 @@ _EXPIRE_EARLY = text("""
 
 
 async def expire_early(connection: AsyncConnection, order_ids: Sequence[UUID]) -> None:
-    """Let those of the orders that are open expire now, whatever time they have left."""
+    """Expire the open ones of these orders now, whatever time they have left."""
     await connection.execute(_EXPIRE_EARLY, {"order_ids": list(order_ids)})
 
 
@@ -151,9 +151,9 @@ async def record_cancellation(connection: AsyncConnection, order_id: UUID, user:
 
 
 async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> tuple[int, int]:
-    """End every open order of a command as cancelled; return how many were, and how many of them are with agents.
+    """Cancel every open order of a command; return how many, and how many of them agents have received.
 
-    The command itself is cancelled when one of its orders was.
+    The command itself is cancelled if any of its orders was.
     """
     await take_turn(connection, request_id)
     ended, offered = (await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})).one()

@@ -40,7 +40,7 @@ NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
 
 ORDER_BYTES = 2_048
-"""The most that an order takes in an answer beside its args and its user: names and ids are bounded."""
+"""The most bytes of an order in an answer, without its args and its user: names and ids are bounded."""
 
 
 _TIMESTAMP = DateTime(timezone=True)

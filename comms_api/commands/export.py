@@ -45,7 +45,7 @@ async def export_orders(orders: AsyncIterator[StoredOrder], form: ExportForm) ->
 
 
 def _encode(piece: list[StoredOrder], form: ExportForm) -> bytes:
-    """Return a piece encoded, and empty it: one of the two is enough in memory."""
+    """Return a piece encoded, and empty it, so that only one of the two is in memory."""
     encoded = msgspec.json.Encoder().encode_lines(piece) if form == "ndjson" else _csv([_row(order) for order in piece])
     piece.clear()
     return encoded

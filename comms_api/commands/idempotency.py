@@ -53,7 +53,7 @@ async def store_answer(connection: AsyncConnection, key: IdempotencyKey, answer:
 
 
 async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted] | None:
-    """Return what the first request was answered, if there was one; raises `Invalid` when it had another body."""
+    """Return the answer to the first request, if there was one; raises `Invalid` when it had another body."""
     statement = select(idempotency_keys.c.body_hash, idempotency_keys.c.answer).where(_is(key))
     row = (await connection.execute(statement)).first()
     if row is None:
@@ -64,10 +64,10 @@ async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[
 
 
 async def get_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted]:
-    """Return what the first request was answered; raises `Invalid` when it had another body, or `Conflict`."""
+    """Return the answer to the first request; raises `Invalid` when it had another body, or `Conflict`."""
     answer = await find_answer(connection, key)
     if answer is None:
-        raise Conflict("Idempotency-Key: has just been forgotten; send the request again")
+        raise Conflict("Idempotency-Key: has just expired; send the request again")
     return answer
 
 

@@ -98,9 +98,9 @@ _RELEASE = text(f"""
 
 
 async def release_orders(connection: Connection, claimed: Sequence[Claimed]) -> None:
-    """Take back claims whose agent was gone before the answer: as if they had not been made; in one transaction.
+    """Undo claims whose agent was gone before the answer, in one transaction.
 
-    An order that becomes one that was never offered is held if its command is, so the phase may not change meanwhile.
+    An order that thereby was never offered is held if its command is, so the phase must not change meanwhile.
     """
     if first := {UUID(claim.order.request_id) for claim in claimed if claim.attempt == 1}:
         await share_turns(connection, first)

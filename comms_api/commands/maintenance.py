@@ -48,7 +48,7 @@ class Maintenance:
                 return total
 
     async def advance(self) -> int:
-        """Take every rollout a step further, and end pauses that hold nothing; return how many orders were released."""
+        """Advance every rollout by a step and end pauses that hold nothing; return how many orders were released."""
         async with self._engine.connect() as connection:
             rolling = await control.list_rolling(connection)
             paused = await control.list_paused(connection)

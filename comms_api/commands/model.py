@@ -17,7 +17,7 @@ ARGS_BYTES_MAXIMUM = 64 * 1024
 PRIORITY_MAXIMUM = 100
 TARGETS_MAXIMUM = 10_000
 USER_CHARACTERS_MAXIMUM = 1_024
-"""Services name the users they act for by any text."""
+"""A service may name the user it acts for by any text."""
 MESSAGE_CHARACTERS_MAXIMUM = 8 * 1024
 DATA_BYTES_MAXIMUM = 256 * 1024
 
@@ -224,7 +224,7 @@ class OrderFilter(msgspec.Struct, frozen=True):
     user: str | None = None
     action: str | None = None
     targets: Sequence[str] = ()
-    """What the command's target may be called: one of these."""
+    """The command's target has one of these ids."""
 
     since: datetime | None = None
     until: datetime | None = None

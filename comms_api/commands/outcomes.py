@@ -1,4 +1,4 @@
-"""Read reports, and tell what each one means: whether it ends its order and how, and what its sender is told."""
+"""Read reports and decide each one: whether and how it ends its order, and the answer to its sender."""
 
 from uuid import UUID
 
@@ -43,7 +43,7 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcome]]:
-    """Return the reports of a batch by their index, and the outcomes of those that cannot be read.
+    """Return the reports of a batch by their index, and the outcomes of unreadable ones.
 
     Raises `Malformed` when the reports cannot be told apart, and `TooLarge` for too many.
     """
@@ -57,7 +57,7 @@ def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcom
         raise TooLarge(f"A request has at most {REPORTS_MAXIMUM} results.")
     for index, raw in enumerate(raws):
         try:
-            bytes(raw).decode()  # the decoder would pass raw data on as they are
+            bytes(raw).decode()  # the decoder passes raw data on unchecked
             reports[index] = _REPORT.decode(raw)
         except (ValueError, RecursionError) as error:
             refused.append(ReportOutcome(index, _find_order_id(raw), f"results[{index}]: {error}", 400))

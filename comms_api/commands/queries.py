@@ -104,7 +104,7 @@ _COMMAND = (
 async def list_orders(
     connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[StoredOrder], bool]:
-    """Return a page of open and finished orders by id, beginning behind `after`, and whether more follow.
+    """Return a page of open and finished orders by id, starting after `after`, and whether more follow.
 
     Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
     """
@@ -143,9 +143,9 @@ async def find_command_columns(connection: AsyncConnection, request_id: UUID) ->
 async def list_commands(
     connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[Command], bool]:
-    """Return a page of commands by id, beginning behind `after`, and whether more follow.
+    """Return a page of commands by id, starting after `after`, and whether more follow.
 
-    Of the filter, only what a command has counts.
+    Only the filter's members that a command has count.
     """
     statement = select(commands).order_by(commands.c.request_id)
     pairs = (

@@ -74,7 +74,7 @@ async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], w
 
 async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
     if is_head(request.scope):
-        return Orders([])  # orders that nobody can read are not taken
+        return Orders([])  # the client could not read them
     longest = desk.poll_wait_seconds
     wait_seconds = longest if wait is None else min(wait, longest)
     with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:
@@ -118,7 +118,7 @@ def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
 
 @post("/commands/results", status_code=200)
 async def report_results(request: AnyRequest, desk: NamedDependency[OrderDesk]) -> ReportOutcomes:
-    """Report how orders ended; one outcome per report, in order, also for a report that cannot be read (400).
+    """Report how orders ended; one outcome per report, in order, even for an unreadable report (400).
 
     A report that is repeated changes nothing.
     """
@@ -171,9 +171,9 @@ async def submit_commands(
 
 @post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC)
 async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDependency[CommandDesk]) -> PluginAnswer:
-    """Submit commands as to the command manager plugin; the answer names every order, as the plugin's does.
+    """Submit commands in the format of the command manager plugin; like the plugin's, the answer lists every order.
 
-    HTTP Basic is accepted in the place of a token.
+    HTTP Basic is accepted instead of a token.
     """
     async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         user, wanted, key = command_desk.read(request, body)

@@ -1,6 +1,6 @@
 """Validate JSON against JSON Schemas within limits of memory and CPU time.
 
-Run as a script by `schemas.Schemas`: work that takes too long can be ended in a process, but not in a thread. Reads
+Run as a script by `schemas.Schemas`: slow work can be killed in a process, but not in a thread. Reads
 `[[schema, instance], …]`, each a text of JSON, from standard input and writes `[[fault, …], …]`. A schema that cannot
 be used is a `ValueError`; its text is the last line of standard error.
 Arguments: bytes of memory, seconds of CPU time.
@@ -26,7 +26,7 @@ PATTERN_BYTES_MAXIMUM = 100_000
 
 @lru_cache(VALIDATORS_CACHED)
 def compile_schema(schema: str) -> jsonschema_rs.Validator:
-    """Return what validates; raises `ValueError`.
+    """Return the validator of a schema; raises `ValueError`.
 
     It never fetches a reference, and its patterns cannot backtrack.
     """
@@ -38,7 +38,7 @@ def compile_schema(schema: str) -> jsonschema_rs.Validator:
 
 
 def find_faults(schema: str, instance: str) -> list[str]:
-    """Return where an instance breaks a schema and how, the first few faults."""
+    """Return the first faults of an instance: where and how it violates a schema."""
     validator = compile_schema(schema)
     try:
         document = json.loads(instance)
@@ -58,7 +58,7 @@ def _fault(error: jsonschema_rs.ValidationError) -> str:
 
 
 def main(memory_bytes: int, cpu_seconds: int) -> None:
-    """Set the limits, give way to the server, read the checks and write their faults."""
+    """Set the limits, lower the priority, read the checks and write their faults."""
     os.nice(NICENESS)
     for kind, limit in (
         (resource.RLIMIT_AS, memory_bytes),

@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_BYTES_MAXIMUM = 64 * 1024
 EXPANDED_VALUES_MAXIMUM = 10_000
-"""The most JSON values of a schema whose references have been replaced by what they refer to."""
+"""The most JSON values of a schema once its references are replaced by their targets."""
 
 DEPTH_MAXIMUM = 64
 PATTERN_VALUES = 20
-"""A pattern counts as so many values: that is what it costs by measurement."""
+"""How many values a pattern counts as: its measured cost."""
 
 INLINE_VALUES_MAXIMUM = 1_000
 INLINE_WORK_MAXIMUM = 1_000_000
@@ -40,7 +40,7 @@ INLINE_WORK_MAXIMUM = 1_000_000
 
 CHILDREN = 1
 CHECKS_MAXIMUM = 16
-"""How many requests may be checked in a child, or wait for that."""
+"""How many requests may wait for a check in a child process, those in progress included."""
 
 CHILD = Path(schema_child.__file__)
 MEMORY_BYTES = 512 * 2**20
@@ -117,7 +117,7 @@ def _cost(schema: str) -> float:
 
 
 class _Walk:
-    """Visits a schema as it expands: a reference leads on to what it refers to, each time.
+    """Visits a schema as it expands: each reference leads to its target, every time.
 
     Only references by JSON Pointer within the schema are followed (RFC 6901); all others are refused. So is a schema
     that refers to itself, by its depth.
@@ -160,14 +160,14 @@ class _Walk:
         self.cost += values
         if self._visited > EXPANDED_VALUES_MAXIMUM:
             raise Invalid(
-                f"schema: more than {EXPANDED_VALUES_MAXIMUM} values when each $ref is replaced by what it refers to"
+                f"schema: more than {EXPANDED_VALUES_MAXIMUM} values when each $ref is replaced by its target"
                 f" (a pattern counts as {PATTERN_VALUES})"
             )
 
     def _target(self, reference: str) -> Any:
-        """Return what a reference refers to."""
+        """Return the target of a reference."""
         if reference != "#" and not reference.startswith("#/"):
-            raise Invalid(f"schema: the $ref {reference!r} must begin with #/: references to others are not followed")
+            raise Invalid(f"schema: the $ref {reference!r} must begin with #/: only references within the schema work")
         value = self._document
         for step in unquote(reference[1:]).split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
@@ -176,7 +176,7 @@ class _Walk:
             elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
                 value = value[int(name)]
             else:
-                raise Invalid(f"schema: the $ref {reference!r} refers to nothing")
+                raise Invalid(f"schema: the $ref {reference!r} has no target")
         return value
 
 
@@ -187,14 +187,14 @@ def _run_child(where: str, checks: bytes) -> list[list[str]]:
             command, input=checks, capture_output=True, timeout=WAIT_SECONDS, check=False, cwd="/", env={}
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        logger.warning("a check of args against a schema could not be made: %s", error)
+        logger.warning("cannot check args against a schema: %s", error)
         raise Unavailable("The args could not be checked against their schema; come back later.") from None
     if ended.returncode == 0:
         return msgspec.json.decode(ended.stdout, type=list[list[str]])
     last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if last.startswith("ValueError: "):
         raise Invalid(f"{where}: {last.removeprefix('ValueError: ')}")
-    logger.warning("a check of args against a schema was ended: exit status %d, %s", ended.returncode, last)
+    logger.warning("a check of args against a schema was aborted: exit status %d, %s", ended.returncode, last)
     raise Invalid(
         f"{where}: checking this took more than {CPU_SECONDS} s of CPU time or {MEMORY_BYTES >> 20} MiB; "
         "make the schema simpler, or the args smaller"

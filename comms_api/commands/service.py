@@ -184,7 +184,7 @@ class Commands:
         if name in BUILT_IN or name == CANCEL_ACTION:
             raise Conflict(f"The action {name!r} is built in.")
         if len(name) > ACTION_NAME_MAXIMUM or not is_name(name):
-            raise Invalid(f"name: must have 1 to {ACTION_NAME_MAXIMUM} characters, none of control, and not be . or ..")
+            raise Invalid(f"name: expected 1 to {ACTION_NAME_MAXIMUM} printable characters, and not . or ..")
         await self._schemas.check_schema(bytes(action.schema), user)
         async with self._engine.begin() as connection:
             await actions.store_action(connection, name, action, user)

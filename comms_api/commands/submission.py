@@ -61,7 +61,7 @@ _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "s
 class Submissions:
     """Turns what is submitted into commands and their orders."""
 
-    def __init__(  # noqa: PLR0913 - it is where these meet
+    def __init__(  # noqa: PLR0913 - it joins these parts
         self,
         engine: AsyncEngine,
         clock: DatabaseClock,
@@ -151,7 +151,7 @@ class Submissions:
         return rehearsed
 
     async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
-        """Return commands that name agents by their ids; costs a query if one names an agent by its name."""
+        """Replace agents' names in commands with ids; costs a query if there are any."""
         if not any(agent_names(command.target) for command in submitted):
             return submitted
         async with self._engine.connect() as connection:
@@ -244,7 +244,7 @@ def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
 
 
 def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
-    """Return whether nothing must be read first, and the statement does nothing if its target is at fault."""
+    """Return whether nothing must be read first and the statement does nothing for a faulty target."""
     if len(submitted) != 1:
         return False
     [command] = submitted
@@ -271,7 +271,7 @@ async def _refuse_strangers(
 
 
 async def _refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
-    """Raise `Invalid` for a `set-group` with groups that are unknown, or that a recipient is not a member of."""
+    """Raise `Invalid` for a `set-group` with unknown groups, or groups that a recipient is not a member of."""
     faults = [
         f"commands[{index}].action.args.groups: {fault}"
         for index, expansion in enumerate(expansions)

@@ -96,7 +96,7 @@ def agent_ids(names: Sequence[str]) -> list[UUID]:
 
 
 async def with_agent_ids(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> list[NewCommand]:
-    """Return commands whose targets name agents by their ids, each once; a name of no agent is left as it is."""
+    """Replace agents' names in targets with ids, each once; leave unknown names unchanged."""
     found = await find_ids(connection, {name for command in submitted for name in agent_names(command.target)})
 
     def by_id(command: NewCommand) -> NewCommand:
@@ -109,7 +109,7 @@ async def with_agent_ids(connection: AsyncConnection, submitted: Sequence[NewCom
 
 
 def agent_names(target: CommandTarget) -> list[str]:
-    """Return the texts of a target that name agents, but not by their ids."""
+    """Return the agents' names in a target."""
     return [name for name in target.ids if read_id(name) is None] if target.type == "agent" else []
 
 
@@ -139,7 +139,7 @@ async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> li
 async def find_outsiders(
     connection: AsyncConnection, target: CommandTarget, chosen: Select[Any], names: Sequence[str], limit: int
 ) -> list[tuple[UUID, list[str]]]:
-    """Return the first recipients that are not members of all the named groups, each with the groups it is not in."""
+    """Return the first recipients that are not members of all these groups, each with its missing groups."""
     recipient = chosen.subquery("recipient")
     own = group_members.c.agent_id == recipient.c.agent_id
     named = func.unnest(literal(list(names), ARRAY(Text))).column_valued("name")

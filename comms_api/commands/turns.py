@@ -1,6 +1,6 @@
-"""Advisory locks by which transactions take turns at a command: the first thing that each of them locks.
+"""Advisory locks that make transactions take turns at a command; each takes this lock first.
 
-Whoever changes the phase of a command takes its turn alone; whoever decides by the phase shares the turn. The phase
+A transaction that changes a command's phase takes its turn alone; one that depends on the phase shares it. The phase
 and the orders are read by later statements, whose snapshots begin after the wait, so nobody acts on an old phase.
 
 These are advisory locks because their queue is fair. Shared locks of a row pass over a transaction that waits to change
@@ -15,14 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.database.direct import Connection
 
-# The seeds tell these locks from one another; a collision of two commands only makes them wait for each other.
+# The seeds keep these kinds of locks apart; a collision of two commands only makes them wait for each other.
 _TURN, _STEP = 1, 2
 
 _TAKE = text(f"SELECT pg_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uuid), {_TURN}))")
 
 
 async def take_turn(connection: AsyncConnection, request_id: UUID) -> None:
-    """Wait until no other transaction has or shares a command's turn, and keep it until this one ends."""
+    """Take a command's turn exclusively until this transaction ends; waits for all others that have or share it."""
     await connection.execute(_TAKE, {"id": request_id})
 
 
@@ -33,9 +33,9 @@ _SHARE = text(f"""
 
 
 async def share_turns(connection: Connection, request_ids: Iterable[UUID]) -> None:
-    """Wait until nobody has the turn of any of these commands, and keep everybody from it until the transaction ends.
+    """Share the turns of these commands until this transaction ends; waits for transactions that have one exclusively.
 
-    The locks are taken in one order, so that two transactions cannot wait for each other.
+    The locks are taken in a fixed order, so that two transactions cannot deadlock.
     """
     await connection.execute(_SHARE, {"ids": list(request_ids)})
 
@@ -44,5 +44,5 @@ _TRY = text(f"SELECT pg_try_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uu
 
 
 async def is_first(connection: AsyncConnection, request_id: UUID) -> bool:
-    """Return whether no other transaction is at a step of this command's rollout, and keep others from it if so."""
+    """Try to lock the step of this command's rollout until this transaction ends; return whether it worked."""
     return bool(await connection.scalar(_TRY, {"id": request_id}))

@@ -54,13 +54,13 @@ class Watch:
         self._is_draining = False
 
     def enter(self, user: str) -> Callable[[], None]:
-        """Count a user's request that watches, and return the call that stops counting it.
+        """Count a user's watching request, and return a function that stops counting it.
 
-        Raises `TooManyRequests` when the user watches too much, `Unavailable` when all users do.
+        Raises `TooManyRequests` when the user is at the limit, `Unavailable` when the node is.
         """
         if self._watchers[user] >= WATCHERS_OF_USER_MAXIMUM:
             raise TooManyRequests(
-                f"You watch {WATCHERS_OF_USER_MAXIMUM} commands at this node already; end some first."
+                f"You already watch {WATCHERS_OF_USER_MAXIMUM} commands on this node; stop some first."
             )
         if self._watchers.total() >= WATCHERS_MAXIMUM:
             raise Unavailable("Too many watch commands on this node; come back later.")
@@ -73,7 +73,7 @@ class Watch:
             del self._watchers[user]
 
     async def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
-        """Yield the counts of a command, now and whenever they have changed, until it is done or the node drains.
+        """Yield the counts of a command, now and after each change, until it is done or the node drains.
 
         Only the newest counts are kept for a slow reader.
         """

@@ -1,4 +1,4 @@
-"""The URL of the database: from libpq's form, with one host or several, to the form of SQLAlchemy.
+"""Convert the URL of the database from libpq's form, with one host or several, to SQLAlchemy's.
 
 `postgresql://user:password@host:5432/name?sslmode=require`, and with a primary and its standbys
 `postgresql://user@host1:5432,host2:5432/name?target_session_attrs=read-write`. Drivers' own forms work too.
@@ -43,7 +43,7 @@ def driver_url(url: str | URL) -> URL:
 
 
 def _take_hosts(url: str) -> tuple[list[tuple[str, str]], str]:
-    """Return the hosts and the URL without them, when there are several or the only one is a socket's folder.
+    """Return the hosts and the URL without them, if there are several hosts or one socket folder.
 
     SQLAlchemy does not understand these between `//` and `/`.
     """
@@ -66,7 +66,7 @@ def _values(given: str | Sequence[str]) -> list[str]:
 
 
 def _list_hosts(hosts: Sequence[tuple[str, str]], ports: Sequence[str]) -> dict[str, str]:
-    """Return the form of hosts that libpq, SQLAlchemy and asyncpg have in common."""
+    """Return hosts in the form that libpq, SQLAlchemy and asyncpg share."""
     if len(ports) not in {0, 1, len(hosts)}:
         raise ConfigurationError("database_url: needs one port for all hosts, or one for each")
     others = ports if len(ports) == len(hosts) else [*ports, PORT][:1] * len(hosts)

@@ -31,7 +31,7 @@ def _is_never_gone() -> bool:
 
 
 IS_CALLER_GONE: ContextVar[Callable[[], bool]] = ContextVar("is_caller_gone", default=_is_never_gone)
-"""Whether nobody waits for what this task submits; asked again when its turn comes."""
+"""Whether the caller of this task is gone; checked again when its turn comes."""
 
 
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
@@ -50,7 +50,7 @@ class Coalescer(Generic[Item, Outcome]):
         refuse: Callable[[Item, str], Awaitable[Outcome]],
         group_items_maximum: int = GROUP_ITEMS_MAXIMUM,
     ) -> None:
-        """Take how to store a group (one outcome per item, in order) and what to do with one poisoned item.
+        """Take a function that stores a group (one outcome per item, in order) and one that handles a poisoned item.
 
         A group ends with the submission that reaches `group_items_maximum`.
         """
@@ -115,7 +115,7 @@ class Coalescer(Generic[Item, Outcome]):
         own = self._waiting.pop(owner)
         submission = own.popleft()
         if own:
-            self._waiting[owner] = own  # behind the others
+            self._waiting[owner] = own  # at the end of the queue
         return submission
 
     def _next_owners(self, wanted: int) -> list[Hashable]:
@@ -156,7 +156,7 @@ async def store_or_halve(
     store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
     refuse: Callable[[Item, str], Awaitable[Outcome]],
 ) -> Sequence[Outcome]:
-    """Store items at once or, when PostgreSQL refuses some of them, halve them until those are alone."""
+    """Store items together; if PostgreSQL refuses some of them, halve the group until they are alone."""
     try:
         return await store(items)
     except Exception as error:

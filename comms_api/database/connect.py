@@ -45,7 +45,7 @@ SESSION = {
 
 
 DISCONNECTED_AFTER = "comms_api.disconnected_after"
-"""The setting of each session by which statements know how long an agent may be silent and still count as active."""
+"""The session setting with the seconds that an agent may be silent and still count as active."""
 
 
 def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncEngine:
@@ -79,7 +79,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
 
 
 def _ignore_unreachable_home() -> None:
-    """Let a node connect whose home folder it may not enter, as under systemd's ProtectHome.
+    """Let a node connect that may not enter its home folder, as under systemd's ProtectHome.
 
     asyncpg looks there for `.pgpass` and certificates and fails where libpq goes on.
     """

@@ -112,7 +112,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Return SQLAlchemy's URL; it leaves nothing to the PG… variables of the environment."""
+        """Return SQLAlchemy's URL, complete so that PG… environment variables have no effect."""
         query = {"host": str(self.socket_dir), "port": str(PORT), "passfile": str(self.home / "no-passwords")}
         return str(URL.create("postgresql+asyncpg", ROLE, database=DATABASE, query=query))
 
@@ -224,9 +224,9 @@ class Cluster:
             self.account.run("/bin/sh", "-c", '"$0" "$@" &', *server, output=log, pass_fds=[lock.fileno()])
 
     def _remove_stale_pid_files(self) -> None:
-        """Remove the pid files of a server that is gone, with `server.lock` held.
+        """Remove the pid files of a dead server; the caller holds `server.lock`.
 
-        PostgreSQL refuses to start while a process of that number lives. After a crash, a reboot or a copy of the data
+        PostgreSQL refuses to start if a process has that number. After a crash, a reboot or a copy of the data
         directory, that is another program or the server of the original.
         """
         for pid_file in (self.path / "postmaster.pid", self.socket_dir / f".s.PGSQL.{PORT}.lock"):

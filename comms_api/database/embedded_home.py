@@ -81,7 +81,7 @@ class Account:
         return self.run("/bin/sh", "-c", 'cd -- "$0"', directory).returncode == 0
 
     def can_write(self, directory: Path) -> bool:
-        """Say whether this user can make a file in a directory."""
+        """Return whether this user can create a file in a directory."""
         return self.run("/bin/sh", "-c", 'file=$(mktemp -p "$0") && rm -- "$file"', directory).returncode == 0
 
     def can_run(self, program: Path) -> bool:
@@ -261,7 +261,7 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def works_in(pid: str, folder: Path) -> bool:
-    """Say whether a living process has its working directory in `folder`, as a PostgreSQL server has in its cluster.
+    """Return whether a process's working directory is `folder`, as for a PostgreSQL server in its cluster.
 
     A zombie has none.
     """

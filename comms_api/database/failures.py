@@ -1,6 +1,6 @@
 """Classify errors of the database: an outage passes (503), a refused value is the sender's (400), the rest is a bug.
 
-An operator who changes the password or renames the database under running nodes causes an outage. A node that starts
+If an operator changes the password or renames the database under running nodes, that is an outage. A node that starts
 stops with that error instead: its settings may be wrong.
 """
 
@@ -73,7 +73,7 @@ def find_mistake(error: BaseException) -> ConfigurationError | None:
 
 
 def describe_outage(error: BaseException) -> str:
-    """Return an outage as one line for the log: without the statement and its parameters, which agents send."""
+    """Return an outage as one line for the log, without the statement and its parameters: these hold agents' data."""
     cause = driver_error(error) or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
@@ -84,7 +84,7 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def driver_error(error: BaseException) -> BaseException | None:
-    """Return asyncpg's own error, which SQLAlchemy has wrapped."""
+    """Return asyncpg's error inside SQLAlchemy's."""
     cause: BaseException | None = error
     while isinstance(cause, DBAPIError):
         cause = cause.orig and (cause.orig.__cause__ or cause.orig)

@@ -23,11 +23,11 @@ PROBES = {
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 2),
     "keepalives_interval": (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 1),
     "keepalives_count": (socket.IPPROTO_TCP, "TCP_KEEPCNT", DEAD_HOST_SECONDS - 2),
-    # Data that was sent and is not acknowledged counts, too.
+    # Unacknowledged data that was sent counts, too.
     "tcp_user_timeout": (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", DEAD_HOST_SECONDS * 1000),
     "keepalives": (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
 }
-"""libpq's parameters, with the socket options that they set and our values; a system need not have them all."""
+"""libpq's parameters with their socket options and our defaults; a system may lack some of them."""
 
 
 def _close_soon(connection: Any, *_waiters: object) -> None:
@@ -42,7 +42,7 @@ _Connection = type("Connection", (asyncpg.Connection,), {"_cancel_current_comman
 
 
 async def connect_writable(host: Any = None, port: Any = None, **options: Any) -> Any:
-    """Return a connection to the first of the hosts that answers and can be written to.
+    """Return a connection to the first host that answers and accepts writes.
 
     The options are asyncpg's, and libpq's where asyncpg has none. When no host will do, raises the refusal of one, such
     as a wrong password, rather than that another is away.
@@ -78,14 +78,14 @@ async def _first(attempts: Sequence["asyncio.Task[Any]"]) -> Any:
 
 
 async def _connect(host: str | None, port: object, options: Mapping[str, Any], numbers: Mapping[str, int]) -> Any:
-    # TLS is for TCP, whatever the URL or PGSSLMODE says (as in libpq).
+    # A Unix socket has no TLS, whatever the URL or PGSSLMODE says (as in libpq).
     without_tls = {"ssl": False, "direct_tls": False} if (host or "").startswith("/") else {}
     try:
         connection: Any = await asyncpg.connect(
             connection_class=_Connection, **{**options, **without_tls, "host": host, "port": port}
         )
     except (ValueError, KeyError) as error:  # of a parameter, a PG… variable, or no name for our user number
-        if isinstance(error, OSError):  # a certificate that is not good is both
+        if isinstance(error, OSError):  # an invalid certificate is both
             raise
         raise ConfigurationError(f"database_url, or a variable such as PGPORT: {error}") from None
     _probe(connection, numbers)

@@ -1,4 +1,4 @@
-"""Which nodes are here: those whose heartbeat the database has seen lately, by its own clock."""
+"""The live nodes: their last heartbeat is recent, by the database's clock."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from sqlalchemy import ColumnElement, Select, func, select
 from comms_api.database.schema import nodes, seconds_interval
 
 LOST_AFTER_SECONDS = 6.0
-"""How long a node may be silent and still count as here: three heartbeats."""
+"""How long a node may be silent and still count as live: three heartbeats."""
 
 IS_HERE: ColumnElement[bool] = nodes.c.seen_at > func.now() - seconds_interval(LOST_AFTER_SECONDS)
-"""Whether a row of `nodes` is of a process that is here."""
+"""Whether a row of `nodes` belongs to a live process."""
 
 LIVE_NAMES: Select[Any] = select(nodes.c.name).where(IS_HERE)
-"""The names of the nodes that are here."""
+"""The names of the live nodes."""

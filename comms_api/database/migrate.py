@@ -53,9 +53,9 @@ def guard_migration(connection: Connection) -> None:
 
 
 async def upgrade_schema(connection: AsyncConnection) -> None:
-    """Run every revision that is missing, in the caller's transaction; leave a schema that is newer as it is.
+    """Run every missing revision in the caller's transaction; leave a newer schema unchanged.
 
-    Raises `ConfigurationError` for a database that holds something else.
+    Raises `ConfigurationError` for a database with other contents.
     """
     try:
         await connection.run_sync(_upgrade)

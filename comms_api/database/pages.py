@@ -1,4 +1,4 @@
-"""Read one page of a list: bounded in rows and in bytes, and without asking the database for much more than that."""
+"""Read one page of a list, bounded in rows and in bytes, without reading much more from the database."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -24,13 +24,13 @@ Item = TypeVar("Item")
 
 PAGE_BYTES_MAXIMUM = 8 * 2**20
 ROW_BYTES = 256
-"""About what a row takes beside its columns of any length."""
+"""About the size of a row without its columns of variable length."""
 
 ESCAPED_BYTES = 6
-"""The most that a byte takes in JSON."""
+"""The most bytes of JSON for one byte of text."""
 
 ROWS_AT_ONCE = 64
-"""How many rows are fetched from the cursor at once: so many at most are read beyond a page that is full."""
+"""How many rows the cursor fetches at once; at most this many rows are read beyond a full page."""
 
 
 async def fetch_page(
@@ -42,7 +42,7 @@ async def fetch_page(
 ) -> tuple[list[Item], bool]:
     """Return the first rows of a statement that is ordered by the columns `key`, and whether more follow.
 
-    They are at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row comes alone.
+    They are at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row has a page to itself.
     """
     items: list[Item] = []
     rows = await connection.stream(_measured(statement, key, limit), execution_options={"yield_per": ROWS_AT_ONCE})
@@ -57,10 +57,10 @@ async def fetch_page(
 
 
 def _measured(statement: Select[Any], key: Sequence[str], limit: int) -> Select[Any]:
-    """Return the statement; every column is null from the first row on that the page has no room for."""
+    """Return the statement; all columns are null from the first row that does not fit on the page."""
     rows = statement.limit(limit + 1).subquery()
     size = sum((_size(column) for column in rows.c), start=literal(ROW_BYTES))
-    # OFFSET has each size computed once; ORDER BY shows PostgreSQL that it need not read and sort all rows.
+    # OFFSET makes PostgreSQL compute each size once; ORDER BY lets it avoid reading and sorting all rows.
     measured = select(rows, size.label("row_bytes")).order_by(*(rows.c[name] for name in key)).offset(0).subquery()
     total = func.sum(measured.c.row_bytes).over(order_by=[measured.c[name] for name in key], rows=(None, 0))
     is_within = or_(total <= PAGE_BYTES_MAXIMUM, total == measured.c.row_bytes)

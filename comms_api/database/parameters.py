@@ -1,6 +1,6 @@
 """The parameters of `database_url`, under libpq's names and with its meanings.
 
-Those that asyncpg knows are passed on, some are done here, and one that nobody here can honour is refused by its name
+asyncpg handles most of them and this package some; any other is refused by its name
 (PostgreSQL manual, "Parameter Key Words").
 """
 
@@ -19,7 +19,7 @@ ONLY_IN_A_URL = TLS_FILES | {
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 }
-"""asyncpg takes these in a URL only."""
+"""asyncpg accepts these in a URL only."""
 
 SERVER_SETTINGS = {"application_name", "options"}
 """Sent to the server when a session starts."""
@@ -51,16 +51,16 @@ _DONE_ANYWAY: Mapping[str, str] = {
     "sslsni": "1",
     "sslcertmode": "allow",
 }
-"""Parameters of which only these values (regular expressions) describe what is done here."""
+"""The only supported values (regular expressions) of parameters: they describe the actual behaviour."""
 
 _REFUSED = {"hostaddr", "require_auth", "requirepeer", "requiressl", "sslcrldir", "servicefile"}
 _KNOWN = _PASSED_ON | _OTHER_NAMES.keys() | SERVER_SETTINGS | NUMBERS | _DONE_ANYWAY.keys() | _REFUSED
 
 
 def read_parameters(given: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
-    """Return parameters under the driver's names; raises `ConfigurationError`, which names the first one that is wrong.
+    """Return parameters under the driver's names; raises `ConfigurationError` for the first wrong one.
 
-    Only a server that can be written to is of use here, so one is asked for, whether the URL does or not.
+    The result always requires a server that accepts writes, even if the URL does not.
     """
     read: dict[str, str | tuple[str, ...]] = {}
     for name, values in given.items():
@@ -69,7 +69,7 @@ def read_parameters(given: Mapping[str, str | tuple[str, ...]]) -> dict[str, str
             _check(name, str(value))
             read[_OTHER_NAMES.get(name, name)] = value
     if read.setdefault("target_session_attrs", WRITABLE) not in {WRITABLE, "primary"}:
-        raise ConfigurationError("database_url: target_session_attrs can be read-write or primary, nothing else")
+        raise ConfigurationError("database_url: target_session_attrs must be read-write or primary")
     return read
 
 
@@ -83,9 +83,9 @@ def _check(name: str, value: str) -> None:
         hint = f"; did you mean {nearest}?" if nearest else ""
         raise ConfigurationError(f"database_url: {name}: no such parameter{hint}")
     if name in _DONE_ANYWAY:
-        raise ConfigurationError(f"database_url: {name}: {value!r} is not supported, {_DONE_ANYWAY[name]} is")
+        raise ConfigurationError(f"database_url: {name}: {value!r} is not supported; it can be {_DONE_ANYWAY[name]}")
     if name in _REFUSED:
-        raise ConfigurationError(f"database_url: {name}: not supported, leave it out")
+        raise ConfigurationError(f"database_url: {name}: not supported; leave it out")
     if name in NUMBERS and not re.fullmatch(r"\d{1,9}", value):
         raise ConfigurationError(f"database_url: {name}: expected a whole number, not {value!r}")
     if name in TLS_FILES and not Path(value).is_file():

@@ -1,6 +1,6 @@
-"""Refuse a pooler that gives each transaction another session, such as pgbouncer with `pool_mode = transaction`.
+"""Refuse a pooler that gives each transaction a different session, such as pgbouncer with `pool_mode = transaction`.
 
-Prepared statements, LISTEN, advisory locks and settings of a session would be another client's, or nobody's.
+Prepared statements, LISTEN, advisory locks and session settings would apply to another client, or to none.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from comms_api.database.failures import driver_error
 from comms_api.errors import ConfigurationError
 
 LOOKS = 5
-"""How often both connections are asked: other clients of the pooler may take a session in between."""
+"""How often to query both connections: other clients of the pooler may take a session in between."""
 
 _STATEMENT_OF_ANOTHER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _PID = text("SELECT pg_backend_pid()")
 
 
 async def refuse_poolers(engine: AsyncEngine) -> None:
-    """Raise `ConfigurationError` unless each connection keeps its session and takes our settings.
+    """Raise `ConfigurationError` unless each connection keeps its session and accepts our settings.
 
     A pooler makes up the process number that it announces, so a connection without one costs a single statement.
     """
@@ -54,7 +54,7 @@ async def _keeps_sessions(engine: AsyncEngine) -> bool:
 
 
 async def _pid(connection: AsyncConnection) -> int:
-    """Return the number of the server's process, in a transaction of its own."""
+    """Return the process id of the PostgreSQL session, in a separate transaction."""
     pid: int = (await connection.execute(_PID)).scalar_one()
     await connection.rollback()
     return pid

@@ -1,4 +1,4 @@
-"""The statements of announcements: which agents have changed, what they were ordered, and whether they did it.
+"""The statements of announcements: the changed agents, their last orders, and the outcomes.
 
 A row of `configuration_changes` is a change that no order announces yet. A row of `announcements` is the last order
 that announces one; it stays until the order has succeeded, so that a failed one is ordered again. An agent may have
@@ -40,11 +40,11 @@ REPEAT_SECONDS_MAXIMUM = 3_600.0
 """The pause after an order doubles with each failure, from the first to the second of these."""
 
 OPEN_CHECK_SECONDS_MAXIMUM = 900.0
-"""The longest pause between two looks at an order that is open: the pause is as long as the order is old."""
+"""The longest pause between two checks of an open order; the pause equals the order's age."""
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An agent to be told of its configuration, its groups by name, and whether these have changed."""
+    """An agent with a changed configuration, its groups by name, and whether the groups have changed."""
 
     agent_id: UUID
     has_moved: bool
@@ -65,10 +65,10 @@ _GROUPS_OF = text("""
 
 
 async def take_changes(connection: AsyncConnection, settled_seconds: float, limit: int) -> list[Change]:
-    """Take agents whose configuration has changed and then not changed again for `settled_seconds`.
+    """Take agents whose configuration has changed, but not within the last `settled_seconds`.
 
     A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
-    groups from then on waits for this transaction and notes the change anew.
+    groups later waits for this transaction and notes a new change.
     """
     rows = (await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})).all()
     members = await connection.execute(_GROUPS_OF, {"ids": [row.agent_id for row in rows]})
@@ -88,7 +88,7 @@ _WITHOUT_PENDING = text("""
 async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID], announcer: str) -> list[UUID]:
     """Return the agents that have no pending `fetch-config` of the announcer, with at least half of its time left.
 
-    An agent that has one fetches the newest files by it.
+    Such an order makes the agent fetch the newest files.
     """
     return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids), "announcer": announcer}))
 
@@ -102,7 +102,7 @@ _TRACK = text(f"""
 
 
 async def track_orders(connection: AsyncConnection, request_id: UUID, *, has_moved: bool) -> None:
-    """Note the orders of a command as the last ones that announce to their agents; failures before still count."""
+    """Record a command's orders as the last announcements to their agents; earlier failures still count."""
     await connection.execute(_TRACK, {"request_id": request_id, "has_moved": has_moved})
 
 
@@ -167,9 +167,9 @@ class Failed(msgspec.Struct, frozen=True):
 async def check_announcements(
     connection: AsyncConnection, offers_maximum: int, limit: int
 ) -> tuple[int, Sequence[Failed]]:
-    """Forget announcements that are done and postpone the others; return how many were due, and which have failed.
+    """Delete completed announcements and postpone the others; return how many were due, and the failed ones.
 
-    One is done when its order has succeeded or an operator has cancelled it, when the agent reports that it runs
+    One is complete when its order has succeeded or an operator has cancelled it, when the agent reports that it runs
     its files, and when the agent is deleted. It has failed when its order has ended otherwise, or was offered
     `offers_maximum` times without an end.
     """

@@ -1,4 +1,4 @@
-"""Announce changes of files and groups to agents by orders, which are repeated until the agents have executed them."""
+"""Announce changes of files and groups to agents with orders, repeated until the agents have executed them."""
 
 import math
 from collections import defaultdict
@@ -28,10 +28,10 @@ from comms_api.protocol import SET_GROUP_ACTION, Action
 from comms_api.settings import Settings
 
 SETTLED_SECONDS = 1.0
-"""How long a configuration must have been unchanged before its agent is told: ten changes make one order."""
+"""How long a configuration must be unchanged before its agent gets an order, so that ten changes make one order."""
 
 EXECUTION_SECONDS = 600.0
-"""How long a real agent executes an order before it reports a time-out."""
+"""How long a real agent runs an order before it reports a time-out."""
 
 AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"
@@ -41,7 +41,7 @@ class Announcer:
     """Submits the orders that announce changes of files and groups; any node may do this at any time."""
 
     def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
-        """Let orders wait for agents that are away as long as any order may."""
+        """Let orders wait for absent agents as long as any order may."""
         self._engine = engine
         self._clock = clock
         self._notifier = notifier
@@ -49,7 +49,7 @@ class Announcer:
         self._offers_maximum = math.ceil(EXECUTION_SECONDS / settings.lease_seconds) + 2
 
     async def announce(self) -> int:
-        """Order agents to take over what has changed; return how many.
+        """Order agents to apply changed configurations; return how many.
 
         The changes and their orders commit together: no change is forgotten or announced twice.
         """
@@ -66,9 +66,9 @@ class Announcer:
         return total
 
     async def repeat(self) -> int:
-        """Turn failed announcements into changes again, each after a pause that doubles; return how many.
+        """Turn failed announcements into changes again, with pauses that double; return how many.
 
-        The changes are noted in a transaction of their own, since `announce` locks changes before announcements, and
+        The changes are noted in a separate transaction, since `announce` locks changes before announcements, and
         the other order could deadlock. If the node dies in between, the next check finds the same failed orders.
         """
         total, due = 0, AGENTS_PER_STEP

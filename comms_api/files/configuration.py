@@ -1,4 +1,4 @@
-"""Group files in YAML: checked when they are stored, and merged without changing the text of a scalar.
+"""Group files in YAML: check them when they are stored, and merge them without changing the text of a scalar.
 
 YAML 1.1 reads `22:30` as 1350 and `0644` as 420, YAML 1.2 reads a text and 644, and agents have readers of both kinds.
 So a document is made of its parse events, not of values: maps, lists, and scalars with the text, tag and style they
@@ -19,7 +19,7 @@ DEPTH_MAXIMUM = 50
 """How deeply maps and lists may be nested. libyaml, which many readers use, recurses and crashes on thousands."""
 
 NUMBER_CHARACTERS_MAXIMUM = 256
-"""The longest scalar that is no text: readers take quadratic time for long numbers."""
+"""The longest scalar that is not text: readers take quadratic time for long numbers."""
 
 SHOWN_CHARACTERS_MAXIMUM = 40
 
@@ -32,7 +32,7 @@ _NULLS = {"~", "null", "Null", "NULL"}
 
 
 class Scalar(msgspec.Struct, frozen=True):
-    """A scalar as it was written; the style is its first character, empty for a plain one."""
+    """A scalar in its original form; the style is its first character, empty for a plain scalar."""
 
     text: str
     tag: str | None = None
@@ -40,13 +40,13 @@ class Scalar(msgspec.Struct, frozen=True):
 
     @property
     def is_null(self) -> bool:
-        """Whether every reader takes it for null."""
+        """Whether every reader reads it as null."""
         return self.tag == f"{_TAG}null" or (self.tag is None and not self.style and self.text in _NULLS)
 
 
 Node: TypeAlias = "Scalar | list[Node] | Map"
 Map: TypeAlias = "dict[str, tuple[Scalar, Node]]"
-"""Each key as it was written, and its value, by the text of the key."""
+"""Each key in its original form and its value, by the key's text."""
 
 
 def is_yaml(name: str) -> bool:
@@ -57,8 +57,8 @@ def is_yaml(name: str) -> bool:
 def read_yaml(name: str, content: bytes) -> Map:
     """Return the document of a YAML file; raises `Invalid`, with the line and what to do.
 
-    It refuses what some reader of YAML 1.1 or 1.2 cannot read or reads differently: aliases, merge keys, a key that
-    is there twice, tags of programming languages, a top that is no map.
+    It refuses constructs that some reader of YAML 1.1 or 1.2 cannot read or reads differently: aliases, merge keys,
+    duplicate keys, tags of programming languages, a top that is not a map.
     """
     if len(content) > YAML_BYTES_MAXIMUM:
         raise Invalid(f"{name}: larger than {YAML_BYTES_MAXIMUM} bytes, the most that is read as YAML")
@@ -83,7 +83,7 @@ class _Reader:
         document = self._read_map(top, 1)
         next(self._events)  # the end of the document
         if isinstance(another := next(self._events), yaml.DocumentStartEvent):
-            raise self._fault(another, "a second document begins; put each document into a file of its own")
+            raise self._fault(another, "a second document begins; put each document into its own file")
         return document
 
     def _read_node(self, event: Any, depth: int) -> Node:
@@ -111,7 +111,7 @@ class _Reader:
                 raise self._fault(event, "merge keys (<<) are not supported; write the members out")
             key = self._read_scalar(event)
             if key.text in entries:
-                raise self._fault(event, f"the key {_shown(key.text)} is there twice; remove one of them")
+                raise self._fault(event, f"duplicate key {_shown(key.text)}; remove one of the two")
             entries[key.text] = key, self._read_node(next(self._events), depth + 1)
         return entries
 
@@ -129,12 +129,12 @@ class _Reader:
         return Scalar(text, event.tag, style)
 
     def _check_value(self, event: Any) -> None:
-        """Refuse what readers of YAML 1.1 would fail on, such as a 13th month or the tag of a Python object."""
+        """Refuse scalars that readers of YAML 1.1 fail on, such as a 13th month or the tag of a Python object."""
         tag = event.tag or self._values.resolve(yaml.ScalarNode, event.value, event.implicit)
         if tag == f"{_TAG}str":
             return
         kind = _shown(tag.removeprefix(_TAG))
-        sentence = f"{_shown(event.value)} is no valid {kind}; write it in quotes and without a tag to make it a text"
+        sentence = f"{_shown(event.value)} is not a valid {kind}; write it in quotes and without a tag to make it text"
         if tag not in _TEXT_TAGS and len(event.value) > NUMBER_CHARACTERS_MAXIMUM:
             raise self._fault(event, sentence)
         try:
@@ -151,12 +151,12 @@ def _shown(text: str) -> str:
 
 
 def merge_files(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return files, by name and content, as one."""
+    """Merge files, given by name and content."""
     return write_yaml(merge(read_yaml(name, content) for name, content in files))
 
 
 def merge(documents: Iterable[Map]) -> Map:
-    """Return documents as one, the later having the last word: maps merge key by key, all else is replaced.
+    """Merge documents; later ones win. Maps merge key by key, all else is replaced.
 
     A null replaces nothing.
     """
@@ -192,7 +192,7 @@ def _events(document: Map) -> Iterator[yaml.Event]:
 
 
 def _node_events(node: Node) -> Iterator[yaml.Event]:
-    """Yield the events of a node, lists and maps in block style, where every plain scalar may stand as it is."""
+    """Yield the events of a node, with lists and maps in block style, where every plain scalar is valid."""
     if isinstance(node, Scalar):
         has_no_tag = node.tag is None
         yield yaml.ScalarEvent(None, node.tag, (has_no_tag, has_no_tag), node.text, style=node.style)

@@ -13,7 +13,7 @@ FILE_BYTES_MAXIMUM = 4 * 2**20
 """Real agents refuse an answer above 8 MB."""
 
 MERGED_BYTES_MAXIMUM = FILE_BYTES_MAXIMUM
-"""The most bytes of YAML that are merged for an agent."""
+"""The most bytes of YAML to merge for an agent."""
 
 VERSIONS_KEPT = 20
 MERGED = "merged.yml"
@@ -36,7 +36,7 @@ class GroupFile(msgspec.Struct, frozen=True):
 
 
 class StoredVersion(msgspec.Struct, frozen=True):
-    """Where a version of a file is, which never changes, and what is known of it without loading it."""
+    """Where to load a version of a file, which never changes, and its properties that need no loading."""
 
     group: str
     name: str

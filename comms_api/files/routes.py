@@ -28,7 +28,7 @@ FileNameQuery = Annotated[str | None, QueryParameter(description="such as GROUP.
 
 
 class _FileResponse(Response[Any]):
-    """Bytes, or a view of them, that are sent as they are."""
+    """Bytes, or a view of them, to send unchanged."""
 
     def render(self, content: Any, _media_type: str, _enc_hook: object = None) -> Any:
         """Return the content."""
@@ -36,13 +36,13 @@ class _FileResponse(Response[Any]):
 
 
 class FileDesk(msgspec.Struct, frozen=True):
-    """What the routes that send files work with."""
+    """The dependencies of routes that send files."""
 
     files: Files
     answers: Answers
 
     async def answer(self, request: AnyRequest, source: Source) -> Response[bytes]:
-        """Answer with a content: ETag, If-None-Match (304), Range and If-Range (206); raises `Unavailable`."""
+        """Answer with a file's content: ETag, If-None-Match (304), Range and If-Range (206); raises `Unavailable`."""
         if source.sha256 and is_known(request.headers.get("if-none-match"), f'"{source.sha256}"'):
             return _answer(request, source.sha256, b"")
         await self.answers.hold(request.scope, source.size, is_shared=True)

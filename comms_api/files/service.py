@@ -30,14 +30,14 @@ from comms_api.http.budgets import ByteBudget
 
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32
-"""The most documents that are read, merged or waiting on a node; beyond it, 503."""
+"""The most documents that a node reads, merges or queues at once; further ones are 503."""
 
 
 class Files:
     """The files of the groups."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Take the engine; YAML has threads of its own."""
+        """Take the engine; YAML has its own threads."""
         self._engine = engine
         self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
@@ -88,7 +88,7 @@ class Files:
         return found
 
     async def find(self, group: str, name: str, version: int | None) -> Source:
-        """Return where a version of a file is, by default the current one; raises `NotFound`."""
+        """Return the source of a file's version, by default the current one; raises `NotFound`."""
         async with self._engine.connect() as connection:
             found = await store.find_version(connection, group, name, version)
         if found is None:
@@ -96,9 +96,9 @@ class Files:
         return self._source(found)
 
     async def read(self, source: Source, budget: ByteBudget) -> Content:
-        """Return a content: the copy that others are being sent, if there is one.
+        """Return a file's content, sharing the copy that others are downloading, if there is one.
 
-        Another copy counts in the budget for as long as anybody has it. Raises `Unavailable` when there is no room.
+        A new copy counts in the budget as long as it is in use. Raises `Unavailable` when there is no room.
         """
         return await self._shared.get(source, budget)
 
@@ -113,7 +113,7 @@ class Files:
         async with self._engine.connect() as connection:
             contents = await store.load_contents(connection, versions)
         if len(contents) < len(versions):
-            raise Unavailable("The files have just changed; ask again.")
+            raise Unavailable("The files have just changed; send the request again.")
         return contents
 
     async def configuration(self, agent_id: UUID) -> Configuration:
@@ -128,7 +128,7 @@ class Files:
     # -- for agents
 
     async def find_own(self, agent_id: UUID, name: str) -> Source:
-        """Return where a file of the agent's own groups is, or all of their YAML merged; raises `NotFound`.
+        """Return the source of a file of the agent's groups, or of their merged YAML; raises `NotFound`.
 
         `GROUP.yml` of an own group that has no such file is an empty map.
         """
@@ -144,9 +144,9 @@ class Files:
         raise NotFound("None of the agent's groups has such a file.", code=2705)
 
     async def find_merged(self, agent_id: UUID) -> Source:
-        """Return the YAML of an agent's groups as one: by precedence and then by name, the last has the last word.
+        """Return the merged YAML of an agent's groups, in order of precedence and then of name; the last wins.
 
-        Raises `TooLarge` for files that are too large together.
+        Raises `TooLarge` if the files are too large in total.
         """
         async with self._engine.connect() as connection:
             files = await store.list_own_yaml(connection, agent_id)

@@ -1,4 +1,4 @@
-"""Keep one copy of each content that is being sent, however many clients it is sent to."""
+"""Keep one copy of each content that is being sent, for any number of clients."""
 
 import asyncio
 import weakref
@@ -12,11 +12,11 @@ from comms_api.http.budgets import ByteBudget
 
 RECENT_MAXIMUM = 64
 RECENT_BYTES_MAXIMUM = 16 * 2**20
-"""How many contents, and how many bytes, are kept for the next client that asks."""
+"""How many contents, and how many bytes, to keep for the next client."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A content that can be loaded; equal keys stand for equal contents."""
+    """A content that can be loaded; equal keys mean equal contents."""
 
     key: str
     size: int
@@ -37,7 +37,7 @@ class SharedContents:
         self._recent: OrderedDict[str, Content] = OrderedDict()
 
     async def get(self, source: Source, budget: ByteBudget) -> Content:
-        """Return the copy that others read, or load it; raises `Unavailable` when the budget has no room in time."""
+        """Return the shared copy, or load it; raises `Unavailable` when the budget has no room in time."""
         content = self._copies.get(source.key)
         if content is None:
             lock = self._locks.setdefault(source.key, asyncio.Lock())

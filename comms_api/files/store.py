@@ -94,7 +94,7 @@ async def find_version(connection: AsyncConnection, group: str, name: str, versi
 
 
 async def load_contents(connection: AsyncConnection, versions: Sequence[StoredVersion]) -> list[bytes]:
-    """Return what versions hold, in order; fewer when some have been forgotten."""
+    """Return the contents of versions, in order; fewer if some have been deleted."""
     key = tuple_(group_files.c.group_name, group_files.c.file_name, group_files.c.version)
     keys = [(version.group, version.name, version.version) for version in versions]
     statement = select(group_files.c.group_name, group_files.c.file_name, group_files.c.version, group_files.c.content)
@@ -108,7 +108,7 @@ _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).
 
 
 async def find_own_version(connection: AsyncConnection, agent_id: UUID, name: str) -> StoredVersion | None:
-    """Return a file of an agent's own groups; of several, that of the group that has the last word."""
+    """Return a file of an agent's groups; of several, that of the group with the highest precedence."""
     statement = (
         select(*_STORED)
         .select_from(_OF_AGENT)
@@ -139,7 +139,7 @@ def _own_files(agent_id: UUID, *columns: Any) -> Select[Any]:
 
 
 async def list_own_yaml(connection: AsyncConnection, agent_id: UUID) -> list[StoredVersion]:
-    """Return the YAML files of an agent's own groups, the group that has the last word last."""
+    """Return the YAML files of an agent's groups, in ascending precedence."""
     suffixes = literal([f"%{suffix}" for suffix in YAML_SUFFIXES], ARRAY(Text))
     statement = _own_files(agent_id, *_STORED).where(group_files.c.file_name.like(any_(suffixes)))
     return [StoredVersion(*row) for row in await connection.execute(statement)]

@@ -37,7 +37,7 @@ MEMBERS_MAXIMUM = 10_000
 
 
 class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Agents that are to become members, by id or name."""
+    """New members, by id or name."""
 
     agents: Annotated[list[Text], msgspec.Meta(max_length=MEMBERS_MAXIMUM)]
 

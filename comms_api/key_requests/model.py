@@ -156,7 +156,7 @@ def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def normal_addresses(text: str) -> str:
-    """Return an address, a network or `any`, in any case, in its normal form; raises `ValueError` without the text.
+    """Return the normal form of an address, a network or `any` in any case; raises `ValueError` without the text.
 
     A network has a prefix length or, with IPv4, a dotted netmask.
     """
@@ -172,7 +172,7 @@ def normal_addresses(text: str) -> str:
 def _normal_network(address: str, prefix: str) -> str:
     network = unmap_network(ip_network(f"{address}/{prefix}", strict=False))
     if "." in prefix and str(network.netmask) != prefix:
-        raise ValueError("a wildcard mask is no netmask")
+        raise ValueError("a wildcard mask is not a netmask")
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 

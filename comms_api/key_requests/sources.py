@@ -200,9 +200,9 @@ class ProgramSource:
         return answer
 
     async def _start_whole(self, question: Question) -> tuple[asyncio.SubprocessTransport, _Run]:
-        """Start the program; a cancellation waits for the start, since asyncio kills a half-started process alone.
+        """Start the program; a cancellation waits for the start, since asyncio kills just the new process.
 
-        What that process had started would live on and hold its pipes, and asyncio would wait for them for ever.
+        Its children would live on and hold its pipes, and asyncio would wait for them forever.
         """
         starting = asyncio.create_task(self._start(question))
         try:

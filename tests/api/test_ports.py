@@ -31,7 +31,7 @@ def test_a_start_waits_for_a_port_that_a_connection_has_taken(
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() frees the port at once
     with ThreadPoolExecutor(1) as thread, client:
         starting = thread.submit(start_server, folder, database_url, management_bind=f"127.0.0.1:{port}")
-        wait_until(lambda: log.exists() and f"a connection has taken 127.0.0.1:{port}" in log.read_text())
+        wait_until(lambda: log.exists() and f"a client connection uses 127.0.0.1:{port}" in log.read_text())
         client.close()
         server = starting.result()
     assert server.management_port == port

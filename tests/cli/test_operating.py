@@ -162,9 +162,9 @@ def test_a_wait_names_whom_it_waits_for_and_ctrl_c_says_how_to_come_back(
         named = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
-    assert named == "It waits for asleep (offline: never connected, pending).\n"
+    assert named == "Waiting for asleep (offline: never connected, pending).\n"
     assert process.returncode == 130
-    assert "The command goes on." in errors
+    assert "The command continues." in errors
     assert f"comms-api commands wait {request_id}" in errors
     assert json.loads(terminal.good("show", request_id))["orders"]["pending"] == 1
 

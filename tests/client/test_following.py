@@ -366,7 +366,7 @@ def test_a_search_ends_at_its_bounds_and_says_so(tmp_path: Path) -> None:
     walk = Walk(lambda path, reason: complaints.append(f"{path}: {reason}"), entries=10)
     assert len(list(walk.find(f"{tmp_path}/*.log"))) < 10
     assert list(walk.find(f"{tmp_path}/*.txt")) == []
-    assert complaints[-1] == f"{tmp_path}/*.txt: its bound of 10 entries and 30 seconds is reached"
+    assert complaints[-1] == f"{tmp_path}/*.txt: its limit of 10 entries and 30 seconds is reached"
     assert list(Walk(lambda *_: None, seconds=0).find(f"{tmp_path}/*.log")) == []
 
 

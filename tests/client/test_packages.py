@@ -125,7 +125,7 @@ def test_a_missing_rpm_program_is_logged_once_and_hides_no_other_packages(
     with caplog.at_level(logging.INFO):
         assert [len(list(databases.read())) for _ in range(3)] == [4, 4, 4]
     [record] = caplog.records
-    assert f"{tmp_path}/var/lib/rpm is there, but not the program rpm that reads it" in record.getMessage()
+    assert f"{tmp_path}/var/lib/rpm exists, but its reader, the program rpm, does not" in record.getMessage()
 
 
 @pytest.mark.parametrize("script", ["sleep 1000", "exit 3", "yes"])

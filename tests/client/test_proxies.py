@@ -123,4 +123,4 @@ def test_no_proxy_names_hosts_domains_addresses_and_networks(url: str, no_proxy:
 def test_an_address_that_cannot_be_one_is_named_in_one_line(terminal: Terminal) -> None:
     for url in ("http://h:1", "https://bü ro:1", "https://h:99999"):
         done = terminal.run([*terminal.operator, "--url", url])
-        assert (done.returncode, done.stderr) == (1, f"comms-api: {url!r} is not like https://HOST:PORT\n")
+        assert (done.returncode, done.stderr) == (1, f"comms-api: {url!r} does not have the form https://HOST:PORT\n")

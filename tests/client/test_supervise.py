@@ -40,7 +40,7 @@ def test_a_failing_task_is_logged_once_until_it_recovers_or_its_error_changes(lo
     failing = Failing(full, full, full, denied, denied, None, None, denied, KeyError("bug"))
     with pytest.raises(Unauthenticated):
         asyncio.run(keep_going("writing", failing.step))
-    again = "writing fails and will be tried again: "
+    again = "writing failed and will be retried: "
     assert logged() == [
         f"{again}OSError: full",
         f"{again}PermissionError: denied",
@@ -61,7 +61,7 @@ def test_a_collector_fails_alone_and_is_tried_again(
         assert asyncio.run(scan.run()) is None
     assert asyncio.run(scan.run())
     first, last = logged()
-    assert first.startswith("collecting processes fails and will be tried again: RuntimeError: line 'btime' not found")
+    assert first.startswith("collecting processes failed and will be retried: RuntimeError: line 'btime' not found")
     assert last == "collecting processes succeeds again"
 
 

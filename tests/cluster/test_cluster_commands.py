@@ -156,7 +156,7 @@ def test_a_node_is_drained_and_resumed(nodes: tuple[Server, Server], terminal: T
     assert right.get("/ready").status_code == 503
     assert "draining" in terminal.good("nodes")
     assert terminal.good("health") == "all is well\n"
-    assert terminal.good("resume", "right") == "right is wanted active\n"
+    assert terminal.good("resume", "right") == "right: requested state active\n"
     assert terminal.read("resume", "right")["wanted_state"] == "active"
     wait_until(lambda: terminal.read("nodes")[1]["state"] == "active")
     wait_until(lambda: right.get("/ready").status_code == 200)
@@ -191,7 +191,7 @@ def test_an_administrator_forgets_a_node_that_is_lost_and_no_other(
     [entry] = management.get("/audit", params={"subject": "nodes", "key": "ghost-forgotten/0"}).json()["items"]
     assert (entry["actor"], entry["operation"], entry["after"]) == ("admin", "delete", None)
     ghost(seen="-20 s", name="ghost-forgotten")
-    assert terminal.good("forget", "ghost-forgotten") == "ghost-forgotten is forgotten\n"
+    assert terminal.good("forget", "ghost-forgotten") == "ghost-forgotten is removed from the list\n"
     assert management.post("/nodes/left/forget").status_code == 409
     code, _, errors = terminal.run("forget", "left")
     assert (code, "The node 'left' is not lost." in errors) == (1, True)

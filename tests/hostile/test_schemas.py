@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[Schema, str]] = {
     "deep": ({"a": [[[[{"b": unevaluated(40)}]]]]}, f"nested more than {DEPTH_MAXIMUM} deep"),
     "elsewhere": ({"$ref": "https://localhost/schema"}, "'https://localhost/schema' must begin with #/"),
     "an anchor": ({"$ref": "#here", "$defs": {"a": {"$anchor": "here"}}}, "'#here' must begin with #/"),
-    "nothing": ({"$ref": "#/$defs/a~1b/0"}, "refers to nothing"),
+    "nothing": ({"$ref": "#/$defs/a~1b/0"}, "has no target"),
     "dynamic": ({"$dynamicRef": "#meta"}, "$dynamicRef is not supported"),
     "another base": ({"$defs": {"a": {"$id": "https://localhost/a"}}}, "$id is not supported here"),
     "a costly pattern": ({"properties": {"a": {"pattern": "^(a{1,1000}){1,1000}$"}}}, 'is not a "regex"'),

@@ -129,7 +129,7 @@ def test_scalars_keep_their_text_through_the_merge(server: Server, management: h
 
 
 NO_MAP = "the top must be a map, such as `key: value`; write {} for an empty configuration"
-TEXT = "write it in quotes and without a tag to make it a text"
+TEXT = "write it in quotes and without a tag to make it text"
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ TEXT = "write it in quotes and without a tag to make it a text"
         ("some text", NO_MAP),
         ("- a\n- b: c", NO_MAP),
         ("a: 1\n---\nb: 2", "line 2: a second document begins"),
-        ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice"),
-        ("a:\n  - b: 1\n    'b': 2", "line 3: the key 'b' is there twice"),
+        ("a: 1\nb: 2\na: 3", "line 3: duplicate key 'a'"),
+        ("a:\n  - b: 1\n    'b': 2", "line 3: duplicate key 'b'"),
         ("a: [1, 2", "line 1"),
         ("a: &a [x]\nb: *a", "line 2: aliases (*) are not supported"),
         ("a:\n  <<: {x: 1}", "line 2: merge keys (<<) are not supported"),
@@ -156,7 +156,7 @@ TEXT = "write it in quotes and without a tag to make it a text"
         ("a: !local x", TEXT),
         ("a: !!bool x", TEXT),
         ("a: !!timestamp x", TEXT),
-        ("b: 1\na: 2001-13-01", f"line 2: '2001-13-01' is no valid 'timestamp'; {TEXT}"),
+        ("b: 1\na: 2001-13-01", f"line 2: '2001-13-01' is not a valid 'timestamp'; {TEXT}"),
         ("a: 0x" + "f" * 5_000, TEXT),
         ("a: 1" + ":1" * 100_000, TEXT),
         ("a: " + "x" * 300_000, "larger than 262144 bytes"),
