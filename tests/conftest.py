@@ -45,7 +45,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    """Ends what this session starts, however the session ends; what lives after the last test is a fault."""
+    """Kills every process that this session starts, however it ends; a process left after the last test is a fault."""
     guard = Guard()
     guard.watch(tmp_path_factory.getbasetemp())
     yield guard
@@ -71,7 +71,7 @@ def scratch(guard: Guard) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(scratch: Path) -> Iterator[Path]:
-    """Where command lines keep what servers know them by: not in the home of whoever runs the tests."""
+    """The folder for device tokens of command lines: not the home of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(scratch / "state"))
         yield scratch / "state"

@@ -1,4 +1,4 @@
-"""`docs/migration.md` names only calls and settings that there are."""
+"""`docs/migration.md` names only existing calls and settings."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ CALLS = {
 
 
 def cells(heading: str) -> list[str]:
-    """Return what is in the second column of a section's table."""
+    """Return the second column of a section's table."""
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     return [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][1:]
 

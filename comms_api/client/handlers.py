@@ -22,14 +22,14 @@ class Handlers:
         self,
         spool: Spool,
         configuration: Configuration,
-        collect_anew: Callable[[], None],
+        collect_again: Callable[[], None],
         rotate_key: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Call `collect_anew` to have the agent collect at once, and `rotate_key` with the id of the order."""
+        """Call `collect_again` to have the agent collect at once, and `rotate_key` with the id of the order."""
         self._spool = spool
         self._rotate_key = rotate_key
         self._configuration = configuration
-        self._collect_anew = collect_anew
+        self._collect_again = collect_again
 
     def by_action(self) -> dict[str, Handler]:
         """Return the handlers by the name of their action."""
@@ -51,7 +51,7 @@ class Handlers:
         return success("pong", {"args": order.action.args, "host": this_host().hostname})
 
     async def _restart(self, _order: Order) -> Result:
-        self._collect_anew()
+        self._collect_again()
         return success("collecting anew")
 
     async def _change_key(self, order: Order) -> Result:

@@ -1,4 +1,4 @@
-"""An index of the paused commands: a duty ends the pauses of those whose orders have all ended.
+"""An index of paused commands: a duty ends their pauses once all their orders have ended.
 
 Revision: 0010, after 0009
 """

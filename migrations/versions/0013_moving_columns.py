@@ -1,4 +1,4 @@
-"""An agent's polls move columns by themselves: they are in no audit trail.
+"""Omit the columns that an agent's polls change from the audit trail.
 
 Revision: 0013, after 0012
 """

@@ -1,4 +1,4 @@
-"""Texts of strangers: names that are none are refused, and nothing forges a line of the log or moves the terminal."""
+"""Untrusted texts: invalid names are refused, and no text can forge a log line or control the terminal."""
 
 import os
 import pty
@@ -83,13 +83,13 @@ def program(server: Server, *words: str) -> list[str]:
 
 
 def run(server: Server, *words: str) -> str:
-    """Run a command of the command line; return what it prints to both streams."""
+    """Run a command of the command line; return its output on both streams."""
     done = subprocess.run(program(server, *words), capture_output=True, check=False, env=ENVIRONMENT)
     return (done.stdout + done.stderr).decode()
 
 
 def run_on_terminal(server: Server, *words: str) -> str:
-    """Run a command whose standard output is a terminal; return what it prints there."""
+    """Run a command with a terminal as standard output; return its output."""
     terminal, end = pty.openpty()
     with open(terminal, "rb", buffering=0) as reader:  # noqa: PTH123 - it has no path
         subprocess.run(program(server, *words), stdout=end, check=True, env=ENVIRONMENT)

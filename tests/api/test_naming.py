@@ -1,4 +1,4 @@
-"""An agent is named by its id or by its name wherever one is named, and what is not known is refused readably."""
+"""An agent may be named by id or by name everywhere, and unknown names are refused with a clear error."""
 
 from typing import Any
 from uuid import UUID

@@ -221,7 +221,7 @@ def test_sigterm_answers_held_polls_and_keeps_every_acknowledged_event(
         thread.start()
     wait_until(lambda: len(acknowledged) > 10 and management.get("/nodes").json()[0]["polls"] == 1)
     server.process.terminate()
-    assert server.process.wait(timeout=PATIENCE) == 0  # long before what is under way would be cut off
+    assert server.process.wait(timeout=PATIENCE) == 0  # long before requests under way would be cut off
     for thread in threads:
         thread.join(timeout=PATIENCE)
     assert polled == [{"commands": []}]

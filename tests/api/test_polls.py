@@ -46,7 +46,7 @@ async def test_idle_polls_do_not_slow_other_requests(
     node = psutil.Process(server.process.pid)
 
     async def measure() -> float:
-        """Return the processor time of some requests, which does not depend on what else the machine does."""
+        """Return the CPU time of some requests, which does not depend on other load on the machine."""
         before = sum(node.cpu_times()[:2])
         await ask_repeatedly(server.tls, server.agent_port, 2_000)
         return sum(node.cpu_times()[:2]) - before

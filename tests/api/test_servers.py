@@ -1,4 +1,4 @@
-"""Connections of a running server: what they may do, how long, and how they end."""
+"""Connections of a running server: their limits and their ends."""
 
 import asyncio
 import socket
@@ -88,7 +88,7 @@ def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server) -> None:
 
 
 async def serve_in_three_parts(server: Server) -> None:
-    """Return when the parts of an answer have come at once."""
+    """Return when the parts of an answer have arrived together."""
     certs, ended = server.folder / "certs", asyncio.Event()
     settings = Settings(agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
     [listeners] = open_listeners(settings)

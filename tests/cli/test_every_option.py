@@ -29,10 +29,10 @@ class Line(NamedTuple):
     words: str
     output: str
     code: int | None = 0
-    """None where it depends on how busy the machine is."""
+    """None if it depends on the load of the machine."""
 
     is_stopped: bool = False
-    """Whether it ends by SIGTERM, sent once the output is there."""
+    """Whether SIGTERM ends it, sent after the output."""
 
 
 OPERATOR = "--no-proxy --url $management_url --ca $ca --user admin --password-file $password"
@@ -115,7 +115,7 @@ def relay_config(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def serve_config(folder: Path) -> Path:
-    """The settings of a node with a database of its own."""
+    """The settings of a node with its own database."""
     file = folder / "serve.toml"
     file.write_text(f'certs_dir = "{folder}/other-certs"\nadmin_password_file = "{folder}/password"\n')
     return file
@@ -157,7 +157,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture
 def values(server: Server, management: httpx.Client, fixed_values: Values) -> Values:
-    """What stands for the `$values` of a line: an agent, a command of each state and a folder of its own."""
+    """The `$values` of a line: an agent, a command in each state and a separate folder."""
     name = f"option-{next(_NUMBERS)}"
     new = server.folder / name
     new.mkdir(mode=0o755)
@@ -212,14 +212,14 @@ def _commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, .
 
 
 def _options(group: str, command: click.Command) -> dict[str, tuple[str, str | None]]:
-    """Return each spelling of the options, and what it is: commands of a group share those of one spelling and help."""
+    """Return each spelling of the options and its option: commands of a group share equal spellings with equal help."""
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     pairs = [(name, option.help) for option in options for name in (*option.opts, *option.secondary_opts)]
     return {name: (f"{group} {name}", help_text) for name, help_text in pairs if name.startswith("--")}
 
 
 def _passed(path: tuple[str, ...], command: click.Command) -> set[str]:
-    """Return what the lines pass to a command; of what follows a group's name, the subcommand takes the most."""
+    """Return the options that the lines pass to a command; the subcommand takes most of those after a group's name."""
     lines = [line.words.split() for line in LINES]
     found = [words[len(path) :] for words in lines if tuple(words[: len(path)]) == path]
     if isinstance(command, click.Group):

@@ -25,7 +25,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def on_host(name: bytes) -> list[str | bytes]:
-    """Return what runs a program in a UTS namespace of its own, where the host has this name."""
+    """Return a command prefix that runs a program in a separate UTS namespace with this host name."""
     if os.geteuid() != 0 or not hasattr(ctypes.CDLL(None), "unshare"):
         pytest.skip("only root may give a namespace of its own another host name")
     return [sys.executable, "-c", RENAME, name]

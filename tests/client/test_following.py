@@ -91,7 +91,7 @@ def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
     assert lines == ["new"]
 
 
-def read_anew(log: Log, pattern: str = "*.log") -> None:
+def reread(log: Log, pattern: str = "*.log") -> None:
     """Follow as after a crash: with the spool alone."""
     log.follower.close()
     log.follower = Follower((str(log.path.parent / pattern),), log.spool, from_start=True)
@@ -103,7 +103,7 @@ def test_the_rest_of_a_file_that_was_rotated_while_the_agent_was_away_is_read(lo
     log.write(b"while away\n")
     log.path.rename(log.path.with_suffix(".1"))
     log.write(b"new file\n")
-    read_anew(log)
+    reread(log)
     assert log.collected() == ["while away", "new file"]
 
 
@@ -119,13 +119,13 @@ def test_a_writer_that_does_not_know_of_the_rotation_yet_is_still_read(log: Log)
 
 
 def test_a_pattern_that_also_matches_rotated_files_repeats_nothing(log: Log) -> None:
-    read_anew(log, "app*")
+    reread(log, "app*")
     for number in range(4):
         log.write(b"line %d\n" % number)
         assert log.collected() == [f"line {number}"]
         log.path.rename(log.path.with_suffix(f".{number}"))
         log.path.touch()
-        read_anew(log, "app*")
+        reread(log, "app*")
     assert log.collected() == []
 
 
@@ -149,10 +149,10 @@ def test_lines_of_any_unicode_encoding_are_decoded(log: Log, encoding: str) -> N
     texts = ["first", "h\u00e4\u4e0a\u010a\u0a0d", "\U0001f600", "last"]  # the codes of some have the byte of a newline
     data = "\r\n".join([*texts, ""]).encode(encoding)
     collected = []
-    for at in range(0, len(data), 3):  # what is written may end within a character
+    for at in range(0, len(data), 3):  # a write may end within a character
         log.write(data[at : at + 3])
         collected += log.collected()
-    read_anew(log)
+    reread(log)
     log.write("after\n".encode(encoding.replace("utf-16", "utf-16-le") if encoding == "utf-16" else encoding))
     assert collected + [text.removeprefix("\ufeff") for text in log.collected()] == [*texts, "after"]
 
@@ -165,7 +165,7 @@ def test_a_long_line_is_one_event_that_is_marked_as_cut(log: Log, encoding: str)
     for at in range(0, len(data), 50_001):
         log.write(data[at : at + 50_001])
         collected += log.collected()
-        read_anew(log)
+        reread(log)
     assert [event[-11:] for event in collected] == [" (line cut)", "after"]
     assert LINE_BYTES_MAXIMUM / 2 - 2 < len(collected[0]) < LINE_BYTES_MAXIMUM + 20
 
@@ -182,7 +182,7 @@ class Copied:
         self.is_restarted = is_restarted
         self.collected: list[str] = []
         self.written = 0
-        read_anew(log, "**/*app*")
+        reread(log, "**/*app*")
 
     def write(self, count: int) -> None:
         self.log.write("".join(f"{text}\n" for text in lines(self.written, self.written + count)).encode())
@@ -190,7 +190,7 @@ class Copied:
 
     def collect(self) -> None:
         if self.is_restarted:
-            read_anew(self.log, "**/*app*")
+            reread(self.log, "**/*app*")
         self.collected += self.log.collected()
 
     def copy(self, name: str) -> None:
@@ -270,7 +270,7 @@ def test_rotation_through_numbered_copies_repeats_nothing(copied: Copied) -> Non
 
 
 def test_files_that_merely_begin_alike_are_read_whole(log: Log) -> None:
-    read_anew(log, "*.log")
+    reread(log, "*.log")
     log.write(b"started\n")
     log.path.with_name("other.log").write_bytes(b"started\n")
     log.path.with_name("app-2.log").write_bytes(b"started\nof another\n")
@@ -284,7 +284,7 @@ def test_files_that_merely_begin_alike_are_read_whole(log: Log) -> None:
 
 
 def test_compressed_files_are_skipped_and_named_once(log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    read_anew(log, "app*")
+    reread(log, "app*")
     log.write(b"line\n")
     log.path.with_name("app.log.1.gz").write_bytes(gzip.compress(b"line\n"))
     log.path.with_name("app.log.2").write_bytes(gzip.compress(b"line\n"))

@@ -1,4 +1,4 @@
-"""Numbered batches: an agent whose memory is older than what the server has applied notices it, and catches up."""
+"""Numbered batches: an agent with an outdated spool notices it and catches up."""
 
 import asyncio
 import shutil
@@ -64,7 +64,7 @@ def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
     assert numbers == [1, 2, 3, 4]
 
 
-def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everything_anew(
+def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everything_again(
     server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
 ) -> None:
     path, backup = tmp_path / "spool.sqlite", tmp_path / "backup.sqlite"
@@ -98,7 +98,7 @@ def test_two_agents_with_one_identity_both_go_on(
                 for spool, sender in ((one, first), (one, first), (two, second)):
                     collect(spool, f"of {spool.bytes_maximum}", "update", number)
                     await sender.drain()
-            # Only the first time is everything collected anew.
+            # Everything is collected again only the first time.
             assert [len(spool.known("inventory", "system")) for spool in (one, two)] == [1, 1]
 
     one, two = Spool(tmp_path / "one.sqlite", 1), Spool(tmp_path / "two.sqlite", 2)

@@ -24,7 +24,7 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Failing:
-    """A step that fails as scripted and at the end learns that the server knows the agent no more."""
+    """A step that fails as scripted, finally because the server no longer knows the agent."""
 
     def __init__(self, *errors: Exception | None) -> None:
         self._errors = [*errors, Unauthenticated("Agent does not exist")]

@@ -20,7 +20,7 @@ from comms_api.cluster.model import HEARTBEAT_SECONDS
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 
 POLL_SECONDS = 3600
-"""Longer than any test waits, so that only a drain can end a poll."""
+"""Longer than any test, so that only a drain can end a poll."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A process in the registry of nodes: what it wrote last is what counts."""
+"""A process in the registry of nodes: its last write wins."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ SEEN_AT = text("SELECT seen_at FROM nodes WHERE name = 'leaver'")
 
 @pytest.fixture
 async def observer(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine with connections of its own."""
+    """An engine with its own connections."""
     opened = open_engine(database_url, Settings())
     yield opened
     await opened.dispose()

@@ -52,7 +52,7 @@ async def wait_until_told(management: httpx.Client, **polls: int) -> None:
 
 
 def most_sent_away(seconds: float) -> float:
-    """Return how many polls a node may send away in so much time."""
+    """Return how many polls a node may send away within some seconds."""
     return SENT_AWAY_PER_BEAT * (2 + seconds // HEARTBEAT_SECONDS)
 
 

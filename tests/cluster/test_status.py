@@ -1,4 +1,4 @@
-"""What operators see of an agent's life: its status, its node, and a poll that a newer one displaced."""
+"""The state of an agent that operators see: its status, its node, and displaced polls."""
 
 import signal
 import socket

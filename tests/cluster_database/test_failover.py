@@ -74,7 +74,7 @@ async def test_connections_are_to_the_primary_and_notice_a_host_that_is_gone(ser
         async with engine.connect() as connection:
             assert (await connection.execute(text("SELECT inet_server_port()"))).scalar() == servers[0].port
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - nothing public tells
+            peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
             assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_HOST_SECONDS * 1000
         await engine.dispose()
@@ -86,7 +86,7 @@ async def test_keepalives_are_as_the_url_says(servers: Servers, url: str) -> Non
     engine = open_engine(f"{url}&keepalives_idle=9&tcp_user_timeout=0", Settings())
     async with engine.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
-        peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - nothing public tells
+        peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
     await engine.dispose()

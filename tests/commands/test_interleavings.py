@@ -96,7 +96,7 @@ OPERATIONS: dict[str, Operation] = {
     **ENDINGS,
 }
 OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
-"""These neither read nor write anything but the rows of their own orders; storms of them have a test of their own."""
+"""These read and write only the rows of their own orders; another test runs storms of them."""
 PAIRS = [names for names in product(OPERATIONS, OPERATIONS) if not OF_ROWS.issuperset(names)]
 
 
@@ -131,7 +131,7 @@ async def perform(case: Case, name: str) -> object:
 
 
 async def interleave(case: Case, gate: str, names: Sequence[str]) -> list[object]:
-    """Have the operations come as far as the gate one by one, open it, and return what they returned."""
+    """Let the operations reach the gate one by one, open it, and return their results."""
     tasks: list[asyncio.Task[object]] = []
     async with case.engine.begin() as connection:
         await connection.execute(text(GATES[gate]), {"id": case.request_id})
@@ -160,7 +160,7 @@ _FAULTS = " OR ".join(f"(phase = '{phase}' AND NOT ({condition}))" for phase, co
 
 
 async def check(case: Case, finished_before: int, names: Sequence[str], answers: Sequence[object]) -> None:
-    """Check that the phase and the orders agree, and that each ending told the truth."""
+    """Check that the phase and the orders agree, and that each ending reported the truth."""
     assert not (await case.execute(f"{_STANDING} AND ({_FAULTS})")).all(), names
     row = (await case.execute(_STANDING)).one()
     ended = [answer for name, answer in zip(names, answers, strict=True) if name in ENDINGS]
@@ -212,7 +212,7 @@ async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) ->
         async with engine.begin() as connection:
             await take_turn(connection, request_id)
             with dispatcher.hold(gone, claims_of(gone), PATIENCE) as answer:
-                answer.cancel()  # its poll breaks before the claim has come
+                answer.cancel()  # its poll breaks before the claim arrives
                 await until_blocked(engine, [], blocked=1)
             assert [order.request_id for order in await poll(dispatcher, waiting)] == [str(request_id)]
         assert [order.request_id for order in await poll(dispatcher, gone)] == [str(request_id)]

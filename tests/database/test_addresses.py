@@ -248,7 +248,7 @@ async def test_parameters_of_a_session_reach_the_server(database_url: str) -> No
             for name in ("application_name", "work_mem", "jit")
         ]
     await engine.dispose()
-    assert shown == ["fleet", "7MB", "off"]  # what this program relies on goes before `options`
+    assert shown == ["fleet", "7MB", "off"]  # the program's own settings override `options`
 
 
 @pytest.mark.anyio

@@ -185,7 +185,7 @@ def test_a_snapshot_of_a_data_directory_in_use_is_a_database_of_its_own(folder: 
 
 @contextmanager
 def paused_server(cluster: Cluster) -> Iterator[None]:
-    """Stop every process of a server for the block, after what it has written is in its files."""
+    """Stop every process of a server for the block, after its writes have reached the files."""
     ask(cluster, "CHECKPOINT")
     pid = int((cluster.path / "postmaster.pid").read_text().split()[0])
     processes = [psutil.Process(pid), *psutil.Process(pid).children()]

@@ -169,7 +169,7 @@ async def partitions(connection: AsyncConnection) -> list[str]:
 
 @pytest.fixture
 def own_database(new_database: Callable[[], str]) -> str:
-    """A database that one test may change as it likes."""
+    """A database that one test may change freely."""
     return new_database()
 
 

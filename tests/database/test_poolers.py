@@ -49,7 +49,7 @@ def own_database(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture
 def pooled(scratch: Path, own_database: str) -> Pooled:
-    """Returns the URL of a database of its own behind a pgbouncer of a mode."""
+    """Returns the URL of a separate database behind a pgbouncer with this mode."""
 
     @contextmanager
     def run(mode: str, ignored: str = IGNORED) -> Iterator[str]:

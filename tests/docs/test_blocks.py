@@ -81,7 +81,7 @@ def test_sql_runs(block: Block, own_database: str) -> None:
 
 @pytest.fixture
 def own_database(new_database: Callable[[], str]) -> str:
-    """A database that one test may change as it likes."""
+    """A database that one test may change freely."""
     return new_database()
 
 
@@ -119,7 +119,7 @@ def test_command_lines_and_variables_exist(block: Block) -> None:
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a block, as far as it needs no shell."""
+    """Yield the words of each command in a block that needs no shell."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
         for word in shlex.split(re.sub(r"\s#.*", "", line).removeprefix("#"), posix=True):

@@ -1,4 +1,4 @@
-"""A request that its client has given up must not undo what another request has done since."""
+"""A request that its client has given up must not undo the effect of a later request."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def frozen(server: Server) -> Iterator[None]:
 
 
 def leave(connection: ssl.SSLSocket) -> None:
-    """Send what a client sends last when it closes; closing would reset the connection and take the request back."""
+    """Send the end of the stream, as on closing; really closing would reset the connection and lose the request."""
     connection.shutdown(socket.SHUT_WR)
 
 

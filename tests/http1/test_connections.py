@@ -101,7 +101,7 @@ async def test_little_is_taken_in_ahead_of_an_app_and_a_client_that_leaves_is_no
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(get("/") + get("/behind") * 4_000)
         await writer.drain()
-        await until(lambda: any(len(taken._unread) > AHEAD_BYTES_MAXIMUM for taken in endpoint._connections))  # noqa: SLF001 - what no client can see
+        await until(lambda: any(len(taken._unread) > AHEAD_BYTES_MAXIMUM for taken in endpoint._connections))  # noqa: SLF001 - no client can see it
         await asyncio.sleep(0.1)  # for more to be taken in, if it were
         [connection] = endpoint._connections  # noqa: SLF001 - the same
         assert AHEAD_BYTES_MAXIMUM < len(connection._unread) < 6 * AHEAD_BYTES_MAXIMUM  # noqa: SLF001 - the same
@@ -302,7 +302,7 @@ async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_
         busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         busy[1].write(get("/first") + get("/never"))
         await begun.wait()
-        await until(lambda: len(endpoint._connections) == 2)  # noqa: SLF001 - what no client can see
+        await until(lambda: len(endpoint._connections) == 2)  # noqa: SLF001 - no client can see it
         endpoint.end()
         assert await idle[0].read() == b""
         ended = asyncio.create_task(endpoint.wait_until_closed())

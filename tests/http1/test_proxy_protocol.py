@@ -1,4 +1,4 @@
-"""PROXY headers of both versions are read exactly, and nothing else is taken for one (HAProxy's proxy-protocol.txt)."""
+"""PROXY headers of both versions are read exactly, and any other bytes are refused (HAProxy's proxy-protocol.txt)."""
 
 import pytest
 from hypothesis import given

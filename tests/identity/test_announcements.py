@@ -105,7 +105,7 @@ def test_a_failed_move_is_repeated_with_the_groups_as_they_are_then(
     ("end", "message"),
     [
         ("UPDATE orders SET expires_at = now() WHERE order_id = $1", "expired after delivery, without an answer"),
-        # Offered again and again, a real agent reports what does not end the order.
+        # To each further offer, a real agent sends a report that does not end the order.
         ("UPDATE orders SET attempt = 1000 WHERE order_id = $1", "expired after delivery, without an answer"),
     ],
 )

@@ -46,7 +46,7 @@ NODES: st.SearchStrategy[Node] = st.recursive(
 
 
 def meaning(node: Node) -> Any:
-    """Return what a node means: of a scalar its text and whether it is plain."""
+    """Return the meaning of a node: for a scalar, its text and whether it is plain."""
     if isinstance(node, Scalar):
         return node.text, node.tag, not node.style
     if isinstance(node, list):

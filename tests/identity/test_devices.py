@@ -37,7 +37,7 @@ def database_url(new_database: Callable[[], str]) -> str:
 
 
 def users_of(engine: AsyncEngine) -> Users:
-    """Return the users as a node of their own has them."""
+    """Return the user service of a separate node."""
     return Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
 
 

@@ -1,4 +1,4 @@
-"""Failed logins are counted one by one, whoever counts them, and locks double, end and are forgotten."""
+"""Failed logins are counted one by one, on any node; locks double, expire and are deleted."""
 
 import asyncio
 from collections import Counter
@@ -71,7 +71,7 @@ async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database
         tries = [asyncio.create_task(is_charged(limit.charge("somebody", HERE))) for _ in range(60)]
         async with engine.connect() as connection:
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            while not await connection.scalar(waiting):  # noqa: ASYNC110 - the database tells nobody
+            while not await connection.scalar(waiting):  # noqa: ASYNC110 - the database sends no event
                 await asyncio.sleep(0)
             await asyncio.gather(*(is_charged(limit.charge("another", HERE)) for _ in range(3)))
         tries[30].cancel()

@@ -1,4 +1,4 @@
-"""What the first start leaves for its operator: a password, an authority, a log, and a way back in."""
+"""The first start gives its operator a password, a certificate authority, a log, and a way back in."""
 
 import subprocess
 import sys

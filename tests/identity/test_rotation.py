@@ -102,7 +102,7 @@ def test_a_next_key_without_its_order_or_the_current_key_is_refused(server: Serv
 WAITING = """
     SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
     AND (query LIKE '%FOR UPDATE' OR query LIKE 'UPDATE agents SET key_hash%')"""
-"""The two that wait for the agent's row; duties that note what agents do may wait for it as well."""
+"""The two tasks that wait for the agent's row; duties that record sightings may wait for it as well."""
 
 
 @pytest.mark.anyio

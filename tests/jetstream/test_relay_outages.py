@@ -124,7 +124,7 @@ def test_an_outage_is_told_once_and_its_end_too_and_sigterm_ends_a_relay_meanwhi
         try:
             publish(settings, MESSAGES, b"{}")
             wait_until(lambda: "the database is away" in log.read_text())
-            time.sleep(2)  # for it to be told again, if it were
+            time.sleep(2)  # time for a second log line, if there were one
             assert log.read_text().count("the database is away") == 1
         finally:
             cluster.bring_up()

@@ -1,4 +1,4 @@
-"""Tests that `test_leftovers` runs in another process: they start processes and end none of them."""
+"""Tests that `test_leftovers` runs in another process: they start processes and leave them running."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from support.server import Server, start_server
 
 
 def _announce(database_url: str, *pids: int) -> None:
-    """Write the number of this process and those of PostgreSQL and the others, all at once."""
+    """Write the ids of this process, PostgreSQL and the others in one step."""
     statement = "SELECT CAST(split_part(pg_read_file('postmaster.pid'), chr(10), 1) AS int)"
     [(postmaster,)] = querying(database_url)(statement)
     path = Path(os.environ["TEST_ANNOUNCED"])

@@ -27,7 +27,7 @@ def is_alive(pid: int) -> bool:
 def held_run(
     folder: Path, test: str, *options: str, leftovers_seconds: float = PATIENCE
 ) -> Iterator[tuple[subprocess.Popen[str], Pids, str]]:
-    """Run a held test; yield its process, a function that returns whom the test has announced, and the run's name."""
+    """Run a held test; yield its process, a function that returns the announced process ids, and the run's name."""
     run, announced = uuid.uuid4().hex, folder / "announced"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("COMMS_API_", "PYTEST_"))}
     process = subprocess.Popen(

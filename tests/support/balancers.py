@@ -31,7 +31,7 @@ TRUSTED_ADDRESS = "127.0.0.2"
 """Where a balancer that ends TLS comes from."""
 
 PROXYING_ADDRESS = "127.0.0.3"
-"""Where a balancer that passes TLS through, and sends PROXY headers, comes from."""
+"""The source address of a balancer that passes TLS through and sends PROXY headers."""
 
 BEHIND_BALANCERS = {"trusted_proxies": f"{TRUSTED_ADDRESS}/32", "proxy_protocol_from": f"{PROXYING_ADDRESS}/32"}
 """The settings of nodes that trust these balancers."""

@@ -1,4 +1,4 @@
-"""Wait for what nodes report with their heartbeats."""
+"""Wait for the reports in nodes' heartbeats."""
 
 import httpx
 

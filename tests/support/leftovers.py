@@ -1,4 +1,4 @@
-"""End what a run of the tests has started, however the run ends.
+"""Kill every process that a test run has started, however the run ends.
 
 A run names itself in `TEST_RUN`, which the processes that it starts inherit. PostgreSQL is a daemon with an environment
 of its own, so its processes are recognised by their working directory. `Guard` starts a process that waits for the end
@@ -22,11 +22,11 @@ TERMINATE_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 IDLE_SCANS = 3
-"""A process that is being started while others are listed has no name yet, so one empty list proves nothing."""
+"""A process that is just starting may not have its name yet, so one empty list proves nothing."""
 
 
 class Guard:
-    """A process that outlives this run and ends what the run leaves behind."""
+    """A process that outlives this run and kills the processes that the run leaves behind."""
 
     def __init__(self) -> None:
         self.run = uuid.uuid4().hex
@@ -55,7 +55,7 @@ class Guard:
         return list(running(self.run, self._folders))
 
     def close(self) -> None:
-        """End what is left of the run, and the guard."""
+        """Kill the rest of the run, and end the guard."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -79,7 +79,7 @@ def _works_in(process: psutil.Process, homes: Iterable[Path]) -> bool:
 
 
 def _homes(folder: Path) -> Iterator[Path]:
-    """Yield a folder and those elsewhere that hold the embedded databases of data directories in it."""
+    """Yield a folder, and the folders elsewhere with the embedded databases of its data directories."""
     yield folder
     yield from (link.resolve() for link in folder.rglob("postgres") if link.is_symlink())
 

@@ -16,7 +16,7 @@ _COUNT_BLOCKED = text("""
 
 
 async def until_blocked(engine: AsyncEngine, tasks: "Sequence[asyncio.Future[Any]]", blocked: int | None = None) -> int:
-    """Wait until every task that has not ended waits for a lock, or until so many do; return how many do.
+    """Wait until every unfinished task, or a given number of them, waits for a lock; return how many do.
 
     Nobody else may wait for locks in this database.
     """

@@ -1,4 +1,4 @@
-"""What everybody else notices of an attack: nothing."""
+"""Check that an attack does not affect other clients."""
 
 from uuid import UUID
 

@@ -56,7 +56,7 @@ async def held_polls(
 
 
 async def ask_repeatedly(tls: ssl.SSLContext, port: int, requests: int) -> None:
-    """Send GET / again and again on one connection."""
+    """Send GET / repeatedly on one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     for _ in range(requests):
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")

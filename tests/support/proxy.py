@@ -1,4 +1,4 @@
-"""An HTTP proxy that tunnels TLS (RFC 9110, section 9.3.6), in a thread of its own."""
+"""An HTTP proxy that tunnels TLS (RFC 9110, section 9.3.6), in a separate thread."""
 
 import asyncio
 from collections.abc import Iterator

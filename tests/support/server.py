@@ -93,7 +93,7 @@ class Server:
         return times.user + times.system
 
     def reset_peak(self) -> None:
-        """Begin to measure `peak_bytes` anew (proc(5), clear_refs)."""
+        """Reset `peak_bytes` (proc(5), clear_refs)."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:

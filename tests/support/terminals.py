@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def on_terminal(program: list[str], columns: int) -> str:
-    """Return what a program shows on a terminal that is so wide."""
+    """Return a program's output on a terminal of some width."""
     ours, its = pty.openpty()
     narrow = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
     with subprocess.Popen(program, stdout=its, stderr=its, env=narrow) as process:
