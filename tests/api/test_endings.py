@@ -33,7 +33,7 @@ def test_what_requests_held_that_failed_is_freed_soon(
 ) -> None:
     agent_id = server.enroll(management, "unlucky")
     client = server.log_in(agent_id)
-    body = stateless(agent_id, {"filling": "x" * 8 * MIB})
+    body = stateless(agent_id, *[{"filling": "x" * 2 * MIB}] * 4)
     assert client.post("/events/stateless", content=body).status_code == 204
     before = server.resident_bytes()
     query("ALTER TABLE events RENAME TO away")

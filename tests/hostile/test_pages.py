@@ -107,9 +107,9 @@ def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
     management: httpx.Client, quiet: UUID, query: Callable[..., Any]
 ) -> None:
     action = {"name": "run", "args": ["/bin/x", "x" * 64_000], "version": "1"}
-    large = [command(quiet, action="run") | {"action": action}] * 150
-    submitted = management.post("/commands", json={"commands": large})
-    sent = [one["request_id"] for one in submitted.json()["commands"]]
+    large = [command(quiet, action="run") | {"action": action}] * 15  # nearly as many as one submission may hold
+    submissions = [management.post("/commands", json={"commands": large}) for _ in range(10)]
+    sent = [one["request_id"] for submission in submissions for one in submission.json()["commands"]]
     for path in ("/commands", "/orders"):
         answers = list(pages_of(management, path, limit=200, action="run"))
         assert [item["request_id"] for answer in answers for item in answer.json()["items"]] == sent
