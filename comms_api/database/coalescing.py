@@ -8,6 +8,7 @@ A submission whose caller is gone is dropped when its turn comes.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 GROUP_ITEMS_MAXIMUM = 20_000
+SMALL_SUBMISSION_ITEMS = 200
 WRITERS = 2
 """How many may well store what is gathered: while one commits, the other can gather; a third gains nothing."""
 
@@ -119,15 +121,21 @@ class Coalescer(Generic[Item, Outcome]):
         return submission
 
     def _next_owners(self, wanted: int) -> list[Hashable]:
-        """Return those whose turn it is, until their next submissions have so many items."""
-        owners = []
-        for owner, own in self._waiting.items():
-            if wanted <= 0:
-                break
-            if owner not in self._served:
-                owners.append(owner)
-                wanted -= len(own[0].items)
-        return owners
+        """Return the owners whose turn it is, until their next submissions have `wanted` items.
+
+        Small submissions take up to half of these, so that they do not wait behind all large ones.
+        """
+        owners: dict[Hashable, None] = {}
+        taken = 0
+        for size_maximum, share in ((SMALL_SUBMISSION_ITEMS, wanted // 2), (math.inf, wanted)):
+            for owner, own in self._waiting.items():
+                size = len(own[0].items)
+                if taken >= share:
+                    break
+                if size <= size_maximum and owner not in self._served and owner not in owners:
+                    owners[owner] = None
+                    taken += size
+        return list(owners)
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
         try:

@@ -144,6 +144,19 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     writer.cancel()
 
 
+async def test_small_submissions_do_not_wait_behind_all_large_ones_nor_keep_them_out() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse, 1_000)
+    large = [asyncio.create_task(coalescer.submit(f"large {number}", range(900))) for number in range(9)]
+    small = [asyncio.create_task(coalescer.submit(f"small {number}", range(100))) for number in range(20)]
+    await asyncio.sleep(0)
+    writer = asyncio.create_task(coalescer.run())
+    await asyncio.gather(*small)
+    assert [task.done() for task in large] == [True] * 4 + [False] * 5
+    await asyncio.gather(*large)
+    writer.cancel()
+
+
 async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None:
     begun, may_end = [], asyncio.Event()
 
