@@ -54,7 +54,7 @@ class Metered(Coroutine[Any, Any, T]):
         seconds = time.thread_time() - self._step_began
         self._earlier_seconds += seconds
         if seconds > STEP_SECONDS_MAXIMUM:
-            logger.warning("%s kept the event loop for %.0f ms", self.name, seconds * 1000)
+            logger.warning("%s blocked the event loop for %.0f ms", self.name, seconds * 1000)
 
     def close(self) -> None:
         """End the coroutine."""

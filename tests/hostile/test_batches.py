@@ -52,7 +52,7 @@ def quiet(server: Server, management: httpx.Client) -> UUID:
 
 def assert_no_step_was_long(server: Server) -> None:
     log = (server.folder / "log").read_text()
-    assert [line for line in log.splitlines() if "kept the event loop" in line] == []
+    assert [line for line in log.splitlines() if "blocked the event loop" in line] == []
 
 
 def cpu_seconds(server: Server) -> float:
