@@ -1,4 +1,4 @@
-"""The processes of an attack: the one that attacks, and a server that discards what it is sent.
+"""The processes of an attack: the attacker, and a server that discards all input.
 
 `python -m bench.attacker` reads a `Plan` from standard input and attacks until a line comes; then it prints a `Report`.
 `python -m bench.attacker discard FOLDER` serves, with the certificate in that folder, until its input ends.
@@ -19,13 +19,13 @@ from bench.attacks import Lane
 from bench.hostile import Shot
 
 ADDRESS = "127.0.0.66"
-"""The attackers' own address: an innocent agent has another one."""
+"""The attackers' address, different from the innocent agent's."""
 
 PIECE_BYTES = 65_536
 
 
 class Start(msgspec.Struct, frozen=True):
-    """When a request was begun, and which."""
+    """The start time of a request, and its index."""
 
     seconds: float
     lane: int
@@ -33,17 +33,17 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to send: the lanes' requests as fast as they are answered, or those of an earlier attack at its times."""
+    """The requests to send: those of the lanes as fast as answers come, or an earlier attack's at the same times."""
 
     certificate_authority: str
     lanes: Sequence[Lane]
     replayed: Sequence[Start] = ()
     discard_port: int = 0
-    """Where they are replayed to; nothing is read then."""
+    """The port to replay them to, without reading answers."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What was sent, and what came of it: requests by status, or by the name of the failure."""
+    """The requests sent, and their outcomes by status or by the name of the failure."""
 
     starts: Sequence[Start]
     bytes_sent: int
@@ -51,21 +51,21 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Attacker:
-    """Sends what a plan says."""
+    """Sends the requests of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         """Start with nothing sent."""
         self._plan = plan
         self._tls = ssl.create_default_context(cafile=plan.certificate_authority)
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(lambda *_: None)  # uvloop would describe each connection that is cut off
+        self._loop.set_exception_handler(lambda *_: None)  # uvloop would log each aborted connection
         self._began = self._loop.time()
         self._starts: list[Start] = []
         self._bytes_sent = 0
         self._outcomes: Counter[str] = Counter()
 
     def report(self) -> Report:
-        """Return what has been sent."""
+        """Return the requests sent so far."""
         return Report(self._starts, self._bytes_sent, dict(self._outcomes))
 
     async def run(self) -> None:
@@ -105,7 +105,7 @@ class Attacker:
             async with asyncio.timeout(lane.patience_seconds):
                 reader, writer = await self._connect(lane.port)
                 try:
-                    with contextlib.suppress(ConnectionError):  # refused while it is sent: there may be an answer
+                    with contextlib.suppress(ConnectionError):  # refused during sending: there may be an answer
                         await self._send(writer, shot)
                     return await self._read(lane, reader)
                 finally:

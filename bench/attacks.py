@@ -1,4 +1,4 @@
-"""The attacks beside which an innocent agent is measured, each as it was seen, and prepared on a node."""
+"""The attacks during which an innocent agent is measured, each as observed, and their preparation on a node."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -42,27 +42,27 @@ _FILE = """
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """Connections that send the same requests in turn, each on a new connection: what real agents do, too."""
+    """Parallel clients that send the same requests in turn, each on a new connection, as real agents do."""
 
     port: int
     shots: Sequence[Shot]
     connections: int = 1
     pause_seconds: float = 0.25
-    """How long after an answer, or after the end of the connection, the next request is sent."""
+    """The pause between an answer, or the end of the connection, and the next request."""
 
     reads: bool = True
-    """Whether answers are read; else a connection is held for as long as the server lets it."""
+    """Whether to read answers; otherwise each connection stays open until the server closes it."""
 
     patience_seconds: float = 60.0
-    """After how long without the whole answer the client gives up."""
+    """How long the client waits for the complete answer."""
 
 
 Attack: TypeAlias = Callable[[System, int], Awaitable[Sequence[Lane]]]
-"""Prepares an attack for one round, with clients of its own: those of an earlier round may owe CPU time."""
+"""Prepares an attack for one round, with new clients: those of an earlier round may owe CPU time."""
 
 
 async def unfinished_bodies(system: System, _round: int) -> Sequence[Lane]:
-    """Announce bodies on routes without a token, and do not send them."""
+    """Announce bodies on routes without a token, but do not send them."""
     refresh = shot("POST", "/security/user/refresh", body=b"{", announced=16 * 2**20)
     login = shot("POST", "/login", body=b"{" * 8_000, announced=64 * 1024)
     small = shot("POST", "/login", body=b"{" * 8_000, announced=8 * 1024)
@@ -129,7 +129,7 @@ async def unread_files(system: System, number: int) -> Sequence[Lane]:
 
 
 async def guesses(system: System, _round: int) -> Sequence[Lane]:
-    """Guess the key of an agent whose key is hashed slowly, and claim ids that only the external database knows."""
+    """Guess an agent's slowly hashed key, and claim ids that only the external database knows."""
     [agent] = await system.enroll(1, "attack", is_key_weak=True)
     weak = [_login(str(agent), f"wrong key {number}") for number in range(400)]
     unknown = [_login(str(uuid4()), "wrong key") for _ in range(400)]
@@ -137,7 +137,7 @@ async def guesses(system: System, _round: int) -> Sequence[Lane]:
 
 
 async def exploding_action(system: System, number: int) -> Sequence[Lane]:
-    """Register an action whose schema explodes, and send a command of it."""
+    """Register an action with an exploding schema, and send a command with it."""
     token = system.user_token(f"administrator-{number}", "administrator")
     [agent] = await system.enroll(1, "attack")
     command = {
@@ -165,7 +165,7 @@ async def large_pages(system: System, number: int) -> Sequence[Lane]:
 
 
 async def crowd(system: System, _round: int) -> Sequence[Lane]:
-    """Send large batches by very many honest agents at once, which give up and send again."""
+    """Send large batches from very many honest agents at once, which time out and send again."""
     line = event_lines(1)[0] + b"\n"
     shots = [
         shot(

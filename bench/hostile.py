@@ -1,4 +1,4 @@
-"""Build what hostile clients send. The tests of `tests/hostile` and the attacks of the bench use the same builders.
+"""Build the requests of hostile clients. The tests in `tests/hostile` and the bench's attacks share these builders.
 
 Sizes are parameters: the bench takes those of the attacks that were seen, a test may take smaller ones.
 """
@@ -18,7 +18,7 @@ EMPTY_GZIP = gzip.compress(b"", mtime=0)
 
 
 class Shot(msgspec.Struct, frozen=True):
-    """The bytes of one request: a head, then `fill` again and again. A large one is small until it is sent."""
+    """The bytes of one request: a head, then `fill` repeatedly. A large request needs little memory before sending."""
 
     head: bytes
     fill: bytes = b""
@@ -35,7 +35,7 @@ class Shot(msgspec.Struct, frozen=True):
             yield self.fill * (self.times % at_once)
 
     def size(self) -> int:
-        """Return how many bytes they are."""
+        """Return the number of bytes."""
         return len(self.head) + len(self.fill) * self.times
 
 
@@ -50,7 +50,7 @@ def shot(  # noqa: PLR0913 - the parts of a request
     encoding: str = "",
     announced: int | None = None,
 ) -> Shot:
-    """Return a request whose body is `body` and then `fill` so many times; `announced` may be another length."""
+    """Return a request with `body` and then `fill` some times as its body; `announced` may be a wrong length."""
     length = len(body) + len(fill) * times if announced is None else announced
     lines = [f"{method} {path} HTTP/1.1", "Host: bench", "Connection: close"]
     if method != "GET":
@@ -63,12 +63,12 @@ def shot(  # noqa: PLR0913 - the parts of a request
 
 
 def bad_lines(agent_id: UUID | str, count: int) -> bytes:
-    """Return a batch, compressed by gzip, of so many lines that are neither headers nor data."""
+    """Return a gzip-compressed batch of lines that are neither headers nor data."""
     return gzip.compress(metadata(agent_id) + b"\n" + b"x\n" * count)
 
 
 def deep_updates(agent_id: UUID | str, count: int, depth: int) -> bytes:
-    """Return a stateful batch, compressed by zstd, of updates whose members are nested so deep."""
+    """Return a zstd-compressed stateful batch of deeply nested updates."""
     data = b'{"a":' * depth + b"1" + b"}" * depth
     updates = b"".join(b"%s\n%s\n" % (_update_header(f"deep-{number}"), data) for number in range(count))
     return zstandard.compress(metadata(agent_id) + b"\n" + updates)

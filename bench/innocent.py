@@ -1,4 +1,4 @@
-"""What attacks do to an innocent agent: its p99 beside each attack, against its p99 alone.
+"""Measure the effect of attacks on an innocent agent: its p99 during each attack against its p99 alone.
 
 Attacker and server share the machine's cores, so "alone" is beside the same bytes, sent at the same times to a server
 that discards them. An innocent turn is a login, a small batch and a poll that brings an order, each on a new TLS
@@ -31,7 +31,7 @@ PHASE_SECONDS, QUICK_PHASE_SECONDS = 6.0, 1.5
 INTERVAL_SECONDS = 0.05
 PATIENCE_SECONDS = 15.0
 FAILED_SECONDS = 60.0
-"""What an exchange that fails counts as: the time that a real agent gives a request."""
+"""The time that a failed exchange counts as: a real agent's time-out."""
 
 IDLE_CPU_SHARE = 0.2
 LOOK_SECONDS = 0.25
@@ -43,7 +43,7 @@ echo '{"error":0,"data":{"id":"'"$2"'","name":"'"$2"'","ip":"any","key":"weak"}}
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """How innocent agents were served for some seconds, and what attackers sent meanwhile."""
+    """The latencies of innocent agents for some seconds, and the attackers' requests meanwhile."""
 
     p50_s: float
     p99_s: float
@@ -65,17 +65,17 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Innocents:
-    """Agents that take turns, so that turns of one agent do not meet."""
+    """Agents that take turns, so that one agent's turns do not overlap."""
 
     def __init__(self, system: System, agents: Sequence[UUID]) -> None:
-        """Encode what they send."""
+        """Encode their requests."""
         self._system = system
         self._agents = agents
         self._turns = 0
         self._submission = [submit(system.administrator_token(), str(agent), "agent") for agent in agents]
 
     async def measure(self, phase_seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
-        """Begin turns for so long; return the seconds of exchanges by kind once all have ended, and what failed."""
+        """Start turns for some seconds; return the seconds of exchanges by kind and the failures once all end."""
         seconds: dict[str, list[float]] = {"login": [], "batch": [], "order": []}
         failures: Counter[str] = Counter()
         async with asyncio.TaskGroup() as group:
@@ -111,7 +111,7 @@ class Innocents:
 
 
 async def take(system: System, effort: Effort, attacks: Mapping[str, Attack] = ATTACKS) -> Measured:
-    """Alternate each attack and its bytes alone, and compare the middle of the rounds."""
+    """Alternate each attack with its bytes alone, and compare the medians of the rounds."""
     allow_descriptors(DESCRIPTORS)
     program = system.folder / "key-request"
     program.write_text(KEY_REQUEST_PROGRAM)
@@ -159,7 +159,7 @@ async def _phase(node: System, innocents: Innocents, seconds: float, plan: Plan)
 
 
 async def _wait_until_idle(node: System) -> None:
-    """Wait until an earlier attack has no work left on the node; go on after a while, for it shows in the figure."""
+    """Wait until the node has finished an earlier attack's work; give up after a while, which shows in the figure."""
     for _ in range(LOOKS_MAXIMUM):
         before = node.cpu()["server"]
         await asyncio.sleep(LOOK_SECONDS)
@@ -181,7 +181,7 @@ async def _attacking(plan: Plan) -> AsyncIterator[Process]:
 
 @asynccontextmanager
 async def discarding(certificates: Path) -> AsyncIterator[int]:
-    """Run a server that discards what it is sent, for the block, and return its port."""
+    """Run a server that discards all input for the block, and return its port."""
     async with _process("bench.attacker", "discard", str(certificates)) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         yield int(await server.stdout.readline())

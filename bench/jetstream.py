@@ -63,7 +63,7 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 def _ratio(rates: Rates, ours: str, theirs: str) -> float:
-    # Round by round: what else this machine does changes slower than the turns.
+    # Rounds alternate, because the machine's other load changes more slowly.
     return statistics.median(one / other for one, other in zip(rates[ours], rates[theirs], strict=True))
 
 

@@ -116,7 +116,7 @@ class System:
         return self._tokens.issue(name, MANAGEMENT, role)
 
     async def enroll(self, count: int, group: str, *, is_key_weak: bool = False) -> list[UUID]:
-        """Add agents to a group, which is made if it is not there, by SQL; a weak key is hashed slowly."""
+        """Add agents to a group by SQL, and create the group if needed; a weak key is hashed slowly."""
         ids = [uuid7_at(time.time()) for _ in range(count)]
         key_hash = self._secret.hash_weak_key(KEY) if is_key_weak else self._secret.hash_key(KEY)
         async with self.session() as connection:

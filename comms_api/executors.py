@@ -1,4 +1,4 @@
-"""Threads for blocking work, with a bounded queue per kind, so that one kind never starves another."""
+"""Run blocking work on threads, with a bounded queue per kind, so that one kind never starves another."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ class BoundedExecutor:
         self._lock = Lock()
 
     async def run(self, client: Hashable, call: Callable[[], _T]) -> _T:
-        """Return what the call returns; raises `Unavailable` when too many calls wait, of all clients or of this one.
+        """Run the call and return its result; raises `Unavailable` if too many calls wait, of all clients or this one.
 
         A call whose caller is cancelled counts until it has ended, so the bound always holds.
         """

@@ -43,7 +43,7 @@ def encode_rows(first_id: UUID, agent_id: UUID, runs: Iterable[EventRun]) -> Ste
 
 
 async def copy_stream(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """Yield the stream of one COPY, in pieces that malloc need not ask the system for; others run in between."""
+    """Yield the stream of one COPY in pieces small enough for malloc's own memory; other work runs in between."""
     yield _SIGNATURE
     start = size = pieces = 0
     for end, row in enumerate(rows):

@@ -12,7 +12,7 @@ MERGE_DEPTH_MAXIMUM = 32
 
 STEP_BYTES = 32 * 1024
 STEP_MEMBERS = 4 * 1024
-"""A merge yields after a larger document was read, and after so many members."""
+"""A merge yields after reading a document larger than this, and after this many members."""
 
 _MEMBER_BYTES = 4
 """Two quotes, a colon and a comma."""
@@ -42,7 +42,7 @@ class Document:
         return self._written
 
     def merge(self, partial: bytes, client: Hashable, depth: int = MERGE_DEPTH_MAXIMUM) -> Steps["Merge"]:
-        """Compute, for a client, what setting the members of `partial` would change, objects member by member.
+        """Compute, for a client, the effect of setting the members of `partial`, objects member by member.
 
         What changes every member, or cannot be read since it is nested too deeply, replaces the document as it is.
         """
@@ -73,7 +73,7 @@ class Document:
         return Merge(self, growth, None, changed, [within for within in inner if within.changes])
 
     def _read_both(self, partial: bytes, client: Hashable) -> Steps[tuple[_Members, dict[str, msgspec.Raw]] | None]:
-        """Return the members of the document and of `partial`, or None when one of them cannot be read."""
+        """Return the members of the document and of `partial`, or None if either is unreadable."""
         try:
             members = self._read()
             if self.size > STEP_BYTES:
@@ -132,7 +132,7 @@ class Merge:
 def _nested(
     members: _Members, name: str, old: msgspec.Raw | Document, value: msgspec.Raw, depth: int
 ) -> Document | None:
-    """Return the member as the document that `value` is merged into, or None when one of both is no object."""
+    """Return the member as the document to merge `value` into, or None if either is not an object."""
     if depth == 1 or not bytes(value).startswith(b"{"):
         return None
     if isinstance(old, msgspec.Raw):

@@ -18,10 +18,10 @@ METADATA_BYTES_MAXIMUM = 2**20
 
 WINDOW_BYTES = 32 * 1024
 WINDOW_LINES = 256
-"""A window ends with the line that exceeds its bytes, or after so many lines."""
+"""A window ends with the line that exceeds its bytes, or after this many lines."""
 
 CHECKED_BYTES_MAXIMUM = 8 * 2**20
-"""A longer window has a line that is refused for its length; it is not decoded."""
+"""A longer window contains a line that is refused for its length; it is not decoded."""
 
 
 class _Agent(msgspec.Struct, frozen=True):
@@ -51,18 +51,18 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def read_owner(body: bytes) -> str:
-    """Return the agent that the metadata line names; raises `Malformed` without a readable id."""
+    """Return the agent in the metadata line; raises `Malformed` without a readable id."""
     first = body[: _end_of_line(body, 0)]
     if len(first) > METADATA_BYTES_MAXIMUM:
         raise Malformed(f"line 1: expected the metadata of up to {METADATA_BYTES_MAXIMUM} bytes")
     try:
-        return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", first)).agent.id  # a name may hold half a pair
+        return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", first)).agent.id  # a name may contain half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
 
 
 def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
-    """Yield the lines behind the metadata line; raises `TooLarge` for more lines than `items_maximum` items have."""
+    """Yield the lines after the metadata line; raises `TooLarge` if there are too many for `items_maximum` items."""
     start, number = _end_of_line(body, 0) + 1, 2
     while start < len(body):
         end = _end_of_line(body, start + WINDOW_BYTES)
@@ -72,7 +72,7 @@ def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
         for place in range(0, len(lines), WINDOW_LINES):
             yield Window(number + place, lines[place : place + WINDOW_LINES], is_utf8)
         start, number = end + 1, number + len(lines)
-        if number > 2 * items_maximum + 3:  # the metadata's line, and what is behind the last line feed
+        if number > 2 * items_maximum + 3:  # the metadata's line, and the rest after the last line feed
             raise TooLarge(f"The batch has more than {items_maximum} items.")
 
 
@@ -91,7 +91,7 @@ def utf8_fault(data: bytes) -> str | None:
 
 
 def object_fault(line: bytes) -> str | None:
-    """Return why a line is no JSON object, or None."""
+    """Return why a line is not a JSON object, or None."""
     if (fault := utf8_fault(line)) is not None:
         return fault
     try:
@@ -112,10 +112,10 @@ def name_fault(*names: str) -> str | None:
 
 
 def as_utf8(line: bytes) -> bytes:
-    """Return a line that can be decoded, so that a header with a broken name still separates its neighbours."""
+    """Return a decodable form of a line, so that a header with a broken name still separates its neighbours."""
     return line.decode(errors="replace").encode()
 
 
 def may_have(member: bytes, line: bytes) -> bool:
-    """Return whether decoding the line can show a member of that name, which may be written with escapes."""
+    """Return whether the line may contain a member with that name, which may be written with escapes."""
     return member in line or b"\\u" in line

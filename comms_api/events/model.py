@@ -15,7 +15,7 @@ StatePlace: TypeAlias = tuple[UUID, str, str, str]
 """The same as the table has it: where a page of states ends."""
 
 QuarantinedRow: TypeAlias = tuple[UUID, UUID, str, bytes, int]
-"""A line as it is inserted: its id, its agent, the reason, its first bytes, and its whole length."""
+"""A row of the quarantine: its id, its agent, the reason, the line's first bytes, and its whole length."""
 
 NAME_BYTES_MAXIMUM = 128
 STATE_ID_BYTES_MAXIMUM = 512
@@ -25,7 +25,7 @@ QUARANTINED_LINE_BYTES_MAXIMUM = 8 * 1024
 QUARANTINED_LINES_MAXIMUM = 1_000
 FAULT_CHARACTERS_MAXIMUM = 200
 FAULTS_CHARACTERS_MAXIMUM = 2**20
-"""How long one text about a fault may be, and all those of a batch together."""
+"""The longest reason, and the limit for all reasons of a batch together."""
 
 STATEFUL_COLLECTORS = {
     "fim": None,
@@ -58,7 +58,7 @@ class StatelessBatch(msgspec.Struct, frozen=True):
     runs: list[EventRun]
     quarantined: list[Quarantined]
     hidden: int = 0
-    """How many lines more should be in the quarantine; only their number is kept."""
+    """How many more lines belong in the quarantine; only their number is kept."""
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):
@@ -69,7 +69,7 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     operation: Operation
     data: bytes | None = None
     sequence: int | None = None
-    """The number of its batch, if its agent counts them."""
+    """The number of its batch, if its agent numbers batches."""
 
     def outcome(self, result: str, status: int) -> ItemResult:
         """Return what the agent is told about this item."""
@@ -77,14 +77,14 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Texts:
-    """Cuts the texts about the faults of one batch, so that the answer stays small however many faults there are."""
+    """Cuts the reasons of one batch, so that the answer stays small for any number of faults."""
 
     def __init__(self) -> None:
-        """Begin with the room that all texts of a batch share."""
+        """Start with the limit that all reasons of a batch share."""
         self._left = FAULTS_CHARACTERS_MAXIMUM
 
     def cut(self, text: str) -> str:
-        """Return what the agent reads."""
+        """Return the reason for the agent."""
         shown = text[:FAULT_CHARACTERS_MAXIMUM]
         self._left -= len(shown)
         return shown if self._left >= 0 else "faulty"

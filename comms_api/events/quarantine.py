@@ -22,7 +22,7 @@ from comms_api.http.pages import Page, make_page
 logger = logging.getLogger(__name__)
 
 AGENT_SHARE = 10
-"""One agent's lines may be one in so many of those that are kept, so that it never pushes out all the others'."""
+"""One agent may have this fraction of the kept lines, so that it never displaces all others'."""
 
 TRIMMED_SHARE = 10
 TRIMMED_ROWS_MINIMUM = 1_000
@@ -40,7 +40,7 @@ class Quarantine:
         self._untrimmed = 0
 
     async def add(self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0) -> None:
-        """Keep lines of one batch, the first ones of very many, and the number of those that are `hidden`."""
+        """Keep the first lines of one batch, and the number of the `hidden` ones."""
         shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
         if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
@@ -52,7 +52,7 @@ class Quarantine:
             await self._trim_now()
 
     async def trim(self) -> None:
-        """Delete the oldest lines, beyond those that are kept: first an agent's beyond its share, then any."""
+        """Delete the oldest excess lines: first those beyond an agent's share, then any."""
         self._untrimmed = 0  # before, as others add meanwhile
         share = max(1, self._rows_maximum // AGENT_SHARE)
         async with self._engine.begin() as connection:

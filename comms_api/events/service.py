@@ -30,7 +30,7 @@ STATE_WRITERS = 3
 """While one merges and another waits for its commit, a third has PostgreSQL at work."""
 
 LIMITS = PartLimits(changes=10_000, changed_bytes=8 * 2**20, read_bytes=4 * 2**20)
-"""What one transaction may do; a batch that needs more is applied in several."""
+"""The limits of one transaction; a batch that needs more is applied in several."""
 
 REPORTS_AT_ONCE = 1_000
 STEP_RESULTS = 4_000
@@ -41,7 +41,7 @@ class _IsLarge(Enum):
 
 
 IS_LARGE = _IsLarge.YES
-"""The outcome of each change of a batch that needs more than one transaction; nothing of it has been applied."""
+"""The outcome of each change of a batch that needs several transactions; nothing of it has been applied."""
 
 StateOutcome: TypeAlias = ItemResult | Outdated | _IsLarge
 
@@ -77,13 +77,13 @@ class States:
     """The states of the fleet."""
 
     def __init__(self, engine: AsyncEngine, report_results: ReportResults, slices: Slices) -> None:
-        """Begin with nothing to write; `report_results` receives the results that arrive as states."""
+        """Start with nothing to write; `report_results` receives results that arrive as states."""
         self._engine = engine
         self._report_results = report_results
         self._slices = slices
         self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, LIMITS.changes // 2)
         self._large_writer = Coalescer[StateChange, StateOutcome](self._apply_in_parts, self._refuse, 1)
-        """One batch at a time, so that the others do not wait for large ones, and large ones need little memory."""
+        """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the writers."""
@@ -111,7 +111,7 @@ class States:
         return outcomes
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply the changes in one transaction or, if they are too many for one, those of each agent by themselves."""
+        """Apply the changes in one transaction or, if they are too many, those of each agent separately."""
         is_small = len(changes) <= LIMITS.changes and _bytes_of(changes) <= LIMITS.changed_bytes
         if is_small and (outcomes := await self._apply_at_once(changes)) is not None:
             return outcomes
@@ -121,7 +121,7 @@ class States:
         return [outcome for run in runs for outcome in await store_or_halve(run, self._apply, self._refuse)]
 
     async def _apply_in_parts(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply the changes of one agent in as many transactions as it takes."""
+        """Apply the changes of one agent in as many transactions as needed."""
         outcomes: list[StateOutcome] = []
         for start in range(0, len(changes), LIMITS.changes):
             some = changes[start : start + LIMITS.changes]
@@ -141,7 +141,7 @@ class States:
         return [*first, *await store_or_halve(changes[middle:], self._apply_part, self._refuse)]
 
     async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
-        """Apply the changes in one transaction; or return None, and change nothing, if it had to read too much."""
+        """Apply the changes in one transaction; if it would read too much, change nothing and return None."""
         for _ in range(ATTEMPTS):
             with suppress(UniqueViolationError):  # somebody who takes no lock wrote one of them meanwhile
                 return await self._try_to_apply(changes)

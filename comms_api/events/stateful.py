@@ -42,7 +42,7 @@ class _Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Object(msgspec.Struct, frozen=True):
-    """Any JSON object; its members are passed over but for those that a header has."""
+    """Any JSON object; all members except a header's are ignored."""
 
     module: msgspec.Raw = _ABSENT
     operation: msgspec.Raw = _ABSENT
@@ -84,7 +84,7 @@ def read_stateful(owner: str, sequence: int | None, body: bytes, items_maximum: 
 
 
 class StatefulReader:
-    """What the windows so far have held."""
+    """The contents of the windows so far."""
 
     def __init__(self, owner: str, sequence: int | None = None) -> None:
         """Expect a header."""
@@ -97,7 +97,7 @@ class StatefulReader:
         """The last item, which may take more lines."""
 
         self._unread: list[bytes] = []
-        """A good header at the end of a window, whose data line is in the next one."""
+        """A valid header at the end of a window; its data line is in the next one."""
 
     def read(self, window: Window) -> None:
         """Read the next lines of a batch."""
@@ -108,7 +108,7 @@ class StatefulReader:
         self.read_line_by_line(first_number, lines)
 
     def _read_faultless(self, filled: list[bytes]) -> bool:
-        """Read what nearly all agents send, headers and their data, all of them good; else return False."""
+        """Read a window of valid headers and data, as nearly all agents send, or return False."""
         try:
             changes = list(self._faultless(filled, len(self._changes) + len(self._refused) + bool(self._open)))
         except (ValueError, RecursionError):

@@ -27,7 +27,7 @@ _ABSENT = msgspec.Raw(b"")
 
 
 class _Object(msgspec.Struct, frozen=True):
-    """Any JSON object; its members are passed over but for the one that a header has."""
+    """Any JSON object; all members except a header's are ignored."""
 
     module: msgspec.Raw = _ABSENT
 
@@ -46,7 +46,7 @@ def read_stateless(body: bytes, items_maximum: int) -> Steps[StatelessBatch]:
 
 
 class StatelessReader:
-    """What the windows so far have held."""
+    """The contents of the windows so far."""
 
     def __init__(self) -> None:
         """Expect a sub-header."""
@@ -94,7 +94,7 @@ class StatelessReader:
 
 
 def _are_events(lines: Sequence[bytes]) -> bool:
-    """Return whether all lines are good and none of them may be a header, as nearly all agents send them."""
+    """Return whether all lines are valid and none may be a header, as nearly all agents send them."""
     try:
         for line in lines:
             if _OBJECT.decode(line).module is not _ABSENT or len(line) > EVENT_BYTES_MAXIMUM:
@@ -116,4 +116,4 @@ def _find_header(line: bytes) -> StatelessHeader | None:
     try:
         return _HEADER.decode(as_utf8(line))
     except (msgspec.DecodeError, RecursionError):
-        return None  # an event that has a member of that name
+        return None  # an event with a member of that name

@@ -27,7 +27,7 @@ class Folded(msgspec.Struct, frozen=True):
 
 
 class PartLimits(msgspec.Struct, frozen=True):
-    """What one transaction may do."""
+    """The limits of one transaction."""
 
     changes: int
     changed_bytes: int
@@ -38,7 +38,7 @@ class PartLimits(msgspec.Struct, frozen=True):
 
 
 def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
-    """Return the highest number among the batches of each agent that counts them."""
+    """Return the highest batch number of each agent that numbers its batches."""
     newest: dict[str, int] = {}
     for change in changes:
         if change.sequence is not None:

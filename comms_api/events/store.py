@@ -93,7 +93,7 @@ _ADVANCE_SEQUENCES = text("""
 
 
 async def advance_sequences(connection: Connection, numbers: Mapping[str, int]) -> dict[str, int]:
-    """Set the newest number of each agent, which never goes down, and return the ones before. Agents must be locked."""
+    """Raise the newest number of each agent, which never decreases, and return the old ones. Agents must be locked."""
     parameters = {"agents": list(numbers), "numbers": list(numbers.values())}
     return {agent_id: number for agent_id, number in await connection.execute(_ADVANCE_SEQUENCES, parameters)}  # noqa: C416 - rows of either kind
 
@@ -114,13 +114,13 @@ _FIND_SIZES = text(f"""
     JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
 
 STATES_MEASURED = 1_000
-"""How many states a statement measures: PostgreSQL decompresses each, and a statement must end in time."""
+"""How many states one statement measures: PostgreSQL decompresses each, and the statement must end in time."""
 
 
 async def find_states(
     connection: Connection, keys: Sequence[StateKey], bytes_maximum: int
 ) -> dict[StateKey, bytes] | None:
-    """Return the documents of those of `keys` that exist, or None when they have more bytes together."""
+    """Return the existing documents among `keys`, or None if they have more bytes in total."""
     if len(keys) * STATE_BYTES_MAXIMUM <= bytes_maximum:
         return {keys[place - 1]: data for place, data in await connection.execute(_FIND_STATES, _columns(keys))}
     found: dict[StateKey, bytes] = {}
@@ -135,7 +135,7 @@ async def find_states(
 
 
 async def find_sizes(connection: Connection, keys: Sequence[StateKey]) -> dict[StateKey, int]:
-    """Return the bytes of the documents of those of `keys` that exist."""
+    """Return the sizes in bytes of the existing documents among `keys`."""
     sizes: dict[StateKey, int] = {}
     for part in _parts(keys):
         rows = await connection.execute(_FIND_SIZES, _columns(part))
@@ -195,7 +195,7 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
 async def list_events(
     connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
 ) -> tuple[list[Event], bool]:
-    """Return a page of events in order of time, beginning behind `after`, and whether more follow."""
+    """Return a page of events in order of time, starting after `after`, and whether more follow."""
     statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
     if agent_id is not None:
         statement = statement.where(events.c.agent_id == agent_id)
@@ -213,7 +213,7 @@ def _event(row: Row[Any]) -> Event:
 async def list_quarantined(
     connection: AsyncConnection, agent_id: UUID | None, after: UUID | None, limit: int
 ) -> tuple[list[QuarantinedEvent], bool]:
-    """Return a page of quarantined lines in order of time, beginning behind `after`, and whether more follow."""
+    """Return a page of quarantined lines in order of time, starting after `after`, and whether more follow."""
     statement = select(
         quarantined_events.c.id,
         quarantined_events.c.agent_id,
@@ -236,7 +236,7 @@ def _quarantined(row: Row[Any]) -> QuarantinedEvent:
 async def list_states(
     connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
 ) -> tuple[list[State], bool]:
-    """Return a page of states in order of their keys, beginning behind `after`, and whether more follow."""
+    """Return a page of states in order of their keys, starting after `after`, and whether more follow."""
     names = ["agent_id", "module", "collector", "id"]
     key = [states.c[name] for name in names]
     statement = select(

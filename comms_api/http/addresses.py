@@ -28,15 +28,15 @@ def is_within(address: str | None, networks: Iterable[str]) -> bool:
 
 
 class ForwardedClients:
-    """Wraps an ASGI app: behind trusted proxies the client is the one that they name, in one header.
+    """Wraps an ASGI app: replaces the address of a trusted proxy by the client's address in one header.
 
-    Only the header that the proxies set is read, since they pass a client's own other header on. From the right, the
+    Only the header that the proxies set is read, since they forward a client's own other header. From the right, the
     first address that is not a trusted proxy's is the client's; anybody may have written what stands left of it. A
     header from anyone else is ignored.
     """
 
     def __init__(self, app: App, proxies: Sequence[str], header: ForwardedHeader) -> None:
-        """Trust the networks of the proxies; raises `ConfigurationError` for what is none."""
+        """Trust the networks of the proxies; raises `ConfigurationError` for an invalid network."""
         self._app = app
         self._proxies = proxies
         self._header = header.lower().encode()
@@ -71,7 +71,7 @@ def _hops_of_x_forwarded_for(value: str) -> Iterator[str]:
 
 
 def _hops_of_forwarded(value: str) -> Iterator[str]:
-    """Yield the `for` of each element (RFC 7239), the last first: a quote that a client left open spoils no other."""
+    """Yield the `for` of each element (RFC 7239), last first, so that a client's unclosed quote spoils no other."""
     for element in _elements_from_the_right(value):
         pairs = (pair.partition("=") for pair in element.split(";"))
         yield next((node.strip().strip('"') for name, _, node in pairs if name.strip().lower() == "for"), "")
@@ -89,7 +89,7 @@ def _elements_from_the_right(value: str) -> Iterator[str]:
 
 
 def find_address(hop: str) -> str | None:
-    """Return the address of a hop, which may have a port and, around IPv6, brackets; None when it names none."""
+    """Return the address of a hop, which may have a port and, for IPv6, brackets; None if it has no address."""
     text = hop.strip()
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")

@@ -1,4 +1,4 @@
-"""Charge answers that wait to be sent to the clients that do not read them.
+"""Charge unsent answers to the clients that do not read them.
 
 A client has a share of bytes that it may leave unread. Each API has a total of bytes that are really in memory: a
 content that is sent to many clients counts once.
@@ -17,13 +17,13 @@ from comms_api.http1.endpoint import UNLIMITED
 from comms_api.settings import Settings
 
 APIS = 2
-"""Agents that do not read what they are sent do not hold up operators, nor the other way round."""
+"""Agents that do not read their answers cannot block operators, nor the other way round."""
 
 SHARE_BYTES = 32 * 2**20
 """How many bytes of answers may wait for one client."""
 
 SMALL_BYTES = 64 * 1024
-"""Answers up to this size are not counted: `http1` holds as much of every connection."""
+"""Answers up to this size are not counted: `http1` buffers as much for every connection."""
 
 _RESERVED_BYTES = "reserved_bytes"
 _CHARGE = "comms_api.answer_charge"
@@ -35,7 +35,7 @@ def reserving(size: int) -> dict[str, Any]:
 
 
 class _Charge(msgspec.Struct):
-    """What one answer holds."""
+    """The bytes that one answer holds."""
 
     client: str
     size: int = 0
@@ -43,7 +43,7 @@ class _Charge(msgspec.Struct):
 
 
 class Answers:
-    """The answers of one API of a node that wait to be sent."""
+    """The unsent answers of one API of a node."""
 
     def __init__(self, settings: Settings) -> None:
         """Start empty."""
@@ -52,7 +52,7 @@ class Answers:
         self.memory = ByteBudget(total, total, wait_seconds)
 
     async def reserve(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
-        """Hold what the route declares until its answer has been sent; a guard.
+        """Hold the bytes that the route declares until its answer has been sent; a guard.
 
         Raises `Unavailable` when there is no room in time.
         """
@@ -75,7 +75,7 @@ class Answers:
         self._register(scope, _Charge(client, size, is_shared))
 
     def count(self, scope: Any, size: int) -> None:
-        """Charge a whole answer with its size, in the place of what was reserved for it, room or not.
+        """Charge a whole answer with its size, which replaces its reservation, even without room.
 
         A client that is beyond its share then waits before the next answer is made for it.
         """

@@ -29,20 +29,20 @@ from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
 LogIn: TypeAlias = Callable[[str, str, Origin], Awaitable[str]]
-"""Returns a token for a user name and a password, and where they come from."""
+"""Returns a token for a user name, a password and their source."""
 
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
 """The `opt` of a route that needs no token."""
 
 BASIC = {"basic": True}
-"""Beside its roles, the `opt` of a route that takes a user name and a password in the place of a token."""
+"""The `opt` of a route that accepts a user name and a password instead of a token; it also declares its roles."""
 
 
 def require_token(
     tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None], log_in: LogIn | None = None
 ) -> Guard:
-    """Return a guard that lets only holders of a good token for `audience` pass, and tells `seen` of them.
+    """Return a guard that requires a valid token for `audience`, and reports its holder to `seen`.
 
     On the management API the token's role must be one that the route declares. A route with `BASIC` also takes
     passwords, by `log_in`. OPTIONS needs no token: its answer is in the documents.
@@ -124,7 +124,7 @@ def subject_of(scope: Any) -> str | None:
 
 
 def client_of(scope: Any) -> str:
-    """Return whom a request is charged to: the agent or user of its token, else its address (for IPv6, its /64)."""
+    """Return the client to charge: the agent or user of the request's token, else its address (for IPv6, its /64)."""
     client = scope.get("client")
     return subject_of(scope) or network_of(client[0] if client else "")
 

@@ -25,19 +25,19 @@ from comms_api.settings import Settings
 T = TypeVar("T")
 
 COPIES = 4
-"""How many times a body is in memory while it is parsed and stored: as it came, as lines, as rows, as a statement."""
+"""How many copies of a body are in memory while it is parsed and stored: raw, as lines, as rows, as a statement."""
 
 LINE_BYTES = 160
-"""What a line of a batch takes beside its bytes, until it has been stored."""
+"""The memory that a line of a batch takes in addition to its bytes, until it has been stored."""
 
 LINES_SHARE = 2
-"""The lines of batches may take one in so many bytes of `bytes_in_flight_maximum`, half of that for one client."""
+"""The lines of batches may take this fraction of `bytes_in_flight_maximum`, half of that for one client."""
 
 CLIENTS_TO_FILL = 8
 SMALL_BODY_BYTES = 64 * 1024
 LARGE_BODY_BYTES = 4 * 2**20
 SMALL_SHARE = 8
-"""One in so many bytes is kept for small bodies, so that they never wait behind large ones."""
+"""This fraction of the bytes is reserved for small bodies, so that they never wait behind large ones."""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
@@ -48,7 +48,7 @@ JSON_BYTES_MAXIMUM = 2**20
 PUBLIC_BODY_SECONDS = 10.0
 PACE_SECONDS = 1.0
 PACE_BYTES = 64 * 1024
-"""A client that sends less than so many bytes in `PACE_SECONDS` loses the room that it has not filled."""
+"""A client that sends fewer bytes than this in `PACE_SECONDS` loses the room that it has not filled."""
 
 CHUNKS_PER_ROUND = 4
 """How many chunks of large bodies are taken in a round of the event loop.
@@ -57,7 +57,7 @@ Nothing more is read from a connection until its last chunk has been taken: a ch
 """
 
 INLINE_BYTES = 16 * 1024
-"""Larger compressed bodies are decoded in a thread, and so are small ones that become large."""
+"""Larger compressed bodies are decoded in a thread, and also small ones that expand."""
 
 ENCODINGS = ("identity", "gzip", "zstd")
 DECODER_THREADS = 1
@@ -86,7 +86,7 @@ class Bodies:
     def receive(self, request: AnyRequest, bytes_maximum: int | None = None) -> "_Reading":
         """Return a block that begins with the decoded body, which counts as held until the block ends.
 
-        Without a maximum of the route's own, the body may have `body_bytes_maximum`.
+        Without the route's own maximum, `body_bytes_maximum` applies.
 
         Raises `Unavailable` before reading when there is no room in time, `TooLarge`, `UnsupportedEncoding`,
         `Malformed` for a body that is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
@@ -95,7 +95,7 @@ class Bodies:
         return _Reading(request, self, min(self._limit, bytes_maximum or self._limit))
 
     async def hold_lines(self, request: AnyRequest, body: bytes) -> None:
-        """Hold until the request ends what the lines of a batch take beside their bytes.
+        """Hold the additional memory of a batch's lines until the request ends.
 
         Raises `Unavailable` when there is no room in time.
         """
@@ -108,7 +108,7 @@ class Bodies:
     async def receive_public(self, request: AnyRequest) -> bytes:
         """Return the body of a route without a token, of at most `PUBLIC_BYTES_MAXIMUM` bytes.
 
-        It is in no budget: `http1` holds as much of every connection, and connections are bounded.
+        It is in no budget: `http1` buffers as much for every connection, and the number of connections is limited.
         """
         encoding = _encoding_of(request)
         _refuse_if_larger(_announced_bytes(request), PUBLIC_BYTES_MAXIMUM)
@@ -129,7 +129,7 @@ class Bodies:
         return await self._decoders.run(client, decoder.decode_piece)
 
     def collect_failed(self, size: int) -> None:
-        """Note that a request failed whose body had `size` bytes."""
+        """Note that a request with a body of `size` bytes has failed."""
         self._failed_bytes += size
         if self._failed_bytes >= FAILED_BYTES_COLLECTED:
             self._failed_bytes = 0
@@ -137,7 +137,7 @@ class Bodies:
 
 
 class _Reading:
-    """One body: how much of it has arrived, and how much of the budgets it holds."""
+    """One body: the bytes that have arrived, and the bytes that it holds in the budgets."""
 
     __slots__ = (
         "_before",
@@ -234,7 +234,7 @@ class _Reading:
         self._held = size
 
     def _keep_pace(self) -> None:
-        """Give back the room that the client does not fill."""
+        """Release the room that the client does not fill."""
         if self._size - self._paced_size < PACE_BYTES:
             self._budget.release(self._client, self._held - self._size)
             self._held = self._size

@@ -14,10 +14,10 @@ import msgspec
 from comms_api.errors import TooManyRequests, Unavailable
 
 CPU_SHARE = 0.25
-"""The part of a core that one client may use for long."""
+"""The fraction of a core that one client may use permanently."""
 
 CPU_BURST_SECONDS = 2.0
-"""How much CPU time a client may use at once before it owes some."""
+"""How much CPU time a client may use at once without debt."""
 
 CPU_CLIENTS_MAXIMUM = 10_000
 
@@ -44,7 +44,7 @@ class ByteBudget:
         """By client; the first client is next."""
 
     async def acquire(self, client: Hashable, size: int) -> None:
-        """Hold `size` bytes more for a client as soon as there is room; raises `Unavailable` when that takes too long.
+        """Hold `size` more bytes for a client once there is room; raises `Unavailable` if that takes too long.
 
         One request may exceed the share or the total, when it is the only one.
         """
@@ -64,11 +64,11 @@ class ByteBudget:
             raise
 
     def release(self, client: Hashable, size: int) -> None:
-        """Hold `size` bytes less, and grant them to those who wait."""
+        """Release `size` bytes, and grant them to waiting requests."""
         self.charge(client, -size)
 
     def charge(self, client: Hashable, size: int) -> None:
-        """Hold `size` bytes more, room or not, or less if it is negative, and grant what is free to those who wait."""
+        """Hold `size` more bytes even without room (fewer if negative), and grant free bytes to waiting requests."""
         self._hold(client, size)
         if not self._held_by[client]:
             del self._held_by[client]
@@ -86,11 +86,11 @@ class ByteBudget:
         return held + size <= self._share or held == 0
 
     def _grant(self) -> None:
-        """Grant what fits to one client after the other, and stop at the first for which there is no room at all."""
+        """Grant room to one client after the other, and stop at the first request that does not fit."""
         for client in list(self._waiting):
             own = self._waiting[client]
             while own and own[0].granted.done():
-                own.popleft()  # it has given up, and has not run since to withdraw
+                own.popleft()  # it was cancelled, but has not yet run to withdraw
             if not own:
                 del self._waiting[client]
                 continue
@@ -102,7 +102,7 @@ class ByteBudget:
                 wait.granted.set_result(None)
                 del self._waiting[client]
                 if own:
-                    self._waiting[client] = own  # behind the others
+                    self._waiting[client] = own  # at the end of the queue
 
     def _withdraw(self, client: Hashable, wait: _Wait) -> None:
         if wait.granted.done() and not wait.granted.cancelled():
@@ -117,12 +117,12 @@ class ByteBudget:
 
     def _refusal(self, client: Hashable, size: int) -> Unavailable:
         if not self._has_share(client, size):
-            return Unavailable("This node holds as many bytes of yours as it may; wait for its answers.")
-        return Unavailable("This node holds as many bytes as it may; come back later.")
+            return Unavailable("This node holds the maximum of your bytes; wait for its answers.")
+        return Unavailable("This node holds its maximum of bytes; come back later.")
 
 
 class CpuBudget:
-    """CPU time of the event loop: each client has a share, and pays for more with the time until its next batch.
+    """CPU time of the event loop: each client has a share, and an excess delays its next batch.
 
     A client's own batches are read one at a time, so that what one of them costs is known before the next begins.
     """
@@ -131,10 +131,10 @@ class CpuBudget:
         """Start without debts."""
         self._wait_seconds = wait_seconds
         self._used: dict[Hashable, tuple[float, float]] = {}
-        """By client: CPU seconds that it has used and not yet worked off, and when that was."""
+        """By client: its debt in CPU seconds, and the time of that value."""
 
         self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
-        """By client whose batch is being read: the batches that wait for it."""
+        """By client with a batch in progress: the batches that wait for it."""
 
     def charge(self, client: Hashable, seconds: float) -> None:
         """Add to what a client has used."""
@@ -157,7 +157,7 @@ class CpuBudget:
             excess = self._owed(client) - CPU_BURST_SECONDS
             if excess > 0:
                 raise TooManyRequests(
-                    "Your batches have taken more CPU time than your share; come back later.",
+                    "Your batches have used more than your share of CPU time; come back later.",
                     retry_after_seconds=excess / CPU_SHARE,
                 )
             yield
@@ -188,7 +188,7 @@ class CpuBudget:
         waiting = self._turns[client]
         while waiting:
             turn = waiting.popleft()
-            if not turn.done():  # else it has given up
+            if not turn.done():  # otherwise it was cancelled
                 turn.set_result(None)
                 return
         del self._turns[client]

@@ -8,11 +8,11 @@ import zstandard
 from comms_api.errors import Malformed
 
 FRAMES_MAXIMUM = 64
-"""How many frames (zstd) or members (gzip) a body may have: each costs time, also an empty one."""
+"""How many frames (zstd) or members (gzip) a body may have: each costs time, even an empty one."""
 
 PIECE_BYTES = 256 * 1024
 ZSTD_WINDOW_BYTES = 8 * 2**20
-"""RFC 9659 asks no more of an HTTP receiver."""
+"""RFC 9659 requires no more of an HTTP receiver."""
 
 ZSTD_STEP_BYTES = 256
 """How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 8 MiB at most."""
@@ -47,7 +47,7 @@ def _count_frame(count: int) -> int:
 
 
 class _Gzip:
-    """RFC 1952: members one after the other."""
+    """Consecutive members (RFC 1952)."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = memoryview(raw)
@@ -62,7 +62,7 @@ class _Gzip:
         if self._member.eof:
             self._members = _count_frame(self._members)
             self._member = zlib.decompressobj(_GZIP)
-        step = self._raw[:PIECE_BYTES]  # zlib copies what it leaves over
+        step = self._raw[:PIECE_BYTES]  # zlib copies the rest
         try:
             piece = self._member.decompress(step, PIECE_BYTES)
         except zlib.error:
@@ -76,14 +76,14 @@ class _Gzip:
         return piece
 
     def _skip_padding(self) -> None:
-        """Pass over the zeros that may come behind a member."""
+        """Skip the zeros that may follow a member."""
         while self._raw and self._raw[0] == 0:
             step = bytes(self._raw[:PIECE_BYTES])
             self._raw = self._raw[len(step) - len(step.lstrip(b"\0")) :]
 
 
 class _Zstd:
-    """RFC 8878: frames one after the other."""
+    """Consecutive frames (RFC 8878)."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = memoryview(raw)
@@ -122,7 +122,7 @@ class _Zstd:
         return piece
 
     def _skip_frame(self) -> bool:
-        """Pass over a frame without content, if the next one is such."""
+        """Skip the next frame if it has no content."""
         if int.from_bytes(self._raw[:4], "little") not in _SKIPPABLE:
             return False
         size = _SKIPPABLE_HEADER_BYTES + int.from_bytes(self._raw[4:_SKIPPABLE_HEADER_BYTES], "little")

@@ -1,4 +1,4 @@
-"""Show an API's OpenAPI description as one page of HTML, which needs no script and nothing from another host."""
+"""Show an API's OpenAPI description as one page of HTML without scripts and without resources of other hosts."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ pre { overflow-x: auto; }
 
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 CONTENT_SECURITY_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
-"""Allows the page's own style and nothing else."""
+"""Allows only the page's own style."""
 
 
 class DescriptionPage(OpenAPIRenderPlugin):

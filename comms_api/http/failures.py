@@ -1,4 +1,4 @@
-"""Slow down those who fail to log in: by who they say they are and where they come from, on all nodes together.
+"""Slow down clients that fail to log in, by their claimed name and their address, on all nodes together.
 
 A limit by address alone would let one client lock out all others behind the same proxy, so there is none.
 """
@@ -21,11 +21,11 @@ from comms_api.http1.addresses import network_of
 
 LONGEST_SECONDS = 900.0
 FORGOTTEN_SECONDS = 3600.0
-"""After so much silence no limit remembers anything."""
+"""After this much silence, no limit needs a failure any more."""
 
 ROWS_MAXIMUM = 100_000
 
-# The charge is the check: of tries made at the same time, on any node, each sees the row as the one before it left it.
+# The charge is the check: each of several simultaneous tries, on any node, sees the row that the one before it wrote.
 _CHARGE = text("""
     INSERT INTO login_failures AS known (who, network, failures, failed_at, locked_until)
     VALUES (:who, :network, 1, now(), '-infinity')
@@ -53,21 +53,21 @@ _REMAINING = text("""
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """How many failures are free, and for how long the ones beyond them lock.
+    """How many failures are free, and how long further ones lock.
 
     A lock begins with `first_seconds` and doubles with each failure up to `longest_seconds`. The free failures are
     forgotten in `forgotten_seconds`.
     """
 
     kind: str
-    """What is limited: each kind counts by itself."""
+    """The name of the limit; each limit counts separately."""
 
     failures: int
     first_seconds: float
     longest_seconds: float = LONGEST_SECONDS
     forgotten_seconds: float = LONGEST_SECONDS
     success_clears: bool = True
-    """Whether a success clears the failures, or only gives back its own charge."""
+    """Whether a success clears the failures, or only refunds its own charge."""
 
     message: str = "Too many failed logins; come back later."
 
@@ -79,11 +79,11 @@ class FailureLimit:
     """
 
     def __init__(self, engine: AsyncEngine, allowance: Allowance) -> None:
-        """Share the failures with every other limit of the allowance's kind on this database."""
+        """Share the failures with every limit of the same kind on this database."""
         self._engine = engine
         self._allowance = allowance
         self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
-        """By who and network, while a try is charged: the tries that wait for it."""
+        """By name and network, while a try is charged: the tries that wait for it."""
 
         self._parameters: dict[str, object] = {
             "allowed": allowance.failures,
@@ -94,7 +94,7 @@ class FailureLimit:
 
     @asynccontextmanager
     async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:
-        """Count a failure before the block evaluates a try, so that tries made at the same time count one by one.
+        """Count a failure before the block evaluates a try, so that simultaneous tries count one by one.
 
         The block's success clears the failures, if the allowance says so, or gives its own back, as does a block that
         cannot tell (an outage, a full queue). One that ends in `Unauthenticated`, or whose client has left, keeps it.
@@ -139,7 +139,7 @@ class FailureLimit:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.done() and turn.exception() is None:
-                self._end_turn(key)  # it came in the same moment
+                self._end_turn(key)  # its turn came at the same moment
             raise
 
     def _end_turn(self, key: tuple[str, str]) -> None:
@@ -157,11 +157,11 @@ class FailureLimit:
             raise TooManyRequests(self._allowance.message, retry_after_seconds=remaining[0][0] if remaining else 1.0)
 
     async def refund(self, who: str, address: str | None = None) -> None:
-        """Give back one failure, of a try that was not evaluated."""
+        """Refund one failure for a try that was not evaluated."""
         await self._run(_REFUND, who, address)
 
     async def clear(self, who: str, address: str | None = None) -> None:
-        """Forget the failures of `who` at an address."""
+        """Delete the failures of `who` at an address."""
         await self._run(_CLEAR, who, address)
 
     async def _run(self, statement: Any, who: str, address: str | None) -> list[Any]:
@@ -174,12 +174,12 @@ class FailureLimit:
 
 
 async def clear_everywhere(connection: AsyncConnection, kind: str, who: str) -> None:
-    """Forget the failures of `who` at every address."""
+    """Delete the failures of `who` at every address."""
     await connection.execute(login_failures.delete().where(login_failures.c.who == _digest(kind, who)))
 
 
 async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS_MAXIMUM) -> None:
-    """Delete the failures that no limit remembers, and those beyond the maximum: first the ones that lock nobody."""
+    """Delete failures that no limit needs, and those beyond the maximum, starting with failures that lock nobody."""
     columns = login_failures.c
     newest_first = (columns.locked_until.desc(), columns.failed_at.desc())
     excess = select(columns.who, columns.network).order_by(*newest_first).offset(rows_maximum)
@@ -189,12 +189,12 @@ async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS
 
 
 def _refusal_like(error: Exception) -> CommsError:
-    """Return a refusal for a request that waited behind one that failed: tracebacks are added to each."""
+    """Return a separate refusal for each request that waited behind a failed one: each gets its own traceback."""
     if isinstance(error, TooManyRequests):
         return TooManyRequests(error.detail, retry_after_seconds=error.retry_after_seconds)
     return Unavailable("The database did not count a failed login; come back later.")
 
 
 def _digest(kind: str, who: str) -> bytes:
-    """Return what is stored for a name of any length and any characters, which may be a password typed too early."""
+    """Return the stored digest of a name, which may have any length and characters, or be a mistyped password."""
     return blake2b(f"{kind}:{who}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -60,7 +60,7 @@ class FastLane:
         }
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request. This is no coroutine, since every held poll would keep one in memory."""
+        """Serve one request. This is not a coroutine, since every held poll would keep one in memory."""
         if scope["type"] != ScopeType.HTTP:
             return self._app(scope, receive, send)
         if scope["path"] == "*":

@@ -1,4 +1,4 @@
-"""Read the JSON body of a route straight into its type, so that every fault names its field and none is a bug."""
+"""Decode a route's JSON body directly into its type, so that every fault names its field and none is a bug."""
 
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ BODIES = "bodies"
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """A request whose JSON body is read as what its route declares as `data`.
+    """A request whose JSON body is decoded as the type of its route's `data`.
 
     Litestar would make plain objects of any depth first, and take a fault for a bug when the field is called as one of
     the route's services is.

@@ -1,4 +1,4 @@
-"""Log who enrolled and logged in, and who was refused: so many lines a minute, since strangers cause them."""
+"""Log enrollments, logins and refusals, with a limit of lines a minute, since strangers cause them."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ _REFUSALS = (Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenti
 
 
 class Notices:
-    """Writes at most 60 lines a minute of one level, and then how many it left out."""
+    """Writes at most 60 lines a minute of one level, then the number of lines left out."""
 
     def __init__(self, logger: logging.Logger, level: int, now: Callable[[], float] = time.monotonic) -> None:
         """Begin the first minute with the first line."""
@@ -27,7 +27,7 @@ class Notices:
         self._lines = 0
 
     def write(self, text: str) -> None:
-        """Log a line, whatever characters a client put into it."""
+        """Log a line safely; it may contain any characters from a client."""
         if self._now() - self._minute_began_at >= MINUTE_SECONDS:
             if self._lines > LINES_MAXIMUM:
                 self._logger.log(self._level, "%d more lines like these were left out", self._lines - LINES_MAXIMUM)
@@ -38,7 +38,7 @@ class Notices:
 
     @contextmanager
     def refusals(self, attempt: str, address: str | None) -> Iterator[None]:
-        """Log the refusal that ends the block, if one does."""
+        """Log the refusal if one ends the block."""
         try:
             yield
         except _REFUSALS as error:

@@ -31,7 +31,7 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: bool) -> Page[Item]:
-    """Make a page of `items`, behind which others follow or not."""
+    """Make a page of `items`; others may follow it."""
     return Page(items, cursor(items[-1]) if has_more else None)
 
 
@@ -41,7 +41,7 @@ def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Pag
 
 
 def drain(page: Page[Item]) -> Iterator[Item]:
-    """Yield the items of a page and keep none that has been yielded: a slow client holds what it has not read."""
+    """Yield the items of a page and drop each one, so that a slow client holds only the rest."""
     page.items.reverse()
     while page.items:
         yield page.items.pop()

@@ -88,7 +88,7 @@ def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
 
 
 def _describe_refusal(request: AnyRequest, error: HTTPException) -> tuple[int, str, int]:
-    """Return the status, the sentence and the code of a refusal of Litestar's own."""
+    """Return the status, the sentence and the code of one of Litestar's own refusals."""
     if isinstance(error, ValidationException):
         return 400, _validation_detail(request, error), errors.Malformed.code
     if isinstance(error, NotFoundException):
@@ -97,7 +97,7 @@ def _describe_refusal(request: AnyRequest, error: HTTPException) -> tuple[int, s
 
 
 def _validation_detail(request: AnyRequest, error: ValidationException) -> str:
-    """Return what is wrong with each parameter; the body says so itself, but not that it is missing."""
+    """Return the fault of each parameter; the body's decoder describes its own, except a missing body."""
     if not isinstance(error.extra, list):
         return error.detail
     parameters = request.scope["route_handler"].parsed_fn_signature.parameters

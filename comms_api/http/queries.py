@@ -16,7 +16,7 @@ NAME_CHARACTERS_SHOWN = 64
 class DeclaredQueries:
     """Knows the query parameters of every route of an app, those of its dependencies included.
 
-    What needs no token takes any: health checks and logins are asked by programs that are not ours.
+    Routes that need no token accept any: foreign programs call health checks and logins.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class DeclaredQueries:
 
     async def check(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
         """Raise `Malformed` for a parameter that the route does not declare, or that contains NUL; a guard."""
-        known = self._names.get(connection.scope["route_handler"])  # a guard is given a copy of it
+        known = self._names.get(connection.scope["route_handler"])  # a guard gets a copy of it
         if known is None or not connection.scope["query_string"] or handler.opt.get("public"):
             return
         for name, value in connection.query_params.multi_items():

@@ -23,24 +23,24 @@ def close_afterwards(scope: Any) -> None:
 
 
 def at_end(scope: Any, call: Callable[[], None]) -> None:
-    """Make a call once the answer has been sent, or its client has left."""
+    """Call a function once the answer has been sent or its client has disconnected."""
     scope["state"].setdefault(AT_END, []).append(call)
 
 
 def is_head(scope: Any) -> bool:
-    """Return whether the client asked for the head of the answer alone."""
+    """Return whether the client asked only for the head of the answer."""
     asked: bool = scope[IS_HEAD]
     return asked
 
 
 def departure_of(scope: Any) -> Callable[[], bool]:
-    """Return a call that tells whether the request's client has left."""
+    """Return a function that returns whether the request's client has disconnected."""
     has_left: Callable[[], bool] = scope[HAS_LEFT]
     return has_left
 
 
 def meter_of(scope: Any) -> Metered[None]:
-    """Return what measures the CPU time of the request."""
+    """Return the meter of the request's CPU time."""
     meter: Metered[None] = scope["state"][METER]
     return meter
 
@@ -66,12 +66,12 @@ def remote_address(connection: Any) -> str | None:
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a login comes from: an address, and the token of a device that has logged in before, if it sends one."""
+    """The source of a login: its address, and the device token if the client sends one."""
 
     address: str | None
     device_token: str | None = None
 
 
 def origin_of(connection: Any) -> Origin:
-    """Return where a request with a password comes from."""
+    """Return the source of a request with a password."""
     return Origin(remote_address(connection), find_header(connection.scope, DEVICE_HEADER))

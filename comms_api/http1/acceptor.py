@@ -26,7 +26,7 @@ ACCEPTED_AT_ONCE = 64
 """How many connections are accepted before other work has its turn."""
 
 PAUSE_SECONDS = 0.1
-"""How long nothing is accepted after the system has refused another open file."""
+"""The pause in accepting after the system has refused another open file."""
 
 HEADER_SECONDS = 5.0
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -38,7 +38,7 @@ class Encryption(msgspec.Struct, frozen=True):
     context: ssl.SSLContext
     handshake_seconds: float
     shutdown_seconds: float
-    """How long a client may take to answer that it closes (TLS close_notify)."""
+    """How long to wait for the client's TLS close_notify."""
 
 
 class _Opening:
@@ -48,7 +48,7 @@ class _Opening:
         self._task = task
 
     def abort(self) -> None:
-        """Give it up."""
+        """Abort the handshake."""
         if self._task is not None:
             self._task.cancel()
 
@@ -62,7 +62,7 @@ class Acceptor:
     def __init__(
         self, endpoint: Endpoint, listener: socket.socket, encryption: Encryption, proxies: Sequence[Network] = ()
     ) -> None:
-        """Start to accept on a socket that listens."""
+        """Start to accept on a listening socket."""
         self._endpoint = endpoint
         self._listener = listener
         self._encryption = encryption
@@ -81,7 +81,7 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting."""
         if not self._is_closed:
             self._is_closed = True
             self._loop.remove_reader(self._listener)

@@ -41,7 +41,7 @@ def unmap_network(network: Network) -> Network:
 
 
 def network_of(host: str) -> str:
-    """Return what one client is likely to own: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network that one client is likely to own: an IPv4 address, or the /64 of an IPv6 address."""
     host = unmap(host)
     if ":" not in host:
         return host

@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def has_left(self) -> bool:
-        """Return whether the client has closed the connection, also when this has not been read yet."""
+        """Return whether the client has closed the connection, even if this has not been read yet."""
         return self._has_ended() or _has_left(self._transport)
 
     async def wait_until_writable(self) -> None:

@@ -20,7 +20,7 @@ AUTHENTICATED = "comms_api.authenticated"
 """A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
 
 AT_END = "comms_api.at_end"
-"""A key of a scope's `state`: a list of calls, made once the answer has been sent or its client has left."""
+"""A key of a scope's `state`: functions to call once the answer has been sent or its client has disconnected."""
 
 CLOSES = "comms_api.closes"
 """A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
@@ -35,13 +35,13 @@ UNLIMITED = 2**63
 IS_HEAD = "comms_api.is_head"
 """A key of a request's scope: whether the request is a HEAD, which an app receives as a GET.
 
-The answer ends with its head: the app may not send a body, and is told that its client has left.
+The answer ends with its head: the app may not send a body, and sees its client as disconnected.
 """
 
 HAS_LEFT = "comms_api.has_left"
 """A key of a request's scope: a call that returns whether the client has closed its connection, as the kernel knows it.
 
-Nothing is read for that, so it also notices a client that left while this process was frozen or busy.
+It reads nothing, so it also detects a client that left while this process was frozen or busy.
 """
 
 
@@ -63,17 +63,17 @@ class Limits(msgspec.Struct, frozen=True):
     """How long a client may take to send a body, from when the app asks for it."""
 
     body_bytes: int
-    """How much of a body that no app reads is discarded before the connection closes."""
+    """How many bytes of an unread body to discard before closing the connection."""
 
     discard_seconds: float = 5.0
-    """For how long it is discarded."""
+    """How long to discard them."""
 
     stall_seconds: float = 30.0
     """How long a client may take to make room for more of an answer."""
 
     connections: int = UNLIMITED
     connections_per_address: int = UNLIMITED
-    """For an IPv6 address, what its /64 may hold."""
+    """For an IPv6 address, the limit of its /64."""
 
 
 class Abortable(Protocol):
@@ -87,7 +87,7 @@ class Closable(Abortable, Protocol):
     """A connection that serves requests."""
 
     def close_if_idle(self) -> None:
-        """Close, unless a request is being served."""
+        """Close, unless a request is in progress."""
 
     address_group: str | None
     """The group of addresses that the connection counts for, if it was admitted."""

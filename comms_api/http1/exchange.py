@@ -144,7 +144,7 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _wait(self) -> None:
-        """Return when more of the body has arrived, or the client has left; raise `TooSlow` for a late body."""
+        """Return when more of the body has arrived or the client has disconnected; raise `TooSlow` for a late body."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         if self._connection.reader.is_complete:
@@ -186,7 +186,7 @@ class Exchange:
             await self._end()
 
     async def _end(self) -> None:
-        """Let the connection go on to its next request, or close it once the rest of the body has been discarded."""
+        """Let the connection continue with its next request, or close it once the rest of the body is discarded."""
         await self._discard()
         if not self._is_left:
             self._is_answered = True
@@ -210,9 +210,9 @@ class Exchange:
                     left -= len((await self._receive()).get("body", b""))
 
     async def _write(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send in pieces as the client takes them: a transport would take all at once, and say nothing.
+        """Send in pieces as the client reads them: a transport would buffer everything at once.
 
-        A piece of a large part is a copy, so that what waits in the transport does not keep all of the part in memory.
+        A piece of a large part is a copy, so that the transport's buffer does not keep the whole part in memory.
         """
         if sum(map(len, parts)) <= PIECE_BYTES:
             parts = (b"".join(parts),)

@@ -1,4 +1,4 @@
-"""Read the header with which a load balancer names its client (HAProxy's PROXY protocol, versions 1 and 2).
+"""Read the header in which a load balancer names its client (HAProxy's PROXY protocol, versions 1 and 2).
 
 The header comes before the client's own bytes, so before TLS. Exactly its bytes are taken from the socket.
 """

@@ -18,7 +18,7 @@ CHUNK_EXTRAS_BYTES_MAXIMUM = 64 * 1024
 
 _HEAD_END = b"\r\n\r\n"
 _VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
-"""llhttp also takes requests of RTSP and ICE."""
+"""llhttp also accepts requests of RTSP and ICE."""
 
 
 class Refused(Exception):

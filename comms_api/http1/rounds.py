@@ -1,6 +1,6 @@
 """Spread work that many clients cause at once over the rounds of the event loop.
 
-What is ready at the same time runs in the same round, and everybody else waits for its end. A queue lets a few pieces
+Tasks that are ready at the same time run in one round, and everybody else waits for its end. A queue lets a few pieces
 of one kind of work begin in each round. Groups of clients take turns, so a client with much work delays one of another
 group by one piece.
 """
@@ -20,7 +20,7 @@ class RoundQueue:
         """By group; the first group is next."""
 
     async def wait_for_turn(self, group: Hashable) -> None:
-        """Return when a piece of work of this group may begin."""
+        """Return when a piece of this group's work may begin."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
@@ -35,10 +35,10 @@ class RoundQueue:
             group = next(iter(self._waiting))
             own = self._waiting.pop(group)
             turn = own.popleft()
-            if not turn.done():  # else its request or connection has been given up
+            if not turn.done():  # otherwise its request or connection was cancelled
                 turn.set_result(None)
                 left -= 1
             if own:
-                self._waiting[group] = own  # behind the others
+                self._waiting[group] = own  # at the end of the queue
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._grant)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ACTOR = "a key request"
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""The most weak keys that are hashed or wait for it, on a node; beyond it, 503. A hash takes some 25 ms."""
+"""The most weak keys that a node hashes or queues; further ones are 503. A hash takes about 25 ms."""
 
 
 def key_settings(settings: Settings) -> KeySettings:
@@ -63,7 +63,7 @@ class ExternalAgents:
     def __init__(
         self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
-        """Ask the sources that `settings` name, which also say which keys are good enough for a fast hash."""
+        """Use the sources in `settings`, which also say which keys are strong enough for a fast hash."""
         self._engine = engine
         self._secret = secret
         self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM)
@@ -81,7 +81,7 @@ class ExternalAgents:
             await self._requests.close()
 
     async def find(self, name: UUID | str, address: str | None) -> ExternalAgent | None:
-        """Return what the external database knows of an agent; raises `Unavailable` while it cannot be asked."""
+        """Return the external database's answer about an agent; raises `Unavailable` while it is unreachable."""
         if self._requests is None:
             return None
         found = await self._requests.ask(Question("id", str(name)))
@@ -119,7 +119,7 @@ class ExternalAgents:
         return refreshed
 
     async def matches_slowly(self, key: str, stored: bytes, address: str | None) -> bool:
-        """Return whether `key` is the one of a slow hash; never for a fast one, which is compared at once."""
+        """Return whether `key` matches a slow hash; false for a fast one, which is compared directly."""
         if not self._secret.is_slow(stored):
             return False
         return await self._slow.run(network_of(address or ""), lambda: self._secret.key_matches(key, stored))

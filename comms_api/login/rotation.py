@@ -1,4 +1,4 @@
-"""Routine rotation of agents' keys: the agent makes its next key and submits it, when an order says so.
+"""Routine rotation of agents' keys: on an order, the agent makes its next key and submits it.
 
 The key is in no order, so whoever reads orders, results, exports or the audit trail learns nothing. The old key is good
 until the first login with the next one, so an agent that crashes at any moment has a good key.
@@ -38,7 +38,7 @@ class KeyRotation:
         """
         self._rules.check(submitted.next_key, "next_key")
         async with self._engine.begin() as connection:
-            await lock_agent(connection, agent_id)  # a new key of an operator's comes wholly before or wholly after
+            await lock_agent(connection, agent_id)  # an operator's new key comes entirely before or after
             admission = await find_admission(connection, agent_id)
             if admission is None:
                 raise NotFound("This agent has been deleted.")
@@ -59,7 +59,7 @@ class KeyRotation:
         return admission.next_key_hash is not None and self._secret.key_matches(key, admission.next_key_hash)
 
     async def put_in_force(self, admission: Admission, key: str, address: str | None) -> Admission | None:
-        """Make the next key the agent's only one and end its tokens; None when the next key has changed meanwhile."""
+        """Make the next key the agent's only one and revoke its tokens; None if the next key has changed meanwhile."""
         with acting_as(Actor(f"agent {admission.id}", address)):
             async with self._engine.begin() as connection:
                 rotated = await replace_key(

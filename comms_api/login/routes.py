@@ -26,7 +26,7 @@ async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: Nam
 async def submit_next_key(
     request: AnyRequest, rotation: NamedDependency[KeyRotation], bodies: NamedDependency[Bodies]
 ) -> None:
-    """Submit the key that an order `rotate-key` asks for; the old one ends at the first login with it.
+    """Submit the next key for a `rotate-key` order; the first login with it ends the old key.
 
     422 without such an open order, 403 unless `current_key` is the agent's key.
     """

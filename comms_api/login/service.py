@@ -51,7 +51,7 @@ class Login:
         failures: FailureLimit,
         waiting_maximum: int,
     ) -> None:
-        """Let at most `waiting_maximum` logins wait: in a storm the others must come back."""
+        """Let at most `waiting_maximum` logins wait: in a storm, the others must retry."""
         self._external = external
         self._rotation = rotation
         self._engine = engine
@@ -122,7 +122,7 @@ class Login:
         return admission
 
     async def _rotate(self, admission: Admission, key: str, address: str | None) -> Admission:
-        """Put an agent's next key in force; of several logins with it at the same time, one does."""
+        """Put an agent's next key in force; exactly one of several simultaneous logins with it does so."""
         rotated = await self._rotation.put_in_force(admission, key, address)
         if rotated is None:
             [rotated] = await self.reader.submit(admission.id, [admission.id])
@@ -133,7 +133,7 @@ class Login:
     async def _try(
         self, admission: Admission, read_at: float, name: UUID | str, key: str, address: str | None
     ) -> tuple[Admission, float]:
-        """Compare a key that takes a slow hash, or that only an external database may know."""
+        """Compare a key that needs a slow hash, or that only an external database may know."""
         who = str(admission.id)
         await self._failures.charge(who, address)
         try:

@@ -53,7 +53,7 @@ class Tokens:
         self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
         self.revocations_seconds = lifetime_seconds + max(LEEWAY_SECONDS.values()) + FUTURE_SECONDS
-        """How long a revocation must be remembered: no token that it ends is accepted for longer."""
+        """How long to keep a revocation: no token that it ends is accepted for longer."""
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._newest: dict[str, str] = {}

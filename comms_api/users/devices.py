@@ -6,10 +6,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.database.schema import seconds_interval, user_devices
 
 DEVICE_SECONDS = 90 * 86_400.0
-"""How long a device that does not log in is remembered."""
+"""How long to remember a device after its last login."""
 
 DEVICES_MAXIMUM = 32
-"""How many devices of a user are remembered that have come back, and as many that have not yet."""
+"""How many returned devices of a user to remember, and as many that have not returned yet."""
 
 _EXPIRES_AT = func.now() + seconds_interval(DEVICE_SECONDS)
 
@@ -21,27 +21,27 @@ async def insert_device(connection: AsyncConnection, name: str, token_hash: byte
 
 
 async def renew_device(connection: AsyncConnection, token_hash: bytes, network: str) -> None:
-    """Note that a device has come back."""
+    """Note that a device has returned."""
     values = {"network": network, "has_returned": True, "seen_at": func.now(), "expires_at": _EXPIRES_AT}
     await connection.execute(user_devices.update().where(user_devices.c.token_hash == token_hash).values(values))
 
 
 async def trim_devices(connection: AsyncConnection, name: str) -> None:
-    """Forget a user's devices beyond the maximum, those that were not seen for longest.
+    """Delete a user's devices beyond the maximum, the longest unseen first.
 
-    Programs that keep no token make a new device with each login, and push none out that has come back.
+    Programs that keep no token create a device with each login, but displace no returned one.
     """
     columns = user_devices.c
     newest_first = func.row_number().over(partition_by=columns.has_returned, order_by=columns.seen_at.desc())
     ranked = select(columns.token_hash, newest_first.label("rank")).where(columns.user_name == name).subquery()
     excess = select(ranked.c.token_hash).where(ranked.c.rank > DEVICES_MAXIMUM)
-    # Logins of one user that trim at the same time do not wait for one another.
+    # Simultaneous logins of one user do not wait for one another here.
     free = select(columns.token_hash).where(columns.token_hash.in_(excess)).with_for_update(skip_locked=True)
     await connection.execute(user_devices.delete().where(columns.token_hash.in_(free)))
 
 
 async def delete_devices(connection: AsyncConnection, name: str) -> None:
-    """Forget every device of a user."""
+    """Delete every device of a user."""
     await connection.execute(user_devices.delete().where(user_devices.c.user_name == name))
 
 

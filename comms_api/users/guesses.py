@@ -1,4 +1,4 @@
-"""Bound the guesses at users' passwords: from one address, from everywhere, and from devices that are known."""
+"""Limit the guesses at users' passwords: from one address, from everywhere, and from known devices."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,13 +22,13 @@ _OF_STRANGERS = Allowance(
     STRANGERS_INTERVAL_SECONDS,
     longest_seconds=STRANGERS_INTERVAL_SECONDS,
     forgotten_seconds=STRANGERS_FAILURES_ALLOWED * STRANGERS_INTERVAL_SECONDS,
-    success_clears=False,  # the owner's login is no reason to let strangers begin anew
+    success_clears=False,  # the owner's login must not reset the strangers' limit
     message="Too many failed logins of this user; log in from a device or an address that has logged in before.",
 )
 
 
 class GuessLimits:
-    """Charges a guess to whoever makes it.
+    """Charges a guess to its device, its address or all strangers.
 
     A device that has logged in before has tries of its own, so nobody else can use them up. Everybody else shares the
     tries of a user at an address. From addresses where the user has not logged in before, all guesses together are

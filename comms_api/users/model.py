@@ -58,16 +58,16 @@ class TokenPair(msgspec.Struct, frozen=True, omit_defaults=True):
     refresh_token: str
     expires_in: int
     device_token: str | None = None
-    """After a login by password: sent with the next one, it has tries of its own."""
+    """Returned by a login with a password; sent with the next login, it has its own limit of failures."""
 
 
 class LoginRecord(msgspec.Struct, frozen=True):
-    """What is known of a user, and of whoever logs in as that user."""
+    """The data of a user, and of the client that logs in."""
 
     password_hash: str
     role: Role
     has_device: bool
-    """Whether it is a device that has logged in before."""
+    """Whether the device has logged in before."""
 
     is_known_network: bool
     """Whether the user has logged in from this network before."""

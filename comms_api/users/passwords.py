@@ -7,10 +7,10 @@ from comms_api.executors import BoundedExecutor
 
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""The most passwords of strangers that are hashed or wait for it, of a process; beyond it, 503. A hash takes 25 ms."""
+"""The most passwords of strangers that a process hashes or queues; further ones are 503. A hash takes 25 ms."""
 
 KNOWN_HASHES_MAXIMUM = 64
-"""The same of users who are logged in, or were before with the same device: strangers cannot fill their queue."""
+"""The same for users who are logged in or send a device token: strangers cannot fill their queue."""
 
 
 class Passwords:

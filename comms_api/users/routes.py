@@ -39,7 +39,7 @@ async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) 
 async def refresh_tokens(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> LoginAnswer:
-    """Return the next pair of tokens for a refresh token, which is good once.
+    """Return the next pair of tokens for a refresh token, which is valid once.
 
     A token that comes a second time ends all tokens that followed it.
     """

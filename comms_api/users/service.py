@@ -61,7 +61,7 @@ class Users:
         self._refusals = Notices(logger, logging.WARNING)
 
     async def log_in(self, name: str, password: str, origin: Origin) -> TokenPair:
-        """Return tokens for the management API, and one that this device is known by at its next login.
+        """Return tokens for the management API, and a device token for the next login.
 
         Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures.
         """
@@ -73,7 +73,7 @@ class Users:
         return msgspec.structs.replace(tokens, device_token=device_token)
 
     async def token_for(self, name: str, password: str, origin: Origin) -> str:
-        """Return a token for a client that sends its password with each request; raises as `log_in` does.
+        """Return a token for a client that sends its password with each request; raises like `log_in`.
 
         As long as the token is good, the same name and password get it again without the slow check of a password:
         whatever ends a user's tokens ends this one.
@@ -84,7 +84,7 @@ class Users:
             record, read_at = await self._check(name, password, origin)
             async with self._engine.begin() as connection:
                 await _refuse_revoked(connection, name, read_at)
-                if not record.is_known_network:  # such a client keeps no token, so it is known by its network
+                if not record.is_known_network:  # such a client keeps no token, so its network identifies it
                     await self._remember_device(connection, name, origin, record)
             token = self._tokens.issue(name, MANAGEMENT, record.role, issued_at=read_at)
             self._remember(digest, token)
@@ -104,7 +104,7 @@ class Users:
             del self._tokens_of_passwords[next(iter(self._tokens_of_passwords))]
 
     async def _check(self, name: str, password: str, origin: Origin) -> tuple[LoginRecord, float]:
-        """Return what is known of a user whose password this is, and the moment before that was read."""
+        """Return the data of the user with this password, and the time before it was read."""
         device_hash, network = token_digest(origin.device_token or ""), network_of(origin.address or "")
         with self._refusals.refusals(f"login of user {name}", origin.address):
             read_at = self._tokens.now()
@@ -124,7 +124,7 @@ class Users:
     async def _remember_device(
         self, connection: AsyncConnection, name: str, origin: Origin, record: LoginRecord
     ) -> str:
-        """Return the token that a device is known by from now on: its own, if that is good."""
+        """Return the device's token from now on: its own, if that is valid."""
         network = network_of(origin.address or "")
         if record.has_device and origin.device_token is not None:
             await renew_device(connection, token_digest(origin.device_token), network)
@@ -159,9 +159,9 @@ class Users:
             if found is not None:
                 await revoke_tokens(connection, found.name)
         if found is not None:
-            logger.warning("a refresh token of user %s came again from %s: its family was ended", found.name, address)
+            logger.warning("a refresh token of user %s was reused from %s: its family was revoked", found.name, address)
             self._notifier.notify(REVOCATIONS_CHANNEL)
-        raise Unauthenticated("The refresh token is not good any more; log in.")
+        raise Unauthenticated("The refresh token is no longer valid; log in.")
 
     async def log_out(self, name: str) -> None:
         """End every token of a user on every node."""
@@ -222,7 +222,7 @@ class Users:
 
 
 def _new_refresh_token(family: UUID) -> tuple[str, RefreshToken]:
-    """Return a new token, which begins with its family, and what is stored of it."""
+    """Return a new token, which begins with its family, and its stored form."""
     text = f"{family.hex}.{secrets.token_urlsafe(32)}"
     return text, RefreshToken(family, token_digest(text))
 
@@ -234,7 +234,7 @@ def _read_refresh_token(text: str) -> RefreshToken:
 
 async def _refuse_revoked(connection: AsyncConnection, name: str, read_at: float) -> None:
     if await store.was_revoked_since(connection, name, read_at):
-        raise Unauthenticated("The user's tokens have just been ended; log in again.")
+        raise Unauthenticated("The user's tokens have just been revoked; log in again.")
 
 
 async def create_first_administrator(connection: AsyncConnection, password: str) -> None:
@@ -243,7 +243,7 @@ async def create_first_administrator(connection: AsyncConnection, password: str)
 
 
 async def reset_password(connection: AsyncConnection, name: str, password: str) -> None:
-    """Set a user's password and end the user's tokens, without asking for the old password; raises `NotFound`."""
+    """Set a user's password and revoke the user's tokens, without the old password; raises `NotFound`."""
     if not await store.update_user(connection, name, {"password_hash": Passwords().hash(password)}):
         raise NotFound(f"There is no user {name!r}.")
     await delete_devices(connection, name)
@@ -252,7 +252,7 @@ async def reset_password(connection: AsyncConnection, name: str, password: str) 
 
 
 def read_password(setting: str, path: Path) -> str:
-    """Return the password that a file holds; raises `ConfigurationError`, which names the setting."""
+    """Return the password in a file; raises `ConfigurationError`, which names the setting."""
     try:
         password = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

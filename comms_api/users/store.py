@@ -15,7 +15,7 @@ from comms_api.users.model import LoginRecord, User
 
 
 async def find_login(connection: AsyncConnection, name: str, device_hash: bytes, network: str) -> LoginRecord | None:
-    """Return what is known of a user, and of the device and the network of a login; None when there is no such user."""
+    """Return the data of a user, and of the device and the network of a login; None for an unknown user."""
     device = user_devices.c
     is_good = exists().where(device.user_name == users.c.name, device.expires_at > func.now())
     statement = select(
@@ -63,7 +63,7 @@ ACTOR = "a refresh token"
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
-    """A refresh token as it is stored; the tokens that follow one another since a login are a family."""
+    """A stored refresh token; all successive tokens since a login form a family."""
 
     family: UUID | None
     token_hash: bytes
@@ -91,9 +91,9 @@ class Renewal(NamedTuple):
 async def renew_refresh_token(
     connection: AsyncConnection, token: RefreshToken, next_hash: bytes, seconds: float, address: str | None
 ) -> Renewal | None:
-    """Replace a family's token by the next one; end the family if `token` is an earlier one. None: it has ended before.
+    """Replace a family's token by the next one; if `token` is an earlier one, end the family. None: it had ended.
 
-    The audit trail gets an entry of the end. Of several requests with the same token at the same time, one renews it;
+    The audit trail records the end. Of several simultaneous requests with the same token, one renews it;
     the others wait for it, and are replays.
     """
     is_current = refresh_tokens.c.token_hash == token.token_hash

@@ -1,4 +1,4 @@
-"""Answers that their clients do not read cost little memory, and nobody else anything."""
+"""Unread answers cost little memory and do not affect other clients."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ FILE_BYTES = 4 * MIB
 READERS = 60
 SHARE_BYTES = 32 * MIB
 TOTAL_BYTES = 40 * MIB
-"""For the agent API; the management API has as much."""
+"""For the agent API; the management API has the same."""
 
 GROWTH_BYTES_MAXIMUM = 60 * MIB
 
@@ -44,7 +44,7 @@ def quiet(server: Server, management: httpx.Client) -> UUID:
 
 
 def put_file(management: httpx.Client, group: str, name: str) -> bytes:
-    """Store a file of the largest size, and return what it holds."""
+    """Store a file of the largest size, and return its content."""
     content = os.urandom(FILE_BYTES)
     assert management.put(f"/groups/{group}/files/{name}", content=content).status_code == 200
     return content

@@ -1,4 +1,4 @@
-"""Batches that are dear to read, to merge or to answer cost their agent, and nobody else."""
+"""Batches that are expensive to read, to merge or to answer affect only their agent."""
 
 import asyncio
 import gzip
@@ -87,7 +87,7 @@ def test_parallel_batches_of_bad_lines_are_read_one_by_one_and_the_agent_pays_fo
         assert_others_are_served(server, management, quiet)
     used = cpu_seconds(server) - before
     statuses = [answer.status for answer in answers]
-    assert {200, 429} <= set(statuses) <= {200, 429, 503}  # 503 when its bodies that wait are beyond its share
+    assert {200, 429} <= set(statuses) <= {200, 429, 503}  # 503 when its waiting bodies exceed its share
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status != 200)
     assert used < 8, f"{used} CPU seconds, {statuses}"
     assert results_of(next(answer for answer in answers if answer.status == 200))[0]["status"] == 400

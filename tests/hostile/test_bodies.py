@@ -1,4 +1,4 @@
-"""Bodies that announce much, arrive slowly, expand hugely or come all at once cost their sender, and nobody else."""
+"""Bodies that are announced large, arrive slowly, expand hugely or come all at once affect only their sender."""
 
 import gzip
 import select

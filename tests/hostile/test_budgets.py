@@ -1,4 +1,4 @@
-"""Budgets grant what fits, in turn, and lose nothing when a request gives up."""
+"""Budgets grant requests that fit, in turn, and lose nothing when a request is cancelled."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ def spend_nothing() -> float:
 
 
 async def settle() -> None:
-    """Let every task that can go on do so."""
+    """Let every ready task run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -57,7 +57,7 @@ async def test_whoever_waits_too_long_is_refused_and_holds_nothing() -> None:
     with pytest.raises(Unavailable, match="of yours"):
         await budget.acquire("loud", 10)
     await budget.acquire("other", 50)
-    with pytest.raises(Unavailable, match="as many bytes as it may"):
+    with pytest.raises(Unavailable, match="holds its maximum of bytes"):
         await budget.acquire("third", 10)
     assert budget.held == 100
 

@@ -1,4 +1,4 @@
-"""Guesses at keys and passwords are counted one by one, on all nodes together, and cost nobody else a login."""
+"""Guesses at keys and passwords are counted one by one, on all nodes together, and lock out nobody else."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ def log_in(
 
 
 def device_of(server: Server, name: str, *, address: str = "127.0.0.1") -> str:
-    """Log in, and return what the device is known by from then on."""
+    """Log in, and return the device token."""
     token: str = log_in(server, name, address=address).json()["data"]["device_token"]
     return token
 

@@ -1,4 +1,4 @@
-"""JSON that no route wants, on every route that takes a body: refused, with the field, and never a fault of ours."""
+"""Invalid JSON on every route with a body is refused with the field's name, never with a 500."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ class Route(NamedTuple):
     method: str
     path: str
     members: list[str]
-    """What its body has, by the OpenAPI description."""
+    """The body's schema in the OpenAPI description."""
 
     def send(self, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
         ids = dict.fromkeys(("request_id", "order_id", "token_id"), new_id())

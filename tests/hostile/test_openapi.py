@@ -1,4 +1,4 @@
-"""What the OpenAPI descriptions promise to take, and much that they do not, is never answered as a fault of ours."""
+"""Requests that match the OpenAPI descriptions, and many that do not, are never answered with 500."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
 
 
 class Probe:
-    """Sends requests with one token, and keeps what came of them."""
+    """Sends requests with one token, and keeps the outcomes."""
 
     def __init__(self, client: httpx.Client, server: Server) -> None:
         self.statuses = Counter[int]()
@@ -57,7 +57,7 @@ class Probe:
 
 
 def run_cases(operation: Any, mode: GenerationMode, send: Callable[[Case], None]) -> None:
-    """Send some requests of an operation that are as described, or that are not."""
+    """Send some requests of an operation, valid or invalid by its description."""
 
     @DETERMINED
     @given(case=operation.as_strategy(generation_mode=mode))

@@ -1,4 +1,4 @@
-"""Pages of large rows are cut at a bound of bytes, and go on behind it."""
+"""Pages of large rows end at a limit of bytes, and the next page continues."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""JSON Schemas that explode: refused when they are registered, or ended within limits when args are checked."""
+"""Exploding JSON Schemas are refused at registration, or aborted at limits when args are checked."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def quiet(server: Server, management: httpx.Client) -> UUID:
 
 
 def chain(length: int, references: int) -> Schema:
-    """Return a schema of definitions, each of so many references to the next."""
+    """Return a schema of definitions, each with some references to the next."""
     definitions: Schema = {
         f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number + 1}"}] * references} for number in range(length)
     }
@@ -39,7 +39,7 @@ def chain(length: int, references: int) -> Schema:
 
 
 def unevaluated(depth: int) -> Schema:
-    """Return a schema each level of which evaluates the next one several times."""
+    """Return a schema in which each level evaluates the next one several times."""
     schema: Schema = {"properties": {"a": True}}
     for _ in range(depth):
         schema = {"allOf": [schema], "unevaluatedProperties": False}

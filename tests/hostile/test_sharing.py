@@ -1,4 +1,4 @@
-"""A content is loaded once for all who read it at the same time, and counts until the last of them has it no more."""
+"""A content is loaded once for all simultaneous readers, and counts until the last of them is done."""
 
 import asyncio
 from typing import Any

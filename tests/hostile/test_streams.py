@@ -1,4 +1,4 @@
-"""Clients that open many streams and exports, and read none of them, keep nobody else out."""
+"""Clients that open many streams and exports, and read none of them, do not affect others."""
 
 import json
 import ssl

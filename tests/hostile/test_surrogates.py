@@ -1,4 +1,4 @@
-"""Bytes that are no text, wherever a request or the environment may have them: refused with a sentence, never a 500."""
+"""Bytes that are not text, anywhere in a request or the environment, are refused with a sentence, never a 500."""
 
 import re
 import subprocess
