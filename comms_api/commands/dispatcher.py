@@ -4,7 +4,7 @@ Invariants, each with a reason that was somebody's bug:
 
 - A poll is registered before its first claim, so that an order that is committed in between is seen by one of the two.
 - The wait is timed out, never the claim: orders that were claimed are answered, or released.
-- Releases have a task of their own: they wait for whoever changes the phase of a command, and claims must not.
+- Releases run in a separate task: they wait for transactions that change a command's phase, and claims must not.
 - Of two polls of one agent the newest wins; the older is answered empty and its end does not touch the newer.
 - Notifications say nothing of orders and may be lost: a slow sweep asks for every agent that waits.
 """

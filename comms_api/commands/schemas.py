@@ -1,6 +1,6 @@
 """Check args against the JSON Schemas that users register, at a bounded cost.
 
-A schema is walked as it expands when it is registered, so that what it costs is known. Cheap checks run at once;
+Registration walks a schema as it expands, to compute its cost. Cheap checks run at once;
 whatever else there is, and the search for the faults of args that do not fit, runs in a child process with limits of
 memory and CPU time.
 """

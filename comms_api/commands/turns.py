@@ -4,7 +4,7 @@ A transaction that changes a command's phase takes its turn alone; one that depe
 and the orders are read by later statements, whose snapshots begin after the wait, so nobody acts on an old phase.
 
 These are advisory locks because their queue is fair. Shared locks of a row pass over a transaction that waits to change
-it, so polls that keep breaking could hold a rollout up for ever.
+it, so polls that keep breaking could block a rollout forever.
 """
 
 from collections.abc import Iterable

@@ -32,7 +32,7 @@ def driver_url(url: str | URL) -> URL:
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError("database_url: must begin with postgresql://")
     if (parsed.port or 1) > PORT_MAXIMUM:
-        raise ConfigurationError(f"database_url: {parsed.port} is no port")
+        raise ConfigurationError(f"database_url: {parsed.port} is not a port")
     query = read_parameters(parsed.query)
     ports = _values(query.get("port", ()))
     if not all(port.isdecimal() and 0 < int(port) <= PORT_MAXIMUM for port in ports):

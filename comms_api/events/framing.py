@@ -1,7 +1,7 @@
 """Cut the body of a batch into windows of lines, however its bytes were split on the way.
 
 A batch is lines of JSON. A body without a readable metadata line is `Malformed`. A fault of one item never fails the
-others, since a real agent would send the same batch again for ever; a byte that is not UTF-8 is a fault of its line
+others, since a real agent would resend the same batch forever; a byte that is not UTF-8 is a fault of its line
 alone. No step of reading a batch takes more than a window: `events/stateless` and `events/stateful` read one at a time.
 """
 

@@ -1,7 +1,7 @@
 """Read request bodies within the budgets of their clients.
 
 A body is admitted before a byte of it is read, when its turn comes. What a client has announced is held for it only
-while the body arrives at a fair pace; a client that stalls holds what has arrived.
+while the body arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
 """
 
 import asyncio

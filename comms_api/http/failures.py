@@ -114,7 +114,7 @@ class FailureLimit:
         """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.
 
         Tries of the same two are charged one at a time, since they wait for the same row: together they would take
-        every connection of the pool. When one finds the two locked, or no database, those that wait are refused too.
+        every connection of the pool. When one finds a lock, or no database, the waiting ones are refused too.
         """
         key = (who, network_of(address or ""))
         await self._wait_for_turn(key)

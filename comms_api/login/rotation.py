@@ -1,6 +1,6 @@
 """Routine rotation of agents' keys: on an order, the agent makes its next key and submits it.
 
-The key is in no order, so whoever reads orders, results, exports or the audit trail learns nothing. The old key is good
+No order contains the key, so readers of orders, results, exports or the audit trail learn nothing. The old key is valid
 until the first login with the next one, so an agent that crashes at any moment has a good key.
 """
 

@@ -1,4 +1,4 @@
-"""The way to the server: proxies of the command line and of the environment, for every command that speaks HTTP."""
+"""Proxies of the command line and of the environment, for every command that speaks HTTP."""
 
 import os
 import subprocess
