@@ -272,11 +272,11 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing_and_is_logged_once(
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (2**19, usual[1]))
     with agent.log_file.open("a") as file:
         file.writelines(f"line {number}\n" for number in range(20_000))
-    wait_until(lambda: "following log files fails" in log.read_text())
+    wait_until(lambda: "following log files failed" in log.read_text())
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, usual)
     wait_until(lambda: agent.told()["events_sent"] == 20_000)
     assert agent.process.poll() is None
-    assert log.read_text().count("following log files fails") == 1
+    assert log.read_text().count("following log files failed") == 1
     assert "following log files succeeds again" in log.read_text()
 
 
