@@ -47,7 +47,7 @@ bench: .venv/installed ## Measure; writes build/bench.json
 	$(BIN)/python -m bench
 
 load: .venv/load/installed ## Load a server with LOAD_AGENTS for LOAD_SECONDS in the LOAD_SHAPE steady, storm or soak; writes build/load.html
-	$(BIN)/python -m tests.load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
+	PYTHONPATH=tests $(BIN)/python -m load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
 
 bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
 	$(BIN)/python -m bench --check bench/baseline.json

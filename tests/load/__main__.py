@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from load.reckoning import Line, reckon
 from rich.console import Console
 from rich.table import Table
+from support.server import Server, running_server
 
 from comms_api.database.embedded import embedded_postgres
-from tests.load.reckoning import Line, reckon
-from tests.support.server import Server, running_server
 
 GROUP = "load"
 BUILD = Path("build")

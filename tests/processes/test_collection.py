@@ -1,5 +1,6 @@
-"""Any folders of tests can be run together."""
+"""Any folders of tests can be run together, and with the load test."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,3 +16,11 @@ def test_folders_are_collected_together_in_any_order() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *folders]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_load_test_finds_what_it_shares_with_the_tests() -> None:
+    program = [sys.executable, "-m", "load", "--help"]
+    done = subprocess.run(
+        program, cwd=TESTS, env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
