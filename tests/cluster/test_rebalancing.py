@@ -24,8 +24,8 @@ EVEN = (CROWD + FEW) // 2
 @pytest.fixture(scope="module")
 def nodes(folder: Path, database_url: str) -> Iterator[tuple[Server, Server]]:
     with (
-        running_server(folder, database_url, node_name="crowded") as crowded,
-        running_server(folder, database_url, node_name="idle") as idle,
+        running_server(folder, database_url, node_name="crowded", poll_wait_seconds=3600) as crowded,
+        running_server(folder, database_url, node_name="idle", poll_wait_seconds=3600) as idle,
     ):
         yield crowded, idle
 

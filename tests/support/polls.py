@@ -37,9 +37,9 @@ class Poll:
 
 @asynccontextmanager
 async def held_polls(
-    tls: ssl.SSLContext, port: int, tokens: Sequence[str], wait_seconds: float = 60
+    tls: ssl.SSLContext, port: int, tokens: Sequence[str], wait_seconds: float = 3600
 ) -> AsyncIterator[list[Poll]]:
-    """Hold one poll for each token."""
+    """Hold one poll for each token, for as long as the node allows."""
     polls: list[Poll] = []
     for token in tokens:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
