@@ -54,7 +54,6 @@ class Attacker:
     """Sends the requests of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        """Start with nothing sent."""
         self._plan = plan
         self._tls = ssl.create_default_context(cafile=plan.certificate_authority)
         self._loop = asyncio.get_running_loop()

@@ -50,7 +50,6 @@ class Scale:
     """Weighs the database before and after something is done to it."""
 
     def __init__(self, system: System, connection: asyncpg.Connection) -> None:
-        """Take a connection of our own."""
         self._system = system
         self._connection = connection
         self.costs: dict[str, Costs] = {}

@@ -49,7 +49,6 @@ class Twins:
     """The two schemas."""
 
     def __init__(self, system: System, connection: asyncpg.Connection) -> None:
-        """Take a connection of our own."""
         self._system = system
         self._connection = connection
         self._absent = "grown"

@@ -31,7 +31,6 @@ class Herd:
     """Agents that poll again whatever happens, and what happened to them after their polls broke."""
 
     def __init__(self, system: System) -> None:
-        """Start with nothing seen."""
         self._system = system
         self.seen: Counter[str] = Counter()
 

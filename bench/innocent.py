@@ -68,7 +68,6 @@ class Innocents:
     """Agents that take turns, so that one agent's turns do not overlap."""
 
     def __init__(self, system: System, agents: Sequence[UUID]) -> None:
-        """Encode their requests."""
         self._system = system
         self._agents = agents
         self._turns = 0

@@ -13,7 +13,6 @@ class Refusal(RuntimeError):
     """An answer that is no 2xx."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
-        """Take the answer."""
         super().__init__((head + b" " + body).decode())
         self.status = int(head[9:12])
         value = head.lower().partition(b"\r\nretry-after: ")[2].partition(b"\r")[0]
@@ -24,7 +23,6 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection, with one request under way at a time."""
 
     def __init__(self) -> None:
-        """Wait for `connect` to give the transport."""
         self.transport: asyncio.Transport
         self._received = b""
         self._answer: asyncio.Future[bytes] | None = None

@@ -43,7 +43,6 @@ class Load:
     """What the agents have done, and how long each round of theirs took."""
 
     def __init__(self, system: System) -> None:
-        """Start with nothing done."""
         self._system = system
         self.seconds: list[float] = []
         self.orders = 0

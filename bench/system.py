@@ -33,7 +33,6 @@ class System:
     """A running node and direct access to its database."""
 
     def __init__(self, folder: Path, cluster: Cluster, process: Process, ports: tuple[int, int]) -> None:
-        """Wrap a node that has been started."""
         self.folder = folder
         self.cluster = cluster
         self.process = process

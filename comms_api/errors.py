@@ -31,7 +31,6 @@ class CommsError(Exception):
     def __init__(
         self, detail: str | None = None, *, code: int | None = None, retry_after_seconds: float | None = None
     ) -> None:
-        """Take the sentence the client reads; without one, the class's own. And when to come back, if that is known."""
         self.retry_after_seconds = retry_after_seconds
         self.detail = detail or (type(self).__doc__ or "").strip()
         self.error_code = code or self.code
@@ -94,7 +93,6 @@ class Outdated(Conflict):
     code = 2720
 
     def __init__(self, latest: int) -> None:
-        """Raise with the number of the newest batch that has been applied."""
         super().__init__(f"The batch is older than the batch {latest}, which has been applied; nothing was changed.")
         self.latest = latest
 

@@ -21,7 +21,6 @@ class BoundedExecutor:
     """
 
     def __init__(self, name: str, threads: int, calls_maximum: int) -> None:
-        """Start no thread yet; each starts with the first call that needs it."""
         self._name = name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._calls_maximum = calls_maximum

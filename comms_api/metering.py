@@ -22,7 +22,6 @@ class Metered(Coroutine[Any, Any, T]):
     __slots__ = ("_earlier_seconds", "_inner", "_step_began", "_taken_seconds", "name")
 
     def __init__(self, inner: Coroutine[Any, Any, T], name: str) -> None:
-        """Start at zero."""
         self._inner = inner
         self._earlier_seconds = 0.0
         self._step_began = self._taken_seconds = 0.0

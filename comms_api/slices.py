@@ -26,7 +26,6 @@ class Slices:
     """Runs the computations of one event loop; `charge` is called with a client and the CPU seconds of a step."""
 
     def __init__(self, charge: Callable[[Hashable, float], None] = charge_nobody) -> None:
-        """Begin with no computation under way."""
         self._charge = charge
         self._turn = asyncio.Lock()
 

@@ -24,7 +24,6 @@ class Presence:
     """Collects sightings and stores them together; a node that dies loses at most one second of them."""
 
     def __init__(self, engine: AsyncEngine, node: str) -> None:
-        """Record sightings under the name of this node."""
         self._node = node
         self._engine = engine
         self._sightings: dict[UUID, Sighting] = {}
@@ -81,7 +80,6 @@ class DisplacementLog:
     AGENTS_REMEMBERED = 10_000
 
     def __init__(self) -> None:
-        """Begin with nothing logged."""
         self._logged_at: OrderedDict[UUID, float] = OrderedDict()
 
     def add(self, sightings: Mapping[UUID, Sighting]) -> None:

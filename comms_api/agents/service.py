@@ -50,7 +50,6 @@ class Agents:
     def __init__(
         self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
-        """Take what a key must be like, and when an agent may be replaced by another of its name."""
         self._engine = engine
         self._secret = secret
         self._clock = clock

@@ -34,7 +34,6 @@ class Loop(uvloop.Loop):
     """An event loop that serves the sockets of sites by their endpoints."""
 
     def __init__(self) -> None:
-        """Keep clients' faults out of the log."""
         super().__init__()
         self.acceptors: dict[int, Callable[[socket.socket, Encryption], Acceptor]] = {}
         """The acceptor of each site, by the descriptor of its listening socket."""

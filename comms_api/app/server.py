@@ -169,7 +169,6 @@ class InFlight:
     """Wraps an ASGI app, counts its requests, and knows when none is under way."""
 
     def __init__(self, app: AsgiApp, membership: Membership) -> None:
-        """Take the app, and who is told how many there were."""
         self._app = app
         self._membership = membership
         self._requests = 0

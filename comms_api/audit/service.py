@@ -19,7 +19,6 @@ class Audit:
     """The audit trail."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Take where it is."""
         self._engine = engine
 
     async def list(self, wanted: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:

@@ -54,7 +54,6 @@ class Server:
     """A `comms-api serve` process and an administrator's client for it."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it in `folder`, on free ports, with an embedded PostgreSQL."""
         self.folder = folder
         self.password_file = folder / "password"
         self.password_file.write_text(secrets.token_urlsafe(18))
@@ -125,7 +124,6 @@ class FleetAgent:
     """A `comms-api agent` process on this host's logs and inventory."""
 
     def __init__(self, server: Server, name: str, way: str, log_files: tuple[str, ...]) -> None:
-        """Start it; it makes itself known in its way."""
         self.name = name
         self.way = way
         self.folder = server.folder / name

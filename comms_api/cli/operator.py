@@ -74,7 +74,6 @@ class Operator:
     """Asks the management API as one user; what it refuses is one line."""
 
     def __init__(self, client: httpx.Client, credentials: tuple[str, str], device: Device) -> None:
-        """Log in with a user name and its password."""
         self._client = client
         self._credentials = credentials
         self._device = device

@@ -17,7 +17,6 @@ class Groups:
     """The groups of the fleet."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Take the engine."""
         self._engine = engine
 
     async def create(self, group: NewGroup) -> None:

@@ -36,7 +36,6 @@ class ForwardedClients:
     """
 
     def __init__(self, app: App, proxies: Sequence[str], header: ForwardedHeader) -> None:
-        """Trust the networks of the proxies; raises `ConfigurationError` for an invalid network."""
         self._app = app
         self._proxies = proxies
         self._header = header.lower().encode()

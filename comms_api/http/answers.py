@@ -46,7 +46,6 @@ class Answers:
     """The unsent answers of one API of a node."""
 
     def __init__(self, settings: Settings) -> None:
-        """Start empty."""
         total, wait_seconds = settings.answer_bytes_in_flight_maximum // APIS, settings.body_wait_seconds
         self._shares = ByteBudget(UNLIMITED, SHARE_BYTES, wait_seconds)
         self.memory = ByteBudget(total, total, wait_seconds)

@@ -71,7 +71,6 @@ class Bodies:
     """Reads the bodies of one node's requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """Divide the memory that bodies may take."""
         self._limit = settings.body_bytes_maximum
         total = settings.bytes_in_flight_maximum // COPIES
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds

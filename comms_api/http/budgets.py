@@ -34,7 +34,6 @@ class ByteBudget:
     """
 
     def __init__(self, total: int, share: int, wait_seconds: float) -> None:
-        """Start empty."""
         self._total = total
         self._share = share
         self._wait_seconds = wait_seconds
@@ -128,7 +127,6 @@ class CpuBudget:
     """
 
     def __init__(self, wait_seconds: float) -> None:
-        """Start without debts."""
         self._wait_seconds = wait_seconds
         self._used: dict[Hashable, tuple[float, float]] = {}
         """By client: its debt in CPU seconds, and the time of that value."""

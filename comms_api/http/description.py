@@ -28,7 +28,6 @@ class DescriptionPage(OpenAPIRenderPlugin):
     """Serves the page at the root of the description's path."""
 
     def __init__(self) -> None:
-        """Render nothing before the first request."""
         super().__init__(path="/")
         self._page: bytes | None = None
 

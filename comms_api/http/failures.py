@@ -75,11 +75,11 @@ class Allowance(msgspec.Struct, frozen=True):
 class FailureLimit:
     """Counts failures in the database, by its clock, and locks those who have too many.
 
-    The table is small and not logged: a crash of PostgreSQL forgets the failures, and no failure waits for a disk.
+    Limits of the same kind on one database share their failures. The table is small and not logged: a crash of
+    PostgreSQL forgets the failures, and no failure waits for a disk.
     """
 
     def __init__(self, engine: AsyncEngine, allowance: Allowance) -> None:
-        """Share the failures with every limit of the same kind on this database."""
         self._engine = engine
         self._allowance = allowance
         self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}

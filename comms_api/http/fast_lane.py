@@ -34,6 +34,8 @@ class FastLane:
 
     The parameters of a hot handler are `request`, the names of services, and parameters with defaults. `prefix` begins
     with a slash and does not end with one.
+
+    Raises `ValueError` for a handler that declares response headers or cookies, which would not be sent.
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class FastLane:
         services: Mapping[str, object],
         prefix: str,
     ) -> None:
-        """Raise `ValueError` for a handler that declares response headers or cookies, which would not be sent."""
         for handler in handlers:
             if handler.response_headers or handler.response_cookies:
                 raise ValueError(f"{handler.handler_name}: the fast lane sends no headers that a handler declares")

@@ -19,7 +19,6 @@ class Notices:
     """Writes at most 60 lines a minute of one level, then the number of lines left out."""
 
     def __init__(self, logger: logging.Logger, level: int, now: Callable[[], float] = time.monotonic) -> None:
-        """Begin the first minute with the first line."""
         self._logger = logger
         self._level = level
         self._now = now

@@ -14,13 +14,12 @@ NAME_CHARACTERS_SHOWN = 64
 
 
 class DeclaredQueries:
-    """Knows the query parameters of every route of an app, those of its dependencies included.
+    """Knows the query parameters of every route of an app, those of its dependencies included, after `learn`.
 
     Routes that need no token accept any: foreign programs call health checks and logins.
     """
 
     def __init__(self) -> None:
-        """Know no route; nothing is refused before `learn`."""
         self._names: Mapping[BaseRouteHandler, frozenset[str]] = {}
 
     def learn(self, app: Litestar) -> None:

@@ -62,7 +62,6 @@ class Acceptor:
     def __init__(
         self, endpoint: Endpoint, listener: socket.socket, encryption: Encryption, proxies: Sequence[Network] = ()
     ) -> None:
-        """Start to accept on a listening socket."""
         self._endpoint = endpoint
         self._listener = listener
         self._encryption = encryption

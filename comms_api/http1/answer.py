@@ -28,7 +28,6 @@ class Answer:
     __slots__ = ("_has_chunks", "_is_bodiless", "_left", "closes", "is_begun")
 
     def __init__(self) -> None:
-        """Wait for the head."""
         self.closes = False
         """Whether the connection closes behind the answer; its headers may say so as well."""
 

@@ -50,7 +50,6 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(self, endpoint: Endpoint, client: Address | None = None, address_group: str | None = None) -> None:
-        """Wait for the transport."""
         self.endpoint = endpoint
         self.address_group = address_group
         self.reader = RequestReader()

@@ -110,7 +110,6 @@ class Endpoint:
         charge: Charge = charge_nobody,
         count_answer: CountAnswer = count_no_answer,
     ) -> None:
-        """Start without connections."""
         self.app = app
         self.charge = charge
         self.count_answer = count_answer

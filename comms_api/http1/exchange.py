@@ -70,7 +70,6 @@ class Exchange:
     )
 
     def __init__(self, connection: Wire, head: Head) -> None:
-        """Serve the request whose head has been read; the connection's reader reads its body."""
         self._connection = connection
         self._head = head
         self._answer = Answer()

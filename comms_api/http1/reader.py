@@ -25,7 +25,6 @@ class Refused(Exception):
     """What is no request, or none that is served; its connection is of no use any more."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
-        """Take the status and the text of the answer."""
         super().__init__(detail)
         self.status = status
 
@@ -61,7 +60,6 @@ class RequestReader:
     )
 
     def __init__(self) -> None:
-        """Wait for the first request."""
         self._parser: Any = HttpRequestParser(self)
         self._unread = b""
         self.restart()

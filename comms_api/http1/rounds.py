@@ -14,7 +14,6 @@ class RoundQueue:
     """The pieces of one kind of work that could begin now; at most `per_round` do in each round of the event loop."""
 
     def __init__(self, per_round: int = 1) -> None:
-        """Start empty."""
         self._per_round = per_round
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
         """By group; the first group is next."""

@@ -14,9 +14,9 @@ class BadAnswer(Unavailable):
     """The external source of agents gave an answer that cannot be used."""
 
     def __init__(self, reason: str) -> None:
-        """Take what is wrong with the answer: for the operator's log, without a word of the answer."""
         super().__init__()
         self.reason = reason
+        """For the operator's log, without a word of the answer."""
 
 
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,6 @@ class SparedSource:
     """A source that is not asked for `PAUSE_SECONDS` after `FAILURES_MAXIMUM` failures of transport in a row."""
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take whom to spare, and what tells the time in seconds."""
         self._source = source
         self._clock = clock
         self._failures = 0

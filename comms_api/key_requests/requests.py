@@ -56,7 +56,6 @@ class RecentRefusals:
     """What was refused a moment ago: at most `REFUSALS_MAXIMUM`, the oldest forgotten first."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take how long to remember, and what tells the time in seconds."""
         self._seconds = seconds
         self._clock = clock
         self._refusals: OrderedDict[Question, tuple[Refusal, float]] = OrderedDict()
@@ -85,7 +84,6 @@ class KeyRequests:
     """The key requests of one node. To be made and used on one event loop."""
 
     def __init__(self, settings: KeySettings) -> None:
-        """Take whom to ask within which bounds; nothing is asked yet."""
         self._settings = settings
         self._sources = _sources(settings)
         self._slots = asyncio.Semaphore(settings.threads)

@@ -46,9 +46,9 @@ class SourceUnavailable(Unavailable):
     """The external source of agents cannot be asked now; come back later."""
 
     def __init__(self, reason: str) -> None:
-        """Take what failed: for the operator's log, not for the client."""
         super().__init__()
         self.reason = reason
+        """For the operator's log, not for the client."""
 
 
 class Source(Protocol):
@@ -62,7 +62,6 @@ class SocketSource:
     """A server on a Unix stream socket: is sent `id:001` and answers with one line, or with all until it closes."""
 
     def __init__(self, path: Path, answer_bytes_maximum: int) -> None:
-        """Take where it listens and how large an answer may be."""
         self._path = path
         self._maximum = answer_bytes_maximum
 
@@ -180,7 +179,6 @@ class ProgramSource:
     """
 
     def __init__(self, settings: KeySettings) -> None:
-        """Take the program, whose first word is an absolute path, and the bounds of a run."""
         self._program = settings.program
         self._maximum = settings.answer_bytes_maximum
         limits = (settings.program_user or "", str(settings.program_memory_bytes), str(settings.program_cpu_seconds))

@@ -63,7 +63,6 @@ class ExternalAgents:
     def __init__(
         self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
-        """Use the sources in `settings`, which also say which keys are strong enough for a fast hash."""
         self._engine = engine
         self._secret = secret
         self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM)

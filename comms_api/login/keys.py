@@ -24,7 +24,6 @@ class SigningKeys:
     """Keeps a keyring in step with the database, and the database's keys fresh."""
 
     def __init__(self, engine: AsyncEngine, secret: Secret, settings: Settings) -> None:
-        """Take the algorithm and the age at which a key is replaced."""
         self._engine = engine
         self._secret = secret
         self._algorithm = settings.token_algorithm

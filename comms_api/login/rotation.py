@@ -21,10 +21,9 @@ from comms_api.tokens.secret import Secret
 
 
 class KeyRotation:
-    """Keeps the hashes of agents' next keys, and puts a next key in force."""
+    """Keeps the hashes of agents' next keys if `rules` accept them, and puts a next key in force."""
 
     def __init__(self, engine: AsyncEngine, secret: Secret, notifier: Notifier, rules: KeyRules) -> None:
-        """Accept next keys that `rules` find strong."""
         self._engine = engine
         self._secret = secret
         self._notifier = notifier

@@ -37,7 +37,8 @@ class Login:
     """The login of agents.
 
     A key with a fast hash cannot be guessed, so it is compared whatever happened before. Tries that cost more, a slow
-    hash or a question to the external database, are limited per agent and address. Unknown agents cost a look-up.
+    hash or a question to the external database, are limited per agent and address. Unknown agents cost a look-up. At
+    most `waiting_maximum` logins wait: in a storm, the others must retry.
     """
 
     def __init__(  # noqa: PLR0913 - it is where these meet
@@ -51,7 +52,6 @@ class Login:
         failures: FailureLimit,
         waiting_maximum: int,
     ) -> None:
-        """Let at most `waiting_maximum` logins wait: in a storm, the others must retry."""
         self._external = external
         self._rotation = rotation
         self._engine = engine
@@ -179,10 +179,12 @@ def _agent_id(text: str) -> UUID | str:
 
 
 class Revocations:
-    """Keeps this node's tokens in step with the revocations in the database, within about a second."""
+    """Keeps this node's tokens in step with the revocations in the database, within about a second.
+
+    `on_change` is called when a revocation has arrived, so that held polls end as well.
+    """
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, on_change: Callable[[], None]) -> None:
-        """Call `on_change` when a revocation has arrived, so that held polls end as well."""
         self._engine = engine
         self._tokens = tokens
         self._on_change = on_change

@@ -42,14 +42,13 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """Issues tokens, verifies them, and forgets those of a subject on demand.
+    """Issues tokens, verifies them, and refuses revoked ones. `now` is the clock that all nodes share.
 
-    A verified token is cached (bounded, oldest out), so that checking it again costs a dictionary look-up. Of an agent
-    the newest is: it has logged in anew and will not send the one before.
+    Verified tokens are cached, so that verifying one again costs a dictionary look-up. The cache is bounded and drops
+    the oldest; it keeps one token per agent, since an agent that has logged in again does not send the earlier one.
     """
 
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
-        """Issue and verify by `keyring` and by `now`, the clock that all nodes share."""
         self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
         self.revocations_seconds = lifetime_seconds + max(LEEWAY_SECONDS.values()) + FUTURE_SECONDS

@@ -58,10 +58,9 @@ def new_signing_key(algorithm: Algorithm = "ES256") -> SigningKey:
 
 
 class Keyring:
-    """The keys of all nodes: the newest that every node knows signs, every one verifies."""
+    """The keys of all nodes, the newest last: the newest that every node knows signs, every one verifies."""
 
     def __init__(self, keys: Iterable[SigningKey], now: float = 0.0) -> None:
-        """Take the keys, the newest last."""
         self._private_keys: dict[str, PrivateKey] = {}
         self.replace(list(keys), now)
 

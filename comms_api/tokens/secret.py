@@ -23,10 +23,10 @@ class Secret:
     """The node secret and what is derived from it (RFC 5869's idea: one secret, one derived key per purpose).
 
     While a secret is being replaced, the one before it still opens what it closed, and closes nothing any more.
+    Raises `ConfigurationError` for a secret that could be guessed.
     """
 
     def __init__(self, value: bytes, previous: bytes | None = None) -> None:
-        """Refuse a secret that could be guessed."""
         values = [value] if previous is None else [value, previous]
         if min(map(len, values)) < SECRET_BYTES_MINIMUM:
             raise ConfigurationError(f"secret_file: holds fewer than {SECRET_BYTES_MINIMUM} bytes")

@@ -36,7 +36,6 @@ class GuessLimits:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Count in the database of the engine."""
         self._at_address = FailureLimit(engine, _AT_ADDRESS)
         self._of_device = FailureLimit(engine, _OF_DEVICE)
         self._of_strangers = FailureLimit(engine, _OF_STRANGERS)

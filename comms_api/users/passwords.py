@@ -17,9 +17,10 @@ class Passwords:
     """argon2id (RFC 9106) at the OWASP cost: 19 MiB, two passes."""
 
     def __init__(self) -> None:
-        """Prepare a hash for users who do not exist, so that they take as long as those who do."""
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
+        """Checked for users who do not exist, so that they take as long as those who do."""
+
         self._strangers = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
         self._known = BoundedExecutor("passwords of known users", HASH_THREADS, KNOWN_HASHES_MAXIMUM)
 

@@ -49,7 +49,6 @@ class Users:
     """The users of the management API."""
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, notifier: Notifier) -> None:
-        """Take who tells the nodes of tokens that end."""
         self._engine = engine
         self._tokens = tokens
         self._notifier = notifier

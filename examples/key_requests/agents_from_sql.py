@@ -35,7 +35,6 @@ class Refused(Exception):
     """The request gets this code and message instead of an agent."""
 
     def __init__(self, code: int, message: str) -> None:
-        """Take what is answered."""
         super().__init__(message)
         self.code = code
         self.message = message

@@ -45,7 +45,6 @@ class KeyRequestServer(socketserver.ThreadingUnixStreamServer):
     request_queue_size = 128
 
     def __init__(self, path: Path, database: str) -> None:
-        """Listen at `path`, taking the place of a server that is gone."""
         self.database = database
         self._remove_dead(path)
         umask = os.umask(OWNER_AND_GROUP_ONLY)

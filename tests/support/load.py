@@ -51,7 +51,6 @@ class Load:
     """Senders that go on until told to stop; each sends the same again until it is acknowledged, as agents do."""
 
     def __init__(self, submitting: Server) -> None:
-        """Take the node that orders are submitted to."""
         self._submitting = submitting
         self._stopping = Event()
         self.broken: list[BaseException] = []

@@ -38,7 +38,6 @@ class Session(FastHttpUser):
     network_timeout = 660.0  # a poll may be held for long; a real agent waits 11 minutes
 
     def __init__(self, *args: Any) -> None:
-        """Start without a token."""
         super().__init__(*args)
         self.options = self.environment.parsed_options
         self.is_stopping = Event()
