@@ -13,9 +13,9 @@ from bench.figures import Effort, Figure, Measured, Measurement, Rates, medians
 from bench.load import drive
 from bench.messages import event_lines, post, stateless
 from bench.system import System
-from comms_api.database.embedded import DATABASE, ROLE
-from comms_api.database.embedded_home import binary
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.embedded_postgresql.cluster import DATABASE, ROLE
+from comms_api.embedded_postgresql.home import binary
 
 EVENTS_PER_REQUEST = 100
 CONNECTIONS = (32, 64, 128)

@@ -16,8 +16,8 @@ import psutil
 from sqlalchemy import make_url
 
 from comms_api.database.connect import open_engine
-from comms_api.database.embedded import Cluster, embedded_postgres
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 from comms_api.login.keys import SigningKeys
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Tokens

@@ -19,9 +19,9 @@ from support.leftovers import Guard
 from support.server import Server, running_server
 from support.waiting import PATIENCE, wait_until
 
-from comms_api.database.address import driver_url
+from comms_api.database.address.url import driver_url
 from comms_api.database.connect import open_engine
-from comms_api.database.embedded import embedded_postgres
+from comms_api.embedded_postgresql.cluster import embedded_postgres
 
 TEMPLATE = "comms_api_template"
 

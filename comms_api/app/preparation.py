@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.app.files import administrator_password_file
 from comms_api.cluster.model import Place
 from comms_api.cluster.names import claim_name
+from comms_api.database.address.poolers import refuse_poolers
 from comms_api.database.connect import open_engine
 from comms_api.database.failures import describe_outage, is_outage
 from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
-from comms_api.database.poolers import refuse_poolers
 from comms_api.errors import ConfigurationError
 from comms_api.login.external import check_sources
 from comms_api.login.store import list_signing_keys

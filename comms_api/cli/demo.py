@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from comms_api.cli.demo_fleet import GROUP, WAYS, Counted, FleetAgent, Server, count_in_database, fleet, wait_for
-from comms_api.database.embedded import embedded_postgres
+from comms_api.embedded_postgresql.cluster import embedded_postgres
 
 AGENTS = len(WAYS)
 ENDED = ("success", "failure", "cancelled")

@@ -1,1 +1,1 @@
-"""What all stores share: the schema, the engine, the embedded server, migrations, partitions and notifications."""
+"""What all stores share: the schema, the engine, migrations, partitions and notifications."""

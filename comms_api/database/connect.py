@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from comms_api.database.actor import tell_actor
-from comms_api.database.address import driver_url
-from comms_api.database.embedded import Cluster, embedded_postgres
+from comms_api.database.address.hosts import can_be_written, connect_writable
+from comms_api.database.address.url import driver_url
 from comms_api.database.failures import find_mistake
-from comms_api.database.hosts import can_be_written, connect_writable
+from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 

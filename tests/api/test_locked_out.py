@@ -11,7 +11,7 @@ import pytest
 from support.server import KEY, PASSWORD, Server, running_server
 from support.waiting import wait_until
 
-from comms_api.database.embedded import Cluster, embedded_postgres
+from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 
 pytestmark = pytest.mark.anyio
 

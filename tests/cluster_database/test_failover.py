@@ -22,9 +22,9 @@ from support.replication import Postgres, primary_and_standby
 from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.database.address.hosts import DEAD_HOST_SECONDS
 from comms_api.database.connect import open_engine
 from comms_api.database.direct import direct
-from comms_api.database.hosts import DEAD_HOST_SECONDS
 from comms_api.settings import Settings
 
 LEASE_SECONDS = 2

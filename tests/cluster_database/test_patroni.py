@@ -15,7 +15,7 @@ from support.load import Load
 from support.patroni import PASSWORD, Host, patroni_hosts, roles
 from support.server import running_server
 
-from comms_api.database.embedded_home import eventually
+from comms_api.embedded_postgresql.home import eventually
 
 pytestmark = pytest.mark.patroni
 

@@ -16,10 +16,10 @@ from sqlalchemy import make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from support.waiting import PATIENCE
 
-from comms_api.database.address import driver_url
+from comms_api.database.address.url import driver_url
 from comms_api.database.connect import CONNECT_TIMEOUT_SECONDS, open_engine
-from comms_api.database.embedded_home import server_account
 from comms_api.database.failures import is_outage
+from comms_api.embedded_postgresql.home import server_account
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 

@@ -22,8 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.waiting import pause
 
-from comms_api.database.embedded import Cluster, embedded_postgres
-from comms_api.database.embedded_home import (
+from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
+from comms_api.embedded_postgresql.home import (
     Account,
     eventually,
     find_programs,
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 
 HOLD = """
 import sys, pathlib
-from comms_api.database.embedded import embedded_postgres
+from comms_api.embedded_postgresql.cluster import embedded_postgres
 with embedded_postgres(pathlib.Path(sys.argv[1]), durable=False, shared_dir=pathlib.Path(sys.argv[2])):
     print("up", flush=True)
     sys.stdin.read()

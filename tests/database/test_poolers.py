@@ -14,8 +14,8 @@ from support.ports import free_ports
 from support.server import environment, running_server
 from support.waiting import wait_until
 
-from comms_api.database.address import driver_url
-from comms_api.database.embedded_home import server_account
+from comms_api.database.address.url import driver_url
+from comms_api.embedded_postgresql.home import server_account
 
 CONFIGURATION = """
 [databases]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from support.server import Server, running_server
 
-from comms_api.database.embedded import embedded_postgres
+from comms_api.embedded_postgresql.cluster import embedded_postgres
 
 GROUP = "load"
 BUILD = Path("build")

@@ -15,7 +15,7 @@ from typing import Any
 
 import trustme
 
-from comms_api.database.embedded_home import is_root
+from comms_api.embedded_postgresql.home import is_root
 from support.leftovers import VARIABLE
 from support.ports import free_ports
 from support.replication import kill_postgres

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from comms_api.database.embedded_home import (
+from comms_api.embedded_postgresql.home import (
     Account,
     find_programs,
     make_server_directory,

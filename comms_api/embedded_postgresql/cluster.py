@@ -26,7 +26,7 @@ from typing import IO
 
 from sqlalchemy import URL
 
-from comms_api.database.embedded_home import (
+from comms_api.embedded_postgresql.home import (
     PATIENCE_SECONDS,
     PORT,
     SHARED_DIR,

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from comms_api.database.address.parameters import NUMBERS, ONLY_IN_A_URL, SERVER_SETTINGS
 from comms_api.database.failures import find_mistake, is_outage
-from comms_api.database.parameters import NUMBERS, ONLY_IN_A_URL, SERVER_SETTINGS
 from comms_api.errors import ConfigurationError
 
 DEAD_HOST_SECONDS = 5

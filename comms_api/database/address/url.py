@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from comms_api.database.parameters import read_parameters
+from comms_api.database.address.parameters import read_parameters
 from comms_api.errors import ConfigurationError
 
 PORT = "5432"
