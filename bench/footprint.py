@@ -18,14 +18,14 @@ from bench.messages import event_lines, poll, post, stateful, stateless
 from bench.system import KEY, System
 from comms_api.agents.model import Sighting
 from comms_api.agents.store import record_sightings
-from comms_api.commands.archive import archive_orders
-from comms_api.commands.endings import finish_orders
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import claim_orders
 from comms_api.commands.model import NewCommand
-from comms_api.commands.outcomes import Ending
 from comms_api.database.connect import open_engine
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.orders.archive import archive_orders
+from comms_api.orders.leases import claim_orders
+from comms_api.orders.model import Ending
+from comms_api.orders.transitions import finish_orders
 from comms_api.settings import Settings
 
 AGENTS = 20_000

@@ -22,15 +22,15 @@ from bench.growth_orders import FILLING, GROUP
 from bench.system import System
 from comms_api.agents.model import Sighting
 from comms_api.agents.store import find_admission, record_sightings
-from comms_api.commands.endings import expire_orders, find_statuses, finish_orders
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import claim_orders
 from comms_api.commands.model import NewCommand
-from comms_api.commands.outcomes import Ending
 from comms_api.database.connect import open_engine
 from comms_api.database.schema import orders
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.events.store import find_states, insert_states, update_states
+from comms_api.orders.leases import claim_orders
+from comms_api.orders.model import Ending
+from comms_api.orders.transitions import expire_orders, find_statuses, finish_orders
 from comms_api.settings import Settings
 
 FOLDER = Path("docs/performance/plans")

@@ -7,10 +7,10 @@ import pytest
 
 from comms_api.agents.routes import AGENT_ROUTES as ENROLLING
 from comms_api.app.apis import MANAGEMENT_HANDLERS
-from comms_api.commands.routes import AGENT_ROUTES as POLLING
 from comms_api.events.routes import AGENT_ROUTES as SENDING
 from comms_api.files.routes import AGENT_ROUTES as FETCHING
 from comms_api.login.routes import ROUTES as LOGGING_IN
+from comms_api.orders.routes import AGENT_ROUTES as POLLING
 from comms_api.settings import Settings
 
 PAGE = Path("docs/migration.md").read_text()

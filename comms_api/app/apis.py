@@ -31,6 +31,7 @@ from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
+from comms_api.orders import routes as orders
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
 
@@ -71,6 +72,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *agents.ROUTES,
     *groups.ROUTES,
     *commands.MANAGEMENT_ROUTES,
+    *orders.MANAGEMENT_ROUTES,
     *events.MANAGEMENT_ROUTES,
     *files.MANAGEMENT_ROUTES,
 )
@@ -95,7 +97,7 @@ def agent_api(node: Node) -> AsgiApp:
         *agents.AGENT_ROUTES,
         *files.AGENT_ROUTES,
         *events.AGENT_ROUTES,
-        *commands.AGENT_ROUTES,
+        *orders.AGENT_ROUTES,
     ]
     services = {
         "bodies": node.bodies,
@@ -118,12 +120,12 @@ def agent_api(node: Node) -> AsgiApp:
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
-    hot = [*events.AGENT_ROUTES, *commands.AGENT_ROUTES, *login.LOGIN_ROUTES]
+    hot = [*events.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
     return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
 
-def _order_desk(node: Node) -> commands.OrderDesk:
-    return commands.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
+def _order_desk(node: Node) -> orders.OrderDesk:
+    return orders.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:

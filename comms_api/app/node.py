@@ -18,10 +18,8 @@ from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, Polls, Seat
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.cluster.store import forget_lost
-from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.reports import Reports
 from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
@@ -45,6 +43,8 @@ from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
 from comms_api.metering import Metered
+from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
+from comms_api.orders.reports import Reports
 from comms_api.settings import Settings
 from comms_api.slices import Slices
 from comms_api.tokens.issuer import Tokens

@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.commands.model import CommandTarget
 from comms_api.database.schema import actions
 from comms_api.errors import Invalid
+from comms_api.orders.model import CommandTarget
 from comms_api.protocol import CANCEL_ACTION, ROTATE_KEY_ACTION, SET_GROUP_ACTION, Action
 
 Recipients = Literal["agents", "services", "any"]

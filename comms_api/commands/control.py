@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import Phase
 from comms_api.commands.rollout import Rollout, Standing
-from comms_api.commands.turns import is_first, take_turn
+from comms_api.orders.turns import is_first, take_turn
 
 
 class Rolling(msgspec.Struct, frozen=True):

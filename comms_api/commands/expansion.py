@@ -29,11 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.commands.model import Claimed, NewCommand, Submitted
-from comms_api.commands.targets import recipients, target_parameters, wire_target
+from comms_api.commands.model import NewCommand, Submitted
+from comms_api.commands.targets import recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.direct import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
+from comms_api.orders.model import Claimed
+from comms_api.orders.targets import wire_target
 from comms_api.protocol import Order, kept_source
 
 NEVER = text("'infinity'::timestamptz")

@@ -7,16 +7,17 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import archive, control
+from comms_api.commands import control
 from comms_api.commands.control import Halt
-from comms_api.commands.dispatcher import ORDERS_CHANNEL
-from comms_api.commands.endings import expire_orders
 from comms_api.commands.model import Phase
 from comms_api.commands.rollout import credit_after, excess_failures, is_over, releasable
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import drop_partitions, drop_partitions_before, ensure_partition, list_days
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
+from comms_api.orders import archive
+from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.transitions import expire_orders
 from comms_api.settings import Settings
 
 DELETE_STEP = 5_000

@@ -4,10 +4,11 @@ from datetime import datetime
 
 import msgspec
 
-from comms_api.commands.model import ARGS_BYTES_MAXIMUM, CommandTarget, NewCommand
+from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.faults import complete_fault, describe_fault
 from comms_api.http.bodies import read_json
+from comms_api.orders.model import CommandTarget
 from comms_api.protocol import contains_nul
 
 COMMANDS_MAXIMUM = 1_000

@@ -15,85 +15,43 @@ from litestar.response import Stream
 
 from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.commands.actions import NewAction, RegisteredAction
-from comms_api.commands.dispatcher import ELSEWHERE, Dispatcher
-from comms_api.commands.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.commands.idempotency import HEADER, IdempotencyKey, read_key
 from comms_api.commands.model import (
     Cancelled,
     Command,
     CommandProgress,
-    Counts,
     DocumentId,
     Held,
     NewCommand,
-    OrderFilter,
     PluginAnswer,
     RehearsedCommands,
     Retry,
-    StoredOrder,
     SubmittedCommands,
 )
-from comms_api.commands.outcomes import read_reports
-from comms_api.commands.reports import Reports
 from comms_api.commands.requests import Caller, read_commands
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
-from comms_api.commands.targets import service_id
 from comms_api.commands.watching import Watch
-from comms_api.errors import Forbidden
-from comms_api.http.authentication import BASIC, agent_of, claims_of
+from comms_api.http.authentication import BASIC, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 from comms_api.http.pages import EXPORT, LARGE, Limit, Page
-from comms_api.http.request import AnyRequest, at_end, close_afterwards, is_head, remote_address
-from comms_api.http.roles import ADMINISTER, OPERATE, READ, SERVE, SUBMIT
-from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
+from comms_api.http.request import AnyRequest, at_end, until_disconnect
+from comms_api.http.roles import ADMINISTER, OPERATE, READ, SUBMIT
+from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
+from comms_api.orders.model import Counts, OrderFilter, StoredOrder
+from comms_api.protocol import OrderStatus
 
 WAIT_SECONDS_MAXIMUM = 600
 
 _ACTION = msgspec.json.Decoder(NewAction)
 _RETRY = msgspec.json.Decoder(Retry)
 
-Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
-
-
-class OrderDesk(msgspec.Struct, frozen=True):
-    """What the routes of agents work with; one dependency, since Litestar starts a task for each of several."""
-
-    bodies: Bodies
-    dispatcher: Dispatcher
-    reports: Reports
-    poll_wait_seconds: float
-
-
-@get(["/commands", "/poll_commands"])
-async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], wait: Wait = None) -> Orders:
-    """Hold the request until the agent has orders, and answer with them; with none in time, an empty list."""
-    return await _poll(request, desk, agent_of(request), wait)
-
-
-async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
-    if is_head(request.scope):
-        return Orders([])  # the client could not read them
-    longest = desk.poll_wait_seconds
-    wait_seconds = longest if wait is None else min(wait, longest)
-    with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:
-        watch = asyncio.ensure_future(_until_disconnect(request))
-        watch.add_done_callback(lambda _: answer.cancel())
-        try:
-            orders = await answer
-            if orders is ELSEWHERE:
-                close_afterwards(request.scope)
-            return Orders(orders)
-        except asyncio.CancelledError:
-            return _answer_to_nobody(watch)
-        finally:
-            watch.cancel()
 
 
 async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:
     """Wait as long as the client is there."""
-    waiting, watch = asyncio.ensure_future(wait), asyncio.ensure_future(_until_disconnect(request))
+    waiting, watch = asyncio.ensure_future(wait), asyncio.ensure_future(until_disconnect(request))
     try:
         await asyncio.wait([waiting, watch], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -102,35 +60,6 @@ async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -
         await asyncio.gather(waiting, watch, return_exceptions=True)
     if not waiting.cancelled():
         waiting.result()
-
-
-async def _until_disconnect(request: AnyRequest) -> None:
-    # A server frees a vanished client's request only if somebody awaits its next message.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
-    if watch.done() and not watch.cancelled():
-        return Orders(list[Order]())
-    raise asyncio.CancelledError
-
-
-@post("/commands/results", status_code=200)
-async def report_results(request: AnyRequest, desk: NamedDependency[OrderDesk]) -> ReportOutcomes:
-    """Report how orders ended; one outcome per report, in order, even for an unreadable report (400).
-
-    A report that is repeated changes nothing.
-    """
-    return await _report(request, desk, agent_of(request))
-
-
-async def _report(request: AnyRequest, desk: OrderDesk, recipient: UUID) -> ReportOutcomes:
-    async with desk.bodies.receive(request) as body:
-        reports, refused = read_reports(body)
-        outcomes = await desk.reports.report(recipient, list(reports.values()))
-    told = [msgspec.structs.replace(outcome, index=index) for index, outcome in zip(reports, outcomes, strict=True)]
-    return ReportOutcomes(sorted(told + refused, key=lambda outcome: outcome.index))
 
 
 class CommandDesk(msgspec.Struct, frozen=True):
@@ -340,28 +269,6 @@ async def get_order(request: AnyRequest, order_id: FromPath[UUID], commands: Nam
 # -- services
 
 
-@get("/services/{service:str}/commands", opt=SERVE)
-async def poll_service_commands(
-    request: AnyRequest, service: FromPath[str], desk: NamedDependency[OrderDesk], wait: Wait = None
-) -> Orders:
-    """Hold the request until the service has orders; the service is the user who asks. As `GET /commands` of agents."""
-    return await _poll(request, desk, service_id(_own(request, service)), wait)
-
-
-@post("/services/{service:str}/commands/results", status_code=200, opt=SERVE)
-async def report_service_results(
-    request: AnyRequest, service: FromPath[str], desk: NamedDependency[OrderDesk]
-) -> ReportOutcomes:
-    """Report how a service's orders ended; as agents do."""
-    return await _report(request, desk, service_id(_own(request, service)))
-
-
-def _own(request: AnyRequest, service: str) -> str:
-    if claims_of(request).subject != service:
-        raise Forbidden(f"Only the service {service!r} itself may do this.")
-    return service
-
-
 # -- actions
 
 
@@ -389,7 +296,6 @@ async def forget_action(name: FromPath[str], commands: NamedDependency[Commands]
 
 
 SUBMISSION_ROUTES = [submit_commands, submit_plugin_commands]
-AGENT_ROUTES = [poll_commands, report_results]
 MANAGEMENT_ROUTES = [
     submit_commands,
     submit_plugin_commands,
@@ -405,8 +311,6 @@ MANAGEMENT_ROUTES = [
     cancel_order,
     list_orders,
     get_order,
-    poll_service_commands,
-    report_service_results,
     list_actions,
     register_action,
     forget_action,

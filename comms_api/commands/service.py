@@ -5,27 +5,29 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import actions, control, endings, queries
+from comms_api.commands import actions, control, queries
 from comms_api.commands.actions import BUILT_IN, NewAction, RegisteredAction
-from comms_api.commands.archive import Unpack, find_chunk, unpack
 from comms_api.commands.control import Halt
-from comms_api.commands.dispatcher import ORDERS_CHANNEL
-from comms_api.commands.endings import Notice
-from comms_api.commands.model import (
-    FAILURES_SHOWN,
-    Cancelled,
-    Command,
-    CommandProgress,
-    Held,
-    OrderFilter,
-    StoredOrder,
-)
+from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, CommandProgress, Held
 from comms_api.commands.schemas import Schemas
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.executors import BoundedExecutor
 from comms_api.http.pages import Page, drain, make_page
+from comms_api.orders import transitions
+from comms_api.orders.archive import Unpack, find_chunk, unpack
+from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.model import OrderFilter, StoredOrder
+from comms_api.orders.queries import (
+    count_orders,
+    find_command_columns,
+    get_order,
+    list_failures,
+    list_orders,
+    stored_order,
+)
+from comms_api.orders.transitions import Notice
 from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
@@ -66,20 +68,20 @@ class Commands:
         """Return a command, the number of its orders by status, and the latest failures; raises `NotFound`."""
         async with self._engine.connect() as connection:
             command = await queries.get_command(connection, request_id)
-            counts = await queries.count_orders(connection, request_id)
-            failures = await queries.list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
+            counts = await count_orders(connection, request_id)
+            failures = await list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
         return CommandProgress(command, counts, counts.is_done, failures)
 
     async def list_orders(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
         """Return one page of orders that are not archived, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await queries.list_orders(connection, wanted, after, limit)
+            found, has_more = await list_orders(connection, wanted, after, limit)
         return make_page(found, lambda order: str(order.order_id), has_more=has_more)
 
     async def get_order(self, order_id: UUID, user: str) -> StoredOrder:
         """Return one order; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            return await queries.get_order(connection, order_id, self._unpack_for(user))
+            return await get_order(connection, order_id, self._unpack_for(user))
 
     async def stream_orders(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
         """Yield every order of a command once: the archived, the others, and those that were archived meanwhile.
@@ -109,12 +111,12 @@ class Commands:
         while True:
             async with self._engine.connect() as connection:
                 chunk = await find_chunk(connection, request_id, read)
-                command = await queries.find_command_columns(connection, request_id)
+                command = await find_command_columns(connection, request_id)
             if chunk is None or command is None:
                 return
             read.add(chunk[0])
             for archived in await self._unpack_for(user)(chunk[1]):
-                yield queries.stored_order(archived, command)
+                yield stored_order(archived, command)
 
     # -- control
 
@@ -125,7 +127,7 @@ class Commands:
         """
         async with self._engine.begin() as connection:
             await queries.get_command(connection, request_id)
-            cancelled, offered = await endings.cancel_command(connection, request_id, user)
+            cancelled, offered = await transitions.cancel_command(connection, request_id, user)
             told = await self._tell(connection, user, CancelArguments(request_id=request_id), offered)
         self._notifier.notify(ORDERS_CHANNEL)
         return Cancelled(cancelled, told)
@@ -136,11 +138,11 @@ class Commands:
         Raises `NotFound`, and `Conflict` when it has ended already.
         """
         async with self._engine.begin() as connection:
-            cancelled, offered = await endings.cancel_order(connection, order_id, user)
-            order = await queries.get_order(connection, order_id, self._unpack_for(user))
+            cancelled, offered = await transitions.cancel_order(connection, order_id, user)
+            order = await get_order(connection, order_id, self._unpack_for(user))
             if not cancelled:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
-            await endings.record_cancellation(connection, order_id, user)
+            await transitions.record_cancellation(connection, order_id, user)
             await self._tell(connection, user, CancelArguments(order_id=order_id), offered)
         self._notifier.notify(ORDERS_CHANNEL, [str(order.agent_id)])
         return order
@@ -149,7 +151,7 @@ class Commands:
         if not offered:
             return 0
         notice = Notice(self._clock.uuid7(), user, arguments, offered)
-        return await endings.tell_of_cancellation(connection, notice)
+        return await transitions.tell_of_cancellation(connection, notice)
 
     async def pause(self, request_id: UUID, user: str) -> Held:
         """Hold back the orders of a command that no agent was offered; those under way go on.

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands import actions, queries
 from comms_api.commands.actions import BUILT_IN, ActionSchema, named_groups
-from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.commands.expansion import (
     Expansion,
     expand_and_claim,
@@ -22,16 +21,7 @@ from comms_api.commands.expansion import (
     rehearse_command,
 )
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, get_answer, store_answer
-from comms_api.commands.model import (
-    ORDER_IDS_SHOWN,
-    RECIPIENTS_SHOWN,
-    CommandTarget,
-    Counts,
-    NewCommand,
-    Rehearsed,
-    Retry,
-    Submitted,
-)
+from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, NewCommand, Rehearsed, Retry, Submitted
 from comms_api.commands.schemas import Check, Schemas
 from comms_api.commands.targets import (
     agent_names,
@@ -46,6 +36,9 @@ from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid
+from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
+from comms_api.orders.model import CommandTarget, Counts
+from comms_api.orders.queries import count_orders, list_order_ids
 from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, TargetType
 from comms_api.settings import Settings
 
@@ -208,7 +201,7 @@ class Submissions:
             await _refuse_foreign_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
-                counts = await queries.count_orders(connection, request_id)
+                counts = await count_orders(connection, request_id)
                 raise Conflict(_nothing_to_repeat(request_id, wanted, counts))
             if key is not None:
                 await store_answer(connection, key, answer)
@@ -220,7 +213,7 @@ class Submissions:
         if all(command.orders <= ORDER_IDS_SHOWN for command in submitted):
             return [order_id for command in submitted for order_id in command.order_ids]
         async with self._engine.connect() as connection:
-            return await queries.list_order_ids(connection, [command.request_id for command in submitted])
+            return await list_order_ids(connection, [command.request_id for command in submitted])
 
 
 def _nothing_to_repeat(request_id: UUID, wanted: Retry, counts: Counts) -> str:

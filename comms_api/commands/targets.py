@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, func, literal, select, text
@@ -10,27 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.naming import find_ids, read_id
 from comms_api.agents.store import conditions
-from comms_api.commands.model import CommandTarget, NewCommand
+from comms_api.commands.model import NewCommand
 from comms_api.database.schema import agents, finished_orders, group_members, groups, users
-from comms_api.protocol import Target, TargetType
+from comms_api.orders.model import CommandTarget
+from comms_api.orders.targets import service_id
+from comms_api.protocol import TargetType
 
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
 """The services that every fleet has; others are the users whose role is `service`."""
-
-TOLD_CHARACTERS_MAXIMUM = 256
-"""Of the names of many groups a recipient is told no more."""
-
-_SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
-
-
-def service_id(name: str) -> UUID:
-    """Return what a service's orders are kept under, in the place of an agent's id."""
-    return uuid5(_SERVICE_NAMESPACE, name)
-
-
-def is_service(recipient: UUID) -> bool:
-    """Return whether a recipient is a service: agents' ids are never of version 5."""
-    return recipient.version == service_id("").version
 
 
 _AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
@@ -152,14 +139,3 @@ async def find_outsiders(
         .limit(limit)
     )
     return [(row[0], row[1]) for row in await connection.execute(statement, target_parameters(target))]
-
-
-def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:
-    """Return the target as a recipient is told: agents learn their own id, not whom else a command is for."""
-    told = str(recipient) if kind == "agent" else ",".join(names) or kind
-    return Target(told[:TOLD_CHARACTERS_MAXIMUM], kind)
-
-
-def shown_target(kind: TargetType, names: Sequence[str], narrowed: Any) -> CommandTarget:
-    """Return the target as it was submitted."""
-    return CommandTarget(kind, names[0] if len(names) == 1 else list(names) or "", narrowed)

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands.model import Counts
-from comms_api.commands.queries import count_orders
 from comms_api.database.failures import log_failure
 from comms_api.errors import TooManyRequests, Unavailable
+from comms_api.orders.model import Counts
+from comms_api.orders.queries import count_orders
 
 logger = logging.getLogger(__name__)
 

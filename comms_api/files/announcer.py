@@ -10,10 +10,8 @@ from sqlalchemy import ARRAY, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_again
-from comms_api.commands.dispatcher import ORDERS_CHANNEL
-from comms_api.commands.endings import expire_early
 from comms_api.commands.expansion import Expansion, expand_command
-from comms_api.commands.model import CommandTarget, NewCommand
+from comms_api.commands.model import NewCommand
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -24,6 +22,9 @@ from comms_api.files.announcements import (
     track_orders,
     without_pending_fetch,
 )
+from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.model import CommandTarget
+from comms_api.orders.transitions import expire_early
 from comms_api.protocol import SET_GROUP_ACTION, Action
 from comms_api.settings import Settings
 

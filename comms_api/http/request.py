@@ -75,3 +75,10 @@ class Origin(msgspec.Struct, frozen=True):
 def origin_of(connection: Any) -> Origin:
     """Return the source of a request with a password."""
     return Origin(remote_address(connection), find_header(connection.scope, DEVICE_HEADER))
+
+
+async def until_disconnect(request: AnyRequest) -> None:
+    """Return when the client is gone."""
+    # A server frees a vanished client's request only if somebody awaits its next message.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -43,7 +43,7 @@ def request_models() -> Iterator[type]:
         if (data := handler.parsed_fn_signature.parameters.get("data")) is not None:
             yield data.annotation
     for module in walk_packages(comms_api.__path__, "comms_api."):
-        if ".routes" in module.name or module.name in {"comms_api.commands.requests", "comms_api.commands.outcomes"}:
+        if ".routes" in module.name or module.name in {"comms_api.commands.requests", "comms_api.orders.reports"}:
             for value in vars(import_module(module.name)).values():
                 if isinstance(value, msgspec.json.Decoder):
                     yield value.type

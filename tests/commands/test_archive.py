@@ -7,14 +7,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import endings, leases, maintenance
+from comms_api.commands import maintenance
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import OrderFilter
 from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition, list_days
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.orders import leases, transitions
+from comms_api.orders.model import OrderFilter
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +124,7 @@ async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Asy
         await connection.execute(text("VACUUM ANALYZE orders"))
         await connection.execute(text("VACUUM ANALYZE finished_orders"))
     claim = await explain(engine, leases._CLAIM.text, {"agents": [agent_id], "lease_seconds": 60.0})  # noqa: SLF001
-    expire = await explain(engine, endings._EXPIRE.text, {"limit": 5_000})  # noqa: SLF001
+    expire = await explain(engine, transitions._EXPIRE.text, {"limit": 5_000})  # noqa: SLF001
     for plan in (claim, expire):
         assert "Seq Scan on orders" not in plan
         assert "Scan using finished_orders" not in plan

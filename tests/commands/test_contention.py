@@ -11,18 +11,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.orders import claim, submit
 
-from comms_api.commands import control, endings, maintenance, queries
-from comms_api.commands.archive import archive_orders
-from comms_api.commands.leases import release_orders
+from comms_api.commands import control, maintenance, queries
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import Report
-from comms_api.commands.outcomes import Ending
-from comms_api.commands.reports import Reports
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import EXPORT_PAGE, Commands
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.orders import transitions
+from comms_api.orders.archive import archive_orders
+from comms_api.orders.leases import release_orders
+from comms_api.orders.model import Ending, Report
+from comms_api.orders.queries import count_orders
+from comms_api.orders.reports import Reports
 from comms_api.protocol import OrderResult, Result
 from comms_api.settings import Settings
 
@@ -39,11 +40,11 @@ async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(eng
 
         async def report(endings_: list[Ending]) -> int:
             async with engine.begin() as connection:
-                return len(await endings.finish_orders(connection, endings_))
+                return len(await transitions.finish_orders(connection, endings_))
 
         async def cancel(request_id: UUID = request_id) -> int:
             async with engine.begin() as connection:
-                return (await endings.cancel_command(connection, request_id, "tester"))[0]
+                return (await transitions.cancel_command(connection, request_id, "tester"))[0]
 
         batches = [random.sample(found, 500) for _ in range(3)]
         ended = await asyncio.gather(cancel(), *map(report, batches))
@@ -88,7 +89,7 @@ async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine
     assert await upkeep.expire() == 0
     async with engine.connect() as connection:
         command = await queries.find_command(connection, request_id)
-        counts = await queries.count_orders(connection, request_id)
+        counts = await count_orders(connection, request_id)
     assert command is not None
     assert (command.phase, counts.held, counts.failure) == ("stopped", 7, 3)
     assert await claim(engine, ids) == []
@@ -113,7 +114,7 @@ async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
 async def test_an_export_that_meets_the_archive_has_every_order_once(engine: AsyncEngine) -> None:
     request_id, _ = await submit(engine, 3 * EXPORT_PAGE)
     async with engine.begin() as connection:
-        await endings.cancel_command(connection, request_id, "tester")
+        await transitions.cancel_command(connection, request_id, "tester")
 
     async def pack(orders: int) -> None:
         async with engine.begin() as connection:

@@ -20,16 +20,16 @@ from support.orders import claim, submit
 from support.waiting import PATIENCE
 
 from comms_api.agents.presence import Presence
-from comms_api.commands import control, endings
-from comms_api.commands.dispatcher import Dispatcher
-from comms_api.commands.leases import claim_orders, extend_leases, release_orders
+from comms_api.commands import control
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import Claimed
-from comms_api.commands.outcomes import Ending
 from comms_api.commands.rollout import Rollout
-from comms_api.commands.turns import share_turns, take_turn
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated
+from comms_api.orders import transitions
+from comms_api.orders.dispatcher import Dispatcher
+from comms_api.orders.leases import claim_orders, extend_leases, release_orders
+from comms_api.orders.model import Claimed, Ending
+from comms_api.orders.turns import share_turns, take_turn
 from comms_api.protocol import Order
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, Claims, Tokens
@@ -68,21 +68,21 @@ Operation = Callable[[Case, AsyncConnection], Awaitable[object]]
 
 async def report(case: Case, connection: AsyncConnection) -> int:
     found = [Ending(order_id, agent_id, "success", 0, "done", None) for order_id, agent_id in case.owned]
-    return len(await endings.finish_orders(connection, found))
+    return len(await transitions.finish_orders(connection, found))
 
 
 async def cancel_order(case: Case, connection: AsyncConnection) -> int:
     order_id = case.owned[0][0] if case.claimed else UUID(int=0)
-    return (await endings.cancel_order(connection, order_id, "one"))[0]
+    return (await transitions.cancel_order(connection, order_id, "one"))[0]
 
 
 async def cancel_command(case: Case, connection: AsyncConnection) -> int:
-    return (await endings.cancel_command(connection, case.request_id, "all"))[0]
+    return (await transitions.cancel_command(connection, case.request_id, "all"))[0]
 
 
 ENDINGS: dict[str, Callable[[Case, AsyncConnection], Awaitable[int]]] = {
     "report": report,
-    "expire": lambda _, connection: endings.expire_orders(connection, 10),
+    "expire": lambda _, connection: transitions.expire_orders(connection, 10),
     "cancel order": cancel_order,
     "cancel command": cancel_command,
 }
@@ -121,7 +121,7 @@ async def make_case(engine: AsyncEngine, phase: str, agents: int, offered: int) 
     if phase == "failing" and case.claimed:
         order_id, agent_id = case.owned[-1]
         async with engine.begin() as connection:
-            await endings.finish_orders(connection, [Ending(order_id, agent_id, "failure", 1, "", None)])
+            await transitions.finish_orders(connection, [Ending(order_id, agent_id, "failure", 1, "", None)])
     return case
 
 

@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import leases, queries
-from comms_api.commands.endings import cancel_order, expire_orders, find_statuses, finish_orders
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import Claimed, CommandTarget, NewCommand, OrderFilter
-from comms_api.commands.outcomes import Ending
+from comms_api.commands.model import NewCommand
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
+from comms_api.orders import leases, queries
+from comms_api.orders.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
+from comms_api.orders.model import Claimed, CommandTarget, Ending, OrderFilter
+from comms_api.orders.transitions import cancel_order, expire_orders, find_statuses, finish_orders
 from comms_api.protocol import Action
 from comms_api.settings import Settings
 

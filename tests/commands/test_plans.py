@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands.endings import expire_orders, finish_orders
-from comms_api.commands.leases import claim_orders
-from comms_api.commands.outcomes import Ending
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.orders.leases import claim_orders
+from comms_api.orders.model import Ending
+from comms_api.orders.transitions import expire_orders, finish_orders
 
 pytestmark = pytest.mark.anyio
 

@@ -21,17 +21,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import PATIENT
 
-from comms_api.commands import control, endings, queries
-from comms_api.commands.archive import ArchivedOrder, archive_orders, unpack
+from comms_api.commands import control
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import claim_orders, extend_leases, release_orders
 from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.model import CommandTarget, NewCommand
-from comms_api.commands.outcomes import Ending
+from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connect import open_engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.orders import queries, transitions
+from comms_api.orders.archive import ArchivedOrder, archive_orders, unpack
+from comms_api.orders.leases import claim_orders, extend_leases, release_orders
+from comms_api.orders.model import CommandTarget, Ending
 from comms_api.protocol import DUPLICATE_ORDER_MESSAGE, Action, OrderStatus
 from comms_api.settings import Settings
 
@@ -187,11 +188,11 @@ class OrderLife(RuleBasedStateMachine):
         elif kind in {"claim", "claim all", "release", "late release", "progress"}:
             await self.lease(kind, order_id, seen)
         elif kind == "expire":
-            seen.end(await self.in_transaction(endings.expire_orders, 2))
+            seen.end(await self.in_transaction(transitions.expire_orders, 2))
         elif kind == "cancel order":
-            seen.end((await self.in_transaction(endings.cancel_order, order_id, "tester"))[0])
+            seen.end((await self.in_transaction(transitions.cancel_order, order_id, "tester"))[0])
         elif kind == "cancel command":
-            seen.end((await self.in_transaction(endings.cancel_command, row.request_id, "tester"))[0])
+            seen.end((await self.in_transaction(transitions.cancel_command, row.request_id, "tester"))[0])
         else:
             await self.control(kind, row.request_id)
 
@@ -201,7 +202,7 @@ class OrderLife(RuleBasedStateMachine):
         status: OrderStatus = "failure" if code else "success"
         reporter = stranger if kind == "stranger" else agent_id
         ending = Ending(order_id, reporter, status, code, message, None)
-        ended = await self.in_transaction(endings.finish_orders, [ending])
+        ended = await self.in_transaction(transitions.finish_orders, [ending])
         assert not (ended and kind == "stranger")
         return len(ended)
 

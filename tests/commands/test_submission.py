@@ -15,9 +15,7 @@ from support.statements import listening
 from support.waiting import PATIENCE, until
 
 from comms_api.agents.presence import Presence
-from comms_api.commands.dispatcher import ORDERS_CHANNEL, Dispatcher
-from comms_api.commands.leases import claim_orders
-from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.model import NewCommand
 from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
@@ -27,6 +25,9 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid
 from comms_api.login.keys import SigningKeys
+from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
+from comms_api.orders.leases import claim_orders
+from comms_api.orders.model import Claimed, CommandTarget
 from comms_api.protocol import Action
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, Claims, Tokens

@@ -19,11 +19,8 @@ from bench.plans import Statement, hot_statements
 from comms_api.agents.store import update_agent
 from comms_api.app.node import Node, open_node
 from comms_api.cluster.model import Place, Seat
-from comms_api.commands.archive import archive_orders, delete_commands
-from comms_api.commands.endings import expire_early
 from comms_api.commands.expansion import expand_and_claim, expansion_of
-from comms_api.commands.leases import claim_orders, extend_leases, release_orders
-from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
 from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_time
@@ -33,6 +30,10 @@ from comms_api.events.store import advance_sequences, delete_states, find_sizes,
 from comms_api.files.announcements import check_announcements, take_changes, track_orders, without_pending_fetch
 from comms_api.files.announcer import ANNOUNCER
 from comms_api.files.store import find_hashes, find_own_version, list_own_hashes, list_own_yaml
+from comms_api.orders.archive import archive_orders, delete_commands
+from comms_api.orders.leases import claim_orders, extend_leases, release_orders
+from comms_api.orders.model import Claimed, CommandTarget
+from comms_api.orders.transitions import expire_early
 from comms_api.protocol import Action, Credentials, OrderResult, Result
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS

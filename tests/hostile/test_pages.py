@@ -18,10 +18,11 @@ from support.server import Server
 from comms_api.audit.model import EntryFilter
 from comms_api.audit.service import Audit
 from comms_api.commands import queries
-from comms_api.commands.model import OrderFilter
 from comms_api.database.pages import PAGE_BYTES_MAXIMUM
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.events import store
+from comms_api.orders.model import OrderFilter
+from comms_api.orders.queries import list_orders
 
 MIB = 2**20
 STATE_BYTES = MIB - 1_000
@@ -129,7 +130,7 @@ LISTS: dict[str, Run] = {
     "states": lambda connection: store.list_states(connection, None, None, None, 1_000),
     "events": lambda connection: store.list_events(connection, None, None, None, 1_000),
     "quarantine": lambda connection: store.list_quarantined(connection, None, None, 1_000),
-    "orders": lambda connection: queries.list_orders(connection, OrderFilter(), None, 200),
+    "orders": lambda connection: list_orders(connection, OrderFilter(), None, 200),
     "commands": lambda connection: queries.list_commands(connection, OrderFilter(), None, 1_000),
 }
 

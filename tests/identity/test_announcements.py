@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import Server, running_server, start_server
 from support.waiting import wait_until
 
-from comms_api.commands.dispatcher import ORDERS_CHANNEL
-from comms_api.commands.endings import expire_orders
 from comms_api.database.connect import open_engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.files.announcements import check_announcements, track_orders
 from comms_api.files.announcer import Announcer
+from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.transitions import expire_orders
 from comms_api.settings import Settings
 
 Query = Callable[..., list[Any]]

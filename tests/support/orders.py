@@ -7,10 +7,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.leases import claim_orders
-from comms_api.commands.model import Claimed, CommandTarget, NewCommand
+from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.orders.leases import claim_orders
+from comms_api.orders.model import Claimed, CommandTarget
 from comms_api.protocol import Action
 
 

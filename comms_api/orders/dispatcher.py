@@ -20,12 +20,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.agents.presence import Presence
-from comms_api.commands.leases import claim_orders, release_orders
-from comms_api.commands.model import Claimed
-from comms_api.commands.targets import is_service
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
+from comms_api.orders.leases import claim_orders, release_orders
+from comms_api.orders.model import Claimed
+from comms_api.orders.targets import is_service
 from comms_api.protocol import Order
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import Claims, Tokens

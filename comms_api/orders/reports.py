@@ -1,17 +1,25 @@
-"""Read reports and decide each one: whether and how it ends its order, and the answer to its sender."""
+"""Take agents' reports of their orders: read them, decide what each one does, and record them.
 
+The reports of all requests that wait share one statement, and each gets its own outcome.
+"""
+
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Report
+from comms_api.database.coalescing import Coalescer
+from comms_api.database.direct import direct
 from comms_api.errors import Malformed, TooLarge
+from comms_api.orders.leases import extend_leases
+from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, Report
+from comms_api.orders.transitions import Owned, find_statuses, finish_orders
 from comms_api.protocol import (
     RESULT_IN_PROGRESS,
     RESULT_SUCCESS,
     RESULT_UNKNOWN,
     OrderResult,
-    OrderStatus,
     RawOrderResults,
     ReportOutcome,
     Result,
@@ -29,17 +37,6 @@ _BATCH = msgspec.json.Decoder(RawOrderResults)
 _NAMED = msgspec.json.Decoder(_Named)
 # Not strict: agents in other languages send numbers as texts.
 _REPORT = msgspec.json.Decoder(OrderResult, strict=False)
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """A report that ends its order, within the limits of what is kept."""
-
-    order_id: UUID
-    agent_id: UUID
-    status: OrderStatus
-    code: int
-    message: str
-    data: str | None
 
 
 def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcome]]:
@@ -127,3 +124,55 @@ def outcome_of(report: Report, status_before: str | None, *, ended: bool) -> Rep
     if status_before == "pending":
         return refused(report, "this order was not offered yet", 409)
     return refused(report, "noop", 200)
+
+
+class Reports:
+    """Ends orders by what their agents report."""
+
+    def __init__(self, engine: AsyncEngine, lease_seconds: float) -> None:
+        """Take how long an agent at work on an order keeps it to itself."""
+        self._engine = engine
+        self._lease_seconds = lease_seconds
+        self.writer = Coalescer[Report, ReportOutcome](self._record, self._refuse)
+
+    async def report(self, agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
+        """Record one agent's results and return an outcome for each, in order, after the commit.
+
+        Idempotent: a result of an order that has ended changes nothing and is answered `noop`.
+        """
+        if not results:
+            return []
+        return await self.writer.submit(
+            agent_id, [Report(agent_id, index, result) for index, result in enumerate(results)]
+        )
+
+    async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:
+        known = [(order_id_of(report), report) for report in reports if is_known_code(report)]
+        owned = [(order_id, report) for order_id, report in known if order_id is not None]
+        pairs = [(order_id, report.agent_id) for order_id, report in owned]
+        # The first report of an order counts, as it would have, had they come one by one.
+        first = {(order_id, report.agent_id): report for order_id, report in reversed(owned) if is_ending(report)}
+        running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
+        async with direct(self._engine) as connection:
+            endings = [ending_of(order_id, report) for (order_id, _), report in first.items()]
+            ended = await finish_orders(connection, endings) if endings else set()
+            if running:
+                await extend_leases(connection, running, self._lease_seconds)
+            others = [pair for pair in pairs if pair not in ended]
+            statuses = dict.fromkeys(ended, "ended") | (await find_statuses(connection, others) if others else {})
+        return [_outcome(report, first, ended, statuses) for report in reports]
+
+    async def _refuse(self, report: Report, reason: str) -> ReportOutcome:
+        return refused(report, reason, 400)
+
+
+def _outcome(
+    report: Report, first: dict[Owned, Report], ended: set[Owned], statuses: dict[Owned, str]
+) -> ReportOutcome:
+    order_id = order_id_of(report)
+    if order_id is None:
+        return refused(report, "order_id: not a UUID", 400)
+    if not is_known_code(report):
+        return refused(report, "result.code: must be 0 to 4", 400)
+    owned = (order_id, report.agent_id)
+    return outcome_of(report, statuses.get(owned), ended=owned in ended and first.get(owned) is report)

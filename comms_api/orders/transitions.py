@@ -12,10 +12,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.commands.model import PRIORITY_MAXIMUM
-from comms_api.commands.outcomes import Ending
-from comms_api.commands.turns import take_turn
 from comms_api.database.direct import Connection
+from comms_api.orders.model import PRIORITY_MAXIMUM, Ending
+from comms_api.orders.turns import take_turn
 from comms_api.protocol import (
     CANCEL_ACTION,
     DUPLICATE_ORDER_MESSAGE,

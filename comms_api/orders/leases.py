@@ -10,11 +10,11 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import text
 
-from comms_api.commands.endings import LOCK
-from comms_api.commands.model import Claimed
-from comms_api.commands.targets import wire_target
-from comms_api.commands.turns import share_turns
 from comms_api.database.direct import Connection
+from comms_api.orders.model import Claimed
+from comms_api.orders.targets import wire_target
+from comms_api.orders.transitions import LOCK
+from comms_api.orders.turns import share_turns
 from comms_api.protocol import Action, Order
 
 ANSWER_ORDERS_MAXIMUM = 1_000

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from comms_api.commands.model import StoredOrder
+from comms_api.orders.model import StoredOrder
 
 ExportForm = Literal["csv", "ndjson"]
 

@@ -1,0 +1,145 @@
+"""Orders, as their recipients get and report them, and as operators see them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from comms_api.agents.model import AgentFilter
+from comms_api.protocol import Action, Order, OrderResult, OrderStatus, TargetType, Text
+
+PRIORITY_MAXIMUM = 100
+
+
+TARGETS_MAXIMUM = 10_000
+
+
+MESSAGE_CHARACTERS_MAXIMUM = 8 * 1024
+
+
+DATA_BYTES_MAXIMUM = 256 * 1024
+
+
+TargetIds = Annotated[list[Text], Meta(min_length=1, max_length=TARGETS_MAXIMUM)]
+
+
+class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom a command is for: agents, groups, all agents, or a service; `filter` narrows agents down."""
+
+    type: TargetType
+    id: Text | TargetIds = ""
+    filter: AgentFilter | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """The names, one or several; none for all."""
+        if isinstance(self.id, list):
+            return self.id
+        return [] if self.type == "all" else [self.id]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An order that failed, and how."""
+
+    order_id: UUID
+    agent_id: UUID
+    code: int | None
+    message: str | None
+    finished_at: datetime
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many orders of a command are in each status; `held` are those of `pending` that may not go out yet."""
+
+    total: int
+    pending: int = 0
+    held: int = 0
+    sent: int = 0
+    success: int = 0
+    failure: int = 0
+    cancelled: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every order has ended."""
+        return self.pending + self.sent == 0
+
+
+class StoredResult(msgspec.Struct, frozen=True):
+    """How an order ended."""
+
+    code: int | None
+    message: str | None
+    data: msgspec.Raw | None
+
+
+class StoredOrder(msgspec.Struct, frozen=True):
+    """An order as operators see it: what its recipient gets, and what became of it.
+
+    `agent_id` is None for the order of a service, which `target` names.
+    """
+
+    order_id: UUID
+    request_id: UUID
+    agent_id: UUID | None
+    agent_groups: list[str]
+    source: str
+    user: str
+    target: CommandTarget
+    action: Action
+    timeout: float
+    priority: int
+    status: OrderStatus
+    attempt: int
+    result: StoredResult
+    created_at: datetime
+    expires_at: datetime
+    delivery_timestamp: datetime
+    sent_at: datetime | None
+    finished_at: datetime | None
+
+
+class OrderFilter(msgspec.Struct, frozen=True):
+    """Which orders to list; an empty field asks for nothing."""
+
+    request_id: UUID | None = None
+    agent_id: UUID | None = None
+    status: OrderStatus | None = None
+    source: str | None = None
+    user: str | None = None
+    action: str | None = None
+    targets: Sequence[str] = ()
+    """The command's target has one of these ids."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """An order leased to its agent, in its `attempt`-th offer."""
+
+    agent_id: UUID
+    attempt: int
+    order: Order
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One agent's report about one order, `index` in its batch."""
+
+    agent_id: UUID
+    index: int
+    order: OrderResult
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """A report that ends its order, within the limits of what is kept."""
+
+    order_id: UUID
+    agent_id: UUID
+    status: OrderStatus
+    code: int
+    message: str
+    data: str | None

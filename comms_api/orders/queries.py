@@ -1,0 +1,223 @@
+"""The statements that read commands and orders, open, finished and archived, for operators."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    case,
+    null,
+    or_,
+    select,
+    text,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.agents.model import AgentFilter
+from comms_api.database.pages import fetch_page
+from comms_api.database.schema import commands, finished_orders, orders
+from comms_api.database.uuid7 import uuid7_floor
+from comms_api.errors import NotFound
+from comms_api.orders.archive import Unpack, find_archived
+from comms_api.orders.model import Counts, Failure, OrderFilter, StoredOrder, StoredResult
+from comms_api.orders.targets import is_service, shown_target
+from comms_api.protocol import Action, kept_source
+
+_SHARED = (
+    "order_id",
+    "request_id",
+    "agent_id",
+    "agent_groups",
+    "attempt",
+    "created_at",
+    "expires_at",
+    "sent_at",
+)
+_FINISHED = (*_SHARED, "status", "finished_at", "result_code", "result_message", "result_data")
+_OPEN_STATUS: ColumnElement[str] = case((orders.c.attempt == 0, "pending"), else_="sent")
+
+
+def _open() -> Select[Any]:
+    return select(
+        *(orders.c[name] for name in _SHARED),
+        _OPEN_STATUS.label("status"),
+        null().cast(DateTime(timezone=True)).label("finished_at"),
+        null().cast(Integer).label("result_code"),
+        null().cast(Text).label("result_message"),
+        null().cast(JSON).label("result_data"),
+    )
+
+
+def _finished() -> Select[Any]:
+    return select(*(finished_orders.c[name] for name in _FINISHED))
+
+
+def _conditions(table: FromClause, wanted: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+    pairs: list[tuple[ColumnElement[Any], object]] = [
+        (table.c.request_id, wanted.request_id),
+        (table.c.agent_id, wanted.agent_id),
+        (_OPEN_STATUS if table is orders else finished_orders.c.status, wanted.status),
+        (commands.c.source, wanted.source and kept_source(wanted.source)),
+        (commands.c.user_name, wanted.user),
+        (commands.c.action_name, wanted.action),
+    ]
+    yield from (column == value for column, value in pairs if value is not None)
+    if wanted.targets:
+        yield has_target(wanted.targets)
+    if after is not None:
+        yield table.c.order_id > after
+    if wanted.since is not None:
+        yield table.c.order_id >= uuid7_floor(wanted.since)
+    if wanted.until is not None:
+        yield table.c.order_id < uuid7_floor(wanted.until)
+
+
+def has_target(names: Sequence[str]) -> ColumnElement[bool]:
+    """Return whether the target of a command has one of these names."""
+    return or_(*(commands.c.target_ids.any_() == name for name in names))
+
+
+_COMMAND = (
+    commands.c.source,
+    commands.c.user_name,
+    commands.c.target_type,
+    commands.c.target_ids,
+    commands.c.target_filter,
+    commands.c.action_name,
+    commands.c.action_version,
+    commands.c.action_args,
+    commands.c.timeout_seconds,
+    commands.c.priority,
+)
+
+
+async def list_orders(
+    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
+) -> tuple[list[StoredOrder], bool]:
+    """Return a page of open and finished orders by id, starting after `after`, and whether more follow.
+
+    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
+    """
+    halves = [
+        statement.add_columns(*_COMMAND)
+        .join(commands, commands.c.request_id == table.c.request_id)
+        .where(*_conditions(table, wanted, after))
+        .order_by(table.c.order_id)
+        .limit(limit + 1)
+        .subquery()
+        for statement, table in ((_open(), orders), (_finished(), finished_orders))
+    ]
+    both = union_all(*(select(half) for half in halves)).subquery()
+    statement = select(both).order_by(both.c.order_id)
+    return await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
+
+
+async def find_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
+    """Return one order, or None."""
+    open_ = _open().where(orders.c.order_id == order_id)
+    finished = _finished().where(finished_orders.c.order_id == order_id)
+    both = union_all(open_, finished).subquery()
+    statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
+    if row := (await connection.execute(statement)).first():
+        return stored_order(row, row)
+    archived = await find_archived(connection, order_id, unpack_aside)
+    command = await find_command_columns(connection, archived.request_id) if archived else None
+    return stored_order(archived, command) if archived and command else None
+
+
+async def find_command_columns(connection: AsyncConnection, request_id: UUID) -> Any:
+    """Return what an order shows of its command, a row; None when that was forgotten by age."""
+    return (await connection.execute(select(*_COMMAND).where(commands.c.request_id == request_id))).first()
+
+
+_COUNT = text("""
+    SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
+        ended.failure + archived.failure AS failure,
+        ended.cancelled + archived.cancelled AS cancelled
+    FROM (
+        SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) FILTER (WHERE attempt > 0) AS sent,
+            count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held
+        FROM orders WHERE request_id = :id
+    ) AS open, (
+        SELECT count(*) FILTER (WHERE status = 'success') AS success,
+            count(*) FILTER (WHERE status = 'failure') AS failure,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+        FROM finished_orders WHERE request_id = :id
+    ) AS ended, (
+        SELECT coalesce(sum(success), 0) AS success, coalesce(sum(failure), 0) AS failure,
+            coalesce(sum(cancelled), 0) AS cancelled
+        FROM archived_orders WHERE request_id = :id
+    ) AS archived""")
+
+
+async def count_orders(connection: AsyncConnection, request_id: UUID) -> Counts:
+    """Return how many orders of a command are in each status; one statement, so that none is counted on its move."""
+    row = (await connection.execute(_COUNT, {"id": request_id})).one()
+    total = row.pending + row.sent + row.success + row.failure + row.cancelled
+    return Counts(total, **row._mapping)  # noqa: SLF001 - its public name
+
+
+async def list_failures(connection: AsyncConnection, request_id: UUID, limit: int) -> list[Failure]:
+    """Return the latest failures of a command that are not archived, the last one first."""
+    table = finished_orders.c
+    statement = (
+        select(table.order_id, table.agent_id, table.result_code, table.result_message, table.finished_at)
+        .where(table.request_id == request_id, table.status == "failure")
+        .order_by(table.finished_at.desc())
+        .limit(limit)
+    )
+    return [Failure(*row) for row in await connection.execute(statement)]
+
+
+async def list_order_ids(connection: AsyncConnection, request_ids: Sequence[UUID]) -> list[UUID]:
+    """Return the ids of every order of these commands, in order."""
+    both = union_all(
+        *(select(table.c.order_id).where(table.c.request_id.in_(request_ids)) for table in (orders, finished_orders))
+    ).subquery()
+    return list(await connection.scalars(select(both.c.order_id).order_by(both.c.order_id)))
+
+
+def decode(value: msgspec.Raw | None, form: Any) -> Any:
+    """Return what a column of JSON says, in a form; None for NULL."""
+    return None if value is None else msgspec.json.decode(value, type=form)
+
+
+def stored_order(of: Any, command: Any) -> StoredOrder:
+    """Return an order, a row or one from the archive, with what its command says."""
+    return StoredOrder(
+        order_id=of.order_id,
+        request_id=of.request_id,
+        agent_id=None if is_service(of.agent_id) else of.agent_id,
+        agent_groups=of.agent_groups,
+        source=command.source,
+        user=command.user_name,
+        target=shown_target(command.target_type, command.target_ids, decode(command.target_filter, AgentFilter)),
+        action=Action(command.action_name, command.action_args, command.action_version),
+        timeout=command.timeout_seconds,
+        priority=command.priority,
+        status=of.status,
+        attempt=of.attempt,
+        result=StoredResult(of.result_code, of.result_message, of.result_data),
+        created_at=of.created_at,
+        expires_at=of.expires_at,
+        delivery_timestamp=of.expires_at,
+        sent_at=of.sent_at,
+        finished_at=of.finished_at,
+    )
+
+
+async def get_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder:
+    """Return an order, which may be archived; raises `NotFound`."""
+    order = await find_order(connection, order_id, unpack_aside)
+    if order is None:
+        raise NotFound(f"There is no order {order_id}.")
+    return order
