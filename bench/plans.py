@@ -27,11 +27,11 @@ from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
 from comms_api.database.schema import orders
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.events.store import find_states, insert_states, update_states
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Ending
 from comms_api.orders.transitions import expire_orders, find_statuses, finish_orders
 from comms_api.settings import Settings
+from comms_api.states.store import find_states, insert_states, update_states
 
 FOLDER = Path("docs/performance/plans")
 FINISHED = 1_000_000

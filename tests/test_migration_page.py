@@ -7,14 +7,15 @@ import pytest
 
 from comms_api.agents.routes import AGENT_ROUTES as ENROLLING
 from comms_api.app.apis import MANAGEMENT_HANDLERS
-from comms_api.events.routes import AGENT_ROUTES as SENDING
+from comms_api.events.routes import AGENT_ROUTES as SENDING_EVENTS
 from comms_api.files.routes import AGENT_ROUTES as FETCHING
 from comms_api.login.routes import ROUTES as LOGGING_IN
 from comms_api.orders.routes import AGENT_ROUTES as POLLING
 from comms_api.settings import Settings
+from comms_api.states.routes import AGENT_ROUTES as SENDING_STATES
 
 PAGE = Path("docs/migration.md").read_text()
-HANDLERS = [*MANAGEMENT_HANDLERS, *ENROLLING, *POLLING, *SENDING, *FETCHING, *LOGGING_IN]
+HANDLERS = [*MANAGEMENT_HANDLERS, *ENROLLING, *POLLING, *SENDING_EVENTS, *SENDING_STATES, *FETCHING, *LOGGING_IN]
 CALLS = {
     (method, re.sub(r"\{[^}]*\}", "{}", path))
     for handler in HANDLERS

@@ -16,6 +16,7 @@ from comms_api.agents import routes as agents
 from comms_api.agents.dependencies import NAMED_AGENTS
 from comms_api.app.node import Node
 from comms_api.audit import routes as audit
+from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
@@ -32,6 +33,7 @@ from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.login import routes as login
 from comms_api.orders import routes as orders
+from comms_api.states import routes as states
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
 
@@ -74,6 +76,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *commands.MANAGEMENT_ROUTES,
     *orders.MANAGEMENT_ROUTES,
     *events.MANAGEMENT_ROUTES,
+    *states.MANAGEMENT_ROUTES,
     *files.MANAGEMENT_ROUTES,
 )
 
@@ -97,8 +100,10 @@ def agent_api(node: Node) -> AsgiApp:
         *agents.AGENT_ROUTES,
         *files.AGENT_ROUTES,
         *events.AGENT_ROUTES,
+        *states.AGENT_ROUTES,
         *orders.AGENT_ROUTES,
     ]
+    batches = BatchReader(node.bodies, node.cpu, node.slices, node.settings.batch_items_maximum)
     services = {
         "bodies": node.bodies,
         "membership": node.membership,
@@ -107,20 +112,13 @@ def agent_api(node: Node) -> AsgiApp:
         "agents": node.agents,
         "files": node.files,
         "file_desk": files.FileDesk(node.files, node.agent_answers),
-        "ingest": events.Ingest(
-            node.bodies,
-            node.agent_answers,
-            node.cpu,
-            node.slices,
-            node.events,
-            node.states,
-            node.settings.batch_items_maximum,
-        ),
+        "event_services": events.EventServices(batches, node.events),
+        "state_services": states.StateServices(batches, node.agent_answers, node.states),
         "desk": _order_desk(node),
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
-    hot = [*events.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
+    hot = [*events.AGENT_ROUTES, *states.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
     return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
 

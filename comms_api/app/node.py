@@ -28,7 +28,7 @@ from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events.quarantine import Quarantine
-from comms_api.events.service import Events, States
+from comms_api.events.service import Events
 from comms_api.events.sinks import open_sink
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
@@ -47,6 +47,7 @@ from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.reports import Reports
 from comms_api.settings import Settings
 from comms_api.slices import Slices
+from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
 from comms_api.users.devices import forget_devices

@@ -1,1 +1,1 @@
-"""What agents tell: stateless events, appended, and states, kept up to date by stateful batches."""
+"""Stateless events of agents, appended to a table or a stream."""

@@ -1,52 +1,15 @@
-"""Store batches, each answered after its commit, and read what was stored."""
+"""Store stateless batches, each answered when it is durable, and read the events."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
-from enum import Enum
-from itertools import groupby
-from typing import Any, TypeAlias
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.database.coalescing import Coalescer, store_or_halve
-from comms_api.database.direct import direct
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.errors import Outdated, Unavailable
 from comms_api.events import store
-from comms_api.events.cursors import encode_cursor
-from comms_api.events.model import Event, State, StateChange, StatefulBatch, StatelessBatch, StatePlace
+from comms_api.events.model import Event, StatelessBatch
 from comms_api.events.quarantine import Quarantine
-from comms_api.events.results import read_result
 from comms_api.events.sinks import Sink
-from comms_api.events.states import PartLimits, find_outdated, fold, newest_sequences, parts_of
 from comms_api.http.pages import Page, make_page
-from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
-from comms_api.slices import Slices, Steps
-
-ATTEMPTS = 5
-STATE_WRITERS = 3
-"""While one merges and another waits for its commit, a third has PostgreSQL at work."""
-
-LIMITS = PartLimits(changes=10_000, changed_bytes=8 * 2**20, read_bytes=4 * 2**20)
-"""The limits of one transaction; a batch that needs more is applied in several."""
-
-REPORTS_AT_ONCE = 1_000
-STEP_RESULTS = 4_000
-
-
-class _IsLarge(Enum):
-    YES = "large"
-
-
-IS_LARGE = _IsLarge.YES
-"""The outcome of each change of a batch that needs several transactions; nothing of it has been applied."""
-
-StateOutcome: TypeAlias = ItemResult | Outdated | _IsLarge
-
-ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
-"""What takes the results that arrive as states of the module `command`."""
 
 
 class Events:
@@ -71,142 +34,3 @@ class Events:
         async with self._engine.connect() as connection:
             found, has_more = await store.list_events(connection, agent_id, module, after, limit)
         return make_page(found, lambda event: str(event.id), has_more=has_more)
-
-
-class States:
-    """The states of the fleet."""
-
-    def __init__(self, engine: AsyncEngine, report_results: ReportResults, slices: Slices) -> None:
-        """Start with nothing to write; `report_results` receives results that arrive as states."""
-        self._engine = engine
-        self._report_results = report_results
-        self._slices = slices
-        self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, LIMITS.changes // 2)
-        self._large_writer = Coalescer[StateChange, StateOutcome](self._apply_in_parts, self._refuse, 1)
-        """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
-
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return the writers."""
-        writers = {f"states writer {number}": self._writer.run() for number in range(STATE_WRITERS)}
-        return writers | {"large states writer": self._large_writer.run()}
-
-    async def change(self, agent_id: UUID, batch: StatefulBatch) -> list[ItemResult]:
-        """Apply a batch and return one result per item, in order, after the commit.
-
-        Raises `Outdated`, and changes nothing, when a batch of the agent with a higher number has been applied.
-        """
-        outcomes: list[StateOutcome] = []
-        if changes := [change for change in batch.changes if change.key[1] != COMMAND_MODULE]:
-            outcomes += await self._change(agent_id, changes)
-        if len(changes) < len(batch.changes):
-            reports = [change for change in batch.changes if change.key[1] == COMMAND_MODULE]
-            for start in range(0, len(reports), REPORTS_AT_ONCE):
-                outcomes += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])
-        return await self._slices.run_metered(_sort([*batch.refused, *outcomes]))
-
-    async def _change(self, agent_id: UUID, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        outcomes = await self._writer.submit(agent_id, changes)
-        if outcomes[0] is IS_LARGE:
-            outcomes = await self._large_writer.submit(agent_id, changes)
-        return outcomes
-
-    async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply the changes in one transaction or, if they are too many, those of each agent separately."""
-        is_small = len(changes) <= LIMITS.changes and _bytes_of(changes) <= LIMITS.changed_bytes
-        if is_small and (outcomes := await self._apply_at_once(changes)) is not None:
-            return outcomes
-        runs = [list(run) for _, run in groupby(changes, key=lambda change: change.key[0])]
-        if len(runs) == 1:
-            return [IS_LARGE] * len(changes)
-        return [outcome for run in runs for outcome in await store_or_halve(run, self._apply, self._refuse)]
-
-    async def _apply_in_parts(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply the changes of one agent in as many transactions as needed."""
-        outcomes: list[StateOutcome] = []
-        for start in range(0, len(changes), LIMITS.changes):
-            some = changes[start : start + LIMITS.changes]
-            async with direct(self._engine) as connection:
-                sizes = await store.find_sizes(connection, list({change.key: None for change in some}))
-            for part in parts_of(some, sizes, LIMITS):
-                outcomes += await store_or_halve(part, self._apply_part, self._refuse)
-        return outcomes
-
-    async def _apply_part(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply a part, in two halves if its states have grown since they were measured."""
-        outcomes = await self._apply_at_once(changes)
-        if outcomes is not None:
-            return outcomes
-        middle = len(changes) // 2
-        first = await store_or_halve(changes[:middle], self._apply_part, self._refuse)
-        return [*first, *await store_or_halve(changes[middle:], self._apply_part, self._refuse)]
-
-    async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
-        """Apply the changes in one transaction; if it would read too much, change nothing and return None."""
-        for _ in range(ATTEMPTS):
-            with suppress(UniqueViolationError):  # somebody who takes no lock wrote one of them meanwhile
-                return await self._try_to_apply(changes)
-        raise Unavailable("Others write the same states; come back later.")
-
-    async def _try_to_apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
-        keys = {change.key: None for change in changes}
-        outdated: dict[int, Outdated] = {}
-        async with direct(self._engine) as connection, connection.transaction():
-            await store.lock_agents(connection, {key[0] for key in keys})
-            existing = await store.find_states(connection, list(keys), LIMITS.read_bytes)
-            if existing is None:
-                return None
-            if sequences := newest_sequences(changes):
-                outdated = find_outdated(changes, await store.advance_sequences(connection, sequences))
-            current = [change for place, change in enumerate(changes) if place not in outdated] if outdated else changes
-            folded = await self._slices.run(fold(current, existing))
-            if folded.inserted:
-                await store.insert_states(connection, folded.inserted)
-            if folded.updated:
-                await store.update_states(connection, folded.updated)
-            if folded.deleted:
-                await store.delete_states(connection, folded.deleted)
-        if not outdated:
-            return folded.results
-        results = iter(folded.results)
-        return [outdated.get(place) or next(results) for place in range(len(changes))]
-
-    async def _refuse(self, change: StateChange, reason: str) -> StateOutcome:
-        return change.outcome(reason, 400)
-
-    async def _report(self, agent_id: UUID, changes: Sequence[StateChange]) -> list[ItemResult]:
-        read = [(change, read_result(change)) for change in changes]
-        refused = [change.outcome(report, 400) for change, report in read if isinstance(report, str)]
-        reports = [(change, report) for change, report in read if isinstance(report, OrderResult)]
-        outcomes = await self._report_results(agent_id, [report for _, report in reports])
-        told = [
-            change.outcome(outcome.result, outcome.status)
-            for (change, _), outcome in zip(reports, outcomes, strict=True)
-        ]
-        return refused + told
-
-    async def list(
-        self, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
-    ) -> Page[State]:
-        """Return one page of states, by key."""
-        async with self._engine.connect() as connection:
-            found, has_more = await store.list_states(connection, agent_id, module, after, limit)
-        return make_page(found, encode_cursor, has_more=has_more)
-
-
-def _bytes_of(changes: Iterable[StateChange]) -> int:
-    return sum(len(change.data or b"") for change in changes)
-
-
-def _sort(outcomes: Sequence[StateOutcome]) -> Steps[list[ItemResult]]:
-    """Return the results of a batch in the order of its items; raises `Outdated` if that is an outcome."""
-    results: list[ItemResult] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Outdated):
-            raise outcome
-        if isinstance(outcome, ItemResult):
-            results.append(outcome)
-        if len(results) % STEP_RESULTS == 0:
-            yield None
-    results.sort(key=lambda result: result.index)
-    yield None
-    return results

@@ -4,15 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from comms_api.events.framing import (
-    HEADER_BYTES_MAXIMUM,
-    Window,
-    as_utf8,
-    may_have,
-    name_fault,
-    object_fault,
-    windows,
-)
+from comms_api.batches.framing import HEADER_BYTES_MAXIMUM, Window, as_utf8, may_have, name_fault, object_fault, windows
 from comms_api.events.model import (
     EVENT_BYTES_MAXIMUM,
     QUARANTINED_LINES_MAXIMUM,

@@ -25,8 +25,8 @@ from comms_api.database.connect import open_engine
 from comms_api.database.schema import metadata
 from comms_api.database.uuid7 import uuid7_at, uuid7_time
 from comms_api.events.copy_format import COLUMNS
-from comms_api.events.model import EventRun, StateChange, StatefulBatch, StatelessBatch
-from comms_api.events.store import advance_sequences, delete_states, find_sizes, find_states, insert_quarantined
+from comms_api.events.model import EventRun, StatelessBatch
+from comms_api.events.store import insert_quarantined
 from comms_api.files.announcements import check_announcements, take_changes, track_orders, without_pending_fetch
 from comms_api.files.announcer import ANNOUNCER
 from comms_api.files.store import find_hashes, find_own_version, list_own_hashes, list_own_yaml
@@ -36,6 +36,8 @@ from comms_api.orders.model import Claimed, CommandTarget
 from comms_api.orders.transitions import expire_early
 from comms_api.protocol import Action, Credentials, OrderResult, Result
 from comms_api.settings import Settings
+from comms_api.states.model import StateChange, StatefulBatch
+from comms_api.states.store import advance_sequences, delete_states, find_sizes, find_states
 from comms_api.tokens.issuer import AGENTS
 from comms_api.tokens.secret import Secret
 

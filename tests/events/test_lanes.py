@@ -6,10 +6,10 @@ from uuid import UUID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from comms_api.events import framing
-from comms_api.events.stateful import StatefulReader, read_stateful
+from comms_api.batches import framing
 from comms_api.events.stateless import StatelessReader, read_stateless
 from comms_api.slices import exhaust
+from comms_api.states.stateful import StatefulReader, read_stateful
 
 OWNER = str(UUID(int=1))
 STATELESS = [

@@ -23,6 +23,7 @@ from comms_api.database.uuid7 import uuid7_at
 from comms_api.events import store
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.queries import list_orders
+from comms_api.states.store import list_states
 
 MIB = 2**20
 STATE_BYTES = MIB - 1_000
@@ -127,7 +128,7 @@ def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
 
 Run = Callable[[Any], Any]
 LISTS: dict[str, Run] = {
-    "states": lambda connection: store.list_states(connection, None, None, None, 1_000),
+    "states": lambda connection: list_states(connection, None, None, None, 1_000),
     "events": lambda connection: store.list_events(connection, None, None, None, 1_000),
     "quarantine": lambda connection: store.list_quarantined(connection, None, None, 1_000),
     "orders": lambda connection: list_orders(connection, OrderFilter(), None, 200),

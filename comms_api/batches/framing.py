@@ -2,7 +2,7 @@
 
 A batch is lines of JSON. A body without a readable metadata line is `Malformed`. A fault of one item never fails the
 others, since a real agent would resend the same batch forever; a byte that is not UTF-8 is a fault of its line
-alone. No step of reading a batch takes more than a window: `events/stateless` and `events/stateful` read one at a time.
+alone. No step of reading a batch takes more than a window: `events/stateless` and `states/stateful` read one at a time.
 """
 
 import re
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 from comms_api.errors import Malformed, TooLarge
-from comms_api.events.model import NAME_BYTES_MAXIMUM
 
+NAME_BYTES_MAXIMUM = 128
 HEADER_BYTES_MAXIMUM = 4 * 1024
 METADATA_BYTES_MAXIMUM = 2**20
 

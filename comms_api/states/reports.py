@@ -2,8 +2,8 @@
 
 import msgspec
 
-from comms_api.events.model import StateChange
 from comms_api.protocol import OrderResult, Result
+from comms_api.states.model import StateChange
 
 
 class _Command(msgspec.Struct, frozen=True):

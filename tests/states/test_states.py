@@ -8,10 +8,10 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_api.events.documents import MERGE_DEPTH_MAXIMUM, Document
-from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
-from comms_api.events.states import PartLimits, fold, parts_of
 from comms_api.slices import exhaust
+from comms_api.states.documents import MERGE_DEPTH_MAXIMUM, Document
+from comms_api.states.folding import PartLimits, fold, parts_of
+from comms_api.states.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 
 AGENTS = [str(UUID(int=number)) for number in (1, 2)]
 values = st.recursive(st.integers(0, 2) | st.none(), lambda inner: st.dictionaries(st.sampled_from("xyz"), inner))

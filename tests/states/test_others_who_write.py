@@ -11,10 +11,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.waiting import PATIENCE
 
-from comms_api.events.model import StateChange, StatefulBatch
-from comms_api.events.service import States
 from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
 from comms_api.slices import Slices
+from comms_api.states.model import StateChange, StatefulBatch
+from comms_api.states.service import States
 
 pytestmark = pytest.mark.anyio
 BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%states%'")

@@ -6,10 +6,10 @@ from typing import TypeAlias
 import msgspec
 
 from comms_api.errors import Outdated
-from comms_api.events.documents import STEP_BYTES, Document
-from comms_api.events.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 from comms_api.protocol import ItemResult
 from comms_api.slices import Steps
+from comms_api.states.documents import STEP_BYTES, Document
+from comms_api.states.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 
 STEP_CHANGES = 64
 

@@ -6,7 +6,7 @@ import binascii
 import msgspec
 
 from comms_api.errors import Malformed
-from comms_api.events.model import State, StatePlace
+from comms_api.states.model import State, StatePlace
 
 _PLACE = msgspec.json.Decoder(StatePlace)
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
-from comms_api.events.framing import (
+from comms_api.batches.framing import (
     HEADER_BYTES_MAXIMUM,
     Window,
     as_utf8,
@@ -18,7 +18,9 @@ from comms_api.events.framing import (
     utf8_fault,
     windows,
 )
-from comms_api.events.model import (
+from comms_api.protocol import ItemResult, StatefulHeader
+from comms_api.slices import Steps
+from comms_api.states.model import (
     STATE_BYTES_MAXIMUM,
     STATE_ID_BYTES_MAXIMUM,
     STATEFUL_COLLECTORS,
@@ -26,8 +28,6 @@ from comms_api.events.model import (
     StatefulBatch,
     Texts,
 )
-from comms_api.protocol import ItemResult, StatefulHeader
-from comms_api.slices import Steps
 
 _ABSENT = msgspec.Raw(b"")
 

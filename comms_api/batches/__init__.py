@@ -1,0 +1,1 @@
+"""The batches of lines that agents send, whatever is in them."""

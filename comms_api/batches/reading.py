@@ -1,0 +1,33 @@
+"""Read the batches of agents, within each agent's share of CPU time."""
+
+from typing import TypeVar
+
+import msgspec
+
+from comms_api.batches.framing import read_owner
+from comms_api.errors import Forbidden
+from comms_api.http.authentication import agent_of
+from comms_api.http.bodies import Bodies
+from comms_api.http.budgets import CpuBudget
+from comms_api.http.request import AnyRequest, meter_of
+from comms_api.slices import Slices, Steps
+
+Batch = TypeVar("Batch")
+
+
+class BatchReader(msgspec.Struct, frozen=True):
+    """What routes need to read a batch."""
+
+    bodies: Bodies
+    cpu: CpuBudget
+    slices: Slices
+    items_maximum: int
+
+    async def read(self, request: AnyRequest, body: bytes, steps: Steps[Batch]) -> Batch:
+        """Run the steps that read a received body; raises `Forbidden` for a batch of another agent."""
+        agent_id = str(agent_of(request))
+        async with self.cpu.turn(agent_id, meter_of(request.scope).take_seconds):
+            if read_owner(body).lower() != agent_id:
+                raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
+            await self.bodies.hold_lines(request, body)
+            return await self.slices.run_metered(steps)

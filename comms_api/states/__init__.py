@@ -1,0 +1,1 @@
+"""States: what agents report of themselves, kept up to date by stateful batches."""

@@ -1,0 +1,87 @@
+"""States, on their way in and as operators see them."""
+
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from comms_api.protocol import ItemResult, Operation
+
+StateKey: TypeAlias = tuple[str, str, str, str]
+"""Agent, module, collector, id: an agent can never touch another's state. A text's hash is kept, a UUID's is not."""
+
+
+StatePlace: TypeAlias = tuple[UUID, str, str, str]
+"""The same as the table has it: where a page of states ends."""
+
+
+STATE_ID_BYTES_MAXIMUM = 512
+
+
+STATE_BYTES_MAXIMUM = 2**20
+
+
+FAULT_CHARACTERS_MAXIMUM = 200
+
+
+FAULTS_CHARACTERS_MAXIMUM = 2**20
+"""The longest reason, and the limit for all reasons of a batch together."""
+
+
+STATEFUL_COLLECTORS = {
+    "fim": None,
+    "inventory": {"hardware", "hotfixes", "packages", "networks", "system", "ports", "processes"},
+    "sca": None,
+    "vulnerability": None,
+    "command": None,
+}
+"""The stateful modules and, where they are fixed, their collectors."""
+
+
+class StateChange(msgspec.Struct, frozen=True, gc=False):
+    """One item of a stateful batch; `data` is the JSON object to create or merge, None for a delete."""
+
+    index: int
+    key: StateKey
+    operation: Operation
+    data: bytes | None = None
+    sequence: int | None = None
+    """The number of its batch, if its agent numbers batches."""
+
+    def outcome(self, result: str, status: int) -> ItemResult:
+        """Return what the agent is told about this item."""
+        return ItemResult(self.index, self.key[3], result[:FAULT_CHARACTERS_MAXIMUM], status)
+
+
+class Texts:
+    """Cuts the reasons of one batch, so that the answer stays small for any number of faults."""
+
+    def __init__(self) -> None:
+        """Start with the limit that all reasons of a batch share."""
+        self._left = FAULTS_CHARACTERS_MAXIMUM
+
+    def cut(self, text: str) -> str:
+        """Return the reason for the agent."""
+        shown = text[:FAULT_CHARACTERS_MAXIMUM]
+        self._left -= len(shown)
+        return shown if self._left >= 0 else "faulty"
+
+
+class StatefulBatch(msgspec.Struct, frozen=True):
+    """A stateful body, read: the items that can be applied and the answers of those that cannot."""
+
+    changes: list[StateChange]
+    refused: list[ItemResult]
+
+
+class State(msgspec.Struct, frozen=True):
+    """A stored state."""
+
+    agent_id: UUID
+    module: str
+    collector: str
+    id: str
+    data: msgspec.Raw
+    created_at: datetime
+    updated_at: datetime

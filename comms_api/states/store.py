@@ -1,0 +1,176 @@
+"""The statements of states."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.arrays import array_literal
+from comms_api.database.direct import Connection
+from comms_api.database.pages import fetch_page
+from comms_api.database.schema import states
+from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateKey, StatePlace
+
+# Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
+# to encode an element as PostgreSQL to store it.
+_ARRAYS = ", ".join(
+    f"CAST(CAST(:{name} AS text) AS {kind}[])"
+    for name, kind in {"agents": "uuid", "modules": "text", "collectors": "text", "ids": "text"}.items()
+)
+
+
+_KEYS = f"unnest({_ARRAYS})"
+
+
+_SEPARATOR = b"\x1f"
+
+
+_LOCK_AGENTS = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended(CAST(id AS text), 0))
+    FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted""")
+
+
+async def lock_agents(connection: Connection, ids: Iterable[str]) -> None:
+    """Let one transaction at a time change the states of each agent; sorted, so that no two wait for each other."""
+    await connection.execute(_LOCK_AGENTS, {"ids": list(ids)})
+
+
+_ADVANCE_SEQUENCES = text("""
+    WITH advanced AS (
+        INSERT INTO state_sequences (agent_id, number)
+        SELECT * FROM unnest(CAST(:agents AS uuid[]), CAST(:numbers AS bigint[]))
+        ON CONFLICT (agent_id) DO UPDATE SET number = EXCLUDED.number
+        WHERE state_sequences.number < EXCLUDED.number)
+    SELECT CAST(agent_id AS text), number FROM state_sequences WHERE agent_id = ANY(CAST(:agents AS uuid[]))""")
+
+
+async def advance_sequences(connection: Connection, numbers: Mapping[str, int]) -> dict[str, int]:
+    """Raise the newest number of each agent, which never decreases, and return the old ones. Agents must be locked."""
+    parameters = {"agents": list(numbers), "numbers": list(numbers.values())}
+    return {agent_id: number for agent_id, number in await connection.execute(_ADVANCE_SEQUENCES, parameters)}  # noqa: C416 - rows of either kind
+
+
+_FIND_STATES = text(f"""
+    SELECT ordinality, convert_to(CAST(data AS text), 'UTF8') FROM states
+    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
+
+
+_FIND_FEW_BYTES = text(f"""
+    SELECT place, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
+        SELECT ordinality AS place, CAST(data AS text) AS document,
+            sum(octet_length(CAST(data AS text))) OVER () AS total
+        FROM states JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id)
+            USING (agent_id, module, collector, id)) AS found""")
+
+
+_FIND_SIZES = text(f"""
+    SELECT ordinality, octet_length(CAST(data AS text)) FROM states
+    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
+
+
+STATES_MEASURED = 1_000
+"""How many states one statement measures: PostgreSQL decompresses each, and the statement must end in time."""
+
+
+async def find_states(
+    connection: Connection, keys: Sequence[StateKey], bytes_maximum: int
+) -> dict[StateKey, bytes] | None:
+    """Return the existing documents among `keys`, or None if they have more bytes in total."""
+    if len(keys) * STATE_BYTES_MAXIMUM <= bytes_maximum:
+        return {keys[place - 1]: data for place, data in await connection.execute(_FIND_STATES, _columns(keys))}
+    found: dict[StateKey, bytes] = {}
+    for part in _parts(keys):
+        parameters = _columns(part) | {"bytes": bytes_maximum}
+        for place, data in await connection.execute(_FIND_FEW_BYTES, parameters):
+            if data is None:
+                return None
+            found[part[place - 1]] = data
+            bytes_maximum -= len(data)
+    return found
+
+
+async def find_sizes(connection: Connection, keys: Sequence[StateKey]) -> dict[StateKey, int]:
+    """Return the sizes in bytes of the existing documents among `keys`."""
+    sizes: dict[StateKey, int] = {}
+    for part in _parts(keys):
+        rows = await connection.execute(_FIND_SIZES, _columns(part))
+        sizes |= {part[place - 1]: size for place, size in rows}
+    return sizes
+
+
+def _parts(keys: Sequence[StateKey]) -> Iterator[Sequence[StateKey]]:
+    for start in range(0, len(keys), STATES_MEASURED):
+        yield keys[start : start + STATES_MEASURED]
+
+
+_NEW_STATES = f"""
+    unnest({_ARRAYS}, string_to_array(:documents, chr({_SEPARATOR[0]})))
+    AS new (agent_id, module, collector, id, data)"""
+
+
+_INSERT_STATES = text(f"""
+    INSERT INTO states (agent_id, module, collector, id, data)
+    SELECT agent_id, module, collector, id, CAST(data AS json) FROM {_NEW_STATES}""")
+
+
+_UPDATE_STATES = text(f"""
+    UPDATE states SET data = CAST(new.data AS json), updated_at = now() FROM {_NEW_STATES}
+    WHERE states.agent_id = new.agent_id AND states.module = new.module
+        AND states.collector = new.collector AND states.id = new.id""")
+
+
+async def insert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
+    """Write the documents of states that are not there; raises the driver's `UniqueViolationError` if one is."""
+    await connection.execute(_INSERT_STATES, _rows(documents))
+
+
+async def update_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
+    """Write the documents of states that are there, whole. Two statements cost less than one upsert."""
+    await connection.execute(_UPDATE_STATES, _rows(documents))
+
+
+_DELETE_STATES = text(f"DELETE FROM states WHERE (agent_id, module, collector, id) IN (SELECT * FROM {_KEYS})")
+
+
+async def delete_states(connection: Connection, keys: Iterable[StateKey]) -> None:
+    """Delete states."""
+    await connection.execute(_DELETE_STATES, _columns(keys))
+
+
+def _columns(keys: Iterable[StateKey]) -> dict[str, object]:
+    agents, modules, collectors, ids = zip(*keys, strict=True)
+    return {
+        "agents": array_literal(agents),
+        "modules": array_literal(modules),
+        "collectors": array_literal(collectors),
+        "ids": array_literal(ids),
+    }
+
+
+def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
+    return _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
+
+
+async def list_states(
+    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
+) -> tuple[list[State], bool]:
+    """Return a page of states in order of their keys, starting after `after`, and whether more follow."""
+    names = ["agent_id", "module", "collector", "id"]
+    key = [states.c[name] for name in names]
+    statement = select(
+        states.c.agent_id,
+        states.c.module,
+        states.c.collector,
+        states.c.id,
+        states.c.data,
+        states.c.created_at,
+        states.c.updated_at,
+    )
+    if agent_id is not None:
+        statement = statement.where(states.c.agent_id == agent_id)
+    if module is not None:
+        statement = statement.where(states.c.module == module)
+    if after is not None:
+        statement = statement.where(tuple_(*key) > after)
+    return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row._asdict()))
