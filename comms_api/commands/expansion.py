@@ -1,6 +1,6 @@
 """The statement that turns a command into orders: one order per recipient, and the command with their number."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import NewCommand, Submitted
-from comms_api.commands.targets import recipients, target_parameters
+from comms_api.commands.targets import CONSTANT_RECIPIENTS, recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.direct import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
@@ -46,8 +46,6 @@ ORDER_BYTES = 2_048
 
 
 _TIMESTAMP = DateTime(timezone=True)
-
-STATEMENTS_CACHED = 64
 
 
 class Expansion(msgspec.Struct, frozen=True):
@@ -175,15 +173,23 @@ def _claimed(expansion: Expansion, order_id: UUID, agent_id: UUID) -> Claimed:
     return Claimed(agent_id, 1, order)
 
 
-@lru_cache(STATEMENTS_CACHED)
 def _expand(chosen: Select[Any], shown: int, *, claims: bool = False) -> Select[Any]:
-    # Kept, since making it takes longer than running it for one recipient.
+    # Building the statement takes longer than running it for one recipient. A statement is hashed by identity, so a
+    # cache would keep each one that is built for a single command, with its parameters.
+    build = _build_once if chosen in CONSTANT_RECIPIENTS else _build
+    return build(chosen, shown, claims=claims)
+
+
+def _build(chosen: Select[Any], shown: int, *, claims: bool) -> Select[Any]:
     added = _add_orders(chosen, claims=claims)
     first = literal_column(f"(array_agg(order_id))[1:{int(shown)}]", ARRAY(Uuid)).label("first")
     taken = [func.array_agg(column).filter(added.c.attempt > 0) for column in (added.c.order_id, added.c.agent_id)]
     columns = [func.count().label("orders"), first, *(taken if claims else ())]
     counted = select(*columns).select_from(added).cte("counted")
     return select(*counted.c, *ACTOR_SETTINGS).add_cte(_add_command(counted))
+
+
+_build_once = cache(_build)
 
 
 def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:

@@ -34,6 +34,8 @@ _RECIPIENTS: Mapping[TargetType, Select[Any]] = {
     ),
     "server": select(_SERVICE.label("agent_id")),
 }
+CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
+"""The statements of recipients that exist once; every other one is built for a single command."""
 
 
 def recipients(target: CommandTarget) -> Select[Any]:

@@ -1,5 +1,6 @@
 """A change of files or groups is announced again, after a pause that doubles, until the agent has taken it over."""
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from conftest import querying
-from sqlalchemy import text
+from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import Server, running_server, start_server
 from support.waiting import wait_until
@@ -249,3 +250,26 @@ async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: AsyncEng
     await execute(idle_engine, "UPDATE configuration_changes SET changed_at = now() - interval '1 min'")
     assert [await announcer.announce() for _ in range(2)] == [1, 0]
     assert await announcer.repeat() == 0
+
+
+@pytest.mark.anyio
+async def test_many_announcements_keep_no_statement_in_memory(idle_engine: AsyncEngine) -> None:
+    announcer = Announcer(idle_engine, DatabaseClock(), Notifier(idle_engine, {}), Settings())
+    await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'moving', '')")
+
+    async def announce() -> None:
+        move = "INSERT INTO configuration_changes SELECT id, true, now() - interval '1 min' FROM agents"
+        await execute(idle_engine, move)
+        assert await announcer.announce() == 1
+
+    await announce()  # makes the statements that are constant
+    kept = count_statements()
+    for _ in range(20):
+        await announce()
+    assert count_statements() == kept
+
+
+def count_statements() -> int:
+    """Return how many statements are in memory; each holds the values that it was built with."""
+    gc.collect()
+    return sum(isinstance(found, Select) for found in gc.get_objects())
