@@ -7,15 +7,13 @@ own unless it is run in `Direct.transaction()`. Rows are asyncpg's: to be unpack
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import msgspec
 from sqlalchemy import ClauseElement, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-STATEMENTS_CACHED = 256
 
 
 class Direct:
@@ -81,11 +79,21 @@ class _Compiled(msgspec.Struct, frozen=True):
     """The parameters that are part of the statement."""
 
 
-@lru_cache(STATEMENTS_CACHED)
+_COMPILED = WeakKeyDictionary[Dialect, WeakKeyDictionary[ClauseElement, _Compiled]]()
+"""What statements were compiled to. It goes with the statement: most are constants, but one that was built for a single
+call may hold thousands of values.
+"""
+
+
 def _compile(statement: ClauseElement, dialect: Dialect) -> _Compiled:
+    """Return a statement as the driver runs it; it is compiled once."""
+    known = _COMPILED.setdefault(dialect, WeakKeyDictionary())
+    if (found := known.get(statement)) is not None:
+        return found
     compiled: Any = statement.compile(dialect=dialect)
     converters = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
     }
     constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-    return _Compiled(str(compiled), [(name, converters[name]) for name in compiled.positiontup], constants)
+    arguments = [(name, converters[name]) for name in compiled.positiontup]
+    return known.setdefault(statement, _Compiled(str(compiled), arguments, constants))

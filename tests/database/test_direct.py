@@ -1,10 +1,12 @@
 """Statements on the driver: what fails or is cancelled in the midst of one leaves no useless connection behind."""
 
 import asyncio
+import gc
+from weakref import ref
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import literal, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.waiting import PATIENCE
 
@@ -70,3 +72,13 @@ async def test_a_connection_that_is_left_in_a_transaction_is_not_used_again(engi
     async with engine.begin() as other:
         assert await other.scalar(ONE) == 1
     await assert_usable(engine)
+
+
+async def test_a_statement_that_is_built_for_one_call_is_not_kept(engine: AsyncEngine) -> None:
+    statement = select(literal(7).label("number"))
+    async with direct(engine) as connection:
+        assert [await connection.execute(statement, {}) for _ in range(2)] == [[(7,)]] * 2
+    kept = ref(statement)
+    del statement
+    gc.collect()
+    assert kept() is None
