@@ -1,8 +1,8 @@
-# Everything works from a fresh checkout: the first target that needs it makes .venv from the locked requirements.
+# Every target works from a fresh clone: the first one that needs .venv creates it from the locked requirements.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-# Tests wait more than they compute, so more of them than cores run at once; those of a file share its server.
+# Tests mostly wait, so more of them than cores run at once. Tests of one file run in one process and share its server.
 TESTS_AT_ONCE ?= 3
 LOAD_AGENTS ?= 100
 LOAD_SECONDS ?= 75
@@ -18,72 +18,72 @@ KEY ?= one_event_rps_per_core
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/installed ## Show the main job: a server, three agents on this host's logs and inventory, one group command
+demo: .venv/installed ## Run a server, three agents on this host's logs and inventory, and commands; then compare with the database
 	$(BIN)/comms-api demo
 
-test: .venv/installed ## Run every test, on real PostgreSQL and real sockets
+test: .venv/installed ## Run every test, on real PostgreSQL, sockets and processes
 	$(PYTEST)
 
-test-patroni: .venv/installed ## Fail over with the real Patroni and etcd: apt-get install patroni etcd-server postgresql
+test-patroni: .venv/installed ## Test failover with real Patroni and etcd; first: apt-get install patroni etcd-server postgresql
 	$(BIN)/python -m pytest -s -m patroni
 
-coverage: .venv/installed ## Run every test and tell which lines they ran, in the servers and agents that they start as well
+coverage: .venv/installed ## Run every test and report line coverage, including the servers and agents that tests start
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
 
-check: .venv/installed ## Lint, format, types, import order of the slices
+check: .venv/installed ## Check lint, formatting, types and import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/installed ## Put the source into shape
+format: .venv/installed ## Fix lint findings and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## Measure; writes build/bench.json
+bench: .venv/installed ## Measure everything; writes build/bench.json
 	$(BIN)/python -m bench
 
-load: .venv/load/installed ## Load a server with LOAD_AGENTS for LOAD_SECONDS in the LOAD_SHAPE steady, storm or soak; writes build/load.html
+load: .venv/load/installed ## Simulate LOAD_AGENTS agents for LOAD_SECONDS (LOAD_SHAPE: steady, storm or soak); writes build/load.html
 	PYTHONPATH=tests $(BIN)/python -m load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
 
-bench-check: .venv/installed ## Measure a few figures shortly; fails if one has fallen by more than 30 %
+bench-check: .venv/installed ## Measure the cost of requests; fails if one is more than 30 % worse than bench/baseline.json
 	$(BIN)/python -m bench --check bench/baseline.json
 
 bench-plots: .venv/installed ## Draw docs/performance/*.svg from the figures in build/
 	$(BIN)/python -m bench.plots
 
-bench-plans: .venv/installed ## Explain the hot statements on large tables, into docs/performance/plans/
+bench-plans: .venv/installed ## Write query plans of the hot statements on large tables to docs/performance/plans/
 	$(BIN)/python -m bench.plans
 
 sizing: .venv/installed ## Compute docs/operations/sizing.md from the figures in build/
 	$(BIN)/python -m bench.sizing
 
-flame: .venv/installed ## Profile the server while KEY is measured; writes build/flame-KEY.svg
+flame: .venv/installed ## Profile the server while measuring KEY; writes build/flame-KEY.svg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flame.txt
 	$(BIN)/python -m bench.flame $(KEY)
 
-lock: .venv/installed ## Pin the newest requirements with their hashes
+lock: .venv/installed ## Pin the newest versions of all requirements, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --all-extras pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group flame -o requirements/flame.txt
 
-clean: ## Remove what was made here, the environment included
+clean: ## Remove everything that these targets created, including .venv
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 .venv/installed: requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'comms-api needs Python 3.11 or newer; name another with PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'comms-api needs Python 3.11 or newer: make PYTHON=/path/to/python …' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qqy python3-venv; } || { echo 'comms-api needs the venv module of Python: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch .venv/installed
 
-# An environment of its own: locust brings a plugin that pytest would load.
+# A separate environment, because locust brings a plugin that pytest would load.
 .venv/load/installed: .venv/installed requirements/load.txt
 	$(BIN)/python -m venv .venv/load
 	.venv/load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/load.txt
