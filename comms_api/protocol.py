@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.printable import NO_DOTS, WITHOUT_NUL
+from comms_api.text.printable import NO_DOTS, WITHOUT_NUL
 
 Operation = Literal["create", "update", "delete"]
 CommandSource = Literal["Users/Services", "Engine", "Content manager", "Content Manager"]

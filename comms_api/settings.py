@@ -9,16 +9,16 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
+from comms_api.addresses import read_network
 from comms_api.errors import ConfigurationError
-from comms_api.faults import locate_fault
-from comms_api.printable import NO_DOTS
+from comms_api.text.faults import locate_fault
+from comms_api.text.printable import NO_DOTS
 
 PREFIX = "COMMS_API_"
 CONFIG_VARIABLE = "COMMS_API_CONFIG"
@@ -108,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("tls_certificate and tls_key must be given together")
         if self.client_certificates != "off" and not (self.client_ca and self.client_ca.is_file()):
             raise ValueError("client_ca: needs a file while client_certificates is not off")
+        _check_networks("trusted_proxies", self.trusted_proxies)
         _check_networks("proxy_protocol_from", self.proxy_protocol_from)
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
@@ -128,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _check_networks(setting: str, networks: Iterable[str]) -> None:
     for network in networks:
         try:
-            ip_network(network, strict=False)
+            read_network(network)
         except ValueError as error:
             raise ValueError(f"{setting}: {error}") from None
 

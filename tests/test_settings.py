@@ -50,6 +50,8 @@ def test_every_command_is_documented() -> None:
         ({"COMMS_API_LEASE_SECONDS": "-1"}, "lease_seconds: "),
         ({"COMMS_API_TLS_KEY": "x.pem"}, "tls_certificate and tls_key"),
         ({"COMMS_API_ORDERS_RETENTION_DAYS": "1"}, "order_timeout_maximum_seconds"),
+        ({"COMMS_API_TRUSTED_PROXIES": "10.0.0.0/8, proxy.example"}, "trusted_proxies: 'proxy.example' "),
+        ({"COMMS_API_PROXY_PROTOCOL_FROM": "10.0.0.0/33"}, "proxy_protocol_from: '10.0.0.0/33' "),
     ],
 )
 def test_a_wrong_setting_is_named(environ: dict[str, str], told: str) -> None:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.printable import WITHOUT_NUL
 from comms_api.protocol import GroupName, Label, Labels, Text
+from comms_api.text.printable import WITHOUT_NUL
 
 AgentStatus = Literal["active", "disconnected", "never_connected"]
 

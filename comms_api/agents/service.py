@@ -1,6 +1,5 @@
 """Enroll, show, change and delete agents."""
 
-import ipaddress
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -9,6 +8,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.addresses import read_network
 from comms_api.agents import enrollment_tokens, store
 from comms_api.agents.changes import note_moved
 from comms_api.agents.keys import KeyRules, made_key, replace_key
@@ -29,12 +29,11 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.failures import clear_everywhere
-from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, make_page, page_of
-from comms_api.http1.addresses import unmap_network
-from comms_api.printable import is_name
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
+from comms_api.text.notices import Notices
+from comms_api.text.printable import is_name
 from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
@@ -263,6 +262,6 @@ def normal_networks(given: Sequence[str]) -> list[str]:
     if [text.lower() for text in given] == ["any"]:
         return []
     try:
-        return [str(unmap_network(ipaddress.ip_network(text, strict=False))) for text in given]
+        return [str(read_network(text)) for text in given]
     except ValueError as error:
         raise Invalid(f"allowed_addresses: {error}") from None

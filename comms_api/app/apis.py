@@ -22,7 +22,6 @@ from comms_api.commands import routes as commands
 from comms_api.events import routes as events
 from comms_api.files import routes as files
 from comms_api.groups import routes as groups
-from comms_api.http.addresses import ForwardedClients
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage
 from comms_api.http.fast_lane import FastLane
@@ -31,6 +30,7 @@ from comms_api.http.problems import answer_problem
 from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
+from comms_api.http1.forwarded import ForwardedClients
 from comms_api.login import routes as login
 from comms_api.orders import routes as orders
 from comms_api.states import routes as states

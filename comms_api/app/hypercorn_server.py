@@ -5,7 +5,6 @@ connections to `comms_api.http1`.
 """
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -78,8 +77,7 @@ async def serve(site: Site, ended: asyncio.Event) -> None:
     descriptor = site.listener.dup().detach()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Loop)  # noqa: S101 - run_worker makes one
-    proxies = [ipaddress.ip_network(text, strict=False) for text in site.settings.proxy_protocol_from]
-    loop.acceptors[descriptor] = partial(Acceptor, endpoint, proxies=proxies)
+    loop.acceptors[descriptor] = partial(Acceptor, endpoint, proxies=site.settings.proxy_protocol_from)
     config = _config(site, descriptor)
     site.renewals.append(config.renew_certificate)
 

@@ -30,23 +30,23 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
 from comms_api.events.sinks import open_sink
+from comms_api.fairness.budgets import CpuBudget
+from comms_api.fairness.metering import Metered
+from comms_api.fairness.slices import Slices
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
-from comms_api.http.budgets import CpuBudget
 from comms_api.http.failures import Allowance, FailureLimit, delete_forgotten
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
-from comms_api.metering import Metered
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.reports import Reports
 from comms_api.settings import Settings
-from comms_api.slices import Slices
 from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from comms_api.app.listeners import Listeners, url_of
 from comms_api.cluster.model import Place
-from comms_api.printable import as_text
 from comms_api.settings import Settings
+from comms_api.text.printable import as_text
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

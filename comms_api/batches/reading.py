@@ -6,11 +6,11 @@ import msgspec
 
 from comms_api.batches.framing import read_owner
 from comms_api.errors import Forbidden
+from comms_api.fairness.budgets import CpuBudget
+from comms_api.fairness.slices import Slices, Steps
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
-from comms_api.http.budgets import CpuBudget
 from comms_api.http.request import AnyRequest, meter_of
-from comms_api.slices import Slices, Steps
 
 Batch = TypeVar("Batch")
 

@@ -14,7 +14,7 @@ import click
 from comms_api.cli.logs import log_to
 from comms_api.client.agent import run_agent
 from comms_api.client.model import Options
-from comms_api.printable import as_text
+from comms_api.text.printable import as_text
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)

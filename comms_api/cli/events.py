@@ -25,8 +25,8 @@ from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
 from comms_api.events.stdout_sink import StdoutSink
+from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings, current_settings
-from comms_api.slices import Slices
 
 logger = logging.getLogger(__name__)
 

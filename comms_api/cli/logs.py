@@ -3,7 +3,7 @@
 import logging
 from typing import TextIO
 
-from comms_api.printable import OneLineFormatter
+from comms_api.text.printable import OneLineFormatter
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

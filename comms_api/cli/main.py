@@ -6,7 +6,7 @@ from importlib import import_module
 import click
 
 from comms_api.errors import CommsError
-from comms_api.printable import escape_controls
+from comms_api.text.printable import escape_controls
 
 COMMANDS = ("serve", "agent", "commands", "cluster", "users", "events", "demo")
 """Each is a module of this package that has a command of its name."""

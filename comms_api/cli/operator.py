@@ -14,7 +14,7 @@ from comms_api.client.endpoint import Endpoint
 from comms_api.client.enroll import read_secret
 from comms_api.client.session import problem_of
 from comms_api.errors import CommsError, ConfigurationError
-from comms_api.printable import is_name
+from comms_api.text.printable import is_name
 
 TIMEOUT_SECONDS = 60.0
 

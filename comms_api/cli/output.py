@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from comms_api.printable import escape_controls, escape_json
+from comms_api.text.printable import escape_controls, escape_json
 
 WIDTH_MAXIMUM = 100_000
 """Wide enough for any row of a table."""

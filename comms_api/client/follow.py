@@ -14,7 +14,7 @@ from comms_api.client.lines import Source, take_lines
 from comms_api.client.model import Place
 from comms_api.client.open_file import OpenFile, has_compressed_name, open_file
 from comms_api.client.spool import Spool
-from comms_api.printable import as_text
+from comms_api.text.printable import as_text
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import platform
 from pathlib import Path
 
-from comms_api.printable import as_text
 from comms_api.protocol import Host, OperatingSystem
+from comms_api.text.printable import as_text
 
 OS_RELEASE = Path("/etc/os-release")
 

@@ -16,7 +16,7 @@ from comms_api.client.host import this_host
 from comms_api.client.model import Change
 from comms_api.client.packages import PackageDatabases
 from comms_api.client.supervise import Background, Health
-from comms_api.printable import as_text
+from comms_api.text.printable import as_text
 
 MODULE = "inventory"
 SCAN_SECONDS = 120.0

@@ -9,7 +9,7 @@ import msgspec
 
 from comms_api.client.lines import SAMPLE_BYTES, Encoding, detect_encoding
 from comms_api.client.model import Place
-from comms_api.printable import as_text
+from comms_api.text.printable import as_text
 
 WINDOW_BYTES = 1024
 _COPY = re.compile(r"(?![^\W_]).*(\d|\b(old|bak|backup|copy|orig|prev|save)\b)", re.IGNORECASE)

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from comms_api.commands.rollout import Rollout
 from comms_api.orders.model import PRIORITY_MAXIMUM, CommandTarget, Counts, Failure
-from comms_api.printable import WITHOUT_NUL
 from comms_api.protocol import Action, CommandSource
+from comms_api.text.printable import WITHOUT_NUL
 
 ARGS_BYTES_MAXIMUM = 64 * 1024
 USER_CHARACTERS_MAXIMUM = 1_024

@@ -21,7 +21,7 @@ import msgspec
 from comms_api.commands import schema_child
 from comms_api.commands.schema_child import VALIDATORS_CACHED, compile_schema
 from comms_api.errors import Invalid, Unavailable
-from comms_api.executors import BoundedExecutor
+from comms_api.fairness.executors import BoundedExecutor
 from comms_api.protocol import contains_nul
 
 logger = logging.getLogger(__name__)

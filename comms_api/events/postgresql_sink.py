@@ -16,7 +16,7 @@ from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
-from comms_api.slices import Slices
+from comms_api.fairness.slices import Slices
 
 
 class PostgresqlSink:

@@ -12,8 +12,8 @@ from comms_api.errors import ConfigurationError
 from comms_api.events.model import EventRun
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
+from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
-from comms_api.slices import Slices
 
 _CREDENTIALS = b"BEGIN NATS USER JWT"
 

@@ -12,8 +12,8 @@ from comms_api.events.model import (
     Quarantined,
     StatelessBatch,
 )
+from comms_api.fairness.slices import Steps
 from comms_api.protocol import StatelessHeader
-from comms_api.slices import Steps
 
 _ABSENT = msgspec.Raw(b"")
 

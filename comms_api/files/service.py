@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
 from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable
-from comms_api.executors import BoundedExecutor
+from comms_api.fairness.budgets import ByteBudget
+from comms_api.fairness.executors import BoundedExecutor
 from comms_api.files import store
 from comms_api.files.configuration import is_yaml, merge_files, read_yaml
 from comms_api.files.model import (
@@ -26,7 +27,6 @@ from comms_api.files.model import (
 )
 from comms_api.files.sharing import SharedContents, Source
 from comms_api.groups.store import lock_group
-from comms_api.http.budgets import ByteBudget
 
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32

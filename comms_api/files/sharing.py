@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from comms_api.fairness.budgets import ByteBudget
 from comms_api.files.model import Content
-from comms_api.http.budgets import ByteBudget
 
 RECENT_MAXIMUM = 64
 RECENT_BYTES_MAXIMUM = 16 * 2**20

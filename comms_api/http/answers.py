@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from litestar.handlers import BaseRouteHandler
 
+from comms_api.fairness.budgets import ByteBudget
 from comms_api.http.authentication import AnyConnection, client_of
-from comms_api.http.budgets import ByteBudget
 from comms_api.http.request import at_end
 from comms_api.http1.endpoint import UNLIMITED
 from comms_api.settings import Settings

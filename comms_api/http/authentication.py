@@ -9,9 +9,9 @@ from asyncpg.pgproto.pgproto import UUID
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from comms_api.addresses import is_within, network_of
 from comms_api.database.actor import Actor, act_as
 from comms_api.errors import Forbidden, Malformed, Unauthenticated
-from comms_api.http.addresses import is_within
 from comms_api.http.request import (
     CHALLENGE,
     AnyRequest,
@@ -22,7 +22,6 @@ from comms_api.http.request import (
     remote_address,
 )
 from comms_api.http.roles import ROLES
-from comms_api.http1.addresses import network_of
 from comms_api.http1.endpoint import AUTHENTICATED
 from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 

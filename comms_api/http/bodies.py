@@ -13,14 +13,14 @@ import msgspec
 
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, Malformed, TooLarge, TooSlow, UnsupportedEncoding
-from comms_api.executors import BoundedExecutor
-from comms_api.faults import describe_fault
+from comms_api.fairness.budgets import ByteBudget
+from comms_api.fairness.executors import BoundedExecutor
+from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.authentication import client_of
-from comms_api.http.budgets import ByteBudget
 from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.http.request import AnyRequest, at_end, close_afterwards, departure_of, find_header
-from comms_api.http1.rounds import RoundQueue
 from comms_api.settings import Settings
+from comms_api.text.faults import describe_fault
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ import msgspec
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.addresses import network_of
 from comms_api.database.direct import direct
 from comms_api.database.schema import login_failures, seconds_interval
 from comms_api.errors import CommsError, TooManyRequests, Unauthenticated, Unavailable
-from comms_api.http1.addresses import network_of
 
 LONGEST_SECONDS = 900.0
 FORGOTTEN_SECONDS = 3600.0

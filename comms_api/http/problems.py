@@ -14,9 +14,9 @@ from litestar.exceptions import HTTPException, NotFoundException, ValidationExce
 from comms_api import errors
 from comms_api.database.failures import describe_outage, find_refusal, is_outage, is_timeout
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.faults import complete_fault
 from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
+from comms_api.text.faults import complete_fault
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 import msgspec
 from litestar import Request
 
+from comms_api.fairness.metering import Metered
 from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
-from comms_api.metering import Metered
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -60,7 +60,7 @@ def client_name(scope: Any) -> str | None:
 
 
 def remote_address(connection: Any) -> str | None:
-    """Return the address that asks; behind a proxy only if that is trusted (see `http/addresses`)."""
+    """Return the address that asks; behind a proxy only if that is trusted (see `http1/forwarded`)."""
     client = connection.scope.get("client")
     return client[0] if client else None
 

@@ -2,25 +2,22 @@
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 
-from comms_api.http1.addresses import Address, address_of, network_of
+from comms_api.addresses import Address, address_of, is_within, network_of
+from comms_api.fairness.rounds import RoundQueue
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Endpoint
 from comms_api.http1.proxy_protocol import read_header
 from comms_api.http1.readiness import wait_until_readable
-from comms_api.http1.rounds import RoundQueue
 
 logger = logging.getLogger(__name__)
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ACCEPTED_AT_ONCE = 64
 """How many connections are accepted before other work has its turn."""
@@ -60,7 +57,7 @@ class Acceptor:
     """
 
     def __init__(
-        self, endpoint: Endpoint, listener: socket.socket, encryption: Encryption, proxies: Sequence[Network] = ()
+        self, endpoint: Endpoint, listener: socket.socket, encryption: Encryption, proxies: Sequence[str] = ()
     ) -> None:
         self._endpoint = endpoint
         self._listener = listener
@@ -159,10 +156,7 @@ class Acceptor:
         )
 
     async def _client(self, connection: socket.socket, peer: Address | None) -> Address | None:
-        if not self._proxies or peer is None:
-            return peer
-        host = ipaddress.ip_address(peer.host.partition("%")[0])
-        if not any(host in network for network in self._proxies):
+        if peer is None or not is_within(peer.host, self._proxies):
             return peer
         async with asyncio.timeout(HEADER_SECONDS):
             return await read_header(connection) or peer

@@ -9,7 +9,7 @@ import select
 from collections.abc import Mapping
 from typing import Any
 
-from comms_api.http1.addresses import Address, address_of
+from comms_api.addresses import Address, address_of
 from comms_api.http1.answer import encode_refusal
 from comms_api.http1.endpoint import AUTHENTICATED, HAS_LEFT, IS_HEAD, Endpoint
 from comms_api.http1.exchange import Exchange

@@ -15,10 +15,10 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from comms_api.errors import TooSlow
+from comms_api.fairness.metering import Metered
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
 from comms_api.http1.endpoint import AT_END, AUTHENTICATED, CLOSES, METER, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
-from comms_api.metering import Metered
 
 logger = logging.getLogger(__name__)
 

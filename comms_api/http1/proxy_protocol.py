@@ -8,7 +8,7 @@ import socket
 
 import msgspec
 
-from comms_api.http1.addresses import Address, unmap
+from comms_api.addresses import Address, unmap
 from comms_api.http1.readiness import wait_until_readable
 
 HEADER_BYTES_MAXIMUM = 4096

@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from comms_api.addresses import read_network
 from comms_api.errors import Invalid
-from comms_api.http1.addresses import unmap_network
-from comms_api.printable import NO_DOTS
+from comms_api.text.printable import NO_DOTS
 
 ANY_ADDRESS = "any"
 MESSAGE_CHARACTERS_MAXIMUM = 512
@@ -170,7 +170,7 @@ def normal_addresses(text: str) -> str:
 
 
 def _normal_network(address: str, prefix: str) -> str:
-    network = unmap_network(ip_network(f"{address}/{prefix}", strict=False))
+    network = read_network(f"{address}/{prefix}")
     if "." in prefix and str(network.netmask) != prefix:
         raise ValueError("a wildcard mask is not a netmask")
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)

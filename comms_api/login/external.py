@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.addresses import network_of
 from comms_api.agents import store
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
@@ -16,8 +17,7 @@ from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
-from comms_api.executors import BoundedExecutor
-from comms_api.http1.addresses import network_of
+from comms_api.fairness.executors import BoundedExecutor
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment

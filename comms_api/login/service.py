@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.addresses import is_within
 from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
@@ -15,13 +16,12 @@ from comms_api.database.coalescing import Coalescer
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
-from comms_api.http.addresses import is_within
 from comms_api.http.failures import FailureLimit
-from comms_api.http.notices import Notices
 from comms_api.login import store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
+from comms_api.text.notices import Notices
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
 

@@ -5,7 +5,7 @@ from typing import TypeAlias, Union
 
 import msgspec
 
-from comms_api.slices import Steps
+from comms_api.fairness.slices import Steps
 
 MERGE_DEPTH_MAXIMUM = 32
 """Deeper objects are replaced whole."""

@@ -6,8 +6,8 @@ from typing import TypeAlias
 import msgspec
 
 from comms_api.errors import Outdated
+from comms_api.fairness.slices import Steps
 from comms_api.protocol import ItemResult
-from comms_api.slices import Steps
 from comms_api.states.documents import STEP_BYTES, Document
 from comms_api.states.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
 

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.direct import direct
 from comms_api.errors import Outdated, Unavailable
+from comms_api.fairness.slices import Slices, Steps
 from comms_api.http.pages import Page, make_page
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
-from comms_api.slices import Slices, Steps
 from comms_api.states import store
 from comms_api.states.cursors import encode_cursor
 from comms_api.states.folding import PartLimits, find_outdated, fold, newest_sequences, parts_of

@@ -18,8 +18,8 @@ from comms_api.batches.framing import (
     utf8_fault,
     windows,
 )
+from comms_api.fairness.slices import Steps
 from comms_api.protocol import ItemResult, StatefulHeader
-from comms_api.slices import Steps
 from comms_api.states.model import (
     STATE_BYTES_MAXIMUM,
     STATE_ID_BYTES_MAXIMUM,

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from comms_api.http.roles import Role
-from comms_api.printable import NO_DOTS
+from comms_api.text.printable import NO_DOTS
 
 PASSWORD_LENGTH_MINIMUM = 12
 PASSWORD_LENGTH_MAXIMUM = 256

@@ -3,7 +3,7 @@
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from comms_api.executors import BoundedExecutor
+from comms_api.fairness.executors import BoundedExecutor
 
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256

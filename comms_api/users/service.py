@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.addresses import network_of
 from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
 from comms_api.database.listener import Notifier
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.notices import Notices
 from comms_api.http.pages import Page, page_of
 from comms_api.http.request import Origin
 from comms_api.http.roles import Role
-from comms_api.http1.addresses import network_of
+from comms_api.text.notices import Notices
 from comms_api.tokens.issuer import MANAGEMENT, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store

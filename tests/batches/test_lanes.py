@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comms_api.batches import framing
 from comms_api.events.stateless import StatelessReader, read_stateless
-from comms_api.slices import exhaust
+from comms_api.fairness.slices import exhaust
 from comms_api.states.stateful import StatefulReader, read_stateful
 
 OWNER = str(UUID(int=1))

@@ -21,7 +21,7 @@ from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
-from comms_api.slices import Slices, exhaust
+from comms_api.fairness.slices import Slices, exhaust
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comms_api.errors import TooManyRequests, Unavailable
-from comms_api.http.budgets import CPU_BURST_SECONDS, ByteBudget, CpuBudget
+from comms_api.fairness.budgets import CPU_BURST_SECONDS, ByteBudget, CpuBudget
 
 pytestmark = pytest.mark.anyio
 

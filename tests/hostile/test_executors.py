@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from comms_api.errors import Unavailable
-from comms_api.executors import BoundedExecutor
+from comms_api.fairness.executors import BoundedExecutor
 
 pytestmark = pytest.mark.anyio
 

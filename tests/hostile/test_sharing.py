@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from comms_api.errors import Unavailable
+from comms_api.fairness.budgets import ByteBudget
 from comms_api.files.model import Content, content_of
 from comms_api.files.sharing import RECENT_BYTES_MAXIMUM, SharedContents, Source
 from comms_api.http.answers import SHARE_BYTES, Answers
-from comms_api.http.budgets import ByteBudget
 from comms_api.http1.endpoint import AT_END
 from comms_api.settings import Settings
 

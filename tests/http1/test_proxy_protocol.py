@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_api.http1.addresses import Address, network_of, unmap
+from comms_api.addresses import Address, network_of, unmap
 from comms_api.http1.proxy_protocol import V2_SIGNATURE, Header, parse_header
 
 SOURCE_4, TARGET_4 = bytes([203, 0, 113, 9]), bytes([192, 0, 2, 1])

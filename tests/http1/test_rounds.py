@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from comms_api.http1.rounds import RoundQueue
+from comms_api.fairness.rounds import RoundQueue
 
 pytestmark = pytest.mark.anyio
 

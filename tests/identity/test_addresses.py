@@ -10,7 +10,8 @@ import pytest
 from support.server import KEY, running_server
 from support.waiting import wait_until
 
-from comms_api.http.addresses import ForwardedClients, ForwardedHeader, find_address, is_within
+from comms_api.addresses import is_within
+from comms_api.http1.forwarded import ForwardedClients, ForwardedHeader, find_address
 
 
 @pytest.mark.parametrize(

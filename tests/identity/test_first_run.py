@@ -11,7 +11,7 @@ import pytest
 from support.server import KEY, PASSWORD, Server, environment, new_id, start_server
 from support.waiting import wait_until
 
-from comms_api.http.notices import LINES_MAXIMUM, Notices
+from comms_api.text.notices import LINES_MAXIMUM, Notices
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.waiting import PATIENCE
 
+from comms_api.fairness.slices import Slices
 from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
-from comms_api.slices import Slices
 from comms_api.states.model import StateChange, StatefulBatch
 from comms_api.states.service import States
 

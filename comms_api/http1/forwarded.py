@@ -1,30 +1,13 @@
-"""Where requests come from: source addresses, networks, and the proxies that are trusted to name their clients."""
+"""Find the client of a request in the header that a trusted proxy sets."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
-from comms_api.errors import ConfigurationError
-from comms_api.http1.addresses import Network, unmap_network
+from comms_api.addresses import is_within
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
-
-
-@lru_cache(4096)
-def _network(text: str) -> Network:
-    return unmap_network(ipaddress.ip_network(text, strict=False))
-
-
-def is_within(address: str | None, networks: Iterable[str]) -> bool:
-    """Return whether an address is in one of the networks (CIDR); one that is no address is in none."""
-    try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None) or found
-    return any(mapped in _network(network) for network in networks)
 
 
 class ForwardedClients:
@@ -40,11 +23,6 @@ class ForwardedClients:
         self._proxies = proxies
         self._header = header.lower().encode()
         self._hops = _hops_of_forwarded if header == "Forwarded" else _hops_of_x_forwarded_for
-        try:
-            for proxy in proxies:
-                _network(proxy)
-        except ValueError as error:
-            raise ConfigurationError(f"trusted_proxies: {error}") from None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request under its client's address."""

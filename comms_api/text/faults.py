@@ -17,7 +17,7 @@ from msgspec.inspect import (
     type_info,
 )
 
-from comms_api.printable import WITHOUT_NUL
+from comms_api.text.printable import WITHOUT_NUL
 
 DEEP = 500
 """Python gives up at about twice this depth."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from comms_api.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated
-from comms_api.printable import escape_controls
+from comms_api.text.printable import escape_controls
 
 MINUTE_SECONDS = 60.0
 LINES_MAXIMUM = 60

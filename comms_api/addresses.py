@@ -1,6 +1,8 @@
-"""The addresses of clients, in one form: an IPv4 address mapped into IPv6 is an IPv4 address."""
+"""Addresses and networks of clients, in one form: an IPv4 address mapped into IPv6 is an IPv4 address."""
 
 import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -32,12 +34,27 @@ def unmap(host: str) -> str:
         return host
 
 
-def unmap_network(network: Network) -> Network:
-    """Return the IPv4 network that an IPv6 network maps (`::ffff:192.0.2.0/120`), or the network as it is."""
+@lru_cache(4096)
+def read_network(text: str) -> Network:
+    """Return a network in CIDR notation; one that maps IPv4 into IPv6 (`::ffff:192.0.2.0/120`) is an IPv4 network.
+
+    Raises `ValueError` for a text that is no network.
+    """
+    network = ipaddress.ip_network(text, strict=False)
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
     if mapped is None or network.prefixlen < MAPPED_PREFIX_BITS:
         return network
     return ipaddress.ip_network((str(mapped), network.prefixlen - MAPPED_PREFIX_BITS))
+
+
+def is_within(address: str | None, networks: Iterable[str]) -> bool:
+    """Return whether an address is in one of the networks (CIDR); a text that is no address is in none."""
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    unmapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(unmapped in read_network(network) for network in networks)
 
 
 def network_of(host: str) -> str:

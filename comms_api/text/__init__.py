@@ -1,0 +1,1 @@
+"""Show untrusted text, describe what is wrong with it, and log it within limits."""
