@@ -15,7 +15,7 @@ from comms_api.agents.service import FAILURES, REVOCATIONS_CHANNEL, Agents
 from comms_api.app.duties import Duty, keep_doing
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
-from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, Polls, Seat
+from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.cluster.store import forget_lost
 from comms_api.commands.idempotency import forget_keys
@@ -95,18 +95,20 @@ class Node(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_node(engine: AsyncEngine, secret: Secret, settings: Settings, seat: Seat) -> AsyncIterator[Node]:
+async def open_node(
+    engine: AsyncEngine, secret: Secret, settings: Settings, process: NodeProcess
+) -> AsyncIterator[Node]:
     """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
     clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
     async with engine.begin() as connection:
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
-    presence = Presence(engine, seat.place.name)
+    presence = Presence(engine, process.address.name)
     dispatcher = Dispatcher(engine, tokens, presence, settings)
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
-    membership = Membership(engine, seat, clock, keyring, polls)
+    membership = Membership(engine, process, clock, keyring, polls)
     failures = FailureLimit(engine, Allowance(FAILURES, FAILURES_ALLOWED, LOCK_SECONDS))
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,

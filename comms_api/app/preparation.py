@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.app.files import administrator_password_file
-from comms_api.cluster.model import Place
+from comms_api.cluster.model import NodeAddress
 from comms_api.cluster.names import claim_name
 from comms_api.database.address.poolers import refuse_poolers
 from comms_api.database.connect import open_engine
@@ -29,16 +29,16 @@ from comms_api.users.store import is_empty
 PREPARATION_LOCK = 0x7072657061
 
 
-def prepare(url: str, secret: Secret, settings: Settings, place: Place) -> Path | None:
+def prepare(url: str, secret: Secret, settings: Settings, address: NodeAddress) -> Path | None:
     """Create everything that is missing and claim the node's name; return the file of a newly generated password.
 
     Raises `ConfigurationError` when the database cannot be used, it was set up with another secret, or a live node has
     the name.
     """
-    return asyncio.run(_prepare(url, secret, settings, place))
+    return asyncio.run(_prepare(url, secret, settings, address))
 
 
-async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -> Path | None:
+async def _prepare(url: str, secret: Secret, settings: Settings, address: NodeAddress) -> Path | None:
     engine = open_engine(url, settings)
     try:
         await check_sources(settings)
@@ -46,7 +46,7 @@ async def _prepare(url: str, secret: Secret, settings: Settings, place: Place) -
         password_file = await _prepare_database(engine, settings)
         async with engine.connect() as connection:
             await list_signing_keys(connection, secret)  # one that cannot read them must not take a name
-        await claim_name(engine, place)
+        await claim_name(engine, address)
     except Exception as error:
         if is_outage(error):
             raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error

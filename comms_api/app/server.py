@@ -20,7 +20,7 @@ from comms_api.app.node import Node, open_node
 from comms_api.app.open_files import capacity_of
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.membership import Membership
-from comms_api.cluster.model import Seat
+from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import Address, keep_running, open_engine
 from comms_api.http.authentication import client_of
 from comms_api.settings import Settings
@@ -42,7 +42,7 @@ class Worker(msgspec.Struct, frozen=True):
     secret: Secret
     certificate: Certificate
     settings: Settings
-    seat: Seat
+    node_process: NodeProcess
     manager: ServiceManager = NOBODY
 
 
@@ -78,7 +78,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
     engine = open_engine(worker.database.url, worker.settings)
     keeper = asyncio.create_task(keep_running(worker.database))  # a node cannot be opened without it
     try:
-        async with open_node(engine, worker.secret, worker.settings, worker.seat) as node:
+        async with open_node(engine, worker.secret, worker.settings, worker.node_process) as node:
             watches = (_watch_parent(has_parent, stopping), worker.manager.keep_watched())
             tasks = [asyncio.create_task(watch) for watch in watches]
             await _serve(node, listeners, worker.certificate, stopping, ready)

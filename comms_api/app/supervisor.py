@@ -22,11 +22,11 @@ from msgspec import structs
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.files import load_secret
 from comms_api.app.listeners import Listeners, open_listeners, url_of
+from comms_api.app.node_address import find_node_address
 from comms_api.app.open_files import log_capacity, raise_files_maximum
-from comms_api.app.place import find_place
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.systemd import NOBODY, ServiceManager
-from comms_api.cluster.model import Seat
+from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import database_address
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.events.sinks import check_sink
@@ -67,9 +67,9 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         for pair in listeners:
             stack.callback(pair.close)
         address = stack.enter_context(database_address(settings))
-        place = find_place(settings, listeners[0])
-        password_file = _call_in_child(PREPARATION, address.url, secret, settings, place)
-        worker = Worker(address, secret, certificate, settings, Seat(place), manager)
+        node_address = find_node_address(settings, listeners[0])
+        password_file = _call_in_child(PREPARATION, address.url, secret, settings, node_address)
+        worker = Worker(address, secret, certificate, settings, NodeProcess(node_address), manager)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
@@ -136,7 +136,7 @@ def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
         signal.signal(number, lambda received, _frame: stopping.append(received))
     manager, told_at = worker.manager, 0.0
     workers = [
-        structs.replace(worker, seat=Seat(worker.seat.place, number), manager=NOBODY)
+        structs.replace(worker, node_process=NodeProcess(worker.node_process.address, number), manager=NOBODY)
         for number in range(len(listeners))
     ]
     ready_once = _over_all_processes_once(ready)

@@ -13,11 +13,11 @@ from comms_api.cluster import store
 from comms_api.cluster.diary import Diary
 from comms_api.cluster.model import (
     HEARTBEAT_SECONDS,
+    Directive,
+    Heartbeat,
+    NodeProcess,
     Polls,
-    Seat,
-    Vitals,
     WantedState,
-    Wish,
 )
 from comms_api.database.direct import direct
 from comms_api.database.failures import log_failure
@@ -41,14 +41,16 @@ RATE_SECONDS = 1.0
 class Membership:
     """Tells the others of this process, every two seconds in one statement, and learns what is wanted of it."""
 
-    def __init__(self, engine: AsyncEngine, seat: Seat, clock: DatabaseClock, keyring: Keyring, polls: Polls) -> None:
+    def __init__(
+        self, engine: AsyncEngine, process: NodeProcess, clock: DatabaseClock, keyring: Keyring, polls: Polls
+    ) -> None:
         """Take whose heart beats; nothing is told before `join`."""
         self.diary = Diary()
         self.requests = 0
         """How many requests have come; whoever serves them counts."""
         self.is_draining = False
         self._engine = engine
-        self._seat = seat
+        self._process = process
         self._clock = clock
         self._keyring = keyring
         self._polls = polls
@@ -68,12 +70,12 @@ class Membership:
         return not self.is_draining and time.monotonic() - self._beaten_at < LOST_AFTER_SECONDS
 
     async def join(self) -> None:
-        """Take the seat, from whoever had it before and wanted as that one was."""
+        """Replace the predecessors of this process, and adopt the state that was requested of them."""
         async with self._engine.begin() as connection:
             await store.lock_names(connection)  # what is wanted meanwhile is wanted of this process
-            wish = await store.beat(connection, self._id, self._seat, self._version, self._vitals())
-            await store.remove_predecessors(connection, self._id, self._seat)
-        self._told(wish)
+            directive = await store.beat(connection, self._id, self._process, self._version, self._heartbeat())
+            await store.remove_predecessors(connection, self._id, self._process)
+        self._told(directive)
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -108,22 +110,22 @@ class Membership:
             log_failure(logger, "not signed off, this node will be taken for lost", error)
 
     async def _beat(self) -> None:
-        vitals = self._vitals()
+        heartbeat = self._heartbeat()
         try:
             async with direct(self._engine) as connection:
-                wish = await store.beat(connection, self._id, self._seat, self._version, vitals)
+                directive = await store.beat(connection, self._id, self._process, self._version, heartbeat)
         except Exception as error:  # noqa: BLE001 - the heart must go on beating
             log_failure(logger, "heartbeat not told", error)
             return
-        self._told(wish)
+        self._told(directive)
 
-    def _told(self, wish: Wish) -> None:
+    def _told(self, directive: Directive) -> None:
         """Note that a heartbeat was told, and do what is wanted."""
         self._beaten_at = time.monotonic()
-        if not self._is_leaving and self.is_draining != (wish.state == "draining"):
-            self._change_to(wish.state)
-        if wish.polls is not None and not self.is_draining:
-            self._come_down_to(wish.polls)
+        if not self._is_leaving and self.is_draining != (directive.state == "draining"):
+            self._change_to(directive.state)
+        if directive.polls is not None and not self.is_draining:
+            self._come_down_to(directive.polls)
 
     def _come_down_to(self, polls: int) -> None:
         """Send some agents away, if it is time: a notification brings a heartbeat, but none of them away."""
@@ -132,7 +134,7 @@ class Membership:
         self._sent_away_at = self._beaten_at
         held = self._polls.held()
         most = max(SENT_AWAY_PER_BEAT, held // SENT_AWAY_SHARE)
-        self._polls.send_away(max(0, min(held - polls, most)))
+        self._polls.redirect(max(0, min(held - polls, most)))
 
     def _change_to(self, state: WantedState) -> None:
         self.is_draining = state == "draining"
@@ -143,9 +145,9 @@ class Membership:
             self._polls.resume()
         self.beat_soon()
 
-    def _vitals(self) -> Vitals:
+    def _heartbeat(self) -> Heartbeat:
         self._count()
-        return Vitals(
+        return Heartbeat(
             state="draining" if self.is_draining else "active",
             polls=self._polls.held(),
             requests_per_second=round(self._requests_per_second, 1),

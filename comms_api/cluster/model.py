@@ -18,8 +18,8 @@ WantedState = Literal["active", "draining"]
 NodeState = Literal["active", "draining", "lost"]
 
 
-class Place(msgspec.Struct, frozen=True):
-    """A node's name, and where it is; `boot_id` tells one start of a machine from others, if the system says it."""
+class NodeAddress(msgspec.Struct, frozen=True):
+    """A node's name and URLs. `boot_id` identifies one boot of its machine, or is empty if the system reports none."""
 
     name: str
     agent_url: str
@@ -27,15 +27,15 @@ class Place(msgspec.Struct, frozen=True):
     boot_id: str
 
 
-class Seat(msgspec.Struct, frozen=True):
-    """One process of a node; they are numbered from 0."""
+class NodeProcess(msgspec.Struct, frozen=True):
+    """One process of a node; `worker` numbers the processes from 0."""
 
-    place: Place
+    address: NodeAddress
     worker: int = 0
 
 
-class Rival(msgspec.Struct, frozen=True):
-    """A live node that has a name already; the times are the database's."""
+class NameHolder(msgspec.Struct, frozen=True):
+    """The live node that holds a name; `now` is the database's time at which it was found."""
 
     agent_url: str
     management_url: str
@@ -44,10 +44,13 @@ class Rival(msgspec.Struct, frozen=True):
 
 
 class Polls(msgspec.Struct, frozen=True):
-    """The held polls of this process: how many, and ways to end them."""
+    """The held polls of this process: count them, redirect some, drain or resume.
+
+    `redirect` ends that many polls, so that the load balancer sends their agents to other nodes.
+    """
 
     held: Callable[[], int]
-    send_away: Callable[[int], None]
+    redirect: Callable[[int], None]
     drain: Callable[[], None]
     resume: Callable[[], None]
 
@@ -59,8 +62,8 @@ class DutyReport(msgspec.Struct, frozen=True):
     lag_seconds: float = 0.0
 
 
-class Vitals(msgspec.Struct, frozen=True):
-    """What a process tells of itself with each heartbeat."""
+class Heartbeat(msgspec.Struct, frozen=True):
+    """The status that a process reports every `HEARTBEAT_SECONDS`."""
 
     state: WantedState
     polls: int
@@ -70,8 +73,8 @@ class Vitals(msgspec.Struct, frozen=True):
     key_ids: list[str]
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """What operators want of a process: its state, and how many polls it should be left with; None: any number."""
+class Directive(msgspec.Struct, frozen=True):
+    """The state that operators requested of a process, and the most polls it should hold; None: no limit."""
 
     state: WantedState
     polls: int | None
@@ -112,23 +115,23 @@ class NodeAgents(msgspec.Struct, frozen=True):
     agents: int
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What a node, with so many processes, was asked to be."""
+class RequestedState(msgspec.Struct, frozen=True):
+    """The state that an operator requested of a node, and the number of its processes."""
 
     name: str
     wanted_state: WantedState
     workers: int
 
 
-class Forgotten(msgspec.Struct, frozen=True):
-    """A node that was lost, and how many processes of it were removed."""
+class ForgottenNode(msgspec.Struct, frozen=True):
+    """A lost node, and how many of its processes were removed from the list."""
 
     name: str
     workers: int
 
 
-class Rebalanced(msgspec.Struct, frozen=True):
-    """A process that is asked to send agents away until it holds no more than `wanted_polls`."""
+class RebalancedProcess(msgspec.Struct, frozen=True):
+    """A process that redirects agents until it holds at most `wanted_polls` polls."""
 
     name: str
     worker: int

@@ -6,33 +6,33 @@ from importlib.metadata import version
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster import store
-from comms_api.cluster.model import Place, Rival
+from comms_api.cluster.model import NameHolder, NodeAddress
 from comms_api.errors import ConfigurationError
 
 LOOK_SECONDS = 0.5
 
 
-async def claim_name(engine: AsyncEngine, place: Place) -> None:
+async def claim_name(engine: AsyncEngine, address: NodeAddress) -> None:
     """Take a name; raises `ConfigurationError` when a live node has it.
 
-    A predecessor at the same place is replaced at once. A node elsewhere is watched: one that is alive is heard of
+    A predecessor at the same address is replaced at once. A node elsewhere is watched: one that is alive is heard of
     within a heartbeat, one that was killed is lost some seconds later, and its name free.
     """
-    first: Rival | None = None
-    while (rival := await _try_to_claim(engine, place)) is not None:
-        first = first or rival
-        if rival.seen_at > first.now:
+    first: NameHolder | None = None
+    while (holder := await _try_to_claim(engine, address)) is not None:
+        first = first or holder
+        if holder.seen_at > first.now:
             raise ConfigurationError(
-                f"node_name: a live node has the name {place.name!r}: {rival.agent_url}, management"
-                f" {rival.management_url}; give this one another"
+                f"node_name: a live node has the name {address.name!r}: {holder.agent_url}, management"
+                f" {holder.management_url}; give this one another"
             )
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _try_to_claim(engine: AsyncEngine, place: Place) -> Rival | None:
+async def _try_to_claim(engine: AsyncEngine, address: NodeAddress) -> NameHolder | None:
     async with engine.begin() as connection:
         await store.lock_names(connection)
-        rival = await store.find_rival(connection, place)
-        if rival is None:
-            await store.take_name(connection, place, version("comms-api"))
-    return rival
+        holder = await store.find_name_holder(connection, address)
+        if holder is None:
+            await store.take_name(connection, address, version("comms-api"))
+    return holder

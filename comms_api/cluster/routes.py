@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.cluster.membership import Membership
-from comms_api.cluster.model import Forgotten, NodeAgents, NodeStatus, Rebalanced, Wanted
+from comms_api.cluster.model import ForgottenNode, NodeAgents, NodeStatus, RebalancedProcess, RequestedState
 from comms_api.cluster.service import Cluster
 from comms_api.http.authentication import PUBLIC
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
@@ -36,25 +36,25 @@ async def count_agents(cluster: NamedDependency[Cluster]) -> Sequence[NodeAgents
 
 
 @post("/nodes/{name:str}/drain", status_code=200, opt=OPERATE)
-async def drain_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> Wanted:
+async def drain_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> RequestedState:
     """Have a node send its agents elsewhere: it is not ready, and answers polls at once. It goes on serving."""
     return await cluster.want(name, "draining")
 
 
 @post("/nodes/{name:str}/resume", status_code=200, opt=OPERATE)
-async def resume_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> Wanted:
+async def resume_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> RequestedState:
     """Have a node take agents again."""
     return await cluster.want(name, "active")
 
 
 @post("/nodes/{name:str}/forget", status_code=200, opt=ADMINISTER)
-async def forget_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> Forgotten:
+async def forget_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> ForgottenNode:
     """Remove the lost processes of a node from the list; one that beats again is there again."""
     return await cluster.forget(name)
 
 
 @post("/nodes/rebalance", status_code=200, opt=OPERATE)
-async def rebalance_nodes(cluster: NamedDependency[Cluster]) -> Sequence[Rebalanced]:
+async def rebalance_nodes(cluster: NamedDependency[Cluster]) -> Sequence[RebalancedProcess]:
     """Have nodes with over 10 % more polls than the mean end some, a few a second for a minute at most."""
     return await cluster.rebalance()
 

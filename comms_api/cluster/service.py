@@ -6,11 +6,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cluster import store
 from comms_api.cluster.model import (
-    Forgotten,
+    ForgottenNode,
     NodeAgents,
     NodeStatus,
-    Rebalanced,
-    Wanted,
+    RebalancedProcess,
+    RequestedState,
     WantedState,
 )
 from comms_api.database.listener import Notifier
@@ -41,7 +41,7 @@ class Cluster:
         async with self._engine.connect() as connection:
             return await store.count_agents(connection)
 
-    async def want(self, name: str, state: WantedState) -> Wanted:
+    async def want(self, name: str, state: WantedState) -> RequestedState:
         """Want a node to drain, or to be active again; idempotent. Raises `NotFound`."""
         async with self._engine.begin() as connection:
             await store.lock_names(connection)
@@ -49,9 +49,9 @@ class Cluster:
         if not workers:
             raise NotFound(f"There is no node {name!r}.")
         self._notifier.notify(NODES_CHANNEL)
-        return Wanted(name, state, workers)
+        return RequestedState(name, state, workers)
 
-    async def forget(self, name: str) -> Forgotten:
+    async def forget(self, name: str) -> ForgottenNode:
         """Remove what is lost of a node. Raises `NotFound`, and `Conflict` when nothing of it is lost."""
         async with self._engine.begin() as connection:
             workers = await store.forget_lost(connection, LOST_AFTER_SECONDS, name)
@@ -60,9 +60,9 @@ class Cluster:
             raise Conflict(f"The node {name!r} is not lost.")
         if not workers:
             raise NotFound(f"There is no node {name!r}.")
-        return Forgotten(name, workers)
+        return ForgottenNode(name, workers)
 
-    async def rebalance(self) -> Sequence[Rebalanced]:
+    async def rebalance(self) -> Sequence[RebalancedProcess]:
         """Have crowded processes send agents away, until they are down to the mean or a minute is over; idempotent."""
         async with self._engine.begin() as connection:
             rebalanced = await store.rebalance(connection, TOLERATED_CROWDING)

@@ -11,16 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from comms_api.agents.store import STATUS
 from comms_api.cluster.model import (
     REBALANCE_SECONDS,
+    Directive,
     DutyReport,
+    Heartbeat,
+    NameHolder,
+    NodeAddress,
     NodeAgents,
+    NodeProcess,
     NodeStatus,
-    Place,
-    Rebalanced,
-    Rival,
-    Seat,
-    Vitals,
+    RebalancedProcess,
     WantedState,
-    Wish,
 )
 from comms_api.database.direct import Connection
 from comms_api.database.liveness import IS_HERE, LOST_AFTER_SECONDS
@@ -32,8 +32,8 @@ _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
 _STATE = case((IS_HERE, nodes.c.state), else_="lost")
 _HERE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
 
-_PLACE = "name, worker, agent_url, management_url, boot_id, version"
-_PLACE_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :version"
+_PROCESS_COLUMNS = "name, worker, agent_url, management_url, boot_id, version"
+_PROCESS_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :version"
 
 _FILES = """
     SELECT encode(sha256(convert_to(coalesce(string_agg(group_name || '/' || file_name || ' ' || sha256, E'\n'
@@ -41,9 +41,9 @@ _FILES = """
 
 # A process that was taken for lost and forgotten is there again with its next heartbeat.
 _BEAT = text(f"""
-    INSERT INTO nodes (id, {_PLACE}, wanted_state,
+    INSERT INTO nodes (id, {_PROCESS_COLUMNS}, wanted_state,
         state, polls, requests_per_second, duties, skew_seconds, key_ids, files_sha256)
-    VALUES (:id, {_PLACE_VALUES},
+    VALUES (:id, {_PROCESS_VALUES},
         coalesce((SELECT max(wanted_state) FROM nodes WHERE name = :name), 'active'),
         :state, :polls, :requests_per_second, :duties, :skew_seconds, :key_ids, ({_FILES}))
     ON CONFLICT (id) DO UPDATE SET seen_at = now(), state = excluded.state, polls = excluded.polls,
@@ -54,21 +54,23 @@ _BEAT = text(f"""
     """).bindparams(bindparam("duties", type_=JSON), bindparam("key_ids", type_=ARRAY(Text)))
 
 
-async def beat(connection: Connection, node_id: UUID, seat: Seat, version: str, vitals: Vitals) -> Wish:
-    """Tell that a process is alive and how it is; return what is wanted of it."""
-    parameters = {"id": node_id, "version": version} | _seat(seat) | msgspec.structs.asdict(vitals)
-    [wish] = await connection.execute(_BEAT, parameters)
-    return Wish(*wish)
+async def beat(
+    connection: Connection, node_id: UUID, process: NodeProcess, version: str, heartbeat: Heartbeat
+) -> Directive:
+    """Store a process's heartbeat; return what operators requested of the process."""
+    parameters = {"id": node_id, "version": version} | _process(process) | msgspec.structs.asdict(heartbeat)
+    [directive] = await connection.execute(_BEAT, parameters)
+    return Directive(*directive)
 
 
-def _seat(seat: Seat) -> dict[str, Any]:
-    return msgspec.structs.asdict(seat.place) | {"worker": seat.worker}
+def _process(process: NodeProcess) -> dict[str, Any]:
+    return msgspec.structs.asdict(process.address) | {"worker": process.worker}
 
 
-async def remove_predecessors(connection: AsyncConnection, node_id: UUID, seat: Seat) -> None:
-    """Remove every other process that had this seat."""
-    of_seat = (nodes.c.name == seat.place.name, nodes.c.worker == seat.worker, nodes.c.id != node_id)
-    await connection.execute(nodes.delete().where(*of_seat))
+async def remove_predecessors(connection: AsyncConnection, node_id: UUID, process: NodeProcess) -> None:
+    """Remove every other row of this process's name and number."""
+    others = (nodes.c.name == process.address.name, nodes.c.worker == process.worker, nodes.c.id != node_id)
+    await connection.execute(nodes.delete().where(*others))
 
 
 _REMOVE = nodes.delete().where(nodes.c.id == bindparam("node_id"))
@@ -92,31 +94,31 @@ async def has_name(connection: AsyncConnection, name: str) -> bool:
     return (await connection.execute(select(nodes.c.id).where(nodes.c.name == name).limit(1))).first() is not None
 
 
-_FIND_RIVAL = text(f"""
+_FIND_NAME_HOLDER = text(f"""
     SELECT agent_url, management_url, seen_at, clock_timestamp() FROM nodes
     WHERE name = :name AND {_HERE}
         AND (boot_id = '' OR (agent_url, management_url, boot_id) <> (:agent_url, :management_url, :boot_id))
     ORDER BY seen_at DESC LIMIT 1""")
 
 
-async def find_rival(connection: AsyncConnection, place: Place) -> Rival | None:
-    """Return a node of this name at another place that has been seen lately.
+async def find_name_holder(connection: AsyncConnection, address: NodeAddress) -> NameHolder | None:
+    """Return the live node that has this name at other URLs or on another boot.
 
-    One at this very place was a predecessor: its sockets are ours now.
+    A row with the same URLs and boot is a predecessor: this node owns its sockets now.
     """
-    row = (await connection.execute(_FIND_RIVAL, msgspec.structs.asdict(place))).first()
-    return Rival(*row) if row else None
+    row = (await connection.execute(_FIND_NAME_HOLDER, msgspec.structs.asdict(address))).first()
+    return NameHolder(*row) if row else None
 
 
 _TAKE_NAME = text(f"""
     WITH gone AS (DELETE FROM nodes WHERE name = :name RETURNING wanted_state)
-    INSERT INTO nodes (id, {_PLACE}, wanted_state)
-    SELECT uuid7(), {_PLACE_VALUES}, coalesce(max(wanted_state), 'active') FROM gone""")
+    INSERT INTO nodes (id, {_PROCESS_COLUMNS}, wanted_state)
+    SELECT uuid7(), {_PROCESS_VALUES}, coalesce(max(wanted_state), 'active') FROM gone""")
 
 
-async def take_name(connection: AsyncConnection, place: Place, version: str) -> None:
-    """Let a node stand in for all that had its name, wanted as they were, until its first process takes the seat."""
-    await connection.execute(_TAKE_NAME, _seat(Seat(place)) | {"version": version})
+async def take_name(connection: AsyncConnection, address: NodeAddress, version: str) -> None:
+    """Replace all rows of a name by one row with their requested state, until the node's first process joins."""
+    await connection.execute(_TAKE_NAME, _process(NodeProcess(address)) | {"version": version})
 
 
 _COLUMNS = [column for column in nodes.c if column.name in NodeStatus.__struct_fields__ and column.name != "state"]
@@ -145,7 +147,7 @@ async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
 
 
 async def lock_names(connection: AsyncConnection) -> None:
-    """Let one transaction at a time take a name, take a seat, or want something of who has one."""
+    """Let one transaction at a time claim a name, join, or request a state."""
     await take_turns(connection, NAMES_LOCK)
 
 
@@ -162,7 +164,7 @@ _REBALANCE = text(f"""
     RETURNING name, worker, polls, wanted_polls""")
 
 
-async def rebalance(connection: AsyncConnection, tolerated: float) -> Sequence[Rebalanced]:
+async def rebalance(connection: AsyncConnection, tolerated: float) -> Sequence[RebalancedProcess]:
     """Want every process with more polls than `tolerated` times the mean to come down to it; return those."""
     rows = (await connection.execute(_REBALANCE, {"tolerated": tolerated})).mappings()
-    return sorted((Rebalanced(**row) for row in rows), key=lambda one: (one.name, one.worker))
+    return sorted((RebalancedProcess(**row) for row in rows), key=lambda process: (process.name, process.worker))

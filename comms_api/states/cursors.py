@@ -6,9 +6,9 @@ import binascii
 import msgspec
 
 from comms_api.errors import Malformed
-from comms_api.states.model import State, StatePlace
+from comms_api.states.model import State, StateCursor
 
-_PLACE = msgspec.json.Decoder(StatePlace)
+_CURSOR = msgspec.json.Decoder(StateCursor)
 
 
 def encode_cursor(state: State) -> str:
@@ -17,12 +17,12 @@ def encode_cursor(state: State) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
 
 
-def decode_cursor(cursor: str | None) -> StatePlace | None:
+def decode_cursor(cursor: str | None) -> StateCursor | None:
     """Return the key a cursor stands for; raises `Malformed` for anything we did not make."""
     if cursor is None:
         return None
     try:
-        place: StatePlace = _PLACE.decode(base64.urlsafe_b64decode(cursor))
+        key: StateCursor = _CURSOR.decode(base64.urlsafe_b64decode(cursor))
     except (binascii.Error, ValueError, msgspec.DecodeError):
         raise Malformed("after: not a cursor of this list") from None
-    return place
+    return key

@@ -12,8 +12,8 @@ StateKey: TypeAlias = tuple[str, str, str, str]
 """Agent, module, collector, id: an agent can never touch another's state. A text's hash is kept, a UUID's is not."""
 
 
-StatePlace: TypeAlias = tuple[UUID, str, str, str]
-"""The same as the table has it: where a page of states ends."""
+StateCursor: TypeAlias = tuple[UUID, str, str, str]
+"""The key of the last state on a page: agent, module, collector, id, as the table stores them."""
 
 
 STATE_ID_BYTES_MAXIMUM = 512

@@ -19,7 +19,7 @@ from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOu
 from comms_api.states import store
 from comms_api.states.cursors import encode_cursor
 from comms_api.states.folding import PartLimits, find_outdated, fold, newest_sequences, parts_of
-from comms_api.states.model import State, StateChange, StatefulBatch, StatePlace
+from comms_api.states.model import State, StateChange, StateCursor, StatefulBatch
 from comms_api.states.reports import read_result
 
 ATTEMPTS = 5
@@ -166,7 +166,7 @@ class States:
         return refused + told
 
     async def list(
-        self, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
+        self, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
     ) -> Page[State]:
         """Return one page of states, by key."""
         async with self._engine.connect() as connection:

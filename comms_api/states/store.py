@@ -10,7 +10,7 @@ from comms_api.database.arrays import array_literal
 from comms_api.database.direct import Connection
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import states
-from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateKey, StatePlace
+from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateKey
 
 # Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
 # to encode an element as PostgreSQL to store it.
@@ -153,7 +153,7 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
 
 
 async def list_states(
-    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StatePlace | None, limit: int
+    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
 ) -> tuple[list[State], bool]:
     """Return a page of states in order of their keys, starting after `after`, and whether more follow."""
     names = ["agent_id", "module", "collector", "id"]

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from support.waiting import pause
 
 from comms_api.cluster.membership import Membership
-from comms_api.cluster.model import Place, Polls, Seat
+from comms_api.cluster.model import NodeAddress, NodeProcess, Polls
 from comms_api.database.connect import open_engine
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.settings import Settings
@@ -32,8 +32,8 @@ async def observer(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 def member(engine: AsyncEngine) -> Membership:
     polls = Polls(lambda: 0, lambda _: None, lambda: None, lambda: None)
-    seat = Seat(Place("leaver", "https://one:1", "https://one:2", "boot"))
-    return Membership(engine, seat, DatabaseClock(), Keyring([new_signing_key()]), polls)
+    process = NodeProcess(NodeAddress("leaver", "https://one:1", "https://one:2", "boot"))
+    return Membership(engine, process, DatabaseClock(), Keyring([new_signing_key()]), polls)
 
 
 async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(

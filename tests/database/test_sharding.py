@@ -18,7 +18,7 @@ from bench.growth_orders import GROUP
 from bench.plans import Statement, hot_statements
 from comms_api.agents.store import update_agent
 from comms_api.app.node import Node, open_node
-from comms_api.cluster.model import Place, Seat
+from comms_api.cluster.model import NodeAddress, NodeProcess
 from comms_api.commands.expansion import expand_and_claim, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
@@ -162,9 +162,9 @@ async def test_a_node_executes_no_other_statement_on_the_agents_tables(own_engin
     known = {statement for statements in (await executed(own_engine)).values() for statement in statements}
     async with own_engine.begin() as connection:
         [agent, *_] = await enroll(connection, 3)
-    place = Place("one", "https://one:1", "https://one:2", "boot")
+    address = NodeAddress("one", "https://one:1", "https://one:2", "boot")
     with listening(own_engine) as heard:
-        async with open_node(own_engine, SECRET, Settings(), Seat(place)) as node:
+        async with open_node(own_engine, SECRET, Settings(), NodeProcess(address)) as node:
             heard.clear()
             async with own_engine.begin() as connection:
                 await hot_statements([agent], [])["expand"](connection)

@@ -1,20 +1,20 @@
-"""Where this node is, as the other nodes and operators know it."""
+"""The name and the URLs under which operators and the other nodes know this node."""
 
 import platform
 from pathlib import Path
 
 from comms_api.app.listeners import Listeners, url_of
-from comms_api.cluster.model import Place
+from comms_api.cluster.model import NodeAddress
 from comms_api.settings import Settings
 from comms_api.text.printable import as_text
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def find_place(settings: Settings, listeners: Listeners) -> Place:
-    """Return the node's place; a socket that listens everywhere is known by the name of its machine."""
+def find_node_address(settings: Settings, listeners: Listeners) -> NodeAddress:
+    """Return the node's name and URLs; the URL of a socket that listens on all addresses names the machine."""
     machine = as_text(platform.node())
-    return Place(
+    return NodeAddress(
         name=settings.node_name or machine,
         agent_url=url_of(listeners.agent, machine),
         management_url=url_of(listeners.management, machine),
