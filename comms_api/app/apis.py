@@ -12,6 +12,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import YamlRenderPlugin
 from litestar.openapi.spec import Server
 
+from comms_api.actions import routes as actions
 from comms_api.agents import routes as agents
 from comms_api.agents.dependencies import NAMED_AGENTS
 from comms_api.app.node import Node
@@ -50,6 +51,8 @@ MANAGEMENT_SERVICES = (
     "users",
     "events",
     "states",
+    "actions",
+    "orders",
     "commands",
     "files",
     "watch",
@@ -74,6 +77,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *agents.ROUTES,
     *groups.ROUTES,
     *commands.MANAGEMENT_ROUTES,
+    *actions.ROUTES,
     *orders.MANAGEMENT_ROUTES,
     *events.MANAGEMENT_ROUTES,
     *states.MANAGEMENT_ROUTES,

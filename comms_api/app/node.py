@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.actions.schemas import Schemas
+from comms_api.actions.service import Actions
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import FAILURES, REVOCATIONS_CHANNEL, Agents
@@ -19,9 +21,7 @@ from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.cluster.store import forget_lost
 from comms_api.commands.idempotency import forget_keys
-from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.schemas import Schemas
-from comms_api.commands.service import Commands
+from comms_api.commands.service import Commands, Rollouts
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.listener import Listener, Notifier
@@ -45,7 +45,9 @@ from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
+from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.reports import Reports
+from comms_api.orders.service import StoredOrders
 from comms_api.settings import Settings
 from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
@@ -85,6 +87,8 @@ class Node(msgspec.Struct, frozen=True):
     events: Events
     states: States
     submissions: Submissions
+    orders: StoredOrders
+    actions: Actions
     commands: Commands
     files: Files
     watch: Watch
@@ -143,7 +147,9 @@ async def open_node(
         events=Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine),
         states=States(engine, reports.report, slices),
         submissions=Submissions(engine, clock, notifier, dispatcher, schemas, settings),
-        commands=Commands(engine, clock, notifier, schemas, settings),
+        orders=StoredOrders(engine, clock, notifier),
+        actions=Actions(engine, schemas),
+        commands=Commands(engine, clock, notifier, settings),
         files=Files(engine),
         watch=Watch(engine),
         dispatcher=dispatcher,
@@ -153,8 +159,7 @@ async def open_node(
     )
     await membership.join()
     coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
-    announcer = Announcer(engine, clock, notifier, settings)
-    duties = _duties(engine, node, clock, Maintenance(engine, notifier, settings), announcer)
+    duties = _duties(engine, node, clock, notifier)
     async with _running(coroutines | _tasks(node, duties)):
         yield node
         await external.close()
@@ -180,10 +185,10 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
     return tasks | {duty.name: keep_doing(duty, node.membership.diary) for duty in duties}
 
 
-def _duties(
-    engine: AsyncEngine, node: Node, clock: DatabaseClock, maintenance: Maintenance, announcer: Announcer
-) -> list[Duty]:
+def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, notifier: Notifier) -> list[Duty]:
     settings, tokens = node.settings, node.tokens
+    announcer = Announcer(engine, clock, notifier, settings)
+    maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
 
     def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:
         async def perform() -> None:
@@ -197,7 +202,7 @@ def _duties(
         Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
         Duty("announcements", ROLLOUT_SECONDS, announcer.announce),
         Duty("repeated announcements", REPEATS_SECONDS, announcer.repeat),
-        Duty("rollouts", ROLLOUT_SECONDS, maintenance.advance),
+        Duty("rollouts", ROLLOUT_SECONDS, rollouts.advance),
         Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
         Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),
         Duty(

@@ -20,7 +20,7 @@ from comms_api.database.connect import database
 from comms_api.database.failures import find_mistake, is_outage
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError
-from comms_api.events.condition import Condition
+from comms_api.events.health import HealthLog
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
@@ -67,17 +67,17 @@ async def _relay(settings: Settings, target: str, consumer: str, *, once: bool) 
         sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings, stopping)
         # One loop keeps the order that a reader of lines may count on; ids tell it to a reader of the table.
         loops = 1 if target == "stdout" else WRITERS
-        relay: Any = import_module("comms_api.events.relay").Relay(settings, sink, consumer)
+        relay: Any = import_module("comms_api.events.jetstream.relay").Relay(settings, sink, consumer)
         await relay.run(stopping, loops=loops, ends_when_drained=once)
 
 
 async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: asyncio.Event) -> PostgresqlSink:
     engine, clock = await stack.enter_async_context(database(settings)), DatabaseClock()
-    condition = Condition(logger, "relay")
+    health = HealthLog(logger, "relay")
     while not stopping.is_set() and (error := await _synchronise(engine, clock)):
-        condition.note("the database is away", str(error))
+        health.note("the database is away", str(error))
         await asyncio.sleep(AGAIN_SECONDS)
-    condition.note(None)
+    health.note(None)
     return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum), Slices())
 
 

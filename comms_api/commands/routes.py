@@ -1,20 +1,19 @@
-"""The agent API's long poll and results; the management API's commands and orders."""
+"""The management API's commands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, post, put
+from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
-from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
-from comms_api.commands.actions import NewAction, RegisteredAction
+from comms_api.agents.dependencies import FilteredTargets
 from comms_api.commands.idempotency import HEADER, IdempotencyKey, read_key
 from comms_api.commands.model import (
     Cancelled,
@@ -36,14 +35,13 @@ from comms_api.http.authentication import BASIC, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
 from comms_api.http.pages import EXPORT, LARGE, Limit, Page
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
-from comms_api.http.roles import ADMINISTER, OPERATE, READ, SUBMIT
+from comms_api.http.roles import OPERATE, READ, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
-from comms_api.orders.model import Counts, OrderFilter, StoredOrder
-from comms_api.protocol import OrderStatus
+from comms_api.orders.model import Counts, OrderFilter
+from comms_api.orders.service import StoredOrders
 
 WAIT_SECONDS_MAXIMUM = 600
 
-_ACTION = msgspec.json.Decoder(NewAction)
 _RETRY = msgspec.json.Decoder(Retry)
 
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
@@ -178,11 +176,12 @@ async def export_results(
     request: AnyRequest,
     request_id: FromPath[UUID],
     commands: NamedDependency[Commands],
+    orders: NamedDependency[StoredOrders],
     format: FromQuery[ExportForm] = "ndjson",  # noqa: A002
 ) -> Stream:
     """Stream every order of a command with its result, the archived ones too, as lines of JSON or as CSV."""
     await commands.get(request_id)
-    content = export_orders(commands.stream_orders(request_id, claims_of(request).subject), format)
+    content = export_orders(orders.stream(request_id, claims_of(request).subject), format)
     headers = {"Content-Disposition": f'attachment; filename="{request_id}.{format}"'}
     return Stream(content, media_type=MEDIA_TYPES[format], headers=headers)
 
@@ -225,76 +224,6 @@ async def retry_command(
     return SubmittedCommands(await command_desk.submissions.retry(request_id, user, wanted, key))
 
 
-@post("/orders/{order_id:uuid}/cancel", status_code=200, opt=OPERATE)
-async def cancel_order(
-    request: AnyRequest, order_id: FromPath[UUID], commands: NamedDependency[Commands]
-) -> StoredOrder:
-    """Cancel an order; 409 when it has ended. What its agent reports of it later changes nothing."""
-    return await commands.cancel_order(order_id, claims_of(request).subject)
-
-
-# -- orders
-
-
-# Each may hold a result of 256 KiB, so a page has fewer of them than of other things.
-OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most orders of one page")]
-
-
-@get("/orders", opt=READ | LARGE)
-async def list_orders(  # noqa: PLR0913 - one parameter per filter
-    commands: NamedDependency[Commands],
-    filtered_targets: FilteredTargets,
-    filtered_agent: FilteredAgent,
-    request_id: FromQuery[UUID | None] = None,
-    status: FromQuery[OrderStatus | None] = None,
-    source: FromQuery[str | None] = None,
-    user: FromQuery[str | None] = None,
-    action: FromQuery[str | None] = None,
-    since: FromQuery[datetime | None] = None,
-    until: FromQuery[datetime | None] = None,
-    after: FromQuery[UUID | None] = None,
-    limit: OrderLimit = 100,
-) -> Page[StoredOrder]:
-    """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
-    wanted = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
-    return await commands.list_orders(wanted, after, limit)
-
-
-@get("/orders/{order_id:uuid}", opt=READ)
-async def get_order(request: AnyRequest, order_id: FromPath[UUID], commands: NamedDependency[Commands]) -> StoredOrder:
-    """Show one order and its result."""
-    return await commands.get_order(order_id, claims_of(request).subject)
-
-
-# -- services
-
-
-# -- actions
-
-
-@get("/actions", opt=READ)
-async def list_actions(commands: NamedDependency[Commands]) -> Sequence[RegisteredAction]:
-    """List the actions whose args are checked, built in or registered, with the JSON Schema of their args."""
-    return await commands.list_actions()
-
-
-@put("/actions/{name:str}", opt=ADMINISTER)
-async def register_action(
-    request: AnyRequest, name: FromPath[str], command_desk: NamedDependency[CommandDesk]
-) -> NewAction:
-    """Register an action, or change it: the JSON Schema of its args, and whether agents or services get it."""
-    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        action = read_json(body, _ACTION, '{"schema", "recipients"?}')
-    await command_desk.commands.register_action(name, action, claims_of(request).subject)
-    return action
-
-
-@delete("/actions/{name:str}", opt=ADMINISTER)
-async def forget_action(name: FromPath[str], commands: NamedDependency[Commands]) -> None:
-    """Forget a registered action."""
-    await commands.forget_action(name)
-
-
 SUBMISSION_ROUTES = [submit_commands, submit_plugin_commands]
 MANAGEMENT_ROUTES = [
     submit_commands,
@@ -308,10 +237,4 @@ MANAGEMENT_ROUTES = [
     pause_command,
     resume_command,
     retry_command,
-    cancel_order,
-    list_orders,
-    get_order,
-    list_actions,
-    register_action,
-    forget_action,
 ]

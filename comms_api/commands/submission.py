@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.commands import actions, queries
-from comms_api.commands.actions import BUILT_IN, ActionSchema, named_groups
+from comms_api.actions.model import BUILT_IN, ActionSchema
+from comms_api.actions.schemas import Check, Schemas
+from comms_api.actions.store import load_schemas
+from comms_api.commands import queries
+from comms_api.commands.admission import admit_action, refuse_foreign_groups, refuse_strangers
 from comms_api.commands.expansion import (
     Expansion,
     expand_and_claim,
@@ -22,11 +25,8 @@ from comms_api.commands.expansion import (
 )
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, get_answer, store_answer
 from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, NewCommand, Rehearsed, Retry, Submitted
-from comms_api.commands.schemas import Check, Schemas
 from comms_api.commands.targets import (
     agent_names,
-    find_outsiders,
-    find_unknown,
     may_name_unknown,
     named_recipients,
     recipients_again,
@@ -35,20 +35,15 @@ from comms_api.commands.targets import (
 from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.errors import Conflict, Invalid
+from comms_api.errors import Conflict
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
-from comms_api.orders.model import CommandTarget, Counts
+from comms_api.orders.model import Counts
 from comms_api.orders.queries import count_orders, list_order_ids
-from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, TargetType
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION
 from comms_api.settings import Settings
 
 HEAD_START_SECONDS = 0.001
 """How long the answer to a submission lets polls that are held here be answered: making it would delay them."""
-
-NAMES_SHOWN = 20
-OUTSIDERS_SHOWN = 5
-FAULTS_SHOWN = 10
-_KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
 class Submissions:
@@ -108,7 +103,7 @@ class Submissions:
         given = await self._dispatcher.give(claimed)
         if not answer.orders:
             async with self._engine.connect() as reading:
-                await _refuse_strangers(reading, [wanted], [0])
+                await refuse_strangers(reading, [wanted], [0])
         return [answer], given == answer.orders
 
     async def _submit_together(
@@ -120,9 +115,9 @@ class Submissions:
         async with self._engine.begin() as connection:
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
-            await _refuse_foreign_groups(connection, expansions)
+            await refuse_foreign_groups(connection, expansions)
             answer = [await expand_command(connection, wanted, ORDER_IDS_SHOWN) for wanted in expansions]
-            await _refuse_strangers(connection, expansions, [command.orders for command in answer])
+            await refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
         return answer
@@ -136,11 +131,11 @@ class Submissions:
         submitted = await self._by_id(submitted)
         expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:
-            await _refuse_foreign_groups(connection, expansions)
+            await refuse_foreign_groups(connection, expansions)
             rehearsed = [
                 Rehearsed(*await rehearse_command(connection, wanted, RECIPIENTS_SHOWN)) for wanted in expansions
             ]
-            await _refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
+            await refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
 
     async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
@@ -155,9 +150,7 @@ class Submissions:
         schemas, admitted, checks = await self._load_schemas(submitted), [], []
         for index, command in enumerate(submitted):
             where, schema = f"commands[{index}]", schemas.get(command.action.name)
-            action = actions.admit_action(
-                where, command.action, command.target, schema, passes_unknown=self._passes_unknown
-            )
+            action = admit_action(where, command.action, command.target, schema, passes_unknown=self._passes_unknown)
             if schema is not None and not schema.drops_args:
                 checks.append(Check(f"{where}.action.args", schema.schema, bytes(action.args)))
             admitted.append(msgspec.structs.replace(command, action=action))
@@ -173,7 +166,7 @@ class Submissions:
         if names <= BUILT_IN.keys():
             return BUILT_IN
         async with self._engine.connect() as connection:
-            return await actions.load_schemas(connection, names)
+            return await load_schemas(connection, names)
 
     async def retry(
         self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
@@ -198,7 +191,7 @@ class Submissions:
             )
             chosen = recipients_again(request_id, wanted.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
-            await _refuse_foreign_groups(connection, [repeated])
+            await refuse_foreign_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
                 counts = await count_orders(connection, request_id)
@@ -223,11 +216,6 @@ def _nothing_to_repeat(request_id: UUID, wanted: Retry, counts: Counts) -> str:
     return f'{fault} {counts.cancelled} were cancelled: repeat them with {{"statuses": ["cancelled"]}}, or --cancelled.'
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
-
-
 def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
     """Return the ids of whom the commands are for, if all of them name these; else none."""
     targets = [command.target for command in submitted]
@@ -243,47 +231,3 @@ def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
     [command] = submitted
     is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
     return is_self_contained and command.target.filter is None and not may_name_unknown(command.target, 1)
-
-
-async def _refuse_strangers(
-    connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]
-) -> None:
-    """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
-    targets = [wanted.command.target for wanted in expansions]
-    faults = [
-        f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
-        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
-        if may_name_unknown(target, count) and (unknown := await find_unknown(connection, target))
-    ] or [
-        f"commands[{index}].target: there is no agent in {_named(target)}"
-        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
-        if not count
-    ]
-    if faults:
-        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
-
-
-async def _refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
-    """Raise `Invalid` for a `set-group` with unknown groups, or groups that a recipient is not a member of."""
-    faults = [
-        f"commands[{index}].action.args.groups: {fault}"
-        for index, expansion in enumerate(expansions)
-        if (names := named_groups(expansion.command.action))
-        and (fault := await _find_foreign_groups(connection, expansion, names))
-    ]
-    if faults:
-        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
-
-
-async def _find_foreign_groups(connection: AsyncConnection, expansion: Expansion, names: Sequence[str]) -> str:
-    if unknown := await find_unknown(connection, CommandTarget("group", list(names))):
-        return f"there is no group {_listed(unknown)}"
-    target, chosen = expansion.command.target, expansion.recipients
-    outsiders = await find_outsiders(connection, target, chosen, names, OUTSIDERS_SHOWN + 1)
-    shown = [f"the agent {agent_id} is not a member of {_listed(missing)}" for agent_id, missing in outsiders]
-    return ", ".join(shown[:OUTSIDERS_SHOWN]) + (", and more agents" if len(shown) > OUTSIDERS_SHOWN else "")
-
-
-def _named(target: CommandTarget) -> str:
-    place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
-    return f"{place} that matches the filter" if target.filter else place

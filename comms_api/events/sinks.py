@@ -33,7 +33,7 @@ def open_sink(engine: AsyncEngine, quarantine: Quarantine, slices: Slices, setti
     if settings.events_sink == "postgresql":
         return PostgresqlSink(engine, quarantine, slices)
     check_sink(settings)
-    sink: Sink = import_module("comms_api.events.jetstream_sink").JetStreamSink(quarantine, settings)
+    sink: Sink = import_module("comms_api.events.jetstream.sink").JetStreamSink(quarantine, settings)
     return sink
 
 

@@ -1,23 +1,28 @@
-"""The long poll and the reports of agents and services."""
+"""The long poll and the reports of agents and services; the management API's orders."""
 
 import asyncio
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from litestar import get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
+from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.errors import Forbidden
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies
+from comms_api.http.pages import LARGE, Page
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
-from comms_api.http.roles import SERVE
+from comms_api.http.roles import OPERATE, READ, SERVE
 from comms_api.orders.dispatcher import ELSEWHERE, Dispatcher
+from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
+from comms_api.orders.service import StoredOrders
 from comms_api.orders.targets import service_id
-from comms_api.protocol import Order, Orders, ReportOutcomes
+from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
@@ -101,5 +106,45 @@ def _own(request: AnyRequest, service: str) -> str:
     return service
 
 
+# Each may hold a result of 256 KiB, so a page has fewer of them than of other things.
+OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most orders of one page")]
+
+
+@get("/orders", opt=READ | LARGE)
+async def list_orders(  # noqa: PLR0913 - one parameter per filter
+    orders: NamedDependency[StoredOrders],
+    filtered_targets: FilteredTargets,
+    filtered_agent: FilteredAgent,
+    request_id: FromQuery[UUID | None] = None,
+    status: FromQuery[OrderStatus | None] = None,
+    source: FromQuery[str | None] = None,
+    user: FromQuery[str | None] = None,
+    action: FromQuery[str | None] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
+    after: FromQuery[UUID | None] = None,
+    limit: OrderLimit = 100,
+) -> Page[StoredOrder]:
+    """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
+    wanted = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
+    return await orders.list(wanted, after, limit)
+
+
+@get("/orders/{order_id:uuid}", opt=READ)
+async def get_order(
+    request: AnyRequest, order_id: FromPath[UUID], orders: NamedDependency[StoredOrders]
+) -> StoredOrder:
+    """Show one order and its result."""
+    return await orders.get(order_id, claims_of(request).subject)
+
+
+@post("/orders/{order_id:uuid}/cancel", status_code=200, opt=OPERATE)
+async def cancel_order(
+    request: AnyRequest, order_id: FromPath[UUID], orders: NamedDependency[StoredOrders]
+) -> StoredOrder:
+    """Cancel an order; 409 when it has ended. What its agent reports of it later changes nothing."""
+    return await orders.cancel(order_id, claims_of(request).subject)
+
+
 AGENT_ROUTES = [poll_commands, report_results]
-MANAGEMENT_ROUTES = [poll_service_commands, report_service_results]
+MANAGEMENT_ROUTES = [list_orders, get_order, cancel_order, poll_service_commands, report_service_results]

@@ -204,6 +204,8 @@ _TELL_OF_COMMAND = text(_TELL.format(named="request_id", action=CANCEL_ACTION))
 
 async def tell_of_cancellation(connection: AsyncConnection, notice: Notice) -> int:
     """Make an order for each agent that was offered an order which this transaction cancels; return how many."""
+    if not notice.told:
+        return 0
     statement = _TELL_OF_COMMAND if notice.is_command else _TELL_OF_ORDER
     parameters = {
         "notice_id": notice.notice_id,

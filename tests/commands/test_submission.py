@@ -14,9 +14,9 @@ from support.server import new_id
 from support.statements import listening
 from support.waiting import PATIENCE, until
 
+from comms_api.actions.schemas import Schemas
 from comms_api.agents.presence import Presence
 from comms_api.commands.model import NewCommand
-from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
@@ -28,6 +28,7 @@ from comms_api.login.keys import SigningKeys
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Claimed, CommandTarget
+from comms_api.orders.service import StoredOrders
 from comms_api.protocol import Action
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, Claims, Tokens
@@ -119,14 +120,15 @@ async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(
 async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     under_way: list[int] = []
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
-    commands = Commands(engine, DatabaseClock(), notifier, Schemas(), Settings())
+    commands = Commands(engine, DatabaseClock(), notifier, Settings())
+    orders = StoredOrders(engine, DatabaseClock(), notifier)
     submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
     agents = await add_agents(engine, 2)
     [of_both], [of_one] = [await submissions.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]
     async with engine.begin() as connection:
         await claim_orders(connection, agents, 60)
     assert (await commands.cancel(of_both.request_id, "olga")).told == 2
-    await commands.cancel_order(of_one.order_ids[0], "olga")
+    await orders.cancel(of_one.order_ids[0], "olga")
     assert under_way == [0, 0, 0, 0]
 
 

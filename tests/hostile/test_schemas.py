@@ -14,7 +14,7 @@ from support.others import assert_others_are_served
 from support.server import Server, running_server
 from support.waiting import wait_until
 
-from comms_api.commands.schemas import CPU_SECONDS, DEPTH_MAXIMUM, EXPANDED_VALUES_MAXIMUM, SCHEMA_BYTES_MAXIMUM
+from comms_api.actions.schemas import CPU_SECONDS, DEPTH_MAXIMUM, EXPANDED_VALUES_MAXIMUM, SCHEMA_BYTES_MAXIMUM
 
 Schema = dict[str, Any]
 

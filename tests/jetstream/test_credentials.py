@@ -15,8 +15,8 @@ from support.nats import NatsServer, nats_servers
 from support.server import new_id
 
 from comms_api.errors import ConfigurationError, Unavailable
-from comms_api.events.jetstream import STREAM, JetStream
-from comms_api.events.messages import encode_messages
+from comms_api.events.jetstream.connection import STREAM, JetStream
+from comms_api.events.jetstream.messages import encode_messages
 from comms_api.events.model import EventRun
 from comms_api.settings import Settings
 

@@ -12,8 +12,8 @@ from support.server import new_id
 from support.waiting import PATIENCE
 
 from comms_api.errors import Unavailable
-from comms_api.events.jetstream import DAY_SECONDS, STREAM, JetStream
-from comms_api.events.messages import Message, encode_messages
+from comms_api.events.jetstream.connection import DAY_SECONDS, STREAM, JetStream
+from comms_api.events.jetstream.messages import Message, encode_messages
 from comms_api.events.model import EventRun
 from comms_api.settings import Settings
 

@@ -21,7 +21,7 @@ from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
 
-from comms_api.events.jetstream import STREAM
+from comms_api.events.jetstream.connection import STREAM
 
 AGENTS = 6
 EVENTS = 5

@@ -22,8 +22,8 @@ from support.waiting import PATIENCE, wait_until
 from comms_api.database.connect import open_engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
-from comms_api.events.jetstream import STREAM, JetStream
-from comms_api.events.messages import encode_messages
+from comms_api.events.jetstream.connection import STREAM, JetStream
+from comms_api.events.jetstream.messages import encode_messages
 from comms_api.events.model import EventRun
 from comms_api.settings import Settings
 

@@ -20,7 +20,7 @@ from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
 
 from comms_api.errors import ConfigurationError, Malformed
-from comms_api.events.messages import decode_message, encode_messages
+from comms_api.events.jetstream.messages import decode_message, encode_messages
 from comms_api.events.model import EventRun
 from comms_api.events.sinks import check_sink
 from comms_api.settings import load_settings

@@ -7,15 +7,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import maintenance
-from comms_api.commands.maintenance import Maintenance
-from comms_api.commands.schemas import Schemas
 from comms_api.commands.service import Commands
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition, list_days
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
-from comms_api.orders import leases, transitions
+from comms_api.orders import leases, maintenance, transitions
+from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.model import OrderFilter
+from comms_api.orders.service import StoredOrders
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -46,28 +45,33 @@ async def finish(connection: AsyncConnection, day: date, orders: int) -> UUID:
 
 @pytest.fixture
 async def commands(engine: AsyncEngine) -> Commands:
-    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Schemas(), Settings())
+    return Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
+
+
+@pytest.fixture
+async def orders(engine: AsyncEngine) -> StoredOrders:
+    return StoredOrders(engine, DatabaseClock(), Notifier(engine, {}))
 
 
 async def test_old_orders_are_packed_and_still_found_counted_and_exported(
-    engine: AsyncEngine, commands: Commands, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, commands: Commands, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "ARCHIVE_STEP", 400)
     day = datetime.now(UTC).date() - timedelta(days=12)
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
         first, second = await finish(connection, day, 1_000), await finish(connection, day, 10)
-    before = await commands.list_orders(OrderFilter(request_id=first), None, 1_000)
+    before = await orders.list(OrderFilter(request_id=first), None, 1_000)
     counts = (await commands.get(first)).orders
     assert (counts.total, counts.failure) == (1_000, 250)
-    packing = Maintenance(engine, Notifier(engine, {}), Settings())
+    packing = Maintenance(engine, Settings())
     assert await packing.archive() == 1_010
     assert await packing.archive() == 0
     assert day not in await list_days(engine, "finished_orders")
     assert (await commands.get(first)).orders == counts
-    assert [order async for order in commands.stream_orders(first, "olga")] == before.items
-    assert await commands.get_order(before.items[567].order_id, "olga") == before.items[567]
-    assert len([order async for order in commands.stream_orders(second, "olga")]) == 10
+    assert [order async for order in orders.stream(first, "olga")] == before.items
+    assert await orders.get(before.items[567].order_id, "olga") == before.items[567]
+    assert len([order async for order in orders.stream(second, "olga")]) == 10
     async with engine.connect() as connection:
         size = "SELECT sum(octet_length(content)) FROM archived_orders WHERE request_id = :id"
         packed = await connection.scalar(text(size), {"id": first})
@@ -84,7 +88,7 @@ async def test_a_day_with_an_open_order_is_left_alone(engine: AsyncEngine) -> No
                 VALUES (:id, :id, :id, '{}', now() + interval '1 h')"""),
             {"id": request_id},
         )
-    packing = Maintenance(engine, Notifier(engine, {}), Settings())
+    packing = Maintenance(engine, Settings())
     assert await packing.archive() == 0
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))
@@ -96,7 +100,7 @@ async def test_history_is_forgotten_by_age_with_its_commands(engine: AsyncEngine
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
         request_id = await finish(connection, day, 10)
-    packing = Maintenance(engine, Notifier(engine, {}), Settings())
+    packing = Maintenance(engine, Settings())
     await packing.archive()
     assert day in await list_days(engine, "archived_orders")
     await packing.drop_history()

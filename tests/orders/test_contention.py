@@ -11,19 +11,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.orders import claim, submit
 
-from comms_api.commands import control, maintenance, queries
-from comms_api.commands.maintenance import Maintenance
+from comms_api.commands import control, queries
 from comms_api.commands.rollout import Rollout
-from comms_api.commands.schemas import Schemas
-from comms_api.commands.service import EXPORT_PAGE, Commands
+from comms_api.commands.service import Rollouts
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.orders import transitions
+from comms_api.orders import maintenance, transitions
 from comms_api.orders.archive import archive_orders
 from comms_api.orders.leases import release_orders
+from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.model import Ending, Report
 from comms_api.orders.queries import count_orders
 from comms_api.orders.reports import Reports
+from comms_api.orders.service import EXPORT_PAGE, StoredOrders
 from comms_api.protocol import OrderResult, Result
 from comms_api.settings import Settings
 
@@ -77,16 +77,16 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
 
 async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
     request_id, ids = await submit(engine, 10, seconds=60, rollout=Rollout(failure_ratio=0.1, failures_after=3))
-    upkeep = Maintenance(engine, Notifier(engine, {}), Settings())
-    assert await upkeep.advance() == 10
+    rollouts = Rollouts(engine, Notifier(engine, {}), Settings())
+    assert await rollouts.advance() == 10
     claimed = await claim(engine, ids[:3])
     reports = Reports(engine, 60)
     for one in claimed:
         await reports._record([Report(one.agent_id, 0, OrderResult(one.order.order_id, Result(1)))])  # noqa: SLF001
-    assert await upkeep.advance() == 0
+    assert await rollouts.advance() == 0
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE orders SET expires_at = expires_at - interval '61 s'"))  # time passes
-    assert await upkeep.expire() == 0
+    assert await Maintenance(engine, Settings()).expire() == 0
     async with engine.connect() as connection:
         command = await queries.find_command(connection, request_id)
         counts = await count_orders(connection, request_id)
@@ -107,7 +107,7 @@ async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
     monkeypatch.setattr(maintenance, "drop_partitions_before", note)
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))
-    await Maintenance(engine, Notifier(engine, {}), Settings(orders_archive_days=2)).archive()
+    await Maintenance(engine, Settings(orders_archive_days=2)).archive()
     assert kept == [datetime.now(UTC).date() - timedelta(days=2)]
 
 
@@ -120,10 +120,10 @@ async def test_an_export_that_meets_the_archive_has_every_order_once(engine: Asy
         async with engine.begin() as connection:
             await archive_orders(connection, datetime.now(UTC).date(), orders)
 
-    commands = Commands(engine, DatabaseClock(), Notifier(engine, {}), Schemas(), Settings())
+    stored = StoredOrders(engine, DatabaseClock(), Notifier(engine, {}))
     await pack(100)
     seen: Counter[UUID] = Counter()
-    async for order in commands.stream_orders(request_id, "olga"):
+    async for order in stored.stream(request_id, "olga"):
         seen[order.order_id] += 1
         if len(seen) % 150 == 0:
             await pack(200)

@@ -21,8 +21,8 @@ from support.waiting import PATIENCE
 
 from comms_api.agents.presence import Presence
 from comms_api.commands import control
-from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.rollout import Rollout
+from comms_api.commands.service import Rollouts
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated
 from comms_api.orders import transitions
@@ -92,7 +92,7 @@ OPERATIONS: dict[str, Operation] = {
     "progress": lambda case, connection: extend_leases(connection, case.owned, 600),
     "pause": lambda case, connection: control.halt(connection, case.request_id, HALT),
     "resume": lambda case, connection: control.resume(connection, case.request_id, ""),
-    "advance": lambda case, _: maintenance(case.engine).advance(),
+    "advance": lambda case, _: rollouts(case.engine).advance(),
     **ENDINGS,
 }
 OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
@@ -100,8 +100,8 @@ OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
 PAIRS = [names for names in product(OPERATIONS, OPERATIONS) if not OF_ROWS.issuperset(names)]
 
 
-def maintenance(engine: AsyncEngine) -> Maintenance:
-    return Maintenance(engine, Notifier(engine, {}), Settings())
+def rollouts(engine: AsyncEngine) -> Rollouts:
+    return Rollouts(engine, Notifier(engine, {}), Settings())
 
 
 async def make_case(engine: AsyncEngine, phase: str, agents: int, offered: int) -> Case:
@@ -109,7 +109,7 @@ async def make_case(engine: AsyncEngine, phase: str, agents: int, offered: int) 
     request_id, ids = await submit(engine, agents, rollout=ROLLOUT if phase in {"rolling", "failing"} else None)
     case = Case(engine, request_id, ids, [])
     await case.execute("DELETE FROM orders WHERE request_id <> :id")
-    await maintenance(engine).advance()
+    await rollouts(engine).advance()
     case.claimed = await claim(engine, ids[:offered])
     await case.execute(
         """UPDATE orders SET expires_at = now() - interval '1 s' WHERE offer_at < 'infinity' AND order_id IN (
@@ -168,7 +168,7 @@ async def check(case: Case, finished_before: int, names: Sequence[str], answers:
     cancelled = [answer for name, answer in zip(names, answers, strict=True) if name == "cancel command"]
     assert row.cancelled == sum(cancelled), names  # type: ignore[arg-type] # it too
     assert (row.phase == "cancelled") == (row.cancelled > 0), names
-    await maintenance(case.engine).advance()
+    await rollouts(case.engine).advance()
     row = (await case.execute(_STANDING)).one()
     assert row.open or row.phase in {"released", "stopped", "cancelled"}, f"{names}: {row.phase} without open orders"
 
@@ -194,11 +194,11 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
 
     async with engine.begin() as connection:
         await share_turns(connection, [request_id])
-        step = asyncio.create_task(maintenance(engine).advance())
+        step = asyncio.create_task(rollouts(engine).advance())
         await until_blocked(engine, [step])
         later = asyncio.create_task(share())
         await until_blocked(engine, [step, later])
-        assert await maintenance(engine).advance() == 0, "another node waits for its turn as well"
+        assert await rollouts(engine).advance() == 0, "another node waits for its turn as well"
     assert await step == 1
     await later
 

@@ -11,12 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.model import NewCommand
-from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
 from comms_api.orders import leases, queries
 from comms_api.orders.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
+from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.model import Claimed, CommandTarget, Ending, OrderFilter
 from comms_api.orders.transitions import cancel_order, expire_orders, find_statuses, finish_orders
 from comms_api.protocol import Action
@@ -159,7 +158,7 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> 
 
 
 async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: AsyncEngine) -> None:
-    maintenance = Maintenance(engine, Notifier(engine, {}), Settings())
+    maintenance = Maintenance(engine, Settings())
     days = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM orders"))

@@ -23,9 +23,9 @@ from support.databases import PATIENT
 
 from comms_api.commands import control
 from comms_api.commands.expansion import expand_command, expansion_of
-from comms_api.commands.maintenance import Maintenance
 from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
+from comms_api.commands.service import Rollouts
 from comms_api.database.connect import open_engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at
@@ -102,7 +102,7 @@ class OrderLife(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.engine: AsyncEngine = open_engine(self.url, PATIENT)
-        self.maintenance = Maintenance(self.engine, Notifier(self.engine, {}), Settings())
+        self.rollouts = Rollouts(self.engine, Notifier(self.engine, {}), Settings())
         self.group = uuid7_at(1_780_000_000).hex
         self.agents = [uuid7_at(1_780_000_000) for _ in range(3)]
         self.requests: list[UUID] = []
@@ -225,7 +225,7 @@ class OrderLife(RuleBasedStateMachine):
 
     async def control(self, kind: str, request_id: UUID) -> None:
         if kind == "advance":
-            await self.maintenance.advance()
+            await self.rollouts.advance()
         elif kind == "pause":
             await self.in_transaction(control.halt, request_id, control.Halt("paused", "", 3600))
         elif kind == "resume":

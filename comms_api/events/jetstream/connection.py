@@ -17,8 +17,8 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from comms_api.errors import ConfigurationError, Unavailable
-from comms_api.events.condition import Condition
-from comms_api.events.messages import SUBJECTS, Message
+from comms_api.events.health import HealthLog
+from comms_api.events.jetstream.messages import SUBJECTS, Message
 from comms_api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class JetStream:
         self._options = _connection_options(settings)
         self._ready, self._changed = asyncio.Event(), asyncio.Event()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAXIMUM)
-        self._condition = Condition(logger, "event stream")
+        self._health = HealthLog(logger, "event stream")
         self.client = Client()
         self.context = JetStreamContext(self.client)
 
@@ -128,7 +128,7 @@ class JetStream:
 
     def note(self, error: BaseException | None) -> None:
         """Log what is wrong, or that nothing is, when that changes; not each time."""
-        self._condition.note(None if error is None else f"{type(error).__name__}: {error}")
+        self._health.note(None if error is None else f"{type(error).__name__}: {error}")
 
     @property
     def message_bytes_maximum(self) -> int:

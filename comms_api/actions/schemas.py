@@ -18,8 +18,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from comms_api.commands import schema_child
-from comms_api.commands.schema_child import VALIDATORS_CACHED, compile_schema
+from comms_api.actions import schema_child
+from comms_api.actions.schema_child import VALIDATORS_CACHED, compile_schema
 from comms_api.errors import Invalid, Unavailable
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.protocol import contains_nul

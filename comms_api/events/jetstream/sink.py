@@ -7,8 +7,8 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from comms_api.events.jetstream import ABSENCE_SECONDS, JetStream
-from comms_api.events.messages import encode_messages, line_bytes_maximum
+from comms_api.events.jetstream.connection import ABSENCE_SECONDS, JetStream
+from comms_api.events.jetstream.messages import encode_messages, line_bytes_maximum
 from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
 from comms_api.settings import Settings

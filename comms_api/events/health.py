@@ -1,19 +1,18 @@
-"""What is well or not, told when that changes."""
+"""Log a dependency's health when it changes."""
 
 import logging
 
 
-class Condition:
-    """Something that the relay or a node depends on."""
+class HealthLog:
+    """The last known health of one dependency, healthy at first."""
 
     def __init__(self, logger: logging.Logger, name: str) -> None:
-        """Take where to tell it; at first all is well."""
         self._logger = logger
         self._name = name
         self._trouble: str | None = None
 
     def note(self, trouble: str | None, reason: str = "") -> None:
-        """Log what is wrong, or that nothing is, when that changes; not each time, nor when only the reason does."""
+        """Log the trouble, or None for its end, unless it is the last one again; a new reason alone is not logged."""
         if trouble != self._trouble and trouble is None:
             self._logger.info("%s: all is well", self._name)
         elif trouble != self._trouble:

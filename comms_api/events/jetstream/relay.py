@@ -18,9 +18,9 @@ from nats.js.client import JetStreamContext
 
 from comms_api.database.failures import describe_outage, is_outage
 from comms_api.errors import Malformed, Unavailable
-from comms_api.events.condition import Condition
-from comms_api.events.jetstream import CLOSE_SECONDS, STREAM, JetStream
-from comms_api.events.messages import decode_message
+from comms_api.events.health import HealthLog
+from comms_api.events.jetstream.connection import CLOSE_SECONDS, STREAM, JetStream
+from comms_api.events.jetstream.messages import decode_message
 from comms_api.events.sinks import Sink
 from comms_api.settings import Settings
 
@@ -44,7 +44,7 @@ class Relay:
         """Take where to bring events, and the name under which the servers remember how far it came."""
         self._stream = JetStream(settings)
         self._sink = sink
-        self._database = Condition(logger, "relay")
+        self._database = HealthLog(logger, "relay")
         self._consumer = consumer
         self._drain_seconds = settings.drain_seconds
         self._ack_seconds = ACK_DATABASE_TIMEOUTS * settings.database_timeout_seconds

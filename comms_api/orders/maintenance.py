@@ -1,22 +1,15 @@
-"""What keeps commands and orders moving and in bounds: any node may do any of it at any time, in bounded steps."""
+"""What keeps orders in bounds: any node may do any of it at any time, in bounded steps."""
 
 import asyncio
 from datetime import timedelta
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.commands import control
-from comms_api.commands.control import Halt
-from comms_api.commands.model import Phase
-from comms_api.commands.rollout import credit_after, excess_failures, is_over, releasable
-from comms_api.database.listener import Notifier
 from comms_api.database.partitions import drop_partitions, drop_partitions_before, ensure_partition, list_days
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.orders import archive
-from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.transitions import expire_orders
 from comms_api.settings import Settings
 
@@ -27,13 +20,11 @@ ARCHIVE_PAUSE_SECONDS = 0.05
 
 
 class Maintenance:
-    """The periodic duties of the command manager."""
+    """The periodic duties of orders."""
 
-    def __init__(self, engine: AsyncEngine, notifier: Notifier, settings: Settings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
         """Take how long finished orders are kept as rows, and at all."""
         self._engine = engine
-        self._notifier = notifier
-        self._held_seconds = settings.order_timeout_maximum_seconds
         self._expiry_step = settings.expiry_orders_maximum
         self._archive_days = settings.orders_archive_days
         self._retention_days = settings.orders_retention_days
@@ -47,22 +38,6 @@ class Maintenance:
             total += expired
             if expired < self._expiry_step:
                 return total
-
-    async def advance(self) -> int:
-        """Advance every rollout by a step and end pauses that hold nothing; return how many orders were released."""
-        async with self._engine.connect() as connection:
-            rolling = await control.list_rolling(connection)
-            paused = await control.list_paused(connection)
-        released = 0
-        for request_id in rolling:
-            async with self._engine.begin() as connection:
-                released += await _advance(connection, request_id, self._held_seconds)
-        if paused:
-            async with self._engine.begin() as connection:
-                await control.end_pauses(connection, paused)
-        if released:
-            self._notifier.notify(ORDERS_CHANNEL)
-        return released
 
     async def archive(self) -> int:
         """Pack the finished orders of past days, one node at a time, and drop the days it has emptied.
@@ -107,21 +82,6 @@ class Maintenance:
         while deleted == DELETE_STEP:
             async with self._engine.begin() as connection:
                 deleted = await archive.delete_commands(connection, self._retention_days, DELETE_STEP)
-
-
-async def _advance(connection: AsyncConnection, request_id: UUID, held_seconds: float) -> int:
-    rolling = await control.lock_rolling(connection, request_id)
-    if rolling is None:
-        return 0
-    credit = credit_after(rolling.rollout, rolling.credit, rolling.seconds)
-    standing = await control.find_standing(connection, request_id, credit)
-    reason = excess_failures(rolling.rollout, standing)
-    if reason and await control.halt(connection, request_id, Halt("stopped", reason, held_seconds)) is not None:
-        return 0
-    released = await control.release_held(connection, request_id, releasable(rolling.rollout, standing))
-    phase: Phase = "released" if is_over(rolling.rollout, standing, released) else "rolling"
-    await control.record_step(connection, rolling, phase, "", credit - released)
-    return released
 
 
 async def _try_lock(connection: AsyncConnection) -> bool:

@@ -1,0 +1,72 @@
+"""Actions, those that are built in, and those that operators register."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from comms_api.protocol import ROTATE_KEY_ACTION, SET_GROUP_ACTION
+
+Recipients = Literal["agents", "services", "any"]
+
+
+class ActionSchema(msgspec.Struct, frozen=True):
+    """The JSON Schema of an action's args, and who may get the action."""
+
+    schema: str
+    recipients: Recipients = "agents"
+    service: str | None = None
+    """The one service that knows it; None for any."""
+
+    drops_args: bool = False
+    """Whether args are dropped, as real agents expect them empty."""
+
+
+class NewAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An action to be registered."""
+
+    schema: msgspec.Raw
+    recipients: Recipients = "agents"
+
+
+class RegisteredAction(msgspec.Struct, frozen=True):
+    """An action that an operator has registered, or one that is built in, which has no user and no date."""
+
+    name: str
+    schema: msgspec.Raw
+    recipients: Recipients
+    user: str | None
+    created_at: datetime | None
+
+
+def _schema(properties: Mapping[str, Any], required: tuple[str, ...]) -> str:
+    members = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return msgspec.json.encode(members).decode()
+
+
+_GROUP = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._-]+$"}
+
+
+_INDEX = {"type": "string", "minLength": 1}
+
+
+_INDEX_OR_SEVERAL = {"type": ["string", "array"], "minLength": 1, "items": _INDEX}
+
+
+_ANYTHING = '{"type":["object","array"]}'
+
+
+BUILT_IN: Mapping[str, ActionSchema] = {
+    "restart": ActionSchema(_ANYTHING, drops_args=True),
+    "fetch-config": ActionSchema(_ANYTHING, drops_args=True),
+    ROTATE_KEY_ACTION: ActionSchema(_schema({}, ())),
+    SET_GROUP_ACTION: ActionSchema(_schema({"groups": {"type": "array", "items": _GROUP}}, ("groups",))),
+    "update": ActionSchema(
+        _schema({"index": _INDEX, "offset": {"type": "string"}}, ("index", "offset")),
+        "services",
+        "vulnerability-detector",
+    ),
+    "refresh": ActionSchema(_schema({"index": _INDEX_OR_SEVERAL}, ()), "services"),
+}
+"""The actions that real agents and services know."""

@@ -1,0 +1,43 @@
+"""The management API's registry of actions."""
+
+from collections.abc import Sequence
+
+import msgspec
+from litestar import delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from comms_api.actions.model import NewAction, RegisteredAction
+from comms_api.actions.service import Actions
+from comms_api.http.authentication import claims_of
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
+from comms_api.http.request import AnyRequest
+from comms_api.http.roles import ADMINISTER, READ
+
+_ACTION = msgspec.json.Decoder(NewAction)
+
+
+@get("/actions", opt=READ)
+async def list_actions(actions: NamedDependency[Actions]) -> Sequence[RegisteredAction]:
+    """List the actions whose args are checked, built in or registered, with the JSON Schema of their args."""
+    return await actions.list()
+
+
+@put("/actions/{name:str}", opt=ADMINISTER)
+async def register_action(
+    request: AnyRequest, name: FromPath[str], actions: NamedDependency[Actions], bodies: NamedDependency[Bodies]
+) -> NewAction:
+    """Register an action, or change it: the JSON Schema of its args, and whether agents or services get it."""
+    async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
+        action = read_json(body, _ACTION, '{"schema", "recipients"?}')
+    await actions.register(name, action, claims_of(request).subject)
+    return action
+
+
+@delete("/actions/{name:str}", opt=ADMINISTER)
+async def forget_action(name: FromPath[str], actions: NamedDependency[Actions]) -> None:
+    """Forget a registered action."""
+    await actions.forget(name)
+
+
+ROUTES = [list_actions, register_action, forget_action]

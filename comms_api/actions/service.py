@@ -1,0 +1,43 @@
+"""The registry of actions."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.actions import store
+from comms_api.actions.model import BUILT_IN, NewAction, RegisteredAction
+from comms_api.actions.schemas import Schemas
+from comms_api.errors import Conflict, Invalid, NotFound
+from comms_api.protocol import CANCEL_ACTION
+from comms_api.text.printable import is_name
+
+ACTION_NAME_MAXIMUM = 128
+
+
+class Actions:
+    """The actions whose args are checked, built in or registered."""
+
+    def __init__(self, engine: AsyncEngine, schemas: Schemas) -> None:
+        self._engine = engine
+        self._schemas = schemas
+
+    async def register(self, name: str, action: NewAction, user: str) -> None:
+        """Register an action; raises `Invalid` for a schema that cannot be used, `Conflict` for a built-in name."""
+        if name in BUILT_IN or name == CANCEL_ACTION:
+            raise Conflict(f"The action {name!r} is built in.")
+        if len(name) > ACTION_NAME_MAXIMUM or not is_name(name):
+            raise Invalid(f"name: expected 1 to {ACTION_NAME_MAXIMUM} printable characters, and not . or ..")
+        await self._schemas.check_schema(bytes(action.schema), user)
+        async with self._engine.begin() as connection:
+            await store.store_action(connection, name, action, user)
+
+    async def list(self) -> Sequence[RegisteredAction]:
+        """Return every action, by name."""
+        async with self._engine.connect() as connection:
+            return await store.list_actions(connection)
+
+    async def forget(self, name: str) -> None:
+        """Forget a registered action; raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await store.delete_action(connection, name):
+                raise NotFound(f"There is no registered action {name!r}.")

@@ -1,0 +1,107 @@
+"""Refuse commands that nobody can get, or that their actions do not allow, with each command at fault."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.actions.model import ActionSchema, Recipients
+from comms_api.commands.expansion import Expansion
+from comms_api.commands.targets import find_outsiders, find_unknown, may_name_unknown
+from comms_api.errors import Invalid
+from comms_api.orders.model import CommandTarget
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, TargetType
+
+NAMES_SHOWN = 20
+
+
+OUTSIDERS_SHOWN = 5
+
+
+FAULTS_SHOWN = 10
+
+
+_KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
+
+
+def admit_action(
+    where: str, action: Action, target: CommandTarget, schema: ActionSchema | None, *, passes_unknown: bool
+) -> Action:
+    """Return the action in the form that its recipients get; raises `Invalid` with the field's path after `where`.
+
+    The args are not checked yet.
+    """
+    if action.name == CANCEL_ACTION:
+        raise Invalid(f"{where}.action.name: submit POST /commands/{{request_id}}/cancel instead")
+    if schema is None:
+        if passes_unknown:
+            return action
+        raise Invalid(f"{where}.action.name: there is no action {action.name!r}; register it with PUT /actions")
+    _check_recipients(where, action, target, schema)
+    if schema.drops_args:
+        return msgspec.structs.replace(action, args=msgspec.Raw(b"{}"))
+    return action
+
+
+def _check_recipients(where: str, action: Action, target: CommandTarget, schema: ActionSchema) -> None:
+    kind: Recipients = "services" if target.type == "server" else "agents"
+    if schema.recipients not in {"any", kind}:
+        raise Invalid(f"{where}.target.type: the action {action.name!r} is for {schema.recipients}, not for {kind}")
+    if schema.service is not None and target.ids != [schema.service]:
+        raise Invalid(f"{where}.target.id: the action {action.name!r} is for the service {schema.service!r}")
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    groups: list[str]
+
+
+def named_groups(action: Action) -> list[str]:
+    """Return the groups in a checked `set-group`, and none for any other action."""
+    return msgspec.json.decode(action.args, type=_Groups).groups if action.name == SET_GROUP_ACTION else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+
+
+async def refuse_strangers(connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
+    """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
+    targets = [wanted.command.target for wanted in expansions]
+    faults = [
+        f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
+        if may_name_unknown(target, count) and (unknown := await find_unknown(connection, target))
+    ] or [
+        f"commands[{index}].target: there is no agent in {_named(target)}"
+        for index, (target, count) in enumerate(zip(targets, orders, strict=True))
+        if not count
+    ]
+    if faults:
+        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
+
+
+async def refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
+    """Raise `Invalid` for a `set-group` with unknown groups, or groups that a recipient is not a member of."""
+    faults = [
+        f"commands[{index}].action.args.groups: {fault}"
+        for index, expansion in enumerate(expansions)
+        if (names := named_groups(expansion.command.action))
+        and (fault := await _find_foreign_groups(connection, expansion, names))
+    ]
+    if faults:
+        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
+
+
+async def _find_foreign_groups(connection: AsyncConnection, expansion: Expansion, names: Sequence[str]) -> str:
+    if unknown := await find_unknown(connection, CommandTarget("group", list(names))):
+        return f"there is no group {_listed(unknown)}"
+    target, chosen = expansion.command.target, expansion.recipients
+    outsiders = await find_outsiders(connection, target, chosen, names, OUTSIDERS_SHOWN + 1)
+    shown = [f"the agent {agent_id} is not a member of {_listed(missing)}" for agent_id, missing in outsiders]
+    return ", ".join(shown[:OUTSIDERS_SHOWN]) + (", and more agents" if len(shown) > OUTSIDERS_SHOWN else "")
+
+
+def _named(target: CommandTarget) -> str:
+    place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
+    return f"{place} that matches the filter" if target.filter else place

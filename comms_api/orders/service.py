@@ -1,0 +1,98 @@
+"""Show orders, open, finished and archived, and cancel them."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import Conflict
+from comms_api.fairness.executors import BoundedExecutor
+from comms_api.http.pages import Page, drain, make_page
+from comms_api.orders import queries, transitions
+from comms_api.orders.archive import Unpack, find_chunk, unpack
+from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.model import OrderFilter, StoredOrder
+from comms_api.orders.transitions import Notice
+from comms_api.protocol import CancelArguments
+
+EXPORT_PAGE = 200
+UNPACK_THREADS = 1
+UNPACK_CALLS_MAXIMUM = 32
+"""The most chunks of the archive that are unpacked or wait for it, on a node; beyond it, 503."""
+
+
+class StoredOrders:
+    """The orders of the fleet, as operators see them."""
+
+    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._notifier = notifier
+        self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
+
+    async def list(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
+        """Return one page of orders that are not archived, oldest first."""
+        async with self._engine.connect() as connection:
+            found, has_more = await queries.list_orders(connection, wanted, after, limit)
+        return make_page(found, lambda order: str(order.order_id), has_more=has_more)
+
+    async def get(self, order_id: UUID, user: str) -> StoredOrder:
+        """Return one order; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            return await queries.get_order(connection, order_id, self._unpack_for(user))
+
+    async def stream(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
+        """Yield every order of a command once: the archived, the others, and those that were archived meanwhile.
+
+        It holds no connection between two pages, so a slow reader costs the node nothing but that reader's page.
+        """
+        read: set[UUID] = set()
+        shown: set[UUID] = set()
+        async for order in self._stream_chunks(request_id, user, read):
+            yield order
+        after: UUID | None = None
+        while True:
+            page = await self.list(OrderFilter(request_id=request_id), after, EXPORT_PAGE)
+            for order in drain(page):
+                shown.add(order.order_id)
+                yield order
+            if page.next is None:
+                break
+            after = UUID(page.next)
+        # What was archived while we read is in chunks that are new; some of it was shown as rows.
+        async for order in self._stream_chunks(request_id, user, read):
+            if order.order_id not in shown:
+                yield order
+
+    async def _stream_chunks(self, request_id: UUID, user: str, read: set[UUID]) -> AsyncIterator[StoredOrder]:
+        """Yield the orders of a command's chunks that are not among those `read`, and note them there."""
+        while True:
+            async with self._engine.connect() as connection:
+                chunk = await find_chunk(connection, request_id, read)
+                command = await queries.find_command_columns(connection, request_id)
+            if chunk is None or command is None:
+                return
+            read.add(chunk[0])
+            for archived in await self._unpack_for(user)(chunk[1]):
+                yield queries.stored_order(archived, command)
+
+    async def cancel(self, order_id: UUID, user: str) -> StoredOrder:
+        """End an open order and return it; its agent is told at its next poll, if it was offered the order.
+
+        Raises `NotFound`, and `Conflict` when it has ended already.
+        """
+        async with self._engine.begin() as connection:
+            cancelled, offered = await transitions.cancel_order(connection, order_id, user)
+            order = await queries.get_order(connection, order_id, self._unpack_for(user))
+            if not cancelled:
+                raise Conflict(f"The order {order_id} has ended already: {order.status}.")
+            await transitions.record_cancellation(connection, order_id, user)
+            notice = Notice(self._clock.uuid7(), user, CancelArguments(order_id=order_id), offered)
+            await transitions.tell_of_cancellation(connection, notice)
+        self._notifier.notify(ORDERS_CHANNEL, [str(order.agent_id)])
+        return order
+
+    def _unpack_for(self, user: str) -> Unpack:
+        return lambda content: self._unpacking.run(user, lambda: unpack(content))
