@@ -13,7 +13,7 @@ import click
 
 from comms_api.cli.logs import log_to
 from comms_api.client.agent import run_agent
-from comms_api.client.model import Options
+from comms_api.client.options import Options
 from comms_api.text.printable import as_text
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)

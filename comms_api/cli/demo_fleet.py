@@ -17,8 +17,8 @@ import asyncpg
 import httpx
 import msgspec
 
-from comms_api.client.endpoint import Endpoint
-from comms_api.client.model import Statistics
+from comms_api.client.spool.model import Statistics
+from comms_api.client.transport.endpoint import Endpoint
 from comms_api.errors import CommsError
 
 GROUP = "demo"

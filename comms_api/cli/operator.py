@@ -10,9 +10,9 @@ import click
 import httpx
 
 from comms_api.cli.device import Device, device_of
-from comms_api.client.endpoint import Endpoint
 from comms_api.client.enroll import read_secret
-from comms_api.client.session import problem_of
+from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.transport.session import problem_of
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.text.printable import is_name
 

@@ -14,18 +14,20 @@ from typing import Any
 
 import msgspec
 
-from comms_api.client.configuration import Configuration
 from comms_api.client.enroll import ensure_enrolled
-from comms_api.client.follow import Follower
-from comms_api.client.handlers import Handlers
 from comms_api.client.host import this_host
-from comms_api.client.inventory import COLLECTORS, MODULE, Scan, difference
-from comms_api.client.model import Identity, Options
-from comms_api.client.orders import OrderLoop
-from comms_api.client.senders import ChangeSender, LineSender, wait_for
-from comms_api.client.session import Session
-from comms_api.client.spool import Spool
+from comms_api.client.inventory.collectors import COLLECTORS
+from comms_api.client.inventory.scan import MODULE, Scan, difference
+from comms_api.client.log_files.follower import Follower
+from comms_api.client.options import Options
+from comms_api.client.orders.configuration import Configuration
+from comms_api.client.orders.handlers import Handlers
+from comms_api.client.orders.loop import OrderLoop
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
 from comms_api.client.supervise import Background, Health, keep_going
+from comms_api.client.transport.senders import ChangeSender, LineSender, wait_for
+from comms_api.client.transport.session import Session
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
 

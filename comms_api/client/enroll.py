@@ -11,10 +11,11 @@ import httpx
 import msgspec
 
 from comms_api.client.host import this_host
-from comms_api.client.keys import new_key
-from comms_api.client.model import Identity, Options
-from comms_api.client.session import problem_of
-from comms_api.client.spool import Spool
+from comms_api.client.options import Options
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.keys import new_key
+from comms_api.client.transport.session import problem_of
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Token
 

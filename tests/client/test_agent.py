@@ -19,8 +19,8 @@ from support.databases import querying
 from support.server import Server, running_server
 from support.waiting import PATIENCE, wait_until
 
-from comms_api.client.model import Identity
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
 
 Query = Callable[..., list[Any]]
 

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comms_api.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, delay_seconds
-from comms_api.client.batches import stateful_body, stateless_body, within_bytes
 from comms_api.client.enroll import new_identity
-from comms_api.client.inventory import COLLECTORS, difference, digest
-from comms_api.client.model import Change, Line
-from comms_api.client.session import UNREADABLE_TOKEN_SECONDS, token_life_seconds
+from comms_api.client.inventory.collectors import COLLECTORS
+from comms_api.client.inventory.scan import difference, digest
+from comms_api.client.spool.batches import within_bytes
+from comms_api.client.spool.model import Change, Line
+from comms_api.client.transport.bodies import stateful_body, stateless_body
+from comms_api.client.transport.session import UNREADABLE_TOKEN_SECONDS, token_life_seconds
 from comms_api.protocol import AgentMetadata
 
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(max_size=3))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from comms_api.client.find_files import Walk
-from comms_api.client.follow import Follower
-from comms_api.client.lines import LINE_BYTES_MAXIMUM
-from comms_api.client.spool import Spool
+from comms_api.client.log_files.follower import Follower
+from comms_api.client.log_files.lines import LINE_BYTES_MAXIMUM
+from comms_api.client.log_files.walk import Walk
+from comms_api.client.spool.spool import Spool
 
 
 class Log:

@@ -13,16 +13,16 @@ from support.batches import command
 from support.server import KEY, Server
 from support.waiting import wait_until
 
-from comms_api.client.spool import Spool
+from comms_api.client.spool.spool import Spool
 
 WORKER = """
 import asyncio, sys
 from pathlib import Path
-from comms_api.client.endpoint import Endpoint
-from comms_api.client.model import Identity
-from comms_api.client.orders import OrderLoop, success
-from comms_api.client.session import Session
-from comms_api.client.spool import Spool
+from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.spool.model import Identity
+from comms_api.client.orders.loop import OrderLoop, success
+from comms_api.client.transport.session import Session
+from comms_api.client.spool.spool import Spool
 
 async def slow(order):
     print("begun", order.order_id, flush=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from support.balancers import install
 
-from comms_api.client import packages
-from comms_api.client.inventory import collect_packages
-from comms_api.client.packages import Package, PackageDatabases
+from comms_api.client.inventory import packages
+from comms_api.client.inventory.collectors import collect_packages
+from comms_api.client.inventory.packages import Package, PackageDatabases
 
 DPKG = """Package: a
 Status: install ok installed

@@ -13,7 +13,7 @@ from support.proxy import Proxy, running_proxy
 from support.server import Server
 from support.waiting import PATIENCE
 
-from comms_api.client.endpoint import is_exempt
+from comms_api.client.transport.endpoint import is_exempt
 
 CLOSED = "http://127.0.0.1:1"
 

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from support.server import KEY, Server
 
-from comms_api.client.endpoint import Endpoint
-from comms_api.client.model import Change, Identity
-from comms_api.client.senders import ChangeSender
-from comms_api.client.session import Session
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Change, Identity
+from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.transport.senders import ChangeSender
+from comms_api.client.transport.session import Session
 from comms_api.protocol import AgentMetadata, Operation
 
 

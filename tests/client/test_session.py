@@ -11,10 +11,10 @@ import trustme
 from support.waiting import PATIENCE
 
 from comms_api.client import backoff
-from comms_api.client.endpoint import Endpoint
-from comms_api.client.model import Identity
-from comms_api.client.session import Call, Refused, Session
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.transport.session import Call, Refused, Session
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import ItemResults
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from comms_api.client.model import Change, Line, Place
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Change, Line, Place
+from comms_api.client.spool.spool import Spool
 from comms_api.protocol import Result
 
 
@@ -34,8 +34,8 @@ def at(position: int) -> Place:
 WRITER = """
 import sys
 from pathlib import Path
-from comms_api.client.model import Line, Place
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Line, Place
+from comms_api.client.spool.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 10**9)
 position = 0

@@ -1,18 +1,16 @@
 """An open log file, recognised by its content, not by its name."""
 
 import os
-import re
 from hashlib import blake2b
 from pathlib import Path, PurePath
 
 import msgspec
 
-from comms_api.client.lines import SAMPLE_BYTES, Encoding, detect_encoding
-from comms_api.client.model import Place
+from comms_api.client.log_files.lines import SAMPLE_BYTES, Encoding, detect_encoding
+from comms_api.client.spool.model import Place
 from comms_api.text.printable import as_text
 
 WINDOW_BYTES = 1024
-_COPY = re.compile(r"(?![^\W_]).*(\d|\b(old|bak|backup|copy|orig|prev|save)\b)", re.IGNORECASE)
 _SUFFIXES = {".gz", ".tgz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".zip", ".7z", ".br", ".rar"}
 _MAGIC = (
     b"\x1f\x8b",  # gzip
@@ -93,21 +91,6 @@ def open_file(path: str) -> OpenFile | None:
 def has_compressed_name(path: str) -> bool:
     """Return whether the suffix of a path is that of a compressed file."""
     return PurePath(path).suffix.lower() in _SUFFIXES
-
-
-def is_named_after(path: str, original: str) -> bool:
-    """Return whether a name is that of a copy: the original's, with a number, a date or a word such as `old`.
-
-    These are named after app.log: app.log.1, app.log-20261126, app-2026-11-26.log, app.log.old; but not app-error.log.
-    """
-    stem, name = PurePath(original).stem, PurePath(path).name
-    return path != original and name.startswith(stem) and bool(_COPY.match(name, len(stem)))
-
-
-def family(path: str) -> str:
-    """Return the letters that a name begins with, which copies share with their original."""
-    found = re.match(r"[^\W\d_]*", PurePath(path).name)
-    return found[0] if found else ""
 
 
 def _digest(data: bytes) -> bytes:

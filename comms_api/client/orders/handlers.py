@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from comms_api.client.configuration import Configuration
 from comms_api.client.host import this_host
-from comms_api.client.orders import Handler, success
-from comms_api.client.spool import Spool
+from comms_api.client.orders.configuration import Configuration
+from comms_api.client.orders.loop import Handler, success
+from comms_api.client.spool.spool import Spool
 from comms_api.protocol import ROTATE_KEY_ACTION, Order, Result
 
 

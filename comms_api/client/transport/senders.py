@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from comms_api.client.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, stateful_body, stateless_body
-from comms_api.client.model import Change, Line
-from comms_api.client.session import Call, Refused, Session
-from comms_api.client.spool import Spool
+from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM
+from comms_api.client.spool.model import Change, Line
+from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.bodies import stateful_body, stateless_body
+from comms_api.client.transport.session import Call, Refused, Session
 from comms_api.errors import CommsError
 from comms_api.protocol import AgentMetadata, ItemResult, ItemResults
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from comms_api.client.session import Call, Session
+from comms_api.client.transport.session import Call, Session
 from comms_api.protocol import WantedFile, WantedFiles
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

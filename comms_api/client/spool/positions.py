@@ -3,12 +3,13 @@
 Nothing here begins a transaction: a place is written in the transaction that stores the lines before it.
 """
 
+import re
 import sqlite3
+from pathlib import PurePath
 
 import msgspec
 
-from comms_api.client.model import Place
-from comms_api.client.open_file import family, is_named_after
+from comms_api.client.spool.model import Place
 
 PAST_KEPT = 1_000
 CANDIDATES_MAXIMUM = 200
@@ -25,6 +26,7 @@ PLACES_SCHEMA = """
     CREATE INDEX IF NOT EXISTS past_contents_by_opening ON past_contents (opening, family);
 """
 
+_COPY = re.compile(r"(?![^\W_]).*(\d|\b(old|bak|backup|copy|orig|prev|save)\b)", re.IGNORECASE)
 _COLUMNS = "folder, inode, path, position, opening, digest, is_cut"
 _SIMILAR = "opening = :opening AND family = :family AND path <> :path AND position > 0"
 
@@ -54,10 +56,10 @@ class Places:
         found = self._select(
             f"FROM ({' UNION ALL '.join(tables)}) ORDER BY position DESC LIMIT {CANDIDATES_MAXIMUM}",
             opening=place.opening,
-            family=family(place.path),
+            family=_family(place.path),
             path=place.path,
         )
-        return [content for content in found if is_named_after(place.path, content.path)]
+        return [content for content in found if _is_named_after(place.path, content.path)]
 
     def put(self, place: Place) -> None:
         """Store the reading position of a file."""
@@ -86,4 +88,19 @@ class Places:
 
 
 def _row(place: Place) -> tuple[object, ...]:
-    return (*msgspec.structs.astuple(place), family(place.path))
+    return (*msgspec.structs.astuple(place), _family(place.path))
+
+
+def _is_named_after(path: str, original: str) -> bool:
+    """Return whether a name is that of a copy: the original's, with a number, a date or a word such as `old`.
+
+    These are named after app.log: app.log.1, app.log-20261126, app-2026-11-26.log, app.log.old; but not app-error.log.
+    """
+    stem, name = PurePath(original).stem, PurePath(path).name
+    return path != original and name.startswith(stem) and bool(_COPY.match(name, len(stem)))
+
+
+def _family(path: str) -> str:
+    """Return the letters that a name begins with, which copies share with their original."""
+    found = re.match(r"[^\W\d_]*", PurePath(path).name)
+    return found[0] if found else ""

@@ -1,16 +1,11 @@
 """Write batches as the wire wants them: lines of JSON, the metadata first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
-from comms_api.client.model import Change, Line
+from comms_api.client.spool.model import Change, Line
 from comms_api.protocol import AgentMetadata, MetadataLine, StatefulHeader, StatelessHeader
-
-BATCH_BYTES_MAXIMUM = 2**20
-BATCH_ITEMS_MAXIMUM = 2_000
-HEADER_BYTES = 200
-"""About what a change takes beside its document."""
 
 
 def stateless_body(metadata: AgentMetadata, lines: Iterable[Line]) -> bytes:
@@ -34,13 +29,3 @@ def stateful_body(metadata: AgentMetadata, changes: Iterable[Change]) -> bytes:
         if change.data is not None:
             parts.append(change.data)
     return b"\n".join(parts) + b"\n"
-
-
-def within_bytes(sizes: Sequence[int], maximum: int) -> int:
-    """Return how many of the first items fit into one batch: at least one, if there is one."""
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if total > maximum:
-            return max(count, 1)
-    return len(sizes)

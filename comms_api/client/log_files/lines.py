@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from comms_api.client.model import Line
+from comms_api.client.spool.model import Line
 
 LINE_BYTES_MAXIMUM = 64 * 1024
 SAMPLE_BYTES = 256

@@ -15,10 +15,10 @@ import httpx
 import msgspec
 
 from comms_api.client.backoff import delay_seconds
-from comms_api.client.endpoint import Endpoint
-from comms_api.client.keys import Keys
-from comms_api.client.model import Identity
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.transport.keys import Keys
 from comms_api.errors import CommsError, Unauthenticated
 from comms_api.protocol import BATCH_SEQUENCE, Credentials, NextKey, Token
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from comms_api.client.session import REQUEST_SECONDS, Call, Refused, Session
-from comms_api.client.spool import Spool
+from comms_api.client.spool.spool import Spool
 from comms_api.client.supervise import Health, keep_going, until_done
+from comms_api.client.transport.session import REQUEST_SECONDS, Call, Refused, Session
 from comms_api.protocol import (
     CANCEL_ACTION,
     RESULT_FAILURE,

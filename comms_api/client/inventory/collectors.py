@@ -1,11 +1,11 @@
-"""What is on this host: its system, packages, processes and network interfaces; and what has changed.
+"""Collect what is on this host: its system, packages, processes and network interfaces.
 
 Documents hold nothing that moves by itself, so that a host on which nothing happens sends nothing.
 """
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,8 @@ import msgspec
 import psutil
 
 from comms_api.client.host import this_host
-from comms_api.client.model import Change
-from comms_api.client.packages import PackageDatabases
-from comms_api.client.supervise import Background, Health
+from comms_api.client.inventory.packages import PackageDatabases
 from comms_api.text.printable import as_text
-
-MODULE = "inventory"
-SCAN_SECONDS = 120.0
 
 Documents = dict[str, bytes]
 """JSON documents by id."""
@@ -28,21 +23,6 @@ Documents = dict[str, bytes]
 def state_id(*parts: object) -> str:
     """Return the id of a state whose identity is `parts`."""
     return hashlib.sha1("\0".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
-def digest(document: bytes) -> bytes:
-    """Return what two documents are compared by."""
-    return hashlib.blake2b(document, digest_size=16).digest()
-
-
-def difference(collector: str, known: Mapping[str, bytes], current: Documents) -> Iterator[tuple[Change, bytes]]:
-    """Yield the changes that lead from what is known (digests by id) to `current`, each with its digest."""
-    for id_, document in current.items():
-        new = digest(document)
-        if known.get(id_) != new:
-            yield Change(MODULE, collector, id_, "update" if id_ in known else "create", document), new
-    for id_ in known.keys() - current.keys():
-        yield Change(MODULE, collector, id_, "delete", None), b""
 
 
 def _document(**members: Any) -> bytes:
@@ -94,26 +74,6 @@ def collect_networks() -> Documents:
         is_up = name in states and states[name].isup
         documents[state_id(name)] = _document(interface={"name": name, "is_up": is_up, "addresses": found})
     return documents
-
-
-class Scan:
-    """A collector that may fail or hang, which is not the same as finding nothing."""
-
-    def __init__(self, name: str, collect: Callable[[], Documents]) -> None:
-        """Collect nothing yet."""
-        self.name = name
-        self._collect = collect
-        self._background, self._health = Background(), Health(f"collecting {name}")
-
-    async def run(self) -> Documents | None:
-        """Return the current documents; if collecting fails, log it once and return None."""
-        try:
-            documents = await self._background.run(self._collect, SCAN_SECONDS)
-        except Exception as error:  # noqa: BLE001 - the other collectors go on
-            self._health.failed(error)
-            return None
-        self._health.succeeded()
-        return documents
 
 
 COLLECTORS: Mapping[str, Callable[[], Documents]] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.client.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, HEADER_BYTES, within_bytes
-from comms_api.client.model import Change, Identity, Line, Place, Statistics
-from comms_api.client.places import PLACES_SCHEMA, Places
+from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, HEADER_BYTES, within_bytes
+from comms_api.client.spool.model import Change, Identity, Line, Place, Statistics
+from comms_api.client.spool.positions import PLACES_SCHEMA, Places
 from comms_api.protocol import OrderResult, Result
 
 ORDERS_KEPT = 10_000

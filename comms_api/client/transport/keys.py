@@ -9,8 +9,8 @@ import string
 
 import msgspec
 
-from comms_api.client.model import Identity
-from comms_api.client.spool import Spool
+from comms_api.client.spool.model import Identity
+from comms_api.client.spool.spool import Spool
 
 KEY_LENGTH = 32
 

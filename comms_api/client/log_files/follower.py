@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.client.find_files import SECONDS_MAXIMUM, Walk
-from comms_api.client.lines import Source, take_lines
-from comms_api.client.model import Place
-from comms_api.client.open_file import OpenFile, has_compressed_name, open_file
-from comms_api.client.spool import Spool
+from comms_api.client.log_files.lines import Source, take_lines
+from comms_api.client.log_files.open_file import OpenFile, has_compressed_name, open_file
+from comms_api.client.log_files.walk import SECONDS_MAXIMUM, Walk
+from comms_api.client.spool.model import Place
+from comms_api.client.spool.spool import Spool
 from comms_api.text.printable import as_text
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Follow log files and make an event of each new line."""

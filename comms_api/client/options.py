@@ -1,0 +1,37 @@
+"""How one agent runs, as its command line says."""
+
+from pathlib import Path
+
+import msgspec
+
+from comms_api.client.transport.endpoint import Endpoint
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How one agent runs."""
+
+    url: str
+    management_url: str | None
+    ca: Path | None
+    data_dir: Path
+    name: str
+    groups: tuple[str, ...] = ()
+    user: str = "admin"
+    password_file: Path | None = None
+    enrollment_token_file: Path | None = None
+    agent_id: str | None = None
+    key_file: Path | None = None
+    log_files: tuple[str, ...] = ()
+    from_start: bool = False
+    inventory: bool = True
+    scan_interval_seconds: float = 60.0
+    batch_seconds: float = 10.0
+    spool_bytes: int = 64 * 2**20
+    wait_seconds: float = 60.0
+    once: bool = False
+    proxy: str | None = None
+    no_proxy: bool = False
+
+    def endpoint(self, url: str) -> Endpoint:
+        """Return the endpoint of one of the two APIs."""
+        return Endpoint(url, self.ca, self.proxy, self.no_proxy)

@@ -1,0 +1,1 @@
+"""Poll for orders, execute each once, and report its result."""
