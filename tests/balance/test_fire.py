@@ -68,7 +68,7 @@ class Node:
 
 @dataclass
 class Watch:
-    """What `comms-api cluster nodes` said all the while."""
+    """The answers of `comms-api cluster nodes` during the test."""
 
     looks: int = 0
     unanswered: int = 0
@@ -204,7 +204,7 @@ async def _submit_until(stopping: asyncio.Event, arena: Arena) -> int:
 
 
 async def _watch_until(stopping: asyncio.Event, arena: Arena) -> None:
-    """Ask `comms-api cluster nodes` all the while, and compare what it says with what is so."""
+    """Run `comms-api cluster nodes` repeatedly, and compare its answers with the real state of the nodes."""
     watch, folder = arena.watch, arena.nodes[0].server.folder
     options = ["--url", arena.balancer.management_url, "--ca", str(folder / "certs" / "ca.pem")]
     options += ["--password-file", str(folder / "password"), "--json"]

@@ -26,7 +26,7 @@ Answer = tuple[int, bytes]
 
 
 class Scripted:
-    """A server on a real socket that gives the answers it was told to, one per request, and then holds its peace."""
+    """A server on a real socket that returns the configured answers, one per request, and then does not answer."""
 
     def __init__(self, folder: Path, answers: list[Answer]) -> None:
         authority = trustme.CA()

@@ -58,7 +58,7 @@ def has_healed(hosts: list[Host], members: int) -> bool:
 
 
 def kill_and_wait(load: Load, hosts: list[Host], kill: Callable[[Host], None], seconds: float) -> Host:
-    """Do away with the leader, wait for writes with another, tell how long it took, and return who it was."""
+    """Kill the leader, wait until writes succeed with another, print how long that took, and return the old leader."""
     old, began = leader(hosts), time.monotonic()
     kill(old)
     others = [host for host in hosts if host is not old]

@@ -103,7 +103,7 @@ def _prepare(server: Server) -> str:
 
 @contextmanager
 def _memory_of(server: Server) -> Iterator[list[int]]:
-    """Gather how much memory the server holds, all the while."""
+    """Sample the server's resident memory during the block."""
     samples, is_over = [server.resident_bytes()], threading.Event()
 
     def gather() -> None:

@@ -1,4 +1,4 @@
-"""Programs on a terminal of a width."""
+"""Run programs on a terminal of a given width."""
 
 import os
 import pty
@@ -7,15 +7,15 @@ from contextlib import suppress
 
 
 def on_terminal(program: list[str], columns: int) -> str:
-    """Return a program's output on a terminal of some width."""
-    ours, its = pty.openpty()
+    """Run a program on a terminal with this many columns, and return its output."""
+    screen, terminal = pty.openpty()
     narrow = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
-    with subprocess.Popen(program, stdout=its, stderr=its, env=narrow) as process:
-        os.close(its)
+    with subprocess.Popen(program, stdout=terminal, stderr=terminal, env=narrow) as process:
+        os.close(terminal)
         shown = b""
         with suppress(OSError):  # EIO: the other end is closed
-            while read := os.read(ours, 65536):
+            while read := os.read(screen, 65536):
                 shown += read
-    os.close(ours)
+    os.close(screen)
     assert process.returncode == 0, shown
     return shown.decode()

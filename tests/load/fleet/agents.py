@@ -218,11 +218,13 @@ class Agent(Session):
             return False
         headers = {"Authorization": f"Bearer {secret}"}
         count_sent("agents", 1)
-        with self.client.request("POST", url, name=name, catch_response=True, json=enrollment, headers=headers) as it:
-            count_answer("agents", 1, it.status_code)
-            pause = self.judge(it)
+        with self.client.request(
+            "POST", url, name=name, catch_response=True, json=enrollment, headers=headers
+        ) as answer:
+            count_answer("agents", 1, answer.status_code)
+            pause = self.judge(answer)
         self.pause(pause)
-        return is_good(it)
+        return is_good(answer)
 
 
 def _age_ms(orders: list[dict[str, Any]]) -> float:

@@ -23,7 +23,7 @@ class Operator(Session):
     fixed_count = 1
 
     def on_start(self) -> None:
-        """See to it that the group has a file, wait for its first agent, and begin with a command."""
+        """Store a file for the group, wait for its first agent, and submit a first command."""
         self.keep_file()
         while not self._has_agents():
             self.pause(1)

@@ -1,0 +1,115 @@
+"""The source and the documents are in plain English: no phrase, name or docstring of these tables is in them.
+
+Each table maps a regular expression to what to write instead. To forbid another one, add a line.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+Table: TypeAlias = Mapping[str, str]
+Findings: TypeAlias = Iterator[tuple[int, str, str]]
+"""Line number, words, what to write instead."""
+
+PHRASES: Table = {
+    r"all the while": "throughout …, while …",
+    r"(do|does|did|done) away with": "remove, delete, kill",
+    r"see to it": "ensure that …",
+    r"holds? (its|his|their) peace": "does not answer",
+}
+"""Words in any file, in any case, also across a line break."""
+
+NAMES: Table = {
+    r"them|those|these|its?|whom|stuff|things?": "a name that says what the value is",
+}
+"""Names of variables, parameters, attributes, functions and classes, without leading underscores."""
+
+DOCSTRINGS: Table = {
+    r"__init__: Take the (app|connection|engine|settings)\.": "nothing: the signature says it",
+}
+"""Beginnings of `NAME: SUMMARY`, for the docstrings of functions, classes and modules (whose name is `module`)."""
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (".ci", "bench", "certs", "comms_api", "deploy", "docs", "examples", "migrations", "tests")
+SUFFIXES = {"", ".cfg", ".conf", ".md", ".py", ".service", ".socket", ".toml", ".yaml", ".yml"}
+FILES = [path for path in ROOT.iterdir() if path.name == "Makefile" or path.suffix in {".md", ".toml"}]
+FILES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+TEXTS = {path: path.read_text() for path in FILES if path.is_file() and path != Path(__file__)}
+TREES = {path: ast.parse(text) for path, text in TEXTS.items() if path.suffix == ".py"}
+
+
+def phrases_in(text: str) -> Findings:
+    patterns = [(re.compile(rf"\b(?:{phrase})(?!\w)", re.IGNORECASE), instead) for phrase, instead in PHRASES.items()]
+    for number, (line, following) in enumerate(pairwise([*text.splitlines(), ""]), 1):
+        joined = f"{line} {following.lstrip(' #')}"
+        for pattern, instead in patterns:
+            yield from ((number, match[0], instead) for match in pattern.finditer(joined) if match.start() < len(line))
+
+
+def names_in(tree: ast.AST) -> Findings:
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+                | ast.arg(arg=name)
+                | ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
+                yield from look_up(NAMES, node.lineno, name.strip("_"), "$")
+
+
+def docstrings_in(tree: ast.AST) -> Findings:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            words = f"{getattr(node, 'name', 'module')}: {summary}"
+            yield from look_up(DOCSTRINGS, getattr(node, "lineno", 1), words)
+
+
+def look_up(table: Table, line: int, words: str, end: str = "") -> Findings:
+    return ((line, words, instead) for start, instead in table.items() if re.match(f"(?:{start}){end}", words))
+
+
+def report(findings: Mapping[Path, Findings]) -> str:
+    return "\n".join(
+        f"{path.relative_to(ROOT)}:{line}: {words!r}; write: {instead}"
+        for path, found in findings.items()
+        for line, words, instead in found
+    )
+
+
+def test_no_file_has_a_phrase_that_must_be_read_twice() -> None:
+    faults = report({path: phrases_in(text) for path, text in TEXTS.items()})
+    assert not faults, faults
+
+
+def test_every_name_says_what_its_value_is() -> None:
+    faults = report({path: names_in(tree) for path, tree in TREES.items()})
+    assert not faults, faults
+
+
+def test_no_docstring_begins_without_saying_anything() -> None:
+    faults = report({path: docstrings_in(tree) for path, tree in TREES.items()})
+    assert not faults, faults
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("# It waits\n# all the\n# while.\n", [2]),
+        ('"""All the while."""\nall_the_while = 0\n', [1]),
+        ("x = 1\ndef f(them, *, those=0): x._stuff = them\n", [2, 2, 2]),
+        ("class A:\n    def __init__(self, engine):\n        '''Take the engine.'''\n", [2]),
+    ],
+)
+def test_a_forbidden_phrase_name_or_docstring_is_found_at_its_line(source: str, lines: list[int]) -> None:
+    tree = ast.parse(source)
+    found = [*phrases_in(source), *names_in(tree), *docstrings_in(tree)]
+    assert [line for line, _, _ in found] == lines
