@@ -115,10 +115,10 @@ def agent_api(node: Node) -> AsgiApp:
         "rotation": node.rotation,
         "agents": node.agents,
         "files": node.files,
-        "file_desk": files.FileDesk(node.files, node.agent_answers),
+        "file_services": files.FileServices(node.files, node.agent_answers),
         "event_services": events.EventServices(batches, node.events),
         "state_services": states.StateServices(batches, node.agent_answers, node.states),
-        "desk": _order_desk(node),
+        "order_services": _order_services(node),
     }
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
@@ -126,8 +126,8 @@ def agent_api(node: Node) -> AsgiApp:
     return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
 
 
-def _order_desk(node: Node) -> orders.OrderDesk:
-    return orders.OrderDesk(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
+def _order_services(node: Node) -> orders.OrderServices:
+    return orders.OrderServices(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
@@ -146,10 +146,10 @@ def _see_nobody(_connection: AnyConnection, _claims: Claims) -> None:
 def management_api(node: Node) -> AsgiApp:
     """Return the management API."""
     services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
-        "desk": _order_desk(node),
-        "file_desk": files.FileDesk(node.files, node.answers),
-        "command_desk": commands.CommandDesk(
-            node.bodies, node.submissions, node.commands, node.settings.order_timeout_maximum_seconds, node.tokens.now
+        "order_services": _order_services(node),
+        "file_services": files.FileServices(node.files, node.answers),
+        "submission_services": commands.SubmissionServices(
+            node.bodies, node.submissions, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody, node.users.token_for)

@@ -111,7 +111,7 @@ async def open_node(
     presence = Presence(engine, process.address.name)
     dispatcher = Dispatcher(engine, tokens, presence, settings)
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
-    polls = Polls(dispatcher.count_held, dispatcher.send_away, dispatcher.drain, dispatcher.resume)
+    polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, process, clock, keyring, polls)
     failures = FailureLimit(engine, Allowance(FAILURES, FAILURES_ALLOWED, LOCK_SECONDS))
     channels = {

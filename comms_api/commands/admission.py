@@ -67,7 +67,7 @@ def _listed(names: Sequence[str]) -> str:
 
 async def refuse_strangers(connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
     """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
-    targets = [wanted.command.target for wanted in expansions]
+    targets = [expansion.command.target for expansion in expansions]
     faults = [
         f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
         for index, (target, count) in enumerate(zip(targets, orders, strict=True))

@@ -102,7 +102,7 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
     }
 
 
-_TOLD = (
+_SUBMITTED_COLUMNS = (
     "request_id",
     "source",
     "user_name",
@@ -118,12 +118,12 @@ _TOLD = (
     "phase",
     "rollout",
 )
-"""The columns of a command that are as they were submitted."""
+"""The columns of a command that keep what was submitted."""
 
 
-def _told(name: str) -> BindParameter[Any]:
-    of_column = commands.c[name].type
-    return bindparam(name, type_=JSON(none_as_null=True) if isinstance(of_column, JSON) else of_column)
+def _column_parameter(name: str) -> BindParameter[Any]:
+    column_type = commands.c[name].type
+    return bindparam(name, type_=JSON(none_as_null=True) if isinstance(column_type, JSON) else column_type)
 
 
 # Subqueries, so that they are evaluated once, and not for each order.
@@ -197,7 +197,7 @@ def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:
     # Nothing but the recipients in its FROM: joined with the command, the planner looks each agent up by itself.
     row: dict[str, ColumnElement[Any]] = {
         "order_id": func.uuid7(),
-        "request_id": _told("request_id"),
+        "request_id": _column_parameter("request_id"),
         "agent_id": recipient.c.agent_id,
         "agent_groups": func.array(
             select(group_members.c.group_name)
@@ -206,7 +206,7 @@ def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:
             .scalar_subquery()
         ),
         "expires_at": _EXPIRES_AT,
-        "priority": _told("priority"),
+        "priority": _column_parameter("priority"),
         "offer_at": _OFFER_AT,
         "bytes": bindparam("order_bytes", type_=Integer),
     }
@@ -230,8 +230,9 @@ def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
 
 
 def _add_command(counted: CTE) -> CTE:
-    row = select(*map(_told, _TOLD), _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(counted.c.orders > 0)
-    return insert(commands).from_select([*_TOLD, "starts_at", "expires_at", "orders"], row).cte("added")
+    submitted = map(_column_parameter, _SUBMITTED_COLUMNS)
+    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(counted.c.orders > 0)
+    return insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
 
 
 async def rehearse_command(connection: AsyncConnection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:

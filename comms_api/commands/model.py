@@ -111,7 +111,7 @@ class CommandProgress(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """How many open orders a cancellation has ended, and how many agents that hold one will be told."""
+    """The number of open orders that a cancellation has ended, and of agents that it will notify (`told`)."""
 
     cancelled: int
     told: int

@@ -20,7 +20,7 @@ from comms_api.protocol import Action, kept_source
 
 
 async def list_commands(
-    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
+    connection: AsyncConnection, order_filter: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[Command], bool]:
     """Return a page of commands by id, starting after `after`, and whether more follow.
 
@@ -28,17 +28,17 @@ async def list_commands(
     """
     statement = select(commands).order_by(commands.c.request_id)
     pairs = (
-        (commands.c.source, wanted.source and kept_source(wanted.source)),
-        (commands.c.user_name, wanted.user),
-        (commands.c.action_name, wanted.action),
+        (commands.c.source, order_filter.source and kept_source(order_filter.source)),
+        (commands.c.user_name, order_filter.user),
+        (commands.c.action_name, order_filter.action),
     )
     statement = statement.where(*(column == value for column, value in pairs if value is not None))
-    if wanted.targets:
-        statement = statement.where(has_target(wanted.targets))
-    if wanted.since is not None:
-        statement = statement.where(commands.c.request_id >= uuid7_floor(wanted.since))
-    if wanted.until is not None:
-        statement = statement.where(commands.c.request_id < uuid7_floor(wanted.until))
+    if order_filter.targets:
+        statement = statement.where(has_target(order_filter.targets))
+    if order_filter.since is not None:
+        statement = statement.where(commands.c.request_id >= uuid7_floor(order_filter.since))
+    if order_filter.until is not None:
+        statement = statement.where(commands.c.request_id < uuid7_floor(order_filter.until))
     if after is not None:
         statement = statement.where(commands.c.request_id > after)
     return await fetch_page(connection, statement, ["request_id"], limit, _command)

@@ -60,27 +60,26 @@ async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -
         waiting.result()
 
 
-class CommandDesk(msgspec.Struct, frozen=True):
-    """What the routes that submit commands work with."""
+class SubmissionServices(msgspec.Struct, frozen=True):
+    """The dependencies of routes that submit commands; one struct, since Litestar starts a task for each of several."""
 
     bodies: Bodies
     submissions: Submissions
-    commands: Commands
     timeout_maximum_seconds: float
     now: Callable[[], float]
 
     def read(self, request: AnyRequest, body: bytes) -> tuple[str, list[NewCommand], IdempotencyKey | None]:
-        """Return who submits, what, and under which key."""
+        """Return the user, the commands, and the idempotency key of a submission."""
         claims = claims_of(request)
         caller = Caller(claims.subject, claims.role == "service", self.now())
-        wanted = read_commands(body, caller, self.timeout_maximum_seconds)
-        return caller.name, wanted, read_key(caller.name, request.headers.get(HEADER), body)
+        submitted = read_commands(body, caller, self.timeout_maximum_seconds)
+        return caller.name, submitted, read_key(caller.name, request.headers.get(HEADER), body)
 
 
 @post("/commands", status_code=201, opt=SUBMIT, responses={200: ResponseSpec(RehearsedCommands)})
 async def submit_commands(
     request: AnyRequest,
-    command_desk: NamedDependency[CommandDesk],
+    submission_services: NamedDependency[SubmissionServices],
     dry_run: FromQuery[bool] = False,  # noqa: FBT002
 ) -> Response[SubmittedCommands | RehearsedCommands]:
     """Submit one command, an array, or `{"commands": […]}`: all of them, or none if one is at fault.
@@ -88,24 +87,27 @@ async def submit_commands(
     Repeated within a day under the same Idempotency-Key, it is answered as the first time and submits nothing. With
     `dry_run=true` nothing is submitted, and the answer (200) says who would get each command.
     """
-    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        user, wanted, key = command_desk.read(request, body)
+    async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
+        user, commands, key = submission_services.read(request, body)
+    submissions = submission_services.submissions
     if dry_run:
-        rehearsed = await command_desk.submissions.rehearse(user, wanted)
-        return Response(RehearsedCommands(rehearsed), status_code=200)
-    return Response(SubmittedCommands(await command_desk.submissions.submit(user, wanted, key)), status_code=201)
+        return Response(RehearsedCommands(await submissions.rehearse(user, commands)), status_code=200)
+    return Response(SubmittedCommands(await submissions.submit(user, commands, key)), status_code=201)
 
 
 @post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC)
-async def submit_plugin_commands(request: AnyRequest, command_desk: NamedDependency[CommandDesk]) -> PluginAnswer:
+async def submit_plugin_commands(
+    request: AnyRequest, submission_services: NamedDependency[SubmissionServices]
+) -> PluginAnswer:
     """Submit commands in the format of the command manager plugin; like the plugin's, the answer lists every order.
 
     HTTP Basic is accepted instead of a token.
     """
-    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        user, wanted, key = command_desk.read(request, body)
-    submitted = await command_desk.submissions.submit(user, wanted, key)
-    documents = [DocumentId(order_id) for order_id in await command_desk.submissions.list_order_ids(submitted)]
+    async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
+        user, commands, key = submission_services.read(request, body)
+    submissions = submission_services.submissions
+    submitted = await submissions.submit(user, commands, key)
+    documents = [DocumentId(order_id) for order_id in await submissions.list_order_ids(submitted)]
     return PluginAnswer(orders=documents, documents=documents)
 
 
@@ -125,8 +127,10 @@ async def list_commands(  # noqa: PLR0913 - one parameter per filter
     limit: Limit = 100,
 ) -> Page[Command]:
     """List commands, oldest first: all, or those that match every filter."""
-    wanted = OrderFilter(source=source, user=user, action=action, targets=filtered_targets, since=since, until=until)
-    return await commands.list(wanted, after, limit)
+    order_filter = OrderFilter(
+        source=source, user=user, action=action, targets=filtered_targets, since=since, until=until
+    )
+    return await commands.list(order_filter, after, limit)
 
 
 @get("/commands/{request_id:uuid}", opt=READ)
@@ -214,14 +218,14 @@ async def resume_command(request: AnyRequest, request_id: FromPath[UUID], comman
 
 @post("/commands/{request_id:uuid}/retry", status_code=201, opt=OPERATE)
 async def retry_command(
-    request: AnyRequest, request_id: FromPath[UUID], command_desk: NamedDependency[CommandDesk]
+    request: AnyRequest, request_id: FromPath[UUID], submission_services: NamedDependency[SubmissionServices]
 ) -> SubmittedCommands:
     """Submit a command again to those whose orders failed (or, as `statuses`, were cancelled), under a new id."""
-    async with command_desk.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        wanted = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
+    async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
+        retry = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
         user = claims_of(request).subject
         key = read_key(user, request.headers.get(HEADER), request_id.bytes + body)
-    return SubmittedCommands(await command_desk.submissions.retry(request_id, user, wanted, key))
+    return SubmittedCommands(await submission_services.submissions.retry(request_id, user, retry, key))
 
 
 SUBMISSION_ROUTES = [submit_commands, submit_plugin_commands]

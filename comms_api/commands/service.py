@@ -19,7 +19,7 @@ from comms_api.orders.queries import (
     count_orders,
     list_failures,
 )
-from comms_api.orders.transitions import Notice
+from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 from comms_api.settings import Settings
 
@@ -36,10 +36,10 @@ class Commands:
 
     # -- showing
 
-    async def list(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
+    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
         """Return one page of commands, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await queries.list_commands(connection, wanted, after, limit)
+            found, has_more = await queries.list_commands(connection, order_filter, after, limit)
         return make_page(found, lambda command: str(command.request_id), has_more=has_more)
 
     async def get(self, request_id: UUID) -> CommandProgress:
@@ -60,10 +60,10 @@ class Commands:
         async with self._engine.begin() as connection:
             await queries.get_command(connection, request_id)
             cancelled, offered = await transitions.cancel_command(connection, request_id, user)
-            notice = Notice(self._clock.uuid7(), user, CancelArguments(request_id=request_id), offered)
-            told = await transitions.tell_of_cancellation(connection, notice)
+            notice = CancelNotice(self._clock.uuid7(), user, CancelArguments(request_id=request_id), offered)
+            notified = await transitions.add_cancel_orders(connection, notice)
         self._notifier.notify(ORDERS_CHANNEL)
-        return Cancelled(cancelled, told)
+        return Cancelled(cancelled, told=notified)
 
     async def pause(self, request_id: UUID, user: str) -> Held:
         """Hold back the orders of a command that no agent was offered; those under way go on.

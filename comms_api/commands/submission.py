@@ -1,7 +1,7 @@
 """Submit commands: all of a request or none of it, durable before the answer.
 
-A command of its own to those it names is one statement, and polls that are held here are answered by what it claims
-for them: their orders need no claim of their own.
+A single command addressed by name runs as one statement; it also claims the orders for polls held on this node and
+answers them directly.
 """
 
 import asyncio
@@ -58,7 +58,6 @@ class Submissions:
         schemas: Schemas,
         settings: Settings,
     ) -> None:
-        """Take the clock that ids are made by, who tells the nodes, and who holds the polls of this one."""
         self._engine = engine
         self._clock = clock
         self._notifier = notifier
@@ -79,12 +78,12 @@ class Submissions:
         """
         submitted = await self._by_id(submitted)
         recipients = _named_recipients(submitted)
-        is_given = False
+        is_delivered = False
         if key is None and _is_one_statement(submitted):
-            answer, is_given = await self._submit_alone(user, submitted, recipients)
+            answer, is_delivered = await self._submit_alone(user, submitted, recipients)
         else:
             answer = await self._submit_together(user, submitted, key)
-        if not is_given:
+        if not is_delivered:
             self._notifier.notify(ORDERS_CHANNEL, {str(recipient) for recipient in recipients})
         await asyncio.sleep(HEAD_START_SECONDS)
         return answer
@@ -92,19 +91,19 @@ class Submissions:
     async def _submit_alone(
         self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID]
     ) -> tuple[list[Submitted], bool]:
-        """Return the answer, and whether nobody need be told, since polls that are held here have been answered."""
-        [wanted] = await self._prepare(user, submitted)
-        is_claimed = wanted.is_due_at_once and self._dispatcher.holds(recipients)
+        """Return the answer, and whether polls held here were answered with every order."""
+        [expansion] = await self._prepare(user, submitted)
+        is_claimed = expansion.is_due_at_once and self._dispatcher.can_deliver(recipients)
         async with direct(self._engine) as connection:
             if is_claimed:
-                answer, claimed = await expand_and_claim(connection, wanted, ORDER_IDS_SHOWN, self._lease_seconds)
+                answer, claimed = await expand_and_claim(connection, expansion, ORDER_IDS_SHOWN, self._lease_seconds)
             else:
-                answer, claimed = await expand_command(connection, wanted, ORDER_IDS_SHOWN), []
-        given = await self._dispatcher.give(claimed)
+                answer, claimed = await expand_command(connection, expansion, ORDER_IDS_SHOWN), []
+        delivered = await self._dispatcher.deliver(claimed)
         if not answer.orders:
             async with self._engine.connect() as reading:
-                await refuse_strangers(reading, [wanted], [0])
-        return [answer], given == answer.orders
+                await refuse_strangers(reading, [expansion], [0])
+        return [answer], delivered == answer.orders
 
     async def _submit_together(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
@@ -116,7 +115,7 @@ class Submissions:
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             await refuse_foreign_groups(connection, expansions)
-            answer = [await expand_command(connection, wanted, ORDER_IDS_SHOWN) for wanted in expansions]
+            answer = [await expand_command(connection, expansion, ORDER_IDS_SHOWN) for expansion in expansions]
             await refuse_strangers(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
@@ -133,7 +132,7 @@ class Submissions:
         async with self._engine.connect() as connection:
             await refuse_foreign_groups(connection, expansions)
             rehearsed = [
-                Rehearsed(*await rehearse_command(connection, wanted, RECIPIENTS_SHOWN)) for wanted in expansions
+                Rehearsed(*await rehearse_command(connection, expansion, RECIPIENTS_SHOWN)) for expansion in expansions
             ]
             await refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
@@ -169,9 +168,9 @@ class Submissions:
             return await load_schemas(connection, names)
 
     async def retry(
-        self, request_id: UUID, user: str, wanted: Retry, key: IdempotencyKey | None = None
+        self, request_id: UUID, user: str, retry: Retry, key: IdempotencyKey | None = None
     ) -> list[Submitted]:
-        """Submit a command again to those whose orders failed, as a command of its own.
+        """Submit a command again, under a new id, to the recipients whose orders failed.
 
         Raises `NotFound`, and `Conflict` when none of its orders ended so, or they are archived.
         """
@@ -185,17 +184,17 @@ class Submissions:
                 source=old.source,  # type: ignore[arg-type] # as it was submitted
                 target=old.target,
                 action=old.action,
-                timeout=min(wanted.timeout or old.timeout, self._held_seconds),
+                timeout=min(retry.timeout or old.timeout, self._held_seconds),
                 priority=old.priority,
                 rollout=old.rollout,
             )
-            chosen = recipients_again(request_id, wanted.statuses, old.target.type)
+            chosen = recipients_again(request_id, retry.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
             await refuse_foreign_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
                 counts = await count_orders(connection, request_id)
-                raise Conflict(_nothing_to_repeat(request_id, wanted, counts))
+                raise Conflict(_nothing_to_repeat(request_id, retry, counts))
             if key is not None:
                 await store_answer(connection, key, answer)
         self._notifier.notify(ORDERS_CHANNEL)
@@ -209,9 +208,9 @@ class Submissions:
             return await list_order_ids(connection, [command.request_id for command in submitted])
 
 
-def _nothing_to_repeat(request_id: UUID, wanted: Retry, counts: Counts) -> str:
-    fault = f"No order of the command {request_id} that is not archived ended as {' or '.join(wanted.statuses)}."
-    if not counts.cancelled or "cancelled" in wanted.statuses:
+def _nothing_to_repeat(request_id: UUID, retry: Retry, counts: Counts) -> str:
+    fault = f"No order of the command {request_id} that is not archived ended as {' or '.join(retry.statuses)}."
+    if not counts.cancelled or "cancelled" in retry.statuses:
         return fault
     return f'{fault} {counts.cancelled} were cancelled: repeat them with {{"statuses": ["cancelled"]}}, or --cancelled.'
 

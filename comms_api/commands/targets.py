@@ -130,10 +130,10 @@ async def find_outsiders(
 ) -> list[tuple[UUID, list[str]]]:
     """Return the first recipients that are not members of all these groups, each with its missing groups."""
     recipient = chosen.subquery("recipient")
-    own = group_members.c.agent_id == recipient.c.agent_id
+    is_recipient = group_members.c.agent_id == recipient.c.agent_id
     named = func.unnest(literal(list(names), ARRAY(Text))).column_valued("name")
-    joined = select(func.count()).where(own, group_members.c.group_name.in_(select(named))).scalar_subquery()
-    missing = select(named).except_(select(group_members.c.group_name).where(own)).order_by(text("1"))
+    joined = select(func.count()).where(is_recipient, group_members.c.group_name.in_(select(named))).scalar_subquery()
+    missing = select(named).except_(select(group_members.c.group_name).where(is_recipient)).order_by(text("1"))
     statement = (
         select(recipient.c.agent_id, func.array(missing.scalar_subquery()))
         .where(joined < len(set(names)))

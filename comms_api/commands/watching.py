@@ -50,7 +50,7 @@ class Watch:
         self._watchers: Counter[str] = Counter()
         """By user."""
 
-        self._wanted = asyncio.Event()
+        self._has_watched = asyncio.Event()
         self._is_draining = False
 
     def enter(self, user: str) -> Callable[[], None]:
@@ -79,7 +79,7 @@ class Watch:
         """
         watched = self._watched.setdefault(request_id, _Watched())
         watched.watchers += 1
-        self._wanted.set()
+        self._has_watched.set()
         seen: Counts | None = None
         try:
             while not (self._is_draining or (seen is not None and seen.is_done)):
@@ -112,8 +112,8 @@ class Watch:
     async def run(self) -> None:
         """Look at what is watched, until cancelled."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._has_watched.wait()
+            self._has_watched.clear()
             while self._watched:
                 await self._look()
                 await asyncio.sleep(INTERVAL_SECONDS)

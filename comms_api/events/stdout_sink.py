@@ -34,14 +34,14 @@ class StdoutSink:
             except OSError as error:
                 raise CommsError(f"standard output: {error}") from None
 
-    async def _write(self, rest: memoryview) -> None:
+    async def _write(self, data: memoryview) -> None:
         """Write as the reader takes it: of so little a pipe that can be written to takes all, so no write ever waits.
 
         A caller that is cancelled leaves a whole line, if it is not longer than that.
         """
-        while rest:
+        while data:
             if select([], [self._descriptor], [], 0)[1]:
-                rest = rest[os.write(self._descriptor, rest[:PIPE_BUF]) :]
+                data = data[os.write(self._descriptor, data[:PIPE_BUF]) :]
             else:
                 # A program of its own, which serves no requests, and one call at a time.
                 await asyncio.to_thread(select, [], [self._descriptor], [], WAIT_SECONDS)

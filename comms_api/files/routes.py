@@ -35,7 +35,7 @@ class _FileResponse(Response[Any]):
         return content
 
 
-class FileDesk(msgspec.Struct, frozen=True):
+class FileServices(msgspec.Struct, frozen=True):
     """The dependencies of routes that send files."""
 
     files: Files
@@ -70,13 +70,13 @@ def _answer(request: AnyRequest, sha256: str, content: bytes) -> Response[bytes]
 @get("/files")
 async def fetch_file(
     request: AnyRequest,
-    file_desk: NamedDependency[FileDesk],
+    file_services: NamedDependency[FileServices],
     file_name: FileNameQuery = None,
 ) -> Response[bytes]:
     """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
-    return await file_desk.answer(request, await file_desk.files.find_own(agent_of(request), file_name))
+    return await file_services.answer(request, await file_services.files.find_own(agent_of(request), file_name))
 
 
 @get("/configuration")
@@ -119,11 +119,11 @@ async def get_file(
     request: AnyRequest,
     group: FromPath[str],
     name: FromPath[str],
-    file_desk: NamedDependency[FileDesk],
+    file_services: NamedDependency[FileServices],
     version: FromQuery[int | None] = None,
 ) -> Response[bytes]:
     """Answer with a file as it is, or as it was in an earlier version."""
-    return await file_desk.answer(request, await file_desk.files.find(group, name, version))
+    return await file_services.answer(request, await file_services.files.find(group, name, version))
 
 
 @get("/groups/{group:str}/files/{name:str}/versions", opt=READ)
@@ -147,10 +147,12 @@ async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -
 
 
 @get("/agents/{agent:str}/configuration/merged", opt=READ)
-async def show_merged(request: AnyRequest, agent_id: AgentId, file_desk: NamedDependency[FileDesk]) -> Response[bytes]:
+async def show_merged(
+    request: AnyRequest, agent_id: AgentId, file_services: NamedDependency[FileServices]
+) -> Response[bytes]:
     """Answer with the YAML of an agent's groups, merged."""
-    await file_desk.files.configuration(agent_id)
-    return await file_desk.answer(request, await file_desk.files.find_merged(agent_id))
+    await file_services.files.configuration(agent_id)
+    return await file_services.answer(request, await file_services.files.find_merged(agent_id))
 
 
 AGENT_ROUTES = [fetch_file, list_own_files, report_configuration]

@@ -87,8 +87,8 @@ _STORED = (
 
 async def find_version(connection: AsyncConnection, group: str, name: str, version: int | None) -> StoredVersion | None:
     """Return a version of a file, by default the current one; None when there is none."""
-    is_wanted = group_files.c.is_current if version is None else group_files.c.version == version
-    statement = select(*_STORED).where(group_files.c.group_name == group, group_files.c.file_name == name, is_wanted)
+    is_version = group_files.c.is_current if version is None else group_files.c.version == version
+    statement = select(*_STORED).where(group_files.c.group_name == group, group_files.c.file_name == name, is_version)
     row = (await connection.execute(statement)).first()
     return StoredVersion(*row) if row else None
 

@@ -1,12 +1,12 @@
-"""Give each held poll its agent's orders, with one claim for all the agents that wait on this node.
+"""Answer held polls with their agents' orders; one claim serves all agents that wait on this node.
 
 Invariants, each with a reason that was somebody's bug:
 
-- A poll is registered before its first claim, so that an order that is committed in between is seen by one of the two.
-- The wait is timed out, never the claim: orders that were claimed are answered, or released.
+- A poll is registered before its first claim: an order that is committed in between is seen by one of the two.
+- The wait is timed out, never the claim: claimed orders are delivered or released.
 - Releases run in a separate task: they wait for transactions that change a command's phase, and claims must not.
-- Of two polls of one agent the newest wins; the older is answered empty and its end does not touch the newer.
-- Notifications say nothing of orders and may be lost: a slow sweep asks for every agent that waits.
+- Of two polls of one agent the newest wins; the older is answered empty, and its end does not touch the newer.
+- A notification carries no order and may be lost: a slow sweep claims for every waiting agent.
 """
 
 import asyncio
@@ -33,29 +33,29 @@ from comms_api.tokens.issuer import Claims, Tokens
 logger = logging.getLogger(__name__)
 
 ORDERS_CHANNEL = "comms_api_orders"
-"""Says who may have orders."""
+"""Notifies nodes of the agents that may have new orders."""
 
 CLAIM_INTERVAL_SECONDS = 0.002
-"""Polls and notifications that come closer together share a claim."""
+"""Polls and notifications that arrive closer together share a claim."""
 
 RETRY_SECONDS = 0.5
 
 UNKNOWN_ADDRESS = "unknown"
 
-ELSEWHERE = list[Order]()
-"""The answer to a poll whose agent should come again by another connection."""
+REDIRECT = list[Order]()
+"""The empty answer after which the agent must poll again over a new connection; recognized by identity."""
 
 
-class _Waiter:
-    """One held poll."""
+class _HeldPoll:
+    """A poll that waits for its answer."""
 
-    __slots__ = ("address", "answer", "claims", "farewell", "is_being_claimed", "is_due_to_end", "was_claimed")
+    __slots__ = ("address", "answer", "answer_at_end", "is_being_claimed", "is_due_to_end", "token", "was_claimed")
 
-    def __init__(self, claims: Claims, address: str) -> None:
-        self.claims = claims
+    def __init__(self, token: Claims, address: str) -> None:
+        self.token = token
         self.address = address
         self.answer: asyncio.Future[list[Order]] = asyncio.get_running_loop().create_future()
-        self.farewell = list[Order]()
+        self.answer_at_end = list[Order]()
         self.is_being_claimed = False
         self.is_due_to_end = False
         self.was_claimed = False
@@ -66,24 +66,24 @@ class _Waiter:
         return not self.answer.done() and not self.is_due_to_end
 
     def end(self) -> None:
-        """Answer with nothing; while a claim is under way, after it."""
+        """Answer without orders: now or, if a claim is under way, after it."""
         self.is_due_to_end = True
         if not self.is_being_claimed:
-            self.give(self.farewell)
+            self.deliver(self.answer_at_end)
 
-    def send_away(self) -> None:
-        """Answer with nothing, and have the agent come again by another connection."""
-        self.farewell = ELSEWHERE
+    def redirect(self) -> None:
+        """End the poll, and make its agent poll again over a new connection."""
+        self.answer_at_end = REDIRECT
         self.end()
 
     def time_out(self) -> None:
-        """Answer with nothing, but after the first claim: a poll that waits for nothing gets what is there."""
+        """End the poll after its first claim at the earliest, so that a poll with no wait gets what is due."""
         self.is_due_to_end = True
         if self.was_claimed:
             self.end()
 
-    def give(self, orders: list[Order]) -> bool:
-        """Answer with `orders`; return whether the poll was still there to take them."""
+    def deliver(self, orders: list[Order]) -> bool:
+        """Answer with `orders`; return False if the poll has its answer already."""
         if self.answer.done():
             return False
         self.answer.set_result(orders)
@@ -96,174 +96,176 @@ class _Waiter:
 
 
 class Dispatcher:
-    """Holds the polls of this node."""
+    """Holds the polls of this node, and notifies `presence` of each poll and of each displaced one."""
 
     def __init__(self, engine: AsyncEngine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
-        """Hold no poll yet; `presence` is notified of each poll, and of each displaced poll."""
         self._engine = engine
         self._presence = presence
         self._tokens = tokens
         self._lease_seconds = settings.lease_seconds
         self._sweep_seconds = settings.sweep_seconds
-        self._waiters: dict[UUID, _Waiter] = {}
+        self._polls: dict[UUID, _HeldPoll] = {}
         self._due: set[UUID] = set()
-        self._wanted = asyncio.Event()
-        self._unwanted: list[Claimed] = []
-        self._has_unwanted = asyncio.Event()
+        self._has_due = asyncio.Event()
+        self._undelivered: list[Claimed] = []
+        self._has_undelivered = asyncio.Event()
         self._is_draining = False
 
     def count_held(self) -> int:
         """Return how many polls wait."""
-        return len(self._waiters)
+        return len(self._polls)
 
     @contextmanager
     def hold(
-        self, agent_id: UUID, claims: Claims, wait_seconds: float, address: str | None = None
+        self, agent_id: UUID, token: Claims, wait_seconds: float, address: str | None = None
     ) -> "Iterator[asyncio.Future[list[Order]]]":
         """Hold a poll for the block: its answer is the agent's orders, or an empty list after `wait_seconds`.
 
-        It fails with `Unauthenticated` when the token is revoked meanwhile, and with what a first claim raised. What is
-        claimed for an answer that was cancelled is given back.
+        It fails with `Unauthenticated` when the token is revoked meanwhile, and with the error of its first claim. If
+        the answer is cancelled, orders claimed for it are released.
         """
-        waiter = self._register(agent_id, _Waiter(claims, address or UNKNOWN_ADDRESS))
-        timer = asyncio.get_running_loop().call_later(wait_seconds, waiter.time_out)
+        poll = self._register(agent_id, _HeldPoll(token, address or UNKNOWN_ADDRESS))
+        timer = asyncio.get_running_loop().call_later(wait_seconds, poll.time_out)
         if self._is_draining:
-            waiter.send_away()
-        if self._tokens.is_revoked(claims):  # after the guard let it pass, and after the other polls were ended
-            waiter.fail(_revoked())
+            poll.redirect()
+        if self._tokens.is_revoked(token):  # after the guard let it pass, and after the other polls were ended
+            poll.fail(_revoked())
         try:
-            yield waiter.answer
+            yield poll.answer
         finally:
             timer.cancel()
-            if self._waiters.get(agent_id) is waiter:
-                del self._waiters[agent_id]
+            if self._polls.get(agent_id) is poll:
+                del self._polls[agent_id]
 
-    def _register(self, agent_id: UUID, waiter: _Waiter) -> _Waiter:
-        older = self._waiters.get(agent_id)
-        self._waiters[agent_id] = waiter
+    def _register(self, agent_id: UUID, poll: _HeldPoll) -> _HeldPoll:
+        older = self._polls.get(agent_id)
+        self._polls[agent_id] = poll
         displaced = older.address if older is not None and older.is_waiting else None
         if not is_service(agent_id):
-            self._presence.polled(agent_id, waiter.address, displaced)
+            self._presence.polled(agent_id, poll.address, displaced)
         if older is not None:
             older.end()
-        self._want([agent_id])
-        return waiter
+        self._mark_due([agent_id])
+        return poll
 
-    def _want(self, agents: Iterable[UUID]) -> None:
+    def _mark_due(self, agents: Iterable[UUID]) -> None:
         self._due.update(agents)
-        self._wanted.set()
+        self._has_due.set()
 
     def wake(self, agents: Collection[str] = ()) -> None:
-        """Ask for those of the agents that wait, since they may have orders; without any, for all who wait."""
-        self._want(self._waiters.keys() & {UUID(agent) for agent in agents} if agents else self._waiters)
+        """Claim soon for those of these agents that wait, or for all that wait if none is named."""
+        self._mark_due(self._polls.keys() & {UUID(agent) for agent in agents} if agents else self._polls)
 
-    def holds(self, agents: Collection[UUID]) -> bool:
-        """Return whether these are agents whose polls are held here, with no claim under way for them."""
+    def can_deliver(self, agents: Collection[UUID]) -> bool:
+        """Return whether every one of these agents waits here, with no claim under way for it; False for none."""
         return bool(agents) and all(map(self._is_idle, agents))
 
     def _is_idle(self, agent_id: UUID) -> bool:
         # A claim under way may have an older order already, which must go first.
-        waiter = self._waiters.get(agent_id)
-        return waiter is not None and not waiter.is_being_claimed
+        poll = self._polls.get(agent_id)
+        return poll is not None and not poll.is_being_claimed
 
-    async def give(self, claimed: Sequence[Claimed]) -> int:
-        """Answer polls by orders that were claimed for them, and return by how many; the others are released."""
-        unwanted = [
-            claim for claim in claimed if not (self._is_idle(claim.agent_id) and self._give(claim.agent_id, [claim]))
+    async def deliver(self, claimed: Sequence[Claimed]) -> int:
+        """Answer polls with orders that a submission has claimed; return how many, and release the others."""
+        undelivered = [
+            claim for claim in claimed if not (self._is_idle(claim.agent_id) and self._answer(claim.agent_id, [claim]))
         ]
-        if unwanted:
-            await self._release(unwanted)
-        return len(claimed) - len(unwanted)
+        if undelivered:
+            await self._release(undelivered)
+        return len(claimed) - len(undelivered)
 
     def end_revoked(self) -> None:
         """End the polls whose token has been revoked."""
-        for waiter in self._waiters.values():
-            if self._tokens.is_revoked(waiter.claims):
-                waiter.fail(_revoked())
+        for poll in self._polls.values():
+            if self._tokens.is_revoked(poll.token):
+                poll.fail(_revoked())
 
     def drain(self) -> None:
-        """Answer every poll, those to come at once."""
+        """Redirect every poll, and new ones at once."""
         self._is_draining = True
-        self.send_away(len(self._waiters))
+        self.redirect(len(self._polls))
 
     def resume(self) -> None:
         """Hold polls again."""
         self._is_draining = False
 
-    def send_away(self, count: int) -> None:
-        """Answer so many polls, those first that have waited longest, and have their agents come again elsewhere."""
-        staying = (waiter for waiter in self._waiters.values() if not waiter.is_due_to_end)
-        for waiter in islice(staying, count):
-            waiter.send_away()
+    def redirect(self, count: int) -> None:
+        """End the `count` polls that have waited longest, and make their agents poll again over new connections."""
+        staying = (poll for poll in self._polls.values() if not poll.is_due_to_end)
+        for poll in islice(staying, count):
+            poll.redirect()
 
     async def run(self) -> None:
-        """Claim for those who are due, until cancelled."""
+        """Claim for agents that are due, until cancelled."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._has_due.wait()
+            self._has_due.clear()
             due, self._due = self._due, set()
-            if waiting := {agent: self._waiters[agent] for agent in due if agent in self._waiters}:
+            if waiting := {agent: self._polls[agent] for agent in due if agent in self._polls}:
                 await self._claim_for(waiting)
             await asyncio.sleep(CLAIM_INTERVAL_SECONDS)
 
     async def sweep(self) -> None:
-        """Ask for every agent that waits now and then: for lost notifications and leases that have run out."""
+        """Claim for every waiting agent now and then: for lost notifications and expired leases."""
         while True:
             await asyncio.sleep(self._sweep_seconds)
             self.wake()
 
-    async def _claim_for(self, waiting: Mapping[UUID, _Waiter]) -> None:
-        for waiter in waiting.values():
-            waiter.is_being_claimed = True
+    async def _claim_for(self, waiting: Mapping[UUID, _HeldPoll]) -> None:
+        for poll in waiting.values():
+            poll.is_being_claimed = True
         try:
             async with direct(self._engine) as connection:
                 claimed = await claim_orders(connection, waiting, self._lease_seconds)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the polls must learn of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, new polls are answered with it
             log_failure(logger, "orders not claimed", error)
-            self._put_off(waiting, error)
+            self._retry_later(waiting, error)
             return
-        self._hand_out(waiting, claimed)
+        self._answer_all(waiting, claimed)
 
-    def _put_off(self, waiting: Mapping[UUID, _Waiter], error: Exception) -> None:
-        """Keep the polls that have waited before, and tell those that just came."""
-        for waiter in waiting.values():
-            waiter.is_being_claimed = False
-            if not waiter.was_claimed:
-                waiter.fail(error)
-            elif waiter.is_due_to_end:
-                waiter.end()
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._want, list(waiting))
+    def _retry_later(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
+        """Keep the polls that an earlier claim succeeded for, fail the others, and claim again after a pause."""
+        for poll in waiting.values():
+            poll.is_being_claimed = False
+            if not poll.was_claimed:
+                poll.fail(error)
+            elif poll.is_due_to_end:
+                poll.end()
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark_due, list(waiting))
 
-    def _hand_out(self, waiting: Mapping[UUID, _Waiter], claimed: Iterable[Claimed]) -> None:
-        claims_of: dict[UUID, list[Claimed]] = defaultdict(list)
+    def _answer_all(self, waiting: Mapping[UUID, _HeldPoll], claimed: Iterable[Claimed]) -> None:
+        claims_by_agent: dict[UUID, list[Claimed]] = defaultdict(list)
         for claim in claimed:
-            claims_of[claim.agent_id].append(claim)
-        unwanted = [
-            claim for agent_id, claims in claims_of.items() if not self._give(agent_id, claims) for claim in claims
+            claims_by_agent[claim.agent_id].append(claim)
+        undelivered = [
+            claim
+            for agent_id, claims in claims_by_agent.items()
+            if not self._answer(agent_id, claims)
+            for claim in claims
         ]
-        for waiter in waiting.values():
-            waiter.is_being_claimed = False
-            waiter.was_claimed = True
-            if waiter.is_due_to_end:
-                waiter.end()
-        if unwanted:
-            self._unwanted.extend(unwanted)
-            self._has_unwanted.set()
+        for poll in waiting.values():
+            poll.is_being_claimed = False
+            poll.was_claimed = True
+            if poll.is_due_to_end:
+                poll.end()
+        if undelivered:
+            self._undelivered.extend(undelivered)
+            self._has_undelivered.set()
 
-    def _give(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
+    def _answer(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
         # The poll that the claim was made for may be gone, or answered, or replaced by a newer one.
-        newest = self._waiters.get(agent_id)
-        return newest is not None and newest.give([claim.order for claim in claims])
+        newest = self._polls.get(agent_id)
+        return newest is not None and newest.deliver([claim.order for claim in claims])
 
     async def run_releases(self) -> None:
-        """Release the claims of polls that are gone, until cancelled."""
+        """Release orders that were claimed and not delivered, until cancelled."""
         while True:
-            await self._has_unwanted.wait()
-            self._has_unwanted.clear()
-            claims, self._unwanted = self._unwanted, []
+            await self._has_undelivered.wait()
+            self._has_undelivered.clear()
+            claims, self._undelivered = self._undelivered, []
             await self._release(claims)
             # A newer poll of the same agent may have found the orders still leased.
-            self._want(claim.agent_id for claim in claims)
+            self._mark_due(claim.agent_id for claim in claims)
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:

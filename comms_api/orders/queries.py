@@ -61,24 +61,24 @@ def _finished() -> Select[Any]:
     return select(*(finished_orders.c[name] for name in _FINISHED))
 
 
-def _conditions(table: FromClause, wanted: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
     pairs: list[tuple[ColumnElement[Any], object]] = [
-        (table.c.request_id, wanted.request_id),
-        (table.c.agent_id, wanted.agent_id),
-        (_OPEN_STATUS if table is orders else finished_orders.c.status, wanted.status),
-        (commands.c.source, wanted.source and kept_source(wanted.source)),
-        (commands.c.user_name, wanted.user),
-        (commands.c.action_name, wanted.action),
+        (table.c.request_id, order_filter.request_id),
+        (table.c.agent_id, order_filter.agent_id),
+        (_OPEN_STATUS if table is orders else finished_orders.c.status, order_filter.status),
+        (commands.c.source, order_filter.source and kept_source(order_filter.source)),
+        (commands.c.user_name, order_filter.user),
+        (commands.c.action_name, order_filter.action),
     ]
     yield from (column == value for column, value in pairs if value is not None)
-    if wanted.targets:
-        yield has_target(wanted.targets)
+    if order_filter.targets:
+        yield has_target(order_filter.targets)
     if after is not None:
         yield table.c.order_id > after
-    if wanted.since is not None:
-        yield table.c.order_id >= uuid7_floor(wanted.since)
-    if wanted.until is not None:
-        yield table.c.order_id < uuid7_floor(wanted.until)
+    if order_filter.since is not None:
+        yield table.c.order_id >= uuid7_floor(order_filter.since)
+    if order_filter.until is not None:
+        yield table.c.order_id < uuid7_floor(order_filter.until)
 
 
 def has_target(names: Sequence[str]) -> ColumnElement[bool]:
@@ -101,7 +101,7 @@ _COMMAND = (
 
 
 async def list_orders(
-    connection: AsyncConnection, wanted: OrderFilter, after: UUID | None, limit: int
+    connection: AsyncConnection, order_filter: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[StoredOrder], bool]:
     """Return a page of open and finished orders by id, starting after `after`, and whether more follow.
 
@@ -110,7 +110,7 @@ async def list_orders(
     halves = [
         statement.add_columns(*_COMMAND)
         .join(commands, commands.c.request_id == table.c.request_id)
-        .where(*_conditions(table, wanted, after))
+        .where(*_conditions(table, order_filter, after))
         .order_by(table.c.order_id)
         .limit(limit + 1)
         .subquery()

@@ -17,7 +17,7 @@ from comms_api.http.bodies import Bodies
 from comms_api.http.pages import LARGE, Page
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SERVE
-from comms_api.orders.dispatcher import ELSEWHERE, Dispatcher
+from comms_api.orders.dispatcher import REDIRECT, Dispatcher
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
 from comms_api.orders.service import StoredOrders
@@ -27,8 +27,8 @@ from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
 
-class OrderDesk(msgspec.Struct, frozen=True):
-    """What the routes of agents work with; one dependency, since Litestar starts a task for each of several."""
+class OrderServices(msgspec.Struct, frozen=True):
+    """The dependencies of the routes of agents; one struct, since Litestar starts a task for each of several."""
 
     bodies: Bodies
     dispatcher: Dispatcher
@@ -37,22 +37,24 @@ class OrderDesk(msgspec.Struct, frozen=True):
 
 
 @get(["/commands", "/poll_commands"])
-async def poll_commands(request: AnyRequest, desk: NamedDependency[OrderDesk], wait: Wait = None) -> Orders:
+async def poll_commands(
+    request: AnyRequest, order_services: NamedDependency[OrderServices], wait: Wait = None
+) -> Orders:
     """Hold the request until the agent has orders, and answer with them; with none in time, an empty list."""
-    return await _poll(request, desk, agent_of(request), wait)
+    return await _poll(request, order_services, agent_of(request), wait)
 
 
-async def _poll(request: AnyRequest, desk: OrderDesk, recipient: UUID, wait: float | None) -> Orders:
+async def _poll(request: AnyRequest, services: OrderServices, recipient: UUID, wait: float | None) -> Orders:
     if is_head(request.scope):
         return Orders([])  # the client could not read them
-    longest = desk.poll_wait_seconds
-    wait_seconds = longest if wait is None else min(wait, longest)
-    with desk.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:
+    longest_seconds = services.poll_wait_seconds
+    wait_seconds = longest_seconds if wait is None else min(wait, longest_seconds)
+    with services.dispatcher.hold(recipient, claims_of(request), wait_seconds, remote_address(request)) as answer:
         watch = asyncio.ensure_future(until_disconnect(request))
         watch.add_done_callback(lambda _: answer.cancel())
         try:
             orders = await answer
-            if orders is ELSEWHERE:
+            if orders is REDIRECT:
                 close_afterwards(request.scope)
             return Orders(orders)
         except asyncio.CancelledError:
@@ -68,42 +70,43 @@ def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
 
 
 @post("/commands/results", status_code=200)
-async def report_results(request: AnyRequest, desk: NamedDependency[OrderDesk]) -> ReportOutcomes:
+async def report_results(request: AnyRequest, order_services: NamedDependency[OrderServices]) -> ReportOutcomes:
     """Report how orders ended; one outcome per report, in order, even for an unreadable report (400).
 
     A report that is repeated changes nothing.
     """
-    return await _report(request, desk, agent_of(request))
+    return await _report(request, order_services, agent_of(request))
 
 
-async def _report(request: AnyRequest, desk: OrderDesk, recipient: UUID) -> ReportOutcomes:
-    async with desk.bodies.receive(request) as body:
+async def _report(request: AnyRequest, services: OrderServices, recipient: UUID) -> ReportOutcomes:
+    async with services.bodies.receive(request) as body:
         reports, refused = read_reports(body)
-        outcomes = await desk.reports.report(recipient, list(reports.values()))
-    told = [msgspec.structs.replace(outcome, index=index) for index, outcome in zip(reports, outcomes, strict=True)]
-    return ReportOutcomes(sorted(told + refused, key=lambda outcome: outcome.index))
+        outcomes = await services.reports.report(recipient, list(reports.values()))
+    # The service numbers the readable reports only.
+    recorded = [msgspec.structs.replace(outcome, index=index) for index, outcome in zip(reports, outcomes, strict=True)]
+    return ReportOutcomes(sorted(recorded + refused, key=lambda outcome: outcome.index))
 
 
 @get("/services/{service:str}/commands", opt=SERVE)
 async def poll_service_commands(
-    request: AnyRequest, service: FromPath[str], desk: NamedDependency[OrderDesk], wait: Wait = None
+    request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices], wait: Wait = None
 ) -> Orders:
     """Hold the request until the service has orders; the service is the user who asks. As `GET /commands` of agents."""
-    return await _poll(request, desk, service_id(_own(request, service)), wait)
+    return await _poll(request, order_services, _service_of(request, service), wait)
 
 
 @post("/services/{service:str}/commands/results", status_code=200, opt=SERVE)
 async def report_service_results(
-    request: AnyRequest, service: FromPath[str], desk: NamedDependency[OrderDesk]
+    request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices]
 ) -> ReportOutcomes:
     """Report how a service's orders ended; as agents do."""
-    return await _report(request, desk, service_id(_own(request, service)))
+    return await _report(request, order_services, _service_of(request, service))
 
 
-def _own(request: AnyRequest, service: str) -> str:
+def _service_of(request: AnyRequest, service: str) -> UUID:
     if claims_of(request).subject != service:
         raise Forbidden(f"Only the service {service!r} itself may do this.")
-    return service
+    return service_id(service)
 
 
 # Each may hold a result of 256 KiB, so a page has fewer of them than of other things.
@@ -126,8 +129,8 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
     """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
-    wanted = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
-    return await orders.list(wanted, after, limit)
+    order_filter = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
+    return await orders.list(order_filter, after, limit)
 
 
 @get("/orders/{order_id:uuid}", opt=READ)

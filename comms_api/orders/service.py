@@ -14,7 +14,7 @@ from comms_api.orders import queries, transitions
 from comms_api.orders.archive import Unpack, find_chunk, unpack
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter, StoredOrder
-from comms_api.orders.transitions import Notice
+from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 
 EXPORT_PAGE = 200
@@ -32,10 +32,10 @@ class StoredOrders:
         self._notifier = notifier
         self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
 
-    async def list(self, wanted: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
+    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
         """Return one page of orders that are not archived, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await queries.list_orders(connection, wanted, after, limit)
+            found, has_more = await queries.list_orders(connection, order_filter, after, limit)
         return make_page(found, lambda order: str(order.order_id), has_more=has_more)
 
     async def get(self, order_id: UUID, user: str) -> StoredOrder:
@@ -89,8 +89,8 @@ class StoredOrders:
             if not cancelled:
                 raise Conflict(f"The order {order_id} has ended already: {order.status}.")
             await transitions.record_cancellation(connection, order_id, user)
-            notice = Notice(self._clock.uuid7(), user, CancelArguments(order_id=order_id), offered)
-            await transitions.tell_of_cancellation(connection, notice)
+            notice = CancelNotice(self._clock.uuid7(), user, CancelArguments(order_id=order_id), offered)
+            await transitions.add_cancel_orders(connection, notice)
         self._notifier.notify(ORDERS_CHANNEL, [str(order.agent_id)])
         return order
 

@@ -7,8 +7,8 @@ from uuid import UUID, uuid5
 from comms_api.orders.model import CommandTarget
 from comms_api.protocol import Target, TargetType
 
-TOLD_CHARACTERS_MAXIMUM = 256
-"""Of the names of many groups a recipient is told no more."""
+TARGET_CHARACTERS_MAXIMUM = 256
+"""The most characters of a target's names in an order."""
 
 
 _SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
@@ -25,9 +25,9 @@ def is_service(recipient: UUID) -> bool:
 
 
 def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:
-    """Return the target as a recipient is told: agents learn their own id, not whom else a command is for."""
-    told = str(recipient) if kind == "agent" else ",".join(names) or kind
-    return Target(told[:TOLD_CHARACTERS_MAXIMUM], kind)
+    """Return the target in a recipient's order: an agent sees its id, not the other recipients of the command."""
+    name = str(recipient) if kind == "agent" else ",".join(names) or kind
+    return Target(name[:TARGET_CHARACTERS_MAXIMUM], kind)
 
 
 def shown_target(kind: TargetType, names: Sequence[str], narrowed: Any) -> CommandTarget:

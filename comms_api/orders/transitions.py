@@ -164,13 +164,14 @@ async def cancel_command(connection: AsyncConnection, request_id: UUID, user: st
 _CLOSE = text("UPDATE commands SET phase = 'cancelled', phase_reason = :reason WHERE request_id = :id")
 
 
-class Notice(msgspec.Struct, frozen=True):
-    """What agents are told of a cancellation: a command of its own, whose orders they get at their next poll."""
+class CancelNotice(msgspec.Struct, frozen=True):
+    """The command that notifies agents of a cancellation; they get its orders at their next poll."""
 
     notice_id: UUID
     user: str
     arguments: CancelArguments
-    told: int
+    recipients: int
+    """The number of cancelled orders that agents have received."""
 
     @property
     def is_command(self) -> bool:
@@ -183,12 +184,12 @@ class Notice(msgspec.Struct, frozen=True):
         return self.arguments.request_id or self.arguments.order_id
 
 
-_TELL = """
+_NOTIFY = """
     WITH command AS (
         INSERT INTO commands (request_id, source, user_name, target_type, target_ids, action_name, action_version,
             action_args, timeout_seconds, priority, orders, starts_at, expires_at)
         SELECT :notice_id, source, :user, target_type, target_ids, '{action}', '', CAST(:args AS json),
-            timeout_seconds, :priority, :told, now(), now() + make_interval(secs => timeout_seconds)
+            timeout_seconds, :priority, :recipients, now(), now() + make_interval(secs => timeout_seconds)
         FROM commands WHERE request_id = (
             SELECT request_id FROM finished_orders WHERE {named} = :id LIMIT 1) AND action_name <> '{action}'
         RETURNING request_id, expires_at, priority
@@ -198,21 +199,21 @@ _TELL = """
     FROM command CROSS JOIN finished_orders
     -- Those that this very transaction has cancelled.
     WHERE finished_orders.{named} = :id AND status = 'cancelled' AND attempt > 0 AND finished_at = now()"""
-_TELL_OF_ORDER = text(_TELL.format(named="order_id", action=CANCEL_ACTION))
-_TELL_OF_COMMAND = text(_TELL.format(named="request_id", action=CANCEL_ACTION))
+_NOTIFY_OF_ORDER = text(_NOTIFY.format(named="order_id", action=CANCEL_ACTION))
+_NOTIFY_OF_COMMAND = text(_NOTIFY.format(named="request_id", action=CANCEL_ACTION))
 
 
-async def tell_of_cancellation(connection: AsyncConnection, notice: Notice) -> int:
-    """Make an order for each agent that was offered an order which this transaction cancels; return how many."""
-    if not notice.told:
+async def add_cancel_orders(connection: AsyncConnection, notice: CancelNotice) -> int:
+    """Add an order for each agent that has received an order which this transaction cancels; return how many."""
+    if not notice.recipients:
         return 0
-    statement = _TELL_OF_COMMAND if notice.is_command else _TELL_OF_ORDER
+    statement = _NOTIFY_OF_COMMAND if notice.is_command else _NOTIFY_OF_ORDER
     parameters = {
         "notice_id": notice.notice_id,
         "user": notice.user,
         "args": msgspec.json.encode(notice.arguments).decode(),
         "priority": PRIORITY_MAXIMUM,
-        "told": notice.told,
+        "recipients": notice.recipients,
         "id": notice.cancelled_id,
     }
     return (await connection.execute(statement, parameters)).rowcount

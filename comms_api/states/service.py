@@ -159,11 +159,11 @@ class States:
         refused = [change.outcome(report, 400) for change, report in read if isinstance(report, str)]
         reports = [(change, report) for change, report in read if isinstance(report, OrderResult)]
         outcomes = await self._report_results(agent_id, [report for _, report in reports])
-        told = [
+        answers = [
             change.outcome(outcome.result, outcome.status)
             for (change, _), outcome in zip(reports, outcomes, strict=True)
         ]
-        return refused + told
+        return refused + answers
 
     async def list(
         self, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int

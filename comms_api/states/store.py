@@ -53,20 +53,22 @@ async def advance_sequences(connection: Connection, numbers: Mapping[str, int]) 
 
 _FIND_STATES = text(f"""
     SELECT ordinality, convert_to(CAST(data AS text), 'UTF8') FROM states
-    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
+    JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
+        USING (agent_id, module, collector, id)""")
 
 
 _FIND_FEW_BYTES = text(f"""
     SELECT place, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
         SELECT ordinality AS place, CAST(data AS text) AS document,
             sum(octet_length(CAST(data AS text))) OVER () AS total
-        FROM states JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id)
+        FROM states JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
             USING (agent_id, module, collector, id)) AS found""")
 
 
 _FIND_SIZES = text(f"""
     SELECT ordinality, octet_length(CAST(data AS text)) FROM states
-    JOIN {_KEYS} WITH ORDINALITY AS wanted (agent_id, module, collector, id) USING (agent_id, module, collector, id)""")
+    JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
+        USING (agent_id, module, collector, id)""")
 
 
 STATES_MEASURED = 1_000

@@ -187,7 +187,7 @@ def _may_pass(error: BaseException) -> bool:
 
 async def ensure_stream(context: JetStreamContext, settings: Settings) -> None:
     """Make the stream if it is not there, and give it the replicas and limits of the settings."""
-    wanted = {
+    limits = {
         "num_replicas": settings.nats_replicas,
         "max_bytes": settings.nats_stream_bytes,
         "max_age": settings.nats_stream_days * DAY_SECONDS,
@@ -195,10 +195,10 @@ async def ensure_stream(context: JetStreamContext, settings: Settings) -> None:
     try:
         config = (await context.stream_info(STREAM)).config
     except NotFoundError:
-        await context.add_stream(_new_stream(), **wanted)
+        await context.add_stream(_new_stream(), **limits)
         return
-    if any(getattr(config, name) != value for name, value in wanted.items()):
-        await context.update_stream(config, **wanted)
+    if any(getattr(config, name) != value for name, value in limits.items()):
+        await context.update_stream(config, **limits)
 
 
 def _new_stream() -> StreamConfig:

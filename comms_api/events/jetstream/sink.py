@@ -51,8 +51,8 @@ class JetStreamSink:
                 raise outcome
 
 
-def _select(run: EventRun, is_wanted: Callable[[bytes], bool]) -> EventRun:
-    return EventRun(run.module, run.collector, [line for line in run.lines if is_wanted(line)])
+def _select(run: EventRun, fits: Callable[[bytes], bool]) -> EventRun:
+    return EventRun(run.module, run.collector, [line for line in run.lines if fits(line)])
 
 
 class Uncertain:
