@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import new_id
-from support.statements import listening
+from support.statements import recorded_statements
 from support.waiting import PATIENCE, until
 
 from comms_api.actions.schemas import Schemas
@@ -79,7 +79,7 @@ async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
     engine: AsyncEngine, submissions: Submissions
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
-    with acting_as(Actor("olga", "192.0.2.1")), listening(engine) as sent:
+    with acting_as(Actor("olga", "192.0.2.1")), recorded_statements(engine) as sent:
         [submitted] = await submissions.submit("olga", [restart(agent_id)])
         assert first_words(sent) == ["WITH"]
         async with direct(engine) as connection:  # the actor is not told in a statement before, either
@@ -158,7 +158,7 @@ async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
     [agent_id] = await add_agents(engine, 1)
     notified: list[object] = []
     submissions = submissions_of(engine, dispatcher, notified)
-    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, listening(engine) as sent:
+    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, recorded_statements(engine) as sent:
         await submissions.submit("olga", [restart(agent_id)])
         assert (first_words(sent), notified) == (["WITH"], [])
         [order] = await answer
