@@ -187,7 +187,7 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
 
 def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, notifier: Notifier) -> list[Duty]:
     settings, tokens = node.settings, node.tokens
-    announcer = Announcer(engine, clock, notifier, settings)
+    announcer = Announcer(engine, node.submissions, notifier, settings)
     maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
 
     def on_connection(statement: Callable[..., Awaitable[object]], *arguments: object) -> Callable[[], Awaitable[None]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.actions.model import BUILT_IN, ActionSchema
 from comms_api.actions.schemas import Check, Schemas
@@ -87,6 +87,13 @@ class Submissions:
             self._notifier.notify(ORDERS_CHANNEL, {str(recipient) for recipient in recipients})
         await asyncio.sleep(HEAD_START_SECONDS)
         return answer
+
+    async def submit_within(self, connection: AsyncConnection, user: str, command: NewCommand) -> Submitted:
+        """Submit an unchecked command of this server in the caller's transaction; unknown agents are left out.
+
+        The caller notifies the nodes (`ORDERS_CHANNEL`) after its commit.
+        """
+        return await expand_command(connection, expansion_of(self._clock.uuid7(), user, command, self._held_seconds), 0)
 
     async def _submit_alone(
         self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID]

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Uuid, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_again
-from comms_api.commands.expansion import Expansion, expand_command
 from comms_api.commands.model import NewCommand
+from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock
 from comms_api.files.announcements import (
     Change,
     check_announcements,
@@ -41,12 +39,11 @@ ANNOUNCER = "comms-api"
 class Announcer:
     """Submits the orders that announce changes of files and groups; any node may do this at any time."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
-        """Let orders wait for absent agents as long as any order may."""
+    def __init__(self, engine: AsyncEngine, submissions: Submissions, notifier: Notifier, settings: Settings) -> None:
         self._engine = engine
-        self._clock = clock
+        self._submissions = submissions
         self._notifier = notifier
-        self._timeout_seconds = settings.order_timeout_maximum_seconds
+        self._timeout_seconds = settings.order_timeout_maximum_seconds  # orders wait for absent agents
         self._offers_maximum = math.ceil(EXECUTION_SECONDS / settings.lease_seconds) + 2
 
     async def announce(self) -> int:
@@ -99,7 +96,5 @@ class Announcer:
     async def _submit(self, connection: AsyncConnection, action: Action, ids: Sequence[UUID]) -> None:
         target = CommandTarget("agent", [str(agent_id) for agent_id in ids])
         command = NewCommand("Engine", target, action, self._timeout_seconds)
-        recipients = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("agent_id"))
-        expansion = Expansion(self._clock.uuid7(), ANNOUNCER, command, recipients, self._timeout_seconds)
-        await expand_command(connection, expansion, 0)
-        await track_orders(connection, expansion.request_id, has_moved=action.name == SET_GROUP_ACTION)
+        submitted = await self._submissions.submit_within(connection, ANNOUNCER, command)
+        await track_orders(connection, submitted.request_id, has_moved=action.name == SET_GROUP_ACTION)

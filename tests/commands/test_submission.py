@@ -1,7 +1,6 @@
 """Submitting: one statement if one will do, nothing left behind by what is refused, nobody told before the commit."""
 
 import asyncio
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -10,12 +9,11 @@ import msgspec
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.orders import make_dispatcher, make_submissions
 from support.server import new_id
 from support.statements import recorded_statements
 from support.waiting import PATIENCE, until
 
-from comms_api.actions.schemas import Schemas
-from comms_api.agents.presence import Presence
 from comms_api.commands.model import NewCommand
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
@@ -24,15 +22,13 @@ from comms_api.database.direct import direct
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid
-from comms_api.login.keys import SigningKeys
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Claimed, CommandTarget
 from comms_api.orders.service import StoredOrders
 from comms_api.protocol import Action
 from comms_api.settings import Settings
-from comms_api.tokens.issuer import AGENTS, Claims, Tokens
-from comms_api.tokens.secret import Secret
+from comms_api.tokens.issuer import AGENTS, Claims
 
 pytestmark = pytest.mark.anyio
 
@@ -48,17 +44,14 @@ async def add_agents(engine: AsyncEngine, count: int) -> list[UUID]:
 
 
 @pytest.fixture
-async def dispatcher(engine: AsyncEngine) -> Dispatcher:
-    """One that holds polls and claims nothing by itself, as it does not run."""
-    async with engine.begin() as connection:
-        keyring = await SigningKeys(engine, Secret(b"s" * 32), Settings()).load(connection)
-    return Dispatcher(engine, Tokens(keyring, 900, time.time), Presence(engine, "node"), Settings())
+def dispatcher(engine: AsyncEngine) -> Dispatcher:
+    return make_dispatcher(engine)
 
 
 def submissions_of(engine: AsyncEngine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:
-    """Return what submits, and notes whom a notification is about."""
+    """Return the service, which adds the agents of each notification to `notified`."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: notified.append})
-    return Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
+    return make_submissions(engine, notifier, dispatcher)
 
 
 @pytest.fixture
@@ -67,8 +60,8 @@ def submissions(engine: AsyncEngine, dispatcher: Dispatcher) -> Submissions:
 
 
 def restart(*names: object) -> NewCommand:
-    wanted = [str(name) for name in names]
-    return NewCommand("Engine", CommandTarget("agent", wanted if len(wanted) > 1 else wanted[0]), Action("restart"), 60)
+    ids = [str(name) for name in names]
+    return NewCommand("Engine", CommandTarget("agent", ids if len(ids) > 1 else ids[0]), Action("restart"), 60)
 
 
 def first_words(statements: Iterable[str]) -> list[str]:
@@ -122,7 +115,7 @@ async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine,
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
     commands = Commands(engine, DatabaseClock(), notifier, Settings())
     orders = StoredOrders(engine, DatabaseClock(), notifier)
-    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
+    submissions = make_submissions(engine, notifier, dispatcher)
     agents = await add_agents(engine, 2)
     [of_both], [of_one] = [await submissions.submit("olga", [restart(*names)]) for names in (agents, agents[:1])]
     async with engine.begin() as connection:
@@ -206,7 +199,7 @@ async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
 async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     """The claim is committed and its answer late: in the database nothing older is due any more."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: dispatcher.wake})
-    submissions = Submissions(engine, DatabaseClock(), notifier, dispatcher, Schemas(), Settings())
+    submissions = make_submissions(engine, notifier, dispatcher)
     [agent_id] = await add_agents(engine, 1)
     [older] = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
     async with direct(engine) as connection:

@@ -12,12 +12,12 @@ import pytest
 from conftest import querying
 from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.orders import make_submissions
 from support.server import Server, running_server, start_server
 from support.waiting import wait_until
 
 from comms_api.database.connect import open_engine
 from comms_api.database.listener import Notifier
-from comms_api.database.uuid7 import DatabaseClock
 from comms_api.files.announcements import check_announcements, track_orders
 from comms_api.files.announcer import Announcer
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
@@ -234,10 +234,14 @@ async def test_the_pause_doubles_up_to_an_hour(idle_engine: AsyncEngine) -> None
     assert seen == [{min(10 * 2**failures, 3600)} for failures in range(12)]
 
 
+def make_announcer(engine: AsyncEngine) -> Announcer:
+    notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: None})
+    return Announcer(engine, make_submissions(engine, notifier), notifier, Settings())
+
+
 @pytest.mark.anyio
 async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: AsyncEngine) -> None:
-    notifier = Notifier(idle_engine, {ORDERS_CHANNEL: lambda _: None})
-    announcer = Announcer(idle_engine, DatabaseClock(), notifier, Settings())
+    announcer = make_announcer(idle_engine)
     await execute(
         idle_engine,
         "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'lost', '')",
@@ -254,7 +258,7 @@ async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: AsyncEng
 
 @pytest.mark.anyio
 async def test_many_announcements_keep_no_statement_in_memory(idle_engine: AsyncEngine) -> None:
-    announcer = Announcer(idle_engine, DatabaseClock(), Notifier(idle_engine, {}), Settings())
+    announcer = make_announcer(idle_engine)
     await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'moving', '')")
 
     async def announce() -> None:

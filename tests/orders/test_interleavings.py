@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.locks import until_blocked
-from support.orders import claim, submit
+from support.orders import claim, make_dispatcher, submit
 from support.waiting import PATIENCE
 
 from comms_api.agents.presence import Presence
@@ -205,8 +205,7 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
 
 async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) -> None:
     request_id, [gone, waiting] = await submit(engine, 2)
-    tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
-    dispatcher = Dispatcher(engine, tokens, Presence(engine, "one"), Settings())
+    dispatcher = make_dispatcher(engine)
     tasks = [asyncio.create_task(work) for work in (dispatcher.run(), dispatcher.run_releases())]
     try:
         async with engine.begin() as connection:

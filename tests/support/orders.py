@@ -1,18 +1,27 @@
-"""Commands with their orders, made and claimed by the stores' own functions."""
+"""Commands with their orders, submitted and claimed by the stores' functions, and the services around them."""
 
+import time
 from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.actions.schemas import Schemas
+from comms_api.agents.presence import Presence
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
-from comms_api.database.uuid7 import uuid7_at
+from comms_api.commands.submission import Submissions
+from comms_api.database.listener import Notifier
+from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.orders.dispatcher import Dispatcher
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Claimed, CommandTarget
 from comms_api.protocol import Action
+from comms_api.settings import Settings
+from comms_api.tokens.issuer import Tokens
+from comms_api.tokens.keyring import Keyring, new_signing_key
 
 
 async def submit(
@@ -34,6 +43,18 @@ async def submit(
         command = NewCommand("Engine", CommandTarget("group", group), Action("a"), seconds, rollout=rollout)
         await expand_command(connection, expansion_of(request_id, "tester", command, 3600), 0)
     return request_id, ids
+
+
+def make_dispatcher(engine: AsyncEngine) -> Dispatcher:
+    """Return a dispatcher that holds polls and, until it runs, claims nothing by itself."""
+    tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
+    return Dispatcher(engine, tokens, Presence(engine, "node"), Settings())
+
+
+def make_submissions(engine: AsyncEngine, notifier: Notifier, dispatcher: Dispatcher | None = None) -> Submissions:
+    """Return the service that submits commands, with a dispatcher that holds no poll unless one is given."""
+    holding = dispatcher or make_dispatcher(engine)
+    return Submissions(engine, DatabaseClock(), notifier, holding, Schemas(), Settings())
 
 
 async def claim(engine: AsyncEngine, ids: list[UUID]) -> list[Claimed]:
