@@ -10,7 +10,6 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import connect, drive
@@ -21,6 +20,7 @@ from comms_api.agents.store import record_sightings
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders.archive import archive_orders
 from comms_api.orders.leases import claim_orders
@@ -140,13 +140,13 @@ async def _send_fresh(system: System, requests: Sequence[bytes]) -> None:
     await asyncio.gather(*(send(requests[start::SENDERS]) for start in range(SENDERS)))
 
 
-async def _see(engine: AsyncEngine, agents: Sequence[UUID]) -> None:
+async def _see(engine: Engine, agents: Sequence[UUID]) -> None:
     for some in _portions(agents):
         async with engine.begin() as connection:
             await record_sightings(connection, dict.fromkeys(some, Sighting("192.0.2.1")), "node")
 
 
-async def _claim(engine: AsyncEngine, agents: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
+async def _claim(engine: Engine, agents: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
     """Claim as the polls of these agents do; return the orders that were due, with their agents."""
     owned = []
     for some in _portions(agents):
@@ -156,7 +156,7 @@ async def _claim(engine: AsyncEngine, agents: Sequence[UUID]) -> list[tuple[UUID
     return owned
 
 
-async def _live(engine: AsyncEngine, scale: Scale, agents: Sequence[UUID]) -> None:
+async def _live(engine: Engine, scale: Scale, agents: Sequence[UUID]) -> None:
     """Take an order of each agent through its whole life, and into the archive."""
     async with scale.weigh("order", len(agents), "finished_orders"):
         async with engine.begin() as connection:

@@ -71,8 +71,7 @@ class Twins:
 
     async def _migrate(self) -> None:
         engine = open_engine(self._system.cluster.url, Settings())
-        async with engine.begin() as connection:
-            await upgrade_schema(connection)
+        await upgrade_schema(engine)
         await create_partitions(engine)
         await engine.dispose()
 

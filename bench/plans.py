@@ -13,7 +13,6 @@ from uuid import UUID
 import click
 import msgspec
 from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from bench.figures import Effort, Measured, Measurement
 from bench.fresh import measured_together
@@ -25,6 +24,7 @@ from comms_api.agents.store import find_admission, record_sightings
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.schema import orders
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders.leases import claim_orders
@@ -53,7 +53,7 @@ _FILL = (
             now() + CASE WHEN row_number() OVER () % $1 = 0 THEN -'1 s'::interval ELSE '1 day' END FROM agents""",
 )
 
-Statement = Callable[[AsyncConnection], Awaitable[object]]
+Statement = Callable[[Connection], Awaitable[object]]
 
 
 async def take(system: System, _effort: Effort) -> Measured:
@@ -102,29 +102,29 @@ def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -
     }
 
 
-async def _explain(engine: AsyncEngine, statement: Statement) -> str:
+async def _explain(engine: Engine, statement: Statement) -> str:
     """Return the plans of what a store's function runs, as it ran."""
     said: list[str] = []
     async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None  # noqa: S101 - a connection that is checked out has one
+        driver = connection.driver
         await connection.execute(text("LOAD 'auto_explain'"))
         for setting in ("log_analyze = on", "log_buffers = on", "log_level = notice", "log_parameter_max_length = 0"):
             await connection.execute(text(f"SET auto_explain.{setting}"))
-        await connection.commit()
+        await driver.execute("BEGIN")
         await statement(connection)  # so that the second finds its pages in memory, as in a busy system
-        await connection.rollback()
+        await driver.execute("ROLLBACK")
 
         def listen(_connection: Any, message: Any) -> None:
             said.append(str(message.message))
 
         driver.add_log_listener(listen)
         await connection.execute(text("SET auto_explain.log_min_duration = 0"))
+        await driver.execute("BEGIN")
         said.clear()
         await statement(connection)
         await connection.execute(text("SET auto_explain.log_min_duration = -1"))
+        await driver.execute("ROLLBACK")
         driver.remove_log_listener(listen)
-        await connection.rollback()
     return "\n\n".join(LONG_LITERAL.sub("'{…}'", one) for one in said) + "\n"
 
 

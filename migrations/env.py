@@ -38,7 +38,7 @@ def migrate(connection: Connection) -> None:
 async def migrate_with_own_connection() -> None:
     """Find the database as the server would, and run there; raises `CommandError`, which Alembic shows in one line."""
     try:
-        async with database(current_settings(), msgspec.json.decode) as engine, engine.begin() as connection:
+        async with database(current_settings(), msgspec.json.decode) as engine, engine.sqlalchemy.begin() as connection:
             await connection.run_sync(migrate)
     except CommsError as error:
         raise CommandError(error.detail) from None

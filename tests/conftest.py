@@ -13,7 +13,6 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.databases import PATIENT, migrate, querying, run_sql
 from support.leftovers import Guard
 from support.server import Server, running_server
@@ -21,6 +20,7 @@ from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.address.url import driver_url
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.embedded_postgresql.cluster import embedded_postgres
 
 TEMPLATE = "comms_api_template"
@@ -119,7 +119,7 @@ def database_url(new_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def engine(database_url: str) -> AsyncIterator[Engine]:
     """An engine on the module's database."""
     opened = open_engine(database_url, PATIENT)
     yield opened

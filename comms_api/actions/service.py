@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.actions import store
 from comms_api.actions.model import BUILT_IN, NewAction, RegisteredAction
 from comms_api.actions.schemas import Schemas
+from comms_api.database.connection import Engine
 from comms_api.errors import Conflict, Invalid, NotFound
 from comms_api.protocol import CANCEL_ACTION
 from comms_api.text.printable import is_name
@@ -17,7 +16,7 @@ ACTION_NAME_MAXIMUM = 128
 class Actions:
     """The actions whose args are checked, built in or registered."""
 
-    def __init__(self, engine: AsyncEngine, schemas: Schemas) -> None:
+    def __init__(self, engine: Engine, schemas: Schemas) -> None:
         self._engine = engine
         self._schemas = schemas
 

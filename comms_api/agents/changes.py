@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.connection import Connection
 
 _NOTE = """
     INSERT INTO configuration_changes (agent_id, has_moved, changed_at)
@@ -22,22 +23,22 @@ _AGAIN = text(_NOTE.format(has_moved="changed.has_moved", agents=_FAILED))
 _MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:ids AS uuid[]))"))
 
 
-async def note_files_changed(connection: AsyncConnection, group: str) -> None:
+async def note_files_changed(connection: Connection, group: str) -> None:
     """Note that the files of a group are others, for each of its members."""
     await connection.execute(_FILES_CHANGED, {"group": group})
 
 
-async def note_group_left(connection: AsyncConnection, group: str) -> None:
+async def note_group_left(connection: Connection, group: str) -> None:
     """Note that the members of a group will not be that any more."""
     await connection.execute(_GROUP_LEFT, {"group": group})
 
 
-async def note_moved(connection: AsyncConnection, ids: Collection[UUID]) -> None:
+async def note_moved(connection: Connection, ids: Collection[UUID]) -> None:
     """Note that these agents are in other groups than before."""
     await connection.execute(_MOVED, {"ids": list(ids)})
 
 
-async def note_again(connection: AsyncConnection, failed: Sequence[tuple[UUID, bool]]) -> None:
+async def note_again(connection: Connection, failed: Sequence[tuple[UUID, bool]]) -> None:
     """Note the changes of failed announcements again: each agent, and whether its groups had changed."""
     parameters = {"ids": [agent_id for agent_id, _ in failed], "has_moved": [has_moved for _, has_moved in failed]}
     await connection.execute(_AGAIN, parameters)

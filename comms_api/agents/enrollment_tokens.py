@@ -4,16 +4,16 @@ import secrets
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import EnrollmentToken, NewEnrollmentToken
+from comms_api.database.connection import Connection
 from comms_api.database.schema import enrollment_tokens, seconds_interval
 from comms_api.tokens.secret import token_digest
 
 _SHOWN = tuple(column for column in enrollment_tokens.c if column.name != "token_hash")
 
 
-async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEnrollmentToken, user: str) -> str:
+async def insert_token(connection: Connection, token_id: UUID, token: NewEnrollmentToken, user: str) -> str:
     """Make a token, of which only the hash is kept, and return it."""
     made = secrets.token_urlsafe(32)
     values = {
@@ -29,14 +29,14 @@ async def insert_token(connection: AsyncConnection, token_id: UUID, token: NewEn
     return made
 
 
-async def is_known(connection: AsyncConnection, token: str) -> bool:
+async def is_known(connection: Connection, token: str) -> bool:
     """Return whether a token is one of ours and not over; it may be used up."""
     table = enrollment_tokens.c
     statement = select(table.id).where(table.token_hash == token_digest(token), table.expires_at > func.now())
     return await connection.scalar(statement) is not None
 
 
-async def use_token(connection: AsyncConnection, token: str) -> EnrollmentToken | None:
+async def use_token(connection: Connection, token: str) -> EnrollmentToken | None:
     """Use a token once, in this transaction; return what it allows, or None when it is not good (any more)."""
     table = enrollment_tokens.c
     statement = (
@@ -46,19 +46,19 @@ async def use_token(connection: AsyncConnection, token: str) -> EnrollmentToken 
         .values(uses_left=table.uses_left - 1)
         .returning(*_SHOWN)
     )
-    row = (await connection.execute(statement)).mappings().first()
+    row = await connection.first(statement)
     return EnrollmentToken(**row) if row else None
 
 
-async def list_tokens(connection: AsyncConnection, after: UUID | None, limit: int) -> list[EnrollmentToken]:
+async def list_tokens(connection: Connection, after: UUID | None, limit: int) -> list[EnrollmentToken]:
     """Return tokens, oldest first, those that are over too."""
     statement = select(*_SHOWN).order_by(enrollment_tokens.c.id).limit(limit)
     if after is not None:
         statement = statement.where(enrollment_tokens.c.id > after)
-    return [EnrollmentToken(**row) for row in (await connection.execute(statement)).mappings()]
+    return [EnrollmentToken(**row) for row in await connection.execute(statement)]
 
 
-async def delete_token(connection: AsyncConnection, token_id: UUID) -> bool:
+async def delete_token(connection: Connection, token_id: UUID) -> bool:
     """Revoke a token; return whether there was one."""
     statement = enrollment_tokens.delete().where(enrollment_tokens.c.id == token_id).returning(enrollment_tokens.c.id)
     return await connection.scalar(statement) is not None

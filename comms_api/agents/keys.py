@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents import store
 from comms_api.agents.model import Admission
+from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.settings import Settings
 from comms_api.tokens.secret import entropy_bits
@@ -50,7 +50,7 @@ def made_key() -> str:
 
 
 async def replace_key(
-    connection: AsyncConnection, agent_id: UUID, changes: dict[str, Any], **expected: object
+    connection: Connection, agent_id: UUID, changes: dict[str, Any], **expected: object
 ) -> Admission | None:
     """Change an agent's key and revoke its tokens; unless its columns are as expected, do nothing and return None."""
     if not await store.update_agent(connection, agent_id, changes | {"next_key_hash": None}, **expected):

@@ -8,11 +8,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.agents import store
 from comms_api.agents.model import Sighting
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
@@ -23,7 +21,7 @@ FLUSH_SECONDS = 1.0
 class Presence:
     """Collects sightings and stores them together; a node that dies loses at most one second of them."""
 
-    def __init__(self, engine: AsyncEngine, node: str) -> None:
+    def __init__(self, engine: Engine, node: str) -> None:
         self._node = node
         self._engine = engine
         self._sightings: dict[UUID, Sighting] = {}
@@ -60,7 +58,7 @@ class Presence:
             return
         self._displacements.add(sightings)
         try:
-            async with direct(self._engine) as connection:
+            async with self._engine.connect() as connection:
                 await store.record_sightings(connection, sightings, self._node)
         except Exception as error:  # noqa: BLE001 - it must go on recording
             self._keep(sightings)

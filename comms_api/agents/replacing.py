@@ -3,9 +3,9 @@
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents import store
+from comms_api.database.connection import Connection
 from comms_api.errors import Conflict
 from comms_api.settings import Settings
 
@@ -24,7 +24,7 @@ class Replacing(msgspec.Struct, frozen=True):
         days = settings.reenroll_after_days
         return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
 
-    async def delete_silent(self, connection: AsyncConnection, agent_id: UUID, name: str) -> None:
+    async def delete_silent(self, connection: Connection, agent_id: UUID, name: str) -> None:
         """Delete the agents that have this id or name; raises `Conflict` unless all have been silent long enough."""
         rivals = await store.find_rivals(connection, agent_id, name, self.silent_seconds)
         if not all(rivals.values()):

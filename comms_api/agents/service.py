@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.addresses import read_network
 from comms_api.agents import enrollment_tokens, store
@@ -25,6 +24,7 @@ from comms_api.agents.naming import find_ids, get_ids, read_id
 from comms_api.agents.replacing import Replacing
 from comms_api.agents.store import Known
 from comms_api.database.actor import Actor, acting_as
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
@@ -47,7 +47,7 @@ class Agents:
     """The agents of the fleet."""
 
     def __init__(
-        self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
+        self, engine: Engine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
         self._engine = engine
         self._secret = secret
@@ -109,7 +109,7 @@ class Agents:
                     enrolled = await self._enroll_by_token(connection, token, enrollment)
         return self._logged(enrolled, address)
 
-    async def _enroll_by_token(self, connection: AsyncConnection, token: str, enrollment: Enrollment) -> EnrolledAgent:
+    async def _enroll_by_token(self, connection: Connection, token: str, enrollment: Enrollment) -> EnrolledAgent:
         # A client that lost the answer may repeat the request; both count as one use of the token.
         if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
             return EnrolledAgent(enrollment.id, enrollment.name)
@@ -121,7 +121,7 @@ class Agents:
             await note_moved(connection, [enrolled.id])
         return enrolled
 
-    async def _enroll(self, connection: AsyncConnection, enrollment: Enrollment) -> EnrolledAgent:
+    async def _enroll(self, connection: Connection, enrollment: Enrollment) -> EnrolledAgent:
         agent_id = enrollment.id or self._clock.uuid7()
         known = Known(agent_id, self._secret.hash_key(enrollment.key))
         if not await store.insert_agent(connection, known, enrollment):
@@ -138,7 +138,7 @@ class Agents:
             raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
         return EnrolledAgent(agent_id, enrollment.name)
 
-    async def _is_same(self, connection: AsyncConnection, agent_id: UUID, enrollment: Enrollment) -> bool:
+    async def _is_same(self, connection: Connection, agent_id: UUID, enrollment: Enrollment) -> bool:
         agent = await store.find_agent(connection, agent_id)
         admission = await store.find_admission(connection, agent_id)
         if agent is None or admission is None or agent.name != enrollment.name:

@@ -28,14 +28,21 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import Admission, Agent, AgentFilter, Sighting
 from comms_api.database.connect import DISCONNECTED_AFTER
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 from comms_api.database.liveness import LIVE_NAMES
 from comms_api.database.pages import fetch_page
-from comms_api.database.schema import agents, group_files, group_members, groups, revocations, seconds_interval
+from comms_api.database.schema import (
+    agents,
+    group_files,
+    group_members,
+    groups,
+    is_one_of,
+    revocations,
+    seconds_interval,
+)
 from comms_api.protocol import Enrollment
 
 _SAW_IT_LATELY = agents.c.last_seen_at >= func.now() - cast(func.current_setting(DISCONNECTED_AFTER), Interval)
@@ -88,7 +95,7 @@ class Known(msgspec.Struct, frozen=True):
     allowed_addresses: Sequence[str] = ()
 
 
-async def insert_agent(connection: AsyncConnection, known: Known, enrollment: Enrollment) -> bool:
+async def insert_agent(connection: Connection, known: Known, enrollment: Enrollment) -> bool:
     """Add an agent; return False, adding nothing, when its id or its name is taken."""
     statement = (
         insert(agents)
@@ -109,9 +116,7 @@ async def insert_agent(connection: AsyncConnection, known: Known, enrollment: En
     return await connection.scalar(statement) is not None
 
 
-async def find_rivals(
-    connection: AsyncConnection, agent_id: UUID, name: str, silent_seconds: float
-) -> dict[UUID, bool]:
+async def find_rivals(connection: Connection, agent_id: UUID, name: str, silent_seconds: float) -> dict[UUID, bool]:
     """Return the agents that have an id or a name, and of each whether it has been silent for so long; locks them."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
     is_silent = silence > seconds_interval(silent_seconds)
@@ -119,33 +124,33 @@ async def find_rivals(
     return {row[0]: row[1] for row in await connection.execute(statement.with_for_update())}
 
 
-async def join_groups(connection: AsyncConnection, agent_id: UUID, names: Collection[str]) -> set[str]:
+async def join_groups(connection: Connection, agent_id: UUID, names: Collection[str]) -> set[str]:
     """Make an agent a member of those of the named groups that exist; return their names."""
-    found = select(groups.c.name, literal(agent_id, Uuid)).where(groups.c.name.in_(names))
+    found = select(groups.c.name, literal(agent_id, Uuid)).where(is_one_of(groups.c.name, names))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).returning(group_members.c.group_name)
     return set(await connection.scalars(statement)) if names else set()
 
 
-async def find_groups(connection: AsyncConnection, names: Collection[str]) -> set[str]:
+async def find_groups(connection: Connection, names: Collection[str]) -> set[str]:
     """Return those of the names that are groups."""
-    return set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(names))))
+    return set(await connection.scalars(select(groups.c.name).where(is_one_of(groups.c.name, names))))
 
 
-async def find_agent(connection: AsyncConnection, agent_id: UUID) -> Agent | None:
+async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
     """Return one agent, or None."""
-    row = (await connection.execute(select(*_COLUMNS).where(agents.c.id == agent_id))).first()
-    return Agent(**row._asdict()) if row else None
+    row = await connection.first(select(*_COLUMNS).where(agents.c.id == agent_id))
+    return Agent(**row) if row else None
 
 
 async def list_agents(
-    connection: AsyncConnection, wanted: AgentFilter, after: UUID | None, limit: int
+    connection: Connection, wanted: AgentFilter, after: UUID | None, limit: int
 ) -> tuple[list[Agent], bool]:
     """Return a page of agents ordered by id, starting after `after`, and whether more follow."""
     statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
-    return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row._asdict()))
+    return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
 
 
 def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
@@ -199,9 +204,7 @@ def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
     return column.ilike(escaped.replace("*", "%"), escape="\\")
 
 
-async def update_agent(
-    connection: AsyncConnection, agent_id: UUID, changes: Mapping[str, Any], **expected: object
-) -> bool:
+async def update_agent(connection: Connection, agent_id: UUID, changes: Mapping[str, Any], **expected: object) -> bool:
     """Change columns of an agent if the `expected` columns match; return whether they did."""
     is_expected = [agents.c[name] == value for name, value in expected.items()]
     statement = agents.update().where(agents.c.id == agent_id, *is_expected).values(changes).returning(agents.c.id)
@@ -245,7 +248,7 @@ async def find_admission(connection: Connection, name: UUID | str) -> Admission 
     return (await find_admissions(connection, [name]))[0]
 
 
-async def lock_agent(connection: AsyncConnection, agent_id: UUID) -> None:
+async def lock_agent(connection: Connection, agent_id: UUID) -> None:
     """Lock an agent against changes until this transaction ends."""
     await connection.execute(select(agents.c.id).where(agents.c.id == agent_id).with_for_update())
 
@@ -254,13 +257,13 @@ OWN_TYPE = case((agents.c.type == EXTERNAL_TYPE, ""), else_=agents.c.type)
 """The type of an agent whose key an external database may no longer change."""
 
 
-async def delete_agent(connection: AsyncConnection, agent_id: UUID) -> bool:
+async def delete_agent(connection: Connection, agent_id: UUID) -> bool:
     """Remove an agent, its memberships with it; return whether it was there."""
     statement = agents.delete().where(agents.c.id == agent_id).returning(agents.c.id)
     return await connection.scalar(statement) is not None
 
 
-async def revoke_tokens(connection: AsyncConnection, subject: str) -> None:
+async def revoke_tokens(connection: Connection, subject: str) -> None:
     """End every token issued to `subject` up to now."""
     statement = insert(revocations).values(subject=subject, revoked_at=func.clock_timestamp())
     await connection.execute(

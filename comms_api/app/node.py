@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.actions.schemas import Schemas
 from comms_api.actions.service import Actions
@@ -24,6 +23,7 @@ from comms_api.commands.idempotency import forget_keys
 from comms_api.commands.service import Commands, Rollouts
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
@@ -99,9 +99,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_node(
-    engine: AsyncEngine, secret: Secret, settings: Settings, process: NodeProcess
-) -> AsyncIterator[Node]:
+async def open_node(engine: Engine, secret: Secret, settings: Settings, process: NodeProcess) -> AsyncIterator[Node]:
     """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
     clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
     async with engine.begin() as connection:
@@ -185,7 +183,7 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
     return tasks | {duty.name: keep_doing(duty, node.membership.diary) for duty in duties}
 
 
-def _duties(engine: AsyncEngine, node: Node, clock: DatabaseClock, notifier: Notifier) -> list[Duty]:
+def _duties(engine: Engine, node: Node, clock: DatabaseClock, notifier: Notifier) -> list[Duty]:
     settings, tokens = node.settings, node.tokens
     announcer = Announcer(engine, node.submissions, notifier, settings)
     maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)

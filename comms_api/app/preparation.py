@@ -7,15 +7,13 @@ own, whose memory (Alembic's, for one) goes when it is done.
 import asyncio
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.app.files import administrator_password_file
 from comms_api.cluster.model import NodeAddress
 from comms_api.cluster.names import claim_name
 from comms_api.database.address.poolers import refuse_poolers
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.failures import describe_outage, is_outage
-from comms_api.database.locks import take_turns
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
 from comms_api.errors import ConfigurationError
@@ -57,12 +55,11 @@ async def _prepare(url: str, secret: Secret, settings: Settings, address: NodeAd
         await engine.dispose()
 
 
-async def _prepare_database(engine: AsyncEngine, settings: Settings) -> Path | None:
-    async with engine.begin() as connection:
-        await upgrade_schema(connection)
+async def _prepare_database(engine: Engine, settings: Settings) -> Path | None:
+    await upgrade_schema(engine)
     await create_partitions(engine)
     async with engine.begin() as connection:
-        await take_turns(connection, PREPARATION_LOCK)
+        await connection.take_turns(PREPARATION_LOCK)
         if not await is_empty(connection):
             return None
         path = administrator_password_file(settings)

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.audit.model import Entry, EntryFilter
+from comms_api.database.connection import Engine
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import audit
 from comms_api.database.uuid7 import uuid7_floor
@@ -18,7 +18,7 @@ EXPORT_PAGE = 1_000
 class Audit:
     """The audit trail."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def list(self, wanted: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
@@ -33,7 +33,7 @@ class Audit:
         if after is not None:
             statement = statement.where(audit.c.id > after)
         async with self._engine.connect() as connection:
-            found, has_more = await fetch_page(connection, statement, ["id"], limit, lambda row: Entry(**row._asdict()))
+            found, has_more = await fetch_page(connection, statement, ["id"], limit, lambda row: Entry(**row))
         return make_page(found, lambda entry: str(entry.id), has_more=has_more)
 
     async def stream(self, wanted: EntryFilter) -> AsyncIterator[Entry]:

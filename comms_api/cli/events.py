@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 import uvloop
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.cli.logs import log_to
 from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
+from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError
@@ -81,7 +81,7 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: 
     return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum), Slices())
 
 
-async def _synchronise(engine: AsyncEngine, clock: DatabaseClock) -> Exception | None:
+async def _synchronise(engine: Engine, clock: DatabaseClock) -> Exception | None:
     """Ask the database for the time, and return why it cannot be asked just now."""
     try:
         async with engine.begin() as connection:

@@ -7,8 +7,6 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.cluster import store
 from comms_api.cluster.diary import Diary
 from comms_api.cluster.model import (
@@ -19,7 +17,7 @@ from comms_api.cluster.model import (
     Polls,
     WantedState,
 )
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.database.uuid7 import DatabaseClock
@@ -42,7 +40,7 @@ class Membership:
     """Tells the others of this process, every two seconds in one statement, and learns what is wanted of it."""
 
     def __init__(
-        self, engine: AsyncEngine, process: NodeProcess, clock: DatabaseClock, keyring: Keyring, polls: Polls
+        self, engine: Engine, process: NodeProcess, clock: DatabaseClock, keyring: Keyring, polls: Polls
     ) -> None:
         """Take whose heart beats; nothing is told before `join`."""
         self.diary = Diary()
@@ -104,7 +102,7 @@ class Membership:
         if self._beating is not None:
             await asyncio.wait([self._beating])
         try:
-            async with direct(self._engine) as connection:
+            async with self._engine.connect() as connection:
                 await store.remove(connection, self._id)
         except Exception as error:  # noqa: BLE001 - it leaves all the same
             log_failure(logger, "not signed off, this node will be taken for lost", error)
@@ -112,7 +110,7 @@ class Membership:
     async def _beat(self) -> None:
         heartbeat = self._heartbeat()
         try:
-            async with direct(self._engine) as connection:
+            async with self._engine.connect() as connection:
                 directive = await store.beat(connection, self._id, self._process, self._version, heartbeat)
         except Exception as error:  # noqa: BLE001 - the heart must go on beating
             log_failure(logger, "heartbeat not told", error)

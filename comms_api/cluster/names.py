@@ -3,16 +3,15 @@
 import asyncio
 from importlib.metadata import version
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.cluster import store
 from comms_api.cluster.model import NameHolder, NodeAddress
+from comms_api.database.connection import Engine
 from comms_api.errors import ConfigurationError
 
 LOOK_SECONDS = 0.5
 
 
-async def claim_name(engine: AsyncEngine, address: NodeAddress) -> None:
+async def claim_name(engine: Engine, address: NodeAddress) -> None:
     """Take a name; raises `ConfigurationError` when a live node has it.
 
     A predecessor at the same address is replaced at once. A node elsewhere is watched: one that is alive is heard of
@@ -29,7 +28,7 @@ async def claim_name(engine: AsyncEngine, address: NodeAddress) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _try_to_claim(engine: AsyncEngine, address: NodeAddress) -> NameHolder | None:
+async def _try_to_claim(engine: Engine, address: NodeAddress) -> NameHolder | None:
     async with engine.begin() as connection:
         await store.lock_names(connection)
         holder = await store.find_name_holder(connection, address)

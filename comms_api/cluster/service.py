@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.cluster import store
 from comms_api.cluster.model import (
     ForgottenNode,
@@ -13,6 +11,7 @@ from comms_api.cluster.model import (
     RequestedState,
     WantedState,
 )
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.errors import Conflict, NotFound
@@ -26,7 +25,7 @@ TOLERATED_CROWDING = 1.1
 class Cluster:
     """All nodes of the database."""
 
-    def __init__(self, engine: AsyncEngine, notifier: Notifier) -> None:
+    def __init__(self, engine: Engine, notifier: Notifier) -> None:
         """Take who tells the nodes of what is wanted of them."""
         self._engine = engine
         self._notifier = notifier

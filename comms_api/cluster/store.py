@@ -6,7 +6,6 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import ARRAY, JSON, Text, bindparam, case, func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import STATUS
 from comms_api.cluster.model import (
@@ -22,9 +21,8 @@ from comms_api.cluster.model import (
     RebalancedProcess,
     WantedState,
 )
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 from comms_api.database.liveness import IS_HERE, LOST_AFTER_SECONDS
-from comms_api.database.locks import take_turns
 from comms_api.database.schema import agents, nodes, seconds_interval
 
 NAMES_LOCK = 0x6E616D6573
@@ -67,7 +65,7 @@ def _process(process: NodeProcess) -> dict[str, Any]:
     return msgspec.structs.asdict(process.address) | {"worker": process.worker}
 
 
-async def remove_predecessors(connection: AsyncConnection, node_id: UUID, process: NodeProcess) -> None:
+async def remove_predecessors(connection: Connection, node_id: UUID, process: NodeProcess) -> None:
     """Remove every other row of this process's name and number."""
     others = (nodes.c.name == process.address.name, nodes.c.worker == process.worker, nodes.c.id != node_id)
     await connection.execute(nodes.delete().where(*others))
@@ -81,17 +79,17 @@ async def remove(connection: Connection, node_id: UUID) -> None:
     await connection.execute(_REMOVE, {"node_id": node_id})
 
 
-async def forget_lost(connection: AsyncConnection, silent_seconds: float, name: str | None = None) -> int:
+async def forget_lost(connection: Connection, silent_seconds: float, name: str | None = None) -> int:
     """Remove the processes, of one node or of all, that have been silent for so long; return how many there were."""
     statement = nodes.delete().where(nodes.c.seen_at <= func.now() - seconds_interval(silent_seconds))
     if name is not None:
         statement = statement.where(nodes.c.name == name)
-    return (await connection.execute(statement)).rowcount
+    return await connection.change(statement)
 
 
-async def has_name(connection: AsyncConnection, name: str) -> bool:
+async def has_name(connection: Connection, name: str) -> bool:
     """Return whether any process, lost or not, has a name."""
-    return (await connection.execute(select(nodes.c.id).where(nodes.c.name == name).limit(1))).first() is not None
+    return await connection.first(select(nodes.c.id).where(nodes.c.name == name).limit(1)) is not None
 
 
 _FIND_NAME_HOLDER = text(f"""
@@ -101,12 +99,12 @@ _FIND_NAME_HOLDER = text(f"""
     ORDER BY seen_at DESC LIMIT 1""")
 
 
-async def find_name_holder(connection: AsyncConnection, address: NodeAddress) -> NameHolder | None:
+async def find_name_holder(connection: Connection, address: NodeAddress) -> NameHolder | None:
     """Return the live node that has this name at other URLs or on another boot.
 
     A row with the same URLs and boot is a predecessor: this node owns its sockets now.
     """
-    row = (await connection.execute(_FIND_NAME_HOLDER, msgspec.structs.asdict(address))).first()
+    row = await connection.first(_FIND_NAME_HOLDER, msgspec.structs.asdict(address))
     return NameHolder(*row) if row else None
 
 
@@ -116,7 +114,7 @@ _TAKE_NAME = text(f"""
     SELECT uuid7(), {_PROCESS_VALUES}, coalesce(max(wanted_state), 'active') FROM gone""")
 
 
-async def take_name(connection: AsyncConnection, address: NodeAddress, version: str) -> None:
+async def take_name(connection: Connection, address: NodeAddress, version: str) -> None:
     """Replace all rows of a name by one row with their requested state, until the node's first process joins."""
     await connection.execute(_TAKE_NAME, _process(NodeProcess(address)) | {"version": version})
 
@@ -124,12 +122,12 @@ async def take_name(connection: AsyncConnection, address: NodeAddress, version: 
 _COLUMNS = [column for column in nodes.c if column.name in NodeStatus.__struct_fields__ and column.name != "state"]
 
 
-async def list_nodes(connection: AsyncConnection) -> list[NodeStatus]:
+async def list_nodes(connection: Connection) -> list[NodeStatus]:
     """Return every process by name and number."""
     silence = func.extract("epoch", func.now() - nodes.c.seen_at)
     statement = select(*_COLUMNS, _STATE.label("state"), silence.label("silence"))
     rows = await connection.execute(statement.order_by(nodes.c.name, nodes.c.worker, nodes.c.id))
-    return [_status(dict(row)) for row in rows.mappings()]
+    return [_status(dict(row)) for row in rows]
 
 
 def _status(row: dict[str, Any]) -> NodeStatus:
@@ -140,21 +138,21 @@ def _status(row: dict[str, Any]) -> NodeStatus:
     return NodeStatus(**row, duties=duties, late=late, lag_seconds=lag_seconds, silent_seconds=silent_seconds)
 
 
-async def count_agents(connection: AsyncConnection) -> list[NodeAgents]:
+async def count_agents(connection: Connection) -> list[NodeAgents]:
     """Return how many active agents each node was the last to see."""
     statement = select(agents.c.node, func.count()).where(STATUS == "active")
     return [NodeAgents(*row) for row in await connection.execute(statement.group_by(agents.c.node).order_by("node"))]
 
 
-async def lock_names(connection: AsyncConnection) -> None:
+async def lock_names(connection: Connection) -> None:
     """Let one transaction at a time claim a name, join, or request a state."""
-    await take_turns(connection, NAMES_LOCK)
+    await connection.take_turns(NAMES_LOCK)
 
 
-async def want_state(connection: AsyncConnection, name: str, state: WantedState) -> int:
+async def want_state(connection: Connection, name: str, state: WantedState) -> int:
     """Want a node to be in a state; return how many processes it has."""
     statement = nodes.update().where(nodes.c.name == name).values(wanted_state=state)
-    return (await connection.execute(statement)).rowcount
+    return await connection.change(statement)
 
 
 _REBALANCE = text(f"""
@@ -164,7 +162,7 @@ _REBALANCE = text(f"""
     RETURNING name, worker, polls, wanted_polls""")
 
 
-async def rebalance(connection: AsyncConnection, tolerated: float) -> Sequence[RebalancedProcess]:
+async def rebalance(connection: Connection, tolerated: float) -> Sequence[RebalancedProcess]:
     """Want every process with more polls than `tolerated` times the mean to come down to it; return those."""
-    rows = (await connection.execute(_REBALANCE, {"tolerated": tolerated})).mappings()
+    rows = await connection.execute(_REBALANCE, {"tolerated": tolerated})
     return sorted((RebalancedProcess(**row) for row in rows), key=lambda process: (process.name, process.worker))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.actions.model import ActionSchema, Recipients
 from comms_api.commands.expansion import Expansion
 from comms_api.commands.targets import find_outsiders, find_unknown, may_name_unknown
+from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.orders.model import CommandTarget
 from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, TargetType
@@ -65,7 +65,7 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
-async def refuse_strangers(connection: AsyncConnection, expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
+async def refuse_strangers(connection: Connection, expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
     """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
     targets = [expansion.command.target for expansion in expansions]
     faults = [
@@ -81,7 +81,7 @@ async def refuse_strangers(connection: AsyncConnection, expansions: Sequence[Exp
         raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
 
 
-async def refuse_foreign_groups(connection: AsyncConnection, expansions: Sequence[Expansion]) -> None:
+async def refuse_foreign_groups(connection: Connection, expansions: Sequence[Expansion]) -> None:
     """Raise `Invalid` for a `set-group` with unknown groups, or groups that a recipient is not a member of."""
     faults = [
         f"commands[{index}].action.args.groups: {fault}"
@@ -93,7 +93,7 @@ async def refuse_foreign_groups(connection: AsyncConnection, expansions: Sequenc
         raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
 
 
-async def _find_foreign_groups(connection: AsyncConnection, expansion: Expansion, names: Sequence[str]) -> str:
+async def _find_foreign_groups(connection: Connection, expansion: Expansion, names: Sequence[str]) -> str:
     if unknown := await find_unknown(connection, CommandTarget("group", list(names))):
         return f"there is no group {_listed(unknown)}"
     target, chosen = expansion.command.target, expansion.recipients

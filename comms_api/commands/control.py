@@ -13,10 +13,10 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import Phase
 from comms_api.commands.rollout import Rollout, Standing
+from comms_api.database.connection import Connection
 from comms_api.orders.turns import is_first, take_turn
 
 
@@ -43,17 +43,17 @@ class Halt(msgspec.Struct, frozen=True):
 _LIST = text("SELECT request_id FROM commands WHERE phase = 'rolling' AND starts_at <= now()")
 
 
-async def list_rolling(connection: AsyncConnection) -> list[UUID]:
+async def list_rolling(connection: Connection) -> list[UUID]:
     """Return the commands whose rollout is under way."""
-    return list(await connection.scalars(_LIST))
+    return await connection.scalars(_LIST)
 
 
 _LIST_PAUSED = text("SELECT request_id FROM commands WHERE phase = 'paused'")
 
 
-async def list_paused(connection: AsyncConnection) -> list[UUID]:
+async def list_paused(connection: Connection) -> list[UUID]:
     """Return the paused commands."""
-    return list(await connection.scalars(_LIST_PAUSED))
+    return await connection.scalars(_LIST_PAUSED)
 
 
 _FIND = text("""
@@ -62,12 +62,12 @@ _FIND = text("""
     FROM commands WHERE request_id = :id AND phase = 'rolling'""")
 
 
-async def lock_rolling(connection: AsyncConnection, request_id: UUID) -> Rolling | None:
+async def lock_rolling(connection: Connection, request_id: UUID) -> Rolling | None:
     """Return a command's rollout for this transaction alone; None when it has stopped, or another node is at it."""
     if not await is_first(connection, request_id):
         return None
     await take_turn(connection, request_id)
-    row = (await connection.execute(_FIND, {"id": request_id})).first()
+    row = await connection.first(_FIND, {"id": request_id})
     if row is None:
         return None
     rollout = msgspec.json.decode(row.rollout, type=Rollout)
@@ -90,9 +90,9 @@ _STAND = text("""
     WHERE commands.request_id = :id""")
 
 
-async def find_standing(connection: AsyncConnection, request_id: UUID, credit: float) -> Standing:
+async def find_standing(connection: Connection, request_id: UUID, credit: float) -> Standing:
     """Count where a rollout stands."""
-    row = (await connection.execute(_STAND, {"id": request_id})).one()
+    [row] = await connection.execute(_STAND, {"id": request_id})
     return Standing(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
 
 
@@ -105,9 +105,9 @@ _RELEASE = text("""
         ORDER BY order_id LIMIT :limit FOR UPDATE))""")
 
 
-async def release_held(connection: AsyncConnection, request_id: UUID, limit: int | None = None) -> int:
+async def release_held(connection: Connection, request_id: UUID, limit: int | None = None) -> int:
     """Let held orders of a command go out, oldest first, and begin their time to live; return how many."""
-    return (await connection.execute(_RELEASE, {"id": request_id, "limit": limit})).rowcount
+    return await connection.change(_RELEASE, {"id": request_id, "limit": limit})
 
 
 _STEP = text("""
@@ -115,7 +115,7 @@ _STEP = text("""
     WHERE request_id = :id""")
 
 
-async def record_step(connection: AsyncConnection, rolling: Rolling, phase: Phase, reason: str, credit: float) -> None:
+async def record_step(connection: Connection, rolling: Rolling, phase: Phase, reason: str, credit: float) -> None:
     """Note what a step of a rollout has come to."""
     parameters = {"id": rolling.request_id, "phase": phase, "reason": reason, "credit": credit}
     await connection.execute(_STEP, parameters)
@@ -138,17 +138,17 @@ _HALT = text("""
     WHERE request_id = :id AND phase IN ('released', 'rolling')""")
 
 
-async def halt(connection: AsyncConnection, request_id: UUID, halt: Halt) -> int | None:
+async def halt(connection: Connection, request_id: UUID, halt: Halt) -> int | None:
     """Hold the orders of a command that were never offered, and return their number.
 
     Returns None and changes nothing if the command is already held or has no open order.
     """
     await take_turn(connection, request_id)
-    held = (await connection.execute(_HOLD, {"id": request_id, "seconds": halt.held_seconds})).rowcount
+    held = await connection.change(_HOLD, {"id": request_id, "seconds": halt.held_seconds})
     if not held and await connection.scalar(_KEEP_OPEN, {"id": request_id}) is None:
         return None
     parameters = {"id": request_id, "phase": halt.phase, "reason": halt.reason, "seconds": halt.held_seconds}
-    return held if (await connection.execute(_HALT, parameters)).rowcount else None
+    return held if await connection.change(_HALT, parameters) else None
 
 
 _RESUME = text("""
@@ -157,7 +157,7 @@ _RESUME = text("""
     WHERE request_id = :id AND phase IN ('paused', 'stopped') RETURNING phase""")
 
 
-async def resume(connection: AsyncConnection, request_id: UUID, reason: str) -> tuple[Phase, int] | None:
+async def resume(connection: Connection, request_id: UUID, reason: str) -> tuple[Phase, int] | None:
     """Resume a paused or stopped command; return its phase and how many orders were released at once.
 
     Returns None if the command was neither.
@@ -178,6 +178,6 @@ _END_PAUSES = text("""
         FOR UPDATE SKIP LOCKED))""")
 
 
-async def end_pauses(connection: AsyncConnection, paused: Sequence[UUID]) -> None:
+async def end_pauses(connection: Connection, paused: Sequence[UUID]) -> None:
     """End the pauses of commands without open orders, since such a command never has one again."""
     await connection.execute(_END_PAUSES, {"ids": list(paused)})

@@ -27,12 +27,11 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import NewCommand, Submitted
 from comms_api.commands.targets import CONSTANT_RECIPIENTS, recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
 from comms_api.orders.model import Claimed
 from comms_api.orders.targets import wire_target
@@ -235,10 +234,10 @@ def _add_command(counted: CTE) -> CTE:
     return insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
 
 
-async def rehearse_command(connection: AsyncConnection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
+async def rehearse_command(connection: Connection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:
     """Return how many recipients a command would have, and the first `shown` of them by id."""
     chosen = expansion.recipients.subquery("recipient")
     named = target_parameters(expansion.command.target)
     count = await connection.scalar(select(func.count()).select_from(chosen), named)
     first = select(chosen.c.agent_id).order_by("agent_id").limit(shown)
-    return count or 0, list(await connection.scalars(first, named))
+    return count or 0, await connection.scalars(first, named)

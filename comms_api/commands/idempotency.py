@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.commands.model import Submitted
+from comms_api.database.connection import Connection
 from comms_api.database.schema import idempotency_keys
 from comms_api.errors import Conflict, Invalid
 
@@ -40,22 +40,22 @@ def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | Non
     return IdempotencyKey(user, header, hashlib.sha256(body).digest())
 
 
-async def claim_key(connection: AsyncConnection, key: IdempotencyKey) -> bool:
+async def claim_key(connection: Connection, key: IdempotencyKey) -> bool:
     """Note a key that is new; return False for one that was used, after the transaction that used it has ended."""
     values = {"user_name": key.user, "key": key.key, "body_hash": key.body_hash}
     statement = insert(idempotency_keys).values(values).on_conflict_do_nothing().returning(idempotency_keys.c.key)
     return await connection.scalar(statement) is not None
 
 
-async def store_answer(connection: AsyncConnection, key: IdempotencyKey, answer: Sequence[Submitted]) -> None:
+async def store_answer(connection: Connection, key: IdempotencyKey, answer: Sequence[Submitted]) -> None:
     """Keep what the first request with this key is answered."""
     await connection.execute(idempotency_keys.update().where(_is(key)).values(answer=list(answer)))
 
 
-async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted] | None:
+async def find_answer(connection: Connection, key: IdempotencyKey) -> list[Submitted] | None:
     """Return the answer to the first request, if there was one; raises `Invalid` when it had another body."""
     statement = select(idempotency_keys.c.body_hash, idempotency_keys.c.answer).where(_is(key))
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     if row is None:
         return None
     if row.body_hash != key.body_hash:
@@ -63,7 +63,7 @@ async def find_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[
     return _ANSWER.decode(row.answer)
 
 
-async def get_answer(connection: AsyncConnection, key: IdempotencyKey) -> list[Submitted]:
+async def get_answer(connection: Connection, key: IdempotencyKey) -> list[Submitted]:
     """Return the answer to the first request; raises `Invalid` when it had another body, or `Conflict`."""
     answer = await find_answer(connection, key)
     if answer is None:
@@ -76,7 +76,7 @@ _FORGET = idempotency_keys.delete().where(
 )
 
 
-async def forget_keys(connection: AsyncConnection) -> None:
+async def forget_keys(connection: Connection) -> None:
     """Delete the keys that nobody will repeat any more."""
     await connection.execute(_FORGET)
 

@@ -1,14 +1,13 @@
 """The statements that read commands, for operators."""
 
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from comms_api.agents.model import AgentFilter
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
+from comms_api.database.connection import Connection, Row
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import commands
 from comms_api.database.uuid7 import uuid7_floor
@@ -20,7 +19,7 @@ from comms_api.protocol import Action, kept_source
 
 
 async def list_commands(
-    connection: AsyncConnection, order_filter: OrderFilter, after: UUID | None, limit: int
+    connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[Command], bool]:
     """Return a page of commands by id, starting after `after`, and whether more follow.
 
@@ -44,13 +43,13 @@ async def list_commands(
     return await fetch_page(connection, statement, ["request_id"], limit, _command)
 
 
-async def find_command(connection: AsyncConnection, request_id: UUID) -> Command | None:
+async def find_command(connection: Connection, request_id: UUID) -> Command | None:
     """Return one command, or None."""
-    row = (await connection.execute(select(commands).where(commands.c.request_id == request_id))).first()
+    row = await connection.first(select(commands).where(commands.c.request_id == request_id))
     return _command(row) if row else None
 
 
-def _command(row: Row[Any]) -> Command:
+def _command(row: Row) -> Command:
     return Command(
         request_id=row.request_id,
         source=row.source,
@@ -69,7 +68,7 @@ def _command(row: Row[Any]) -> Command:
     )
 
 
-async def get_command(connection: AsyncConnection, request_id: UUID) -> Command:
+async def get_command(connection: Connection, request_id: UUID) -> Command:
     """Return a command; raises `NotFound`."""
     command = await find_command(connection, request_id)
     if command is None:

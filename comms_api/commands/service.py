@@ -2,12 +2,11 @@
 
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from comms_api.commands import control, queries
 from comms_api.commands.control import Halt
 from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, CommandProgress, Held, Phase
 from comms_api.commands.rollout import credit_after, excess_failures, is_over, releasable
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
@@ -27,7 +26,7 @@ from comms_api.settings import Settings
 class Commands:
     """The commands that were submitted."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
         """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
         self._clock = clock
@@ -95,7 +94,7 @@ class Commands:
 class Rollouts:
     """The periodic duty that moves rollouts on; any node may do it at any time."""
 
-    def __init__(self, engine: AsyncEngine, notifier: Notifier, settings: Settings) -> None:
+    def __init__(self, engine: Engine, notifier: Notifier, settings: Settings) -> None:
         self._engine = engine
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
@@ -117,7 +116,7 @@ class Rollouts:
         return released
 
 
-async def _advance(connection: AsyncConnection, request_id: UUID, held_seconds: float) -> int:
+async def _advance(connection: Connection, request_id: UUID, held_seconds: float) -> int:
     rolling = await control.lock_rolling(connection, request_id)
     if rolling is None:
         return 0

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.actions.model import BUILT_IN, ActionSchema
 from comms_api.actions.schemas import Check, Schemas
@@ -32,7 +31,7 @@ from comms_api.commands.targets import (
     recipients_again,
     with_agent_ids,
 )
-from comms_api.database.direct import direct
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
@@ -51,7 +50,7 @@ class Submissions:
 
     def __init__(  # noqa: PLR0913 - it joins these parts
         self,
-        engine: AsyncEngine,
+        engine: Engine,
         clock: DatabaseClock,
         notifier: Notifier,
         dispatcher: Dispatcher,
@@ -88,7 +87,7 @@ class Submissions:
         await asyncio.sleep(HEAD_START_SECONDS)
         return answer
 
-    async def submit_within(self, connection: AsyncConnection, user: str, command: NewCommand) -> Submitted:
+    async def submit_within(self, connection: Connection, user: str, command: NewCommand) -> Submitted:
         """Submit an unchecked command of this server in the caller's transaction; unknown agents are left out.
 
         The caller notifies the nodes (`ORDERS_CHANNEL`) after its commit.
@@ -101,7 +100,7 @@ class Submissions:
         """Return the answer, and whether polls held here were answered with every order."""
         [expansion] = await self._prepare(user, submitted)
         is_claimed = expansion.is_due_at_once and self._dispatcher.can_deliver(recipients)
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             if is_claimed:
                 answer, claimed = await expand_and_claim(connection, expansion, ORDER_IDS_SHOWN, self._lease_seconds)
             else:
@@ -118,7 +117,8 @@ class Submissions:
         if key is not None and (earlier := await self._find_answer(key)) is not None:
             return earlier
         expansions = await self._prepare(user, submitted)
-        async with self._engine.begin() as connection:
+        # Not `begin`: each expansion names its actor.
+        async with self._engine.connect() as connection, connection.transaction():
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             await refuse_foreign_groups(connection, expansions)
@@ -181,7 +181,8 @@ class Submissions:
 
         Raises `NotFound`, and `Conflict` when none of its orders ended so, or they are archived.
         """
-        async with self._engine.begin() as connection:
+        # Not `begin`: each expansion names its actor.
+        async with self._engine.connect() as connection, connection.transaction():
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             old = await queries.get_command(connection, request_id)

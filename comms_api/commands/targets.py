@@ -6,12 +6,12 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, func, literal, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.naming import find_ids, read_id
 from comms_api.agents.store import conditions
 from comms_api.commands.model import NewCommand
-from comms_api.database.schema import agents, finished_orders, group_members, groups, users
+from comms_api.database.connection import Connection
+from comms_api.database.schema import agents, finished_orders, group_members, groups, is_one_of, users
 from comms_api.orders.model import CommandTarget
 from comms_api.orders.targets import service_id
 from comms_api.protocol import TargetType
@@ -66,7 +66,7 @@ def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: Tar
     """Return the statement of those whose orders of a command ended in one of `statuses`; agents that still exist."""
     statement = (
         select(finished_orders.c.agent_id)
-        .where(finished_orders.c.request_id == request_id, finished_orders.c.status.in_(statuses))
+        .where(finished_orders.c.request_id == request_id, is_one_of(finished_orders.c.status, statuses))
         .distinct()
     )
     if target_type == "server":
@@ -84,7 +84,7 @@ def agent_ids(names: Sequence[str]) -> list[UUID]:
     return [agent_id for name in names if (agent_id := read_id(name)) is not None]
 
 
-async def with_agent_ids(connection: AsyncConnection, submitted: Sequence[NewCommand]) -> list[NewCommand]:
+async def with_agent_ids(connection: Connection, submitted: Sequence[NewCommand]) -> list[NewCommand]:
     """Replace agents' names in targets with ids, each once; leave unknown names unchanged."""
     found = await find_ids(connection, {name for command in submitted for name in agent_names(command.target)})
 
@@ -111,22 +111,22 @@ def may_name_unknown(target: CommandTarget, orders: int) -> bool:
     return target.type == "group" and (orders == 0 or len(target.ids) > 1)
 
 
-async def find_unknown(connection: AsyncConnection, target: CommandTarget) -> list[str]:
+async def find_unknown(connection: Connection, target: CommandTarget) -> list[str]:
     """Return those of a target's names that nobody has."""
     if target.type == "agent":
         known = set(await connection.scalars(recipients(CommandTarget("agent", target.id)), target_parameters(target)))
         return [name for name in target.ids if not known.intersection(agent_ids([name]))]
     if target.type == "group":
-        found = set(await connection.scalars(select(groups.c.name).where(groups.c.name.in_(target.ids))))
+        found = set(await connection.scalars(select(groups.c.name).where(is_one_of(groups.c.name, target.ids))))
         return [name for name in target.ids if name not in found]
     if target.type == "server" and not SERVICES.issuperset(target.ids):
-        services = select(users.c.name).where(users.c.name.in_(target.ids), users.c.role == "service")
+        services = select(users.c.name).where(is_one_of(users.c.name, target.ids), users.c.role == "service")
         return sorted(set(target.ids) - SERVICES - set(await connection.scalars(services)))
     return []
 
 
 async def find_outsiders(
-    connection: AsyncConnection, target: CommandTarget, chosen: Select[Any], names: Sequence[str], limit: int
+    connection: Connection, target: CommandTarget, chosen: Select[Any], names: Sequence[str], limit: int
 ) -> list[tuple[UUID, list[str]]]:
     """Return the first recipients that are not members of all these groups, each with its missing groups."""
     recipient = chosen.subquery("recipient")

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.errors import TooManyRequests, Unavailable
 from comms_api.orders.model import Counts
@@ -43,7 +42,7 @@ class _Watched:
 class Watch:
     """The watchers of this node. Cost: a count per watched command and look, however many watch it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Take where to look."""
         self._engine = engine
         self._watched: dict[UUID, _Watched] = {}

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import msgspec
-from sqlalchemy import Text, bindparam, func, literal_column
+from sqlalchemy import Text, bindparam, func, literal_column, select
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -34,20 +33,9 @@ def acting_as(actor: Actor) -> Iterator[None]:
         _ACTOR.reset(before)
 
 
-def tell_actor(connection: Any) -> None:
-    """Tell the database who begins a transaction; called by the engine, costs a round trip if there is an actor.
-
-    In autocommit each statement is a transaction of its own; one that changes what is audited must say by itself who
-    it is from.
-    """
-    actor = _ACTOR.get()
-    if actor is not None and connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        cursor = connection.connection.cursor()
-        cursor.execute(
-            "SELECT set_config('comms_api.actor', $1::text, true), set_config('comms_api.address', $2::text, true)",
-            (actor.name, actor.address or ""),
-        )
-        cursor.close()
+def has_actor() -> bool:
+    """Return whether the transactions of this task have an actor."""
+    return _ACTOR.get() is not None
 
 
 ACTOR_SETTINGS = tuple(
@@ -56,8 +44,10 @@ ACTOR_SETTINGS = tuple(
 )
 """For the select list of a statement that may be a transaction by itself: they tell the database who acts."""
 
+SET_ACTOR = select(*ACTOR_SETTINGS)
+
 
 def actor_parameters() -> dict[str, str]:
-    """Return what `ACTOR_SETTINGS` want; nobody is the empty string."""
+    """Return the parameters of `ACTOR_SETTINGS`; without an actor, they are empty strings."""
     actor = _ACTOR.get() or Actor("")
     return {"actor": actor.name, "actor_address": actor.address or ""}

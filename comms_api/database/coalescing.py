@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from comms_api.database.failures import find_refusal, is_outage
+from comms_api.database.failures import Refusal, is_outage
 from comms_api.errors import ClientLeft
 
 Item = TypeVar("Item")
@@ -167,10 +167,8 @@ async def store_or_halve(
     """Store items together; if PostgreSQL refuses some of them, halve the group until they are alone."""
     try:
         return await store(items)
-    except Exception as error:
-        reason = find_refusal(error)
-        if reason is None:
-            raise
+    except Refusal as error:
+        reason = str(error)
     if len(items) == 1:
         return [await refuse(items[0], reason)]
     middle = len(items) // 2

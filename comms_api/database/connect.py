@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import URL, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from comms_api.database.actor import tell_actor
 from comms_api.database.address.hosts import can_be_written, connect_writable
 from comms_api.database.address.url import driver_url
+from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 from comms_api.errors import ConfigurationError
@@ -48,7 +48,7 @@ DISCONNECTED_AFTER = "comms_api.disconnected_after"
 """The session setting with the seconds that an agent may be silent and still count as active."""
 
 
-def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncEngine:
+def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> Engine:
     """Return an engine whose pool hands out no connection that is closed or whose server has become a standby.
 
     JSON is handed on as the bytes it is; only Alembic, which compares it, asks for it to be read.
@@ -60,7 +60,6 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         max_overflow=0,
         pool_timeout=settings.database_timeout_seconds,
         pool_use_lifo=True,  # the connection that was used last has most statements prepared and planned
-        json_serializer=_encode_json,
         json_deserializer=read_json,
         connect_args={
             "async_creator_fn": connect_writable,
@@ -74,8 +73,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_unusable)
-    event.listen(engine.sync_engine, "begin", tell_actor)
-    return engine
+    return Engine(engine)
 
 
 def _ignore_unreachable_home() -> None:
@@ -89,10 +87,6 @@ def _ignore_unreachable_home() -> None:
         return  # it has none
     except PermissionError:
         os.environ["HOME"] = os.devnull
-
-
-def _encode_json(value: Any) -> str:
-    return bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
 
 
 def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
@@ -131,13 +125,13 @@ async def keep_running(address: Address) -> None:
 
 
 @asynccontextmanager
-async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[AsyncEngine]:
+async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[Engine]:
     """Open an engine for as long as the block lasts; raises `ConfigurationError` when PostgreSQL refuses its URL."""
     with database_address(settings) as address:
         engine = open_engine(address.url, settings, read_json)
         try:
             yield engine
-        except DBAPIError as error:
+        except Exception as error:
             if mistake := find_mistake(error):
                 raise mistake from error
             raise

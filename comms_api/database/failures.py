@@ -1,4 +1,12 @@
-"""Classify errors of the database: an outage passes (503), a refused value is the sender's (400), the rest is a bug.
+"""The errors of the database: an outage passes (503), a refused value is the sender's fault (400), the rest are bugs.
+
+DatabaseError
+├── Refusal                 PostgreSQL will never take these data
+│   └── Duplicate           a row with this key exists
+└── Outage                  PostgreSQL cannot be used just now
+    ├── LateAnswer          it was reached and has not answered in time
+    ├── MissingPartition    no partition exists for a row
+    └── RefusedNode         it refuses our user, password or database
 
 If an operator changes the password or renames the database under running nodes, that is an outage. A node that starts
 stops with that error instead: its settings may be wrong.
@@ -7,93 +15,125 @@ stops with that error instead: its settings may be wrong.
 import logging
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from comms_api.errors import ConfigurationError
 
-_REFUSED_NODE = (
-    asyncpg.InvalidAuthorizationSpecificationError,  # user, password or pg_hba.conf
-    asyncpg.InvalidCatalogNameError,  # no such database
-    asyncpg.ObjectNotInPrerequisiteStateError,  # the database does not accept connections
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.InvalidSchemaNameError,
+
+class DatabaseError(Exception):
+    """A statement failed; the text is PostgreSQL's, the cause the driver's error."""
+
+
+class Refusal(DatabaseError):
+    """PostgreSQL will never take these data."""
+
+
+class Duplicate(Refusal):
+    """A row with this key exists."""
+
+
+class Outage(DatabaseError):
+    """PostgreSQL cannot be used just now."""
+
+
+class LateAnswer(Outage):
+    """PostgreSQL was reached and has not answered in time."""
+
+
+class MissingPartition(Outage):
+    """No partition exists for a row."""
+
+
+class RefusedNode(Outage):
+    """PostgreSQL refuses our user, password or database."""
+
+
+_KINDS: tuple[tuple[type[DatabaseError], tuple[type[BaseException], ...]], ...] = (
+    (Duplicate, (asyncpg.UniqueViolationError,)),
+    (Refusal, (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)),
+    (LateAnswer, (TimeoutError, asyncpg.QueryCanceledError)),
+    (
+        RefusedNode,
+        (
+            asyncpg.InvalidAuthorizationSpecificationError,  # user, password or pg_hba.conf
+            asyncpg.InvalidCatalogNameError,  # no such database
+            asyncpg.ObjectNotInPrerequisiteStateError,  # the database does not accept connections
+            asyncpg.InsufficientPrivilegeError,
+            asyncpg.InvalidSchemaNameError,
+        ),
+    ),
+    (
+        Outage,
+        (
+            OSError,  # refused, reset, no such socket
+            PoolTimeoutError,
+            DisconnectionError,
+            asyncpg.PostgresConnectionError,
+            asyncpg.InterfaceError,  # the connection is closed
+            asyncpg.InternalClientError,  # it was lost in the middle of a statement
+            asyncpg.OperatorInterventionError,  # shutting down, still starting
+            asyncpg.InsufficientResourcesError,  # disk full, too many connections
+            asyncpg.LockNotAvailableError,
+            asyncpg.TransactionRollbackError,  # a deadlock, a conflict: it goes through the next time
+            asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
+            asyncpg.TargetServerAttributeNotMatched,  # the hosts that answer are standbys
+            asyncpg.PostgresIOError,
+        ),
+    ),
+)
+"""The driver's errors by what they mean here; the first match counts."""
+
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    SQLAlchemyError,  # of its pool
+    AsyncAdapt_Error,  # its name for the driver's errors while a connection is opened
 )
 
-_OUTAGES: tuple[type[BaseException], ...] = (
-    OSError,  # refused, reset, no such socket; TimeoutError is one too
-    PoolTimeoutError,
-    DisconnectionError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,  # the connection is closed
-    asyncpg.InternalClientError,  # it was lost in the middle of a statement
-    asyncpg.OperatorInterventionError,  # shutting down, cancelled, still starting
-    asyncpg.InsufficientResourcesError,  # disk full, too many connections
-    asyncpg.LockNotAvailableError,
-    asyncpg.TransactionRollbackError,  # a deadlock, a conflict: it goes through the next time
-    asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
-    asyncpg.TargetServerAttributeNotMatched,  # the hosts that answer are standbys
-    asyncpg.PostgresIOError,
-    *_REFUSED_NODE,
-)
 
-_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+def translate(error: BaseException) -> DatabaseError:
+    """Return an error of the driver, or of SQLAlchemy around it, as one of ours."""
+    if isinstance(error, DatabaseError):
+        return error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return translate(error.orig)
+    if isinstance(error, AsyncAdapt_Error) and error.__cause__ is not None:
+        return translate(error.__cause__)
+    kind = next((ours for ours, theirs in _KINDS if isinstance(error, theirs)), DatabaseError)
+    if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+        kind = MissingPartition  # a CHECK that fails has a name
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, TypeError | ValueError):
+        kind = DatabaseError  # asyncpg files wrong arguments under InterfaceError as well
+    translated = kind(str(error))
+    translated.__cause__ = error
+    return translated
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether `error`, or what it was raised from, says that PostgreSQL cannot be used just now."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DBAPIError) and seen.connection_invalidated:
+    """Return whether `error`, or an error that it was raised from, says that PostgreSQL cannot be used just now."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(translate(cause), Outage):
             return True
-        if isinstance(seen, _OUTAGES) and not _is_our_mistake(seen):
-            return True
-        if is_partition_missing(seen):
-            return True
-        seen = seen.__cause__ or (seen.orig if isinstance(seen, DBAPIError) else None)
+        cause = cause.__cause__
     return False
-
-
-def _is_our_mistake(error: BaseException) -> bool:
-    # asyncpg files wrong arguments under InterfaceError as well.
-    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, TypeError | ValueError)
-
-
-def find_refusal(error: BaseException) -> str | None:
-    """Return why PostgreSQL will never take these data, or None when it was something else."""
-    cause = driver_error(error)
-    return str(cause) if isinstance(cause, _REFUSALS) and not is_partition_missing(cause) else None
 
 
 def find_mistake(error: BaseException) -> ConfigurationError | None:
     """Return why PostgreSQL refuses this node: its user, password, database or rights; None for other errors."""
-    cause = driver_error(error)
-    sentence = f"database_url: the database cannot be used: {cause}"
-    return ConfigurationError(sentence) if isinstance(cause, _REFUSED_NODE) else None
+    translated = translate(error)
+    sentence = f"database_url: the database cannot be used: {translated}"
+    return ConfigurationError(sentence) if isinstance(translated, RefusedNode) else None
 
 
 def describe_outage(error: BaseException) -> str:
     """Return an outage as one line for the log, without the statement and its parameters: these hold agents' data."""
-    cause = driver_error(error) or error
+    cause = translate(error).__cause__ or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
-
-
-def is_timeout(error: BaseException) -> bool:
-    """Return whether PostgreSQL was reached and has not answered in time."""
-    return isinstance(driver_error(error), TimeoutError | asyncpg.QueryCanceledError)
-
-
-def driver_error(error: BaseException) -> BaseException | None:
-    """Return asyncpg's error inside SQLAlchemy's."""
-    cause: BaseException | None = error
-    while isinstance(cause, DBAPIError):
-        cause = cause.orig and (cause.orig.__cause__ or cause.orig)
-    return cause
-
-
-def is_partition_missing(error: BaseException) -> bool:
-    """Return whether there is no partition for a row: a CHECK that fails has a name."""
-    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
 
 
 def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:

@@ -9,12 +9,11 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ _NOTIFY = text("""
 class Listener:
     """Calls one function per channel whenever its notification arrives."""
 
-    def __init__(self, engine: AsyncEngine, channels: Channels, own: str) -> None:
+    def __init__(self, engine: Engine, channels: Channels, own: str) -> None:
         """Take the channels, and the name of this node's notifier; nothing is connected before `run`."""
         self._engine = engine
         self._channels = channels
@@ -59,7 +58,7 @@ class Listener:
     async def _listen(self) -> None:
         closed = asyncio.Event()
         async with self._engine.connect() as connection:
-            driver = await self._driver(connection)
+            driver = connection.driver
             driver.add_termination_listener(lambda _connection: closed.set())
             for channel in self._channels:
                 await driver.add_listener(channel, self._heard)
@@ -68,16 +67,12 @@ class Listener:
                     call(())
                 await closed.wait()
             finally:
-                await connection.invalidate()  # it must not go back to the pool with its listeners
+                driver.terminate()  # it must not go back to the pool with its listeners
 
     def _heard(self, _connection: object, _pid: int, channel: str, payload: str) -> None:
         sender, *about = payload.split(" ")
         if sender != self._own:
             self._channels[channel](about)
-
-    @staticmethod
-    async def _driver(connection: AsyncConnection) -> Any:
-        return (await connection.get_raw_connection()).driver_connection
 
 
 class Notifier:
@@ -86,7 +81,7 @@ class Notifier:
     Inside the committing transaction NOTIFY would hold a database-wide lock across the fsync.
     """
 
-    def __init__(self, engine: AsyncEngine, local: Channels) -> None:
+    def __init__(self, engine: Engine, local: Channels) -> None:
         """Take what this node does itself, without waiting for its own notification."""
         self.name = secrets.token_hex(8)
         self._engine = engine
@@ -119,5 +114,5 @@ class Notifier:
 
     async def _send(self, unsent: Mapping[str, About]) -> None:
         payloads = [" ".join((self.name, *(about if len(about) <= NAMED_MAXIMUM else ()))) for about in unsent.values()]
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             await connection.execute(_NOTIFY, {"channels": list(unsent), "payloads": payloads})

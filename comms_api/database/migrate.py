@@ -5,7 +5,6 @@ until every node is new, so it serves on it.
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
@@ -15,8 +14,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.database.connection import Engine
 from comms_api.database.failures import describe_outage, is_outage
 from comms_api.errors import ConfigurationError
 
@@ -52,13 +51,14 @@ def guard_migration(connection: Connection) -> None:
     connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
 
 
-async def upgrade_schema(connection: AsyncConnection) -> None:
-    """Run every missing revision in the caller's transaction; leave a newer schema unchanged.
+async def upgrade_schema(engine: Engine) -> None:
+    """Run every missing revision in one transaction; leave a newer schema unchanged.
 
     Raises `ConfigurationError` for a database with other contents.
     """
     try:
-        await connection.run_sync(_upgrade)
+        async with engine.sqlalchemy.begin() as connection:
+            await connection.run_sync(_upgrade)
     except CommandError as error:
         raise ConfigurationError(f"database_url: the schema cannot be upgraded: {error}") from error
     except DBAPIError as error:
@@ -80,8 +80,3 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
     if revision != newest:
         logger.info("the schema was upgraded to revision %s (it was at %s)", newest, revision or "none")
-
-
-async def current_revisions(connection: AsyncConnection) -> Sequence[str]:
-    """Return the revision the database is at; empty before the first."""
-    return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads())

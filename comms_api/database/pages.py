@@ -1,6 +1,7 @@
 """Read one page of a list, bounded in rows and in bytes, without reading much more from the database."""
 
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -8,7 +9,6 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     LargeBinary,
-    Row,
     Select,
     Text,
     case,
@@ -18,7 +18,8 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.connection import Connection, Row
 
 Item = TypeVar("Item")
 
@@ -34,25 +35,23 @@ ROWS_AT_ONCE = 64
 
 
 async def fetch_page(
-    connection: AsyncConnection,
+    connection: Connection,
     statement: Select[Any],
     key: Sequence[str],
     limit: int,
-    read: Callable[[Row[Any]], Item],
+    read: Callable[[Row], Item],
 ) -> tuple[list[Item], bool]:
     """Return the first rows of a statement that is ordered by the columns `key`, and whether more follow.
 
     They are at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row has a page to itself.
     """
     items: list[Item] = []
-    rows = await connection.stream(_measured(statement, key, limit), execution_options={"yield_per": ROWS_AT_ONCE})
-    try:
+    rows = connection.stream(_measured(statement, key, limit), ROWS_AT_ONCE)
+    async with connection.transaction(), aclosing(rows):
         async for row in rows:
-            if len(items) == limit or getattr(row, key[0]) is None:
+            if len(items) == limit or row[key[0]] is None:
                 return items, True
             items.append(read(row))
-    finally:
-        await rows.close()
     return items, False
 
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.locks import take_turns
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.schema import PARTITIONED_TABLES
 from comms_api.database.uuid7 import uuid7_floor
 
@@ -40,11 +39,11 @@ def partition_day(name: str) -> date:
     return datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC).date()
 
 
-async def create_partitions(engine: AsyncEngine) -> list[str]:
+async def create_partitions(engine: Engine) -> list[str]:
     """Make the partitions of yesterday to a week ahead that are missing and return their names; idempotent."""
     async with engine.begin() as connection:
         # Two nodes that made the same partition at once would fail one another.
-        await take_turns(connection, PARTITIONS_LOCK)
+        await connection.take_turns(PARTITIONS_LOCK)
         await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
         existing = await _partitions(connection)
@@ -59,49 +58,47 @@ async def create_partitions(engine: AsyncEngine) -> list[str]:
     return [partition_name(table, day) for table, day in missing]
 
 
-async def list_days(engine: AsyncEngine, table: str) -> list[date]:
+async def list_days(engine: Engine, table: str) -> list[date]:
     """Return the days that `table` has partitions for, oldest first."""
     async with engine.connect() as connection:
         names = await _partitions(connection)
     return sorted(partition_day(name) for name in names if name == partition_name(table, partition_day(name)))
 
 
-async def ensure_partition(engine: AsyncEngine, table: str, day: date) -> None:
+async def ensure_partition(engine: Engine, table: str, day: date) -> None:
     """Make the partition of a day if it is missing."""
     async with engine.begin() as connection:
-        await take_turns(connection, PARTITIONS_LOCK)
+        await connection.take_turns(PARTITIONS_LOCK)
         if partition_name(table, day) not in await _partitions(connection):
             await _create(connection, table, day)
 
 
-async def drop_partitions(engine: AsyncEngine, table: str, older_than_days: int) -> list[str]:
+async def drop_partitions(engine: Engine, table: str, older_than_days: int) -> list[str]:
     """Drop the partitions of `table` that are over `older_than_days` days old; return their names."""
     async with engine.connect() as connection:
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
     return await drop_partitions_before(engine, table, today - timedelta(days=older_than_days))
 
 
-async def drop_partitions_before(engine: AsyncEngine, table: str, oldest: date) -> list[str]:
+async def drop_partitions_before(engine: Engine, table: str, oldest: date) -> list[str]:
     """Drop the partitions of `table` of the days before `oldest`; return their names.
 
     Idempotent: what a node leaves that dies between the detaching and the dropping, the next one finishes.
     """
-    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-    async with autocommit.connect() as connection:
+    async with engine.connect() as connection:
         names = [
             name
             for name in await _partitions(connection)
             if name.startswith(f"{table}_") and partition_day(name) < oldest
         ]
-        if names and await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": PARTITIONS_LOCK}):
-            try:
-                await _drop(connection, table, names)
-            finally:
-                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": PARTITIONS_LOCK})
+        if names:
+            async with connection.try_lock(PARTITIONS_LOCK) as is_locked:
+                if is_locked:
+                    await _drop(connection, table, names)
     return names
 
 
-async def _create(connection: AsyncConnection, table: str, day: date) -> None:
+async def _create(connection: Connection, table: str, day: date) -> None:
     name = partition_name(table, day)
     start = datetime.combine(day, time.min, UTC)
     low, high = uuid7_floor(start), uuid7_floor(start + timedelta(days=1))
@@ -111,7 +108,7 @@ async def _create(connection: AsyncConnection, table: str, day: date) -> None:
     )
 
 
-async def _drop(connection: AsyncConnection, table: str, names: Iterable[str]) -> None:
+async def _drop(connection: Connection, table: str, names: Iterable[str]) -> None:
     for name in names:
         attached = await connection.scalar(
             text("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(:name)"),
@@ -124,7 +121,7 @@ async def _drop(connection: AsyncConnection, table: str, names: Iterable[str]) -
         logger.info("dropped partition %s", name)
 
 
-async def _partitions(connection: AsyncConnection) -> set[str]:
+async def _partitions(connection: Connection) -> set[str]:
     # By name and not by pg_inherits, so that one detached and not yet dropped is found as well.
     names = await connection.scalars(
         text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace")

@@ -7,6 +7,7 @@ sweep and expiry reads stays small whatever the history holds, and an ended orde
 packed with its neighbours into a compressed chunk of `archived_orders`.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import (
@@ -28,7 +29,9 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    any_,
     func,
+    literal,
     text,
 )
 
@@ -47,6 +50,11 @@ NOW = func.now()
 def seconds_interval(seconds: float | ColumnElement[float]) -> Function[Any]:
     """Return an interval of so many seconds, as an expression."""
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def is_one_of(column: ColumnElement[Any], values: Collection[object]) -> ColumnElement[bool]:
+    """Return whether a column has one of the values: one array, so that their number does not change the statement."""
+    return column == any_(literal(list(values), ARRAY(column.type)))
 
 
 PARTITIONED_TABLES = ("events", "finished_orders", "archived_orders")

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from comms_api.database.connection import Connection
 
 TICKS = 4096
 """Of a millisecond: the twelve bits behind the millisecond tell its fraction (section 6.2, method 3)."""
@@ -44,7 +45,7 @@ class DatabaseClock:
         """Take what time it is, in seconds since 1970."""
         self._began_at = now - time.clock_gettime(_COUNTER)
 
-    async def synchronise(self, connection: AsyncConnection) -> None:
+    async def synchronise(self, connection: Connection) -> None:
         """Ask for the time, taking half the round trip for each way."""
         asked_at = time.clock_gettime(_COUNTER)
         answer = await connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8"))

@@ -4,12 +4,9 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
-from asyncpg import CheckViolationError, UniqueViolationError
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.database.coalescing import WRITERS, Coalescer
-from comms_api.database.direct import direct
-from comms_api.database.failures import is_partition_missing
+from comms_api.database.connection import Engine
+from comms_api.database.failures import Duplicate, MissingPartition
 from comms_api.database.partitions import create_partitions, list_days
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events import store
@@ -22,7 +19,7 @@ from comms_api.fairness.slices import Slices
 class PostgresqlSink:
     """The table of events. Storing the same events again, with the same ids, changes nothing."""
 
-    def __init__(self, engine: AsyncEngine, quarantine: Quarantine, slices: Slices) -> None:
+    def __init__(self, engine: Engine, quarantine: Quarantine, slices: Slices) -> None:
         """Begin with nothing to write; rows that PostgreSQL refuses go to the quarantine."""
         self._engine = engine
         self._quarantine = quarantine
@@ -40,18 +37,16 @@ class PostgresqlSink:
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
         try:
             await self._copy_or_merge(rows)
-        except CheckViolationError as error:
-            if not is_partition_missing(error):
-                raise
+        except MissingPartition:
             await create_partitions(self._engine)  # which a duty does ahead of time, unless this host has slept
             await self._copy_or_merge(await self._without_past_days(rows))
         return [None] * len(rows)
 
     async def _copy_or_merge(self, rows: Sequence[bytes]) -> None:
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             try:
                 await store.copy_events(connection, rows)
-            except UniqueViolationError:  # a stream delivers some again, and only then the dearer way is worth it
+            except Duplicate:  # a stream delivers some again, and only then the dearer way is worth it
                 await store.merge_events(connection, rows)
 
     async def _without_past_days(self, rows: Sequence[bytes]) -> Sequence[bytes]:

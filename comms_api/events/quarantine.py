@@ -4,9 +4,7 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
@@ -32,7 +30,7 @@ TRIMMED_ROWS_MINIMUM = 1_000
 class Quarantine:
     """The lines of stateless batches that could not be stored as events."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, rows_maximum: int) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock, rows_maximum: int) -> None:
         """Take the clock that ids are made by, and how many lines are kept."""
         self._engine = engine
         self._clock = clock
@@ -45,7 +43,7 @@ class Quarantine:
         if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
         rows = [self._row(agent_id, line) for line in shown]
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             await store.insert_quarantined(connection, rows)
         self._untrimmed += len(rows)
         if self._untrimmed >= max(TRIMMED_ROWS_MINIMUM, self._rows_maximum // TRIMMED_SHARE):

@@ -2,8 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import Event, StatelessBatch
@@ -15,7 +14,7 @@ from comms_api.http.pages import Page, make_page
 class Events:
     """The stateless events of the fleet."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, sink: Sink, quarantine: Quarantine) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock, sink: Sink, quarantine: Quarantine) -> None:
         """Take the clock that ids are made by, and where events and what cannot be one go."""
         self._engine = engine
         self._clock = clock

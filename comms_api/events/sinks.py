@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from comms_api.database.connection import Engine
 from comms_api.errors import ConfigurationError
 from comms_api.events.model import EventRun
 from comms_api.events.postgresql_sink import PostgresqlSink
@@ -28,7 +27,7 @@ class Sink(Protocol):
         """Return what must run, until cancelled, for `append` to return; called once."""
 
 
-def open_sink(engine: AsyncEngine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:
+def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:
     """Return the sink that the settings name; nothing of JetStream is imported for another."""
     if settings.events_sink == "postgresql":
         return PostgresqlSink(engine, quarantine, slices)

@@ -1,13 +1,11 @@
 """The statements of events and of the quarantine."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select, text
 
-from comms_api.database.direct import Connection, Direct
+from comms_api.database.connection import Connection, Row
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import events, quarantined_events
 from comms_api.database.uuid7 import uuid7_time
@@ -17,18 +15,21 @@ from comms_api.events.model import Event, QuarantinedEvent, QuarantinedRow
 _COLUMNS = ", ".join(COLUMNS)
 
 
-async def copy_events(connection: Direct, rows: Sequence[bytes]) -> None:
+async def copy_events(connection: Connection, rows: Sequence[bytes]) -> None:
     """Append encoded rows by one binary COPY, which is a transaction of its own."""
-    await connection.driver.copy_to_table(events.name, source=copy_stream(rows), columns=COLUMNS, format="binary")
+    await connection.copy(events.name, COLUMNS, copy_stream(rows))
 
 
-async def merge_events(connection: Direct, rows: Sequence[bytes]) -> None:
+_CREATE_ARRIVED = text("CREATE TEMPORARY TABLE arrived (LIKE events) ON COMMIT DROP")
+_INSERT_ARRIVED = text(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
+
+
+async def merge_events(connection: Connection, rows: Sequence[bytes]) -> None:
     """Append those of the encoded rows whose ids are not there yet, in a transaction."""
-    driver = connection.driver
     async with connection.transaction():
-        await driver.execute("CREATE TEMPORARY TABLE arrived (LIKE events) ON COMMIT DROP")
-        await driver.copy_to_table("arrived", source=copy_stream(rows), columns=COLUMNS, format="binary")
-        await driver.execute(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
+        await connection.execute(_CREATE_ARRIVED)
+        await connection.copy("arrived", COLUMNS, copy_stream(rows))
+        await connection.execute(_INSERT_ARRIVED)
 
 
 _INSERT_QUARANTINED = text("""
@@ -51,13 +52,13 @@ _TRIM_QUARANTINE = text("""
     DELETE FROM quarantined_events WHERE id IN (SELECT id FROM placed EXCEPT SELECT id FROM kept)""")
 
 
-async def trim_quarantine(connection: AsyncConnection, kept: int, share: int) -> int:
+async def trim_quarantine(connection: Connection, kept: int, share: int) -> int:
     """Delete all but the newest `kept` lines, and of each agent all but its newest `share`; return how many went."""
-    return (await connection.execute(_TRIM_QUARANTINE, {"kept": kept, "share": share})).rowcount
+    return await connection.change(_TRIM_QUARANTINE, {"kept": kept, "share": share})
 
 
 async def list_events(
-    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
+    connection: Connection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
 ) -> tuple[list[Event], bool]:
     """Return a page of events in order of time, starting after `after`, and whether more follow."""
     statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
@@ -70,12 +71,12 @@ async def list_events(
     return await fetch_page(connection, statement.order_by(events.c.id), ["id"], limit, _event)
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(row: Row) -> Event:
     return Event(row.id, row.agent_id, row.module, row.collector, uuid7_time(row.id), row.event)
 
 
 async def list_quarantined(
-    connection: AsyncConnection, agent_id: UUID | None, after: UUID | None, limit: int
+    connection: Connection, agent_id: UUID | None, after: UUID | None, limit: int
 ) -> tuple[list[QuarantinedEvent], bool]:
     """Return a page of quarantined lines in order of time, starting after `after`, and whether more follow."""
     statement = select(
@@ -92,6 +93,6 @@ async def list_quarantined(
     return await fetch_page(connection, statement.order_by(quarantined_events.c.id), ["id"], limit, _quarantined)
 
 
-def _quarantined(row: Row[Any]) -> QuarantinedEvent:
+def _quarantined(row: Row) -> QuarantinedEvent:
     line = row.line.decode(errors="backslashreplace")
     return QuarantinedEvent(row.id, row.agent_id, uuid7_time(row.id), row.reason, line, row.line_bytes)

@@ -23,14 +23,15 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.store import wanted_configuration
+from comms_api.database.connection import Connection
 from comms_api.database.schema import (
     NOW,
     agents,
     announcements,
     finished_orders,
+    is_one_of,
     orders,
     seconds_interval,
 )
@@ -64,13 +65,13 @@ _GROUPS_OF = text("""
     GROUP BY changed.agent_id""")
 
 
-async def take_changes(connection: AsyncConnection, settled_seconds: float, limit: int) -> list[Change]:
+async def take_changes(connection: Connection, settled_seconds: float, limit: int) -> list[Change]:
     """Take agents whose configuration has changed, but not within the last `settled_seconds`.
 
     A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
     groups later waits for this transaction and notes a new change.
     """
-    rows = (await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})).all()
+    rows = await connection.execute(_TAKE, {"settled_seconds": settled_seconds, "limit": limit})
     members = await connection.execute(_GROUPS_OF, {"ids": [row.agent_id for row in rows]})
     groups = {row.agent_id: tuple(row.groups) for row in members}
     return [Change(row.agent_id, row.has_moved, groups[row.agent_id]) for row in rows]
@@ -85,12 +86,12 @@ _WITHOUT_PENDING = text("""
             AND orders.expires_at > now() + make_interval(secs => timeout_seconds / 2))""")
 
 
-async def without_pending_fetch(connection: AsyncConnection, ids: Sequence[UUID], announcer: str) -> list[UUID]:
+async def without_pending_fetch(connection: Connection, ids: Sequence[UUID], announcer: str) -> list[UUID]:
     """Return the agents that have no pending `fetch-config` of the announcer, with at least half of its time left.
 
     Such an order makes the agent fetch the newest files.
     """
-    return list(await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids), "announcer": announcer}))
+    return await connection.scalars(_WITHOUT_PENDING, {"ids": list(ids), "announcer": announcer})
 
 
 _TRACK = text(f"""
@@ -101,7 +102,7 @@ _TRACK = text(f"""
         SET order_id = excluded.order_id, check_at = greatest(announcements.check_at, excluded.check_at)""")
 
 
-async def track_orders(connection: AsyncConnection, request_id: UUID, *, has_moved: bool) -> None:
+async def track_orders(connection: Connection, request_id: UUID, *, has_moved: bool) -> None:
     """Record a command's orders as the last announcements to their agents; earlier failures still count."""
     await connection.execute(_TRACK, {"request_id": request_id, "has_moved": has_moved})
 
@@ -112,7 +113,7 @@ _STATUS = (
 _OUTCOME = case(
     (agents.c.id.is_(None), "done"),
     (orders.c.attempt < bindparam("offers_maximum", type_=Integer), "open"),
-    (_STATUS.in_(("success", "cancelled")), "done"),
+    (is_one_of(_STATUS, ("success", "cancelled")), "done"),
     (and_(not_(announcements.c.has_moved), agents.c.configuration == wanted_configuration()), "done"),
     else_="failed",
 )
@@ -164,14 +165,12 @@ class Failed(msgspec.Struct, frozen=True):
     order_id: UUID
 
 
-async def check_announcements(
-    connection: AsyncConnection, offers_maximum: int, limit: int
-) -> tuple[int, Sequence[Failed]]:
+async def check_announcements(connection: Connection, offers_maximum: int, limit: int) -> tuple[int, Sequence[Failed]]:
     """Delete completed announcements and postpone the others; return how many were due, and the failed ones.
 
     One is complete when its order has succeeded or an operator has cancelled it, when the agent reports that it runs
     its files, and when the agent is deleted. It has failed when its order has ended otherwise, or was offered
     `offers_maximum` times without an end.
     """
-    rows = (await connection.execute(_CHECK, {"offers_maximum": offers_maximum, "limit": limit})).all()
+    rows = await connection.execute(_CHECK, {"offers_maximum": offers_maximum, "limit": limit})
     return len(rows), [Failed(*columns) for *columns, outcome in rows if outcome == "failed"]

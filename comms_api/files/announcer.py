@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_again
 from comms_api.commands.model import NewCommand
 from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.files.announcements import (
     Change,
@@ -39,7 +39,7 @@ ANNOUNCER = "comms-api"
 class Announcer:
     """Submits the orders that announce changes of files and groups; any node may do this at any time."""
 
-    def __init__(self, engine: AsyncEngine, submissions: Submissions, notifier: Notifier, settings: Settings) -> None:
+    def __init__(self, engine: Engine, submissions: Submissions, notifier: Notifier, settings: Settings) -> None:
         self._engine = engine
         self._submissions = submissions
         self._notifier = notifier
@@ -81,7 +81,7 @@ class Announcer:
             total += len(failed)
         return total
 
-    async def _order(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
+    async def _order(self, connection: Connection, changes: Sequence[Change]) -> None:
         same = [change.agent_id for change in changes if not change.has_moved]
         if same := await without_pending_fetch(connection, same, ANNOUNCER):
             await self._submit(connection, Action("fetch-config"), same)
@@ -93,7 +93,7 @@ class Announcer:
             args = msgspec.Raw(msgspec.json.encode({"groups": groups}))
             await self._submit(connection, Action(SET_GROUP_ACTION, args), ids)
 
-    async def _submit(self, connection: AsyncConnection, action: Action, ids: Sequence[UUID]) -> None:
+    async def _submit(self, connection: Connection, action: Action, ids: Sequence[UUID]) -> None:
         target = CommandTarget("agent", [str(agent_id) for agent_id in ids])
         command = NewCommand("Engine", target, action, self._timeout_seconds)
         submitted = await self._submissions.submit_within(connection, ANNOUNCER, command)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.agents.changes import note_files_changed
 from comms_api.agents.store import update_agent
+from comms_api.database.connection import Connection, Engine
 from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable
 from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
@@ -36,7 +36,7 @@ YAML_CALLS_MAXIMUM = 32
 class Files:
     """The files of the groups."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Take the engine; YAML has its own threads."""
         self._engine = engine
         self._shared = SharedContents()
@@ -171,6 +171,6 @@ async def _load_empty() -> Content:
     return EMPTY
 
 
-async def _lock(connection: AsyncConnection, group: str) -> None:
+async def _lock(connection: Connection, group: str) -> None:
     if not await lock_group(connection, group):
         raise NotFound(f"There is no group {group!r}.")

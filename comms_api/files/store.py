@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, text, update
 
 from comms_api.agents.store import is_in_sync, wanted_configuration
+from comms_api.database.connection import Connection
 from comms_api.database.schema import agents, group_files, group_members, groups
 from comms_api.files.configuration import YAML_SUFFIXES
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
@@ -26,18 +26,16 @@ _SHOWN = (
 
 
 async def insert_version(
-    connection: AsyncConnection, group: str, name: str, content: Content, user: str
+    connection: Connection, group: str, name: str, content: Content, user: str
 ) -> GroupFile | None:
     """Add the next version of a file, under a lock of its group; return it, or None when nothing is new."""
     of_file = (group_files.c.group_name == group, group_files.c.file_name == name)
-    latest = (
-        await connection.execute(
-            select(group_files.c.version, group_files.c.sha256, group_files.c.is_current)
-            .where(*of_file)
-            .order_by(group_files.c.version.desc())
-            .limit(1)
-        )
-    ).first()
+    latest = await connection.first(
+        select(group_files.c.version, group_files.c.sha256, group_files.c.is_current)
+        .where(*of_file)
+        .order_by(group_files.c.version.desc())
+        .limit(1)
+    )
     if latest is not None and latest.is_current and latest.sha256 == content.sha256:
         return None
     version = latest.version + 1 if latest else 1
@@ -51,22 +49,22 @@ async def insert_version(
         "is_current": True,
         "user_name": user,
     }
-    row = (await connection.execute(group_files.insert().values(values).returning(*_SHOWN))).one()
+    [row] = await connection.execute(group_files.insert().values(values).returning(*_SHOWN))
     await connection.execute(group_files.delete().where(*of_file, group_files.c.version <= version - VERSIONS_KEPT))
     return GroupFile(*row)
 
 
-async def delete_current(connection: AsyncConnection, group: str, name: str) -> bool:
+async def delete_current(connection: Connection, group: str, name: str) -> bool:
     """Let a file have no current version; return whether it had one."""
     statement = (
         update(group_files)
         .where(group_files.c.group_name == group, group_files.c.file_name == name, group_files.c.is_current)
         .values(is_current=False)
     )
-    return (await connection.execute(statement)).rowcount > 0
+    return await connection.change(statement) > 0
 
 
-async def list_versions(connection: AsyncConnection, group: str, name: str | None) -> list[GroupFile]:
+async def list_versions(connection: Connection, group: str, name: str | None) -> list[GroupFile]:
     """Return the versions of a file, the newest first; or without a name, the current files of a group."""
     statement = select(*_SHOWN).where(group_files.c.group_name == group)
     if name is None:
@@ -85,21 +83,29 @@ _STORED = (
 )
 
 
-async def find_version(connection: AsyncConnection, group: str, name: str, version: int | None) -> StoredVersion | None:
+async def find_version(connection: Connection, group: str, name: str, version: int | None) -> StoredVersion | None:
     """Return a version of a file, by default the current one; None when there is none."""
     is_version = group_files.c.is_current if version is None else group_files.c.version == version
     statement = select(*_STORED).where(group_files.c.group_name == group, group_files.c.file_name == name, is_version)
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     return StoredVersion(*row) if row else None
 
 
-async def load_contents(connection: AsyncConnection, versions: Sequence[StoredVersion]) -> list[bytes]:
+_LOAD_CONTENTS = text("""
+    SELECT content FROM group_files
+    JOIN unnest(CAST(:groups AS text[]), CAST(:names AS text[]), CAST(:versions AS int[]))
+        WITH ORDINALITY AS asked (group_name, file_name, version, place) USING (group_name, file_name, version)
+    ORDER BY place""")
+
+
+async def load_contents(connection: Connection, versions: Sequence[StoredVersion]) -> list[bytes]:
     """Return the contents of versions, in order; fewer if some have been deleted."""
-    key = tuple_(group_files.c.group_name, group_files.c.file_name, group_files.c.version)
-    keys = [(version.group, version.name, version.version) for version in versions]
-    statement = select(group_files.c.group_name, group_files.c.file_name, group_files.c.version, group_files.c.content)
-    found = {(*row[:3],): row.content for row in await connection.execute(statement.where(key.in_(keys)))}
-    return [found[key] for key in keys if key in found]
+    parameters = {
+        "groups": [version.group for version in versions],
+        "names": [version.name for version in versions],
+        "versions": [version.version for version in versions],
+    }
+    return await connection.scalars(_LOAD_CONTENTS, parameters)
 
 
 _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).join(
@@ -107,7 +113,7 @@ _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).
 )
 
 
-async def find_own_version(connection: AsyncConnection, agent_id: UUID, name: str) -> StoredVersion | None:
+async def find_own_version(connection: Connection, agent_id: UUID, name: str) -> StoredVersion | None:
     """Return a file of an agent's groups; of several, that of the group with the highest precedence."""
     statement = (
         select(*_STORED)
@@ -116,11 +122,11 @@ async def find_own_version(connection: AsyncConnection, agent_id: UUID, name: st
         .order_by(groups.c.precedence.desc(), groups.c.name.desc())
         .limit(1)
     )
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     return StoredVersion(*row) if row else None
 
 
-async def is_member(connection: AsyncConnection, agent_id: UUID, group: str) -> bool:
+async def is_member(connection: Connection, agent_id: UUID, group: str) -> bool:
     """Return whether an agent is a member of a group."""
     statement = select(group_members.c.agent_id).where(
         group_members.c.agent_id == agent_id, group_members.c.group_name == group
@@ -138,24 +144,24 @@ def _own_files(agent_id: UUID, *columns: Any) -> Select[Any]:
     )
 
 
-async def list_own_yaml(connection: AsyncConnection, agent_id: UUID) -> list[StoredVersion]:
+async def list_own_yaml(connection: Connection, agent_id: UUID) -> list[StoredVersion]:
     """Return the YAML files of an agent's groups, in ascending precedence."""
     suffixes = literal([f"%{suffix}" for suffix in YAML_SUFFIXES], ARRAY(Text))
     statement = _own_files(agent_id, *_STORED).where(group_files.c.file_name.like(any_(suffixes)))
     return [StoredVersion(*row) for row in await connection.execute(statement)]
 
 
-async def list_own_hashes(connection: AsyncConnection, agent_id: UUID) -> list[WantedFile]:
+async def list_own_hashes(connection: Connection, agent_id: UUID) -> list[WantedFile]:
     """Return the files of an agent's own groups, the group that has the last word last."""
     columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
     return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id, *columns))]
 
 
-async def find_hashes(connection: AsyncConnection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
+async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
     """Return the hash of the files an agent should run, the hash it reported, and whether it is in sync.
 
     None when there is no such agent.
     """
     statement = select(wanted_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     return (row[0], row[1], row[2]) if row else None

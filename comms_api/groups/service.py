@@ -3,10 +3,9 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.agents.changes import note_files_changed, note_group_left, note_moved
 from comms_api.agents.naming import get_ids
+from comms_api.database.connection import Engine
 from comms_api.errors import Conflict, NotFound
 from comms_api.groups import store
 from comms_api.groups.model import Group, GroupChange, NewGroup
@@ -16,7 +15,7 @@ from comms_api.http.pages import Page, page_of
 class Groups:
     """The groups of the fleet."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def create(self, group: NewGroup) -> None:

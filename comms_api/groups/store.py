@@ -5,15 +5,15 @@ from uuid import UUID
 
 from sqlalchemy import Uuid, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import agents, group_members, groups
+from comms_api.database.connection import Connection
+from comms_api.database.schema import agents, group_members, groups, is_one_of
 from comms_api.groups.model import Group
 
 _AGENTS = select(func.count()).where(group_members.c.group_name == groups.c.name).scalar_subquery().label("agents")
 
 
-async def insert_group(connection: AsyncConnection, name: str, precedence: int) -> bool:
+async def insert_group(connection: Connection, name: str, precedence: int) -> bool:
     """Add a group; return False when there is one of that name."""
     statement = (
         insert(groups).values(name=name, precedence=precedence).on_conflict_do_nothing().returning(groups.c.name)
@@ -21,48 +21,48 @@ async def insert_group(connection: AsyncConnection, name: str, precedence: int) 
     return await connection.scalar(statement) is not None
 
 
-async def list_groups(connection: AsyncConnection, after: str | None, limit: int) -> list[Group]:
+async def list_groups(connection: Connection, after: str | None, limit: int) -> list[Group]:
     """Return groups by name, beginning behind `after`."""
     statement = (
         select(groups.c.name, groups.c.precedence, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
     )
     if after is not None:
         statement = statement.where(groups.c.name > after)
-    return [Group(**row) for row in (await connection.execute(statement)).mappings()]
+    return [Group(**row) for row in await connection.execute(statement)]
 
 
-async def delete_group(connection: AsyncConnection, name: str) -> bool:
+async def delete_group(connection: Connection, name: str) -> bool:
     """Remove a group, not its agents; return whether it was there."""
     statement = groups.delete().where(groups.c.name == name).returning(groups.c.name)
     return await connection.scalar(statement) is not None
 
 
-async def lock_group(connection: AsyncConnection, name: str) -> bool:
+async def lock_group(connection: Connection, name: str) -> bool:
     """Return whether the group exists, and keep it from being deleted until the transaction ends."""
     statement = select(groups.c.name).where(groups.c.name == name).with_for_update(key_share=True)
     return await connection.scalar(statement) is not None
 
 
-async def find_unknown_agents(connection: AsyncConnection, ids: Collection[UUID]) -> set[UUID]:
+async def find_unknown_agents(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
     """Return those of `ids` that no agent has."""
-    return set(ids) - set(await connection.scalars(select(agents.c.id).where(agents.c.id.in_(ids))))
+    return set(ids) - set(await connection.scalars(select(agents.c.id).where(is_one_of(agents.c.id, ids))))
 
 
-async def update_group(connection: AsyncConnection, name: str, precedence: int) -> bool:
+async def update_group(connection: Connection, name: str, precedence: int) -> bool:
     """Change a group; return whether there is one."""
     statement = groups.update().where(groups.c.name == name).values(precedence=precedence).returning(groups.c.name)
     return await connection.scalar(statement) is not None
 
 
-async def insert_members(connection: AsyncConnection, name: str, ids: Collection[UUID]) -> list[UUID]:
+async def insert_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
     """Make agents members and return those that were not before."""
-    found = select(literal(name), agents.c.id.cast(Uuid)).where(agents.c.id.in_(ids))
+    found = select(literal(name), agents.c.id.cast(Uuid)).where(is_one_of(agents.c.id, ids))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()
-    return list(await connection.scalars(statement.returning(group_members.c.agent_id)))
+    return await connection.scalars(statement.returning(group_members.c.agent_id))
 
 
-async def delete_member(connection: AsyncConnection, name: str, agent_id: UUID) -> bool:
+async def delete_member(connection: Connection, name: str, agent_id: UUID) -> bool:
     """End a membership; return whether there was one."""
     statement = (
         group_members.delete()

@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import func, select, text, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.addresses import network_of
-from comms_api.database.direct import direct
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.schema import login_failures, seconds_interval
 from comms_api.errors import CommsError, TooManyRequests, Unauthenticated, Unavailable
 
@@ -79,7 +78,7 @@ class FailureLimit:
     PostgreSQL forgets the failures, and no failure waits for a disk.
     """
 
-    def __init__(self, engine: AsyncEngine, allowance: Allowance) -> None:
+    def __init__(self, engine: Engine, allowance: Allowance) -> None:
         self._engine = engine
         self._allowance = allowance
         self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
@@ -169,16 +168,16 @@ class FailureLimit:
             "who": _digest(self._allowance.kind, who),
             "network": network_of(address or ""),
         }
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             return await connection.execute(statement, parameters)
 
 
-async def clear_everywhere(connection: AsyncConnection, kind: str, who: str) -> None:
+async def clear_everywhere(connection: Connection, kind: str, who: str) -> None:
     """Delete the failures of `who` at every address."""
     await connection.execute(login_failures.delete().where(login_failures.c.who == _digest(kind, who)))
 
 
-async def delete_forgotten(connection: AsyncConnection, rows_maximum: int = ROWS_MAXIMUM) -> None:
+async def delete_forgotten(connection: Connection, rows_maximum: int = ROWS_MAXIMUM) -> None:
     """Delete failures that no limit needs, and those beyond the maximum, starting with failures that lock nobody."""
     columns = login_failures.c
     newest_first = (columns.locked_until.desc(), columns.failed_at.desc())

@@ -12,7 +12,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
 from comms_api import errors
-from comms_api.database.failures import describe_outage, find_refusal, is_outage, is_timeout
+from comms_api.database.failures import LateAnswer, Refusal, describe_outage, is_outage, translate
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
@@ -79,10 +79,10 @@ def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
         return status, error.detail, error.error_code
     if isinstance(error, HTTPException):
         return _describe_refusal(request, error)
-    if refusal := find_refusal(error):
-        return 400, f"A value cannot be stored: {refusal}", errors.Malformed.code
+    if isinstance(error, Refusal):
+        return 400, f"A value cannot be stored: {error}", errors.Malformed.code
     if is_outage(error):
-        why = "took too long" if is_timeout(error) else "cannot be reached"
+        why = "took too long" if isinstance(translate(error), LateAnswer) else "cannot be reached"
         return 503, f"The database {why}; come back later.", errors.Unavailable.code
     return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code
 

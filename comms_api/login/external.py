@@ -4,8 +4,6 @@ import logging
 import shlex
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from comms_api.addresses import network_of
 from comms_api.agents import store
 from comms_api.agents.keys import KeyRules, replace_key
@@ -14,6 +12,7 @@ from comms_api.agents.replacing import Replacing
 from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
 from comms_api.agents.store import EXTERNAL_TYPE, Known
 from comms_api.database.actor import Actor, acting_as
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
@@ -61,7 +60,7 @@ class ExternalAgents:
     """Enrolls agents, and changes their keys, by what an external database says."""
 
     def __init__(
-        self, engine: AsyncEngine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
+        self, engine: Engine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
     ) -> None:
         self._engine = engine
         self._secret = secret
@@ -128,7 +127,7 @@ class ExternalAgents:
             return self._secret.hash_key(key)
         return await self._slow.run(network_of(address or ""), lambda: self._secret.hash_weak_key(key))
 
-    async def _enroll(self, connection: AsyncConnection, found: ExternalAgent, key_hash: bytes) -> Admission:
+    async def _enroll(self, connection: Connection, found: ExternalAgent, key_hash: bytes) -> Admission:
         is_number = found.id.isdecimal()
         known = Known(
             id=self._clock.uuid7() if is_number else UUID(found.id),

@@ -7,9 +7,8 @@ until the last token that it signed is over. So nobody is logged out by a rotati
 from itertools import pairwise
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.locks import take_turns
+from comms_api.database.connection import Connection, Engine
 from comms_api.login import store
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, LEEWAY_SECONDS
@@ -23,7 +22,7 @@ DAY_SECONDS = 86_400.0
 class SigningKeys:
     """Keeps a keyring in step with the database, and the database's keys fresh."""
 
-    def __init__(self, engine: AsyncEngine, secret: Secret, settings: Settings) -> None:
+    def __init__(self, engine: Engine, secret: Secret, settings: Settings) -> None:
         self._engine = engine
         self._secret = secret
         self._algorithm = settings.token_algorithm
@@ -33,13 +32,13 @@ class SigningKeys:
     async def refresh(self, keyring: Keyring) -> None:
         """Rotate what is due and bring the keyring up to date; any node may do this at any time."""
         async with self._engine.begin() as connection:
-            await take_turns(connection, KEYS_LOCK)
+            await connection.take_turns(KEYS_LOCK)
             keys, now = await self._rotate(connection, self._age_seconds)
         keyring.replace(keys, now)
 
-    async def load(self, connection: AsyncConnection) -> Keyring:
+    async def load(self, connection: Connection) -> Keyring:
         """Return the keys, making the first if there is none, and closing each anew with the secret of now."""
-        await take_turns(connection, KEYS_LOCK)
+        await connection.take_turns(KEYS_LOCK)
         newest = (await store.list_signing_keys(connection, self._secret))[-1:]
         # Another algorithm is taken up at the start alone: nodes that disagree would go on replacing each other's keys.
         is_other = any(key.algorithm != self._algorithm for key in newest)
@@ -48,7 +47,7 @@ class SigningKeys:
             await store.reseal_signing_key(connection, self._secret, key)
         return Keyring(keys, now)
 
-    async def _rotate(self, connection: AsyncConnection, age_seconds: float) -> tuple[list[SigningKey], float]:
+    async def _rotate(self, connection: Connection, age_seconds: float) -> tuple[list[SigningKey], float]:
         now = float(await connection.scalar(text("SELECT extract(epoch FROM now())::float8")))
         keys = await store.list_signing_keys(connection, self._secret)
         if not keys or keys[-1].created_at < now - age_seconds:

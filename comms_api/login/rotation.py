@@ -6,13 +6,12 @@ until the first login with the next one, so an agent that crashes at any moment 
 
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
 from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import find_admission, lock_agent, update_agent
 from comms_api.database.actor import Actor, acting_as
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import Forbidden, Invalid, NotFound
 from comms_api.login.store import has_rotation_order
@@ -23,7 +22,7 @@ from comms_api.tokens.secret import Secret
 class KeyRotation:
     """Keeps the hashes of agents' next keys if `rules` accept them, and puts a next key in force."""
 
-    def __init__(self, engine: AsyncEngine, secret: Secret, notifier: Notifier, rules: KeyRules) -> None:
+    def __init__(self, engine: Engine, secret: Secret, notifier: Notifier, rules: KeyRules) -> None:
         self._engine = engine
         self._secret = secret
         self._notifier = notifier

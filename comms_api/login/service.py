@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.addresses import is_within
 from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
 from comms_api.database.coalescing import Coalescer
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.http.failures import FailureLimit
@@ -43,7 +41,7 @@ class Login:
 
     def __init__(  # noqa: PLR0913 - it is where these meet
         self,
-        engine: AsyncEngine,
+        engine: Engine,
         secret: Secret,
         tokens: Tokens,
         presence: Presence,
@@ -150,7 +148,7 @@ class Login:
         return admission, read_at
 
     async def _find(self, names: Sequence[UUID | str]) -> Sequence[Admission | None]:
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             return await find_admissions(connection, names)
 
     async def _find_nobody(self, _name: UUID | str, _reason: str) -> None:
@@ -184,7 +182,7 @@ class Revocations:
     `on_change` is called when a revocation has arrived, so that held polls end as well.
     """
 
-    def __init__(self, engine: AsyncEngine, tokens: Tokens, on_change: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens, on_change: Callable[[], None]) -> None:
         self._engine = engine
         self._tokens = tokens
         self._on_change = on_change

@@ -4,15 +4,15 @@ from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.schema import commands, orders, revocations, seconds_interval, signing_keys
+from comms_api.database.connection import Connection
+from comms_api.database.schema import commands, is_one_of, orders, revocations, seconds_interval, signing_keys
 from comms_api.protocol import ROTATE_KEY_ACTION
 from comms_api.tokens.keyring import SigningKey
 from comms_api.tokens.secret import Secret
 
 
-async def list_signing_keys(connection: AsyncConnection, secret: Secret) -> list[SigningKey]:
+async def list_signing_keys(connection: Connection, secret: Secret) -> list[SigningKey]:
     """Return all keys, the newest last; raises `ConfigurationError` when `secret` does not open them."""
     columns = signing_keys.c
     statement = select(
@@ -24,24 +24,24 @@ async def list_signing_keys(connection: AsyncConnection, secret: Secret) -> list
     ]
 
 
-async def insert_signing_key(connection: AsyncConnection, secret: Secret, key: SigningKey) -> None:
+async def insert_signing_key(connection: Connection, secret: Secret, key: SigningKey) -> None:
     """Store a key, encrypted."""
     values = {"kid": key.kid, "algorithm": key.algorithm, "private_key": secret.encrypt(key.private_key)}
     await connection.execute(signing_keys.insert().values(values))
 
 
-async def reseal_signing_key(connection: AsyncConnection, secret: Secret, key: SigningKey) -> None:
+async def reseal_signing_key(connection: Connection, secret: Secret, key: SigningKey) -> None:
     """Encrypt a stored key with the secret of now."""
     values = {"private_key": secret.encrypt(key.private_key)}
     await connection.execute(signing_keys.update().where(signing_keys.c.kid == key.kid).values(values))
 
 
-async def delete_signing_keys(connection: AsyncConnection, kids: Collection[str]) -> None:
+async def delete_signing_keys(connection: Connection, kids: Collection[str]) -> None:
     """Forget keys that nothing alive was signed with."""
-    await connection.execute(signing_keys.delete().where(signing_keys.c.kid.in_(kids)))
+    await connection.execute(signing_keys.delete().where(is_one_of(signing_keys.c.kid, kids)))
 
 
-async def list_revocations(connection: AsyncConnection, seconds: float) -> dict[str, float]:
+async def list_revocations(connection: Connection, seconds: float) -> dict[str, float]:
     """Return when each subject was revoked, in seconds since 1970, over the last `seconds`."""
     statement = select(revocations.c.subject, func.extract("epoch", revocations.c.revoked_at)).where(
         revocations.c.revoked_at > func.now() - seconds_interval(seconds)
@@ -49,14 +49,14 @@ async def list_revocations(connection: AsyncConnection, seconds: float) -> dict[
     return {subject: float(at) for subject, at in await connection.execute(statement)}
 
 
-async def delete_revocations(connection: AsyncConnection, seconds: float) -> None:
+async def delete_revocations(connection: Connection, seconds: float) -> None:
     """Delete the revocations that are older than `seconds`."""
     await connection.execute(
         revocations.delete().where(revocations.c.revoked_at < func.now() - seconds_interval(seconds))
     )
 
 
-async def has_rotation_order(connection: AsyncConnection, agent_id: UUID, order_id: UUID) -> bool:
+async def has_rotation_order(connection: Connection, agent_id: UUID, order_id: UUID) -> bool:
     """Return whether an agent has an open order of this id to rotate its key."""
     statement = (
         select(orders.c.order_id)

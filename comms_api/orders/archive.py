@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 import zstandard
-from sqlalchemy import ARRAY, Row, Uuid, all_, literal, select, text
+from sqlalchemy import ARRAY, Uuid, all_, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.database.connection import Connection, Row
 from comms_api.database.schema import archived_orders, orders
 from comms_api.database.uuid7 import uuid7_floor, uuid7_time
 from comms_api.protocol import OrderStatus
@@ -78,25 +78,25 @@ _TAKE = text("""
         sent_at, result_code, result_message, result_data""")
 
 
-async def archive_orders(connection: AsyncConnection, day: date, limit: int) -> int:
+async def archive_orders(connection: Connection, day: date, limit: int) -> int:
     """Move up to `limit` finished orders of a day into chunks, in this transaction; return how many."""
     low = datetime.combine(day, time.min, UTC)
     bounds = {"low": uuid7_floor(low), "high": uuid7_floor(low + timedelta(days=1))}
-    rows = (await connection.execute(_TAKE, bounds | {"limit": limit, "bytes": STEP_BYTES_MAXIMUM})).all()
+    rows = await connection.execute(_TAKE, bounds | {"limit": limit, "bytes": STEP_BYTES_MAXIMUM})
     # One node does this, one step at a time: it never takes more than one of the loop's threads.
     for chunk in await asyncio.to_thread(_chunks, rows):
         await connection.execute(insert(archived_orders).values(chunk))
     return len(rows)
 
 
-def _chunks(rows: Iterable[Row[Any]]) -> list[dict[str, object]]:
+def _chunks(rows: Iterable[Row]) -> list[dict[str, object]]:
     taken = sorted(map(_archived, rows), key=lambda order: (order.request_id, order.order_id))
     of_commands = groupby(taken, key=lambda order: order.request_id)
     return [_chunk(request_id, list(of_command)) for request_id, of_command in of_commands]
 
 
-def _archived(row: Row[Any]) -> ArchivedOrder:
-    values = {name: value for name, value in row._mapping.items() if value is not None}  # noqa: SLF001 - its public name
+def _archived(row: Row) -> ArchivedOrder:
+    values = {name: value for name, value in row.items() if value is not None}
     return ArchivedOrder(**values)
 
 
@@ -117,7 +117,7 @@ Unpack: TypeAlias = Callable[[bytes], Awaitable[list[ArchivedOrder]]]
 """Returns a chunk's orders, as `unpack` does, without holding up the event loop."""
 
 
-async def find_archived(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> ArchivedOrder | None:
+async def find_archived(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> ArchivedOrder | None:
     """Return an archived order, or None."""
     if order_id.version != UUID_VERSION:
         return None
@@ -134,9 +134,7 @@ async def find_archived(connection: AsyncConnection, order_id: UUID, unpack_asid
     return None
 
 
-async def find_chunk(
-    connection: AsyncConnection, request_id: UUID, read: Collection[UUID]
-) -> tuple[UUID, bytes] | None:
+async def find_chunk(connection: Connection, request_id: UUID, read: Collection[UUID]) -> tuple[UUID, bytes] | None:
     """Return the id and the content of a command's next chunk that is not among those read; None when there is none."""
     statement = (
         select(archived_orders.c.chunk_id, archived_orders.c.content)
@@ -145,11 +143,11 @@ async def find_chunk(
         .order_by(archived_orders.c.chunk_id)
         .limit(1)
     )
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     return (row.chunk_id, row.content) if row else None
 
 
-async def find_oldest_order(connection: AsyncConnection) -> UUID | None:
+async def find_oldest_order(connection: Connection) -> UUID | None:
     """Return the id of the oldest open order, or None when none is open."""
     oldest: UUID | None = await connection.scalar(select(orders.c.order_id).order_by(orders.c.order_id).limit(1))
     return oldest
@@ -163,6 +161,6 @@ _DELETE_COMMANDS = text("""
         ORDER BY expires_at LIMIT :limit)""")
 
 
-async def delete_commands(connection: AsyncConnection, older_than_days: int, limit: int) -> int:
+async def delete_commands(connection: Connection, older_than_days: int, limit: int) -> int:
     """Forget up to `limit` commands whose orders have been dropped by age; return how many."""
-    return (await connection.execute(_DELETE_COMMANDS, {"days": older_than_days, "limit": limit})).rowcount
+    return await connection.change(_DELETE_COMMANDS, {"days": older_than_days, "limit": limit})

@@ -17,10 +17,8 @@ from contextlib import contextmanager
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.agents.presence import Presence
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.errors import Unauthenticated
 from comms_api.orders.leases import claim_orders, release_orders
@@ -98,7 +96,7 @@ class _HeldPoll:
 class Dispatcher:
     """Holds the polls of this node, and notifies `presence` of each poll and of each displaced one."""
 
-    def __init__(self, engine: AsyncEngine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
         self._engine = engine
         self._presence = presence
         self._tokens = tokens
@@ -215,7 +213,7 @@ class Dispatcher:
         for poll in waiting.values():
             poll.is_being_claimed = True
         try:
-            async with direct(self._engine) as connection:
+            async with self._engine.connect() as connection:
                 claimed = await claim_orders(connection, waiting, self._lease_seconds)
         except Exception as error:  # noqa: BLE001 - whatever it is, new polls are answered with it
             log_failure(logger, "orders not claimed", error)
@@ -269,7 +267,7 @@ class Dispatcher:
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         try:
-            async with direct(self._engine) as connection, connection.transaction():
+            async with self._engine.begin() as connection:
                 await release_orders(connection, claims)
         except Exception as error:  # noqa: BLE001 - the leases expire, and the orders are offered again
             log_failure(logger, "claims not released, their leases will run out", error)

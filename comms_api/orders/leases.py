@@ -4,13 +4,12 @@ A claimed order is leased: it is offered again when its `offer_at` has come and 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
 
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection, Row
 from comms_api.orders.model import Claimed
 from comms_api.orders.targets import wire_target
 from comms_api.orders.transitions import LOCK
@@ -54,7 +53,7 @@ async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_sec
     return [_claimed(row) for row in rows]
 
 
-def _claimed(row: Sequence[Any]) -> Claimed:
+def _claimed(row: Row) -> Claimed:
     (
         order_id,
         agent_id,

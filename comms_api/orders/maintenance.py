@@ -4,8 +4,8 @@ import asyncio
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.partitions import drop_partitions, drop_partitions_before, ensure_partition, list_days
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
@@ -22,7 +22,7 @@ ARCHIVE_PAUSE_SECONDS = 0.05
 class Maintenance:
     """The periodic duties of orders."""
 
-    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         """Take how long finished orders are kept as rows, and at all."""
         self._engine = engine
         self._expiry_step = settings.expiry_orders_maximum
@@ -44,20 +44,12 @@ class Maintenance:
 
         A day that an open order is from, or that comes after one, is not touched: its place is still needed.
         """
-        async with self._engine.connect() as connection:
-            if not await _try_lock(connection):
-                return 0
-            try:
-                return await self._archive(connection)
-            finally:
-                await connection.rollback()
-                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": archive.ARCHIVE_LOCK})
-                await connection.commit()
+        async with self._engine.connect() as connection, connection.try_lock(archive.ARCHIVE_LOCK) as is_locked:
+            return await self._archive(connection) if is_locked else 0
 
-    async def _archive(self, connection: AsyncConnection) -> int:
+    async def _archive(self, connection: Connection) -> int:
         oldest = await archive.find_oldest_order(connection)
         today = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
-        await connection.commit()
         keep_from = uuid7_time(oldest).date() if oldest else None
         limit = min(today - timedelta(days=self._archive_days), keep_from or today)
         total = 0
@@ -67,8 +59,8 @@ class Maintenance:
             await ensure_partition(self._engine, archived_orders.name, day)
             packed = 1
             while packed:
-                packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
-                await connection.commit()
+                async with connection.transaction():
+                    packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
                 total += packed
                 await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
         # The same limit, and not the clock again: of a day that has become old meanwhile, nothing is packed.
@@ -82,9 +74,3 @@ class Maintenance:
         while deleted == DELETE_STEP:
             async with self._engine.begin() as connection:
                 deleted = await archive.delete_commands(connection, self._retention_days, DELETE_STEP)
-
-
-async def _try_lock(connection: AsyncConnection) -> bool:
-    locked = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": archive.ARCHIVE_LOCK})
-    await connection.commit()
-    return bool(locked)

@@ -20,11 +20,11 @@ from sqlalchemy import (
     text,
     union_all,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comms_api.agents.model import AgentFilter
+from comms_api.database.connection import Connection
 from comms_api.database.pages import fetch_page
-from comms_api.database.schema import commands, finished_orders, orders
+from comms_api.database.schema import commands, finished_orders, is_one_of, orders
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
@@ -101,7 +101,7 @@ _COMMAND = (
 
 
 async def list_orders(
-    connection: AsyncConnection, order_filter: OrderFilter, after: UUID | None, limit: int
+    connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
 ) -> tuple[list[StoredOrder], bool]:
     """Return a page of open and finished orders by id, starting after `after`, and whether more follow.
 
@@ -121,22 +121,22 @@ async def list_orders(
     return await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
 
 
-async def find_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
+async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
     """Return one order, or None."""
     open_ = _open().where(orders.c.order_id == order_id)
     finished = _finished().where(finished_orders.c.order_id == order_id)
     both = union_all(open_, finished).subquery()
     statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
-    if row := (await connection.execute(statement)).first():
+    if row := await connection.first(statement):
         return stored_order(row, row)
     archived = await find_archived(connection, order_id, unpack_aside)
     command = await find_command_columns(connection, archived.request_id) if archived else None
     return stored_order(archived, command) if archived and command else None
 
 
-async def find_command_columns(connection: AsyncConnection, request_id: UUID) -> Any:
+async def find_command_columns(connection: Connection, request_id: UUID) -> Any:
     """Return what an order shows of its command, a row; None when that was forgotten by age."""
-    return (await connection.execute(select(*_COMMAND).where(commands.c.request_id == request_id))).first()
+    return await connection.first(select(*_COMMAND).where(commands.c.request_id == request_id))
 
 
 _COUNT = text("""
@@ -159,14 +159,14 @@ _COUNT = text("""
     ) AS archived""")
 
 
-async def count_orders(connection: AsyncConnection, request_id: UUID) -> Counts:
+async def count_orders(connection: Connection, request_id: UUID) -> Counts:
     """Return how many orders of a command are in each status; one statement, so that none is counted on its move."""
-    row = (await connection.execute(_COUNT, {"id": request_id})).one()
+    [row] = await connection.execute(_COUNT, {"id": request_id})
     total = row.pending + row.sent + row.success + row.failure + row.cancelled
-    return Counts(total, **row._mapping)  # noqa: SLF001 - its public name
+    return Counts(total, **row)
 
 
-async def list_failures(connection: AsyncConnection, request_id: UUID, limit: int) -> list[Failure]:
+async def list_failures(connection: Connection, request_id: UUID, limit: int) -> list[Failure]:
     """Return the latest failures of a command that are not archived, the last one first."""
     table = finished_orders.c
     statement = (
@@ -178,12 +178,15 @@ async def list_failures(connection: AsyncConnection, request_id: UUID, limit: in
     return [Failure(*row) for row in await connection.execute(statement)]
 
 
-async def list_order_ids(connection: AsyncConnection, request_ids: Sequence[UUID]) -> list[UUID]:
+async def list_order_ids(connection: Connection, request_ids: Sequence[UUID]) -> list[UUID]:
     """Return the ids of every order of these commands, in order."""
     both = union_all(
-        *(select(table.c.order_id).where(table.c.request_id.in_(request_ids)) for table in (orders, finished_orders))
+        *(
+            select(table.c.order_id).where(is_one_of(table.c.request_id, request_ids))
+            for table in (orders, finished_orders)
+        )
     ).subquery()
-    return list(await connection.scalars(select(both.c.order_id).order_by(both.c.order_id)))
+    return await connection.scalars(select(both.c.order_id).order_by(both.c.order_id))
 
 
 def decode(value: msgspec.Raw | None, form: Any) -> Any:
@@ -215,7 +218,7 @@ def stored_order(of: Any, command: Any) -> StoredOrder:
     )
 
 
-async def get_order(connection: AsyncConnection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder:
+async def get_order(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder:
     """Return an order, which may be archived; raises `NotFound`."""
     order = await find_order(connection, order_id, unpack_aside)
     if order is None:

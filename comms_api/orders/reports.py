@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.database.coalescing import Coalescer
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.errors import Malformed, TooLarge
 from comms_api.orders.leases import extend_leases
 from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, Report
@@ -129,7 +128,7 @@ def outcome_of(report: Report, status_before: str | None, *, ended: bool) -> Rep
 class Reports:
     """Ends orders by what their agents report."""
 
-    def __init__(self, engine: AsyncEngine, lease_seconds: float) -> None:
+    def __init__(self, engine: Engine, lease_seconds: float) -> None:
         """Take how long an agent at work on an order keeps it to itself."""
         self._engine = engine
         self._lease_seconds = lease_seconds
@@ -153,7 +152,7 @@ class Reports:
         # The first report of an order counts, as it would have, had they come one by one.
         first = {(order_id, report.agent_id): report for order_id, report in reversed(owned) if is_ending(report)}
         running = [(order_id, report.agent_id) for order_id, report in owned if not is_ending(report)]
-        async with direct(self._engine) as connection:
+        async with self._engine.connect() as connection:
             endings = [ending_of(order_id, report) for (order_id, _), report in first.items()]
             ended = await finish_orders(connection, endings) if endings else set()
             if running:

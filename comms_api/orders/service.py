@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
@@ -26,7 +25,7 @@ UNPACK_CALLS_MAXIMUM = 32
 class StoredOrders:
     """The orders of the fleet, as operators see them."""
 
-    def __init__(self, engine: AsyncEngine, clock: DatabaseClock, notifier: Notifier) -> None:
+    def __init__(self, engine: Engine, clock: DatabaseClock, notifier: Notifier) -> None:
         self._engine = engine
         self._clock = clock
         self._notifier = notifier

@@ -10,9 +10,8 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 from comms_api.orders.model import PRIORITY_MAXIMUM, Ending
 from comms_api.orders.turns import take_turn
 from comms_api.protocol import (
@@ -99,9 +98,9 @@ _EXPIRE = text(f"""
     FROM expired""")
 
 
-async def expire_orders(connection: AsyncConnection, limit: int) -> int:
+async def expire_orders(connection: Connection, limit: int) -> int:
     """End up to `limit` orders whose time is over; return how many. Any number of nodes may do this at once."""
-    return (await connection.execute(_EXPIRE, {"limit": limit})).rowcount
+    return await connection.change(_EXPIRE, {"limit": limit})
 
 
 _EXPIRE_EARLY = text("""
@@ -110,7 +109,7 @@ _EXPIRE_EARLY = text("""
         ORDER BY order_id FOR UPDATE SKIP LOCKED))""")
 
 
-async def expire_early(connection: AsyncConnection, order_ids: Sequence[UUID]) -> None:
+async def expire_early(connection: Connection, order_ids: Sequence[UUID]) -> None:
     """Expire the open ones of these orders now, whatever time they have left."""
     await connection.execute(_EXPIRE_EARLY, {"order_ids": list(order_ids)})
 
@@ -132,9 +131,9 @@ _CANCEL_ORDER = text(_CANCEL.format(LOCK.format("WHERE order_id = :id")))
 _CANCEL_COMMAND = text(_CANCEL.format(LOCK.format("WHERE request_id = :id")))
 
 
-async def cancel_order(connection: AsyncConnection, order_id: UUID, user: str) -> tuple[int, int]:
+async def cancel_order(connection: Connection, order_id: UUID, user: str) -> tuple[int, int]:
     """End an order that is open as cancelled; return how many were (0 or 1), and how many of them are with agents."""
-    ended, offered = (await connection.execute(_CANCEL_ORDER, {"id": order_id, "user": user})).one()
+    [(ended, offered)] = await connection.execute(_CANCEL_ORDER, {"id": order_id, "user": user})
     return ended, offered
 
 
@@ -144,18 +143,18 @@ _RECORD = text("""
         json_build_object('status', 'cancelled'))""")
 
 
-async def record_cancellation(connection: AsyncConnection, order_id: UUID, user: str) -> None:
+async def record_cancellation(connection: Connection, order_id: UUID, user: str) -> None:
     """Note in the audit trail that a user has ended one order; of a whole command the database notes it by itself."""
     await connection.execute(_RECORD, {"user": user, "key": str(order_id)})
 
 
-async def cancel_command(connection: AsyncConnection, request_id: UUID, user: str) -> tuple[int, int]:
+async def cancel_command(connection: Connection, request_id: UUID, user: str) -> tuple[int, int]:
     """Cancel every open order of a command; return how many, and how many of them agents have received.
 
     The command itself is cancelled if any of its orders was.
     """
     await take_turn(connection, request_id)
-    ended, offered = (await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})).one()
+    [(ended, offered)] = await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})
     if ended:
         await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})
     return ended, offered
@@ -203,7 +202,7 @@ _NOTIFY_OF_ORDER = text(_NOTIFY.format(named="order_id", action=CANCEL_ACTION))
 _NOTIFY_OF_COMMAND = text(_NOTIFY.format(named="request_id", action=CANCEL_ACTION))
 
 
-async def add_cancel_orders(connection: AsyncConnection, notice: CancelNotice) -> int:
+async def add_cancel_orders(connection: Connection, notice: CancelNotice) -> int:
     """Add an order for each agent that has received an order which this transaction cancels; return how many."""
     if not notice.recipients:
         return 0
@@ -216,4 +215,4 @@ async def add_cancel_orders(connection: AsyncConnection, notice: CancelNotice) -
         "recipients": notice.recipients,
         "id": notice.cancelled_id,
     }
-    return (await connection.execute(statement, parameters)).rowcount
+    return await connection.change(statement, parameters)

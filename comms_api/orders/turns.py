@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 
 # The seeds keep these kinds of locks apart; a collision of two commands only makes them wait for each other.
 _TURN, _STEP = 1, 2
@@ -21,7 +20,7 @@ _TURN, _STEP = 1, 2
 _TAKE = text(f"SELECT pg_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uuid), {_TURN}))")
 
 
-async def take_turn(connection: AsyncConnection, request_id: UUID) -> None:
+async def take_turn(connection: Connection, request_id: UUID) -> None:
     """Take a command's turn exclusively until this transaction ends; waits for all others that have or share it."""
     await connection.execute(_TAKE, {"id": request_id})
 
@@ -43,6 +42,6 @@ async def share_turns(connection: Connection, request_ids: Iterable[UUID]) -> No
 _TRY = text(f"SELECT pg_try_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uuid), {_STEP}))")
 
 
-async def is_first(connection: AsyncConnection, request_id: UUID) -> bool:
+async def is_first(connection: Connection, request_id: UUID) -> bool:
     """Try to lock the step of this command's rollout until this transaction ends; return whether it worked."""
     return bool(await connection.scalar(_TRY, {"id": request_id}))

@@ -7,11 +7,9 @@ from itertools import groupby
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from comms_api.database.coalescing import Coalescer, store_or_halve
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
+from comms_api.database.failures import Duplicate
 from comms_api.errors import Outdated, Unavailable
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.http.pages import Page, make_page
@@ -57,7 +55,7 @@ ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Seq
 class States:
     """The states of the fleet."""
 
-    def __init__(self, engine: AsyncEngine, report_results: ReportResults, slices: Slices) -> None:
+    def __init__(self, engine: Engine, report_results: ReportResults, slices: Slices) -> None:
         """Start with nothing to write; `report_results` receives results that arrive as states."""
         self._engine = engine
         self._report_results = report_results
@@ -106,7 +104,7 @@ class States:
         outcomes: list[StateOutcome] = []
         for start in range(0, len(changes), LIMITS.changes):
             some = changes[start : start + LIMITS.changes]
-            async with direct(self._engine) as connection:
+            async with self._engine.connect() as connection:
                 sizes = await store.find_sizes(connection, list({change.key: None for change in some}))
             for part in parts_of(some, sizes, LIMITS):
                 outcomes += await store_or_halve(part, self._apply_part, self._refuse)
@@ -124,14 +122,14 @@ class States:
     async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
         """Apply the changes in one transaction; if it would read too much, change nothing and return None."""
         for _ in range(ATTEMPTS):
-            with suppress(UniqueViolationError):  # somebody who takes no lock wrote one of them meanwhile
+            with suppress(Duplicate):  # somebody who takes no lock wrote one of them meanwhile
                 return await self._try_to_apply(changes)
         raise Unavailable("Others write the same states; come back later.")
 
     async def _try_to_apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
         keys = {change.key: None for change in changes}
         outdated: dict[int, Outdated] = {}
-        async with direct(self._engine) as connection, connection.transaction():
+        async with self._engine.begin() as connection:
             await store.lock_agents(connection, {key[0] for key in keys})
             existing = await store.find_states(connection, list(keys), LIMITS.read_bytes)
             if existing is None:

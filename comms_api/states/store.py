@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import select, text, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from comms_api.database.arrays import array_literal
-from comms_api.database.direct import Connection
+from comms_api.database.connection import Connection
 from comms_api.database.pages import fetch_page
 from comms_api.database.schema import states
+from comms_api.states.arrays import array_literal
 from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateKey
 
 # Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
@@ -48,7 +47,7 @@ _ADVANCE_SEQUENCES = text("""
 async def advance_sequences(connection: Connection, numbers: Mapping[str, int]) -> dict[str, int]:
     """Raise the newest number of each agent, which never decreases, and return the old ones. Agents must be locked."""
     parameters = {"agents": list(numbers), "numbers": list(numbers.values())}
-    return {agent_id: number for agent_id, number in await connection.execute(_ADVANCE_SEQUENCES, parameters)}  # noqa: C416 - rows of either kind
+    return {row.agent_id: row.number for row in await connection.execute(_ADVANCE_SEQUENCES, parameters)}
 
 
 _FIND_STATES = text(f"""
@@ -123,7 +122,7 @@ _UPDATE_STATES = text(f"""
 
 
 async def insert_states(connection: Connection, documents: Mapping[StateKey, bytes]) -> None:
-    """Write the documents of states that are not there; raises the driver's `UniqueViolationError` if one is."""
+    """Write the documents of states that are not there; raises `Duplicate` if one is."""
     await connection.execute(_INSERT_STATES, _rows(documents))
 
 
@@ -155,7 +154,7 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
 
 
 async def list_states(
-    connection: AsyncConnection, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
+    connection: Connection, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
 ) -> tuple[list[State], bool]:
     """Return a page of states in order of their keys, starting after `after`, and whether more follow."""
     names = ["agent_id", "module", "collector", "id"]
@@ -175,4 +174,4 @@ async def list_states(
         statement = statement.where(states.c.module == module)
     if after is not None:
         statement = statement.where(tuple_(*key) > after)
-    return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row._asdict()))
+    return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row))

@@ -1,8 +1,8 @@
 """The statements of users' devices: browsers and programs that have logged in before, known by a random token."""
 
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.database.connection import Connection
 from comms_api.database.schema import seconds_interval, user_devices
 
 DEVICE_SECONDS = 90 * 86_400.0
@@ -14,19 +14,19 @@ DEVICES_MAXIMUM = 32
 _EXPIRES_AT = func.now() + seconds_interval(DEVICE_SECONDS)
 
 
-async def insert_device(connection: AsyncConnection, name: str, token_hash: bytes, network: str) -> None:
+async def insert_device(connection: Connection, name: str, token_hash: bytes, network: str) -> None:
     """Remember a device of a user, and the network that it has logged in from."""
     values = {"token_hash": token_hash, "user_name": name, "network": network, "expires_at": _EXPIRES_AT}
     await connection.execute(user_devices.insert().values(values))
 
 
-async def renew_device(connection: AsyncConnection, token_hash: bytes, network: str) -> None:
+async def renew_device(connection: Connection, token_hash: bytes, network: str) -> None:
     """Note that a device has returned."""
     values = {"network": network, "has_returned": True, "seen_at": func.now(), "expires_at": _EXPIRES_AT}
     await connection.execute(user_devices.update().where(user_devices.c.token_hash == token_hash).values(values))
 
 
-async def trim_devices(connection: AsyncConnection, name: str) -> None:
+async def trim_devices(connection: Connection, name: str) -> None:
     """Delete a user's devices beyond the maximum, the longest unseen first.
 
     Programs that keep no token create a device with each login, but displace no returned one.
@@ -40,11 +40,11 @@ async def trim_devices(connection: AsyncConnection, name: str) -> None:
     await connection.execute(user_devices.delete().where(columns.token_hash.in_(free)))
 
 
-async def delete_devices(connection: AsyncConnection, name: str) -> None:
+async def delete_devices(connection: Connection, name: str) -> None:
     """Delete every device of a user."""
     await connection.execute(user_devices.delete().where(user_devices.c.user_name == name))
 
 
-async def forget_devices(connection: AsyncConnection) -> None:
+async def forget_devices(connection: Connection) -> None:
     """Delete the devices that have expired."""
     await connection.execute(user_devices.delete().where(user_devices.c.expires_at <= func.now()))

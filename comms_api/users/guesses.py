@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from comms_api.database.connection import Engine
 from comms_api.http.failures import Allowance, FailureLimit
 from comms_api.http.request import Origin
 from comms_api.users.model import LoginRecord
@@ -35,7 +34,7 @@ class GuessLimits:
     limited as well: beyond 50 failures, one in 30 seconds is evaluated, however many addresses they come from.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._at_address = FailureLimit(engine, _AT_ADDRESS)
         self._of_device = FailureLimit(engine, _OF_DEVICE)
         self._of_strangers = FailureLimit(engine, _OF_STRANGERS)

@@ -8,11 +8,11 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.addresses import network_of
 from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.http.pages import Page, page_of
@@ -48,7 +48,7 @@ TOKENS_OF_PASSWORDS_MAXIMUM = 1_000
 class Users:
     """The users of the management API."""
 
-    def __init__(self, engine: AsyncEngine, tokens: Tokens, notifier: Notifier) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens, notifier: Notifier) -> None:
         self._engine = engine
         self._tokens = tokens
         self._notifier = notifier
@@ -120,9 +120,7 @@ class Users:
         stored = None if record is None else record.password_hash
         return await self._passwords.matches(network, password, stored, is_known=False)
 
-    async def _remember_device(
-        self, connection: AsyncConnection, name: str, origin: Origin, record: LoginRecord
-    ) -> str:
+    async def _remember_device(self, connection: Connection, name: str, origin: Origin, record: LoginRecord) -> str:
         """Return the device's token from now on: its own, if that is valid."""
         network = network_of(origin.address or "")
         if record.has_device and origin.device_token is not None:
@@ -133,7 +131,7 @@ class Users:
         await trim_devices(connection, name)
         return device_token
 
-    async def _issue(self, connection: AsyncConnection, name: str, role: Role, read_at: float) -> TokenPair:
+    async def _issue(self, connection: Connection, name: str, role: Role, read_at: float) -> TokenPair:
         await _refuse_revoked(connection, name, read_at)
         text, token = _new_refresh_token(uuid4())
         await store.insert_refresh_token(connection, name, token, REFRESH_SECONDS)
@@ -192,7 +190,7 @@ class Users:
             await self._end_tokens(connection, name, devices=devices)
         self._notifier.notify(REVOCATIONS_CHANNEL)
 
-    async def _end_tokens(self, connection: AsyncConnection, name: str, *, devices: bool = False) -> None:
+    async def _end_tokens(self, connection: Connection, name: str, *, devices: bool = False) -> None:
         if devices:
             await delete_devices(connection, name)
         await store.delete_refresh_tokens(connection, name)
@@ -231,17 +229,17 @@ def _read_refresh_token(text: str) -> RefreshToken:
     return RefreshToken(UUID(family) if _FAMILY.fullmatch(family) else None, token_digest(text))
 
 
-async def _refuse_revoked(connection: AsyncConnection, name: str, read_at: float) -> None:
+async def _refuse_revoked(connection: Connection, name: str, read_at: float) -> None:
     if await store.was_revoked_since(connection, name, read_at):
         raise Unauthenticated("The user's tokens have just been revoked; log in again.")
 
 
-async def create_first_administrator(connection: AsyncConnection, password: str) -> None:
+async def create_first_administrator(connection: Connection, password: str) -> None:
     """Make `admin`."""
     await store.insert_user(connection, FIRST_ADMINISTRATOR, Passwords().hash(password), "administrator")
 
 
-async def reset_password(connection: AsyncConnection, name: str, password: str) -> None:
+async def reset_password(connection: Connection, name: str, password: str) -> None:
     """Set a user's password and revoke the user's tokens, without the old password; raises `NotFound`."""
     if not await store.update_user(connection, name, {"password_hash": Passwords().hash(password)}):
         raise NotFound(f"There is no user {name!r}.")

@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import case, exists, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from comms_api.database.connection import Connection
 from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, user_devices, users
 from comms_api.http.roles import Role
 from comms_api.users.model import LoginRecord, User
 
 
-async def find_login(connection: AsyncConnection, name: str, device_hash: bytes, network: str) -> LoginRecord | None:
+async def find_login(connection: Connection, name: str, device_hash: bytes, network: str) -> LoginRecord | None:
     """Return the data of a user, and of the device and the network of a login; None for an unknown user."""
     device = user_devices.c
     is_good = exists().where(device.user_name == users.c.name, device.expires_at > func.now())
@@ -24,11 +24,11 @@ async def find_login(connection: AsyncConnection, name: str, device_hash: bytes,
         is_good.where(device.token_hash == device_hash),
         is_good.where(device.network == network),
     ).where(users.c.name == name)
-    row = (await connection.execute(statement)).first()
+    row = await connection.first(statement)
     return LoginRecord(*row) if row else None
 
 
-async def list_users(connection: AsyncConnection, after: str | None, limit: int) -> list[User]:
+async def list_users(connection: Connection, after: str | None, limit: int) -> list[User]:
     """Return users by name, beginning behind `after`."""
     statement = select(users.c.name, users.c.role, users.c.created_at).order_by(users.c.name).limit(limit)
     if after is not None:
@@ -36,24 +36,24 @@ async def list_users(connection: AsyncConnection, after: str | None, limit: int)
     return [User(*row) for row in await connection.execute(statement)]
 
 
-async def delete_user(connection: AsyncConnection, name: str) -> bool:
+async def delete_user(connection: Connection, name: str) -> bool:
     """Remove a user; return whether there was one."""
     return await connection.scalar(users.delete().where(users.c.name == name).returning(users.c.name)) is not None
 
 
-async def is_empty(connection: AsyncConnection) -> bool:
+async def is_empty(connection: Connection) -> bool:
     """Return whether there is no user yet."""
     return await connection.scalar(select(users.c.name).limit(1)) is None
 
 
-async def insert_user(connection: AsyncConnection, name: str, password_hash: str, role: Role) -> bool:
+async def insert_user(connection: Connection, name: str, password_hash: str, role: Role) -> bool:
     """Add a user; return False when there is one of that name."""
     values = {"name": name, "password_hash": password_hash, "role": role}
     statement = insert(users).values(values).on_conflict_do_nothing().returning(users.c.name)
     return await connection.scalar(statement) is not None
 
 
-async def update_user(connection: AsyncConnection, name: str, changes: Mapping[str, str]) -> bool:
+async def update_user(connection: Connection, name: str, changes: Mapping[str, str]) -> bool:
     """Change a user; return whether there is one."""
     statement = users.update().where(users.c.name == name).values(changes).returning(users.c.name)
     return await connection.scalar(statement) is not None
@@ -69,7 +69,7 @@ class RefreshToken(msgspec.Struct, frozen=True):
     token_hash: bytes
 
 
-async def insert_refresh_token(connection: AsyncConnection, name: str, token: RefreshToken, seconds: float) -> None:
+async def insert_refresh_token(connection: Connection, name: str, token: RefreshToken, seconds: float) -> None:
     """Store the first refresh token of a family."""
     values = {
         "user_name": name,
@@ -89,7 +89,7 @@ class Renewal(NamedTuple):
 
 
 async def renew_refresh_token(
-    connection: AsyncConnection, token: RefreshToken, next_hash: bytes, seconds: float, address: str | None
+    connection: Connection, token: RefreshToken, next_hash: bytes, seconds: float, address: str | None
 ) -> Renewal | None:
     """Replace a family's token by the next one; if `token` is an earlier one, end the family. None: it had ended.
 
@@ -120,11 +120,11 @@ async def renew_refresh_token(
         ).where(renewed.c.ended),
     )  # fmt: skip
     statement = select(users.c.name, users.c.role, renewed.c.ended).join(renewed, renewed.c.user_name == users.c.name)
-    row = (await connection.execute(statement.add_cte(recorded.cte("recorded")))).first()
+    row = await connection.first(statement.add_cte(recorded.cte("recorded")))
     return Renewal(*row) if row else None
 
 
-async def was_revoked_since(connection: AsyncConnection, name: str, seconds: float) -> bool:
+async def was_revoked_since(connection: Connection, name: str, seconds: float) -> bool:
     """Return whether a user's tokens have been ended since a moment (seconds since 1970)."""
     statement = select(revocations.c.subject).where(
         revocations.c.subject == name, func.extract("epoch", revocations.c.revoked_at) >= seconds
@@ -132,11 +132,11 @@ async def was_revoked_since(connection: AsyncConnection, name: str, seconds: flo
     return await connection.scalar(statement) is not None
 
 
-async def delete_refresh_tokens(connection: AsyncConnection, name: str) -> None:
+async def delete_refresh_tokens(connection: Connection, name: str) -> None:
     """End the refresh tokens of a user."""
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.user_name == name))
 
 
-async def forget_refresh_tokens(connection: AsyncConnection) -> None:
+async def forget_refresh_tokens(connection: Connection) -> None:
     """Delete the refresh tokens that are over."""
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.expires_at <= func.now()))

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.waiting import pause
 
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeAddress, NodeProcess, Polls
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.settings import Settings
 from comms_api.tokens.keyring import Keyring, new_signing_key
@@ -23,22 +23,20 @@ SEEN_AT = text("SELECT seen_at FROM nodes WHERE name = 'leaver'")
 
 
 @pytest.fixture
-async def observer(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def observer(database_url: str) -> AsyncIterator[Engine]:
     """An engine with its own connections."""
     opened = open_engine(database_url, Settings())
     yield opened
     await opened.dispose()
 
 
-def member(engine: AsyncEngine) -> Membership:
+def member(engine: Engine) -> Membership:
     polls = Polls(lambda: 0, lambda _: None, lambda: None, lambda: None)
     process = NodeProcess(NodeAddress("leaver", "https://one:1", "https://one:2", "boot"))
     return Membership(engine, process, DatabaseClock(), Keyring([new_signing_key()]), polls)
 
 
-async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(
-    engine: AsyncEngine, observer: AsyncEngine
-) -> None:
+async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(engine: Engine, observer: Engine) -> None:
     membership = member(engine)
     await membership.join()
     async with engine.connect() as connection:  # the only one of its pool
@@ -48,7 +46,7 @@ async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(
     while await seen_at(observer) == joined_at:  # from now on a heartbeat is one message to the backend
         membership.beat_soon()
     taken = asyncio.Event()
-    event.listen(engine.sync_engine, "checkout", lambda *_: taken.set())
+    event.listen(engine.sqlalchemy.sync_engine, "checkout", lambda *_: taken.set())
     pause(backend)
     try:
         membership.beat_soon()
@@ -65,6 +63,6 @@ async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(
     assert await seen_at(observer) is None
 
 
-async def seen_at(engine: AsyncEngine) -> object:
+async def seen_at(engine: Engine) -> object:
     async with engine.connect() as connection:
         return await connection.scalar(SEEN_AT)

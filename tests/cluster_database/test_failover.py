@@ -8,12 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.batches import command
 from support.databases import PATIENT
 from support.load import Load
@@ -24,7 +22,7 @@ from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.address.hosts import DEAD_HOST_SECONDS
 from comms_api.database.connect import open_engine
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.settings import Settings
 
 LEASE_SECONDS = 2
@@ -72,8 +70,8 @@ async def test_connections_are_to_the_primary_and_notice_a_host_that_is_gone(ser
     for hosts in (url, turned.replace("x", servers[1].address)):
         engine = open_engine(hosts, PATIENT)
         async with engine.connect() as connection:
-            assert (await connection.execute(text("SELECT inet_server_port()"))).scalar() == servers[0].port
-            driver: Any = (await connection.get_raw_connection()).driver_connection
+            assert await connection.scalar(text("SELECT inet_server_port()")) == servers[0].port
+            driver = connection.driver
             peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
             assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_HOST_SECONDS * 1000
@@ -85,31 +83,31 @@ async def test_keepalives_are_as_the_url_says(servers: Servers, url: str) -> Non
     del servers
     engine = open_engine(f"{url}&keepalives_idle=9&tcp_user_timeout=0", Settings())
     async with engine.connect() as connection:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver = connection.driver
         peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
     await engine.dispose()
 
 
-async def insert(engine: AsyncEngine) -> None:
+async def insert(engine: Engine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO held_up VALUES (1)"))
 
 
-async def insert_at_once(engine: AsyncEngine) -> None:
-    async with direct(engine) as connection:
+async def insert_at_once(engine: Engine) -> None:
+    async with engine.connect() as connection:
         await connection.execute(text("INSERT INTO held_up VALUES (1)"), {})
 
 
-async def copy(engine: AsyncEngine) -> None:
-    async with direct(engine) as connection:
+async def copy(engine: Engine) -> None:
+    async with engine.connect() as connection:
         await connection.driver.copy_records_to_table("held_up", records=[(1,)])
 
 
-async def count(engine: AsyncEngine) -> object:
+async def count(engine: Engine) -> object:
     async with engine.connect() as connection:
-        return (await connection.execute(text("SELECT count(*) FROM held_up"))).scalar()
+        return await connection.scalar(text("SELECT count(*) FROM held_up"))
 
 
 @pytest.mark.anyio

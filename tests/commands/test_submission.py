@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.orders import make_dispatcher, make_submissions
 from support.server import new_id
 from support.statements import recorded_statements
@@ -18,7 +17,7 @@ from comms_api.commands.model import NewCommand
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Invalid
@@ -33,7 +32,7 @@ from comms_api.tokens.issuer import AGENTS, Claims
 pytestmark = pytest.mark.anyio
 
 
-async def add_agents(engine: AsyncEngine, count: int) -> list[UUID]:
+async def add_agents(engine: Engine, count: int) -> list[UUID]:
     ids = [new_id() for _ in range(count)]
     async with engine.begin() as connection:
         await connection.execute(
@@ -44,18 +43,18 @@ async def add_agents(engine: AsyncEngine, count: int) -> list[UUID]:
 
 
 @pytest.fixture
-def dispatcher(engine: AsyncEngine) -> Dispatcher:
+def dispatcher(engine: Engine) -> Dispatcher:
     return make_dispatcher(engine)
 
 
-def submissions_of(engine: AsyncEngine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:
+def submissions_of(engine: Engine, dispatcher: Dispatcher, notified: list[object]) -> Submissions:
     """Return the service, which adds the agents of each notification to `notified`."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: notified.append})
     return make_submissions(engine, notifier, dispatcher)
 
 
 @pytest.fixture
-def submissions(engine: AsyncEngine, dispatcher: Dispatcher) -> Submissions:
+def submissions(engine: Engine, dispatcher: Dispatcher) -> Submissions:
     return submissions_of(engine, dispatcher, [])
 
 
@@ -69,29 +68,29 @@ def first_words(statements: Iterable[str]) -> list[str]:
 
 
 async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
-    engine: AsyncEngine, submissions: Submissions
+    engine: Engine, submissions: Submissions
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     with acting_as(Actor("olga", "192.0.2.1")), recorded_statements(engine) as sent:
         [submitted] = await submissions.submit("olga", [restart(agent_id)])
         assert first_words(sent) == ["WITH"]
-        async with direct(engine) as connection:  # the actor is not told in a statement before, either
+        async with engine.connect() as connection:  # the actor is not told in a statement before, either
             told = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
-            assert await connection.execute(told, {}) == [(0,)]
+            assert await connection.execute(told) == [(0,)]
         await asyncio.sleep(0)  # asyncpg tells of a statement a little later
         sent.clear()
         await submissions.submit("olga", [restart(agent_id), restart(agent_id)])
         assert first_words(sent) == ["BEGIN", "WITH", "WITH", "COMMIT"]
     async with engine.connect() as connection:
         told = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
-        assert (await connection.execute(told, {"key": str(submitted.request_id)})).one() == ("olga", "192.0.2.1", 1)
+        assert await connection.first(told, {"key": str(submitted.request_id)}) == ("olga", "192.0.2.1", 1)
         # What the statement said of its actor ended with it.
         assert not await connection.scalar(text("SELECT current_setting('comms_api.actor', true)"))
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
 async def test_a_command_to_a_stranger_leaves_nothing_behind(
-    engine: AsyncEngine, submissions: Submissions, known: int
+    engine: Engine, submissions: Submissions, known: int
 ) -> None:
     agents, stranger = await add_agents(engine, known), new_id()
     with pytest.raises(Invalid, match=f"there is no agent '{stranger}'; nothing was submitted"):
@@ -99,20 +98,20 @@ async def test_a_command_to_a_stranger_leaves_nothing_behind(
     async with engine.connect() as connection:
         left = text("""SELECT (SELECT count(*) FROM orders WHERE agent_id = ANY(:ids)),
             (SELECT count(*) FROM commands WHERE :name = ANY(target_ids))""")
-        assert (await connection.execute(left, {"ids": [*agents, stranger], "name": str(stranger)})).one() == (0, 0)
+        assert await connection.first(left, {"ids": [*agents, stranger], "name": str(stranger)}) == (0, 0)
 
 
 async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(
-    engine: AsyncEngine, submissions: Submissions
+    engine: Engine, submissions: Submissions
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     [submitted] = await submissions.submit("olga", [restart(agent_id, str(agent_id).upper())])
     assert submitted.orders == 1
 
 
-async def test_nobody_is_told_of_orders_before_their_commit(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+async def test_nobody_is_told_of_orders_before_their_commit(engine: Engine, dispatcher: Dispatcher) -> None:
     under_way: list[int] = []
-    notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
+    notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.sqlalchemy.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
     commands = Commands(engine, DatabaseClock(), notifier, Settings())
     orders = StoredOrders(engine, DatabaseClock(), notifier)
     submissions = make_submissions(engine, notifier, dispatcher)
@@ -132,13 +131,13 @@ def claims_of(agent_id: UUID) -> Claims:
     return Claims(str(agent_id), AGENTS, 1, 2)
 
 
-async def kept(engine: AsyncEngine, agent_id: UUID) -> list[tuple[int, bool, bool]]:
+async def kept(engine: Engine, agent_id: UUID) -> list[tuple[int, bool, bool]]:
     """Return of each open order its attempt, whether it was sent, and whether it is leased."""
-    async with direct(engine) as connection:
+    async with engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(ORDERS_OF, {"agent_id": agent_id})]
 
 
-async def offered_anew(engine: AsyncEngine, agent_id: UUID) -> list[Claimed]:
+async def offered_anew(engine: Engine, agent_id: UUID) -> list[Claimed]:
     """Let the leases of an agent end, and claim its orders."""
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE orders SET offer_at = now() WHERE agent_id = :id"), {"id": agent_id})
@@ -146,7 +145,7 @@ async def offered_anew(engine: AsyncEngine, agent_id: UUID) -> list[Claimed]:
 
 
 async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
-    engine: AsyncEngine, dispatcher: Dispatcher
+    engine: Engine, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     notified: list[object] = []
@@ -160,7 +159,7 @@ async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
 
 
 async def test_what_is_older_goes_first_to_a_poll_that_is_held_here(
-    engine: AsyncEngine, submissions: Submissions, dispatcher: Dispatcher
+    engine: Engine, submissions: Submissions, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     first = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
@@ -173,7 +172,7 @@ async def test_what_is_older_goes_first_to_a_poll_that_is_held_here(
 
 
 async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_here(
-    engine: AsyncEngine, submissions: Submissions, dispatcher: Dispatcher
+    engine: Engine, submissions: Submissions, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     later = msgspec.structs.replace(restart(agent_id), start_at=datetime.now(UTC) + timedelta(hours=1))
@@ -184,7 +183,7 @@ async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_he
 
 
 async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
-    engine: AsyncEngine, dispatcher: Dispatcher
+    engine: Engine, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
     notified: list[object] = []
@@ -196,19 +195,19 @@ async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
     assert notified == [{str(agent_id)}]
 
 
-async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: Engine, dispatcher: Dispatcher) -> None:
     """The claim is committed and its answer late: in the database nothing older is due any more."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: dispatcher.wake})
     submissions = make_submissions(engine, notifier, dispatcher)
     [agent_id] = await add_agents(engine, 1)
     [older] = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
-    async with direct(engine) as connection:
+    async with engine.connect() as connection:
         await claim_orders(connection, [], 60)  # it is prepared on the connection that will be taken next
         transport = connection.driver._transport  # noqa: SLF001 - nothing public delays an answer
     transport.pause_reading()
     running = asyncio.create_task(dispatcher.run())
     with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
-        await until(lambda: engine.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
+        await until(lambda: engine.sqlalchemy.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
         async with asyncio.timeout(PATIENCE):
             while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit is no event of this loop
                 await asyncio.sleep(0.01)

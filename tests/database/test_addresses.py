@@ -18,7 +18,7 @@ from support.waiting import PATIENCE
 
 from comms_api.database.address.url import driver_url
 from comms_api.database.connect import CONNECT_TIMEOUT_SECONDS, open_engine
-from comms_api.database.failures import is_outage
+from comms_api.database.failures import DatabaseError, LateAnswer, Outage, is_outage
 from comms_api.embedded_postgresql.home import server_account
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -133,7 +133,7 @@ async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_
     engine = open_engine(beside(embedded_url, silent), Settings())
     started = time.monotonic()
     async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+        assert await connection.scalar(text("SELECT 1")) == 1
     assert time.monotonic() - started < PATIENCE
     await engine.dispose()
 
@@ -141,10 +141,9 @@ async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_
 @pytest.mark.anyio
 async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) -> None:
     engine = open_engine(f"postgresql://127.0.0.1:{silent},127.0.0.1:1/name", Settings())
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever of the two ended first
+    with pytest.raises(Outage):
         async with asyncio.timeout(PATIENCE):
-            await engine.connect().start()
-    assert is_outage(caught.value)
+            await engine.connect().__aenter__()
     await engine.dispose()
 
 
@@ -152,8 +151,9 @@ async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) 
 async def test_the_files_of_tls_are_read_as_the_url_names_them(tmp_path: Path) -> None:
     (tmp_path / "a ca.pem").write_text("no certificate")
     engine = open_engine(f"postgresql://a,b/name?sslmode=verify-full&sslrootcert={tmp_path}/a+ca.pem", Settings())
-    with pytest.raises(ssl.SSLError):
-        await engine.connect().start()
+    with pytest.raises(DatabaseError) as caught:
+        await engine.connect().__aenter__()
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
     await engine.dispose()
 
 
@@ -162,7 +162,7 @@ async def test_a_host_that_refuses_us_is_told_of_rather_than_one_that_is_away(em
     missing = driver_url(beside(embedded_url, 1)).set(database="no_such_database")
     engine = open_engine(missing, Settings())
     with pytest.raises(Exception, match="no_such_database"):
-        await engine.connect().start()
+        await engine.connect().__aenter__()
     await engine.dispose()
 
 
@@ -171,10 +171,9 @@ async def read_only_after(url: str, statement: str) -> list[object]:
     engine, said = open_engine(url, Settings()), []
     for again in (True, False):
         async with engine.connect() as connection:
-            said.append((await connection.execute(text("SELECT pg_backend_pid()"))).scalar())
+            said.append(await connection.scalar(text("SELECT pg_backend_pid()")))
             if again:
                 await connection.execute(text(statement))
-                await connection.commit()
     await engine.dispose()
     return said
 
@@ -201,7 +200,7 @@ async def test_a_server_that_is_read_only_is_an_outage(own_database: str) -> Non
         await connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
     await engine.dispose()
     with pytest.raises(Exception, match="read-write") as caught:
-        await engine.connect().start()
+        await engine.connect().__aenter__()
     assert is_outage(caught.value)
     await engine.dispose()
 
@@ -215,16 +214,15 @@ async def test_a_statement_that_takes_too_long_ends_and_so_does_its_connection_w
         with pytest.raises(Exception, match="statement timeout") as caught:
             await connection.execute(text("SELECT pg_sleep(600)"))
         assert is_outage(caught.value)
-        await connection.rollback()
         await connection.execute(text("SET statement_timeout = 0"))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(LateAnswer):
             await connection.execute(text("SELECT pg_sleep(600), 'left alone'"))
-        assert connection.invalidated
+        assert connection.driver.is_closed()
     async with engine.connect() as connection:
         running = text(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%left alone%' AND pid <> pg_backend_pid()"
         )
-        assert (await connection.execute(running)).scalar() == 1
+        assert await connection.scalar(running) == 1
     await engine.dispose()
 
 
@@ -243,10 +241,7 @@ async def test_parameters_of_a_session_reach_the_server(database_url: str) -> No
     )
     engine = open_engine(url, Settings())
     async with engine.connect() as connection:
-        shown = [
-            (await connection.execute(text(f"SHOW {name}"))).scalar()
-            for name in ("application_name", "work_mem", "jit")
-        ]
+        shown = [await connection.scalar(text(f"SHOW {name}")) for name in ("application_name", "work_mem", "jit")]
     await engine.dispose()
     assert shown == ["fleet", "7MB", "off"]  # the program's own settings override `options`
 
@@ -254,7 +249,7 @@ async def test_parameters_of_a_session_reach_the_server(database_url: str) -> No
 @pytest.mark.anyio
 async def test_connect_timeout_goes_before_our_own(silent: int) -> None:
     engine = open_engine(f"postgresql://127.0.0.1:{silent}/name?connect_timeout=3600", Settings())
-    connecting = asyncio.create_task(engine.connect().start())
+    connecting = asyncio.create_task(engine.connect().__aenter__())
     await asyncio.wait({connecting}, timeout=CONNECT_TIMEOUT_SECONDS + 1)
     assert not connecting.done()
     connecting.cancel()
@@ -273,7 +268,7 @@ async def test_a_wrong_variable_of_libpq_is_named(
     monkeypatch.setenv(variable, value)
     engine = open_engine("postgresql://127.0.0.1/name", Settings())
     with pytest.raises(ConfigurationError, match=f"^database_url, or a variable such as PGPORT: .*{reason}"):
-        await engine.connect().start()
+        await engine.connect().__aenter__()
     await engine.dispose()
 
 
@@ -288,7 +283,7 @@ async def test_variables_of_libpq_do_not_touch_the_embedded_database(
         monkeypatch.setenv(name, value)
     engine = open_engine(embedded_url, Settings())
     async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+        assert await connection.scalar(text("SELECT 1")) == 1
     await engine.dispose()
 
 
@@ -297,9 +292,9 @@ import asyncio
 from comms_api.database.connect import open_engine
 from comms_api.settings import Settings
 try:
-    asyncio.run(open_engine("postgresql://127.0.0.1:1/name", Settings()).connect().start())
+    asyncio.run(open_engine("postgresql://127.0.0.1:1/name", Settings()).connect().__aenter__())
 except Exception as error:
-    print(type(error).__name__)
+    print(type(error.__cause__).__name__)
 """
 
 

@@ -19,9 +19,9 @@ import asyncpg
 import psutil
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 from support.waiting import pause
 
+from comms_api.database.connect import open_engine
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 from comms_api.embedded_postgresql.home import (
     Account,
@@ -34,6 +34,7 @@ from comms_api.embedded_postgresql.home import (
     wheel_folder,
 )
 from comms_api.errors import ConfigurationError
+from comms_api.settings import Settings
 
 Postgres = Callable[[Path], AbstractContextManager[Cluster]]
 
@@ -300,7 +301,7 @@ def test_a_process_killed_while_it_makes_the_cluster_is_replaced(
 @pytest.mark.parametrize("name", ['it\'s a "path"', "$HOME `id` \\ ü:@%+", "a,b"])
 def test_a_path_may_hold_any_character(folder: Path, postgres: Postgres, name: str) -> None:
     async def ask_by_url(url: str) -> Any:
-        engine = create_async_engine(url)
+        engine = open_engine(url, Settings())
         async with engine.connect() as connection:
             answer = await connection.scalar(text("SELECT current_user"))
         await engine.dispose()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import querying
 from support.server import environment
 from support.waiting import PATIENCE
 
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions, drop_partitions, is_partition
 from comms_api.database.schema import metadata
@@ -138,13 +138,14 @@ OLD = """CREATE TABLE events_20200102 (LIKE events INCLUDING ALL);
 
 
 @pytest.mark.anyio
-async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_writer(engine: AsyncEngine) -> None:
+async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_writer(engine: Engine) -> None:
     bounds = [uuid7_floor(datetime(2020, 1, day, tzinfo=UTC)) for day in (2, 3)]
     async with engine.begin() as connection:
         for statement in OLD.format(*bounds).split(";"):
             await connection.execute(text(statement))
         await connection.execute(text("DROP TABLE " + (await partitions(connection))[-1]))
     async with engine.connect() as writer:
+        await writer.driver.execute("BEGIN")
         # A row that is not committed holds the lock that ingestion holds.
         await writer.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
         made = await asyncio.wait_for(create_partitions(engine), PATIENCE)
@@ -154,7 +155,7 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
         # Detaching waits for the writer, and nobody waits for the detaching.
         async with engine.begin() as another:
             await another.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
-        await writer.commit()
+        await writer.driver.execute("COMMIT")
         assert await asyncio.wait_for(dropping, PATIENCE) == ["events_20200102"]
     async with engine.connect() as connection:
         names = await partitions(connection)
@@ -163,8 +164,8 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
     assert await create_partitions(engine) == await drop_partitions(engine, "events", 30) == []
 
 
-async def partitions(connection: AsyncConnection) -> list[str]:
-    return list(await connection.scalars(text(EVENTS)))
+async def partitions(connection: Connection) -> list[str]:
+    return await connection.scalars(text(EVENTS))
 
 
 @pytest.fixture
@@ -204,8 +205,7 @@ async def test_a_database_that_holds_something_else_is_refused_in_one_line(
     async with engine.begin() as connection:
         await connection.execute(text(preparation))
     with pytest.raises(ConfigurationError) as caught:
-        async with engine.begin() as connection:
-            await upgrade_schema(connection)
+        await upgrade_schema(engine)
     await engine.dispose()
     assert str(caught.value).startswith(f"database_url: {reason}")
     assert "\n" not in str(caught.value)

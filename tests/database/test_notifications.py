@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.waiting import PATIENCE
 
+from comms_api.database.connection import Engine
 from comms_api.database.listener import NAMED_MAXIMUM, About, Listener, Notifier
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ CHANNEL = "comms_api_test"
 class Node:
     """A notifier and a listener, and how often each channel was heard."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.heard: Counter[str] = Counter()
         self.named: list[set[str]] = []
         channels = {CHANNEL: self._hear(CHANNEL), "other": self._hear("other")}
@@ -56,19 +56,19 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_node_that_commits_is_told_before_postgresql_is(engine: AsyncEngine) -> None:
+async def test_the_node_that_commits_is_told_before_postgresql_is(engine: Engine) -> None:
     node = Node(engine)
     node.notifier.notify(CHANNEL)
     assert node.heard == {CHANNEL: 1}
 
 
-async def test_a_channel_that_a_node_does_not_hear_is_none_of_its_business(engine: AsyncEngine) -> None:
+async def test_a_channel_that_a_node_does_not_hear_is_none_of_its_business(engine: Engine) -> None:
     node = Node(engine)
     node.notifier.notify("elsewhere")
     assert not node.heard
 
 
-async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engine: AsyncEngine) -> None:
+async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engine: Engine) -> None:
     one, two, three = nodes = [Node(engine) for _ in range(3)]
     async with running(*nodes):
         one.notifier.notify(CHANNEL)
@@ -78,7 +78,7 @@ async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engi
     assert [node.heard for node in nodes] == [{CHANNEL: 1, "other": 1}] * 3
 
 
-async def test_it_says_whom_it_is_about_unless_that_is_anybody_or_too_many(engine: AsyncEngine) -> None:
+async def test_it_says_whom_it_is_about_unless_that_is_anybody_or_too_many(engine: Engine) -> None:
     one, two = nodes = [Node(engine) for _ in range(2)]
     many = {f"{number:036}" for number in range(NAMED_MAXIMUM)}
 

@@ -10,12 +10,12 @@ from uuid import UUID
 import httpx
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.databases import querying
 from support.guesses import guess_at_once
 from support.server import KEY, PASSWORD, Server, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.database.connection import Engine
 from comms_api.tokens.secret import Secret
 from comms_api.users.guesses import STRANGERS_FAILURES_ALLOWED, STRANGERS_INTERVAL_SECONDS
 
@@ -159,7 +159,7 @@ def test_counting_a_failure_waits_for_no_disk_and_no_standby(database_url: str) 
 
 @pytest.mark.anyio
 async def test_a_right_key_of_full_strength_asks_nothing_of_the_failures(
-    server: Server, management: httpx.Client, engine: AsyncEngine
+    server: Server, management: httpx.Client, engine: Engine
 ) -> None:
     agent_id = server.enroll(management, "strong")
     async with engine.begin() as connection:

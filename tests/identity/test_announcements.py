@@ -11,12 +11,12 @@ import httpx
 import pytest
 from conftest import querying
 from sqlalchemy import Select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.orders import make_submissions
 from support.server import Server, running_server, start_server
 from support.waiting import wait_until
 
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.files.announcements import check_announcements, track_orders
 from comms_api.files.announcer import Announcer
@@ -193,7 +193,7 @@ def test_a_deleted_agent_is_forgotten(agent: tuple[UUID, httpx.Client], manageme
 
 
 @pytest.fixture
-async def idle_engine(idle_url: str) -> AsyncIterator[AsyncEngine]:
+async def idle_engine(idle_url: str) -> AsyncIterator[Engine]:
     """An engine on a database that no node serves."""
     opened = open_engine(idle_url, Settings())
     yield opened
@@ -205,14 +205,14 @@ def idle_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-async def execute(engine: AsyncEngine, *statements: str) -> None:
+async def execute(engine: Engine, *statements: str) -> None:
     async with engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
 
 
 @pytest.mark.anyio
-async def test_the_pause_doubles_up_to_an_hour(idle_engine: AsyncEngine) -> None:
+async def test_the_pause_doubles_up_to_an_hour(idle_engine: Engine) -> None:
     pause = "SELECT EXTRACT(epoch FROM check_at - now())::int FROM announcements"
     request_id, seen = uuid4(), []
     await execute(
@@ -234,13 +234,13 @@ async def test_the_pause_doubles_up_to_an_hour(idle_engine: AsyncEngine) -> None
     assert seen == [{min(10 * 2**failures, 3600)} for failures in range(12)]
 
 
-def make_announcer(engine: AsyncEngine) -> Announcer:
+def make_announcer(engine: Engine) -> Announcer:
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: None})
     return Announcer(engine, make_submissions(engine, notifier), notifier, Settings())
 
 
 @pytest.mark.anyio
-async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: AsyncEngine) -> None:
+async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: Engine) -> None:
     announcer = make_announcer(idle_engine)
     await execute(
         idle_engine,
@@ -250,14 +250,14 @@ async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: AsyncEng
     assert [await announcer.repeat() for _ in range(2)] == [2, 0]  # orders that are nowhere to be found have failed
     noted = "SELECT name, has_moved FROM configuration_changes JOIN agents ON agent_id = id"
     async with idle_engine.connect() as connection:
-        assert (await connection.execute(text(noted))).all() == [("lost", True)]
+        assert await connection.execute(text(noted)) == [("lost", True)]
     await execute(idle_engine, "UPDATE configuration_changes SET changed_at = now() - interval '1 min'")
     assert [await announcer.announce() for _ in range(2)] == [1, 0]
     assert await announcer.repeat() == 0
 
 
 @pytest.mark.anyio
-async def test_many_announcements_keep_no_statement_in_memory(idle_engine: AsyncEngine) -> None:
+async def test_many_announcements_keep_no_statement_in_memory(idle_engine: Engine) -> None:
     announcer = make_announcer(idle_engine)
     await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'moving', '')")
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.server import PASSWORD
 from support.waiting import until
 
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated, Unavailable
 from comms_api.http.request import Origin
@@ -36,28 +36,28 @@ def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-def users_of(engine: AsyncEngine) -> Users:
+def users_of(engine: Engine) -> Users:
     """Return the user service of a separate node."""
     return Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
 
 
-async def know(connection: AsyncConnection, token_hash: bytes) -> None:
+async def know(connection: Connection, token_hash: bytes) -> None:
     """Let the user log in once more from a device that has none of the tokens before."""
     await insert_device(connection, "user", token_hash, HERE)
     await trim_devices(connection, "user")
 
 
-async def is_known(connection: AsyncConnection, token_hash: bytes, network: str = ELSEWHERE) -> tuple[bool, bool]:
+async def is_known(connection: Connection, token_hash: bytes, network: str = ELSEWHERE) -> tuple[bool, bool]:
     record = await find_login(connection, "user", token_hash, network)
     assert record is not None
     return record.has_device, record.is_known_network
 
 
-async def count(connection: AsyncConnection) -> int:
+async def count(connection: Connection) -> int:
     return int(await connection.scalar(text("SELECT count(*) FROM user_devices")))
 
 
-async def test_a_device_and_its_network_are_known_until_they_expire(engine: AsyncEngine) -> None:
+async def test_a_device_and_its_network_are_known_until_they_expire(engine: Engine) -> None:
     async with engine.begin() as connection:
         await insert_user(connection, "user", "hash", "reader")
         assert await is_known(connection, HASH, HERE) == (False, False)
@@ -73,7 +73,7 @@ async def test_a_device_and_its_network_are_known_until_they_expire(engine: Asyn
 
 
 async def test_logins_that_keep_no_token_are_bounded_and_push_out_no_device_that_has_come_back(
-    engine: AsyncEngine,
+    engine: Engine,
 ) -> None:
     async with engine.begin() as connection:
         await insert_user(connection, "user", "hash", "reader")
@@ -89,7 +89,7 @@ async def test_logins_that_keep_no_token_are_bounded_and_push_out_no_device_that
         assert await is_known(connection, newest) == (True, False)
 
 
-async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(engine: AsyncEngine) -> None:
+async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(engine: Engine) -> None:
     users = users_of(engine)
     await users.create(NewUser("user", PASSWORD, "reader"))
     device = (await users.log_in("user", PASSWORD, Origin(HERE))).device_token
@@ -109,7 +109,7 @@ async def test_hashes_of_strangers_at_the_same_address_do_not_keep_a_device_out(
     await asyncio.gather(*guessing)
 
 
-async def test_a_client_that_sends_its_password_with_each_request_is_known_by_its_network(engine: AsyncEngine) -> None:
+async def test_a_client_that_sends_its_password_with_each_request_is_known_by_its_network(engine: Engine) -> None:
     users = users_of(engine)
     await users.create(NewUser("user", PASSWORD, "service"))
     for _ in range(2):
@@ -119,7 +119,7 @@ async def test_a_client_that_sends_its_password_with_each_request_is_known_by_it
         assert await count(connection) == 1
 
 
-async def test_a_password_that_is_reset_on_a_node_ends_all_devices(engine: AsyncEngine) -> None:
+async def test_a_password_that_is_reset_on_a_node_ends_all_devices(engine: Engine) -> None:
     async with engine.begin() as connection:
         await insert_user(connection, "user", "hash", "reader")
         await know(connection, HASH)
@@ -127,7 +127,7 @@ async def test_a_password_that_is_reset_on_a_node_ends_all_devices(engine: Async
         assert await count(connection) == 0
 
 
-async def test_a_new_role_keeps_devices_and_a_new_password_ends_them(engine: AsyncEngine) -> None:
+async def test_a_new_role_keeps_devices_and_a_new_password_ends_them(engine: Engine) -> None:
     users = users_of(engine)
     await users.create(NewUser("user", PASSWORD, "reader"))
     device = (await users.log_in("user", PASSWORD, Origin(HERE))).device_token
@@ -137,7 +137,7 @@ async def test_a_new_role_keeps_devices_and_a_new_password_ends_them(engine: Asy
     assert (await users.log_in("user", PASSWORD[::-1], Origin(HERE, device))).device_token not in {device, None}
 
 
-async def test_a_deleted_user_has_no_devices(engine: AsyncEngine) -> None:
+async def test_a_deleted_user_has_no_devices(engine: Engine) -> None:
     async with engine.begin() as connection:
         await insert_user(connection, "user", "hash", "reader")
         await know(connection, HASH)

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.databases import PATIENT
 
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
 from comms_api.http.failures import (
@@ -34,11 +34,11 @@ def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-def limit_of(engine: AsyncEngine, failures: int = 1, seconds: float = LONGEST_SECONDS) -> FailureLimit:
+def limit_of(engine: Engine, failures: int = 1, seconds: float = LONGEST_SECONDS) -> FailureLimit:
     return FailureLimit(engine, Allowance("test", failures, seconds))
 
 
-async def pass_time(engine: AsyncEngine, seconds: float) -> None:
+async def pass_time(engine: Engine, seconds: float) -> None:
     """Make everything that is remembered so much older."""
     async with engine.begin() as connection:
         await connection.execute(
@@ -50,7 +50,7 @@ async def pass_time(engine: AsyncEngine, seconds: float) -> None:
         )
 
 
-async def count_rows(engine: AsyncEngine) -> int:
+async def count_rows(engine: Engine) -> int:
     async with engine.begin() as connection:
         return int(await connection.scalar(text("SELECT count(*) FROM login_failures")))
 
@@ -63,7 +63,7 @@ async def is_charged(charge: Awaitable[None]) -> bool:
     return True
 
 
-async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database_url: str, engine: AsyncEngine) -> None:
+async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database_url: str, engine: Engine) -> None:
     limit, other = limit_of(engine, 5), open_engine(database_url, PATIENT)
     await limit.charge("somebody", HERE)
     async with other.begin() as holding:
@@ -81,7 +81,7 @@ async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database
     assert charged.count(False) == 54
 
 
-async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, engine: AsyncEngine) -> None:
+async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, engine: Engine) -> None:
     hasty = open_engine(database_url, Settings(database_timeout_seconds=1))
     limit = limit_of(hasty, 5)
     await limit.charge("somebody", HERE)
@@ -94,7 +94,7 @@ async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, e
 
 
 async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_one_more_are_charged(
-    database_url: str, engine: AsyncEngine
+    database_url: str, engine: Engine
 ) -> None:
     other = open_engine(database_url, PATIENT)
     limits = [limit_of(engine, 5), limit_of(other, 5)]
@@ -103,7 +103,7 @@ async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_
     assert sum(charged) == 6
 
 
-async def test_the_lock_doubles_up_to_its_bound(engine: AsyncEngine) -> None:
+async def test_the_lock_doubles_up_to_its_bound(engine: Engine) -> None:
     limit, locks = FailureLimit(engine, Allowance("test", 5, 1.0, forgotten_seconds=1e9)), list[float]()
     for _ in range(20):
         await limit.charge("somebody", HERE)
@@ -114,7 +114,7 @@ async def test_the_lock_doubles_up_to_its_bound(engine: AsyncEngine) -> None:
     assert locks == pytest.approx([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *[LONGEST_SECONDS] * 5], rel=0.01)
 
 
-async def test_a_lock_says_when_it_ends_and_time_forgives(engine: AsyncEngine) -> None:
+async def test_a_lock_says_when_it_ends_and_time_forgives(engine: Engine) -> None:
     limit = limit_of(engine, 5)
     for _ in range(6):
         await limit.charge("somebody", HERE)
@@ -126,7 +126,7 @@ async def test_a_lock_says_when_it_ends_and_time_forgives(engine: AsyncEngine) -
     assert [await is_charged(limit.charge("somebody", HERE)) for _ in range(6)] == [True] * 6
 
 
-async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: AsyncEngine) -> None:
+async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: Engine) -> None:
     limit = limit_of(engine)
     for number in range(2):
         await limit.charge("somebody", f"2001:db8::{number}")
@@ -145,7 +145,7 @@ async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: AsyncEngin
     ],
 )
 async def test_only_a_try_that_was_not_evaluated_is_given_back(
-    engine: AsyncEngine, outcome: BaseException, *, is_locked: bool
+    engine: Engine, outcome: BaseException, *, is_locked: bool
 ) -> None:
     limit = limit_of(engine)
     for _ in range(2):
@@ -157,7 +157,7 @@ async def test_only_a_try_that_was_not_evaluated_is_given_back(
         await limit.charge("somebody", HERE)
 
 
-async def test_names_of_any_length_and_characters_count_and_are_not_stored(engine: AsyncEngine) -> None:
+async def test_names_of_any_length_and_characters_count_and_are_not_stored(engine: Engine) -> None:
     limit = limit_of(engine)
     for name in ("a\0b", "\ud800", "a" * 100_000):
         await limit.charge(name, HERE)
@@ -168,7 +168,7 @@ async def test_names_of_any_length_and_characters_count_and_are_not_stored(engin
         assert await connection.scalar(text("SELECT max(length(who)) FROM login_failures")) == 16
 
 
-async def test_failures_can_be_cleared_everywhere(engine: AsyncEngine) -> None:
+async def test_failures_can_be_cleared_everywhere(engine: Engine) -> None:
     limit = limit_of(engine)
     for address in (HERE, "192.0.2.2"):
         await limit.charge("somebody", address)
@@ -179,7 +179,7 @@ async def test_failures_can_be_cleared_everywhere(engine: AsyncEngine) -> None:
 
 
 async def test_failures_are_deleted_when_forgotten_and_beyond_the_maximum_those_that_lock_go_last(
-    engine: AsyncEngine,
+    engine: Engine,
 ) -> None:
     limit = limit_of(engine)
     await limit.charge("old", HERE)

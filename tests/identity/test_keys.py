@@ -4,8 +4,8 @@ import time
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.connection import Engine
 from comms_api.errors import ConfigurationError, Unauthenticated
 from comms_api.login.keys import SigningKeys
 from comms_api.login.service import Revocations
@@ -21,12 +21,12 @@ SECRET = Secret(b"s" * 32)
 AGE = text("UPDATE signing_keys SET created_at = created_at - make_interval(secs => :seconds)")
 
 
-async def load(engine: AsyncEngine, keys: SigningKeys) -> Keyring:
+async def load(engine: Engine, keys: SigningKeys) -> Keyring:
     async with engine.begin() as connection:
         return await keys.load(connection)
 
 
-async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: AsyncEngine) -> None:
+async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: Engine) -> None:
     keys = SigningKeys(engine, SECRET, Settings(signing_key_days=1))
 
     async def pass_by(seconds: float) -> None:
@@ -51,7 +51,7 @@ async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: AsyncEngin
     assert (await load(engine, keys)).kid == ring.kid
 
 
-async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: AsyncEngine) -> None:
+async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: Engine) -> None:
     ring, now = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
     tokens = Tokens(ring, 900, lambda: now)
     token = tokens.issue("agent", AGENTS, issued_at=now + 3_600)
@@ -61,13 +61,13 @@ async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: Asyn
     assert tokens.verify(token, AGENTS).subject == "agent"
 
 
-async def test_another_secret_opens_no_key_and_says_so(engine: AsyncEngine) -> None:
+async def test_another_secret_opens_no_key_and_says_so(engine: Engine) -> None:
     await load(engine, SigningKeys(engine, SECRET, Settings()))
     with pytest.raises(ConfigurationError, match="not the secret"):
         await load(engine, SigningKeys(engine, Secret(b"t" * 32), Settings()))
 
 
-async def test_an_agents_token_is_good_five_seconds_past_its_end_and_a_users_is_not(engine: AsyncEngine) -> None:
+async def test_an_agents_token_is_good_five_seconds_past_its_end_and_a_users_is_not(engine: Engine) -> None:
     ring, issued_at = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
     clock = [issued_at]
     tokens, other_node = (Tokens(ring, 900, lambda: clock[0]) for _ in range(2))
@@ -91,7 +91,7 @@ def is_good(tokens: Tokens, token: str, audience: Audience) -> bool:
         return False
 
 
-async def test_a_revoked_token_never_revives_within_the_leeway(engine: AsyncEngine) -> None:
+async def test_a_revoked_token_never_revives_within_the_leeway(engine: Engine) -> None:
     now = time.time()
     tokens = Tokens(await load(engine, SigningKeys(engine, SECRET, Settings())), 900, lambda: now)
     token = tokens.issue("agent", AGENTS, issued_at=now - 904)
@@ -104,7 +104,7 @@ async def test_a_revoked_token_never_revives_within_the_leeway(engine: AsyncEngi
     assert not is_good(tokens, token, AGENTS)
 
 
-async def test_a_token_of_a_node_with_a_longer_lifetime_does_not_outlive_the_revocations(engine: AsyncEngine) -> None:
+async def test_a_token_of_a_node_with_a_longer_lifetime_does_not_outlive_the_revocations(engine: Engine) -> None:
     ring, now = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
     token = Tokens(ring, 86_400, lambda: now).issue("agent", AGENTS)
     tokens = Tokens(ring, 60, lambda: now)
@@ -132,7 +132,7 @@ def test_entropy_is_of_the_characters() -> None:
     assert entropy_bits("0123456789abcdefghijklmnopqrstuv") == pytest.approx(160)
 
 
-async def test_of_an_agents_tokens_the_newest_is_kept_and_each_is_good(engine: AsyncEngine) -> None:
+async def test_of_an_agents_tokens_the_newest_is_kept_and_each_is_good(engine: Engine) -> None:
     now = 1_790_000_000.0
     tokens = Tokens(await load(engine, SigningKeys(engine, SECRET, Settings())), 900, lambda: now)
     issued = [tokens.issue("agent", AGENTS, issued_at=now + number / 8) for number in range(5)]

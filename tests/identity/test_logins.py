@@ -7,11 +7,11 @@ import httpx
 import jwt
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.server import KEY, Server, new_id
 from support.waiting import PATIENCE
 
 from comms_api.agents.store import find_admissions
+from comms_api.database.connection import Engine
 
 AT_ONCE = 24
 
@@ -38,10 +38,9 @@ def test_of_many_logins_at_once_each_has_its_own_answer(server: Server, manageme
 
 
 @pytest.mark.anyio
-async def test_a_look_up_answers_each_name_in_its_place_and_reads_only_their_rows(engine: AsyncEngine) -> None:
+async def test_a_look_up_answers_each_name_in_its_place_and_reads_only_their_rows(engine: Engine) -> None:
     ids, stranger = [new_id() for _ in range(2_000)], new_id()
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(
             text("""INSERT INTO agents (id, name, key_hash, external_id)
                 SELECT id, 'of many ' || number, '', CASE WHEN number <= 3 THEN '90' || number END

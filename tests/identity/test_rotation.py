@@ -11,10 +11,11 @@ from uuid import UUID
 import httpx
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.batches import command
 from support.server import KEY, Server, new_id, running_server
 from support.waiting import PATIENCE, wait_until
+
+from comms_api.database.connection import Engine
 
 NEXT_KEY = "next-0123456789abcdefghijklmnopq"
 THIRD_KEY = "third-0123456789abcdefghijklmnop"
@@ -108,7 +109,7 @@ WAITING = """
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", ["submission", "compromise"])
 async def test_an_operators_key_beats_a_rotation_at_the_same_moment(
-    server: Server, management: httpx.Client, engine: AsyncEngine, query: Callable[..., list[Any]], first: str
+    server: Server, management: httpx.Client, engine: Engine, query: Callable[..., list[Any]], first: str
 ) -> None:
     agent_id = server.enroll(management, f"raced {first}")
     agent, order_id = server.log_in(agent_id), order_to_rotate(management, agent_id)

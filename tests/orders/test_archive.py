@@ -5,9 +5,10 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from support.databases import rolled_back
 
 from comms_api.commands.service import Commands
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition, list_days
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
@@ -33,7 +34,7 @@ FINISHED = """
     FROM generate_series(1, :orders) AS n"""
 
 
-async def finish(connection: AsyncConnection, day: date, orders: int) -> UUID:
+async def finish(connection: Connection, day: date, orders: int) -> UUID:
     """Write the finished orders of one command of a past day; return its id."""
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     request_id = uuid7_at(noon.timestamp())
@@ -44,17 +45,17 @@ async def finish(connection: AsyncConnection, day: date, orders: int) -> UUID:
 
 
 @pytest.fixture
-async def commands(engine: AsyncEngine) -> Commands:
+async def commands(engine: Engine) -> Commands:
     return Commands(engine, DatabaseClock(), Notifier(engine, {}), Settings())
 
 
 @pytest.fixture
-async def orders(engine: AsyncEngine) -> StoredOrders:
+async def orders(engine: Engine) -> StoredOrders:
     return StoredOrders(engine, DatabaseClock(), Notifier(engine, {}))
 
 
 async def test_old_orders_are_packed_and_still_found_counted_and_exported(
-    engine: AsyncEngine, commands: Commands, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, commands: Commands, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "ARCHIVE_STEP", 400)
     day = datetime.now(UTC).date() - timedelta(days=12)
@@ -78,7 +79,7 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     assert packed / 1_000 < 100, "bytes per order"
 
 
-async def test_a_day_with_an_open_order_is_left_alone(engine: AsyncEngine) -> None:
+async def test_a_day_with_an_open_order_is_left_alone(engine: Engine) -> None:
     day = datetime.now(UTC).date() - timedelta(days=20)
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
@@ -95,7 +96,7 @@ async def test_a_day_with_an_open_order_is_left_alone(engine: AsyncEngine) -> No
     assert await packing.archive() == 10
 
 
-async def test_history_is_forgotten_by_age_with_its_commands(engine: AsyncEngine, commands: Commands) -> None:
+async def test_history_is_forgotten_by_age_with_its_commands(engine: Engine, commands: Commands) -> None:
     day = datetime.now(UTC).date() - timedelta(days=40)
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
@@ -108,7 +109,7 @@ async def test_history_is_forgotten_by_age_with_its_commands(engine: AsyncEngine
     assert request_id not in [command.request_id for command in (await commands.list(OrderFilter(), None, 1_000)).items]
 
 
-async def test_the_statements_of_open_orders_do_not_read_the_history(engine: AsyncEngine) -> None:
+async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Engine) -> None:
     """Two hundred thousand finished orders, and none of their pages touched."""
     today = datetime.now(UTC).date()
     async with engine.begin() as connection:
@@ -124,7 +125,6 @@ async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Asy
             {"id": agent_id},
         )
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("VACUUM ANALYZE orders"))
         await connection.execute(text("VACUUM ANALYZE finished_orders"))
     claim = await explain(engine, leases._CLAIM.text, {"agents": [agent_id], "lease_seconds": 60.0})  # noqa: SLF001
@@ -138,12 +138,10 @@ async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Asy
     assert "orders_expires_at_idx" in expire
 
 
-async def explain(engine: AsyncEngine, statement: str, parameters: dict[str, object]) -> str:
-    async with engine.connect() as connection:
+async def explain(engine: Engine, statement: str, parameters: dict[str, object]) -> str:
+    async with rolled_back(engine) as connection:
         rows = await connection.scalars(text("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) " + statement), parameters)
-        plan = "\n".join(rows)
-        await connection.rollback()
-    return plan
+    return "\n".join(rows)
 
 
 def buffers(plan: str) -> int:

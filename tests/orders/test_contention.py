@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.orders import claim, submit
 
 from comms_api.commands import control, queries
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.service import Rollouts
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.orders import maintenance, transitions
@@ -30,7 +30,7 @@ from comms_api.settings import Settings
 pytestmark = pytest.mark.anyio
 
 
-async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(engine: AsyncEngine) -> None:
+async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(engine: Engine) -> None:
     for _ in range(4):
         request_id, ids = await submit(engine, 600)
         found = [
@@ -51,7 +51,7 @@ async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(eng
         assert sum(ended) == 600
 
 
-async def test_another_agents_report_neither_hides_the_own_one_nor_learns_of_the_order(engine: AsyncEngine) -> None:
+async def test_another_agents_report_neither_hides_the_own_one_nor_learns_of_the_order(engine: Engine) -> None:
     _, [owner, stranger] = await submit(engine, 2)
     [order_id] = [UUID(claimed.order.order_id) for claimed in await claim(engine, [owner])]
     result = OrderResult(str(order_id), Result(0, "done"))
@@ -63,7 +63,7 @@ async def test_another_agents_report_neither_hides_the_own_one_nor_learns_of_the
     ]
 
 
-async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(engine: AsyncEngine) -> None:
+async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(engine: Engine) -> None:
     request_id, ids = await submit(engine, 1)
     claimed = await claim(engine, ids)
     async with engine.begin() as connection:
@@ -75,7 +75,7 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
     assert len(await claim(engine, ids)) == 1
 
 
-async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: AsyncEngine) -> None:
+async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: Engine) -> None:
     request_id, ids = await submit(engine, 10, seconds=60, rollout=Rollout(failure_ratio=0.1, failures_after=3))
     rollouts = Rollouts(engine, Notifier(engine, {}), Settings())
     assert await rollouts.advance() == 10
@@ -96,11 +96,11 @@ async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine
 
 
 async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[object] = []
 
-    async def note(_engine: AsyncEngine, _table: str, oldest: object) -> list[str]:
+    async def note(_engine: Engine, _table: str, oldest: object) -> list[str]:
         kept.append(oldest)
         return []
 
@@ -111,7 +111,7 @@ async def test_a_day_that_becomes_old_while_another_is_packed_is_not_dropped(
     assert kept == [datetime.now(UTC).date() - timedelta(days=2)]
 
 
-async def test_an_export_that_meets_the_archive_has_every_order_once(engine: AsyncEngine) -> None:
+async def test_an_export_that_meets_the_archive_has_every_order_once(engine: Engine) -> None:
     request_id, _ = await submit(engine, 3 * EXPORT_PAGE)
     async with engine.begin() as connection:
         await transitions.cancel_command(connection, request_id, "tester")

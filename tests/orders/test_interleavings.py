@@ -14,7 +14,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.locks import until_blocked
 from support.orders import claim, make_dispatcher, submit
 from support.waiting import PATIENCE
@@ -23,6 +22,7 @@ from comms_api.agents.presence import Presence
 from comms_api.commands import control
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.service import Rollouts
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated
 from comms_api.orders import transitions
@@ -49,7 +49,7 @@ GATES = {
 class Case:
     """A command with orders that were offered, and others that were not."""
 
-    engine: AsyncEngine
+    engine: Engine
     request_id: UUID
     agents: list[UUID]
     claimed: list[Claimed]
@@ -63,24 +63,24 @@ class Case:
             return await connection.execute(text(statement), {"id": self.request_id})
 
 
-Operation = Callable[[Case, AsyncConnection], Awaitable[object]]
+Operation = Callable[[Case, Connection], Awaitable[object]]
 
 
-async def report(case: Case, connection: AsyncConnection) -> int:
+async def report(case: Case, connection: Connection) -> int:
     found = [Ending(order_id, agent_id, "success", 0, "done", None) for order_id, agent_id in case.owned]
     return len(await transitions.finish_orders(connection, found))
 
 
-async def cancel_order(case: Case, connection: AsyncConnection) -> int:
+async def cancel_order(case: Case, connection: Connection) -> int:
     order_id = case.owned[0][0] if case.claimed else UUID(int=0)
     return (await transitions.cancel_order(connection, order_id, "one"))[0]
 
 
-async def cancel_command(case: Case, connection: AsyncConnection) -> int:
+async def cancel_command(case: Case, connection: Connection) -> int:
     return (await transitions.cancel_command(connection, case.request_id, "all"))[0]
 
 
-ENDINGS: dict[str, Callable[[Case, AsyncConnection], Awaitable[int]]] = {
+ENDINGS: dict[str, Callable[[Case, Connection], Awaitable[int]]] = {
     "report": report,
     "expire": lambda _, connection: transitions.expire_orders(connection, 10),
     "cancel order": cancel_order,
@@ -100,11 +100,11 @@ OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
 PAIRS = [names for names in product(OPERATIONS, OPERATIONS) if not OF_ROWS.issuperset(names)]
 
 
-def rollouts(engine: AsyncEngine) -> Rollouts:
+def rollouts(engine: Engine) -> Rollouts:
     return Rollouts(engine, Notifier(engine, {}), Settings())
 
 
-async def make_case(engine: AsyncEngine, phase: str, agents: int, offered: int) -> Case:
+async def make_case(engine: Engine, phase: str, agents: int, offered: int) -> Case:
     """Submit a command, have some agents claim, let the time of the first and the last open order run out."""
     request_id, ids = await submit(engine, agents, rollout=ROLLOUT if phase in {"rolling", "failing"} else None)
     case = Case(engine, request_id, ids, [])
@@ -161,15 +161,15 @@ _FAULTS = " OR ".join(f"(phase = '{phase}' AND NOT ({condition}))" for phase, co
 
 async def check(case: Case, finished_before: int, names: Sequence[str], answers: Sequence[object]) -> None:
     """Check that the phase and the orders agree, and that each ending reported the truth."""
-    assert not (await case.execute(f"{_STANDING} AND ({_FAULTS})")).all(), names
-    row = (await case.execute(_STANDING)).one()
+    assert not await case.execute(f"{_STANDING} AND ({_FAULTS})"), names
+    [row] = await case.execute(_STANDING)
     ended = [answer for name, answer in zip(names, answers, strict=True) if name in ENDINGS]
     assert row.finished - finished_before == sum(ended), names  # type: ignore[arg-type] # an ending returns a number
     cancelled = [answer for name, answer in zip(names, answers, strict=True) if name == "cancel command"]
     assert row.cancelled == sum(cancelled), names  # type: ignore[arg-type] # it too
     assert (row.phase == "cancelled") == (row.cancelled > 0), names
     await rollouts(case.engine).advance()
-    row = (await case.execute(_STANDING)).one()
+    [row] = await case.execute(_STANDING)
     assert row.open or row.phase in {"released", "stopped", "cancelled"}, f"{names}: {row.phase} without open orders"
 
 
@@ -177,15 +177,15 @@ async def check(case: Case, finished_before: int, names: Sequence[str], answers:
 @pytest.mark.parametrize("phase", ["released", "paused", "rolling", "failing"])
 @pytest.mark.parametrize(("agents", "offered"), [(4, 2), (1, 1), (1, 0)])
 async def test_two_operations_leave_a_sound_command_in_each_interleaving(
-    engine: AsyncEngine, phase: str, gate: str, agents: int, offered: int
+    engine: Engine, phase: str, gate: str, agents: int, offered: int
 ) -> None:
     for names in PAIRS:
         case = await make_case(engine, phase, agents, offered)
-        before = (await case.execute(_STANDING)).one().finished
+        before = (await case.execute(_STANDING))[0].finished
         await check(case, before, names, await interleave(case, gate, names))
 
 
-async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(engine: AsyncEngine) -> None:
+async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(engine: Engine) -> None:
     request_id, _ = await submit(engine, 1, rollout=ROLLOUT)
 
     async def share() -> None:
@@ -203,7 +203,7 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
     await later
 
 
-async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) -> None:
+async def test_a_release_that_waits_delays_nobodys_claim(engine: Engine) -> None:
     request_id, [gone, waiting] = await submit(engine, 2)
     dispatcher = make_dispatcher(engine)
     tasks = [asyncio.create_task(work) for work in (dispatcher.run(), dispatcher.run_releases())]
@@ -221,7 +221,7 @@ async def test_a_release_that_waits_delays_nobodys_claim(engine: AsyncEngine) ->
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_poll_whose_token_has_ended_since_its_guard_gets_nothing(engine: AsyncEngine) -> None:
+async def test_a_poll_whose_token_has_ended_since_its_guard_gets_nothing(engine: Engine) -> None:
     _, [agent_id] = await submit(engine, 1)
     tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
     dispatcher = Dispatcher(engine, tokens, Presence(engine, "one"), Settings())

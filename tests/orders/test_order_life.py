@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
 from comms_api.orders import leases, queries
 from comms_api.orders.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
@@ -24,7 +24,7 @@ from comms_api.settings import Settings
 pytestmark = pytest.mark.anyio
 
 
-async def make_orders(connection: AsyncConnection, agents: int, seconds: float = 60) -> list[UUID]:
+async def make_orders(connection: Connection, agents: int, seconds: float = 60) -> list[UUID]:
     """Enroll agents in a group of their own and submit a command to it; return their ids."""
     group = uuid7_at(1_780_000_000).hex
     ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
@@ -37,7 +37,7 @@ async def make_orders(connection: AsyncConnection, agents: int, seconds: float =
     return ids
 
 
-async def submit(connection: AsyncConnection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
+async def submit(connection: Connection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
     command = NewCommand("Engine", target, Action("a"), seconds, priority=priority)
     wanted = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
     return (await expand_command(connection, wanted, 3)).orders
@@ -47,7 +47,7 @@ def success(order_id: UUID, agent_id: UUID, message: str = "") -> Ending:
     return Ending(order_id, agent_id, "success", 0, message, None)
 
 
-async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngine) -> None:
+async def test_concurrent_claimers_never_claim_an_order_twice(engine: Engine) -> None:
     async with engine.begin() as connection:
         ids = await make_orders(connection, 60)
 
@@ -60,7 +60,7 @@ async def test_concurrent_claimers_never_claim_an_order_twice(engine: AsyncEngin
     assert set(claimed.values()) == {1}
 
 
-async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_order(engine: AsyncEngine) -> None:
+async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_order(engine: Engine) -> None:
     async with engine.begin() as connection:
         ids = await make_orders(connection, 40)
         claimed = await claim_orders(connection, ids, 60)
@@ -94,7 +94,7 @@ async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_o
             assert orders[0].status in {"success", "failure", "cancelled"}
 
 
-async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: AsyncEngine) -> None:
+async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: Engine) -> None:
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
         [order], _ = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
@@ -106,7 +106,7 @@ async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(eng
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
 
 
-async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: AsyncEngine) -> None:
+async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: Engine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
         before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
@@ -115,7 +115,7 @@ async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: AsyncEngin
         assert len(await claim_orders(connection, [agent_id], 60)) == 1
 
 
-async def test_an_agent_gets_all_of_its_orders_the_most_urgent_first_and_then_the_oldest(engine: AsyncEngine) -> None:
+async def test_an_agent_gets_all_of_its_orders_the_most_urgent_first_and_then_the_oldest(engine: Engine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
         for number in range(120):
@@ -128,7 +128,7 @@ async def test_an_agent_gets_all_of_its_orders_the_most_urgent_first_and_then_th
         assert len(claimed) == 121
 
 
-async def test_orders_too_large_for_one_answer_come_in_several(engine: AsyncEngine) -> None:
+async def test_orders_too_large_for_one_answer_come_in_several(engine: Engine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
         await connection.execute(
@@ -139,7 +139,7 @@ async def test_orders_too_large_for_one_answer_come_in_several(engine: AsyncEngi
         assert [len(await claim_orders(connection, [agent_id], 60)) for _ in range(3)] == [1, 1, 0]
 
 
-async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> None:
+async def test_a_claim_reads_open_orders_by_their_index(engine: Engine) -> None:
     async with engine.begin() as connection:
         await connection.execute(
             text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
@@ -157,7 +157,7 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: AsyncEngine) -> 
     assert "Seq Scan on orders" not in plan
 
 
-async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: AsyncEngine) -> None:
+async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: Engine) -> None:
     maintenance = Maintenance(engine, Settings())
     days = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     async with engine.begin() as connection:
@@ -180,7 +180,7 @@ async def test_history_is_dropped_by_age_but_not_under_an_open_order(engine: Asy
     assert await old_partitions(engine) == []
 
 
-async def old_partitions(engine: AsyncEngine) -> list[str]:
+async def old_partitions(engine: Engine) -> list[str]:
     async with engine.connect() as connection:
         names = "SELECT relname FROM pg_class WHERE relname LIKE 'finished_orders_2020____' ORDER BY 1"
-        return list(await connection.scalars(text(names)))
+        return await connection.scalars(text(names))

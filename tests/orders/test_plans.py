@@ -4,8 +4,8 @@ import time
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Ending
@@ -17,10 +17,9 @@ AGENTS = 1_500
 SEQUENTIAL = text("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'orders'")
 
 
-async def test_a_plan_of_an_empty_table_does_not_read_the_whole_of_a_full_one(engine: AsyncEngine) -> None:
+async def test_a_plan_of_an_empty_table_does_not_read_the_whole_of_a_full_one(engine: Engine) -> None:
     ids = [uuid7_at(time.time()) for _ in range(AGENTS)]
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("TRUNCATE orders"))
         await connection.execute(text("VACUUM ANALYZE orders"))
         nothing = [Ending(agent_id, agent_id, "success", 0, "", None) for agent_id in ids[:5]]
@@ -46,9 +45,8 @@ OPEN = 20_000
 OVER = 2_000
 
 
-async def test_expiry_reads_the_orders_that_are_over_and_not_all_that_are_open(engine: AsyncEngine) -> None:
+async def test_expiry_reads_the_orders_that_are_over_and_not_all_that_are_open(engine: Engine) -> None:
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(
             text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, offer_at)
                 SELECT uuid7(), uuid7(), uuid7(), '{}',

@@ -18,7 +18,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.databases import PATIENT
 
 from comms_api.commands import control
@@ -27,6 +26,7 @@ from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.service import Rollouts
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders import queries, transitions
@@ -101,7 +101,7 @@ class OrderLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.engine: AsyncEngine = open_engine(self.url, PATIENT)
+        self.engine: Engine = open_engine(self.url, PATIENT)
         self.rollouts = Rollouts(self.engine, Notifier(self.engine, {}), Settings())
         self.group = uuid7_at(1_780_000_000).hex
         self.agents = [uuid7_at(1_780_000_000) for _ in range(3)]
@@ -118,7 +118,7 @@ class OrderLife(RuleBasedStateMachine):
 
     @initialize()
     def enroll(self) -> None:
-        async def insert(connection: AsyncConnection) -> None:
+        async def insert(connection: Connection) -> None:
             await connection.execute(text("DELETE FROM orders"))
             await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": self.group})
             for agent_id in self.agents:
@@ -137,7 +137,7 @@ class OrderLife(RuleBasedStateMachine):
         command = NewCommand("Engine", target, Action("a"), 600, priority=priority, rollout=rollout)
         wanted = expansion_of(uuid7_at(datetime.now(UTC).timestamp()), "tester", command, 3600)
 
-        async def expand(connection: AsyncConnection) -> int:
+        async def expand(connection: Connection) -> int:
             return (await expand_command(connection, wanted, 0)).orders
 
         assert self.run(self.in_transaction(expand)) == (1 if agent < 3 else 3)

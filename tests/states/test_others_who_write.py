@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from support.waiting import PATIENCE
 
+from comms_api.database.connection import Connection, Engine
 from comms_api.fairness.slices import Slices
 from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
 from comms_api.states.model import StateChange, StatefulBatch
@@ -26,7 +26,7 @@ async def no_reports(_agent_id: UUID, results: Sequence[OrderResult]) -> Sequenc
 
 
 @asynccontextmanager
-async def states_of(engine: AsyncEngine) -> AsyncIterator[States]:
+async def states_of(engine: Engine) -> AsyncIterator[States]:
     states = States(engine, no_reports, Slices())
     writers = [asyncio.create_task(writer) for writer in states.tasks().values()]
     async with asyncio.timeout(PATIENCE):
@@ -35,13 +35,13 @@ async def states_of(engine: AsyncEngine) -> AsyncIterator[States]:
         writer.cancel()
 
 
-async def wait_until_blocked(engine: AsyncEngine) -> None:
+async def wait_until_blocked(engine: Engine) -> None:
     async with engine.connect() as connection:
         while not await connection.scalar(BLOCKED):
-            await connection.rollback()
+            pass
 
 
-async def write(connection: AsyncConnection, statement: str, agent_id: UUID) -> None:
+async def write(connection: Connection, statement: str, agent_id: UUID) -> None:
     await connection.execute(text(statement), {"agent_id": agent_id})
 
 
@@ -49,7 +49,7 @@ TEXT_OF = text("SELECT CAST(data AS text) FROM states WHERE agent_id = :id")
 INSERT = "INSERT INTO states VALUES (:agent_id, 'fim', 'file', '1', '{\"a\": 1}')"
 
 
-async def document(engine: AsyncEngine, agent_id: UUID) -> object:
+async def document(engine: Engine, agent_id: UUID) -> object:
     async with engine.connect() as connection:
         found = await connection.scalar(TEXT_OF, {"id": agent_id})
     return found and json.loads(found)
@@ -59,7 +59,7 @@ async def document(engine: AsyncEngine, agent_id: UUID) -> object:
     ("operation", "status", "after"), [("update", 200, {"a": 1, "b": 2}), ("create", 409, {"a": 1})]
 )
 async def test_one_that_appears_meanwhile_is_merged_and_not_lost(
-    engine: AsyncEngine, operation: str, status: int, after: object
+    engine: Engine, operation: str, status: int, after: object
 ) -> None:
     agent_id = uuid4()
     change = StateChange(0, (str(agent_id), "fim", "file", "1"), operation, b'{"b": 2}')  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ async def test_one_that_appears_meanwhile_is_merged_and_not_lost(
     assert await document(engine, agent_id) == after
 
 
-async def test_one_that_vanishes_meanwhile_stays_away(engine: AsyncEngine) -> None:
+async def test_one_that_vanishes_meanwhile_stays_away(engine: Engine) -> None:
     agent_id = uuid4()
     change = StateChange(0, (str(agent_id), "fim", "file", "1"), "update", b'{"b": 2}')
     async with states_of(engine) as states:

@@ -1,12 +1,14 @@
 """Databases for tests: statements on one, and the schema in an empty one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import asyncpg
 from sqlalchemy import URL, make_url
 
 from comms_api.database.connect import open_engine
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
 from comms_api.settings import Settings
@@ -35,10 +37,18 @@ def run_sql(server: URL, *statements: str) -> None:
 async def migrate(url: URL | str) -> None:
     """Make the schema and the partitions of an empty database."""
     engine = open_engine(url, PATIENT)
-    async with engine.begin() as connection:
-        await upgrade_schema(connection)
+    await upgrade_schema(engine)
     await create_partitions(engine)
     await engine.dispose()
+
+
+@asynccontextmanager
+async def rolled_back(engine: Engine) -> AsyncIterator[Connection]:
+    """Lend a connection in a transaction that is rolled back."""
+    async with engine.connect() as connection:
+        await connection.driver.execute("BEGIN")
+        yield connection
+        await connection.driver.execute("ROLLBACK")
 
 
 def querying(url: str) -> Callable[..., list[asyncpg.Record]]:

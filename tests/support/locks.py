@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comms_api.database.connection import Engine
 from support.waiting import PATIENCE
 
 _COUNT_BLOCKED = text("""
@@ -15,7 +15,7 @@ _COUNT_BLOCKED = text("""
     WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0""")
 
 
-async def until_blocked(engine: AsyncEngine, tasks: "Sequence[asyncio.Future[Any]]", blocked: int | None = None) -> int:
+async def until_blocked(engine: Engine, tasks: "Sequence[asyncio.Future[Any]]", blocked: int | None = None) -> int:
     """Wait until every unfinished task, or a given number of them, waits for a lock; return how many do.
 
     Nobody else may wait for locks in this database.
@@ -23,9 +23,8 @@ async def until_blocked(engine: AsyncEngine, tasks: "Sequence[asyncio.Future[Any
     started = time.monotonic()
     async with engine.connect() as connection:
         while True:
-            waiting = await connection.scalar(_COUNT_BLOCKED)
+            waiting: int = await connection.scalar(_COUNT_BLOCKED)
             if waiting == (sum(not task.done() for task in tasks) if blocked is None else blocked):
                 return waiting
-            await connection.rollback()
             assert time.monotonic() - started < PATIENCE, f"{waiting} transactions wait for locks"
             await asyncio.sleep(0.001)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comms_api.actions.schemas import Schemas
 from comms_api.agents.presence import Presence
@@ -13,6 +12,7 @@ from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.submission import Submissions
+from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.orders.dispatcher import Dispatcher
@@ -25,7 +25,7 @@ from comms_api.tokens.keyring import Keyring, new_signing_key
 
 
 async def submit(
-    engine: AsyncEngine, agents: int, seconds: float = 600, rollout: Rollout | None = None
+    engine: Engine, agents: int, seconds: float = 600, rollout: Rollout | None = None
 ) -> tuple[UUID, list[UUID]]:
     """Submit a command to new agents; return its id and theirs."""
     request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
@@ -45,18 +45,18 @@ async def submit(
     return request_id, ids
 
 
-def make_dispatcher(engine: AsyncEngine) -> Dispatcher:
+def make_dispatcher(engine: Engine) -> Dispatcher:
     """Return a dispatcher that holds polls and, until it runs, claims nothing by itself."""
     tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
     return Dispatcher(engine, tokens, Presence(engine, "node"), Settings())
 
 
-def make_submissions(engine: AsyncEngine, notifier: Notifier, dispatcher: Dispatcher | None = None) -> Submissions:
+def make_submissions(engine: Engine, notifier: Notifier, dispatcher: Dispatcher | None = None) -> Submissions:
     """Return the service that submits commands, with a dispatcher that holds no poll unless one is given."""
     holding = dispatcher or make_dispatcher(engine)
     return Submissions(engine, DatabaseClock(), notifier, holding, Schemas(), Settings())
 
 
-async def claim(engine: AsyncEngine, ids: list[UUID]) -> list[Claimed]:
+async def claim(engine: Engine, ids: list[UUID]) -> list[Claimed]:
     async with engine.begin() as connection:
         return await claim_orders(connection, ids, 600)

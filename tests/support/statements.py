@@ -5,25 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comms_api.database.connection import Engine
 
 
 @contextmanager
-def recorded_statements(engine: AsyncEngine) -> Iterator[list[str]]:
-    """Record the SQL that the engine's connections execute in the block, through SQLAlchemy or the driver."""
+def recorded_statements(engine: Engine) -> Iterator[list[str]]:
+    """Record the SQL that the engine's connections execute in the block; asyncpg reports each a little later."""
     statements: list[str] = []
 
-    def record(*arguments: Any) -> None:
-        statements.append(str(arguments[2]))
-
-    def record_driver(query: Any) -> None:
+    def record(query: Any) -> None:
         statements.append(query.query)
 
     def add_logger(connection: Any, _record: object, _proxy: object) -> None:
-        connection.driver_connection.add_query_logger(record_driver)
+        connection.driver_connection.add_query_logger(record)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", record)
-    event.listen(engine.sync_engine, "checkout", add_logger)
+    event.listen(engine.sqlalchemy.sync_engine, "checkout", add_logger)
     yield statements
-    event.remove(engine.sync_engine, "checkout", add_logger)
-    event.remove(engine.sync_engine, "before_cursor_execute", record)
+    event.remove(engine.sqlalchemy.sync_engine, "checkout", add_logger)

@@ -3,14 +3,11 @@
 Prepared statements, LISTEN, advisory locks and session settings would apply to another client, or to none.
 """
 
-from typing import Any
-
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from comms_api.database.failures import driver_error
+from comms_api.database.connection import Connection, Engine
+from comms_api.database.failures import DatabaseError
 from comms_api.errors import ConfigurationError
 
 LOOKS = 5
@@ -20,15 +17,15 @@ _STATEMENT_OF_ANOTHER = (asyncpg.InvalidSQLStatementNameError, asyncpg.Duplicate
 _PID = text("SELECT pg_backend_pid()")
 
 
-async def refuse_poolers(engine: AsyncEngine) -> None:
+async def refuse_poolers(engine: Engine) -> None:
     """Raise `ConfigurationError` unless each connection keeps its session and accepts our settings.
 
     A pooler makes up the process number that it announces, so a connection without one costs a single statement.
     """
     try:
         keeps_sessions = await _keeps_sessions(engine)
-    except (DBAPIError, asyncpg.PostgresError) as error:
-        cause = driver_error(error)
+    except DatabaseError as error:
+        cause = error.__cause__
         if isinstance(cause, asyncpg.ProtocolViolationError):
             raise ConfigurationError(
                 f"database_url: leads to a pooler that refuses our settings ({cause}): connect to PostgreSQL itself"
@@ -43,18 +40,16 @@ async def refuse_poolers(engine: AsyncEngine) -> None:
         )
 
 
-async def _keeps_sessions(engine: AsyncEngine) -> bool:
+async def _keeps_sessions(engine: Engine) -> bool:
     async with engine.connect() as one:
-        driver: Any = (await one.get_raw_connection()).driver_connection
-        if driver.get_server_pid() == await _pid(one):
+        if one.driver.get_server_pid() == await _pid(one):
             return True
         async with engine.connect() as other:
             pids = [(await _pid(one), await _pid(other)) for _ in range(LOOKS)]
     return len(set(pids)) == 1 and pids[0][0] != pids[0][1]
 
 
-async def _pid(connection: AsyncConnection) -> int:
+async def _pid(connection: Connection) -> int:
     """Return the process id of the PostgreSQL session, in a separate transaction."""
-    pid: int = (await connection.execute(_PID)).scalar_one()
-    await connection.rollback()
+    pid: int = await connection.scalar(_PID)
     return pid

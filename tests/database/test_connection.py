@@ -4,13 +4,12 @@ import asyncio
 import gc
 from weakref import ref
 
-import asyncpg
 import pytest
 from sqlalchemy import literal, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 from support.waiting import PATIENCE
 
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
+from comms_api.database.failures import DatabaseError
 
 pytestmark = pytest.mark.anyio
 
@@ -19,32 +18,32 @@ ONE = text("SELECT 1")
 FAULT = text("SELECT 1 / (CAST(:zero AS int))")
 
 
-async def assert_usable(engine: AsyncEngine) -> None:
+async def assert_usable(engine: Engine) -> None:
     """Take every connection of the pool, each in turn, and run a statement and a transaction on it."""
-    async with direct(engine) as first, direct(engine) as second:
+    async with engine.connect() as first, engine.connect() as second:
         for connection in (first, second):
-            assert await connection.execute(ONE, {}) == [(1,)]
+            assert await connection.execute(ONE) == [(1,)]
             async with connection.transaction():
-                assert await connection.execute(ONE, {}) == [(1,)]
+                assert await connection.execute(ONE) == [(1,)]
 
 
-async def test_a_fault_rolls_back_and_the_connection_lives_on(engine: AsyncEngine) -> None:
-    async with direct(engine) as connection:
+async def test_a_fault_rolls_back_and_the_connection_lives_on(engine: Engine) -> None:
+    async with engine.connect() as connection:
         pid = connection.driver.get_server_pid()
-    with pytest.raises(asyncpg.DivisionByZeroError):
-        async with direct(engine) as connection, connection.transaction():
+    with pytest.raises(DatabaseError):
+        async with engine.begin() as connection:
             await connection.execute(FAULT, {"zero": 0})
-    async with direct(engine) as connection:
+    async with engine.connect() as connection:
         assert connection.driver.get_server_pid() == pid
     await assert_usable(engine)
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
 async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
-    engine: AsyncEngine, *, in_transaction: bool
+    engine: Engine, *, in_transaction: bool
 ) -> None:
     async def wait() -> None:
-        async with direct(engine) as connection:
+        async with engine.connect() as connection:
             if in_transaction:
                 async with connection.transaction():
                     await connection.execute(WAIT, {"seconds": 3600})
@@ -58,26 +57,26 @@ async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
     await assert_usable(engine)
 
 
-async def test_a_connection_that_is_left_in_a_transaction_is_not_used_again(engine: AsyncEngine) -> None:
+async def test_a_connection_that_is_left_in_a_transaction_is_not_used_again(engine: Engine) -> None:
     async def fail() -> None:
-        async with direct(engine) as connection:
+        async with engine.connect() as connection:
             await connection.driver.execute("BEGIN")  # as if that of a transaction had been cancelled too late
             await connection.execute(FAULT, {"zero": 0})
 
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    with pytest.raises(DatabaseError):
         await fail()
     await assert_usable(engine)
-    async with direct(engine) as connection:
+    async with engine.connect() as connection:
         await connection.driver.execute("BEGIN")
     async with engine.begin() as other:
         assert await other.scalar(ONE) == 1
     await assert_usable(engine)
 
 
-async def test_a_statement_that_is_built_for_one_call_is_not_kept(engine: AsyncEngine) -> None:
+async def test_a_statement_that_is_built_for_one_call_is_not_kept(engine: Engine) -> None:
     statement = select(literal(7).label("number"))
-    async with direct(engine) as connection:
-        assert [await connection.execute(statement, {}) for _ in range(2)] == [[(7,)]] * 2
+    async with engine.connect() as connection:
+        assert [await connection.execute(statement) for _ in range(2)] == [[(7,)]] * 2
     kept = ref(statement)
     del statement
     gc.collect()

@@ -2,10 +2,9 @@
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comms_api.database.arrays import array_literal
-from comms_api.database.direct import direct
+from comms_api.database.connection import Engine
+from comms_api.states.arrays import array_literal
 
 pytestmark = pytest.mark.anyio
 
@@ -14,7 +13,7 @@ SPECIAL = ['"', '""', '","', "\\", '\\"', "\\n", 'C:\\Program Files\\"x"', '{"a"
 
 
 @pytest.mark.parametrize("texts", [[], ["one"], PLAIN, SPECIAL, PLAIN + SPECIAL, [SPECIAL[0]], [SPECIAL[3]]])
-async def test_every_text_comes_back_as_it_was(engine: AsyncEngine, texts: list[str]) -> None:
-    async with direct(engine) as connection:
+async def test_every_text_comes_back_as_it_was(engine: Engine, texts: list[str]) -> None:
+    async with engine.connect() as connection:
         statement = text("SELECT CAST(CAST(:literal AS text) AS text[])")
         assert await connection.execute(statement, {"literal": array_literal(texts)}) == [(texts,)]
