@@ -11,8 +11,8 @@ import httpx
 
 from comms_api.cli.device import Device, device_of
 from comms_api.client.enroll import read_secret
+from comms_api.client.transport.calls import read_problem
 from comms_api.client.transport.endpoint import Endpoint
-from comms_api.client.transport.session import problem_of
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.text.printable import is_name
 
@@ -132,4 +132,4 @@ def logged_in(endpoint: Endpoint, user: str, password_file: Path) -> Iterator[Op
 
 def _check(answer: httpx.Response) -> None:
     if not answer.is_success:
-        raise CommsError(problem_of(answer).detail or f"the server answered with status {answer.status_code}")
+        raise CommsError(read_problem(answer).detail or f"the server answered with status {answer.status_code}")

@@ -1,4 +1,4 @@
-"""One agent: its collectors, its senders and its poll, side by side."""
+"""One agent: its collectors, its senders and its poll run side by side."""
 
 import asyncio
 import fcntl
@@ -25,8 +25,8 @@ from comms_api.client.orders.handlers import Handlers
 from comms_api.client.orders.loop import OrderLoop
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
-from comms_api.client.supervise import Background, Health, keep_going
-from comms_api.client.transport.senders import ChangeSender, LineSender, wait_for
+from comms_api.client.supervise import Background, Health, keep_going, wait_for_event
+from comms_api.client.transport.senders import ChangeSender, LineSender
 from comms_api.client.transport.session import Session
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
@@ -43,7 +43,6 @@ class Agent:
     """The reference agent."""
 
     def __init__(self, options: Options, spool: Spool, identity: Identity, session: Session) -> None:
-        """Take who it is and how it runs."""
         self._options = options
         self._spool = spool
         self._identity = identity
@@ -52,15 +51,15 @@ class Agent:
         self._next_walk_at = 0.0
         self._walks, self._walk_health = Background(), Health("finding log files")
         self._scans = [Scan(name, collect) for name, collect in COLLECTORS.items()]
-        self._is_scan_wanted = asyncio.Event()
+        self._is_scan_due = asyncio.Event()
         configuration = Configuration(session, options.data_dir / "files")
-        self._handlers = Handlers(spool, configuration, self._is_scan_wanted.set, session.rotate_key)
-        self._lines = LineSender(session, spool, self._metadata)
-        self._changes = ChangeSender(session, spool, self._metadata)
-        self._orders = OrderLoop(session, spool, self._handlers.by_action(), options.wait_seconds)
+        self._handlers = Handlers(spool, configuration, self._is_scan_due.set, session.rotate_key)
+        self._lines = LineSender(session, spool.lines, self._metadata)
+        self._changes = ChangeSender(session, spool.changes, self._metadata)
+        self._orders = OrderLoop(session, spool.orders, self._handlers.by_action(), options.wait_seconds)
 
     async def run(self) -> None:
-        """Collect, send, poll and execute: until cancelled, or once if so told."""
+        """Collect, send, poll and execute: once with the option `once`, otherwise until cancelled."""
         try:
             await (self._run_once() if self._options.once else self._run())
         finally:
@@ -81,7 +80,7 @@ class Agent:
 
     async def _run_once(self) -> None:
         for _ in self._follower.collect(await self._find_paths()):
-            if self._spool.has_full_batch():
+            if self._spool.lines.has_full_batch():
                 await self._lines.drain()
             await asyncio.sleep(0)  # let a signal end the agent
         await self._lines.drain()
@@ -94,9 +93,9 @@ class Agent:
         await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
 
     async def _find_paths(self) -> list[str]:
-        """Return the current log files; while a folder hangs, return the last result.
+        """Return the current log files, or the last result while a folder hangs.
 
-        A walk over a large tree is repeated so seldom that it takes a small share of the time.
+        Searching takes at most a tenth of the time: after a long walk, the next one comes later.
         """
         started = time.monotonic()
         if started < self._next_walk_at:
@@ -112,14 +111,15 @@ class Agent:
 
     async def _scan_and_wait(self) -> None:
         await self._scan()
-        await wait_for(self._is_scan_wanted, self._options.scan_interval_seconds)
+        await wait_for_event(self._is_scan_due, self._options.scan_interval_seconds)
 
     async def _scan(self) -> None:
-        await self._changes.drain()  # first, as what is found next builds on it: collection pauses meanwhile
+        await self._changes.drain()  # while changes wait, collect no more: their number stays bounded
         for scan in self._scans if self._options.inventory else ():
             current = await scan.run()
             if current is not None:
-                self._spool.add_changes(difference(scan.name, self._spool.known(MODULE, scan.name), current))
+                known = self._spool.changes.known(MODULE, scan.name)
+                self._spool.changes.add(difference(scan.name, known, current))
         await self._changes.drain()
 
     def _metadata(self) -> AgentMetadata:
@@ -144,9 +144,9 @@ class Agent:
 
 
 async def run_agent(options: Options, stopping: asyncio.Event) -> None:
-    """Be an agent until `stopping`; what is not sent by then stays in the spool for the next start.
+    """Run an agent until `stopping` is set. Unsent items stay in the spool for the next start.
 
-    Raises `CommsError` for everything that ends it but is no bug.
+    Raises `CommsError` for every error that ends the agent but is not a bug.
     """
     try:
         with _folder_for_one(options.data_dir), _spool(options) as spool:
@@ -158,9 +158,9 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
     identity = await ensure_enrolled(options, spool)
     async with Session(options.endpoint(options.url), identity, spool) as session:
-        if identity.is_external:  # from here on it goes by the id that the server has given it
+        if identity.is_external:  # from now on the agent uses the id that the server gave it
             identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
-            spool.remember("identity", identity)
+            spool.remember_identity(identity)
         await Agent(options, spool, identity, session).run()
 
 
@@ -202,7 +202,7 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the one fault that ended the others."""
+    """Return the error that ended the other tasks."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Enroll at the management API, once: the agent chooses its id and key, and knows them before the server does."""
+"""Enroll once. The agent chooses its id and its key, and stores both before the server gets them."""
 
 import hashlib
 import logging
@@ -14,8 +14,8 @@ from comms_api.client.host import this_host
 from comms_api.client.options import Options
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.calls import read_problem
 from comms_api.client.transport.keys import new_key
-from comms_api.client.transport.session import problem_of
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Token
 
@@ -37,29 +37,29 @@ def new_identity() -> Identity:
 
 
 async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
-    """Return who we are, enrolling if that was not done; a crash in between is made good by the next start.
+    """Return the agent's identity, and enroll first if that was not done. After a crash, the next start completes it.
 
-    Raises `ConfigurationError` for what the operator must give, `CommsError` for a refusal.
+    Raises `ConfigurationError` if an option is missing, and `CommsError` if the server refuses.
     """
     identity = spool.find_identity()
     if identity is None:
-        identity = _given_identity(options) or new_identity()
-        spool.remember("identity", identity)
+        identity = _external_identity(options) or new_identity()
+        spool.remember_identity(identity)
     identity = _with_key_of_file(options, spool, identity)
     if not identity.is_enrolled:
         if options.enrollment_token_file is not None:
-            await _enroll_by_token(options, identity)
+            await _enroll_by_token(options, identity, options.enrollment_token_file)
         else:
             await _enroll(options, identity)
         identity = msgspec.structs.replace(identity, is_enrolled=True)
-        spool.remember("identity", identity)
+        spool.remember_identity(identity)
         spool.remember("groups", options.groups)
         logger.info("enrolled as %r with the id %s", options.name, identity.id)
     return identity
 
 
-def _given_identity(options: Options) -> Identity | None:
-    """Return who the agent was told to be: an external database knows it, so it just logs in."""
+def _external_identity(options: Options) -> Identity | None:
+    """Return the identity that an external database has of this agent, which then only logs in."""
     if options.agent_id is None:
         return None
     if options.key_file is None:
@@ -68,7 +68,7 @@ def _given_identity(options: Options) -> Identity | None:
 
 
 def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Identity:
-    """Adopt the key in the file, unless it was adopted before: it may have been rotated since."""
+    """Adopt the key in the file once: it may have been rotated since."""
     if options.key_file is None:
         return identity
     if not identity.is_enrolled:
@@ -77,13 +77,13 @@ def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Ide
     digest = hashlib.sha256(key.encode()).hexdigest()
     if spool.find_fact(KEY_FILE_FACT) != msgspec.json.encode(digest):
         identity = msgspec.structs.replace(identity, key=key, next_key="")
-        spool.remember("identity", identity)
+        spool.remember_identity(identity)
         spool.remember(KEY_FILE_FACT, digest)
     return identity
 
 
 def read_secret(option: str, path: Path) -> str:
-    """Return what a file holds that an option names; raises `ConfigurationError` when it cannot be read."""
+    """Return the secret in a file; raises `ConfigurationError`, with the option that names it, if that fails."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -102,10 +102,9 @@ def _enrollment(options: Options, identity: Identity) -> Enrollment:
     )
 
 
-async def _enroll_by_token(options: Options, identity: Identity) -> None:
-    """Enroll at the agent API by a token; doing so again after a crash is answered as the first time was."""
-    assert options.enrollment_token_file is not None  # noqa: S101 - the caller has looked
-    headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', options.enrollment_token_file)}"}
+async def _enroll_by_token(options: Options, identity: Identity, token_file: Path) -> None:
+    """Enroll at the agent API; a repetition after a crash succeeds like the first request."""
+    headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', token_file)}"}
     content = msgspec.json.encode(_enrollment(options, identity))
     async with options.endpoint(options.url).async_client(TIMEOUT_SECONDS) as client:
         try:
@@ -117,8 +116,12 @@ async def _enroll_by_token(options: Options, identity: Identity) -> None:
 
 
 async def _enroll(options: Options, identity: Identity) -> None:
+    """Enroll at the management API as a user."""
     if options.management_url is None or options.password_file is None:
-        raise ConfigurationError("not enrolled yet: give --management-url and --password-file, or another way")
+        raise ConfigurationError(
+            "not enrolled yet: give --management-url and --password-file, or --enrollment-token-file, or --id and"
+            " --key-file"
+        )
     password = read_secret("--password-file", options.password_file)
     enrollment = _enrollment(options, identity)
     async with options.endpoint(options.management_url).async_client(TIMEOUT_SECONDS) as client:
@@ -137,15 +140,13 @@ async def _post_enrollment(client: httpx.AsyncClient, credentials: tuple[str, st
     token = msgspec.json.decode(login.content, type=_LoginAnswer).data.token
     headers = {"Authorization": f"Bearer {token}"}
     answer = await client.post("/agents", content=msgspec.json.encode(enrollment), headers=headers)
-    if answer.status_code == httpx.codes.CONFLICT and await _is_ours(client, headers, enrollment):
-        return  # we crashed between the server's commit and our own
+    if answer.status_code == httpx.codes.CONFLICT:
+        existing = await client.get(f"/agents/{enrollment.id}", headers=headers)
+        if existing.is_success:  # the agent enrolled before, and crashed before it stored that
+            return
     if not answer.is_success:
         raise CommsError(f"cannot enroll as {enrollment.name!r}: {_reason(answer)}")
 
 
-async def _is_ours(client: httpx.AsyncClient, headers: dict[str, str], enrollment: Enrollment) -> bool:
-    return (await client.get(f"/agents/{enrollment.id}", headers=headers)).is_success
-
-
 def _reason(answer: httpx.Response) -> str:
-    return f"status {answer.status_code} {problem_of(answer).detail}".strip()
+    return f"status {answer.status_code} {read_problem(answer).detail}".strip()

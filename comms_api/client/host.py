@@ -1,4 +1,4 @@
-"""The host's names as text: the system's names may be any bytes."""
+"""Describe the host. The system's names may be any bytes, so they are turned into text."""
 
 import platform
 from pathlib import Path
@@ -10,14 +10,14 @@ OS_RELEASE = Path("/etc/os-release")
 
 
 def this_host() -> Host:
-    """Describe the machine we run on."""
+    """Describe the machine that the agent runs on."""
     release = read_release(OS_RELEASE)
     system = OperatingSystem(release.get("NAME", platform.system()), platform.system(), release.get("VERSION_ID"))
     return Host(as_text(platform.node()), system, (), platform.machine())
 
 
 def read_release(path: Path) -> dict[str, str]:
-    """Return the assignments in a file like os-release(5), in any encoding; none if it is unreadable."""
+    """Return the assignments in a file like os-release(5), in any encoding, or none if it is unreadable."""
     try:
         text = path.read_bytes().decode(errors="backslashreplace")
     except OSError:

@@ -1,4 +1,4 @@
-"""How one agent runs, as its command line says."""
+"""The options of one agent."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from comms_api.client.transport.endpoint import Endpoint
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How one agent runs."""
+    """The options of the command line; `groups` are those to enroll in."""
 
     url: str
     management_url: str | None
@@ -33,5 +33,5 @@ class Options(msgspec.Struct, frozen=True):
     no_proxy: bool = False
 
     def endpoint(self, url: str) -> Endpoint:
-        """Return the endpoint of one of the two APIs."""
+        """Return the endpoint of an API at `url`."""
         return Endpoint(url, self.ca, self.proxy, self.no_proxy)

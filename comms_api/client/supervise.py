@@ -1,4 +1,4 @@
-"""Keep the agent's tasks running: each fails alone, is logged once, and is retried."""
+"""Keep the agent's tasks running: each fails on its own, is logged once, and is retried."""
 
 import asyncio
 import logging
@@ -18,11 +18,14 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 _EXPECTED = (OSError, sqlite3.Error, psutil.Error, CommsError)
-"""Errors whose sentence says enough. Any other is a bug, and is logged with its traceback."""
+"""Errors whose message says enough. Any other error is a bug and is logged with its traceback."""
 
 
 class Health:
-    """Logs a failing activity once, until it succeeds or its error changes."""
+    """Logs a failing activity once, until it succeeds or its error changes.
+
+    `activity` is its name in the log, such as "sending events".
+    """
 
     def __init__(self, activity: str) -> None:
         """Take the activity's name in the log, such as "sending events"."""
@@ -30,7 +33,7 @@ class Health:
         self._error: str | None = None
 
     def failed(self, error: Exception) -> None:
-        """Log an error, unless the previous attempt failed in the same way."""
+        """Log an error, unless the previous attempt failed with the same one."""
         text = f"{type(error).__name__}: {error}"
         if text != self._error:
             self._error = text
@@ -62,7 +65,7 @@ async def until_done(health: Health, step: Callable[[], Awaitable[None]]) -> Non
             await step()
         except Unauthenticated:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the agent goes on
+        except Exception as error:  # noqa: BLE001 - no error of a task may end the agent
             health.failed(error)
             failures += 1
             await asyncio.sleep(delay_seconds(failures))
@@ -71,15 +74,26 @@ async def until_done(health: Health, step: Callable[[], Awaitable[None]]) -> Non
             return
 
 
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set, for at most `seconds`; clear it and return whether it was set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    event.clear()
+    return True
+
+
 class Background:
-    """Runs one blocking call at a time, in a daemon thread: a call that hangs delays no one, nor the agent's end."""
+    """Runs one blocking call at a time in a daemon thread, so that a hanging call does not delay the agent's exit."""
 
     def __init__(self) -> None:
         """Start no thread yet."""
         self._last: Future[Any] | None = None
 
     async def run(self, function: Callable[[], Answer], seconds: float) -> Answer:
-        """Return what a function returns; raises `TimeoutError` after `seconds`, and at once while a call hangs."""
+        """Call a function; raises `TimeoutError` after `seconds`, and at once while an earlier call hangs."""
         if self._last is not None and not self._last.done():
             raise TimeoutError("the previous attempt has not ended yet")
         future: Future[Answer] = Future()

@@ -249,7 +249,7 @@ def test_a_crash_between_the_enrollment_and_its_note_orphans_nobody(management: 
     spool = Spool(agent.folder / "data" / "spool.sqlite", 2**20)
     identity = spool.find_identity()
     assert identity is not None
-    spool.remember("identity", msgspec.structs.replace(identity, is_enrolled=False))
+    spool.remember_identity(msgspec.structs.replace(identity, is_enrolled=False))
     spool.close()
     agent.command.append("--once")
     agent.start()
@@ -293,7 +293,7 @@ def edit_identity(agent: Agent, **changes: str) -> Identity:
         assert identity is not None
         if changes:
             identity = msgspec.structs.replace(identity, **changes)
-            spool.remember("identity", identity)
+            spool.remember_identity(identity)
         return identity
     finally:
         spool.close()

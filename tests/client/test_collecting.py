@@ -18,7 +18,7 @@ from comms_api.client.inventory.scan import difference, digest
 from comms_api.client.spool.batches import within_bytes
 from comms_api.client.spool.model import Change, Line
 from comms_api.client.transport.bodies import stateful_body, stateless_body
-from comms_api.client.transport.session import UNREADABLE_TOKEN_SECONDS, token_life_seconds
+from comms_api.client.transport.claims import UNREADABLE_TOKEN_SECONDS, token_lifetime_seconds
 from comms_api.protocol import AgentMetadata
 
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(max_size=3))
@@ -96,9 +96,9 @@ def test_waiting_is_never_nothing_and_at_least_what_the_server_says(attempt: int
 
 def test_the_life_of_a_token_is_told_by_its_issuers_clock() -> None:
     payload = base64.urlsafe_b64encode(b'{"iat":1000,"exp":1900}').decode().rstrip("=")
-    assert token_life_seconds(f"x.{payload}.y") == 900
+    assert token_lifetime_seconds(f"x.{payload}.y") == 900
     for unreadable in ("", "a.b.c", "no", "x.e30.y"):
-        assert token_life_seconds(unreadable) == UNREADABLE_TOKEN_SECONDS
+        assert token_lifetime_seconds(unreadable) == UNREADABLE_TOKEN_SECONDS
 
 
 def test_an_agent_chooses_a_random_key_and_an_id_of_version_7() -> None:

@@ -32,9 +32,9 @@ class Log:
 
     def collected(self) -> list[str]:
         list(self.follower.collect(self.follower.find_paths()))
-        lines = self.spool.next_lines(10_000)
+        lines = self.spool.lines.next_batch(10_000)
         if lines:
-            self.spool.settle_lines(lines, sent=True)
+            self.spool.lines.settle(lines, sent=True)
         return [json.loads(line.event)["event"]["original"] for line in lines]
 
 
@@ -85,7 +85,7 @@ def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
     with (tmp_path / "x.log").open("ab") as file:
         file.write(b"new\n")
     list(follower.collect(follower.find_paths()))
-    lines = [json.loads(line.event)["event"]["original"] for line in spool.next_lines(10)]
+    lines = [json.loads(line.event)["event"]["original"] for line in spool.lines.next_batch(10)]
     follower.close()
     spool.close()
     assert lines == ["new"]
@@ -377,5 +377,5 @@ def test_files_of_all_patterns_are_followed_though_links_lead_in_circles(tree: P
     (tree / "elsewhere" / "d.log").write_text("d\n")
     list(follower.collect(follower.find_paths()))
     follower.close()
-    assert sorted(json.loads(line.event)["event"]["original"] for line in spool.next_lines(10)) == ["a", "d"]
+    assert sorted(json.loads(line.event)["event"]["original"] for line in spool.lines.next_batch(10)) == ["a", "d"]
     spool.close()

@@ -35,7 +35,7 @@ async def broken(order):
 async def main(url, ca, agent_id, key, folder):
     spool = Spool(Path(folder) / "spool.sqlite", 2**20)
     async with Session(Endpoint(url, Path(ca)), Identity(agent_id, key), spool) as session:
-        await OrderLoop(session, spool, {"slow": slow, "broken": broken}, 5).run()
+        await OrderLoop(session, spool.orders, {"slow": slow, "broken": broken}, 5).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

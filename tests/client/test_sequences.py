@@ -35,12 +35,12 @@ def spool_of(path: Path) -> Iterator[Spool]:
 async def sender_of(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
     endpoint = Endpoint(server.agent_url, server.folder / "certs" / "ca.pem")
     async with Session(endpoint, Identity(str(agent_id), KEY), spool) as session:
-        yield ChangeSender(session, spool, lambda: AgentMetadata(str(agent_id)))
+        yield ChangeSender(session, spool.changes, lambda: AgentMetadata(str(agent_id)))
 
 
 def collect(spool: Spool, id_: str, operation: Operation, version: int = 0) -> None:
     data = None if operation == "delete" else b'{"v":%d}' % version
-    spool.add_changes([(Change("inventory", "system", id_, operation, data), b"digest")])
+    spool.changes.add([(Change("inventory", "system", id_, operation, data), b"digest")])
 
 
 def drain(server: Server, agent_id: UUID, spool: Spool) -> None:
@@ -60,7 +60,7 @@ def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
     numbers = []
     for _ in range(2):
         with spool_of(tmp_path / "spool.sqlite") as spool:
-            numbers += [spool.next_sequence(), spool.next_sequence()]
+            numbers += [spool.changes.next_sequence(), spool.changes.next_sequence()]
     assert numbers == [1, 2, 3, 4]
 
 
@@ -83,7 +83,7 @@ def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everyth
     with spool_of(backup) as spool:
         drain(server, agent_id, spool)
         assert states(management, agent_id) == {"kept": 4}
-        assert spool.known("inventory", "system") == {}
+        assert spool.changes.known("inventory", "system") == {}
         collect(spool, "kept", "create", 5)
         drain(server, agent_id, spool)
     assert states(management, agent_id) == {"kept": 5}
@@ -96,10 +96,10 @@ def test_two_agents_with_one_identity_both_go_on(
         async with sender_of(server, agent_id, one) as first, sender_of(server, agent_id, two) as second:
             for number in range(4):
                 for spool, sender in ((one, first), (one, first), (two, second)):
-                    collect(spool, f"of {spool.bytes_maximum}", "update", number)
+                    collect(spool, f"of {spool.lines.bytes_maximum}", "update", number)
                     await sender.drain()
             # Everything is collected again only the first time.
-            assert [len(spool.known("inventory", "system")) for spool in (one, two)] == [1, 1]
+            assert [len(spool.changes.known("inventory", "system")) for spool in (one, two)] == [1, 1]
 
     one, two = Spool(tmp_path / "one.sqlite", 1), Spool(tmp_path / "two.sqlite", 2)
     asyncio.run(run(one, two))

@@ -13,8 +13,9 @@ from support.waiting import PATIENCE
 from comms_api.client import backoff
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
+from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.endpoint import Endpoint
-from comms_api.client.transport.session import Call, Refused, Session
+from comms_api.client.transport.session import Session
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import ItemResults
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from comms_api.client.spool.model import Change, Line, Place
+from comms_api.client.spool.model import Change, FilePosition, Line
 from comms_api.client.spool.spool import Spool
 from comms_api.protocol import Result
 
@@ -27,14 +27,14 @@ def line(text: str) -> Line:
     return Line(0, "logcollector", "file", text.encode())
 
 
-def at(position: int) -> Place:
-    return Place("/", 1, "log", position)
+def at(position: int) -> FilePosition:
+    return FilePosition("/", 1, "log", position)
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from comms_api.client.spool.model import Line, Place
+from comms_api.client.spool.model import Line, FilePosition
 from comms_api.client.spool.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 10**9)
@@ -42,7 +42,7 @@ position = 0
 while True:
     position += 3
     lines = [Line(0, "m", "c", b"%d" % number) for number in range(position - 3, position)]
-    spool.add_lines(Place("/", 1, "log", position), lines)
+    spool.lines.add(FilePosition("/", 1, "log", position), lines)
     print(position, flush=True)
 """
 
@@ -56,96 +56,99 @@ def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: 
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     spool = Spool(path, 10**9)
-    place = spool.places.find("/", 1)
-    lines = spool.next_lines(10**6)
+    position = spool.positions.find("/", 1)
+    lines = spool.lines.next_batch(10**6)
     spool.close()
-    assert place is not None
-    assert place.position >= int(promised)
-    assert [kept.event for kept in lines] == [b"%d" % number for number in range(place.position)]
+    assert position is not None
+    assert position.offset >= int(promised)
+    assert [kept.event for kept in lines] == [b"%d" % number for number in range(position.offset)]
 
 
 def test_beyond_its_bound_the_oldest_lines_go_and_are_counted(spool: Spool) -> None:
     for number in range(30):
-        spool.add_lines(at(number), [line(f"{number:0500}")])
-    kept = [int(item.event) for item in spool.next_lines(100)]
+        spool.lines.add(at(number), [line(f"{number:0500}")])
+    kept = [int(item.event) for item in spool.lines.next_batch(100)]
     assert kept == list(range(10, 30))
     told = spool.statistics()
     assert (told.events_collected, told.events_dropped) == (30, 10)
 
 
 def test_lines_on_their_way_are_not_dropped_so_that_each_is_counted_once(spool: Spool) -> None:
-    spool.add_lines(at(1), [line(f"{0:0500}"), line(f"{1:0500}")])
-    batch = spool.next_lines(2)
+    spool.lines.add(at(1), [line(f"{0:0500}"), line(f"{1:0500}")])
+    batch = spool.lines.next_batch(2)
     for number in range(2, 32):
-        spool.add_lines(at(number), [line(f"{number:0500}")])
-    spool.settle_lines(batch, sent=True)
-    assert [int(item.event) for item in spool.next_lines(100)] == list(range(12, 32))
+        spool.lines.add(at(number), [line(f"{number:0500}")])
+    spool.lines.settle(batch, sent=True)
+    assert [int(item.event) for item in spool.lines.next_batch(100)] == list(range(12, 32))
     told = spool.statistics()
     assert (told.events_collected, told.events_sent, told.events_dropped) == (32, 2, 10)
 
 
 def test_a_full_disk_loses_nothing_that_was_kept_and_is_recovered_from(spool: Spool) -> None:
-    spool.add_lines(at(1), [line("kept")])
+    spool.lines.add(at(1), [line("kept")])
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, usual[1]))
     try:
         with pytest.raises(sqlite3.OperationalError, match=r"full|disk I/O error"):
-            spool.add_lines(at(2), [line("x" * 5_000) for _ in range(200)])
+            spool.lines.add(at(2), [line("x" * 5_000) for _ in range(200)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    assert (spool.waiting_bytes, spool.statistics().events_collected) == (4, 1)
-    spool.add_lines(at(2), [line("after")])
-    assert [kept.event for kept in spool.next_lines(10)] == [b"kept", b"after"]
+    assert (spool.lines.waiting_bytes, spool.statistics().events_collected) == (4, 1)
+    spool.lines.add(at(2), [line("after")])
+    assert [kept.event for kept in spool.lines.next_batch(10)] == [b"kept", b"after"]
 
 
 def test_a_batch_ends_at_its_bytes_and_the_rest_waits(spool: Spool) -> None:
-    spool.add_lines(at(1), [line("x" * 100) for _ in range(10)])
-    assert len(spool.next_lines(100, 350)) == 3
-    assert spool.waiting_bytes == 700
-    assert not spool.has_full_batch()
+    spool.lines.add(at(1), [line("x" * 100) for _ in range(10)])
+    assert len(spool.lines.next_batch(100, 350)) == 3
+    assert spool.lines.waiting_bytes == 700
+    assert not spool.lines.has_full_batch()
 
 
 def test_what_was_sent_leaves_the_spool_and_is_counted_once(spool: Spool) -> None:
-    spool.add_lines(at(3), [line("a"), line("b"), line("c")])
-    batch = spool.next_lines(2)
-    spool.settle_lines(batch, sent=True)
-    spool.settle_lines(batch, sent=True)
-    assert [item.event for item in spool.next_lines(10)] == [b"c"]
+    spool.lines.add(at(3), [line("a"), line("b"), line("c")])
+    batch = spool.lines.next_batch(2)
+    spool.lines.settle(batch, sent=True)
+    spool.lines.settle(batch, sent=True)
+    assert [item.event for item in spool.lines.next_batch(10)] == [b"c"]
     assert spool.statistics().events_sent == 2
 
 
 def test_a_change_and_what_is_known_move_together(spool: Spool) -> None:
     change = Change("inventory", "packages", "a", "create", b"{}")
-    spool.add_changes([(change, b"hash")])
-    assert spool.known("inventory", "packages") == {"a": b"hash"}
-    [kept] = spool.next_changes(10)
+    spool.changes.add([(change, b"hash")])
+    assert spool.changes.known("inventory", "packages") == {"a": b"hash"}
+    [kept] = spool.changes.next_batch(10)
     assert (kept.id, kept.operation, kept.data) == ("a", "create", b"{}")
-    spool.settle_changes([kept], 0, [])
-    spool.add_changes([(Change("inventory", "packages", "a", "delete", None), b"")])
-    assert spool.known("inventory", "packages") == {}
+    spool.changes.settle([kept], 0, [])
+    spool.changes.add([(Change("inventory", "packages", "a", "delete", None), b"")])
+    assert spool.changes.known("inventory", "packages") == {}
     assert spool.statistics().states_sent == 1
 
 
 def test_an_order_is_accepted_once_and_its_result_kept_until_it_is_acknowledged(spool: Spool) -> None:
-    assert spool.accept_order("o1")
-    assert not spool.accept_order("o1")
-    assert spool.unreported(10) == []
-    spool.finish_order("o1", Result(0, "done"))
-    assert [(report.order_id, report.result.message) for report in spool.unreported(10)] == [("o1", "done")]
-    spool.settle_results({"o1": "updated"})
-    assert spool.unreported(10) == []
-    spool.report_again("o1")
-    assert len(spool.unreported(10)) == 1
+    assert spool.orders.accept("o1")
+    assert not spool.orders.accept("o1")
+    assert spool.orders.unreported(10) == []
+    spool.orders.finish("o1", Result(0, "done"))
+    assert [(report.order_id, report.result.message) for report in spool.orders.unreported(10)] == [("o1", "done")]
+    spool.orders.settle({"o1": "updated"})
+    assert spool.orders.unreported(10) == []
+    spool.orders.report_again("o1")
+    assert len(spool.orders.unreported(10)) == 1
     told = spool.statistics()
     assert (told.orders_received, told.orders_executed, told.orders_duplicate) == (2, 1, 1)
 
 
 def test_an_order_under_way_when_the_agent_ended_is_reported_as_unknown(spool: Spool) -> None:
-    spool.accept_order("cut off")
-    spool.accept_order("finished")
-    spool.finish_order("finished", Result(0))
-    spool.abandon_orders(Result(4, "restarted"))
-    assert {report.order_id: report.result.code for report in spool.unreported(10)} == {"cut off": 4, "finished": 0}
+    spool.orders.accept("cut off")
+    spool.orders.accept("finished")
+    spool.orders.finish("finished", Result(0))
+    spool.orders.finish_interrupted(Result(4, "restarted"))
+    assert {report.order_id: report.result.code for report in spool.orders.unreported(10)} == {
+        "cut off": 4,
+        "finished": 0,
+    }
 
 
 def test_only_the_owner_reads_the_spool(spool: Spool, tmp_path: Path) -> None:

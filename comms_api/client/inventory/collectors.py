@@ -1,6 +1,6 @@
 """Collect what is on this host: its system, packages, processes and network interfaces.
 
-Documents hold nothing that moves by itself, so that a host on which nothing happens sends nothing.
+Documents contain nothing that changes by itself, so that a host on which nothing happens sends nothing.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Documents = dict[str, bytes]
 
 
 def state_id(*parts: object) -> str:
-    """Return the id of a state whose identity is `parts`."""
+    """Return the id of the state that `parts` identify."""
     return hashlib.sha1("\0".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -37,7 +37,7 @@ def collect_system() -> Documents:
 
 
 def collect_packages(databases: PackageDatabases) -> Documents:
-    """Return a document per installed package; rpm may have several versions of one, such as kernels."""
+    """Return a document per installed package. rpm may install several versions of one, such as kernels."""
     documents: Documents = {}
     for package in databases.read():
         versions = ("rpm", package.version) if package.type == "rpm" else ()
@@ -46,9 +46,9 @@ def collect_packages(databases: PackageDatabases) -> Documents:
 
 
 def collect_processes() -> Documents:
-    """Return a document per process; one that ends meanwhile is left out.
+    """Return a document per process, without processes that end meanwhile.
 
-    A start is told since boot, not since 1970: that moves whenever the clock is corrected, for every process.
+    The start of a process is counted from the boot: counted from 1970, it would change with every clock correction.
     """
     booted = psutil.boot_time()
     documents: Documents = {}

@@ -21,10 +21,10 @@ DATABASE_BYTES_MAXIMUM = 128 * 2**20
 RPM_SECONDS = 60.0
 
 _WITHOUT_FILES = {"not-installed", "config-files", "half-installed"}
-"""The states of dpkg(1) in which the files of a package are not, or not all, on the disk."""
+"""The states of dpkg(1) in which some or all files of a package are missing from the disk."""
 _RPM_FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\t%{ARCH}\n"
 _RPM_KEYS = "gpg-pubkey"
-"""rpm lists the keys it trusts as packages of this name."""
+"""rpm lists the keys that it trusts as packages of this name."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -40,7 +40,6 @@ class PackageDatabases:
     """The databases of the package managers below a root folder."""
 
     def __init__(self, root: Path = Path("/"), find_program: Callable[[str], str | None] = shutil.which) -> None:
-        """Read nothing yet."""
         self._root = root
         self._find_program = find_program
         self._rpm_health = Health("collecting rpm packages")
@@ -97,8 +96,8 @@ def _apk_packages(paragraphs: Iterable[dict[str, str]]) -> Iterator[Package]:
 
 
 def _run(command: list[str]) -> bytes:
-    """Return a program's output, within limits of time and bytes."""
-    with subprocess.Popen(  # noqa: S603 - the program is found in PATH, its arguments are ours
+    """Return a program's output; end the program at the limits of time and bytes."""
+    with subprocess.Popen(  # noqa: S603 - the program is in PATH, its arguments are ours
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -114,5 +113,5 @@ def _run(command: list[str]) -> bytes:
         end() if len(output) == DATABASE_BYTES_MAXIMUM else process.wait()
         timer.cancel()
     if process.returncode != 0:
-        raise OSError(f"{' '.join(command[:3])} -qa has ended with code {process.returncode}")
+        raise OSError(f"{' '.join(command[:3])} -qa ended with code {process.returncode}")
     return output

@@ -1,4 +1,4 @@
-"""Split a log file in UTF-8 or UTF-16 into lines, and make events of them."""
+"""Split a log file in UTF-8 or UTF-16 into lines, and make an event of each."""
 
 import codecs
 from datetime import UTC, datetime
@@ -32,13 +32,13 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class Encoding(msgspec.Struct, frozen=True):
-    """A file's encoding; a unit is as long as the newline."""
+    """A file's encoding, whose units are as long as its newline."""
 
     name: str
     newline: bytes
 
     def find_newline(self, data: bytes, start: int) -> int:
-        """Return where the next newline is, at a whole number of units; -1 if there is none."""
+        """Return the offset of the next newline that begins at a unit; -1 if there is none."""
         at = data.find(self.newline, start)
         while at % len(self.newline) and at != -1:
             at = data.find(self.newline, at + 1)
@@ -55,9 +55,9 @@ UTF_16_BE = Encoding("utf-16-be", b"\x00\n")
 
 
 def detect_encoding(head: bytes) -> Encoding:
-    """Return the encoding of a file that begins with `head`, by its byte order mark or by the positions of zeros.
+    """Detect the encoding of a file that begins with `head`: by its byte order mark, or by the positions of zeros.
 
-    Only the first line counts, so that the answer stays the same while the file grows.
+    Only the first line counts, so that the result stays the same while the file grows.
     """
     if head.startswith(codecs.BOM_UTF16_LE):
         return UTF_16_LE
@@ -73,47 +73,47 @@ def detect_encoding(head: bytes) -> Encoding:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The path in the events, and the file's encoding."""
+    """The path that the events name, and the file's encoding."""
 
     path: str
     encoding: Encoding
 
 
-class Piece(msgspec.Struct):
-    """The result of one reading step: events, the bytes they cover, and whether the last line is cut."""
+class TakenLines(msgspec.Struct):
+    """The result of one step: the lines, the number of bytes that they cover, and whether the last line is cut."""
 
     lines: list[Line]
     length: int
     is_cut: bool
 
 
-def take_lines(source: Source, data: bytes, *, is_cut: bool, is_last: bool, events_bytes: int) -> Piece:
-    """Return the lines that `data` begins with, until their events have `events_bytes`.
+def take_lines(source: Source, data: bytes, *, is_cut: bool, is_last: bool, events_bytes: int) -> TakenLines:
+    """Take whole lines from the start of `data`, until their events have `events_bytes`.
 
-    With `is_cut`, the data begins within a line whose event exists already. With `is_last`, nothing more will be
-    written, so the last line is whole as it is.
+    With `is_cut`, the data begins within a line whose event exists already. With `is_last`, the file will not grow, so
+    the last line is complete even without a newline.
     """
-    piece, size = Piece([], 0, is_cut), 0
-    while size < events_bytes and (end := source.encoding.find_newline(data, piece.length)) != -1:
-        raw = data[piece.length : end]
-        if raw and not piece.is_cut:
-            piece.lines.append(_line(source, raw))
-            size += len(piece.lines[-1].event)
-        piece.length, piece.is_cut = end + len(source.encoding.newline), False
+    taken, size = TakenLines([], 0, is_cut), 0
+    while size < events_bytes and (end := source.encoding.find_newline(data, taken.length)) != -1:
+        raw = data[taken.length : end]
+        if raw and not taken.is_cut:
+            taken.lines.append(_line(source, raw))
+            size += len(taken.lines[-1].event)
+        taken.length, taken.is_cut = end + len(source.encoding.newline), False
     if size < events_bytes:
-        _take_rest(piece, source, data, is_last=is_last)
-    return piece
+        _take_unterminated(taken, source, data, is_last=is_last)
+    return taken
 
 
-def _take_rest(piece: Piece, source: Source, data: bytes, *, is_last: bool) -> None:
-    """Take a line without an end if it is too long, or the last one."""
-    rest = data[piece.length :]
-    is_too_long = len(rest) > LINE_BYTES_MAXIMUM
-    if piece.is_cut or is_too_long or is_last:
-        if rest and not piece.is_cut:
-            piece.lines.append(_line(source, rest))
-        piece.is_cut |= is_too_long
-        piece.length = len(data) if is_last else source.encoding.whole_units(len(data))
+def _take_unterminated(taken: TakenLines, source: Source, data: bytes, *, is_last: bool) -> None:
+    """Take the line without a newline at the end of `data` if it is too long, cut already, or the file's last."""
+    raw = data[taken.length :]
+    is_too_long = len(raw) > LINE_BYTES_MAXIMUM
+    if taken.is_cut or is_too_long or is_last:
+        if raw and not taken.is_cut:
+            taken.lines.append(_line(source, raw))
+        taken.is_cut |= is_too_long
+        taken.length = len(data) if is_last else source.encoding.whole_units(len(data))
 
 
 def _line(source: Source, raw: bytes) -> Line:

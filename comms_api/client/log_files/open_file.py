@@ -1,4 +1,4 @@
-"""An open log file, recognised by its content, not by its name."""
+"""An open log file, identified by its content and not by its name."""
 
 import os
 from hashlib import blake2b
@@ -7,10 +7,10 @@ from pathlib import Path, PurePath
 import msgspec
 
 from comms_api.client.log_files.lines import SAMPLE_BYTES, Encoding, detect_encoding
-from comms_api.client.spool.model import Place
+from comms_api.client.spool.model import FilePosition
 from comms_api.text.printable import as_text
 
-WINDOW_BYTES = 1024
+DIGEST_BYTES = 1024
 _SUFFIXES = {".gz", ".tgz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".zip", ".7z", ".br", ".rar"}
 _MAGIC = (
     b"\x1f\x8b",  # gzip
@@ -25,7 +25,7 @@ _MAGIC = (
 
 
 class OpenFile(msgspec.Struct, eq=False):
-    """An open file; `path`, as text, is where it was when it was opened."""
+    """An open file; `path` is its path as text at the time it was opened."""
 
     path: str
     folder: Path
@@ -34,40 +34,40 @@ class OpenFile(msgspec.Struct, eq=False):
     closes_at: float = 0.0
     """The monotonic time at which to close it after a rotation."""
     read_status: tuple[int, int] | None = None
-    """Its size and its time of change when it was last read to its end."""
-    original: Place | None = None
-    """The content that this file is the beginning of: it is being copied."""
+    """Its `status` when it was last read to its end."""
+    original: FilePosition | None = None
+    """The longer content that begins with this file's content: this file may be an unfinished copy of it."""
     copied_bytes: int = 0
+    """The size of the unfinished copy."""
     copied_at: float = 0.0
+    """The monotonic time at which `copied_bytes` last changed."""
 
     def status(self) -> tuple[int, int]:
         """Return the size in bytes and the time of the last change in nanoseconds."""
         status = os.fstat(self.descriptor)
         return status.st_size, status.st_mtime_ns
 
-    def place(self, position: int, *, is_cut: bool = False) -> Place:
-        """Return the place for the reading position `position`."""
-        opening, digest = self.opening(), self.digest(position)
-        return Place(as_text(str(self.folder)), self.inode, self.path, position, opening, digest, is_cut)
+    def position_at(self, offset: int, *, is_cut: bool = False) -> FilePosition:
+        """Return the reading position at `offset`, with digests of the content before it."""
+        opening = _digest(os.pread(self.descriptor, SAMPLE_BYTES, 0).partition(b"\n")[0])
+        return FilePosition(
+            as_text(str(self.folder)), self.inode, self.path, offset, opening, self.digest(offset), is_cut
+        )
 
-    def is_at(self, place: Place) -> bool:
-        """Return whether this is the file of a place, regardless of its content."""
-        return (as_text(str(self.folder)), self.inode) == (place.folder, place.inode)
+    def is_file_of(self, position: FilePosition) -> bool:
+        """Return whether a position is in this file, regardless of the content."""
+        return (as_text(str(self.folder)), self.inode) == (position.folder, position.inode)
 
-    def opening(self) -> bytes:
-        """Return a digest of the first line, the key for finding copies."""
-        return _digest(os.pread(self.descriptor, SAMPLE_BYTES, 0).partition(b"\n")[0])
-
-    def digest(self, position: int) -> bytes:
-        """Return a digest of the first bytes and of those before `position`."""
-        length = min(position, WINDOW_BYTES)
+    def digest(self, offset: int) -> bytes:
+        """Return a digest of the first bytes and of those before `offset`."""
+        length = min(offset, DIGEST_BYTES)
         first = os.pread(self.descriptor, length, 0)
-        return _digest(first + os.pread(self.descriptor, length, position - length))
+        return _digest(first + os.pread(self.descriptor, length, offset - length))
 
-    def continues(self, place: Place) -> bool:
-        """Return whether the file begins with the content that was read up to `place`."""
-        is_long_enough = 0 < place.position <= os.fstat(self.descriptor).st_size
-        return is_long_enough and self.digest(place.position) == place.digest
+    def begins_with_content_of(self, position: FilePosition) -> bool:
+        """Return whether this file begins with the content that was read up to a position, in whatever file."""
+        is_long_enough = 0 < position.offset <= os.fstat(self.descriptor).st_size
+        return is_long_enough and self.digest(position.offset) == position.digest
 
     def encoding(self) -> Encoding:
         """Return the file's encoding."""
@@ -89,7 +89,7 @@ def open_file(path: str) -> OpenFile | None:
 
 
 def has_compressed_name(path: str) -> bool:
-    """Return whether the suffix of a path is that of a compressed file."""
+    """Return whether a path has the suffix of a compressed file."""
     return PurePath(path).suffix.lower() in _SUFFIXES
 
 

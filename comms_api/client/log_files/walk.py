@@ -14,7 +14,7 @@ ENTRIES_MAXIMUM = 200_000
 SECONDS_MAXIMUM = 30.0
 _ANY_DEPTH = "**"
 
-Complain = Callable[[str, object], None]
+Warn = Callable[[str, object], None]
 """Receives a path that cannot be searched, and the reason."""
 
 
@@ -30,61 +30,51 @@ _Visit: TypeAlias = tuple[int, int, tuple[str, ...]]
 
 
 class Walk:
-    """One search, within bounds.
+    """One search, limited to a number of entries and seconds, which begin with the construction.
 
     Patterns are those of `glob`: `*`, `?` and `[…]` match within one name and not a leading dot, `**` matches any
-    folders. A folder that several links lead to is entered once, by its own name if the pattern reaches that.
+    folders. A folder that several links lead to is entered once, by its real name if the pattern matches that.
     """
 
-    def __init__(self, complain: Complain, entries: int = ENTRIES_MAXIMUM, seconds: float = SECONDS_MAXIMUM) -> None:
-        """Start the clock."""
-        self._complain = complain
+    def __init__(self, warn: Warn, entries: int = ENTRIES_MAXIMUM, seconds: float = SECONDS_MAXIMUM) -> None:
+        self._warn = warn
         self._entries = entries
-        self._bound = f"its limit of {entries} entries and {seconds:g} seconds is reached"
+        self._limit = f"its limit of {entries} entries and {seconds:g} seconds is reached"
         self._ends_at = time.monotonic() + seconds
 
     def find(self, pattern: str) -> Iterator[str]:
-        """Yield the regular files that match a pattern; stop at the limits with a complaint."""
+        """Yield the regular files that match a pattern; stop with a warning when a limit is reached."""
         path = Path(pattern)
         seen: set[_Visit] = set()
         steps, linked = [_Step(Path(path.anchor), path.parts[1:] if path.anchor else path.parts)], list[_Step]()
         while steps or linked:
             if self._entries <= 0 or time.monotonic() > self._ends_at:
-                self._complain(pattern, self._bound)
+                self._warn(pattern, self._limit)
                 return
-            step = (steps or linked).pop()
-            if self._is_new(step, seen):
-                yield from self._take(step, steps, linked)
+            step = (steps or linked).pop()  # links last: then the real names of their targets have been entered
+            if _is_new(step, seen):
+                yield from self._enter(step, steps, linked)
 
-    def _is_new(self, step: _Step, seen: set[_Visit]) -> bool:
-        try:
-            status = step.folder.stat()
-        except OSError:  # it was removed, or its link is broken
-            return False
-        key = (status.st_dev, status.st_ino, step.parts)
-        is_new = stat.S_ISDIR(status.st_mode) and key not in seen
-        seen.add(key)
-        return is_new
-
-    def _take(self, step: _Step, steps: list[_Step], linked: list[_Step]) -> Iterator[str]:
-        """Yield the files of one folder and queue the next steps."""
-        part, rest = step.parts[0], step.parts[1:]
+    def _enter(self, step: _Step, steps: list[_Step], linked: list[_Step]) -> Iterator[str]:
+        """Yield the matching files of one folder, and add its matching subfolders to the steps."""
+        part, parts_below = step.parts[0], step.parts[1:]
         if part == _ANY_DEPTH:
-            steps.append(_Step(step.folder, rest or ("*",)))
-            part, rest = "*", step.parts
+            steps.append(_Step(step.folder, parts_below or ("*",)))
+            part, parts_below = "*", step.parts
         elif not set(part) & set("*?["):
-            yield from self._take_named(step.folder / part, rest, steps)
+            yield from self._enter_named(step.folder / part, parts_below, steps)
             return
         for entry in self._matching(step.folder, part):
-            if rest:
-                (linked if entry.is_symlink() else steps).append(_Step(step.folder / entry.name, rest))
+            if parts_below:
+                (linked if entry.is_symlink() else steps).append(_Step(step.folder / entry.name, parts_below))
             elif _is_file(entry):
                 yield str(step.folder / entry.name)
 
-    def _take_named(self, path: Path, rest: tuple[str, ...], steps: list[_Step]) -> Iterator[str]:
+    def _enter_named(self, path: Path, parts_below: tuple[str, ...], steps: list[_Step]) -> Iterator[str]:
+        """Do the same for a part without wildcards, without reading the folder."""
         self._entries -= 1
-        if rest:
-            steps.append(_Step(path, rest))
+        if parts_below:
+            steps.append(_Step(path, parts_below))
         elif path.is_file():
             yield str(path)
 
@@ -100,10 +90,21 @@ class Walk:
                     if is_shown and fnmatchcase(entry.name, part):
                         found.append(entry)
         except PermissionError as error:
-            self._complain(str(folder), error.strerror)
+            self._warn(str(folder), error.strerror)
         except OSError:
-            pass  # it was removed meanwhile
+            pass  # the folder was removed meanwhile
         return sorted(found, key=lambda entry: entry.name, reverse=True)
+
+
+def _is_new(step: _Step, seen: set[_Visit]) -> bool:
+    try:
+        status = step.folder.stat()
+    except OSError:  # the folder was removed, or the link is broken
+        return False
+    visit = (status.st_dev, status.st_ino, step.parts)
+    is_new = stat.S_ISDIR(status.st_mode) and visit not in seen
+    seen.add(visit)
+    return is_new
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

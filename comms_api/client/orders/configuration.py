@@ -1,4 +1,4 @@
-"""The files of the agent's groups: kept beside the spool as the server has them, and reported by their hash."""
+"""The files of the agent's groups: a local copy of the server's files, reported by a hash."""
 
 import hashlib
 import re
@@ -7,37 +7,38 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from comms_api.client.transport.session import Call, Session
+from comms_api.client.transport.calls import Call
+from comms_api.client.transport.session import Session
 from comms_api.protocol import WantedFile, WantedFiles
 
-_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class Configuration:
     """A folder with the files of the agent's groups."""
 
     def __init__(self, session: Session, folder: Path) -> None:
-        """Take where they are kept."""
         self._session = session
         self._folder = folder
 
     async def fetch(self) -> dict[str, str]:
-        """Make the folder what the server has, and tell it; return the hashes of the files by name.
+        """Make the folder equal to the server's files and report it; return the files' hashes by name.
 
-        A file that changes while it is fetched is left for the order that tells of the change.
+        If a file changes while it is fetched, nothing is reported: another order announces the change.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wanted = (await self._session.ask(Call("GET", "/configuration"), WantedFiles)).files
-        last = {file.name: file.sha256 for file in wanted if _SAFE.fullmatch(file.name)}
-        for name, sha256 in last.items():
+        files = (await self._session.ask(Call("GET", "/configuration"), WantedFiles)).files
+        # If several groups have a file of one name, the last one counts.
+        hashes = {file.name: file.sha256 for file in files if _SAFE_NAME.fullmatch(file.name)}
+        for name, sha256 in hashes.items():
             if _hash(self._folder / name) != sha256:
                 await self._fetch(name, sha256)
         for path in self._folder.iterdir():
-            if path.name not in last:
+            if path.name not in hashes:
                 path.unlink()
-        if all(_hash(self._folder / name) == sha256 for name, sha256 in last.items()):
-            await self._report(wanted)
-        return last
+        if all(_hash(self._folder / name) == sha256 for name, sha256 in hashes.items()):
+            await self._report(files)
+        return hashes
 
     async def _fetch(self, name: str, sha256: str) -> None:
         answer = await self._session.send(Call("GET", f"/files?file_name={name}", may_be_missing=True))

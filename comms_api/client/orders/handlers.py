@@ -1,4 +1,4 @@
-"""What this agent can be ordered to do."""
+"""The actions that this agent can execute."""
 
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +16,10 @@ class _SetGroup(msgspec.Struct, frozen=True):
 
 
 class Handlers:
-    """The actions, and what they act on."""
+    """Executes actions on the agent.
+
+    `collect_again` makes the agent collect at once; `rotate_key` rotates its key for the order with that id.
+    """
 
     def __init__(
         self,
@@ -25,14 +28,13 @@ class Handlers:
         collect_again: Callable[[], None],
         rotate_key: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Call `collect_again` to have the agent collect at once, and `rotate_key` with the id of the order."""
         self._spool = spool
         self._rotate_key = rotate_key
         self._configuration = configuration
         self._collect_again = collect_again
 
     def by_action(self) -> dict[str, Handler]:
-        """Return the handlers by the name of their action."""
+        """Return the handlers by the names of their actions."""
         return {
             "ping": self._ping,
             "restart": self._restart,
@@ -43,7 +45,7 @@ class Handlers:
         }
 
     def groups(self) -> tuple[str, ...]:
-        """Return the agent's groups, as it was told last."""
+        """Return the agent's groups as of the last order or, before that, of the enrollment."""
         fact = self._spool.find_fact("groups")
         return () if fact is None else msgspec.json.decode(fact, type=tuple[str, ...])
 
@@ -52,7 +54,7 @@ class Handlers:
 
     async def _restart(self, _order: Order) -> Result:
         self._collect_again()
-        return success("collecting anew")
+        return success("collecting again")
 
     async def _change_key(self, order: Order) -> Result:
         await self._rotate_key(order.order_id)

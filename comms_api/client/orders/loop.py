@@ -1,4 +1,7 @@
-"""Execute orders, each once: remembered before it is begun, its result before it is reported."""
+"""Poll for orders, execute each once, and report the results.
+
+An order is recorded before it is executed, and its result before it is reported.
+"""
 
 import asyncio
 import logging
@@ -9,9 +12,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.orders import OrderLog
 from comms_api.client.supervise import Health, keep_going, until_done
-from comms_api.client.transport.session import REQUEST_SECONDS, Call, Refused, Session
+from comms_api.client.transport.calls import REQUEST_SECONDS, Call, Refused
+from comms_api.client.transport.session import Session
 from comms_api.protocol import (
     CANCEL_ACTION,
     RESULT_FAILURE,
@@ -30,13 +34,13 @@ from comms_api.protocol import (
 logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Order], Awaitable[Result]]
-"""Executes one kind of action; what it raises is reported as a failure."""
+"""Executes one kind of action. An exception is reported as a failure of the order."""
 
 HANDLER_SECONDS = 600.0
 RUNNING_MAXIMUM = 8
 REPORTS_PER_REQUEST = 500
 LEAST_POLL_SECONDS = 1.0
-"""An empty answer that comes sooner is followed by such a pause: a server in trouble is not asked in a loop."""
+"""The pause after an empty answer that comes sooner than this, so that a failing server is not polled too often."""
 
 
 def success(message: str, data: object = None) -> Result:
@@ -45,12 +49,11 @@ def success(message: str, data: object = None) -> Result:
 
 
 class OrderLoop:
-    """Holds the poll, executes what arrives, and reports."""
+    """Polls, executes the orders that arrive, and reports; `handlers` are keyed by the name of their action."""
 
-    def __init__(self, session: Session, spool: Spool, handlers: Mapping[str, Handler], wait_seconds: float) -> None:
-        """Take the handlers by the name of their action."""
+    def __init__(self, session: Session, log: OrderLog, handlers: Mapping[str, Handler], wait_seconds: float) -> None:
         self._session = session
-        self._spool = spool
+        self._log = log
         self._handlers = handlers
         self._wait_seconds = wait_seconds
         self._slots = asyncio.Semaphore(RUNNING_MAXIMUM)
@@ -60,7 +63,7 @@ class OrderLoop:
 
     async def run(self) -> None:
         """Poll, execute and report until cancelled."""
-        self._abandon()
+        self._finish_interrupted()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(keep_going("reporting results", self._report))
             await keep_going("polling", partial(self._poll_and_begin, tasks))
@@ -76,20 +79,20 @@ class OrderLoop:
         task.add_done_callback(lambda _: self._running.pop(order.order_id, None))
 
     async def run_once(self) -> None:
-        """Execute what waits at the server, and report."""
-        self._abandon()
+        """Execute the orders that wait at the server, and report."""
+        self._finish_interrupted()
         for order in await self.poll(0):
             if self._accept(order):
                 await self.execute(order)
         while await self.report_batch():
             pass
 
-    def _abandon(self) -> None:
-        self._spool.abandon_orders(Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order"))
+    def _finish_interrupted(self) -> None:
+        self._log.finish_interrupted(Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order"))
         self._has_results.set()
 
     async def poll(self, wait_seconds: float) -> list[Order]:
-        """Return the orders that the server has for us, waiting up to `wait_seconds` for the first."""
+        """Return the server's orders for this agent, waiting up to `wait_seconds` for the first."""
         path = f"/commands?wait={wait_seconds:g}"
         return (await self._session.ask(Call("GET", path, None, wait_seconds + REQUEST_SECONDS), Orders)).commands
 
@@ -105,14 +108,14 @@ class OrderLoop:
         return orders
 
     def _accept(self, order: Order) -> bool:
-        is_new = self._spool.accept_order(order.order_id)
+        is_new = self._log.accept(order.order_id)
         if not is_new:
-            self._spool.report_again(order.order_id)
+            self._log.report_again(order.order_id)
             self._has_results.set()
         return is_new
 
     async def execute(self, order: Order) -> None:
-        """Execute an order and keep its result; one that is cancelled by the server ends where it is."""
+        """Execute an order and store its result. If the server cancels the order, its result is a failure."""
         try:
             if order.action.name == CANCEL_ACTION:
                 result = await self._handle(order, self._cancel)
@@ -120,24 +123,24 @@ class OrderLoop:
                 async with self._slots:
                     result = await self._handle(order, self._handlers.get(order.action.name))
         except asyncio.CancelledError:
-            if order.order_id in self._running:  # the agent is stopping
+            if order.order_id in self._running:  # the agent stops; `_cancel` would have removed the order
                 raise
             result = Result(RESULT_FAILURE, "cancelled")
         self._running.pop(order.order_id, None)
-        await until_done(Health("keeping a result"), partial(self._keep, order, result))
+        await until_done(Health("storing a result"), partial(self._store, order, result))
 
-    async def _keep(self, order: Order, result: Result) -> None:
-        self._spool.finish_order(order.order_id, result)
+    async def _store(self, order: Order, result: Result) -> None:
+        self._log.finish(order.order_id, result)
         self._has_results.set()
 
     async def _cancel(self, order: Order) -> Result:
-        """End what an order names, unless it has ended already; no slot is needed, as those may all be taken."""
-        named = msgspec.json.decode(order.action.args, type=CancelArguments)
-        meant = {str(named.request_id), str(named.order_id)}
-        ended = [order_id for order_id, (other, _) in self._running.items() if meant & {other.request_id, order_id}]
-        for order_id in ended:
+        """Cancel the running orders that `order` names. It takes no slot, because all slots may be in use."""
+        arguments = msgspec.json.decode(order.action.args, type=CancelArguments)
+        ids = {str(arguments.request_id), str(arguments.order_id)}
+        cancelled = [order_id for order_id, (other, _) in self._running.items() if ids & {other.request_id, order_id}]
+        for order_id in cancelled:
             self._running.pop(order_id)[1].cancel()
-        return success("cancelled" if ended else "nothing of it was under way", {"orders": ended})
+        return success("cancelled" if cancelled else "no such order is running", {"orders": cancelled})
 
     async def _handle(self, order: Order, handler: Handler | None) -> Result:
         if handler is None:
@@ -158,23 +161,23 @@ class OrderLoop:
         self._has_results.clear()
 
     async def report_batch(self) -> bool:
-        """Report results that are due; return whether there were any."""
-        due = self._spool.unreported(self._reports_maximum)
-        if not due:
+        """Report the oldest unreported results; return whether there were any."""
+        results = self._log.unreported(self._reports_maximum)
+        if not results:
             return False
-        call = Call("POST", "/commands/results", msgspec.json.encode(OrderResults(due)))
+        call = Call("POST", "/commands/results", msgspec.json.encode(OrderResults(results)))
         try:
             answer = await self._session.ask(call, ReportOutcomes)
         except Refused as refusal:
-            self._refused(due, refusal)
+            self._shrink_reports(results, refusal)
             return True
         self._reports_maximum = REPORTS_PER_REQUEST
-        told = {outcome.order_id: outcome.result for outcome in answer.results}
-        self._spool.settle_results({report.order_id: told.get(report.order_id, "unanswered") for report in due})
+        outcomes = {outcome.order_id: outcome.result for outcome in answer.results}
+        self._log.settle({report.order_id: outcomes.get(report.order_id, "unanswered") for report in results})
         return True
 
-    def _refused(self, due: list[OrderResult], refusal: Refused) -> None:
-        logger.error("%d results refused: %s", len(due), refusal)
-        self._reports_maximum = max(1, len(due) // 2)
-        if len(due) == 1:  # it can never be reported
-            self._spool.settle_results({due[0].order_id: "refused"})
+    def _shrink_reports(self, results: list[OrderResult], refusal: Refused) -> None:
+        logger.error("%d results refused: %s", len(results), refusal)
+        self._reports_maximum = max(1, len(results) // 2)
+        if len(results) == 1:  # the server would refuse it every time
+            self._log.settle({results[0].order_id: "refused"})

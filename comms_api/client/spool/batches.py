@@ -5,11 +5,11 @@ from collections.abc import Sequence
 BATCH_BYTES_MAXIMUM = 2**20
 BATCH_ITEMS_MAXIMUM = 2_000
 HEADER_BYTES = 200
-"""About what a change takes beside its document."""
+"""The approximate size of a change without its document."""
 
 
 def within_bytes(sizes: Sequence[int], maximum: int) -> int:
-    """Return how many of the first items fit into one batch: at least one, if there is one."""
+    """Return how many of the first items fit into `maximum` bytes: at least one, if there is one."""
     total = 0
     for count, size in enumerate(sizes):
         total += size

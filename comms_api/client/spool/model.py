@@ -6,35 +6,36 @@ from comms_api.protocol import Operation
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who the agent is; the key is the secret it logs in with."""
+    """The agent's id, and the key that it logs in with."""
 
     id: str
     key: str
     is_enrolled: bool = False
     is_external: bool = False
-    """Whether the id is that of an external database, until the server has told its own."""
+    """Whether `id` belongs to an external database. It is replaced by the server's id at the first login."""
 
     next_key: str = ""
-    """The key that replaces this one, while it is rotated."""
+    """During a rotation, the key that is to replace `key`."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """The reading position in a file. Folder and inode identify the file; the digests identify its content."""
+class FilePosition(msgspec.Struct, frozen=True):
+    """How far a file was read. Folder and inode identify the file; the digests identify its content."""
 
     folder: str
     inode: int
     path: str
-    position: int
+    offset: int
+    """The number of bytes that were read."""
     opening: bytes = b""
     """Digest of the first line."""
     digest: bytes = b""
-    """Digest of the first bytes and of those before `position`."""
+    """Digest of the first bytes and of those before `offset`."""
     is_cut: bool = False
-    """Whether `position` is within an overlong line whose event exists already."""
+    """Whether `offset` is within an overlong line, whose event exists already."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One collected event, as it is sent; `number` is its place in the spool."""
+    """One collected event as it is sent; `number` orders the lines in the spool."""
 
     number: int
     module: str
@@ -43,7 +44,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One change of a state, as it is sent; `number` is its place in the spool, `data` None for a delete."""
+    """One change of a state; `data` is None for a delete, and `number` orders the changes in the spool."""
 
     module: str
     collector: str
@@ -54,7 +55,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What the agent has done since it was enrolled, exactly: each count moves in the transaction of what it counts."""
+    """Exact counts since the enrollment: each is increased in the transaction of the items that it counts."""
 
     events_collected: int = 0
     events_sent: int = 0

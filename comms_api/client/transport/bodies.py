@@ -1,4 +1,4 @@
-"""Write batches as the wire wants them: lines of JSON, the metadata first."""
+"""Write batches in the form of the wire: lines of JSON, the metadata first."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How to reach a server: its address, the authority that its certificate is checked against, and the proxy."""
+"""How to reach a server: its URL, the authority that signs its certificate, and the proxy."""
 
 import re
 import ssl
@@ -15,11 +15,11 @@ from comms_api.errors import ConfigurationError
 PORT_MAXIMUM = 65_535
 
 _NO_PROXY_ENTRY = re.compile(r"(?:.*://)?(?P<host>\[.*\]|[^:]*|.*:.*:.*?)(?::(?P<port>\d+))?")
-"""A name, an address or a network, with an optional scheme and port."""
+"""A name, an address or a network in NO_PROXY, with an optional scheme and port."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A server and the route to it. Without `proxy`, the environment may name one, unless `is_direct`."""
+    """A server and the route to it. Without `proxy`, the proxy of the environment is used, unless `is_direct`."""
 
     url: str
     ca: Path | None = None
@@ -27,7 +27,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     is_direct: bool = False
 
     def client(self, timeout_seconds: float) -> httpx.Client:
-        """Return a client for this server; raises `ConfigurationError` if it cannot be reached as described."""
+        """Return a client for this server; raises `ConfigurationError` if the URL, the proxy or `ca` is invalid."""
         return httpx.Client(**self._client_options(timeout_seconds))
 
     def async_client(self, timeout_seconds: float) -> httpx.AsyncClient:
@@ -39,7 +39,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         if url is None:
             raise ConfigurationError(f"{self.url!r} does not have the form https://HOST:PORT")
         options = {"base_url": url, "proxy": None if self.is_direct else self._find_proxy(url)}
-        # httpx would read the environment itself, and fails on some valid values.
+        # httpx must not read the environment: it fails on some valid values.
         return options | {"verify": tls_context(self.ca), "timeout": timeout_seconds, "trust_env": False}
 
     def _find_proxy(self, url: httpx.URL) -> httpx.Proxy | None:
@@ -53,7 +53,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts `ca`, or the system's authorities."""
+    """Return a context that trusts `ca`, or without it the system's authorities."""
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
@@ -61,7 +61,7 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
 
 
 def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
-    """Return whether NO_PROXY excludes a URL: by `*`, a domain with its subdomains, an address, or a network."""
+    """Return whether NO_PROXY exempts a URL: by `*`, a domain with its subdomains, an address or a network."""
     for entry in re.split(r"[\s,]+", no_proxy):
         found = _NO_PROXY_ENTRY.fullmatch(entry)
         if found and found["host"] and found["port"] in {None, str(url.port or 443)}:
@@ -81,7 +81,7 @@ def _is_in_network(host: str, network: str) -> bool:
 def _proxy(source: str, text: str) -> httpx.Proxy:
     url = _find_url(text if "://" in text else f"http://{text}", {"http", "https"})
     if url is None:
-        shown = text.rpartition("@")[2]  # a password may come before it
+        shown = text.rpartition("@")[2]  # a password may precede it
         raise ConfigurationError(
             f"{source}: {shown!r} cannot be used as a proxy: it must have the form http://HOST:PORT;"
             " pass --proxy to use another one, or --no-proxy to use none"
