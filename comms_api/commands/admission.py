@@ -1,4 +1,4 @@
-"""Refuse commands that nobody can get, or that their actions do not allow, with each command at fault."""
+"""Refuse commands whose targets or actions are not allowed; each error names the commands at fault."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import msgspec
 
 from comms_api.actions.model import ActionSchema, Recipients
 from comms_api.commands.expansion import Expansion
-from comms_api.commands.targets import find_outsiders, find_unknown, may_name_unknown
+from comms_api.commands.targets import find_nonmembers, find_unknown, may_name_unknown
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.orders.model import CommandTarget
@@ -15,7 +15,7 @@ from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, TargetTy
 NAMES_SHOWN = 20
 
 
-OUTSIDERS_SHOWN = 5
+NONMEMBERS_SHOWN = 5
 
 
 FAULTS_SHOWN = 10
@@ -27,9 +27,9 @@ _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "s
 def admit_action(
     where: str, action: Action, target: CommandTarget, schema: ActionSchema | None, *, passes_unknown: bool
 ) -> Action:
-    """Return the action in the form that its recipients get; raises `Invalid` with the field's path after `where`.
+    """Return the action as its recipients get it; raises `Invalid` with the field's path after `where`.
 
-    The args are not checked yet.
+    This does not check the args.
     """
     if action.name == CANCEL_ACTION:
         raise Invalid(f"{where}.action.name: submit POST /commands/{{request_id}}/cancel instead")
@@ -55,8 +55,8 @@ class _Groups(msgspec.Struct, frozen=True):
     groups: list[str]
 
 
-def named_groups(action: Action) -> list[str]:
-    """Return the groups in a checked `set-group`, and none for any other action."""
+def _named_groups(action: Action) -> list[str]:
+    """Return the groups of a `set-group` whose args are checked; an empty list for any other action."""
     return msgspec.json.decode(action.args, type=_Groups).groups if action.name == SET_GROUP_ACTION else []
 
 
@@ -65,43 +65,48 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
 
 
-async def refuse_strangers(connection: Connection, expansions: Sequence[Expansion], orders: Sequence[int]) -> None:
-    """Raise `Invalid` for names that nobody has, or else for targets that nobody matches."""
+async def refuse_unknown_targets(
+    connection: Connection, expansions: Sequence[Expansion], orders: Sequence[int]
+) -> None:
+    """Raise `Invalid` for targets with unknown names or, if there are none, for targets without recipients."""
     targets = [expansion.command.target for expansion in expansions]
     faults = [
         f"commands[{index}].target.id: there is no {_KIND[target.type]} {_listed(unknown)}"
         for index, (target, count) in enumerate(zip(targets, orders, strict=True))
         if may_name_unknown(target, count) and (unknown := await find_unknown(connection, target))
     ] or [
-        f"commands[{index}].target: there is no agent in {_named(target)}"
+        f"commands[{index}].target: there is no agent in {_describe(target)}"
         for index, (target, count) in enumerate(zip(targets, orders, strict=True))
         if not count
     ]
-    if faults:
-        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
+    _raise_faults(faults)
 
 
-async def refuse_foreign_groups(connection: Connection, expansions: Sequence[Expansion]) -> None:
-    """Raise `Invalid` for a `set-group` with unknown groups, or groups that a recipient is not a member of."""
+async def refuse_unjoined_groups(connection: Connection, expansions: Sequence[Expansion]) -> None:
+    """Raise `Invalid` for a `set-group` with unknown groups, or with groups that a recipient is not a member of."""
     faults = [
         f"commands[{index}].action.args.groups: {fault}"
         for index, expansion in enumerate(expansions)
-        if (names := named_groups(expansion.command.action))
-        and (fault := await _find_foreign_groups(connection, expansion, names))
+        if (names := _named_groups(expansion.command.action))
+        and (fault := await _find_unjoined_groups(connection, expansion, names))
     ]
+    _raise_faults(faults)
+
+
+def _raise_faults(faults: Sequence[str]) -> None:
     if faults:
         raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
 
 
-async def _find_foreign_groups(connection: Connection, expansion: Expansion, names: Sequence[str]) -> str:
+async def _find_unjoined_groups(connection: Connection, expansion: Expansion, names: Sequence[str]) -> str:
     if unknown := await find_unknown(connection, CommandTarget("group", list(names))):
         return f"there is no group {_listed(unknown)}"
     target, chosen = expansion.command.target, expansion.recipients
-    outsiders = await find_outsiders(connection, target, chosen, names, OUTSIDERS_SHOWN + 1)
-    shown = [f"the agent {agent_id} is not a member of {_listed(missing)}" for agent_id, missing in outsiders]
-    return ", ".join(shown[:OUTSIDERS_SHOWN]) + (", and more agents" if len(shown) > OUTSIDERS_SHOWN else "")
+    nonmembers = await find_nonmembers(connection, target, chosen, names, NONMEMBERS_SHOWN + 1)
+    shown = [f"the agent {agent_id} is not a member of {_listed(missing)}" for agent_id, missing in nonmembers]
+    return ", ".join(shown[:NONMEMBERS_SHOWN]) + (", and more agents" if len(shown) > NONMEMBERS_SHOWN else "")
 
 
-def _named(target: CommandTarget) -> str:
-    place = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
-    return f"{place} that matches the filter" if target.filter else place
+def _describe(target: CommandTarget) -> str:
+    recipients = f"the group {_listed(target.ids)}" if target.type == "group" else "the target"
+    return f"{recipients} that matches the filter" if target.filter else recipients

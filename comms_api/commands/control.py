@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import text
 
 from comms_api.commands.model import Phase
-from comms_api.commands.rollout import Rollout, Standing
+from comms_api.commands.rollout import Rollout, RolloutProgress
 from comms_api.database.connection import Connection
 from comms_api.orders.turns import is_first, take_turn
 
@@ -90,10 +90,10 @@ _STAND = text("""
     WHERE commands.request_id = :id""")
 
 
-async def find_standing(connection: Connection, request_id: UUID, credit: float) -> Standing:
+async def find_progress(connection: Connection, request_id: UUID, credit: float) -> RolloutProgress:
     """Count where a rollout stands."""
     [row] = await connection.execute(_STAND, {"id": request_id})
-    return Standing(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
+    return RolloutProgress(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
 
 
 _RELEASE = text("""

@@ -48,20 +48,20 @@ _TIMESTAMP = DateTime(timezone=True)
 
 
 class Expansion(msgspec.Struct, frozen=True):
-    """A command to be expanded: under which id, by whom, for whom, and how long held orders are kept at most."""
+    """A command to expand into orders; orders that are held back expire after `held_seconds` at the latest."""
 
     request_id: UUID
     user: str
     command: NewCommand
     recipients: Select[Any]
-    """May name the parameters of its command's target."""
+    """Selects `agent_id`; may use the parameters of the command's target."""
 
     held_seconds: float
     retry_of: UUID | None = None
 
     @property
     def is_due_at_once(self) -> bool:
-        """Whether the orders may be offered as soon as they are there."""
+        """Whether the orders may be offered at once."""
         return not self.is_held and self.command.start_at is None
 
     @property
@@ -133,9 +133,9 @@ _OFFER_AT = select(case((bindparam("is_held", type_=Boolean), NEVER), else_=_STA
 
 
 async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> Submitted:
-    """Add a command and one order per recipient; show the first `shown` of them.
+    """Add a command and one order per recipient, and return the command with the ids of the first `shown` orders.
 
-    One statement, which may be a transaction by itself; a command that is for nobody is not added.
+    One statement, which may be a transaction by itself; a command without recipients is not added.
     """
     [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
     return _submitted(expansion, count, order_ids)
@@ -144,7 +144,7 @@ async def expand_command(connection: Connection, expansion: Expansion, shown: in
 async def expand_and_claim(
     connection: Connection, expansion: Expansion, shown: int, lease_seconds: float
 ) -> tuple[Submitted, list[Claimed]]:
-    """Do the same, and claim the orders at once for those who wait here, unless something older is due to them."""
+    """Expand a command, and claim its orders at once, except orders to recipients that an older order is due to."""
     parameters = _parameters(expansion) | {"lease_seconds": lease_seconds}
     rows = await connection.execute(_expand(expansion.recipients, shown, claims=True), parameters)
     [(count, order_ids, claimed, agents, *_)] = rows
@@ -216,7 +216,7 @@ def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:
 
 
 def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
-    """Return what an order is like that is claimed as it is made; if something older is due, as it is otherwise."""
+    """Return the columns of an order that is claimed on insertion, or inserted unclaimed if an older order is due."""
     is_claimed = ~exists().where(
         orders.c.agent_id == agent_id, orders.c.offer_at <= func.now(), orders.c.expires_at > func.now()
     )

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import select
 
-from comms_api.agents.model import AgentFilter
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connection import Connection, Row
@@ -13,8 +13,7 @@ from comms_api.database.schema import commands
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
-from comms_api.orders.queries import decode, has_target
-from comms_api.orders.targets import shown_target
+from comms_api.orders.queries import has_target, submitted_target
 from comms_api.protocol import Action, kept_source
 
 
@@ -54,11 +53,11 @@ def _command(row: Row) -> Command:
         request_id=row.request_id,
         source=row.source,
         user=row.user_name,
-        target=shown_target(row.target_type, row.target_ids, decode(row.target_filter, AgentFilter)),
+        target=submitted_target(row),
         action=Action(row.action_name, row.action_args, row.action_version),
         timeout=row.timeout_seconds,
         priority=row.priority,
-        rollout=decode(row.rollout, Rollout),
+        rollout=None if row.rollout is None else msgspec.json.decode(row.rollout, type=Rollout),
         retry_of=row.retry_of,
         phase=row.phase,
         phase_reason=row.phase_reason,

@@ -5,7 +5,7 @@ from uuid import UUID
 from comms_api.commands import control, queries
 from comms_api.commands.control import Halt
 from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, CommandProgress, Held, Phase
-from comms_api.commands.rollout import credit_after, excess_failures, is_over, releasable
+from comms_api.commands.rollout import credit_after, excess_failures, is_complete, releasable
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -121,11 +121,11 @@ async def _advance(connection: Connection, request_id: UUID, held_seconds: float
     if rolling is None:
         return 0
     credit = credit_after(rolling.rollout, rolling.credit, rolling.seconds)
-    standing = await control.find_standing(connection, request_id, credit)
-    reason = excess_failures(rolling.rollout, standing)
+    progress = await control.find_progress(connection, request_id, credit)
+    reason = excess_failures(rolling.rollout, progress)
     if reason and await control.halt(connection, request_id, Halt("stopped", reason, held_seconds)) is not None:
         return 0
-    released = await control.release_held(connection, request_id, releasable(rolling.rollout, standing))
-    phase: Phase = "released" if is_over(rolling.rollout, standing, released) else "rolling"
+    released = await control.release_held(connection, request_id, releasable(rolling.rollout, progress))
+    phase: Phase = "released" if is_complete(rolling.rollout, progress, released) else "rolling"
     await control.record_step(connection, rolling, phase, "", credit - released)
     return released

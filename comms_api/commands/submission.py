@@ -14,7 +14,7 @@ from comms_api.actions.model import BUILT_IN, ActionSchema
 from comms_api.actions.schemas import Check, Schemas
 from comms_api.actions.store import load_schemas
 from comms_api.commands import queries
-from comms_api.commands.admission import admit_action, refuse_foreign_groups, refuse_strangers
+from comms_api.commands.admission import admit_action, refuse_unjoined_groups, refuse_unknown_targets
 from comms_api.commands.expansion import (
     Expansion,
     expand_and_claim,
@@ -42,7 +42,7 @@ from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION
 from comms_api.settings import Settings
 
 HEAD_START_SECONDS = 0.001
-"""How long the answer to a submission lets polls that are held here be answered: making it would delay them."""
+"""The delay of a submission's answer: building it at once would delay the answers to polls held here."""
 
 
 class Submissions:
@@ -71,9 +71,9 @@ class Submissions:
     ) -> list[Submitted]:
         """Make one order per recipient for every command, or nothing at all; durable when this returns.
 
-        With a key that was used before, return what was returned then. Raises `Invalid`, naming each command at fault,
-        for unknown names, for a target that nobody matches, for args that their action does not allow, and for a
-        `set-group` with groups that are unknown or that a recipient is not a member of.
+        With a key that was used before, return the first answer again. Raises `Invalid`, naming each command at fault,
+        for unknown names, a target without recipients, args that their action does not allow, and a `set-group` with
+        groups that are unknown or that a recipient is not a member of.
         """
         submitted = await self._by_id(submitted)
         recipients = _named_recipients(submitted)
@@ -108,7 +108,7 @@ class Submissions:
         delivered = await self._dispatcher.deliver(claimed)
         if not answer.orders:
             async with self._engine.connect() as reading:
-                await refuse_strangers(reading, [expansion], [0])
+                await refuse_unknown_targets(reading, [expansion], [0])
         return [answer], delivered == answer.orders
 
     async def _submit_together(
@@ -121,9 +121,9 @@ class Submissions:
         async with self._engine.connect() as connection, connection.transaction():
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
-            await refuse_foreign_groups(connection, expansions)
+            await refuse_unjoined_groups(connection, expansions)
             answer = [await expand_command(connection, expansion, ORDER_IDS_SHOWN) for expansion in expansions]
-            await refuse_strangers(connection, expansions, [command.orders for command in answer])
+            await refuse_unknown_targets(connection, expansions, [command.orders for command in answer])
             if key is not None:
                 await store_answer(connection, key, answer)
         return answer
@@ -137,22 +137,22 @@ class Submissions:
         submitted = await self._by_id(submitted)
         expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:
-            await refuse_foreign_groups(connection, expansions)
+            await refuse_unjoined_groups(connection, expansions)
             rehearsed = [
                 Rehearsed(*await rehearse_command(connection, expansion, RECIPIENTS_SHOWN)) for expansion in expansions
             ]
-            await refuse_strangers(connection, expansions, [command.orders for command in rehearsed])
+            await refuse_unknown_targets(connection, expansions, [command.orders for command in rehearsed])
         return rehearsed
 
     async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
-        """Replace agents' names in commands with ids; costs a query if there are any."""
+        """Replace agents' names in commands with ids, with one query if there are any."""
         if not any(agent_names(command.target) for command in submitted):
             return submitted
         async with self._engine.connect() as connection:
             return await with_agent_ids(connection, submitted)
 
     async def _prepare(self, user: str, submitted: Sequence[NewCommand]) -> list[Expansion]:
-        """Check the commands; no connection is held meanwhile, since checking args may take seconds."""
+        """Check the commands, holding no connection, since checking args may take seconds."""
         schemas, admitted, checks = await self._load_schemas(submitted), [], []
         for index, command in enumerate(submitted):
             where, schema = f"commands[{index}]", schemas.get(command.action.name)
@@ -198,7 +198,7 @@ class Submissions:
             )
             chosen = recipients_again(request_id, retry.statuses, old.target.type)
             repeated = Expansion(self._clock.uuid7(), user, again, chosen, self._held_seconds, retry_of=request_id)
-            await refuse_foreign_groups(connection, [repeated])
+            await refuse_unjoined_groups(connection, [repeated])
             answer = [await expand_command(connection, repeated, ORDER_IDS_SHOWN)]
             if not answer[0].orders:
                 counts = await count_orders(connection, request_id)
@@ -224,7 +224,7 @@ def _nothing_to_repeat(request_id: UUID, retry: Retry, counts: Counts) -> str:
 
 
 def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
-    """Return the ids of whom the commands are for, if all of them name these; else none."""
+    """Return the recipients of the commands if every command names its recipients, else an empty set."""
     targets = [command.target for command in submitted]
     if any(target.type in {"group", "all"} for target in targets):
         return set()
@@ -232,7 +232,7 @@ def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
 
 
 def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
-    """Return whether nothing must be read first and the statement does nothing for a faulty target."""
+    """Return whether one statement submits these commands: it needs no reads, and does nothing for a faulty target."""
     if len(submitted) != 1:
         return False
     [command] = submitted

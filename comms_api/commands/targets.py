@@ -17,7 +17,7 @@ from comms_api.orders.targets import service_id
 from comms_api.protocol import TargetType
 
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
-"""The services that every fleet has; others are the users whose role is `service`."""
+"""The services that every fleet has; users with the role `service` are the others."""
 
 
 _AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
@@ -39,9 +39,9 @@ CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
 
 
 def recipients(target: CommandTarget) -> Select[Any]:
-    """Return the statement of a target's recipients, each once, in a column `agent_id`; `target_parameters` are its.
+    """Return a statement that selects a target's recipients, each once, as `agent_id`.
 
-    It is the same object for targets of the same kind without a filter.
+    Run it with `target_parameters`. Targets of one kind without a filter share one statement.
     """
     if target.type == "group" and len(target.ids) == 1 and target.filter is None:
         return _MEMBERS
@@ -50,7 +50,7 @@ def recipients(target: CommandTarget) -> Select[Any]:
 
 
 def target_parameters(target: CommandTarget) -> dict[str, Any]:
-    """Return the parameters by which the statement of a target's recipients names them."""
+    """Return the parameters of the statement of a target's recipients."""
     match target.type:
         case "agent":
             return {"named_agents": agent_ids(target.ids)}
@@ -63,7 +63,7 @@ def target_parameters(target: CommandTarget) -> dict[str, Any]:
 
 
 def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: TargetType) -> Select[Any]:
-    """Return the statement of those whose orders of a command ended in one of `statuses`; agents that still exist."""
+    """Return a statement that selects recipients whose orders ended in one of `statuses`; no deleted agents."""
     statement = (
         select(finished_orders.c.agent_id)
         .where(finished_orders.c.request_id == request_id, is_one_of(finished_orders.c.status, statuses))
@@ -75,12 +75,12 @@ def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: Tar
 
 
 def named_recipients(target: CommandTarget) -> list[UUID]:
-    """Return the recipients that an agents' or a service's target names."""
+    """Return the recipients that a target of agents or of a service names."""
     return [service_id(target.ids[0])] if target.type == "server" else agent_ids(target.ids)
 
 
 def agent_ids(names: Sequence[str]) -> list[UUID]:
-    """Return those of the names that are ids."""
+    """Return the names that are ids, as ids."""
     return [agent_id for name in names if (agent_id := read_id(name)) is not None]
 
 
@@ -98,12 +98,12 @@ async def with_agent_ids(connection: Connection, submitted: Sequence[NewCommand]
 
 
 def agent_names(target: CommandTarget) -> list[str]:
-    """Return the agents' names in a target."""
+    """Return the names in a target that are names of agents and not ids."""
     return [name for name in target.ids if read_id(name) is None] if target.type == "agent" else []
 
 
 def may_name_unknown(target: CommandTarget, orders: int) -> bool:
-    """Return whether a target that became so many orders may have a name that nobody has."""
+    """Return whether a target that has become `orders` orders may contain an unknown name."""
     if target.type == "server":
         return not SERVICES.issuperset(target.ids)
     if target.type == "agent":
@@ -112,7 +112,7 @@ def may_name_unknown(target: CommandTarget, orders: int) -> bool:
 
 
 async def find_unknown(connection: Connection, target: CommandTarget) -> list[str]:
-    """Return those of a target's names that nobody has."""
+    """Return the unknown names in a target."""
     if target.type == "agent":
         known = set(await connection.scalars(recipients(CommandTarget("agent", target.id)), target_parameters(target)))
         return [name for name in target.ids if not known.intersection(agent_ids([name]))]
@@ -125,10 +125,10 @@ async def find_unknown(connection: Connection, target: CommandTarget) -> list[st
     return []
 
 
-async def find_outsiders(
+async def find_nonmembers(
     connection: Connection, target: CommandTarget, chosen: Select[Any], names: Sequence[str], limit: int
 ) -> list[tuple[UUID, list[str]]]:
-    """Return the first recipients that are not members of all these groups, each with its missing groups."""
+    """Return the first recipients that are not members of all these groups, each with the groups it lacks."""
     recipient = chosen.subquery("recipient")
     is_recipient = group_members.c.agent_id == recipient.c.agent_id
     named = func.unnest(literal(list(names), ARRAY(Text))).column_valued("name")

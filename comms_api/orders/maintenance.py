@@ -1,4 +1,4 @@
-"""What keeps orders in bounds: any node may do any of it at any time, in bounded steps."""
+"""Expire, archive and delete orders. Any node may do any of this at any time, in bounded steps."""
 
 import asyncio
 from datetime import timedelta
@@ -23,14 +23,13 @@ class Maintenance:
     """The periodic duties of orders."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        """Take how long finished orders are kept as rows, and at all."""
         self._engine = engine
         self._expiry_step = settings.expiry_orders_maximum
         self._archive_days = settings.orders_archive_days
         self._retention_days = settings.orders_retention_days
 
     async def expire(self) -> int:
-        """End every order whose time is over; return how many."""
+        """End every expired order and return how many."""
         total = 0
         while True:
             async with self._engine.begin() as connection:
@@ -40,9 +39,9 @@ class Maintenance:
                 return total
 
     async def archive(self) -> int:
-        """Pack the finished orders of past days, one node at a time, and drop the days it has emptied.
+        """Pack the finished orders of past days, and drop the days that are empty then; one node does so at a time.
 
-        A day that an open order is from, or that comes after one, is not touched: its place is still needed.
+        Days from that of the oldest open order on stay, since the order will need its partition.
         """
         async with self._engine.connect() as connection, connection.try_lock(archive.ARCHIVE_LOCK) as is_locked:
             return await self._archive(connection) if is_locked else 0
@@ -63,7 +62,7 @@ class Maintenance:
                     packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
                 total += packed
                 await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
-        # The same limit, and not the clock again: of a day that has become old meanwhile, nothing is packed.
+        # By the same limit, not by the clock again: a day that has become old meanwhile is not packed yet.
         await drop_partitions_before(self._engine, finished_orders.name, limit)
         return total
 

@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from comms_api.agents.model import AgentFilter
-from comms_api.protocol import Action, Order, OrderResult, OrderStatus, TargetType, Text
+from comms_api.protocol import (
+    RESULT_IN_PROGRESS,
+    Action,
+    Order,
+    OrderResult,
+    OrderStatus,
+    ReportOutcome,
+    TargetType,
+    Text,
+)
 
 PRIORITY_MAXIMUM = 100
 
@@ -126,12 +135,25 @@ class Claimed(msgspec.Struct, frozen=True):
     order: Order
 
 
+OrderKey: TypeAlias = tuple[UUID, UUID]
+"""The id of an order and of its recipient."""
+
+
 class Report(msgspec.Struct, frozen=True):
-    """One agent's report about one order, `index` in its batch."""
+    """An agent's report about one order, `index` in its batch."""
 
     agent_id: UUID
     index: int
     order: OrderResult
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the report ends its order."""
+        return self.order.result.code != RESULT_IN_PROGRESS
+
+    def outcome(self, result: str, status: int) -> ReportOutcome:
+        """Return what the report did, for its sender."""
+        return ReportOutcome(self.index, self.order.order_id, result, status)
 
 
 class Ending(msgspec.Struct, frozen=True):

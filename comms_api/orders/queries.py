@@ -1,4 +1,4 @@
-"""The statements that read commands and orders, open, finished and archived, for operators."""
+"""The statements that read orders, open, finished and archived, for operators."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ from comms_api.database.schema import commands, finished_orders, is_one_of, orde
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
-from comms_api.orders.model import Counts, Failure, OrderFilter, StoredOrder, StoredResult
-from comms_api.orders.targets import is_service, shown_target
+from comms_api.orders.model import CommandTarget, Counts, Failure, OrderFilter, StoredOrder, StoredResult
+from comms_api.orders.targets import is_service
 from comms_api.protocol import Action, kept_source
 
 _SHARED = (
@@ -135,7 +135,7 @@ async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpac
 
 
 async def find_command_columns(connection: Connection, request_id: UUID) -> Any:
-    """Return what an order shows of its command, a row; None when that was forgotten by age."""
+    """Return the columns of a command that its orders show, as a row; None if retention has deleted the command."""
     return await connection.first(select(*_COMMAND).where(commands.c.request_id == request_id))
 
 
@@ -189,32 +189,34 @@ async def list_order_ids(connection: Connection, request_ids: Sequence[UUID]) ->
     return await connection.scalars(select(both.c.order_id).order_by(both.c.order_id))
 
 
-def decode(value: msgspec.Raw | None, form: Any) -> Any:
-    """Return what a column of JSON says, in a form; None for NULL."""
-    return None if value is None else msgspec.json.decode(value, type=form)
+def submitted_target(command: Any) -> CommandTarget:
+    """Return the target as it was submitted, from a row with a command's columns."""
+    ids, raw = list(command.target_ids), command.target_filter
+    agent_filter = None if raw is None else msgspec.json.decode(raw, type=AgentFilter)
+    return CommandTarget(command.target_type, ids[0] if len(ids) == 1 else ids or "", agent_filter)
 
 
-def stored_order(of: Any, command: Any) -> StoredOrder:
-    """Return an order, a row or one from the archive, with what its command says."""
+def stored_order(order: Any, command: Any) -> StoredOrder:
+    """Return an order, from a row or from the archive, with the columns of its command."""
     return StoredOrder(
-        order_id=of.order_id,
-        request_id=of.request_id,
-        agent_id=None if is_service(of.agent_id) else of.agent_id,
-        agent_groups=of.agent_groups,
+        order_id=order.order_id,
+        request_id=order.request_id,
+        agent_id=None if is_service(order.agent_id) else order.agent_id,
+        agent_groups=order.agent_groups,
         source=command.source,
         user=command.user_name,
-        target=shown_target(command.target_type, command.target_ids, decode(command.target_filter, AgentFilter)),
+        target=submitted_target(command),
         action=Action(command.action_name, command.action_args, command.action_version),
         timeout=command.timeout_seconds,
         priority=command.priority,
-        status=of.status,
-        attempt=of.attempt,
-        result=StoredResult(of.result_code, of.result_message, of.result_data),
-        created_at=of.created_at,
-        expires_at=of.expires_at,
-        delivery_timestamp=of.expires_at,
-        sent_at=of.sent_at,
-        finished_at=of.finished_at,
+        status=order.status,
+        attempt=order.attempt,
+        result=StoredResult(order.result_code, order.result_message, order.result_data),
+        created_at=order.created_at,
+        expires_at=order.expires_at,
+        delivery_timestamp=order.expires_at,
+        sent_at=order.sent_at,
+        finished_at=order.finished_at,
     )
 
 

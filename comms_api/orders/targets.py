@@ -1,21 +1,18 @@
-"""Who an order is for: agents and services, as orders keep them and as their recipients and operators see them."""
+"""The recipients of orders: how services are stored, and what an order shows of its command's target."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID, uuid5
 
-from comms_api.orders.model import CommandTarget
 from comms_api.protocol import Target, TargetType
 
 TARGET_CHARACTERS_MAXIMUM = 256
 """The most characters of a target's names in an order."""
 
-
 _SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
 
 
 def service_id(name: str) -> UUID:
-    """Return what a service's orders are kept under, in the place of an agent's id."""
+    """Return the id that a service's orders have instead of an agent's."""
     return uuid5(_SERVICE_NAMESPACE, name)
 
 
@@ -28,8 +25,3 @@ def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Targ
     """Return the target in a recipient's order: an agent sees its id, not the other recipients of the command."""
     name = str(recipient) if kind == "agent" else ",".join(names) or kind
     return Target(name[:TARGET_CHARACTERS_MAXIMUM], kind)
-
-
-def shown_target(kind: TargetType, names: Sequence[str], narrowed: Any) -> CommandTarget:
-    """Return the target as it was submitted."""
-    return CommandTarget(kind, names[0] if len(names) == 1 else list(names) or "", narrowed)

@@ -1,18 +1,17 @@
 """The statements that end orders: results, expiry, cancellation.
 
-An order is open while its row is in `orders` and finished once one statement has moved it to `finished_orders`:
-whoever deletes the row ends the order, so of a result, an expiry and a cancellation exactly one does.
+An order is open while its row is in `orders`; one statement ends it by moving the row to `finished_orders`. Only one
+statement can delete the row, so exactly one of a result, an expiry and a cancellation ends the order.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
 
 from comms_api.database.connection import Connection
-from comms_api.orders.model import PRIORITY_MAXIMUM, Ending
+from comms_api.orders.model import PRIORITY_MAXIMUM, Ending, OrderKey
 from comms_api.orders.turns import take_turn
 from comms_api.protocol import (
     CANCEL_ACTION,
@@ -22,12 +21,9 @@ from comms_api.protocol import (
     CancelArguments,
 )
 
-Owned: TypeAlias = tuple[UUID, UUID]
-"""An order, and the agent whose it is."""
-
 LOCK = """
         SELECT orders.order_id FROM orders {} ORDER BY orders.order_id FOR UPDATE OF orders"""
-"""Statements that wait for the rows of many orders lock them in one order first, or they would wait for each other."""
+"""Lock the rows of many orders sorted by id, so that two statements cannot deadlock."""
 
 _FINISH = text(f"""
     WITH reported AS (
@@ -50,8 +46,8 @@ _FINISH = text(f"""
     SELECT * FROM ended RETURNING order_id, agent_id""")
 
 
-async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> set[Owned]:
-    """End those of the reported orders that are open, offered and their reporter's own; return which they were."""
+async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> set[OrderKey]:
+    """End the reported orders that are open, offered and belong to their reporters; return their keys."""
     parameters = {
         "order_ids": [ending.order_id for ending in endings],
         "agents": [ending.agent_id for ending in endings],
@@ -73,11 +69,11 @@ _FIND_OWN = text("""
             AND (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))""")
 
 
-async def find_statuses(connection: Connection, owned: Sequence[Owned]) -> dict[Owned, str]:
-    """Return the status of those of the orders (id, agent) that exist and are that agent's."""
+async def find_statuses(connection: Connection, keys: Sequence[OrderKey]) -> dict[OrderKey, str]:
+    """Return the status of each order that exists and belongs to the agent of its key."""
     parameters = {
-        "order_ids": [order_id for order_id, _ in owned],
-        "agents": [agent_id for _, agent_id in owned],
+        "order_ids": [order_id for order_id, _ in keys],
+        "agents": [agent_id for _, agent_id in keys],
     }
     rows = await connection.execute(_FIND_OWN, parameters)
     return {(order_id, agent_id): status for order_id, agent_id, status in rows}
@@ -99,7 +95,7 @@ _EXPIRE = text(f"""
 
 
 async def expire_orders(connection: Connection, limit: int) -> int:
-    """End up to `limit` orders whose time is over; return how many. Any number of nodes may do this at once."""
+    """End up to `limit` expired orders and return how many; any number of nodes may do this at once."""
     return await connection.change(_EXPIRE, {"limit": limit})
 
 
@@ -110,7 +106,7 @@ _EXPIRE_EARLY = text("""
 
 
 async def expire_early(connection: Connection, order_ids: Sequence[UUID]) -> None:
-    """Expire the open ones of these orders now, whatever time they have left."""
+    """Make those of these orders that are open expire now."""
     await connection.execute(_EXPIRE_EARLY, {"order_ids": list(order_ids)})
 
 
@@ -132,7 +128,7 @@ _CANCEL_COMMAND = text(_CANCEL.format(LOCK.format("WHERE request_id = :id")))
 
 
 async def cancel_order(connection: Connection, order_id: UUID, user: str) -> tuple[int, int]:
-    """End an order that is open as cancelled; return how many were (0 or 1), and how many of them are with agents."""
+    """Cancel an open order; return how many were cancelled (0 or 1), and how many of these an agent has received."""
     [(ended, offered)] = await connection.execute(_CANCEL_ORDER, {"id": order_id, "user": user})
     return ended, offered
 
@@ -144,7 +140,7 @@ _RECORD = text("""
 
 
 async def record_cancellation(connection: Connection, order_id: UUID, user: str) -> None:
-    """Note in the audit trail that a user has ended one order; of a whole command the database notes it by itself."""
+    """Record in the audit trail that a user has cancelled an order; a trigger does so for whole commands."""
     await connection.execute(_RECORD, {"user": user, "key": str(order_id)})
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_api.commands.rollout import Rollout, Standing, credit_after, excess_failures, releasable
+from comms_api.commands.rollout import Rollout, RolloutProgress, credit_after, excess_failures, releasable
 
 ROLLOUTS = st.builds(
     Rollout,
@@ -22,7 +22,7 @@ def test_every_bound_holds_at_every_step_and_all_orders_go_in_the_end(
     while held:
         seconds += 1
         credit = credit_after(rollout, credit, 1)
-        released = releasable(rollout, Standing(total, held, in_flight, 0, 0, 0, credit))
+        released = releasable(rollout, RolloutProgress(total, held, in_flight, 0, 0, 0, credit))
         assert 0 <= released <= held
         held, in_flight, credit = held - released, in_flight + released, credit - released
         if rollout.max_in_flight is not None:
@@ -37,25 +37,25 @@ def test_every_bound_holds_at_every_step_and_all_orders_go_in_the_end(
 
 def test_a_stage_waits_for_the_last_order_of_the_one_before() -> None:
     tenth = Rollout(percent=10)
-    assert releasable(tenth, Standing(100, 100, 0, 0, 0, 0, 0)) == 10
-    assert releasable(tenth, Standing(100, 90, 1, 9, 0, 0, 0)) == 0
-    assert releasable(tenth, Standing(100, 90, 0, 10, 0, 0, 0)) == 10
-    assert releasable(tenth, Standing(100, 95, 5, 0, 0, 0, 0)) == 5
-    assert releasable(tenth, Standing(3, 3, 0, 0, 0, 0, 0)) == 1
+    assert releasable(tenth, RolloutProgress(100, 100, 0, 0, 0, 0, 0)) == 10
+    assert releasable(tenth, RolloutProgress(100, 90, 1, 9, 0, 0, 0)) == 0
+    assert releasable(tenth, RolloutProgress(100, 90, 0, 10, 0, 0, 0)) == 10
+    assert releasable(tenth, RolloutProgress(100, 95, 5, 0, 0, 0, 0)) == 5
+    assert releasable(tenth, RolloutProgress(3, 3, 0, 0, 0, 0, 0)) == 1
 
 
 def test_a_rate_saves_up_a_minute_at_most() -> None:
     rate = Rollout(per_minute=120)
     assert credit_after(rate, 0, 1) == 2
     assert credit_after(rate, 0, 3600) == 120
-    assert releasable(rate, Standing(1000, 1000, 0, 0, 0, 0, 2.9)) == 2
+    assert releasable(rate, RolloutProgress(1000, 1000, 0, 0, 0, 0, 2.9)) == 2
 
 
 def test_failures_stop_it_once_enough_have_ended_or_nothing_more_will() -> None:
     wary = Rollout(failure_ratio=0.2, failures_after=10)
-    assert excess_failures(wary, Standing(100, 90, 6, 4, 4, 0, 0)) is None
-    assert excess_failures(wary, Standing(100, 90, 0, 4, 4, 0, 0)) is not None
-    assert excess_failures(wary, Standing(100, 80, 10, 10, 2, 0, 0)) is None
-    told = excess_failures(wary, Standing(100, 80, 10, 10, 3, 0, 0))
+    assert excess_failures(wary, RolloutProgress(100, 90, 6, 4, 4, 0, 0)) is None
+    assert excess_failures(wary, RolloutProgress(100, 90, 0, 4, 4, 0, 0)) is not None
+    assert excess_failures(wary, RolloutProgress(100, 80, 10, 10, 2, 0, 0)) is None
+    told = excess_failures(wary, RolloutProgress(100, 80, 10, 10, 3, 0, 0))
     assert told == "3 of 10 orders failed, more than the ratio 0.2 allows"
-    assert excess_failures(Rollout(), Standing(100, 0, 0, 100, 100, 0, 0)) is None
+    assert excess_failures(Rollout(), RolloutProgress(100, 0, 0, 100, 100, 0, 0)) is None
