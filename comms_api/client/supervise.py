@@ -28,7 +28,6 @@ class Health:
     """
 
     def __init__(self, activity: str) -> None:
-        """Take the activity's name in the log, such as "sending events"."""
         self._activity = activity
         self._error: str | None = None
 
@@ -89,7 +88,6 @@ class Background:
     """Runs one blocking call at a time in a daemon thread, so that a hanging call does not delay the agent's exit."""
 
     def __init__(self) -> None:
-        """Start no thread yet."""
         self._last: Future[Any] | None = None
 
     async def run(self, function: Callable[[], Answer], seconds: float) -> Answer:

@@ -1,4 +1,4 @@
-"""The reference agent against a real server: enrolled once, executed once, and nothing lost to a crash."""
+"""The reference agent with a real server: it enrolls once, executes an order once, and loses nothing in a crash."""
 
 import json
 import resource
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -52,31 +53,31 @@ class Agent:
             self.process.send_signal(how)
         return self.process.wait(timeout=PATIENCE)
 
-    def told(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         try:
-            told: dict[str, int] = json.loads((self.folder / "data" / "statistics.json").read_text())
+            counters: dict[str, int] = json.loads((self.folder / "data" / "statistics.json").read_text())
         except FileNotFoundError:
             return {}
-        return told
+        return counters
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    """A node that offers no order again, however late an agent reports it."""
+    """A node whose leases outlast the tests: it offers an order only once, however slow the agent is."""
     with running_server(folder, database_url, lease_seconds=3600, sweep_seconds=0.5) as running:
         yield running
 
 
 @pytest.fixture
-def agent(server: Server, folder: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
-    made = Agent(server, folder, request.node.name[5:40], "--no-inventory")
-    yield made
-    made.stop()
+def agent(server: Server, folder: Path) -> Iterator[Agent]:
+    started = Agent(server, folder, f"agent-{uuid4()}", "--no-inventory")
+    yield started
+    started.stop()
 
 
 def find_id(management: httpx.Client, agent: Agent) -> str:
     wait_until(lambda: management.get("/agents", params={"name": agent.folder.name}).json()["items"])
-    wait_until(lambda: agent.told().get("logins"))
+    wait_until(lambda: agent.statistics().get("logins"))
     found: str = management.get("/agents", params={"name": agent.folder.name}).json()["items"][0]["id"]
     return found
 
@@ -112,31 +113,31 @@ ORDERS: list[tuple[str, Any, str]] = [
 def test_orders_are_executed_and_reported(management: httpx.Client, agent: Agent) -> None:
     agent_id = find_id(management, agent)
     for action, args, status in ORDERS:
-        wanted = command(agent_id) | {"action": {"name": action, "args": args}}
-        order_id = management.post("/commands", json=wanted).json()["commands"][0]["order_ids"][0]
+        body = command(agent_id) | {"action": {"name": action, "args": args}}
+        order_id = management.post("/commands", json=body).json()["commands"][0]["order_ids"][0]
         url = f"/orders/{order_id}"
         wait_until(lambda url=url: management.get(url).json()["status"] in {"success", "failure"})
         order = management.get(url).json()
         assert (order["status"], order["attempt"]) == (status, 1)
-    wait_until(lambda: agent.told()["results_reported"] == len(ORDERS))
+    wait_until(lambda: agent.statistics()["results_reported"] == len(ORDERS))
 
 
-def test_an_inventory_is_sent_whole_and_then_by_difference(
+def test_the_first_inventory_is_sent_completely_and_later_ones_as_differences(
     server: Server, management: httpx.Client, folder: Path, query: Query
 ) -> None:
     agent = Agent(server, folder, "inventory", "--once")
     assert agent.process.wait(timeout=PATIENCE) == 0
-    first = agent.told()
+    first = agent.statistics()
     agent_id = find_id(management, agent)
     stored = query("SELECT count(*) FROM states WHERE agent_id = $1", agent_id)[0][0]
     assert first["states_sent"] == first["states_collected"] == stored > 10
     agent.start()
     assert agent.process.wait(timeout=PATIENCE) == 0
-    assert agent.told()["states_sent"] - first["states_sent"] < stored / 2
-    assert agent.told()["states_refused"] == 0
+    assert agent.statistics()["states_sent"] - first["states_sent"] < stored / 2
+    assert agent.statistics()["states_refused"] == 0
 
 
-def test_while_the_server_is_away_the_spool_stays_bounded_and_sigterm_ends_cleanly(
+def test_without_a_server_the_spool_stays_bounded_and_sigterm_ends_the_agent(
     management: httpx.Client, agent: Agent
 ) -> None:
     find_id(management, agent)
@@ -145,8 +146,8 @@ def test_while_the_server_is_away_the_spool_stays_bounded_and_sigterm_ends_clean
     agent.start()
     with agent.log_file.open("a") as file:
         file.writelines(f"line {number}\n" for number in range(6_000))
-    wait_until(lambda: agent.told()["events_collected"] == 6_000)
-    assert agent.told()["events_dropped"] > 3_000
+    wait_until(lambda: agent.statistics()["events_collected"] == 6_000)
+    assert agent.statistics()["events_dropped"] > 3_000
     assert agent.stop() == 0
     agent.command.append("--once")
     log = agent.folder / "log"
@@ -156,18 +157,18 @@ def test_while_the_server_is_away_the_spool_stays_bounded_and_sigterm_ends_clean
     assert agent.stop() == 0
 
 
-def test_a_backlog_larger_than_the_spool_is_sent_without_a_loss(management: httpx.Client, agent: Agent) -> None:
+def test_a_backlog_larger_than_the_spool_is_sent_without_loss(management: httpx.Client, agent: Agent) -> None:
     find_id(management, agent)
     agent.stop()
     with agent.log_file.open("a") as file:
         file.writelines(f"{number}\n" for number in range(10_000))
     agent.command += ["--spool-bytes", "50000"]
     agent.start()
-    wait_until(lambda: agent.told()["events_sent"] == 10_000)
-    assert agent.told()["events_dropped"] == 0
+    wait_until(lambda: agent.statistics()["events_sent"] == 10_000)
+    assert agent.statistics()["events_dropped"] == 0
 
 
-def test_events_arrive_whole_though_a_server_takes_only_small_batches(
+def test_all_events_reach_a_server_that_accepts_only_small_batches(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
@@ -176,9 +177,9 @@ def test_events_arrive_whole_though_a_server_takes_only_small_batches(
         try:
             with agent.log_file.open("a") as file:
                 file.writelines([*(f"line {number}\n" for number in range(50)), "x" * 3_000, "\n", "last\n"])
-            wait_until(lambda: agent.told().get("events_collected") == 52)
-            wait_until(lambda: agent.told()["events_sent"] + agent.told()["events_dropped"] == 52)
-            assert agent.told()["events_dropped"] == 1
+            wait_until(lambda: agent.statistics().get("events_collected") == 52)
+            wait_until(lambda: agent.statistics()["events_sent"] + agent.statistics()["events_dropped"] == 52)
+            assert agent.statistics()["events_dropped"] == 1
         finally:
             agent.stop()
     rows = querying(url)("SELECT event->'event'->>'original' FROM events ORDER BY id")
@@ -192,23 +193,23 @@ def test_the_log_says_that_the_agent_is_enrolled_and_connected(management: httpx
     wait_until(lambda: f"connected to {agent.command[5]} as the agent {agent_id}" in log.read_text())
 
 
-def test_links_in_circles_neither_stop_collection_nor_sigterm(
+def test_circular_links_block_neither_the_collection_nor_sigterm(
     server: Server, folder: Path, management: httpx.Client
 ) -> None:
     logs = folder / "logs"
     logs.mkdir()
     for name in ("a", "b"):
         (logs / name).symlink_to(".")
-    (logs / "x.log").write_text("of the pattern\n")
+    (logs / "x.log").write_text("matches the pattern\n")
     agent = Agent(server, folder, "circles", "--no-inventory", "--log-file", f"{logs}/**/*.log")
     find_id(management, agent)
     with agent.log_file.open("a") as file:
-        file.write("of the other\n")
-    wait_until(lambda: agent.told()["events_sent"] == 2)
+        file.write("in the other file\n")
+    wait_until(lambda: agent.statistics()["events_sent"] == 2)
     assert agent.stop() == 0
 
 
-def test_sigterm_ends_the_agent_while_it_looks_for_files(management: httpx.Client, agent: Agent) -> None:
+def test_sigterm_ends_the_agent_while_it_searches_for_files(management: httpx.Client, agent: Agent) -> None:
     find_id(management, agent)
     agent.stop()
     log = agent.folder / "log"
@@ -226,24 +227,23 @@ def test_two_agents_cannot_share_a_folder(agent: Agent, management: httpx.Client
     assert done.stderr == f"comms-api: another agent runs in {agent.folder / 'data'}\n"
 
 
-def test_an_address_without_tls_is_wrong_usage(agent: Agent) -> None:
+def test_a_url_without_tls_is_a_usage_error(agent: Agent) -> None:
     done = subprocess.run([*agent.command, "--url", "http://h:1"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "https" in done.stderr.splitlines()[-1]
 
 
-def test_a_refused_enrollment_is_one_line_and_exit_code_1(server: Server, folder: Path) -> None:
+def test_a_refused_enrollment_is_a_one_line_error_with_exit_code_1(server: Server, folder: Path) -> None:
     agent = Agent(server, folder, "refused")
     agent.stop()
     (agent.folder / "wrong").write_text("wrong password")
     changed = ["--data-dir", str(agent.folder / "other"), "--password-file", str(agent.folder / "wrong")]
-    again = [*agent.command, *changed]
-    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    done = subprocess.run([*agent.command, *changed], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "comms-api: cannot enroll: the user 'admin' is refused with status 401\n"
 
 
-def test_a_crash_between_the_enrollment_and_its_note_orphans_nobody(management: httpx.Client, agent: Agent) -> None:
+def test_an_agent_that_crashed_during_its_enrollment_keeps_its_id(management: httpx.Client, agent: Agent) -> None:
     agent_id = find_id(management, agent)
     agent.stop(signal.SIGKILL)
     spool = Spool(agent.folder / "data" / "spool.sqlite", 2**20)
@@ -257,13 +257,13 @@ def test_a_crash_between_the_enrollment_and_its_note_orphans_nobody(management: 
     assert find_id(management, agent) == agent_id == str(identity.id)
 
 
-def test_an_agent_that_was_deleted_ends_with_an_error(management: httpx.Client, agent: Agent) -> None:
+def test_a_deleted_agent_exits_with_an_error(management: httpx.Client, agent: Agent) -> None:
     management.delete(f"/agents/{find_id(management, agent)}")
     assert agent.process.wait(timeout=PATIENCE) == 1
     assert "Agent does not exist" in (agent.folder / "log").read_text().splitlines()[-1]
 
 
-def test_a_disk_that_is_full_for_a_moment_ends_nothing_and_is_logged_once(
+def test_a_disk_that_is_full_for_a_moment_is_logged_once_and_loses_nothing(
     management: httpx.Client, agent: Agent
 ) -> None:
     find_id(management, agent)
@@ -274,14 +274,14 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing_and_is_logged_once(
         file.writelines(f"line {number}\n" for number in range(20_000))
     wait_until(lambda: "following log files failed" in log.read_text())
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, usual)
-    wait_until(lambda: agent.told()["events_sent"] == 20_000)
+    wait_until(lambda: agent.statistics()["events_sent"] == 20_000)
     assert agent.process.poll() is None
     assert log.read_text().count("following log files failed") == 1
     assert "following log files succeeds again" in log.read_text()
 
 
 def key_of(agent: Agent) -> tuple[str, str]:
-    """Return the agent's key and its next one."""
+    """Return the agent's key and its next key."""
     identity = edit_identity(agent)
     return identity.key, identity.next_key
 
@@ -300,22 +300,22 @@ def edit_identity(agent: Agent, **changes: str) -> Identity:
 
 
 def perform(management: httpx.Client, agent_id: str, action: str) -> str:
-    """Return how an order ended."""
-    wanted = command(agent_id, action=action)
-    url = f"/orders/{management.post('/commands', json=wanted).json()['commands'][0]['order_ids'][0]}"
+    """Send a command to an agent and return the final status of its order."""
+    body = command(agent_id, action=action)
+    url = f"/orders/{management.post('/commands', json=body).json()['commands'][0]['order_ids'][0]}"
     wait_until(lambda: management.get(url).json()["status"] in {"success", "failure"})
     status: str = management.get(url).json()["status"]
     return status
 
 
-def test_an_agent_rotates_its_key_by_an_order_and_goes_on(
+def test_an_agent_rotates_its_key_on_an_order_and_continues(
     server: Server, management: httpx.Client, agent: Agent
 ) -> None:
     agent_id = find_id(management, agent)
     old, _ = key_of(agent)
     assert perform(management, agent_id, "rotate-key") == "success"
-    new, following = key_of(agent)
-    assert (new != old, following) == (True, "")
+    new, next_key = key_of(agent)
+    assert (new != old, next_key) == (True, "")
     login = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": old})
     assert login.json()["message"] == "Invalid key"
     assert perform(management, agent_id, "ping") == "success"
@@ -325,7 +325,7 @@ def test_an_agent_rotates_its_key_by_an_order_and_goes_on(
 
 
 @pytest.mark.parametrize("is_submitted", [True, False])
-def test_a_rotation_cut_short_is_survived(
+def test_an_agent_recovers_from_an_interrupted_rotation(
     server: Server, management: httpx.Client, agent: Agent, *, is_submitted: bool
 ) -> None:
     agent_id = find_id(management, agent)
@@ -340,34 +340,34 @@ def test_a_rotation_cut_short_is_survived(
         assert session.put("/key", json=submission).status_code == 204
     agent.start()
     assert perform(management, agent_id, "ping") == "success"
-    again = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": current})
-    assert (again.status_code == 200) is not is_submitted
+    login = server.client(server.agent_url).post("/login", json={"uuid": agent_id, "key": current})
+    assert (login.status_code == 200) is not is_submitted
 
 
-def test_an_agent_whose_key_was_compromised_comes_back_with_the_new_one(management: httpx.Client, agent: Agent) -> None:
+def test_an_agent_whose_key_was_replaced_continues_with_the_new_key(management: httpx.Client, agent: Agent) -> None:
     agent_id = find_id(management, agent)
-    made = management.post(f"/agents/{agent_id}/key", json={}).json()["key"]
+    new_key = management.post(f"/agents/{agent_id}/key", json={}).json()["key"]
     assert agent.process.wait(timeout=PATIENCE) == 1
     assert "--key-file" in (agent.folder / "log").read_text().splitlines()[-1]
     key_file = agent.folder / "key"
-    key_file.write_text(f"{made}\n")
+    key_file.write_text(f"{new_key}\n")
     agent.command += ["--key-file", str(key_file)]
     agent.start()
     assert perform(management, agent_id, "rotate-key") == "success"
     agent.stop()
-    agent.start()  # the file's key has been taken before, and was rotated since
+    agent.start()  # the agent has used the key in the file before, and has rotated it since
     assert perform(management, agent_id, "ping") == "success"
 
 
-def test_a_key_file_without_an_agent_that_has_a_key_is_one_line(agent: Agent, tmp_path: Path) -> None:
+def test_a_key_file_for_an_agent_that_is_not_enrolled_is_a_one_line_error(agent: Agent, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("0123456789abcdefghijklmnopqrstuv")
-    again = [*agent.command, "--data-dir", str(tmp_path / "data"), "--key-file", str(tmp_path / "key")]
-    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    arguments = [*agent.command, "--data-dir", str(tmp_path / "data"), "--key-file", str(tmp_path / "key")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "--key-file" in done.stderr
 
 
-def test_a_token_is_renewed_before_it_ends(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_token_is_renewed_before_it_expires(folder: Path, new_database: Callable[[], str]) -> None:
     with running_server(folder / "renewal", new_database(), token_lifetime_seconds=5) as server:
         agent = Agent(server, folder, "renewal-agent", "--no-inventory")
         try:
@@ -376,11 +376,11 @@ def test_a_token_is_renewed_before_it_ends(folder: Path, new_database: Callable[
             def logins() -> int:
                 with agent.log_file.open("a") as file:
                     file.write(f"{next(lines)}\n")
-                return agent.told().get("logins", 0)
+                return agent.statistics().get("logins", 0)
 
             wait_until(lambda: logins() >= 3)
             written = next(lines) - 1
-            wait_until(lambda: agent.told().get("events_sent") == written)
-            assert agent.told()["retries"] == 0
+            wait_until(lambda: agent.statistics().get("events_sent") == written)
+            assert agent.statistics()["retries"] == 0
         finally:
             agent.stop()

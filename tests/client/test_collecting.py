@@ -1,4 +1,4 @@
-"""Collecting: log files that move, inventories that change, and the batches that tell of them."""
+"""Inventories and their differences, the batches that carry them, delays before retries, and identities."""
 
 import base64
 import json
@@ -25,7 +25,9 @@ documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(ma
 
 
 @given(documents, documents)
-def test_the_difference_leads_from_the_known_to_the_current(known: dict[str, bytes], current: dict[str, bytes]) -> None:
+def test_the_difference_leads_from_the_known_documents_to_the_current_ones(
+    known: dict[str, bytes], current: dict[str, bytes]
+) -> None:
     states = dict(known)
     hashes = {id_: digest(document) for id_, document in known.items()}
     for change, new in difference("packages", hashes, current):
@@ -41,12 +43,12 @@ def test_the_difference_leads_from_the_known_to_the_current(known: dict[str, byt
 
 
 @pytest.mark.parametrize("collector", COLLECTORS)
-def test_this_hosts_inventory_is_json_objects(collector: str) -> None:
+def test_the_inventory_of_this_host_consists_of_json_objects(collector: str) -> None:
     documents = COLLECTORS[collector]()
     assert all(isinstance(json.loads(document), dict) for document in documents.values())
 
 
-def test_processes_are_described_alike_each_time_even_with_words_that_are_no_text() -> None:
+def test_a_process_has_the_same_document_each_time_even_with_invalid_bytes_in_its_arguments() -> None:
     with (
         subprocess.Popen([b"/bin/sleep", b"30"]) as quiet,
         subprocess.Popen([b"sh", b"-c", b"read x; : \xe9"], stdin=subprocess.PIPE) as odd,
@@ -61,7 +63,7 @@ def test_processes_are_described_alike_each_time_even_with_words_that_are_no_tex
             odd.kill()
 
 
-def test_batches_are_lines_with_a_header_where_it_changes() -> None:
+def test_a_batch_has_a_header_line_wherever_the_header_changes() -> None:
     metadata = AgentMetadata(id="i", name="n")
     lines = [Line(1, "a", "x", b"{}"), Line(2, "a", "x", b'{"b":1}'), Line(3, "b", "y", b"{}")]
     body = stateless_body(metadata, lines).decode().splitlines()
@@ -71,30 +73,30 @@ def test_batches_are_lines_with_a_header_where_it_changes() -> None:
     assert [json.loads(text).get("operation") for text in body] == [None, "create", None, "delete"]
 
 
-def test_a_batch_takes_what_fits_and_at_least_one() -> None:
+def test_a_batch_has_the_items_that_fit_and_at_least_one() -> None:
     assert within_bytes([4, 4, 4], 8) == 2
     assert within_bytes([100, 1], 8) == 1
     assert within_bytes([1, 1], 8) == 2
     assert within_bytes([], 8) == 0
 
 
-def test_a_retry_after_is_honoured_in_both_its_forms_but_not_without_bound() -> None:
+def test_both_forms_of_retry_after_are_respected_up_to_a_limit() -> None:
     assert 600 < delay_seconds(1, "600") < 602
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
-    assert 298 < delay_seconds(1, later) < 302
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    assert 298 < delay_seconds(1, date) < 302
     assert delay_seconds(1, "9" * 400) < 3602
-    for nonsense in ("", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"):
-        assert FIRST_SECONDS / 4 <= delay_seconds(1, nonsense) <= FIRST_SECONDS
+    for invalid in ("", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"):
+        assert FIRST_SECONDS / 4 <= delay_seconds(1, invalid) <= FIRST_SECONDS
 
 
 @given(st.integers(1, 10_000), st.one_of(st.none(), st.integers(0, 50)))
-def test_waiting_is_never_nothing_and_at_least_what_the_server_says(attempt: int, retry_after: int | None) -> None:
+def test_a_delay_is_never_zero_and_longer_than_the_retry_after(attempt: int, retry_after: int | None) -> None:
     delay = delay_seconds(attempt, None if retry_after is None else str(retry_after))
     assert FIRST_SECONDS / 4 <= delay <= LONGEST_SECONDS + 1
     assert delay > (retry_after or 0)
 
 
-def test_the_life_of_a_token_is_told_by_its_issuers_clock() -> None:
+def test_the_lifetime_of_a_token_is_measured_by_the_issuers_clock() -> None:
     payload = base64.urlsafe_b64encode(b'{"iat":1000,"exp":1900}').decode().rstrip("=")
     assert token_lifetime_seconds(f"x.{payload}.y") == 900
     for unreadable in ("", "a.b.c", "no", "x.e30.y"):

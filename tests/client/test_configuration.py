@@ -1,4 +1,4 @@
-"""The reference agent keeps its groups' files as the server has them, however it was enrolled."""
+"""The reference agent keeps a copy of its groups' files, whichever way it was enrolled."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def in_sync(management: httpx.Client, name: str) -> bool:
     return name in [agent["name"] for agent in management.get("/agents?in_sync=true").json()["items"]]
 
 
-def test_a_change_of_a_file_or_a_group_reaches_the_agents_disk(
+def test_a_changed_file_or_group_reaches_the_agents_disk(
     server: Server, management: httpx.Client, tmp_path: Path
 ) -> None:
     for group in ("disk", "other"):
@@ -49,7 +49,7 @@ def test_a_change_of_a_file_or_a_group_reaches_the_agents_disk(
         wait_until(lambda: not (files / "disk.yml").exists() and in_sync(management, "disk"))
 
 
-def test_an_agent_of_an_external_database_sends_under_the_id_it_was_given(
+def test_an_agent_of_an_external_database_sends_with_the_id_that_the_server_gave_it(
     folder: Path, new_database: Callable[[], str], tmp_path: Path
 ) -> None:
     program = folder / "program.sh"

@@ -1,4 +1,4 @@
-"""Log files that are followed: rotated, copied, truncated, compressed, in any encoding, below folders in circles."""
+"""The agent follows log files that are rotated, copied, truncated, compressed, in any encoding, and behind links."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from comms_api.client.spool.spool import Spool
 
 
 class Log:
-    """A log file that is followed."""
+    """A log file, and the follower that reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "app.log"
@@ -40,13 +40,13 @@ class Log:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    made = Log(tmp_path)
-    yield made
-    made.follower.close()
-    made.spool.close()
+    created = Log(tmp_path)
+    yield created
+    created.follower.close()
+    created.spool.close()
 
 
-def test_a_line_is_sent_when_it_is_whole(log: Log) -> None:
+def test_a_line_is_collected_when_it_is_complete(log: Log) -> None:
     log.write(b"one\ntw")
     assert log.collected() == ["one"]
     log.write(b"o\r\n\nthree\n")
@@ -54,7 +54,7 @@ def test_a_line_is_sent_when_it_is_whole(log: Log) -> None:
     assert log.collected() == []
 
 
-def test_rotation_loses_nothing_of_either_file(log: Log) -> None:
+def test_a_rotation_loses_no_line_of_either_file(log: Log) -> None:
     log.write(b"before\n")
     assert log.collected() == ["before"]
     log.write(b"last of the old\n")
@@ -70,14 +70,14 @@ def test_a_truncated_file_is_read_from_its_start(log: Log) -> None:
     assert log.collected() == ["short"]
 
 
-def test_bytes_that_are_no_text_and_lines_without_end_are_kept_within_bounds(log: Log) -> None:
+def test_invalid_bytes_are_escaped_and_endless_lines_are_cut(log: Log) -> None:
     log.write(b"caf\xe9 \x00\n" + b"x" * 3 * 2**20 + b"\nafter\n")
     first, long, last = log.collected()
     assert (first, last) == ("caf\\xe9 \x00", "after")
     assert long == "x" * LINE_BYTES_MAXIMUM + " … (line cut)"
 
 
-def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
+def test_existing_files_are_read_from_their_end_by_default(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_bytes(b"old\n")
     spool = Spool(tmp_path / "spool.sqlite", 2**20)
     follower = Follower((str(tmp_path / "*.log"),), spool, from_start=False)
@@ -91,23 +91,23 @@ def test_a_new_file_may_be_read_from_its_end(tmp_path: Path) -> None:
     assert lines == ["new"]
 
 
-def reread(log: Log, pattern: str = "*.log") -> None:
-    """Follow as after a crash: with the spool alone."""
+def restart(log: Log, pattern: str = "*.log") -> None:
+    """Replace the follower by one that knows only the spool, as after a crash."""
     log.follower.close()
     log.follower = Follower((str(log.path.parent / pattern),), log.spool, from_start=True)
 
 
-def test_the_rest_of_a_file_that_was_rotated_while_the_agent_was_away_is_read(log: Log) -> None:
+def test_a_file_that_was_rotated_while_the_agent_was_down_is_read_to_its_end(log: Log) -> None:
     log.write(b"sent before\n")
     assert log.collected() == ["sent before"]
-    log.write(b"while away\n")
+    log.write(b"while down\n")
     log.path.rename(log.path.with_suffix(".1"))
     log.write(b"new file\n")
-    reread(log)
-    assert log.collected() == ["while away", "new file"]
+    restart(log)
+    assert log.collected() == ["while down", "new file"]
 
 
-def test_a_writer_that_does_not_know_of_the_rotation_yet_is_still_read(log: Log) -> None:
+def test_a_rotated_file_that_its_writer_still_has_open_is_read(log: Log) -> None:
     with log.path.open("ab", buffering=0) as writer:
         writer.write(b"one\n")
         log.collected()
@@ -118,18 +118,18 @@ def test_a_writer_that_does_not_know_of_the_rotation_yet_is_still_read(log: Log)
     assert log.collected() == ["late"]
 
 
-def test_a_pattern_that_also_matches_rotated_files_repeats_nothing(log: Log) -> None:
-    reread(log, "app*")
+def test_a_pattern_that_also_matches_rotated_files_repeats_no_line(log: Log) -> None:
+    restart(log, "app*")
     for number in range(4):
         log.write(b"line %d\n" % number)
         assert log.collected() == [f"line {number}"]
         log.path.rename(log.path.with_suffix(f".{number}"))
         log.path.touch()
-        reread(log, "app*")
+        restart(log, "app*")
     assert log.collected() == []
 
 
-def test_a_file_that_was_replaced_in_place_by_a_longer_one_is_read_from_its_start(log: Log) -> None:
+def test_a_file_that_was_overwritten_by_a_longer_one_is_read_from_its_start(log: Log) -> None:
     log.write(b"short\n")
     log.collected()
     log.path.write_bytes(b"another and longer\nfile\n")
@@ -146,26 +146,26 @@ def test_a_file_that_appears_later_is_read_from_its_start(log: Log) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
 def test_lines_of_any_unicode_encoding_are_decoded(log: Log, encoding: str) -> None:
-    texts = ["first", "h\u00e4\u4e0a\u010a\u0a0d", "\U0001f600", "last"]  # the codes of some have the byte of a newline
+    texts = ["first", "h\u00e4\u4e0a\u010a\u0a0d", "\U0001f600", "last"]  # some of them contain the byte of a newline
     data = "\r\n".join([*texts, ""]).encode(encoding)
     collected = []
-    for at in range(0, len(data), 3):  # a write may end within a character
-        log.write(data[at : at + 3])
+    for start in range(0, len(data), 3):  # a write may end within a character
+        log.write(data[start : start + 3])
         collected += log.collected()
-    reread(log)
+    restart(log)
     log.write("after\n".encode(encoding.replace("utf-16", "utf-16-le") if encoding == "utf-16" else encoding))
     assert collected + [text.removeprefix("\ufeff") for text in log.collected()] == [*texts, "after"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_long_line_is_one_event_that_is_marked_as_cut(log: Log, encoding: str) -> None:
+def test_a_long_line_becomes_one_event_that_is_marked_as_cut(log: Log, encoding: str) -> None:
     text = "x" * 2 * LINE_BYTES_MAXIMUM
     data = f"{text}\nafter\n".encode(encoding)
     collected = []
-    for at in range(0, len(data), 50_001):
-        log.write(data[at : at + 50_001])
+    for start in range(0, len(data), 50_001):
+        log.write(data[start : start + 50_001])
         collected += log.collected()
-        reread(log)
+        restart(log)
     assert [event[-11:] for event in collected] == [" (line cut)", "after"]
     assert LINE_BYTES_MAXIMUM / 2 - 2 < len(collected[0]) < LINE_BYTES_MAXIMUM + 20
 
@@ -174,15 +174,15 @@ def lines(start: int, end: int) -> list[str]:
     return [f"line {number}" for number in range(start, end)]
 
 
-class Copied:
-    """A log that is rotated by copying and truncating it, ten lines at a time."""
+class CopiedLog:
+    """A log that is rotated by copying and truncating it."""
 
     def __init__(self, log: Log, *, is_restarted: bool) -> None:
         self.log = log
         self.is_restarted = is_restarted
         self.collected: list[str] = []
         self.written = 0
-        reread(log, "**/*app*")
+        restart(log, "**/*app*")
 
     def write(self, count: int) -> None:
         self.log.write("".join(f"{text}\n" for text in lines(self.written, self.written + count)).encode())
@@ -190,7 +190,7 @@ class Copied:
 
     def collect(self) -> None:
         if self.is_restarted:
-            reread(self.log, "**/*app*")
+            restart(self.log, "**/*app*")
         self.collected += self.log.collected()
 
     def copy(self, name: str) -> None:
@@ -201,15 +201,15 @@ class Copied:
 
 
 @pytest.fixture(params=[False, True], ids=["running", "restarted"])
-def copied(log: Log, request: pytest.FixtureRequest) -> Copied:
-    return Copied(log, is_restarted=request.param)
+def copied(log: Log, request: pytest.FixtureRequest) -> CopiedLog:
+    return CopiedLog(log, is_restarted=request.param)
 
 
 NAMES = ["app.log.1", "app.log-20261126", "app-2026-11-26.log", "older/app.log.1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lines_of_a_log_that_is_copied_and_truncated_are_sent_once(copied: Copied, name: str) -> None:
+def test_lines_of_a_log_that_is_copied_and_truncated_are_collected_once(copied: CopiedLog, name: str) -> None:
     (copied.log.path.parent / "older").mkdir()
     for _ in range(3):
         copied.write(7)
@@ -225,7 +225,7 @@ def test_lines_of_a_log_that_is_copied_and_truncated_are_sent_once(copied: Copie
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_copy_that_is_seen_before_its_original_is_truncated_repeats_nothing(copied: Copied, name: str) -> None:
+def test_a_copy_that_is_found_before_its_original_is_truncated_repeats_no_line(copied: CopiedLog, name: str) -> None:
     (copied.log.path.parent / "older").mkdir()
     copied.write(10)
     copied.copy(name)
@@ -240,14 +240,14 @@ def test_a_copy_that_is_seen_before_its_original_is_truncated_repeats_nothing(co
     assert copied.collected == [*lines(0, 17)]
 
 
-def test_a_copy_that_is_being_made_repeats_nothing(log: Log) -> None:
-    copied = Copied(log, is_restarted=False)
+def test_an_unfinished_copy_repeats_no_line(log: Log) -> None:
+    copied = CopiedLog(log, is_restarted=False)
     copied.write(10)
     copied.collect()
-    whole = log.path.read_bytes()
+    content = log.path.read_bytes()
     copy = log.path.with_name("app.log.1")
-    for length in range(0, len(whole) - 10, 7):
-        copy.write_bytes(whole[:length])
+    for length in range(0, len(content) - 10, 7):
+        copy.write_bytes(content[:length])
         copied.collect()
     copied.truncate()
     copied.write(2)
@@ -256,7 +256,7 @@ def test_a_copy_that_is_being_made_repeats_nothing(log: Log) -> None:
     assert copied.collected == lines(0, 12)
 
 
-def test_rotation_through_numbered_copies_repeats_nothing(copied: Copied) -> None:
+def test_a_rotation_through_numbered_copies_repeats_no_line(copied: CopiedLog) -> None:
     for _ in range(4):
         copied.write(10)
         copied.collect()
@@ -269,22 +269,22 @@ def test_rotation_through_numbered_copies_repeats_nothing(copied: Copied) -> Non
     assert copied.collected == lines(0, 40)
 
 
-def test_files_that_merely_begin_alike_are_read_whole(log: Log) -> None:
-    reread(log, "*.log")
+def test_files_that_only_begin_alike_are_read_completely(log: Log) -> None:
+    restart(log, "*.log")
     log.write(b"started\n")
     log.path.with_name("other.log").write_bytes(b"started\n")
-    log.path.with_name("app-2.log").write_bytes(b"started\nof another\n")
-    assert sorted(log.collected()) == ["of another", "started", "started", "started"]
+    log.path.with_name("app-2.log").write_bytes(b"started\nin the second\n")
+    assert sorted(log.collected()) == ["in the second", "started", "started", "started"]
     log.write(b"more\n")
     log.path.with_name("app-3.log").write_bytes(b"started\n")
     assert log.collected() == ["more"]
     with log.path.with_name("app-3.log").open("ab") as file:
-        file.write(b"of a third\n")
-    assert log.collected() == ["started", "of a third"]
+        file.write(b"in the third\n")
+    assert log.collected() == ["started", "in the third"]
 
 
-def test_compressed_files_are_skipped_and_named_once(log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    reread(log, "app*")
+def test_compressed_files_are_skipped_and_logged_once(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    restart(log, "app*")
     log.write(b"line\n")
     log.path.with_name("app.log.1.gz").write_bytes(gzip.compress(b"line\n"))
     log.path.with_name("app.log.2").write_bytes(gzip.compress(b"line\n"))
@@ -292,13 +292,13 @@ def test_compressed_files_are_skipped_and_named_once(log: Log, caplog: pytest.Lo
     with caplog.at_level(logging.INFO):
         assert log.collected() == ["line"]
         assert log.collected() == []
-    named = [record.getMessage().partition(": ") for record in caplog.records]
+    warnings = [record.getMessage().partition(": ") for record in caplog.records]
     folder = log.path.parent
-    assert {(path, reason) for path, _, reason in named} == {
+    assert {(path, reason) for path, _, reason in warnings} == {
         (f"cannot follow {folder / name}", "it is compressed")
         for name in ("app.log.1.gz", "app.log.2", "app.log.3.zst")
     }
-    assert len(named) == 3
+    assert len(warnings) == 3
 
 
 def found(pattern: str) -> list[str]:
@@ -307,7 +307,7 @@ def found(pattern: str) -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Log files in folders, some hidden, and links to folders and files, in circles as well."""
+    """Log files in folders, some of them hidden, and links to folders and files, some of them circular."""
     for name in ("logs/a.log", "logs/deep/er/b.log", "logs/deep/[x].log", "logs/.hidden/c.log", "logs/c.txt"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_links_in_circles_end_no_search_and_each_file_is_found_once(tree: Path) -> None:
+def test_a_search_through_circular_links_ends_and_finds_each_file_once(tree: Path) -> None:
     names = ["a.log", "deep/[x].log", "deep/er/b.log", "link.log", "other/d.log"]
     assert found(f"{tree}/logs/**/*.log") == [f"{tree}/logs/{name}" for name in names]
     assert found(f"{tree}/**/deep/**/b.log") == [f"{tree}/logs/deep/er/b.log"]
@@ -346,7 +346,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_patterns_find_what_those_of_glob_do(tree: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_match_like_those_of_glob(tree: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
     for prefix in ("", f"{tree}/"):
         expected = [path for path in glob(prefix + pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207
@@ -359,18 +359,18 @@ def test_the_documented_pattern_finds_the_logs_of_this_host() -> None:
     assert {Path(path).resolve() for path in Walk(lambda *_: None).find(pattern)} == expected
 
 
-def test_a_search_ends_at_its_bounds_and_says_so(tmp_path: Path) -> None:
+def test_a_search_stops_at_its_limits_with_a_warning(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.log").touch()
-    complaints: list[str] = []
-    walk = Walk(lambda path, reason: complaints.append(f"{path}: {reason}"), entries=10)
+    warnings: list[str] = []
+    walk = Walk(lambda path, reason: warnings.append(f"{path}: {reason}"), entries=10)
     assert len(list(walk.find(f"{tmp_path}/*.log"))) < 10
     assert list(walk.find(f"{tmp_path}/*.txt")) == []
-    assert complaints[-1] == f"{tmp_path}/*.txt: its limit of 10 entries and 30 seconds is reached"
+    assert warnings[-1] == f"{tmp_path}/*.txt: its limit of 10 entries and 30 seconds is reached"
     assert list(Walk(lambda *_: None, seconds=0).find(f"{tmp_path}/*.log")) == []
 
 
-def test_files_of_all_patterns_are_followed_though_links_lead_in_circles(tree: Path) -> None:
+def test_files_of_all_patterns_are_followed_despite_circular_links(tree: Path) -> None:
     spool = Spool(tree / "spool.sqlite", 2**20)
     follower = Follower((f"{tree}/logs/**/*.log", f"{tree}/elsewhere/*.log"), spool, from_start=True)
     (tree / "logs" / "a.log").write_text("a\n")

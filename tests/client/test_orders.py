@@ -1,4 +1,4 @@
-"""Orders against a real server, with an action slower than the server's lease: once each, whatever happens."""
+"""The agent executes each order of a real server once, even if an action takes longer than the server's lease."""
 
 import signal
 import subprocess
@@ -13,6 +13,7 @@ from support.batches import command
 from support.server import KEY, Server
 from support.waiting import wait_until
 
+from comms_api.client.spool.model import Statistics
 from comms_api.client.spool.spool import Spool
 
 WORKER = """
@@ -42,7 +43,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 class Worker:
-    """A process that executes orders, and the server it does so for."""
+    """A process that executes the orders of a server."""
 
     def __init__(self, server: Server, management: httpx.Client, folder: Path) -> None:
         self.management = management
@@ -58,7 +59,7 @@ class Worker:
         return self.process
 
     def kill(self) -> str:
-        """End it without a word of warning and return what it had to say."""
+        """Kill the process and return what it printed."""
         self.process.send_signal(signal.SIGKILL)
         return self.process.communicate()[0]
 
@@ -67,8 +68,8 @@ class Worker:
         order_id: str = answer.json()["commands"][0]["order_ids"][0]
         return order_id
 
-    def ended(self, order_id: str) -> tuple[str, int, str]:
-        """Return how an order ended, once it has."""
+    def outcome(self, order_id: str) -> tuple[str, int, str]:
+        """Wait until an order has ended, and return its status and the code and message of its result."""
 
         def order() -> dict[str, Any]:
             found: dict[str, Any] = self.management.get(f"/orders/{order_id}").json()
@@ -77,54 +78,54 @@ class Worker:
         wait_until(lambda: order()["status"] in {"success", "failure"}, says=order)
         return order()["status"], order()["result"]["code"], order()["result"]["message"]
 
-    def told(self) -> dict[str, int]:
+    def statistics(self) -> Statistics:
         spool = Spool(self.folder / "spool.sqlite", 2**20)
-        told = spool.statistics()
+        statistics = spool.statistics()
         spool.close()
-        return {name: getattr(told, name) for name in told.__struct_fields__}
+        return statistics
 
 
 @pytest.fixture
 def worker(server: Server, management: httpx.Client, tmp_path: Path) -> Iterator[Worker]:
-    made = Worker(server, management, tmp_path)
-    yield made
-    if made.process.poll() is None:
-        made.kill()
+    started = Worker(server, management, tmp_path)
+    yield started
+    if started.process.poll() is None:
+        started.kill()
 
 
 def test_an_order_that_is_offered_again_is_not_executed_again(worker: Worker) -> None:
     order_id = worker.order("slow")
-    assert worker.ended(order_id) == ("success", 0, "done")
+    assert worker.outcome(order_id) == ("success", 0, "done")
     assert worker.kill() == f"begun {order_id}\n"
-    told = worker.told()
-    assert told["orders_executed"] == 1
-    assert told["orders_duplicate"] >= 1
-    assert told["orders_received"] == told["orders_executed"] + told["orders_duplicate"]
+    statistics = worker.statistics()
+    assert statistics.orders_executed == 1
+    assert statistics.orders_duplicate >= 1
+    assert statistics.orders_received == statistics.orders_executed + statistics.orders_duplicate
 
 
-def test_an_order_under_way_when_the_agent_is_killed_ends_as_unknown_and_is_not_begun_again(worker: Worker) -> None:
+def test_an_order_that_a_kill_interrupts_ends_as_unknown_and_is_not_executed_again(worker: Worker) -> None:
     order_id = worker.order("slow")
     assert worker.process.stdout is not None
     assert worker.process.stdout.readline() == f"begun {order_id}\n"
     worker.kill()
     worker.start()
-    status, code, message = worker.ended(order_id)
+    status, code, message = worker.outcome(order_id)
     assert (status, code) == ("failure", 4)
     assert "restarted" in message
     assert worker.kill() == ""
 
 
-def test_an_action_that_fails_or_is_not_known_is_reported_with_the_reason(worker: Worker) -> None:
-    assert worker.ended(worker.order("broken")) == ("failure", 1, "ValueError: broken")
-    assert worker.ended(worker.order("other")) == ("failure", 1, "this agent has no action 'other'")
+def test_an_action_that_fails_or_is_unknown_is_reported_with_the_reason(worker: Worker) -> None:
+    assert worker.outcome(worker.order("broken")) == ("failure", 1, "ValueError: broken")
+    assert worker.outcome(worker.order("other")) == ("failure", 1, "this agent has no action 'other'")
 
 
-def test_a_cancelled_order_ends_where_it_is(worker: Worker) -> None:
+def test_a_cancelled_order_is_interrupted_and_others_continue(worker: Worker) -> None:
     first, second = worker.order("slow"), worker.order("slow")
     assert worker.process.stdout is not None
     assert {worker.process.stdout.readline().split()[1] for _ in range(2)} == {first, second}
     assert worker.management.post(f"/orders/{first}/cancel").json()["status"] == "cancelled"
-    assert worker.ended(second)[0] == "success"
+    assert worker.outcome(second)[0] == "success"
     [notice] = worker.management.get(f"/orders?action=cancel&agent_id={worker.agent_id}").json()["items"]
     assert notice["action"]["args"] == {"order_id": first}
     assert (notice["status"], notice["result"]["data"]) == ("success", {"orders": [first]})

@@ -1,4 +1,4 @@
-"""Proxies of the command line and of the environment, for every command that speaks HTTP."""
+"""Proxies from the command line and the environment, for an operator's command and for the agent."""
 
 import os
 import subprocess
@@ -34,9 +34,9 @@ class Terminal:
         self.agent = ["agent", "--url", server.agent_url, "--management-url", server.management_url, *trust]
         self.agent += ["--once", "--no-inventory", "--name", f"agent-{uuid4()}", "--data-dir", str(folder)]
 
-    def run(self, words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        program = [sys.executable, "-m", "comms_api", *words]
+        program = [sys.executable, "-m", "comms_api", *arguments]
         return subprocess.run(
             program, capture_output=True, text=True, check=False, timeout=PATIENCE, env=clean | environment
         )
@@ -48,10 +48,10 @@ def terminal(server: Server, tmp_path: Path) -> Terminal:
 
 
 @pytest.mark.parametrize("command", ["operator", "agent"])
-def test_a_proxy_of_the_environment_or_of_an_option_is_used(
+def test_a_proxy_from_the_environment_or_an_option_is_used(
     terminal: Terminal, proxy: Proxy, server: Server, command: str
 ) -> None:
-    words = getattr(terminal, command)
+    arguments = getattr(terminal, command)
     for options, environment in (
         ([], {"HTTPS_PROXY": proxy.url}),
         ([], {"https_proxy": proxy.url.replace("//", "//user:secret@"), "ALL_PROXY": "socks5://127.0.0.1:1"}),
@@ -59,7 +59,7 @@ def test_a_proxy_of_the_environment_or_of_an_option_is_used(
         (["--proxy", proxy.url], {"HTTPS_PROXY": CLOSED, "NO_PROXY": "*"}),
     ):
         proxy.targets.clear()
-        done = terminal.run([*words, *options], **environment)
+        done = terminal.run([*arguments, *options], **environment)
         assert done.returncode == 0, done.stderr
         assert f"127.0.0.1:{server.management_port}" in proxy.targets or command == "agent"
         assert f"127.0.0.1:{server.agent_port}" in proxy.targets or command == "operator"
@@ -67,14 +67,14 @@ def test_a_proxy_of_the_environment_or_of_an_option_is_used(
 
 
 @pytest.mark.parametrize("command", ["operator", "agent"])
-def test_no_proxy_is_used_where_none_is_asked_for(terminal: Terminal, command: str) -> None:
-    words = getattr(terminal, command)
+def test_no_proxy_is_used_if_an_option_or_the_environment_says_so(terminal: Terminal, command: str) -> None:
+    arguments = getattr(terminal, command)
     for options, environment in (
         (["--no-proxy"], {"HTTPS_PROXY": CLOSED, "ALL_PROXY": "socks5://127.0.0.1:1"}),
         ([], {"HTTPS_PROXY": CLOSED, "NO_PROXY": "::1,fe80::/10,127.0.0.0/8"}),
         ([], {"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "*"}),
     ):
-        done = terminal.run([*words, *options], **environment)
+        done = terminal.run([*arguments, *options], **environment)
         assert done.returncode == 0, done.stderr
 
 
@@ -87,7 +87,7 @@ def test_no_proxy_is_used_where_none_is_asked_for(terminal: Terminal, command: s
         (["--proxy", "http://h:99999"], {}, "--proxy", "http://h:99999"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_named_in_one_line_without_its_password(  # noqa: PLR0913 - a table of cases
+def test_an_unusable_proxy_is_named_in_one_line_without_its_password(  # noqa: PLR0913 - a table of cases
     terminal: Terminal, command: str, options: list[str], environment: dict[str, str], source: str, shown: str
 ) -> None:
     done = terminal.run([*getattr(terminal, command), *options], **environment)
@@ -116,11 +116,11 @@ def test_a_proxy_that_cannot_be_used_is_named_in_one_line_without_its_password( 
         ("https://host", "", False),
     ],
 )
-def test_no_proxy_names_hosts_domains_addresses_and_networks(url: str, no_proxy: str, exempt: bool) -> None:  # noqa: FBT001
+def test_no_proxy_lists_hosts_domains_addresses_and_networks(url: str, no_proxy: str, exempt: bool) -> None:  # noqa: FBT001
     assert is_exempt(httpx.URL(url), no_proxy) == exempt
 
 
-def test_an_address_that_cannot_be_one_is_named_in_one_line(terminal: Terminal) -> None:
+def test_an_invalid_url_is_named_in_one_line(terminal: Terminal) -> None:
     for url in ("http://h:1", "https://bü ro:1", "https://h:99999"):
         done = terminal.run([*terminal.operator, "--url", url])
         assert (done.returncode, done.stderr) == (1, f"comms-api: {url!r} does not have the form https://HOST:PORT\n")

@@ -1,4 +1,4 @@
-"""Numbered batches: an agent with an outdated spool notices it and catches up."""
+"""Batches are numbered, so that an agent with an outdated spool notices it and catches up."""
 
 import asyncio
 import shutil
@@ -25,14 +25,14 @@ def agent_id(server: Server, management: httpx.Client) -> UUID:
 
 
 @contextmanager
-def spool_of(path: Path) -> Iterator[Spool]:
+def opened_spool(path: Path) -> Iterator[Spool]:
     spool = Spool(path, 2**20)
     yield spool
     spool.close()
 
 
 @asynccontextmanager
-async def sender_of(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
+async def opened_sender(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
     endpoint = Endpoint(server.agent_url, server.folder / "certs" / "ca.pem")
     async with Session(endpoint, Identity(str(agent_id), KEY), spool) as session:
         yield ChangeSender(session, spool.changes, lambda: AgentMetadata(str(agent_id)))
@@ -45,7 +45,7 @@ def collect(spool: Spool, id_: str, operation: Operation, version: int = 0) -> N
 
 def drain(server: Server, agent_id: UUID, spool: Spool) -> None:
     async def run() -> None:
-        async with sender_of(server, agent_id, spool) as sender:
+        async with opened_sender(server, agent_id, spool) as sender:
             await sender.drain()
 
     asyncio.run(run())
@@ -56,31 +56,31 @@ def states(management: httpx.Client, agent_id: UUID) -> dict[str, int]:
     return {item["id"]: item["data"]["v"] for item in items}
 
 
-def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
+def test_batch_numbers_increase_across_restarts(tmp_path: Path) -> None:
     numbers = []
     for _ in range(2):
-        with spool_of(tmp_path / "spool.sqlite") as spool:
+        with opened_spool(tmp_path / "spool.sqlite") as spool:
             numbers += [spool.changes.next_sequence(), spool.changes.next_sequence()]
     assert numbers == [1, 2, 3, 4]
 
 
-def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everything_again(
+def test_an_agent_restored_from_a_backup_overwrites_no_state_and_collects_all_again(
     server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
 ) -> None:
     path, backup = tmp_path / "spool.sqlite", tmp_path / "backup.sqlite"
-    with spool_of(path) as spool:
+    with opened_spool(path) as spool:
         for id_ in ("kept", "gone"):
             collect(spool, id_, "create", 1)
         drain(server, agent_id, spool)
-        collect(spool, "kept", "update", 2)  # waits while the backup is made
+        collect(spool, "kept", "update", 2)  # unsent when the backup is made
         collect(spool, "gone", "delete")
     shutil.copy(path, backup)
-    with spool_of(path) as spool:
+    with opened_spool(path) as spool:
         collect(spool, "kept", "update", 3)
         drain(server, agent_id, spool)
         collect(spool, "kept", "update", 4)
         drain(server, agent_id, spool)
-    with spool_of(backup) as spool:
+    with opened_spool(backup) as spool:
         drain(server, agent_id, spool)
         assert states(management, agent_id) == {"kept": 4}
         assert spool.changes.known("inventory", "system") == {}
@@ -89,16 +89,16 @@ def test_an_agent_restored_from_a_backup_overwrites_nothing_and_collects_everyth
     assert states(management, agent_id) == {"kept": 5}
 
 
-def test_two_agents_with_one_identity_both_go_on(
+def test_two_agents_with_one_identity_both_continue(
     server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
 ) -> None:
     async def run(one: Spool, two: Spool) -> None:
-        async with sender_of(server, agent_id, one) as first, sender_of(server, agent_id, two) as second:
+        async with opened_sender(server, agent_id, one) as first, opened_sender(server, agent_id, two) as second:
             for number in range(4):
                 for spool, sender in ((one, first), (one, first), (two, second)):
-                    collect(spool, f"of {spool.lines.bytes_maximum}", "update", number)
+                    collect(spool, f"spool {spool.lines.bytes_maximum}", "update", number)
                     await sender.drain()
-            # Everything is collected again only the first time.
+            # Only the first refusal makes an agent collect everything again.
             assert [len(spool.changes.known("inventory", "system")) for spool in (one, two)] == [1, 1]
 
     one, two = Spool(tmp_path / "one.sqlite", 1), Spool(tmp_path / "two.sqlite", 2)
@@ -106,6 +106,6 @@ def test_two_agents_with_one_identity_both_go_on(
     one.close()
     two.close()
     assert {id_: version for id_, version in states(management, agent_id).items() if id_ != "kept"} == {
-        "of 1": 3,
-        "of 2": 3,
+        "spool 1": 3,
+        "spool 2": 3,
     }

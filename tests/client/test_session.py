@@ -1,4 +1,4 @@
-"""What the agent makes of answers, real ones over TLS, such as proxies and servers in trouble give."""
+"""How the agent reacts to answers of failing servers and of proxies, over TLS."""
 
 import asyncio
 import ssl
@@ -26,7 +26,7 @@ BATCH = Call("POST", "/events/stateless", b"{}\n")
 Answer = tuple[int, bytes]
 
 
-class Scripted:
+class ScriptedServer:
     """A server on a real socket that returns the configured answers, one per request, and then does not answer."""
 
     def __init__(self, folder: Path, answers: list[Answer]) -> None:
@@ -36,7 +36,7 @@ class Scripted:
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(self._tls)
         self.answers = answers
-        self.asked: list[str] = []
+        self.paths: list[str] = []
 
     async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -46,7 +46,7 @@ class Scripted:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         await reader.readexactly(int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0))
-        self.asked.append(head.split(" ")[1])
+        self.paths.append(head.split(" ")[1])
         if self.answers:
             status, body = self.answers.pop(0)
             writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
@@ -55,12 +55,12 @@ class Scripted:
 
 
 @pytest.fixture
-def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scripted]:
-    """Have a session ask one thing of a server that gives these answers."""
+def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedServer]:
+    """Return a function that uses a session with a server that gives the listed answers."""
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
 
-    def run(answers: list[Answer], ask: Callable[[Session], Coroutine[None, None, None]]) -> Scripted:
-        server = Scripted(tmp_path, answers)
+    def run(answers: list[Answer], ask: Callable[[Session], Coroutine[None, None, None]]) -> ScriptedServer:
+        server = ScriptedServer(tmp_path, answers)
         spool = Spool(tmp_path / "spool.sqlite", 2**20)
 
         async def conversation(url: str) -> None:
@@ -82,15 +82,17 @@ async def send(session: Session) -> None:
 
 
 @pytest.mark.parametrize("status", [302, 404, 405, 408, 409, 429, 500, 502, 507, 521])
-def test_an_answer_that_is_not_about_the_request_itself_is_tried_again(
-    converse: Callable[..., Scripted], status: int
+def test_a_request_is_retried_unless_the_answer_blames_the_request(
+    converse: Callable[..., ScriptedServer], status: int
 ) -> None:
     server = converse([LOGIN, (status, b"<html>"), (status, b""), (204, b"")], send)
-    assert server.asked == ["/login", *["/events/stateless"] * 3]
+    assert server.paths == ["/login", *["/events/stateless"] * 3]
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
-def test_a_request_that_would_be_refused_again_is_not_repeated(converse: Callable[..., Scripted], status: int) -> None:
+def test_a_request_that_the_server_refuses_as_invalid_is_not_retried(
+    converse: Callable[..., ScriptedServer], status: int
+) -> None:
     async def refused(session: Session) -> None:
         with pytest.raises(Refused, match=str(status)):
             await session.send(BATCH)
@@ -99,14 +101,14 @@ def test_a_request_that_would_be_refused_again_is_not_repeated(converse: Callabl
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_that_is_not_the_servers_own_has_the_agent_log_in_anew(
-    converse: Callable[..., Scripted], status: int
+def test_after_a_refusal_that_is_not_the_servers_the_agent_logs_in_again(
+    converse: Callable[..., ScriptedServer], status: int
 ) -> None:
     server = converse([(status, b"<html>proxy"), LOGIN, (status, b"\xff"), LOGIN, (204, b"")], send)
-    assert server.asked.count("/login") == 3
+    assert server.paths.count("/login") == 3
 
 
-def test_an_unreadable_answer_is_asked_for_again(converse: Callable[..., Scripted]) -> None:
+def test_a_request_with_an_unreadable_answer_is_retried(converse: Callable[..., ScriptedServer]) -> None:
     async def ask(session: Session) -> None:
         assert (await session.ask(BATCH, ItemResults)).results == []
 
@@ -114,7 +116,7 @@ def test_an_unreadable_answer_is_asked_for_again(converse: Callable[..., Scripte
 
 
 @pytest.mark.parametrize("message", ["Invalid key", "Agent does not exist"])
-def test_a_server_that_knows_the_agent_no_more_ends_it(converse: Callable[..., Scripted], message: str) -> None:
+def test_an_agent_that_the_server_no_longer_knows_ends(converse: Callable[..., ScriptedServer], message: str) -> None:
     async def ended(session: Session) -> None:
         with pytest.raises(Unauthenticated, match=message):
             await session.send(BATCH)

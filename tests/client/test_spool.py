@@ -1,4 +1,4 @@
-"""The spool: what was promised to be kept is kept, whatever ends the agent."""
+"""The spool keeps everything that was stored, whatever ends the agent."""
 
 import resource
 import signal
@@ -27,8 +27,8 @@ def line(text: str) -> Line:
     return Line(0, "logcollector", "file", text.encode())
 
 
-def at(position: int) -> FilePosition:
-    return FilePosition("/", 1, "log", position)
+def at(offset: int) -> FilePosition:
+    return FilePosition("/", 1, "log", offset)
 
 
 WRITER = """
@@ -38,20 +38,20 @@ from comms_api.client.spool.model import Line, FilePosition
 from comms_api.client.spool.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 10**9)
-position = 0
+offset = 0
 while True:
-    position += 3
-    lines = [Line(0, "m", "c", b"%d" % number) for number in range(position - 3, position)]
-    spool.lines.add(FilePosition("/", 1, "log", position), lines)
-    print(position, flush=True)
+    offset += 3
+    lines = [Line(0, "m", "c", b"%d" % number) for number in range(offset - 3, offset)]
+    spool.lines.add(FilePosition("/", 1, "log", offset), lines)
+    print(offset, flush=True)
 """
 
 
-def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: Path) -> None:
+def test_a_killed_agent_has_stored_every_line_that_it_read_once_and_in_order(tmp_path: Path) -> None:
     path = tmp_path / "spool.sqlite"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
-    promised = [writer.stdout.readline() for _ in range(20)][-1]
+    last_printed = [writer.stdout.readline() for _ in range(20)][-1]
     time.sleep(0.05)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
@@ -60,31 +60,31 @@ def test_a_killed_agent_has_kept_every_line_it_read_once_and_in_order(tmp_path: 
     lines = spool.lines.next_batch(10**6)
     spool.close()
     assert position is not None
-    assert position.offset >= int(promised)
+    assert position.offset >= int(last_printed)
     assert [kept.event for kept in lines] == [b"%d" % number for number in range(position.offset)]
 
 
-def test_beyond_its_bound_the_oldest_lines_go_and_are_counted(spool: Spool) -> None:
+def test_beyond_the_limit_the_oldest_lines_are_dropped_and_counted(spool: Spool) -> None:
     for number in range(30):
         spool.lines.add(at(number), [line(f"{number:0500}")])
     kept = [int(item.event) for item in spool.lines.next_batch(100)]
     assert kept == list(range(10, 30))
-    told = spool.statistics()
-    assert (told.events_collected, told.events_dropped) == (30, 10)
+    statistics = spool.statistics()
+    assert (statistics.events_collected, statistics.events_dropped) == (30, 10)
 
 
-def test_lines_on_their_way_are_not_dropped_so_that_each_is_counted_once(spool: Spool) -> None:
+def test_lines_in_flight_are_not_dropped_so_that_each_line_is_counted_once(spool: Spool) -> None:
     spool.lines.add(at(1), [line(f"{0:0500}"), line(f"{1:0500}")])
     batch = spool.lines.next_batch(2)
     for number in range(2, 32):
         spool.lines.add(at(number), [line(f"{number:0500}")])
     spool.lines.settle(batch, sent=True)
     assert [int(item.event) for item in spool.lines.next_batch(100)] == list(range(12, 32))
-    told = spool.statistics()
-    assert (told.events_collected, told.events_sent, told.events_dropped) == (32, 2, 10)
+    statistics = spool.statistics()
+    assert (statistics.events_collected, statistics.events_sent, statistics.events_dropped) == (32, 2, 10)
 
 
-def test_a_full_disk_loses_nothing_that_was_kept_and_is_recovered_from(spool: Spool) -> None:
+def test_a_full_disk_loses_no_stored_line_and_the_spool_recovers(spool: Spool) -> None:
     spool.lines.add(at(1), [line("kept")])
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, usual[1]))
@@ -98,14 +98,14 @@ def test_a_full_disk_loses_nothing_that_was_kept_and_is_recovered_from(spool: Sp
     assert [kept.event for kept in spool.lines.next_batch(10)] == [b"kept", b"after"]
 
 
-def test_a_batch_ends_at_its_bytes_and_the_rest_waits(spool: Spool) -> None:
+def test_a_batch_ends_at_its_limit_of_bytes_and_later_lines_wait(spool: Spool) -> None:
     spool.lines.add(at(1), [line("x" * 100) for _ in range(10)])
     assert len(spool.lines.next_batch(100, 350)) == 3
     assert spool.lines.waiting_bytes == 700
     assert not spool.lines.has_full_batch()
 
 
-def test_what_was_sent_leaves_the_spool_and_is_counted_once(spool: Spool) -> None:
+def test_sent_lines_leave_the_spool_and_are_counted_once(spool: Spool) -> None:
     spool.lines.add(at(3), [line("a"), line("b"), line("c")])
     batch = spool.lines.next_batch(2)
     spool.lines.settle(batch, sent=True)
@@ -114,7 +114,7 @@ def test_what_was_sent_leaves_the_spool_and_is_counted_once(spool: Spool) -> Non
     assert spool.statistics().events_sent == 2
 
 
-def test_a_change_and_what_is_known_move_together(spool: Spool) -> None:
+def test_a_change_is_stored_together_with_the_known_states(spool: Spool) -> None:
     change = Change("inventory", "packages", "a", "create", b"{}")
     spool.changes.add([(change, b"hash")])
     assert spool.changes.known("inventory", "packages") == {"a": b"hash"}
@@ -136,21 +136,21 @@ def test_an_order_is_accepted_once_and_its_result_kept_until_it_is_acknowledged(
     assert spool.orders.unreported(10) == []
     spool.orders.report_again("o1")
     assert len(spool.orders.unreported(10)) == 1
-    told = spool.statistics()
-    assert (told.orders_received, told.orders_executed, told.orders_duplicate) == (2, 1, 1)
+    statistics = spool.statistics()
+    assert (statistics.orders_received, statistics.orders_executed, statistics.orders_duplicate) == (2, 1, 1)
 
 
-def test_an_order_under_way_when_the_agent_ended_is_reported_as_unknown(spool: Spool) -> None:
-    spool.orders.accept("cut off")
+def test_an_order_that_was_interrupted_is_reported_as_unknown(spool: Spool) -> None:
+    spool.orders.accept("interrupted")
     spool.orders.accept("finished")
     spool.orders.finish("finished", Result(0))
     spool.orders.finish_interrupted(Result(4, "restarted"))
     assert {report.order_id: report.result.code for report in spool.orders.unreported(10)} == {
-        "cut off": 4,
+        "interrupted": 4,
         "finished": 0,
     }
 
 
-def test_only_the_owner_reads_the_spool(spool: Spool, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_spool(spool: Spool, tmp_path: Path) -> None:
     assert spool.statistics().logins == 0
     assert (tmp_path / "spool.sqlite").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""A fault of one task of the agent: it is logged once, the others go on, and the task is tried again."""
+"""A failure of one task of the agent is logged once and retried, and the other tasks continue."""
 
 import asyncio
 import logging
@@ -41,17 +41,17 @@ def test_a_failing_task_is_logged_once_until_it_recovers_or_its_error_changes(lo
     failing = Failing(full, full, full, denied, denied, None, None, denied, KeyError("bug"))
     with pytest.raises(Unauthenticated):
         asyncio.run(keep_going("writing", failing.step))
-    again = "writing failed and will be retried: "
+    prefix = "writing failed and will be retried: "
     assert logged() == [
-        f"{again}OSError: full",
-        f"{again}PermissionError: denied",
+        f"{prefix}OSError: full",
+        f"{prefix}PermissionError: denied",
         "writing succeeds again",
-        f"{again}PermissionError: denied",
-        f"{again}KeyError: 'bug'",
+        f"{prefix}PermissionError: denied",
+        f"{prefix}KeyError: 'bug'",
     ]
 
 
-def test_a_collector_fails_alone_and_is_tried_again(
+def test_a_collector_fails_alone_and_is_retried(
     logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "stat").write_text("cpu 1 2 3\n")
@@ -66,7 +66,7 @@ def test_a_collector_fails_alone_and_is_tried_again(
     assert last == "collecting processes succeeds again"
 
 
-def test_a_call_that_hangs_delays_nobody_and_is_not_made_twice() -> None:
+def test_a_hanging_call_times_out_and_is_not_made_twice() -> None:
     is_released = threading.Event()
     background = Background()
     with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"):
