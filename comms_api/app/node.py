@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from comms_api.actions.service import Actions
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import FAILURES, REVOCATIONS_CHANNEL, Agents
-from comms_api.app.duties import Duty, keep_doing
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, NodeProcess, Polls
@@ -24,9 +23,12 @@ from comms_api.commands.service import Commands, Rollouts
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.connection import Engine
+from comms_api.database.failures import explain_outage
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.partitions import create_partitions, drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import Duty, repeating
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
 from comms_api.events.sinks import open_sink
@@ -101,7 +103,7 @@ class Node(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def open_node(engine: Engine, secret: Secret, settings: Settings, process: NodeProcess) -> AsyncIterator[Node]:
     """Yield a running node on a database that is prepared; when the block ends, what it knows is written down."""
-    clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
+    health, clock, signing_keys = DutyHealth(explain_outage), DatabaseClock(), SigningKeys(engine, secret, settings)
     async with engine.begin() as connection:
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
@@ -110,7 +112,7 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
     dispatcher = Dispatcher(engine, tokens, presence, settings)
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
-    membership = Membership(engine, process, clock, keyring, polls)
+    membership = Membership(engine, process, clock, keyring, polls, health)
     failures = FailureLimit(engine, Allowance(FAILURES, FAILURES_ALLOWED, LOCK_SECONDS))
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,
@@ -157,16 +159,15 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
     )
     await membership.join()
     coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
-    duties = _duties(engine, node, clock, notifier)
-    async with _running(coroutines | _tasks(node, duties)):
+    async with repeating(_duties(engine, node, clock, notifier), health), _running(coroutines | _tasks(node)):
         yield node
         await external.close()
     await presence.flush()
     await membership.leave()
 
 
-def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, None]]:
-    tasks = (
+def _tasks(node: Node) -> dict[str, Coroutine[Any, Any, None]]:
+    return (
         node.events.sink.tasks()
         | node.states.tasks()
         | {
@@ -180,7 +181,6 @@ def _tasks(node: Node, duties: Iterable[Duty]) -> dict[str, Coroutine[Any, Any, 
             "heartbeat": node.membership.run(),
         }
     )
-    return tasks | {duty.name: keep_doing(duty, node.membership.diary) for duty in duties}
 
 
 def _duties(engine: Engine, node: Node, clock: DatabaseClock, notifier: Notifier) -> list[Duty]:
@@ -196,30 +196,30 @@ def _duties(engine: Engine, node: Node, clock: DatabaseClock, notifier: Notifier
         return perform
 
     return [
-        Duty("signing keys", KEYS_SECONDS, lambda: node.signing_keys.refresh(tokens.keyring)),
-        Duty("expiry", settings.expiry_interval_seconds, maintenance.expire),
-        Duty("announcements", ROLLOUT_SECONDS, announcer.announce),
-        Duty("repeated announcements", REPEATS_SECONDS, announcer.repeat),
-        Duty("rollouts", ROLLOUT_SECONDS, rollouts.advance),
-        Duty("clock", CLOCK_SECONDS, on_connection(clock.synchronise)),
-        Duty("partitions", HOUSEKEEPING_SECONDS, lambda: create_partitions(engine)),
+        Duty("signing keys", lambda: node.signing_keys.refresh(tokens.keyring), KEYS_SECONDS),
+        Duty("expiry", maintenance.expire, settings.expiry_interval_seconds),
+        Duty("announcements", announcer.announce, ROLLOUT_SECONDS),
+        Duty("repeated announcements", announcer.repeat, REPEATS_SECONDS),
+        Duty("rollouts", rollouts.advance, ROLLOUT_SECONDS),
+        Duty("clock", on_connection(clock.synchronise), CLOCK_SECONDS),
+        Duty("partitions", lambda: create_partitions(engine), HOUSEKEEPING_SECONDS),
         Duty(
             "events retention",
-            HOUSEKEEPING_SECONDS,
             lambda: drop_partitions(engine, "events", settings.events_retention_days),
+            HOUSEKEEPING_SECONDS,
         ),
-        Duty("orders archive", HOUSEKEEPING_SECONDS, maintenance.archive),
-        Duty("orders retention", HOUSEKEEPING_SECONDS, maintenance.drop_history),
-        Duty("login failures", FAILURES_SECONDS, on_connection(delete_forgotten)),
-        Duty("refresh tokens", HOUSEKEEPING_SECONDS, on_connection(forget_refresh_tokens)),
-        Duty("users' devices", HOUSEKEEPING_SECONDS, on_connection(forget_devices)),
-        Duty("lost nodes", HOUSEKEEPING_SECONDS, on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS)),
-        Duty("idempotency keys", HOUSEKEEPING_SECONDS, on_connection(forget_keys)),
-        Duty("quarantine", HOUSEKEEPING_SECONDS, node.events.quarantine.trim),
+        Duty("orders archive", maintenance.archive, HOUSEKEEPING_SECONDS),
+        Duty("orders retention", maintenance.drop_history, HOUSEKEEPING_SECONDS),
+        Duty("login failures", on_connection(delete_forgotten), FAILURES_SECONDS),
+        Duty("refresh tokens", on_connection(forget_refresh_tokens), HOUSEKEEPING_SECONDS),
+        Duty("users' devices", on_connection(forget_devices), HOUSEKEEPING_SECONDS),
+        Duty("lost nodes", on_connection(forget_lost, FORGOTTEN_AFTER_SECONDS), HOUSEKEEPING_SECONDS),
+        Duty("idempotency keys", on_connection(forget_keys), HOUSEKEEPING_SECONDS),
+        Duty("quarantine", node.events.quarantine.trim, HOUSEKEEPING_SECONDS),
         Duty(
             "revocations clean-up",
-            HOUSEKEEPING_SECONDS,
             on_connection(login_store.delete_revocations, 2 * tokens.revocations_seconds),
+            HOUSEKEEPING_SECONDS,
         ),
     ]
 

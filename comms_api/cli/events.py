@@ -19,8 +19,8 @@ from comms_api.database.connect import database
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.health import HealthLog
 from comms_api.errors import ConfigurationError
-from comms_api.events.health import HealthLog
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream

@@ -8,7 +8,6 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from comms_api.cluster import store
-from comms_api.cluster.diary import Diary
 from comms_api.cluster.model import (
     HEARTBEAT_SECONDS,
     Directive,
@@ -21,6 +20,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.health import DutyHealth
 from comms_api.tokens.keyring import Keyring
 
 logger = logging.getLogger(__name__)
@@ -39,11 +39,15 @@ RATE_SECONDS = 1.0
 class Membership:
     """Tells the others of this process, every two seconds in one statement, and learns what is wanted of it."""
 
-    def __init__(
-        self, engine: Engine, process: NodeProcess, clock: DatabaseClock, keyring: Keyring, polls: Polls
+    def __init__(  # noqa: PLR0913 - a heartbeat reports on each of them
+        self,
+        engine: Engine,
+        process: NodeProcess,
+        clock: DatabaseClock,
+        keyring: Keyring,
+        polls: Polls,
+        health: DutyHealth,
     ) -> None:
-        """Take whose heart beats; nothing is told before `join`."""
-        self.diary = Diary()
         self.requests = 0
         """How many requests have come; whoever serves them counts."""
         self.is_draining = False
@@ -52,6 +56,7 @@ class Membership:
         self._clock = clock
         self._keyring = keyring
         self._polls = polls
+        self._health = health
         self._id = clock.uuid7()
         self._version = version("comms-api")
         self._is_leaving = False
@@ -149,7 +154,7 @@ class Membership:
             state="draining" if self.is_draining else "active",
             polls=self._polls.held(),
             requests_per_second=round(self._requests_per_second, 1),
-            duties=self.diary.report(),
+            duties=self._health.report(),
             skew_seconds=round(self._clock.skew_seconds, 3) + 0.0,  # no -0.0
             key_ids=sorted(self._keyring.verifiers),
         )

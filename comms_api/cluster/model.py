@@ -7,6 +7,8 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.duties.health import DutyReport
+
 HEARTBEAT_SECONDS = 2.0
 REBALANCE_SECONDS = 60.0
 """How long a node goes on sending agents away after it was asked to."""
@@ -53,13 +55,6 @@ class Polls(msgspec.Struct, frozen=True):
     redirect: Callable[[int], None]
     drain: Callable[[], None]
     resume: Callable[[], None]
-
-
-class DutyReport(msgspec.Struct, frozen=True):
-    """How long ago a duty succeeded (or its process began), and by how much that is too long."""
-
-    silent_seconds: float = 0.0
-    lag_seconds: float = 0.0
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

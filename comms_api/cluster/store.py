@@ -11,7 +11,6 @@ from comms_api.agents.store import STATUS
 from comms_api.cluster.model import (
     REBALANCE_SECONDS,
     Directive,
-    DutyReport,
     Heartbeat,
     NameHolder,
     NodeAddress,
@@ -24,6 +23,7 @@ from comms_api.cluster.model import (
 from comms_api.database.connection import Connection
 from comms_api.database.liveness import IS_HERE, LOST_AFTER_SECONDS
 from comms_api.database.schema import agents, nodes, seconds_interval
+from comms_api.duties.health import DutyReport
 
 NAMES_LOCK = 0x6E616D6573
 _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])

@@ -136,9 +136,14 @@ def describe_outage(error: BaseException) -> str:
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
+def explain_outage(error: BaseException) -> tuple[str, str] | None:
+    """Return what is wrong, and why, if an error is an outage; None for other errors."""
+    return ("the database is away", describe_outage(error)) if is_outage(error) else None
+
+
 def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:
     """Log that `what` failed: an outage in one line, a bug of ours with where it is."""
-    if is_outage(error):
-        logger.warning("%s: the database is away (%s)", what, describe_outage(error))
+    if outage := explain_outage(error):
+        logger.warning("%s: %s (%s)", what, *outage)
     else:
         logger.error("%s", what, exc_info=error)

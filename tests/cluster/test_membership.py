@@ -13,7 +13,9 @@ from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeAddress, NodeProcess, Polls
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
+from comms_api.database.failures import explain_outage
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.health import DutyHealth
 from comms_api.settings import Settings
 from comms_api.tokens.keyring import Keyring, new_signing_key
 
@@ -33,7 +35,7 @@ async def observer(database_url: str) -> AsyncIterator[Engine]:
 def member(engine: Engine) -> Membership:
     polls = Polls(lambda: 0, lambda _: None, lambda: None, lambda: None)
     process = NodeProcess(NodeAddress("leaver", "https://one:1", "https://one:2", "boot"))
-    return Membership(engine, process, DatabaseClock(), Keyring([new_signing_key()]), polls)
+    return Membership(engine, process, DatabaseClock(), Keyring([new_signing_key()]), polls, DutyHealth(explain_outage))
 
 
 async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(engine: Engine, observer: Engine) -> None:

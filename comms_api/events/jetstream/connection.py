@@ -16,8 +16,8 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
+from comms_api.duties.health import HealthLog
 from comms_api.errors import ConfigurationError, Unavailable
-from comms_api.events.health import HealthLog
 from comms_api.events.jetstream.messages import SUBJECTS, Message
 from comms_api.settings import Settings
 

@@ -17,8 +17,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 
 from comms_api.database.failures import describe_outage, is_outage
+from comms_api.duties.health import HealthLog
 from comms_api.errors import Malformed, Unavailable
-from comms_api.events.health import HealthLog
 from comms_api.events.jetstream.connection import CLOSE_SECONDS, STREAM, JetStream
 from comms_api.events.jetstream.messages import decode_message
 from comms_api.events.sinks import Sink

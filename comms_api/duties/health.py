@@ -1,0 +1,107 @@
+"""Know the health of each duty, and log it when it changes."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from comms_api.errors import CommsError
+
+logger = logging.getLogger(__name__)
+
+INTERVALS_ALLOWED = 2.0
+GRACE_SECONDS = 5.0
+"""How long a duty may go without success, beyond two intervals, before it is late."""
+
+Explain: TypeAlias = Callable[[BaseException], tuple[str, str] | None]
+"""Returns what is wrong, and why, if an error passes by itself; None for a bug."""
+
+
+class HealthLog:
+    """The last known health of one dependency, healthy at first."""
+
+    def __init__(self, logger: logging.Logger, name: str) -> None:
+        self._logger = logger
+        self._name = name
+        self._trouble: str | None = None
+
+    def note(self, trouble: str | None, reason: str = "", bug: BaseException | None = None) -> None:
+        """Log the trouble, or None for its end, unless it is the last one again; a new reason alone is not logged."""
+        if trouble != self._trouble and trouble is None:
+            self._logger.info("%s: all is well", self._name)
+        elif trouble != self._trouble:
+            level = logging.ERROR if bug else logging.WARNING
+            self._logger.log(level, "%s: %s%s", self._name, trouble, reason and f" ({reason})", exc_info=bug)
+        self._trouble = trouble
+
+
+class DutyReport(msgspec.Struct, frozen=True):
+    """How long ago a duty succeeded (or its process began), and by how much that is too long.
+
+    A duty that is performed on demand only is silent from its first failure to its next success.
+    """
+
+    silent_seconds: float = 0.0
+    lag_seconds: float = 0.0
+
+
+class DutyRecord:
+    """The health of one duty."""
+
+    def __init__(self, name: str, every_seconds: float | None, explain: Explain) -> None:
+        self.failures = 0
+        """How many passes have failed since the last success."""
+
+        self._every_seconds = every_seconds
+        self._explain = explain
+        self._log = HealthLog(logger, name)
+        self._silent_since = time.monotonic()
+
+    def succeeded(self) -> None:
+        """Note that a pass succeeded."""
+        self.failures = 0
+        self._silent_since = time.monotonic()
+        self._log.note(None)
+
+    def failed(self, error: BaseException) -> None:
+        """Note that a pass failed."""
+        if self._is_idle:
+            self._silent_since = time.monotonic()
+        self.failures += 1
+        if outage := self._explain(error):
+            self._log.note(*outage)
+        elif isinstance(error, CommsError):
+            self._log.note(error.detail)
+        else:
+            self._log.note(f"failed with {type(error).__name__}", bug=error)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._every_seconds is None and not self.failures
+
+    def report(self) -> DutyReport:
+        """Return how late the duty is."""
+        if self._is_idle:
+            return DutyReport()
+        silent_seconds = time.monotonic() - self._silent_since
+        allowed = INTERVALS_ALLOWED * (self._every_seconds or 0.0) + GRACE_SECONDS
+        return DutyReport(round(silent_seconds, 1), round(max(0.0, silent_seconds - allowed), 1))
+
+
+class DutyHealth:
+    """The records of all duties of a process, by name."""
+
+    def __init__(self, explain: Explain) -> None:
+        self._explain = explain
+        self._records: dict[str, DutyRecord] = {}
+
+    def begin(self, name: str, every_seconds: float | None) -> DutyRecord:
+        """Expect a duty to succeed from now on, at intervals or on demand."""
+        record = self._records[name] = DutyRecord(name, every_seconds, self._explain)
+        return record
+
+    def report(self) -> dict[str, DutyReport]:
+        """Return how late each duty is."""
+        return {name: record.report() for name, record in self._records.items()}
