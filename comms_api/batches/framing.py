@@ -69,8 +69,8 @@ def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
         piece = body[start:end]
         is_utf8 = len(piece) <= CHECKED_BYTES_MAXIMUM and utf8_fault(piece) is None
         lines = [line.strip() for line in piece.split(b"\n")]
-        for place in range(0, len(lines), WINDOW_LINES):
-            yield Window(number + place, lines[place : place + WINDOW_LINES], is_utf8)
+        for offset in range(0, len(lines), WINDOW_LINES):
+            yield Window(number + offset, lines[offset : offset + WINDOW_LINES], is_utf8)
         start, number = end + 1, number + len(lines)
         if number > 2 * items_maximum + 3:  # the metadata's line, and the rest after the last line feed
             raise TooLarge(f"The batch has more than {items_maximum} items.")

@@ -1,4 +1,4 @@
-"""Tell those who watch commands how far they have come: one look at each watched command serves all who watch it."""
+"""Report the progress of commands to clients that watch them; one query per command serves all of its watchers."""
 
 import asyncio
 import logging
@@ -20,30 +20,29 @@ WATCHERS_OF_USER_MAXIMUM = 50
 
 
 class _Watched:
-    """A command that somebody watches: what is known of it, and a future for what comes next."""
+    """A watched command: its last counts, and a future that ends when they change."""
 
     def __init__(self) -> None:
         self.watchers = 0
         self.counts: Counts | None = None
         self.next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def tell(self, counts: Counts) -> None:
-        """Wake the watchers, if there is anything new."""
+    def update(self, counts: Counts) -> None:
+        """Wake the watchers if the counts have changed."""
         if counts != self.counts:
             self.counts = counts
             self.wake()
 
     def wake(self) -> None:
-        """Have every watcher look again."""
+        """Wake every watcher."""
         self.next.set_result(None)
         self.next = asyncio.get_running_loop().create_future()
 
 
 class Watch:
-    """The watchers of this node. Cost: a count per watched command and look, however many watch it."""
+    """The watchers of this node."""
 
     def __init__(self, engine: Engine) -> None:
-        """Take where to look."""
         self._engine = engine
         self._watched: dict[UUID, _Watched] = {}
         self._watchers: Counter[str] = Counter()
@@ -109,20 +108,20 @@ class Watch:
             watched.wake()
 
     async def run(self) -> None:
-        """Look at what is watched, until cancelled."""
+        """Count the orders of watched commands, until cancelled."""
         while True:
             await self._has_watched.wait()
             self._has_watched.clear()
             while self._watched:
-                await self._look()
+                await self._count()
                 await asyncio.sleep(INTERVAL_SECONDS)
 
-    async def _look(self) -> None:
+    async def _count(self) -> None:
         try:
             for request_id in list(self._watched):
                 async with self._engine.connect() as connection:
                     counts = await count_orders(connection, request_id)
                 if watched := self._watched.get(request_id):
-                    watched.tell(counts)
+                    watched.update(counts)
         except Exception as error:  # noqa: BLE001 - an outage is waited out, a bug is logged, and watching goes on
             log_failure(logger, "watched commands not counted", error)

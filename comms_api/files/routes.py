@@ -76,7 +76,7 @@ async def fetch_file(
     """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
-    return await file_services.answer(request, await file_services.files.find_own(agent_of(request), file_name))
+    return await file_services.answer(request, await file_services.files.find_for_agent(agent_of(request), file_name))
 
 
 @get("/configuration")

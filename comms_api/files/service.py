@@ -1,4 +1,4 @@
-"""Keep group files and hand agents their own."""
+"""Store the files of groups, and serve agents the files of their groups."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -37,7 +37,6 @@ class Files:
     """The files of the groups."""
 
     def __init__(self, engine: Engine) -> None:
-        """Take the engine; YAML has its own threads."""
         self._engine = engine
         self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
@@ -120,22 +119,22 @@ class Files:
         """Return what an agent should run and what it says it runs; raises `NotFound`."""
         async with self._engine.connect() as connection:
             hashes = await store.find_hashes(connection, agent_id)
-            files = await store.list_own_hashes(connection, agent_id)
+            files = await store.list_agent_hashes(connection, agent_id)
         if hashes is None:
             raise NotFound(f"There is no agent {agent_id}.")
         return Configuration(agent_id, files, *hashes)
 
     # -- for agents
 
-    async def find_own(self, agent_id: UUID, name: str) -> Source:
+    async def find_for_agent(self, agent_id: UUID, name: str) -> Source:
         """Return the source of a file of the agent's groups, or of their merged YAML; raises `NotFound`.
 
-        `GROUP.yml` of an own group that has no such file is an empty map.
+        `GROUP.yml` is an empty map if the agent's group has no such file.
         """
         if name == MERGED:
             return await self.find_merged(agent_id)
         async with self._engine.connect() as connection:
-            found = await store.find_own_version(connection, agent_id, name)
+            found = await store.find_agent_version(connection, agent_id, name)
             if found is not None:
                 return self._source(found)
             group, suffix = name[:-4], name[-4:]
@@ -149,7 +148,7 @@ class Files:
         Raises `TooLarge` if the files are too large in total.
         """
         async with self._engine.connect() as connection:
-            files = await store.list_own_yaml(connection, agent_id)
+            files = await store.list_agent_yaml(connection, agent_id)
         size = sum(file.size for file in files)
         if size > MERGED_BYTES_MAXIMUM:
             raise TooLarge(f"The agent's groups have more than {MERGED_BYTES_MAXIMUM} bytes of YAML together.")

@@ -113,7 +113,7 @@ _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).
 )
 
 
-async def find_own_version(connection: Connection, agent_id: UUID, name: str) -> StoredVersion | None:
+async def find_agent_version(connection: Connection, agent_id: UUID, name: str) -> StoredVersion | None:
     """Return a file of an agent's groups; of several, that of the group with the highest precedence."""
     statement = (
         select(*_STORED)
@@ -134,8 +134,8 @@ async def is_member(connection: Connection, agent_id: UUID, group: str) -> bool:
     return await connection.scalar(statement) is not None
 
 
-def _own_files(agent_id: UUID, *columns: Any) -> Select[Any]:
-    """Return the statement of an agent's own files, the group that has the last word last."""
+def _agent_files(agent_id: UUID, *columns: Any) -> Select[Any]:
+    """Return a statement that selects the files of an agent's groups, the overriding group last."""
     return (
         select(*columns)
         .select_from(_OF_AGENT)
@@ -144,17 +144,17 @@ def _own_files(agent_id: UUID, *columns: Any) -> Select[Any]:
     )
 
 
-async def list_own_yaml(connection: Connection, agent_id: UUID) -> list[StoredVersion]:
+async def list_agent_yaml(connection: Connection, agent_id: UUID) -> list[StoredVersion]:
     """Return the YAML files of an agent's groups, in ascending precedence."""
     suffixes = literal([f"%{suffix}" for suffix in YAML_SUFFIXES], ARRAY(Text))
-    statement = _own_files(agent_id, *_STORED).where(group_files.c.file_name.like(any_(suffixes)))
+    statement = _agent_files(agent_id, *_STORED).where(group_files.c.file_name.like(any_(suffixes)))
     return [StoredVersion(*row) for row in await connection.execute(statement)]
 
 
-async def list_own_hashes(connection: Connection, agent_id: UUID) -> list[WantedFile]:
-    """Return the files of an agent's own groups, the group that has the last word last."""
+async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[WantedFile]:
+    """Return the files of an agent's groups, the overriding group last."""
     columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
-    return [WantedFile(*row) for row in await connection.execute(_own_files(agent_id, *columns))]
+    return [WantedFile(*row) for row in await connection.execute(_agent_files(agent_id, *columns))]
 
 
 async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str | None, bool] | None:

@@ -60,7 +60,7 @@ async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> se
     return {(order_id, agent_id) for order_id, agent_id in await connection.execute(_FINISH, parameters)}
 
 
-_FIND_OWN = text("""
+_FIND_STATUSES = text("""
     SELECT order_id, agent_id, CASE WHEN attempt > 0 THEN 'sent' ELSE 'pending' END AS status FROM orders
         WHERE (order_id, agent_id) IN (SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[])))
     UNION ALL
@@ -75,7 +75,7 @@ async def find_statuses(connection: Connection, keys: Sequence[OrderKey]) -> dic
         "order_ids": [order_id for order_id, _ in keys],
         "agents": [agent_id for _, agent_id in keys],
     }
-    rows = await connection.execute(_FIND_OWN, parameters)
+    rows = await connection.execute(_FIND_STATUSES, parameters)
     return {(order_id, agent_id): status for order_id, agent_id, status in rows}
 
 

@@ -54,8 +54,8 @@ class Document:
         changed: dict[str, msgspec.Raw] = {}
         inner: list[Merge] = []
         growth = 0
-        for place, (name, value) in enumerate(new.items(), 1):
-            if place % STEP_MEMBERS == 0:
+        for number, (name, value) in enumerate(new.items(), 1):
+            if number % STEP_MEMBERS == 0:
                 yield client
             old = members.get(name)
             if old == value:

@@ -47,18 +47,18 @@ def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
 
 
 def find_outdated(changes: Iterable[StateChange], applied: Mapping[str, int]) -> dict[int, Outdated]:
-    """Return the places of the changes whose batch is older than one that was applied before them, each with why.
+    """Return, by index, the changes whose batch is older than one that was applied before them, each with its error.
 
     An equal number is the same batch, sent again.
     """
     latest = dict(applied)
     outdated: dict[int, Outdated] = {}
-    for place, change in enumerate(changes):
+    for index, change in enumerate(changes):
         if change.sequence is None:
             continue
         newest = latest.get(change.key[0], 0)
         if change.sequence < newest:
-            outdated[place] = Outdated(newest)
+            outdated[index] = Outdated(newest)
         else:
             latest[change.key[0]] = change.sequence
     return outdated

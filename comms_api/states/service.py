@@ -136,7 +136,7 @@ class States:
                 return None
             if sequences := newest_sequences(changes):
                 outdated = find_outdated(changes, await store.advance_sequences(connection, sequences))
-            current = [change for place, change in enumerate(changes) if place not in outdated] if outdated else changes
+            current = [change for index, change in enumerate(changes) if index not in outdated] if outdated else changes
             folded = await self._slices.run(fold(current, existing))
             if folded.inserted:
                 await store.insert_states(connection, folded.inserted)
@@ -147,7 +147,7 @@ class States:
         if not outdated:
             return folded.results
         results = iter(folded.results)
-        return [outdated.get(place) or next(results) for place in range(len(changes))]
+        return [outdated.get(index) or next(results) for index in range(len(changes))]
 
     async def _refuse(self, change: StateChange, reason: str) -> StateOutcome:
         return change.outcome(reason, 400)

@@ -57,8 +57,8 @@ _FIND_STATES = text(f"""
 
 
 _FIND_FEW_BYTES = text(f"""
-    SELECT place, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
-        SELECT ordinality AS place, CAST(data AS text) AS document,
+    SELECT ordinality, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
+        SELECT ordinality, CAST(data AS text) AS document,
             sum(octet_length(CAST(data AS text))) OVER () AS total
         FROM states JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
             USING (agent_id, module, collector, id)) AS found""")
@@ -79,14 +79,14 @@ async def find_states(
 ) -> dict[StateKey, bytes] | None:
     """Return the existing documents among `keys`, or None if they have more bytes in total."""
     if len(keys) * STATE_BYTES_MAXIMUM <= bytes_maximum:
-        return {keys[place - 1]: data for place, data in await connection.execute(_FIND_STATES, _columns(keys))}
+        return {keys[number - 1]: data for number, data in await connection.execute(_FIND_STATES, _columns(keys))}
     found: dict[StateKey, bytes] = {}
     for part in _parts(keys):
         parameters = _columns(part) | {"bytes": bytes_maximum}
-        for place, data in await connection.execute(_FIND_FEW_BYTES, parameters):
+        for number, data in await connection.execute(_FIND_FEW_BYTES, parameters):
             if data is None:
                 return None
-            found[part[place - 1]] = data
+            found[part[number - 1]] = data
             bytes_maximum -= len(data)
     return found
 
@@ -96,7 +96,7 @@ async def find_sizes(connection: Connection, keys: Sequence[StateKey]) -> dict[S
     sizes: dict[StateKey, int] = {}
     for part in _parts(keys):
         rows = await connection.execute(_FIND_SIZES, _columns(part))
-        sizes |= {part[place - 1]: size for place, size in rows}
+        sizes |= {part[number - 1]: size for number, size in rows}
     return sizes
 
 

@@ -56,6 +56,6 @@ def test_failures_stop_it_once_enough_have_ended_or_nothing_more_will() -> None:
     assert excess_failures(wary, RolloutProgress(100, 90, 6, 4, 4, 0, 0)) is None
     assert excess_failures(wary, RolloutProgress(100, 90, 0, 4, 4, 0, 0)) is not None
     assert excess_failures(wary, RolloutProgress(100, 80, 10, 10, 2, 0, 0)) is None
-    told = excess_failures(wary, RolloutProgress(100, 80, 10, 10, 3, 0, 0))
-    assert told == "3 of 10 orders failed, more than the ratio 0.2 allows"
+    reason = excess_failures(wary, RolloutProgress(100, 80, 10, 10, 3, 0, 0))
+    assert reason == "3 of 10 orders failed, more than the ratio 0.2 allows"
     assert excess_failures(Rollout(), RolloutProgress(100, 0, 0, 100, 100, 0, 0)) is None

@@ -75,15 +75,15 @@ async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
         [submitted] = await submissions.submit("olga", [restart(agent_id)])
         assert first_words(sent) == ["WITH"]
         async with engine.connect() as connection:  # the actor is not told in a statement before, either
-            told = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
-            assert await connection.execute(told) == [(0,)]
+            settings = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
+            assert await connection.execute(settings) == [(0,)]
         await asyncio.sleep(0)  # asyncpg tells of a statement a little later
         sent.clear()
         await submissions.submit("olga", [restart(agent_id), restart(agent_id)])
         assert first_words(sent) == ["BEGIN", "WITH", "WITH", "COMMIT"]
     async with engine.connect() as connection:
-        told = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
-        assert await connection.first(told, {"key": str(submitted.request_id)}) == ("olga", "192.0.2.1", 1)
+        audited = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
+        assert await connection.first(audited, {"key": str(submitted.request_id)}) == ("olga", "192.0.2.1", 1)
         # What the statement said of its actor ended with it.
         assert not await connection.scalar(text("SELECT current_setting('comms_api.actor', true)"))
 

@@ -87,7 +87,7 @@ def test_a_body_that_is_no_object_is_never_a_fault(routes: list[Route], body: by
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "detail"),
     [
         ("/groups/x/agents", {"agents": {}}, "agents: Expected `array`, got `object`"),
         ("/agents", {"name": "a", "key": KEY, "groups": {}}, "groups: Expected `array`, got `object`"),
@@ -95,9 +95,9 @@ def test_a_body_that_is_no_object_is_never_a_fault(routes: list[Route], body: by
         ("/users", {"name": "a", "password": PASSWORD, "role": []}, "role: Expected `str`, got `array`"),
     ],
 )
-def test_a_fault_names_its_member(management: httpx.Client, path: str, body: dict[str, Any], told: str) -> None:
+def test_a_fault_names_its_member(management: httpx.Client, path: str, body: dict[str, Any], detail: str) -> None:
     answer = management.post(path, json=body)
-    assert (answer.status_code, answer.json()["detail"]) == (400, told)
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
 
 
 def test_a_kilobyte_that_becomes_megabytes_of_json_is_refused_by_every_route_at_little_cost(

@@ -83,8 +83,8 @@ def test_a_schema_within_the_limits_is_registered(management: httpx.Client, quie
     assert len(str(schema)) < SCHEMA_BYTES_MAXIMUM
     assert management.put("/actions/good", json={"schema": schema}).status_code == 200
     for args, status in (({"number": 7, "names": ["a"] * 9_000}, 200), ({"number": -1, "names": ["a b"]}, 422)):
-        wanted = command(quiet) | {"action": {"name": "good", "args": args}}
-        answer = management.post("/commands?dry_run=1", json=wanted)
+        submitted = command(quiet) | {"action": {"name": "good", "args": args}}
+        answer = management.post("/commands?dry_run=1", json=submitted)
         assert answer.status_code == status, answer.text
     assert "args.number: -1 is not one of" in answer.json()["detail"]
     assert "args.names[0]: " in answer.json()["detail"]
@@ -102,10 +102,10 @@ def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_others_are
 ) -> None:
     schema, args = SLOW[kind]
     assert management.put(f"/actions/{kind}", json={"schema": schema}).status_code == 200
-    wanted = command(quiet) | {"action": {"name": kind, "args": args}}
+    submitted = command(quiet) | {"action": {"name": kind, "args": args}}
     before = server.cpu_seconds()
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(management.post, "/commands", json=wanted)
+        answer = pool.submit(management.post, "/commands", json=submitted)
         assert_others_are_served(server, management, quiet)
     assert answer.result().status_code == 422
     assert f"took more than {CPU_SECONDS} s of CPU time or" in answer.result().json()["detail"]
@@ -116,9 +116,9 @@ def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_others_are
 def test_one_user_cannot_occupy_every_check(server: Server, management: httpx.Client, quiet: UUID) -> None:
     assert management.put("/actions/slow", json={"schema": SLOW["time"][0]}).status_code == 200
     operator = server.user(management, "operator", "operator")
-    wanted = command(quiet, user="operator") | {"action": {"name": "slow", "args": {"a": 1}}}
+    submitted = command(quiet, user="operator") | {"action": {"name": "slow", "args": {"a": 1}}}
     with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(operator.post, "/commands", json=wanted) for _ in range(8)]
+        answers = [pool.submit(operator.post, "/commands", json=submitted) for _ in range(8)]
         wait_until(lambda: [answer.result().status_code for answer in answers if answer.done()])
         assert management.put("/actions/other", json={"schema": {"type": "object"}}).status_code == 200
     statuses = sorted(answer.result().status_code for answer in answers)

@@ -145,8 +145,8 @@ def test_an_agent_that_reports_its_files_is_not_ordered_again(
 ) -> None:
     agent_id, client = agent
     order = next_order(client)
-    wanted = management.get(f"/agents/{agent_id}/configuration").json()["wanted"]
-    client.put("/configuration", json={"sha256": wanted})
+    sha256 = management.get(f"/agents/{agent_id}/configuration").json()["wanted"]
+    client.put("/configuration", json={"sha256": sha256})
     report(client, order, 4, "the agent was restarted while it executed this order")
     let_pause_end(query, agent_id)
     wait_until(lambda: is_announced(query, agent_id))

@@ -74,9 +74,9 @@ def test_a_file_is_fetched_again_only_when_it_has_changed_and_in_parts(
 @given(first=st.integers(0, 20), last=st.integers(0, 20), size=st.integers(0, 15))
 def test_a_part_is_within_its_file(first: int, last: int, size: int) -> None:
     for header in (f"bytes={first}-{last}", f"bytes={first}-", f"bytes=-{last}"):
-        wanted = read_range(header, size)
-        if isinstance(wanted, Range):
-            assert 0 <= wanted.first <= wanted.last < size
+        part = read_range(header, size)
+        if isinstance(part, Range):
+            assert 0 <= part.first <= part.last < size
     assert read_range(None, size) is read_range("lines=1-2", size) is read_range("bytes=0-1,3-4", size) is None
 
 

@@ -37,8 +37,8 @@ class Key:
 
     def say(self, subject: "Key", **claims: Any) -> str:
         """Return a signed statement about another key."""
-        told = {"jti": "x", "iat": 1, "iss": self.name, "sub": subject.name, "name": "x"}
-        parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, told | {"nats": {"version": 2, **claims}}]
+        claims_set = {"jti": "x", "iat": 1, "iss": self.name, "sub": subject.name, "name": "x"}
+        parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, claims_set | {"nats": {"version": 2, **claims}}]
         signed = ".".join(_base64(json.dumps(part).encode()) for part in parts)
         return f"{signed}.{_base64(self.pair.sign(signed.encode()))}"
 
@@ -48,47 +48,47 @@ def _base64(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def place(scratch: Path) -> Path:
+def accounts(scratch: Path) -> Path:
     made = scratch / "nats accounts"
     made.mkdir()
     return made
 
 
 @pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[NatsServer]:
+def server(accounts: Path) -> Iterator[NatsServer]:
     """A server that lets in who has the file `user.creds` and trusts the authority of `ca.pem`."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
-    authority.cert_pem.write_to_path(place / "ca.pem")
-    certificate.private_key_and_cert_chain_pem.write_to_path(place / "server.pem")
+    authority.cert_pem.write_to_path(accounts / "ca.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(accounts / "server.pem")
     operator, system, account, user = Key(OPERATOR), Key(ACCOUNT), Key(ACCOUNT), Key(USER)
     token = account.say(user, type="user", subs=-1, data=-1, payload=-1)
-    (place / "user.creds").write_text(
+    (accounts / "user.creds").write_text(
         f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
-    (place / "stranger.creds").write_text(
-        (place / "user.creds").read_text().replace(user.seed.decode(), Key(USER).seed.decode())
+    (accounts / "stranger.creds").write_text(
+        (accounts / "user.creds").read_text().replace(user.seed.decode(), Key(USER).seed.decode())
     )
     known = {
         system.name: operator.say(system, type="account", limits=UNLIMITED),
         account.name: operator.say(account, type="account", limits=UNLIMITED | STORAGE),
     }
     settings = [
-        f'tls {{ cert_file: "{place}/server.pem", key_file: "{place}/server.pem" }}',
+        f'tls {{ cert_file: "{accounts}/server.pem", key_file: "{accounts}/server.pem" }}',
         f"operator: {operator.say(operator, type='operator')}",
         f"system_account: {system.name}",
         "resolver: MEMORY",
         f"resolver_preload: {json.dumps(known)}",
     ]
-    with nats_servers(place / "server", 1, *settings) as [running]:
+    with nats_servers(accounts / "server", 1, *settings) as [running]:
         yield running
 
 
-def _settings(server: NatsServer, place: Path, **changes: Any) -> Settings:
-    given = {"nats_ca": place / "ca.pem", "nats_credentials": place / "user.creds"} | changes
+def _settings(server: NatsServer, accounts: Path, **changes: Any) -> Settings:
+    paths = {"nats_ca": accounts / "ca.pem", "nats_credentials": accounts / "user.creds"} | changes
     url = server.url.replace("nats://", "tls://")
-    return Settings(events_sink="jetstream", nats_servers=(url,), nats_replicas=1, nats_stream_bytes=2**24, **given)
+    return Settings(events_sink="jetstream", nats_servers=(url,), nats_replicas=1, nats_stream_bytes=2**24, **paths)
 
 
 async def _publish(settings: Settings) -> int:
@@ -105,19 +105,19 @@ async def _publish(settings: Settings) -> int:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_who_has_the_credentials_and_trusts_the_authority_gets_in(server: NatsServer, place: Path) -> None:
-    assert await _publish(_settings(server, place)) == 1
+async def test_who_has_the_credentials_and_trusts_the_authority_gets_in(server: NatsServer, accounts: Path) -> None:
+    assert await _publish(_settings(server, accounts)) == 1
 
 
 @pytest.mark.parametrize(
     "changes", [{"nats_credentials": "stranger.creds"}, {"nats_credentials": None}, {"nats_ca": None}]
 )
-async def test_nobody_else_does(server: NatsServer, place: Path, changes: dict[str, str | None]) -> None:
-    given = {name: value and place / value for name, value in changes.items()}
+async def test_nobody_else_does(server: NatsServer, accounts: Path, changes: dict[str, str | None]) -> None:
+    paths = {name: value and accounts / value for name, value in changes.items()}
     with pytest.raises(Unavailable):
-        await _publish(_settings(server, place, **given))
+        await _publish(_settings(server, accounts, **paths))
 
 
-async def test_an_authority_that_cannot_be_read_is_named(server: NatsServer, place: Path) -> None:
+async def test_an_authority_that_cannot_be_read_is_named(server: NatsServer, accounts: Path) -> None:
     with pytest.raises(ConfigurationError, match="nats_ca: "):
-        JetStream(_settings(server, place, nats_ca=place / "user.creds"))
+        JetStream(_settings(server, accounts, nats_ca=accounts / "user.creds"))

@@ -147,7 +147,7 @@ def _senders(server: Server, management: httpx.Client, name: str, count: int) ->
 def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[], bool]:
     """Tell when each of the senders has counted so many more than now."""
     least = [getattr(sender, name) + count for sender in senders]
-    return lambda: all(getattr(sender, name) >= wanted for sender, wanted in zip(senders, least, strict=True))
+    return lambda: all(getattr(sender, name) >= minimum for sender, minimum in zip(senders, least, strict=True))
 
 
 @pytest.mark.faults
@@ -170,12 +170,12 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
         time.sleep(1)
         for sender in senders:
             sender.stop()
-        wanted = set().union(*map(_all_of, senders))
-        wait_until(lambda: wanted <= set(find(senders)))
+        sent = set().union(*map(_all_of, senders))
+        wait_until(lambda: sent <= set(find(senders)))
     relay(variables, "postgresql")
     found = find(senders)
     _report("leader and a relay killed", senders, found)
-    assert wanted <= set(found)
+    assert sent <= set(found)
     assert all(count == 1 for count in found.values())
 
 

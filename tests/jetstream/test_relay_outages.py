@@ -191,9 +191,9 @@ def test_a_slow_reader_does_not_keep_a_relay_from_ending_and_only_what_it_took_i
         process.stdout.close()
     whole = [json.loads(line)["id"] for line in lines if line.endswith(b"}\n")]
     left = waiting(settings, "slow")
-    rest = [json.loads(line)["id"] for line in relay(hurried, *options).splitlines()]
-    assert len(rest) == left > 0
-    assert not set(whole) & set(rest)
+    relayed_later = [json.loads(line)["id"] for line in relay(hurried, *options).splitlines()]
+    assert len(relayed_later) == left > 0
+    assert not set(whole) & set(relayed_later)
 
 
 def test_standard_output_that_is_closed_is_told_in_one_line(variables: dict[str, str]) -> None:
@@ -216,9 +216,9 @@ def test_a_database_that_refuses_its_url_is_told_in_one_line(
     cluster: Cluster, variables: dict[str, str], command: Sequence[str], changes: dict[str, str]
 ) -> None:
     url = make_url(cluster.url).set(**changes).render_as_string()
-    given = variables | {"COMMS_API_DATABASE_URL": url}
+    environment = variables | {"COMMS_API_DATABASE_URL": url}
     command = [sys.executable, "-m", "comms_api", *command]
-    ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("comms-api: database_url: the database cannot be used: ")

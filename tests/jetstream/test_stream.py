@@ -115,7 +115,7 @@ def test_what_is_delivered_again_is_not_stored_again(
     stored = rows(agent_id)
     assert len(stored) == 60
     client.post("/events/stateless", content=stateless(agent_id, {"new": 1}))
-    # A consumer of another name is given the whole stream, as one would be whose acknowledgements were all lost.
+    # A consumer of another name gets the whole stream, as one would be whose acknowledgements were all lost.
     relay(variables, "postgresql", "--consumer", "replay")
     assert rows(agent_id) == [*stored, ("logcollector", "file", b'{"new": 1}')]
     assert management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"] == []
@@ -198,7 +198,7 @@ def test_a_reader_that_closes_the_pipe_ends_the_relay_with_one_line(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({}, "nats_servers: "),
         ({"NATS_SERVERS": "nats://localhost", "NATS_CA": "/no/such"}, "nats_ca: "),
@@ -210,9 +210,9 @@ def test_a_reader_that_closes_the_pipe_ends_the_relay_with_one_line(
         ({"NATS_SERVERS": "http://localhost"}, "nats_servers"),
     ],
 )
-def test_a_stream_that_cannot_be_used_is_told_by_its_setting(changes: dict[str, str], told: str) -> None:
+def test_a_stream_that_cannot_be_used_is_told_by_its_setting(changes: dict[str, str], message: str) -> None:
     environ = {f"COMMS_API_{name}": value for name, value in changes.items()}
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         check_sink(load_settings({"COMMS_API_EVENTS_SINK": "jetstream"} | environ))
 
 
@@ -228,10 +228,10 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
         "util.find_spec = lambda name, package=None: None if name == 'nats' else find(name, package)\n"
     )
     path = ":".join([str(tmp_path), *(part for part in sys.path if part)])
-    given = {"COMMS_API_EVENTS_SINK": "jetstream", "PYTHONPATH": path}
+    environment = {"COMMS_API_EVENTS_SINK": "jetstream", "PYTHONPATH": path}
     command = [sys.executable, "-m", "comms_api", "serve"]
     ended = subprocess.run(
-        command, env=given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert ended.returncode == 1
     assert ended.stderr == ("comms-api: events_sink: nats-py is not installed: pip install 'nats-py[nkeys]'\n")

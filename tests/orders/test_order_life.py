@@ -39,8 +39,8 @@ async def make_orders(connection: Connection, agents: int, seconds: float = 60) 
 
 async def submit(connection: Connection, target: CommandTarget, seconds: float = 60, priority: int = 0) -> int:
     command = NewCommand("Engine", target, Action("a"), seconds, priority=priority)
-    wanted = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
-    return (await expand_command(connection, wanted, 3)).orders
+    expansion = expansion_of(uuid7_at(1_780_000_000), "tester", command, 3600)
+    return (await expand_command(connection, expansion, 3)).orders
 
 
 def success(order_id: UUID, agent_id: UUID, message: str = "") -> Ending:

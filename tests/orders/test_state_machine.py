@@ -135,13 +135,13 @@ class OrderLife(RuleBasedStateMachine):
     def submit(self, agent: int, priority: int, rollout: Rollout | None) -> None:
         target = CommandTarget("agent", str(self.agents[agent])) if agent < 3 else CommandTarget("group", self.group)
         command = NewCommand("Engine", target, Action("a"), 600, priority=priority, rollout=rollout)
-        wanted = expansion_of(uuid7_at(datetime.now(UTC).timestamp()), "tester", command, 3600)
+        expansion = expansion_of(uuid7_at(datetime.now(UTC).timestamp()), "tester", command, 3600)
 
         async def expand(connection: Connection) -> int:
-            return (await expand_command(connection, wanted, 0)).orders
+            return (await expand_command(connection, expansion, 0)).orders
 
         assert self.run(self.in_transaction(expand)) == (1 if agent < 3 else 3)
-        self.requests.append(wanted.request_id)
+        self.requests.append(expansion.request_id)
         self.look()
 
     @precondition(lambda self: self.known)

@@ -58,11 +58,11 @@ def line_bytes_maximum(bytes_maximum: int) -> int:
 
 def _parts(lines: Sequence[bytes], bytes_maximum: int) -> Iterator[Sequence[bytes]]:
     start = size = 0
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         size += len(line) + 1
-        if size > bytes_maximum and place > start:
-            yield lines[start:place]
-            start, size = place, len(line) + 1
+        if size > bytes_maximum and index > start:
+            yield lines[start:index]
+            start, size = index, len(line) + 1
     yield lines[start:]
 
 
