@@ -5,20 +5,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 from support.batches import command
 from support.databases import PATIENT
-from support.load import Load
+from support.fleet import Fleet, Pace, events, logins, states
+from support.ledger import assert_nothing_is_lost, stored_items
 from support.polls import held_polls
 from support.replication import Postgres, primary_and_standby
 from support.server import Server, environment, running_server
-from support.waiting import PATIENCE, wait_until
+from support.waiting import PATIENCE, until, wait_until
 
 from comms_api.database.address.hosts import DEAD_HOST_SECONDS
 from comms_api.database.connect import open_engine
@@ -27,7 +26,9 @@ from comms_api.settings import Settings
 
 LEASE_SECONDS = 2
 SWEEP_SECONDS = POLL_SECONDS = 3600
-"""So long that what arrives sooner was notified of."""
+"""Long enough that an order which arrives sooner was announced by a notification."""
+
+PACE = Pace(pause_seconds=0.02, retry_seconds=0.1, poll_seconds=1)
 
 Servers = tuple[Postgres, Postgres]
 
@@ -132,75 +133,52 @@ BUSY = 4
 
 
 @pytest.fixture(scope="module")
-def busy(nodes: tuple[Server, Server]) -> list[UUID]:
-    management = nodes[0].management()
-    return [nodes[0].enroll(management, f"busy {number}") for number in range(BUSY)]
-
-
-@pytest.fixture(scope="module")
-def load(nodes: tuple[Server, Server], busy: list[UUID]) -> Load:
+def fleet(nodes: tuple[Server, Server]) -> Fleet:
+    """Agents of one node that send, poll and report; an operator submits their orders to the other node."""
     node, other = nodes
-    made = Load(other)
-    for agent_id in busy:
-        made.add_events(agent_id, node.log_in(agent_id))
-        made.add_states(agent_id, node.log_in(agent_id))
-        made.add_orders(agent_id)
-        made.add_results(node.log_in(agent_id))
-    made.add_logins(busy[0], node.client(node.agent_url))
-    return made
+    fleet = Fleet(node.tls, node.agent_port, PACE)
+    management, submitting = node.management(), other.management()
+    for number in range(BUSY):
+        agent_id = node.enroll(management, f"busy {number}")
+        fleet.send(agent_id, events)
+        fleet.send(agent_id, states)
+        fleet.poll(agent_id)
+        fleet.submit(submitting, other.management_port, command(agent_id), PACE.pause_seconds)
+    fleet.send(agent_id, logins)
+    return fleet
 
 
-async def fail_over(servers: Servers, nodes: tuple[Server, Server], load: Load, token: str) -> None:
+async def fail_over(servers: Servers, nodes: tuple[Server, Server], fleet: Fleet, token: str) -> None:
     """Kill the primary and promote its standby while a poll is held."""
     primary, standby = servers
     async with held_polls(nodes[0].tls, nodes[0].agent_port, [token], POLL_SECONDS) as [held]:
         await asyncio.sleep(2)
         primary.kill()
         killed = time.monotonic()
-        await asyncio.sleep(1)  # what a failover manager takes at the very least
+        await asyncio.sleep(1)  # the shortest time that a failover manager takes
         await asyncio.to_thread(standby.promote)
         promoted = time.monotonic()
-        await asyncio.to_thread(load.wait_for_all, promoted)
+        await until(lambda: fleet.ledger.is_answered_since(promoted))
         await asyncio.sleep(1)
         assert held.is_held
-        print(f"\npromoted {promoted - killed:.2f} s after the kill\n{load.report(killed)}")
-
-
-def drain_orders(node: Server, busy: list[UUID]) -> None:
-    """Report what is still open, such as orders whose answer was lost with the primary."""
-    time.sleep(LEASE_SECONDS)
-    for agent_id in busy:
-        client = node.log_in(agent_id)
-        while orders := client.get("/commands?wait=0").json()["commands"]:
-            results = [{"order_id": order["order_id"], "result": {"code": 0}} for order in orders]
-            assert client.post("/commands/results", json={"results": results}).status_code == 200
+        print(f"\npromoted {promoted - killed:.2f} s after the kill\n{fleet.ledger.report(killed)}")
 
 
 @pytest.mark.faults
 def test_nothing_acknowledged_is_lost_and_writes_go_on(
-    servers: Servers, nodes: tuple[Server, Server], load: Load, busy: list[UUID]
+    servers: Servers, nodes: tuple[Server, Server], fleet: Fleet
 ) -> None:
-    idle = nodes[0].enroll(nodes[0].management(), "idle")
-    with load.running():
-        asyncio.run(fail_over(servers, nodes, load, nodes[0].token(idle)))
-    drain_orders(nodes[0], busy)
-    assert load.broken == []
-    refused = sum((sender.refused for sender in load.senders), Counter[str]())
-    assert set(refused) == {"503 with Retry-After"}
-    found = {
-        "events": [row[0] for row in servers[1].query("SELECT event->>'n' FROM events")],
-        "states": [row[0] for row in servers[1].query("SELECT data->>'n' FROM states WHERE module = 'fim'")],
-        "orders": [str(row[0]) for row in servers[1].query("SELECT order_id FROM finished_orders")],
-        "results": [
-            str(row[0]) for row in servers[1].query("SELECT order_id FROM finished_orders WHERE status = 'success'")
-        ],
-    }
-    for kind, names in found.items():
-        lost = load.acknowledged(kind) - set(names)
-        print(f"{kind:8} {len(names):5} found, {len(names) - len(set(names))} of them twice, {len(lost)} lost")
-        assert (len(load.acknowledged(kind)) > BUSY, lost) == (True, set())
-    assert len(found["orders"]) == len(set(found["orders"]))
-    assert servers[1].query("SELECT count(*) FROM orders") == [(0,)]
+    idle, query = nodes[0].enroll(nodes[0].management(), "idle"), servers[1].query
+    with fleet.running():
+        asyncio.run(fail_over(servers, nodes, fleet, nodes[0].token(idle)))
+        fleet.stop_sending()
+        wait_until(lambda: query("SELECT count(*) FROM orders") == [(0,)])
+    ledger, stored = fleet.ledger, stored_items(query)
+    assert set(ledger.refused()) == {"503 with Retry-After"}
+    assert ledger.connections_lost() == 0
+    assert_nothing_is_lost(ledger, stored)
+    assert all(len(ledger.acknowledged(kind)) > BUSY for kind in stored)
+    assert set(stored["orders"].values()) == {1}
 
 
 @pytest.mark.faults

@@ -6,14 +6,18 @@ Not part of `make test`, since it wants programs of Debian: `make test-patroni`.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
-from support.load import Load
+from support.batches import command
+from support.fleet import Fleet, Pace, events, states
+from support.ledger import Ledger, assert_nothing_is_lost, stored_items
 from support.patroni import PASSWORD, Host, patroni_hosts, roles
 from support.server import running_server
+from support.waiting import wait_until
 
 from comms_api.embedded_postgresql.home import eventually
 
@@ -24,6 +28,7 @@ LOST_HOST_SECONDS = 35
 """The lease of 20 s, the election, and what a busy machine adds."""
 
 HEALED_SECONDS = 90
+PACE = Pace(pause_seconds=0.02, retry_seconds=0.1, poll_seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +62,17 @@ def has_healed(hosts: list[Host], members: int) -> bool:
     return len(found) == members and {"leader", "sync_standby"} <= set(found)
 
 
-def kill_and_wait(load: Load, hosts: list[Host], kill: Callable[[Host], None], seconds: float) -> Host:
+def kill_and_wait(ledger: Ledger, hosts: list[Host], kill: Callable[[Host], None], seconds: float) -> Host:
     """Kill the leader, wait until writes succeed with another, print how long that took, and return the old leader."""
     old, began = leader(hosts), time.monotonic()
     kill(old)
     others = [host for host in hosts if host is not old]
     assert eventually(lambda: leader_among(others), HEALED_SECONDS), roles(others)
     print(f"\n{old.name} led, {leader(others).name} leads after {time.monotonic() - began:.1f} s")
-    load.wait_for_all(time.monotonic(), seconds)
-    print(load.report(began))
-    assert load.longest_pause(began) <= seconds
+    leads = time.monotonic()
+    wait_until(lambda: ledger.is_answered_since(leads), patience_seconds=seconds)
+    print(ledger.report(began))
+    assert ledger.longest_pause(began) <= seconds
     return old
 
 
@@ -79,35 +85,27 @@ def test_a_crash_a_switchover_and_the_loss_of_the_leaders_host_lose_nothing(fold
     tls = f"sslmode=verify-full&sslrootcert={quote_plus(str(hosts[0].folder.parent / 'ca.pem'))}"
     url = f"postgresql://comms_api:{PASSWORD}@{addresses}/comms_api?target_session_attrs=read-write&{tls}"
     with running_server(folder, url, lease_seconds=2) as node:
-        load, agent_id = Load(node), node.enroll(node.management(), "patient")
-        client = node.log_in(agent_id)
-        load.add_events(agent_id, client)
-        load.add_states(agent_id, node.log_in(agent_id))
-        load.add_orders(agent_id)
-        load.add_results(node.log_in(agent_id))
-        with load.running():
+        fleet, management = Fleet(node.tls, node.agent_port, PACE), node.management()
+        agent_id = node.enroll(management, "patient")
+        fleet.send(agent_id, events)
+        fleet.send(agent_id, states)
+        fleet.poll(agent_id)
+        fleet.submit(management, node.management_port, command(agent_id), PACE.pause_seconds)
+        ledger = fleet.ledger
+        with fleet.running():
             time.sleep(3)
-            kill_and_wait(load, hosts, Host.kill_postgres, CRASH_SECONDS)
+            kill_and_wait(ledger, hosts, Host.kill_postgres, CRASH_SECONDS)
             assert eventually(lambda: has_healed(hosts, 3), HEALED_SECONDS), roles(hosts)
-            kill_and_wait(load, hosts, Host.switch_over, CRASH_SECONDS)
+            kill_and_wait(ledger, hosts, Host.switch_over, CRASH_SECONDS)
             assert eventually(lambda: has_healed(hosts, 3), HEALED_SECONDS), roles(hosts)
-            lost = kill_and_wait(load, hosts, lambda host: host.kill("patroni", "etcd"), LOST_HOST_SECONDS)
+            lost = kill_and_wait(ledger, hosts, lambda host: host.kill("patroni", "etcd"), LOST_HOST_SECONDS)
             time.sleep(1)
         encrypted = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'comms-api'"
-        rest = [host for host in hosts if host is not lost]
-        assert set(on_primary(rest, "postgres", "postgres", encrypted)) == {(True,)}
-    assert load.broken == []
-    assert set().union(*(sender.refused for sender in load.senders)) == {"503 with Retry-After"}
-    for kind, statement in {
-        "events": "SELECT event->>'n' FROM events",
-        "states": "SELECT data->>'n' FROM states WHERE module = 'fim'",
-        "orders": "SELECT order_id::text FROM orders UNION ALL SELECT order_id::text FROM finished_orders",
-        "results": "SELECT order_id::text FROM finished_orders WHERE status = 'success'",
-    }.items():
-        found = [row[0] for row in on_primary(rest, "comms_api", "comms_api", statement)]
-        missing = load.acknowledged(kind) - set(found)
-        print(f"{kind:8} {len(load.acknowledged(kind)):5} acknowledged, {len(found):5} found, {len(missing)} lost")
-        assert missing == set()
+        others = [host for host in hosts if host is not lost]
+        assert set(on_primary(others, "postgres", "postgres", encrypted)) == {(True,)}
+    assert (set(ledger.refused()), ledger.connections_lost()) == ({"503 with Retry-After"}, 0)
+    query = partial(on_primary, others, "comms_api", "comms_api")
+    assert_nothing_is_lost(ledger, stored_items(query))
 
 
 def leader_among(hosts: list[Host]) -> bool:

@@ -50,6 +50,10 @@ class Balancer:
     def agent_port(self) -> int:
         return int(self.agent_url.rpartition(":")[2])
 
+    @property
+    def management_port(self) -> int:
+        return int(self.management_url.rpartition(":")[2])
+
     def connections_to(self, node: Server) -> int:
         """Return how many connections it holds to the agents' port of a node."""
         master = psutil.Process(self.process.pid)
