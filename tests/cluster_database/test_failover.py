@@ -22,6 +22,7 @@ from support.waiting import PATIENCE, until, wait_until
 from comms_api.database.address.hosts import DEAD_HOST_SECONDS
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
+from comms_api.database.failures import LateAnswer, translate
 from comms_api.settings import Settings
 
 LEASE_SECONDS = 2
@@ -120,7 +121,7 @@ async def test_a_commit_that_its_standby_holds_up_is_shown_to_nobody(servers: Se
     await asyncio.to_thread(standby.stop)
     writes = (write(engine) for write in (insert, insert_at_once, copy))
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [TimeoutError] * 3
+    assert [type(translate(outcome)) for outcome in outcomes if isinstance(outcome, Exception)] == [LateAnswer] * 3
     await asyncio.sleep(0.5)
     assert await count(patient) == 0
     await asyncio.to_thread(standby.start)
