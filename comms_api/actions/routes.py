@@ -10,9 +10,10 @@ from litestar.params import FromPath
 from comms_api.actions.model import NewAction, RegisteredAction
 from comms_api.actions.service import Actions
 from comms_api.http.authentication import claims_of
-from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ADMINISTER, READ
+from comms_api.text.faults import read_json
 
 _ACTION = msgspec.json.Decoder(NewAction)
 

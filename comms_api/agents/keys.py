@@ -11,11 +11,15 @@ from comms_api.agents import store
 from comms_api.agents.model import Admission
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
+from comms_api.lockouts.model import Allowance
 from comms_api.settings import Settings
 from comms_api.tokens.secret import entropy_bits
 
 KEY_LENGTH_MAXIMUM = 128
 MADE_KEY_LENGTH = 32
+
+LOGIN_FAILURES = Allowance("agent", 5, first_seconds=1.0)
+"""The failed logins of an agent from a network that are free, and how long further ones lock."""
 
 
 class KeyRules(msgspec.Struct, frozen=True):

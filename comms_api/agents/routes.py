@@ -21,13 +21,15 @@ from comms_api.agents.model import (
     NewKey,
 )
 from comms_api.agents.service import Agents
+from comms_api.database.pages import Page
 from comms_api.errors import Invalid
 from comms_api.http.authentication import PUBLIC, bearer_token, claims_of
-from comms_api.http.bodies import Bodies, read_json
-from comms_api.http.pages import LARGE, Limit, Page
+from comms_api.http.bodies import Bodies
+from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
 from comms_api.protocol import EnrolledAgent, Enrollment
+from comms_api.text.faults import read_json
 
 _ENROLLMENT = msgspec.json.Decoder(Enrollment)
 

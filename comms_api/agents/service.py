@@ -10,7 +10,7 @@ import msgspec
 from comms_api.addresses import read_network
 from comms_api.agents import enrollment_tokens, store
 from comms_api.agents.changes import note_moved
-from comms_api.agents.keys import KeyRules, made_key, replace_key
+from comms_api.agents.keys import LOGIN_FAILURES, KeyRules, made_key, replace_key
 from comms_api.agents.model import (
     Agent,
     AgentChange,
@@ -26,10 +26,10 @@ from comms_api.agents.store import Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import Page, make_page, page_of
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.failures import clear_everywhere
-from comms_api.http.pages import Page, make_page, page_of
+from comms_api.lockouts.store import clear_everywhere
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.settings import Settings
 from comms_api.text.notices import Notices
@@ -39,8 +39,6 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
-FAILURES = "agent"
-"""The limit that counts agents' failed logins."""
 
 
 class Agents:
@@ -186,7 +184,7 @@ class Agents:
             if change.is_blocked or change.allowed_addresses is not None:
                 await store.revoke_tokens(connection, str(agent_id))
             if change.is_blocked is False:
-                await clear_everywhere(connection, FAILURES, str(agent_id))
+                await clear_everywhere(connection, LOGIN_FAILURES, str(agent_id))
         if change.is_blocked or change.allowed_addresses is not None:
             await self._end_tokens(agent_id)
         return await self.get(agent_id)
@@ -209,7 +207,7 @@ class Agents:
         async with self._engine.begin() as connection:
             if await replace_key(connection, agent_id, changes) is None:
                 raise NotFound(f"There is no agent {agent_id}.")
-            await clear_everywhere(connection, FAILURES, str(agent_id))
+            await clear_everywhere(connection, LOGIN_FAILURES, str(agent_id))
         await self._end_tokens(agent_id)
         return AgentKey(agent_id, chosen)
 

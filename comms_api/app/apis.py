@@ -152,7 +152,7 @@ def management_api(node: Node) -> AsgiApp:
             node.bodies, node.submissions, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
-    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, node.users.token_for)
+    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS

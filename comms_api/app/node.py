@@ -12,7 +12,7 @@ from comms_api.actions.schemas import Schemas
 from comms_api.actions.service import Actions
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
-from comms_api.agents.service import FAILURES, REVOCATIONS_CHANNEL, Agents
+from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, NodeProcess, Polls
@@ -40,12 +40,12 @@ from comms_api.files.service import Files
 from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
-from comms_api.http.failures import Allowance, FailureLimit, delete_forgotten
+from comms_api.lockouts.store import delete_forgotten
 from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
-from comms_api.login.service import FAILURES_ALLOWED, LOCK_SECONDS, Login, Revocations
+from comms_api.login.service import Login, Revocations
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.reports import Reports
@@ -113,7 +113,6 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
     revocations = Revocations(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, process, clock, keyring, polls, health)
-    failures = FailureLimit(engine, Allowance(FAILURES, FAILURES_ALLOWED, LOCK_SECONDS))
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,
         REVOCATIONS_CHANNEL: lambda _: revocations.refresh_soon(),
@@ -142,7 +141,7 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
         audit=Audit(engine),
         groups=Groups(engine),
         users=Users(engine, tokens, notifier),
-        login=Login(engine, secret, tokens, presence, external, rotation, failures, settings.logins_waiting_maximum),
+        login=Login(engine, secret, tokens, presence, external, rotation, settings.logins_waiting_maximum),
         rotation=rotation,
         events=Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine),
         states=States(engine, reports.report, slices),

@@ -12,7 +12,8 @@ from litestar.response import Stream
 
 from comms_api.audit.model import Entry, EntryFilter
 from comms_api.audit.service import Audit
-from comms_api.http.pages import EXPORT, LARGE, Limit, Page
+from comms_api.database.pages import Page
+from comms_api.http.pages import EXPORT, LARGE, Limit
 from comms_api.http.roles import ADMINISTER
 
 

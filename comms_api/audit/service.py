@@ -7,10 +7,9 @@ from sqlalchemy import select
 
 from comms_api.audit.model import Entry, EntryFilter
 from comms_api.database.connection import Engine
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, drain, fetch_page, make_page
 from comms_api.database.schema import audit
 from comms_api.database.uuid7 import uuid7_floor
-from comms_api.http.pages import Page, drain, make_page
 
 EXPORT_PAGE = 1_000
 

@@ -6,10 +6,9 @@ import msgspec
 
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
-from comms_api.http.bodies import read_json
 from comms_api.orders.model import CommandTarget
 from comms_api.protocol import contains_nul
-from comms_api.text.faults import complete_fault, describe_fault
+from comms_api.text.faults import complete_fault, describe_fault, read_json
 
 COMMANDS_MAXIMUM = 1_000
 REQUIRED = ("source", "target", "action", "timeout")

@@ -31,14 +31,16 @@ from comms_api.commands.requests import Caller, read_commands
 from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
+from comms_api.database.pages import Page
 from comms_api.http.authentication import BASIC, claims_of
-from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
-from comms_api.http.pages import EXPORT, LARGE, Limit, Page
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.pages import EXPORT, LARGE, Limit
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.orders.model import Counts, OrderFilter
 from comms_api.orders.service import StoredOrders
+from comms_api.text.faults import read_json
 
 WAIT_SECONDS_MAXIMUM = 600
 

@@ -8,9 +8,9 @@ from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, Command
 from comms_api.commands.rollout import credit_after, excess_failures, is_complete, releasable
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import Page, make_page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
-from comms_api.http.pages import Page, make_page
 from comms_api.orders import transitions
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter

@@ -1,9 +1,10 @@
-"""Read one page of a list, bounded in rows and in bytes, without reading much more from the database."""
+"""Keyset pages: every list comes in pages, bounded in rows and in bytes, and each says where the next begins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -32,6 +33,30 @@ ESCAPED_BYTES = 6
 
 ROWS_AT_ONCE = 64
 """How many rows the cursor fetches at once; at most this many rows are read beyond a full page."""
+
+
+class Page(msgspec.Struct, Generic[Item], frozen=True):
+    """One page; `next` is null on the last one, else the `after` of the next request."""
+
+    items: list[Item]
+    next: str | None
+
+
+def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: bool) -> Page[Item]:
+    """Make a page of `items`; others may follow it."""
+    return Page(items, cursor(items[-1]) if has_more else None)
+
+
+def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
+    """Make a page of `items`, which the caller asked for with `limit + 1` to learn whether more follow."""
+    return make_page(items[:limit], cursor, has_more=len(items) > limit)
+
+
+def drain(page: Page[Item]) -> Iterator[Item]:
+    """Yield the items of a page and drop each one, so that a slow client holds only the rest."""
+    page.items.reverse()
+    while page.items:
+        yield page.items.pop()
 
 
 async def fetch_page(

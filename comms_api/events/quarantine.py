@@ -6,6 +6,7 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
+from comms_api.database.pages import Page, make_page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import (
@@ -15,7 +16,6 @@ from comms_api.events.model import (
     QuarantinedEvent,
     QuarantinedRow,
 )
-from comms_api.http.pages import Page, make_page
 
 logger = logging.getLogger(__name__)
 

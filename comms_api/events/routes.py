@@ -9,11 +9,12 @@ from litestar.params import FromQuery
 
 from comms_api.agents.dependencies import FilteredAgent
 from comms_api.batches.reading import BatchReader
+from comms_api.database.pages import Page
 from comms_api.events.model import Event, QuarantinedEvent
 from comms_api.events.service import Events
 from comms_api.events.stateless import read_stateless
 from comms_api.http.authentication import agent_of
-from comms_api.http.pages import LARGE, Limit, Page
+from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import READ
 

@@ -3,12 +3,12 @@
 from uuid import UUID
 
 from comms_api.database.connection import Engine
+from comms_api.database.pages import Page, make_page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import Event, StatelessBatch
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink
-from comms_api.http.pages import Page, make_page
 
 
 class Events:

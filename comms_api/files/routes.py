@@ -16,10 +16,11 @@ from comms_api.files.service import Files
 from comms_api.files.sharing import Source
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
-from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import WantedFiles
+from comms_api.text.faults import read_json
 
 _REPORT = msgspec.json.Decoder(Report)
 

@@ -5,9 +5,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from comms_api.agents.dependencies import AgentId
+from comms_api.database.pages import Page
 from comms_api.groups.model import Group, GroupChange, Membership, NewGroup, NewMembers
 from comms_api.groups.service import Groups
-from comms_api.http.pages import After, Limit, Page
+from comms_api.http.pages import After, Limit
 from comms_api.http.roles import OPERATE, READ
 
 

@@ -6,10 +6,10 @@ from uuid import UUID
 from comms_api.agents.changes import note_files_changed, note_group_left, note_moved
 from comms_api.agents.naming import get_ids
 from comms_api.database.connection import Engine
+from comms_api.database.pages import Page, page_of
 from comms_api.errors import Conflict, NotFound
 from comms_api.groups import store
 from comms_api.groups.model import Group, GroupChange, NewGroup
-from comms_api.http.pages import Page, page_of
 
 
 class Groups:

@@ -15,10 +15,8 @@ from comms_api.errors import Forbidden, Malformed, Unauthenticated
 from comms_api.http.request import (
     CHALLENGE,
     AnyRequest,
-    Origin,
     client_name,
     find_header,
-    origin_of,
     remote_address,
 )
 from comms_api.http.roles import ROLES
@@ -27,8 +25,8 @@ from comms_api.tokens.issuer import MANAGEMENT, Audience, Claims, Tokens
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
-LogIn: TypeAlias = Callable[[str, str, Origin], Awaitable[str]]
-"""Returns a token for a user name, a password and their source."""
+LogIn: TypeAlias = Callable[[AnyConnection], Awaitable[str]]
+"""Returns a token for the user name and the password of a request."""
 
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
@@ -94,8 +92,7 @@ async def _token_or_login(connection: AnyConnection, log_in: LogIn) -> str:
     scheme, _, _ = (find_header(connection.scope, b"authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return bearer_token(connection)
-    name, password = basic_credentials(connection)
-    return await log_in(name, password, origin_of(connection))
+    return await log_in(connection)
 
 
 def basic_credentials(connection: AnyConnection) -> tuple[str, str]:

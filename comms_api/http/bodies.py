@@ -7,12 +7,9 @@ while the body arrives at a fair pace; a client that stalls holds only the bytes
 import asyncio
 import gc
 from functools import partial
-from typing import TypeVar
-
-import msgspec
 
 from comms_api.database.coalescing import IS_CALLER_GONE
-from comms_api.errors import ClientLeft, Malformed, TooLarge, TooSlow, UnsupportedEncoding
+from comms_api.errors import ClientLeft, TooLarge, TooSlow, UnsupportedEncoding
 from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.fairness.rounds import RoundQueue
@@ -20,9 +17,6 @@ from comms_api.http.authentication import client_of
 from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.http.request import AnyRequest, at_end, close_afterwards, departure_of, find_header
 from comms_api.settings import Settings
-from comms_api.text.faults import describe_fault
-
-T = TypeVar("T")
 
 COPIES = 4
 """How many copies of a body are in memory while it is parsed and stored: raw, as lines, as rows, as a statement."""
@@ -275,16 +269,3 @@ def _encoding_of(request: AnyRequest) -> str:
 def _announced_bytes(request: AnyRequest) -> int:
     announced = find_header(request.scope, b"content-length") or ""
     return int(announced) if announced.isdecimal() else 0
-
-
-def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "") -> T:
-    """Return what a whole body says; raises `Malformed`, with what was expected.
-
-    The encoding is checked first, since msgspec hands raw members on as they are.
-    """
-    try:
-        body.decode()
-        return decoder.decode(body)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        prefix = f"Expected {expected}: " if expected else ""
-        raise Malformed(prefix + describe_fault(error, body, decoder.type)) from None

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 from litestar import Request
 
-from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.text.faults import read_json
 
 BODIES = "bodies"
 """The name of the node's `Bodies` in the state of the app."""

@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import msgspec
 from litestar import Request
 
 from comms_api.fairness.metering import Metered
 from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
-
-DEVICE_HEADER = b"device-token"
 
 CHALLENGE = "challenge"
 """The key in a request's state of the schemes that a 401 names (RFC 9110), if these are not Bearer alone."""
@@ -63,18 +60,6 @@ def remote_address(connection: Any) -> str | None:
     """Return the address that asks; behind a proxy only if that is trusted (see `http1/forwarded`)."""
     client = connection.scope.get("client")
     return client[0] if client else None
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """The source of a login: its address, and the device token if the client sends one."""
-
-    address: str | None
-    device_token: str | None = None
-
-
-def origin_of(connection: Any) -> Origin:
-    """Return the source of a request with a password."""
-    return Origin(remote_address(connection), find_header(connection.scope, DEVICE_HEADER))
 
 
 async def until_disconnect(request: AnyRequest) -> None:

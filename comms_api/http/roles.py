@@ -1,8 +1,8 @@
 """Who may call a route of the management API: declared beside it, checked by the guard."""
 
-from typing import Any, Literal
+from typing import Any
 
-Role = Literal["administrator", "operator", "reader", "service"]
+from comms_api.tokens.issuer import Role
 
 ROLES = "roles"
 

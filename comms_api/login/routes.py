@@ -5,11 +5,12 @@ from litestar import post, put
 from litestar.di import NamedDependency
 
 from comms_api.http.authentication import PUBLIC, agent_of
-from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies, read_json
+from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.request import AnyRequest, client_name, remote_address
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
 from comms_api.protocol import Credentials, NextKey, Token
+from comms_api.text.faults import read_json
 
 _DECODER = msgspec.json.Decoder(Credentials)
 _NEXT_KEY = msgspec.json.Decoder(NextKey)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from comms_api.addresses import is_within
+from comms_api.agents.keys import LOGIN_FAILURES
 from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
@@ -14,7 +15,7 @@ from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
-from comms_api.http.failures import FailureLimit
+from comms_api.lockouts.service import FailureLimit
 from comms_api.login import store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
@@ -26,8 +27,6 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
-FAILURES_ALLOWED = 5
-LOCK_SECONDS = 1.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
@@ -47,14 +46,13 @@ class Login:
         presence: Presence,
         external: ExternalAgents,
         rotation: KeyRotation,
-        failures: FailureLimit,
         waiting_maximum: int,
     ) -> None:
         self._external = external
         self._rotation = rotation
         self._engine = engine
         self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
-        self._failures = failures
+        self._failures = FailureLimit(engine, LOGIN_FAILURES)
         self._secret = secret
         self._tokens = tokens
         self._presence = presence

@@ -11,10 +11,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
+from comms_api.database.pages import Page
 from comms_api.errors import Forbidden
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies
-from comms_api.http.pages import LARGE, Page
+from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SERVE
 from comms_api.orders.dispatcher import REDIRECT, Dispatcher

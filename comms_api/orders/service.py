@@ -5,10 +5,10 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import Page, drain, make_page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
 from comms_api.fairness.executors import BoundedExecutor
-from comms_api.http.pages import Page, drain, make_page
 from comms_api.orders import queries, transitions
 from comms_api.orders.archive import Unpack, find_chunk, unpack
 from comms_api.orders.dispatcher import ORDERS_CHANNEL

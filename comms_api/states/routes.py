@@ -9,10 +9,11 @@ from litestar.params import FromQuery
 
 from comms_api.agents.dependencies import FilteredAgent
 from comms_api.batches.reading import BatchReader
+from comms_api.database.pages import Page
 from comms_api.errors import Malformed
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of
-from comms_api.http.pages import LARGE, After, Limit, Page
+from comms_api.http.pages import LARGE, After, Limit
 from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
 from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, ItemResults

@@ -10,9 +10,9 @@ from uuid import UUID
 from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.connection import Engine
 from comms_api.database.failures import Duplicate
+from comms_api.database.pages import Page, make_page
 from comms_api.errors import Outdated, Unavailable
 from comms_api.fairness.slices import Slices, Steps
-from comms_api.http.pages import Page, make_page
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 from comms_api.states import store
 from comms_api.states.cursors import encode_cursor

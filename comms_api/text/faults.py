@@ -1,7 +1,8 @@
-"""Describe a fault in JSON, a parameter or a setting: its place, its kind, and the valid values."""
+"""Decode JSON, and describe a fault in it, in a parameter or a setting: its place, its kind, and the valid values."""
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 from msgspec.inspect import (
@@ -17,7 +18,10 @@ from msgspec.inspect import (
     type_info,
 )
 
+from comms_api.errors import Malformed
 from comms_api.text.printable import WITHOUT_NUL
+
+T = TypeVar("T")
 
 DEEP = 500
 """Python gives up at about twice this depth."""
@@ -29,6 +33,19 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(?:\d+|\.\.\.)\]")
 _NO_SUCH_VALUE = "Invalid enum value"
 _NUL = f"Expected `str` matching regex {WITHOUT_NUL!r}"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "") -> T:
+    """Decode JSON; raises `Malformed`, whose sentence names the field and what was `expected`.
+
+    The encoding is checked first, since msgspec hands raw members on as they are.
+    """
+    try:
+        body.decode()
+        return decoder.decode(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        prefix = f"Expected {expected}: " if expected else ""
+        raise Malformed(prefix + describe_fault(error, body, decoder.type)) from None
 
 
 def describe_fault(error: Exception, body: bytes, form: object) -> str:

@@ -15,6 +15,9 @@ Audience = Literal["comms-api:agents", "comms-api:management"]
 AGENTS: Audience = "comms-api:agents"
 MANAGEMENT: Audience = "comms-api:management"
 
+Role = Literal["administrator", "operator", "reader", "service"]
+"""What a user may do; the routes of the management API declare the roles that they admit."""
+
 ISSUER = "comms-api"
 LEEWAY_SECONDS: Mapping[Audience, float] = {AGENTS: 5.0, MANAGEMENT: 0.0}
 """How long past `exp` a token is still accepted. Agents renew by their own clocks, shortly before `exp`."""

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from comms_api.database.connection import Engine
-from comms_api.http.failures import Allowance, FailureLimit
-from comms_api.http.request import Origin
-from comms_api.users.model import LoginRecord
+from comms_api.lockouts.model import Allowance
+from comms_api.lockouts.service import FailureLimit
+from comms_api.users.model import LoginRecord, Origin
 
 FAILURES_ALLOWED = 5
 LOCK_SECONDS = 1.0

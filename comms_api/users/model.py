@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from comms_api.http.roles import Role
 from comms_api.text.printable import NO_DOTS
+from comms_api.tokens.issuer import Role
 
 PASSWORD_LENGTH_MINIMUM = 12
 PASSWORD_LENGTH_MAXIMUM = 256
@@ -59,6 +59,13 @@ class TokenPair(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_in: int
     device_token: str | None = None
     """Returned by a login with a password; sent with the next login, it has its own limit of failures."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The source of a login: its address, and the device token if the client sends one."""
+
+    address: str | None
+    device_token: str | None = None
 
 
 class LoginRecord(msgspec.Struct, frozen=True):

@@ -5,14 +5,18 @@ from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from comms_api.database.pages import Page
 from comms_api.errors import Conflict
-from comms_api.http.authentication import PUBLIC, basic_credentials, claims_of
-from comms_api.http.bodies import Bodies, read_json
-from comms_api.http.pages import After, Limit, Page
-from comms_api.http.request import AnyRequest, origin_of, remote_address
+from comms_api.http.authentication import PUBLIC, AnyConnection, LogIn, basic_credentials, claims_of
+from comms_api.http.bodies import Bodies
+from comms_api.http.pages import After, Limit
+from comms_api.http.request import AnyRequest, find_header, remote_address
 from comms_api.http.roles import ADMINISTER, ANYONE
-from comms_api.users.model import NewUser, PasswordChange, Refresh, TokenPair, User, UserChange
+from comms_api.text.faults import read_json
+from comms_api.users.model import NewUser, Origin, PasswordChange, Refresh, TokenPair, User, UserChange
 from comms_api.users.service import Users
+
+DEVICE_HEADER = b"device-token"
 
 _REFRESH = msgspec.json.Decoder(Refresh)
 
@@ -22,6 +26,21 @@ class LoginAnswer(msgspec.Struct, frozen=True):
 
     data: TokenPair
     error: int = 0
+
+
+def origin_of(connection: AnyConnection) -> Origin:
+    """Return the source of a request with a password."""
+    return Origin(remote_address(connection), find_header(connection.scope, DEVICE_HEADER))
+
+
+def basic_login(users: Users) -> LogIn:
+    """Return the login of requests that send a user name and a password by HTTP Basic instead of a token."""
+
+    async def log_in(connection: AnyConnection) -> str:
+        name, password = basic_credentials(connection)
+        return await users.token_for(name, password, origin_of(connection))
+
+    return log_in
 
 
 @post("/security/user/authenticate", status_code=200, opt=PUBLIC)

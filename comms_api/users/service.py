@@ -14,12 +14,10 @@ from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import revoke_tokens
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import Page, page_of
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
-from comms_api.http.pages import Page, page_of
-from comms_api.http.request import Origin
-from comms_api.http.roles import Role
 from comms_api.text.notices import Notices
-from comms_api.tokens.issuer import MANAGEMENT, Tokens
+from comms_api.tokens.issuer import MANAGEMENT, Role, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store
 from comms_api.users.devices import delete_devices, insert_device, renew_device, trim_devices
@@ -28,6 +26,7 @@ from comms_api.users.model import (
     PASSWORD_LENGTH_MINIMUM,
     LoginRecord,
     NewUser,
+    Origin,
     PasswordChange,
     TokenPair,
     User,

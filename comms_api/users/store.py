@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from comms_api.database.connection import Connection
 from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, user_devices, users
-from comms_api.http.roles import Role
+from comms_api.tokens.issuer import Role
 from comms_api.users.model import LoginRecord, User
 
 

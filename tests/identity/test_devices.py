@@ -14,11 +14,10 @@ from support.waiting import until
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated, Unavailable
-from comms_api.http.request import Origin
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.keyring import Keyring, new_signing_key
 from comms_api.users.devices import DEVICES_MAXIMUM, forget_devices, insert_device, renew_device, trim_devices
-from comms_api.users.model import NewUser, PasswordChange, UserChange
+from comms_api.users.model import NewUser, Origin, PasswordChange, UserChange
 from comms_api.users.service import Users, reset_password
 from comms_api.users.store import find_login, insert_user
 

@@ -13,14 +13,9 @@ from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
-from comms_api.http.failures import (
-    FORGOTTEN_SECONDS,
-    LONGEST_SECONDS,
-    Allowance,
-    FailureLimit,
-    clear_everywhere,
-    delete_forgotten,
-)
+from comms_api.lockouts.model import LONGEST_SECONDS, Allowance
+from comms_api.lockouts.service import FailureLimit
+from comms_api.lockouts.store import FORGOTTEN_SECONDS, clear_everywhere, delete_forgotten
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -34,8 +29,12 @@ def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
+def allowance_of(failures: int = 1, seconds: float = LONGEST_SECONDS) -> Allowance:
+    return Allowance("test", failures, seconds)
+
+
 def limit_of(engine: Engine, failures: int = 1, seconds: float = LONGEST_SECONDS) -> FailureLimit:
-    return FailureLimit(engine, Allowance("test", failures, seconds))
+    return FailureLimit(engine, allowance_of(failures, seconds))
 
 
 async def pass_time(engine: Engine, seconds: float) -> None:
@@ -174,7 +173,7 @@ async def test_failures_can_be_cleared_everywhere(engine: Engine) -> None:
         await limit.charge("somebody", address)
     await limit.charge("another", HERE)
     async with engine.begin() as connection:
-        await clear_everywhere(connection, "test", "somebody")
+        await clear_everywhere(connection, allowance_of(), "somebody")
     assert await count_rows(engine) == 1
 
 

@@ -1,0 +1,114 @@
+"""Limit failed logins by the claimed name and the network of the client, on all nodes together.
+
+A limit by address alone would let one client lock out all others behind the same proxy, so there is none.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from comms_api.addresses import network_of
+from comms_api.database.connection import Engine
+from comms_api.errors import CommsError, TooManyRequests, Unauthenticated, Unavailable
+from comms_api.lockouts import store
+from comms_api.lockouts.model import Allowance
+
+
+class FailureLimit:
+    """Counts failures in the database, by its clock, and locks those who have too many.
+
+    Limits of the same kind on one database share their failures. The table is small and not logged: a crash of
+    PostgreSQL forgets the failures, and no failure waits for a disk.
+    """
+
+    def __init__(self, engine: Engine, allowance: Allowance) -> None:
+        self._engine = engine
+        self._allowance = allowance
+        self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
+        """By name and network, while a try is charged: the tries that wait for it."""
+
+    @asynccontextmanager
+    async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:
+        """Count a failure before the block evaluates a try, so that simultaneous tries count one by one.
+
+        The block's success clears the failures, if the allowance says so, or gives its own back, as does a block that
+        cannot tell (an outage, a full queue). One that ends in `Unauthenticated`, or whose client has left, keeps it.
+        Raises `TooManyRequests` while locked.
+        """
+        await self.charge(who, address)
+        try:
+            yield
+        except Unauthenticated:
+            raise
+        except Exception:
+            await self.refund(who, address)
+            raise
+        await (self.clear if self._allowance.success_clears else self.refund)(who, address)
+
+    async def charge(self, who: str, address: str | None = None) -> None:
+        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.
+
+        Tries of the same two are charged one at a time, since they wait for the same row: together they would take
+        every connection of the pool. When one finds a lock, or no database, the waiting ones are refused too.
+        """
+        key = (who, network_of(address or ""))
+        await self._wait_for_turn(key)
+        try:
+            await self._charge(*key)
+        except Exception as error:
+            for turn in self._charging[key]:
+                if not turn.done():
+                    turn.set_exception(_refusal_like(error))
+            raise
+        finally:
+            self._end_turn(key)
+
+    async def _wait_for_turn(self, key: tuple[str, str]) -> None:
+        waiting = self._charging.get(key)
+        if waiting is None:
+            self._charging[key] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.done() and turn.exception() is None:
+                self._end_turn(key)  # its turn came at the same moment
+            raise
+
+    def _end_turn(self, key: tuple[str, str]) -> None:
+        waiting = self._charging[key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._charging[key]
+
+    async def _charge(self, who: str, network: str) -> None:
+        async with self._engine.connect() as connection:
+            if await store.charge(connection, self._allowance, who, network):
+                return
+            lock_seconds = await store.find_lock_seconds(connection, self._allowance, who, network)
+        raise TooManyRequests(
+            self._allowance.message, retry_after_seconds=1.0 if lock_seconds is None else lock_seconds
+        )
+
+    async def refund(self, who: str, address: str | None = None) -> None:
+        """Refund one failure for a try that was not evaluated."""
+        async with self._engine.connect() as connection:
+            await store.refund(connection, self._allowance, who, network_of(address or ""))
+
+    async def clear(self, who: str, address: str | None = None) -> None:
+        """Delete the failures of `who` at an address."""
+        async with self._engine.connect() as connection:
+            await store.clear(connection, self._allowance, who, network_of(address or ""))
+
+
+def _refusal_like(error: Exception) -> CommsError:
+    """Return a separate refusal for each request that waited behind a failed one: each gets its own traceback."""
+    if isinstance(error, TooManyRequests):
+        return TooManyRequests(error.detail, retry_after_seconds=error.retry_after_seconds)
+    return Unavailable("The database did not count a failed login; come back later.")
