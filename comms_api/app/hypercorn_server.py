@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import uvloop
 from hypercorn.asyncio import serve as serve_asgi
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 
 from comms_api.app.apis import AsgiApp
 from comms_api.app.certificates import Certificate
@@ -73,12 +73,11 @@ async def serve(site: Site, ended: asyncio.Event) -> None:
     endpoint = Endpoint(
         site.app, _limits(site), asks_names=site.asks_names, charge=site.charge, count_answer=site.count_answer
     )
-    # Hypercorn closes the descriptor.
-    descriptor = site.listener.dup().detach()
+    listener = site.listener.dup()  # the acceptor closes it
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Loop)  # noqa: S101 - run_worker makes one
-    loop.acceptors[descriptor] = partial(Acceptor, endpoint, proxies=site.settings.proxy_protocol_from)
-    config = _config(site, descriptor)
+    loop.acceptors[listener.fileno()] = partial(Acceptor, endpoint, proxies=site.settings.proxy_protocol_from)
+    config = _config(site, listener)
     site.renewals.append(config.renew_certificate)
 
     async def end() -> None:
@@ -104,11 +103,16 @@ def _limits(site: Site) -> Limits:
 
 
 class _Config(Config):
-    """The options of hypercorn, and the TLS context that it makes from them."""
+    """The options of hypercorn, the socket that it serves, and the TLS context that it makes from them."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         super().__init__()
+        self._listener = listener
         self._context: ssl.SSLContext | None = None
+
+    def create_sockets(self) -> Sockets:
+        """Return the listening socket as it is; hypercorn would let programs that this process starts inherit it."""
+        return Sockets([self._listener], [], [])
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
         """Return a context without session tickets: making two costs more than a resumed handshake saves (P-256)."""
@@ -125,9 +129,8 @@ class _Config(Config):
             self._context.load_cert_chain(self.certfile, self.keyfile, self.keyfile_password)
 
 
-def _config(site: Site, descriptor: int) -> _Config:
-    config = _Config()
-    config.bind = [f"fd://{descriptor}"]
+def _config(site: Site, listener: socket.socket) -> _Config:
+    config = _Config(listener)
     config.certfile, config.keyfile = str(site.certificate.chain), str(site.certificate.key)
     config.keyfile_password = ""  # OpenSSL must not ask for one
     config.alpn_protocols = ["http/1.1"]

@@ -63,7 +63,7 @@ def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) 
 
 def _open_all(setting: str, address: str, workers: int, handed: int | None) -> list[socket.socket]:
     if handed is not None:
-        return [_prompt(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
+        return [_prepare(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
     first = _take(setting, address, shared=workers > 1)
     # A port 0 has become a number now, and the other workers must take the same.
     return [first, *(_take(setting, address_of(first), shared=True) for _ in range(workers - 1))]
@@ -86,12 +86,15 @@ def _probe(setting: str, address: str) -> None:
 
 
 def _take(setting: str, address: str, *, shared: bool) -> socket.socket:
-    return _prompt(_bind(setting, address, shared=shared))
+    return _prepare(_bind(setting, address, shared=shared))
 
 
-def _prompt(listener: socket.socket) -> socket.socket:
+def _prepare(listener: socket.socket) -> socket.socket:
     # Connections inherit it, and not every server sets it: without it the parts of an answer come 40 ms apart.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # All duplicates of a socket share this flag, in every process, and Python's `dup` sets it again. If a worker that
+    # starts made a shared socket blocking for a moment, another worker would hang in `accept` until the next client.
+    listener.settimeout(0)
     return listener
 
 

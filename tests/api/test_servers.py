@@ -1,11 +1,13 @@
 """Connections of a running server: their limits and their ends."""
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from comms_api.app.listeners import open_listeners
 from comms_api.settings import Settings
 
 Query = Callable[..., list[Any]]
+STDERR = 2
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +90,18 @@ def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server) -> None:
         runner.run(serve_in_three_parts(server))
 
 
+def site_of(server: Server, app: Any, listener: socket.socket, settings: Settings) -> Site:
+    certs = server.folder / "certs"
+    return Site(app, listener, Certificate(certs / "server.pem", certs / "server.key"), settings)
+
+
 async def serve_in_three_parts(server: Server) -> None:
     """Return when the parts of an answer have arrived together."""
-    certs, ended = server.folder / "certs", asyncio.Event()
+    ended = asyncio.Event()
     settings = Settings(agent_bind="127.0.0.1:0", management_bind="127.0.0.1:0")
     [listeners] = open_listeners(settings)
     listeners.listen()
-    site = Site(in_three_parts, listeners.agent, Certificate(certs / "server.pem", certs / "server.key"), settings)
-    serving = asyncio.create_task(serve(site, ended))
+    serving = asyncio.create_task(serve(site_of(server, in_three_parts, listeners.agent, settings), ended))
     port = listeners.agent.getsockname()[1]
     # A client's kernel waits 40 ms before it acknowledges a part, each time; a busy machine is not as regular.
     fast = partial(wait_until, lambda: min(seconds_of_answers(server.tls, port)) < 0.03)
@@ -123,6 +130,54 @@ def seconds_of_answers(tls: ssl.SSLContext, port: int) -> list[float]:
             assert read_answer(connection).body == b"xxx"
             took.append(time.monotonic() - started)
     return took[5:]  # a kernel acknowledges the first ones at once
+
+
+def test_an_accept_never_blocks_on_a_shared_socket_while_another_worker_starts(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared, asyncio.Runner(loop_factory=Loop) as runner:
+        assert not runner.run(blocks_while_a_worker_starts(server, shared))
+
+
+async def blocks_while_a_worker_starts(server: Server, shared: socket.socket) -> bool:
+    """Return whether the socket was blocking when the second of two workers started."""
+    settings, ended = Settings(workers=2), asyncio.Event()
+    first, second = open_listeners(settings, {"agent": shared.fileno(), "management": shared.fileno()})
+    has_started, seen = asyncio.Event(), list[bool]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            seen.append(os.get_blocking(shared.fileno()))
+            has_started.set()
+            await receive()
+            return
+        await in_three_parts(scope, receive, send)
+
+    serving = [asyncio.create_task(serve(site_of(server, in_three_parts, first.agent, settings), ended))]
+    port = shared.getsockname()[1]
+    await asyncio.to_thread(seconds_of_answers, server.tls, port)
+    serving.append(asyncio.create_task(serve(site_of(server, app, second.agent, settings), ended)))
+    await has_started.wait()
+    for pair in (first, second):
+        pair.close()
+    ended.set()
+    await asyncio.gather(*serving)
+    return seen[0]
+
+
+def test_a_program_that_a_node_starts_inherits_none_of_its_sockets(server: Server) -> None:
+    with connect(server.tls, server.agent_port):
+        assert inherited_sockets(server.process.pid) == []
+
+
+def inherited_sockets(pid: int) -> list[str]:
+    """Return the descriptors of sockets that a program would inherit from a process, beside the standard ones."""
+    found, process = [], Path(f"/proc/{pid}")
+    for descriptor in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            flags = (process / "fdinfo" / descriptor.name).read_text().partition("flags:")[2].split()[0]
+            is_socket = str(descriptor.readlink()).startswith("socket:") and int(descriptor.name) > STDERR
+            if is_socket and not int(flags, 8) & os.O_CLOEXEC:
+                found.append(descriptor.name)
+    return found
 
 
 def test_a_large_head_is_431(server: Server) -> None:
