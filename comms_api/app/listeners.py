@@ -47,6 +47,16 @@ class Listeners(msgspec.Struct, frozen=True):
         self.agent.close()
         self.management.close()
 
+    def reopen(self) -> "Listeners":
+        """Close both and return a pair on the same addresses that does not listen; connections that waited are reset.
+
+        Only for sockets that share their port with those of other workers: otherwise, the port could be lost.
+        """
+        addresses = {"agent_bind": address_of(self.agent), "management_bind": address_of(self.management)}
+        self.close()
+        agent, management = (_take(setting, address, shared=True) for setting, address in addresses.items())
+        return Listeners(agent, management)
+
 
 def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) -> list[Listeners]:
     """Return the sockets of each worker; raises `ConfigurationError`, naming the setting.

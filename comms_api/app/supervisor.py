@@ -129,47 +129,75 @@ def _answer_parent(sender: Connection, module: str, arguments: Sequence[object])
         sender.send(error)
 
 
-def _supervise(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:
+def _supervise(worker: Worker, listeners: list[Listeners], ready: Callable[[], None]) -> None:
     """Run a process on each pair of sockets, start again one that dies, pass SIGHUP on, and end all on others."""
     stopping: list[int] = []
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
     manager, told_at = worker.manager, 0.0
-    workers = [
-        structs.replace(worker, node_process=NodeProcess(worker.node_process.address, number), manager=NOBODY)
-        for number in range(len(listeners))
-    ]
-    ready_once = _over_all_processes_once(ready)
-
-    def start(index: int) -> ForkProcess:
-        return _start(workers[index], listeners[index], _say_nothing if index else ready_once)
-
-    processes = [start(index) for index in range(len(workers))]
-    signal.signal(signal.SIGHUP, lambda number, _frame: _pass_on(number, processes))
+    workers = _Workers(worker, listeners, ready)
+    signal.signal(signal.SIGHUP, lambda number, _frame: workers.send_signal(number))
     while not stopping:
         time.sleep(0.1)
         told_at = manager.tell_all_is_well(told_at)
-        for index, process in enumerate(processes):
-            if not process.is_alive() and not stopping:
-                logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
-                time.sleep(RESTART_SECONDS)
-                processes[index] = start(index)
+        dead = workers.find_dead()
+        if dead is not None and not stopping:
+            workers.replace(dead)
     manager.tell("STOPPING=1")
-    for pair in listeners:
-        pair.close()
-    _pass_on(signal.SIGTERM, processes)
-    for process in processes:
-        process.join()
+    workers.end()
 
 
-def _pass_on(number: int, processes: Sequence[ForkProcess]) -> None:
-    for process in processes:
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, number)
+class _Workers:
+    """The processes of a node, one on each pair of sockets."""
 
+    def __init__(self, worker: Worker, listeners: list[Listeners], ready: Callable[[], None]) -> None:
+        self._worker = worker
+        self._listeners = listeners
+        self._ready = _over_all_processes_once(ready)
+        self._has_served = mmap(-1, len(listeners))
+        """By number, whether the process has served; the processes share it."""
 
-def _say_nothing() -> None:
-    """Only that the first worker serves is news."""
+        self._processes = [self._start(number) for number in range(len(listeners))]
+
+    def _start(self, number: int) -> ForkProcess:
+        node_process = NodeProcess(self._worker.node_process.address, number)
+        worker = structs.replace(self._worker, node_process=node_process, manager=NOBODY)
+        self._has_served[number] = False
+
+        def serves() -> None:
+            self._has_served[number] = True
+            if number == 0:  # only that the first worker serves is news
+                self._ready()
+
+        return _start(worker, self._listeners, serves)
+
+    def find_dead(self) -> int | None:
+        """Return the number of a process that has ended."""
+        return next((number for number, process in enumerate(self._processes) if not process.is_alive()), None)
+
+    def replace(self, number: int) -> None:
+        """Start another process in place of one that has ended."""
+        process = self._processes[number]
+        if not self._has_served[number] and not self._worker.manager.sockets:
+            # The next one may fail, too: until one serves, clients must go to the other workers.
+            self._listeners[number] = self._listeners[number].reopen()
+        logger.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
+        time.sleep(RESTART_SECONDS)
+        self._processes[number] = self._start(number)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the processes that live."""
+        for process in self._processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+    def end(self) -> None:
+        """Let the processes drain, and wait for them."""
+        for pair in self._listeners:
+            pair.close()
+        self.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            process.join()
 
 
 def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
@@ -184,7 +212,7 @@ def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
     return call_once
 
 
-def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> ForkProcess:
+def _start(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> ForkProcess:
     """Start a worker; a signal to end reaches it when it has forgotten our handlers, which would swallow it."""
     process = _FORK.Process(target=_run_child, args=(worker, listeners, ready))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
@@ -195,11 +223,14 @@ def _start(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> F
     return process
 
 
-def _run_child(worker: Worker, listeners: Listeners, ready: Callable[[], None]) -> None:
+def _run_child(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> None:
+    for number, pair in enumerate(listeners):
+        if number != worker.node_process.worker:
+            pair.close()  # a socket that stays open here would take connections after its own worker has ended
     # The terminal's Ctrl-C reaches the whole group; the supervisor passes it on, once.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     parent = os.getppid()
-    run_worker(worker, listeners, ready, lambda: os.getppid() == parent)
+    run_worker(worker, listeners[worker.node_process.worker], ready, lambda: os.getppid() == parent)

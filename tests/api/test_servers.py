@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from support.batches import stateless
+from support.databases import querying
 from support.heartbeats import wait_for_polls
 from support.raw import connect, read_answer, request
 from support.server import Server, running_server, start_server
@@ -259,6 +260,29 @@ def test_sigterm_lets_a_request_under_way_finish_and_refuses_new_connections(end
     assert ending.process.wait(timeout=PATIENCE) == 0
 
 
+def test_a_worker_that_has_ended_leaves_no_open_socket_while_another_one_drains(
+    folder: Path, database_url: str
+) -> None:
+    with running_server(folder, database_url, workers=2, drain_seconds=3600) as server:
+        supervisor = psutil.Process(server.process.pid)
+        wait_until(lambda: len(served_by(server, supervisor)) == 2)
+        workers, token = supervisor.children(), server.token(server.enroll(server.management(), "draining"))
+        head = request("POST", "/events/stateless", token, b"", "Content-Length: 1000", "Expect: 100-continue")
+        with connect(server.tls, server.agent_port) as upload:
+            upload.sendall(head)
+            assert upload.recv(1024).startswith(b"HTTP/1.1 100")
+            server.process.terminate()
+            wait_until(lambda: [has_ended(worker) for worker in workers].count(True) == 1)
+            assert is_refused(server.agent_port)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.parametrize("ending", [1], indirect=True)
 def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server) -> None:
     agent_id = ending.enroll(ending.management(), "waiting")
@@ -286,6 +310,21 @@ def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: P
         wait_until(lambda: len(served_by(server, supervisor) - {first.pid}) == 2)
     finally:
         assert server.stop() == 0
+
+
+def test_clients_are_not_left_to_a_worker_that_cannot_start(folder: Path, new_database: Callable[[], str]) -> None:
+    url = new_database()
+    with running_server(folder / "broken", url, workers=2) as server:
+        supervisor, log = psutil.Process(server.process.pid), server.folder / "log"
+        wait_until(lambda: len(served_by(server, supervisor)) == 2)
+        query = querying(url)
+        query("ALTER TABLE signing_keys RENAME TO away")
+        [lost, kept] = supervisor.children()
+        lost.kill()
+        wait_until(lambda: log.read_text().count("starting another") == 2)
+        assert served_by(server, supervisor) == {kept.pid}
+        query("ALTER TABLE away RENAME TO signing_keys")
+        wait_until(lambda: len(served_by(server, supervisor)) == 2)
 
 
 def served_by(server: Server, supervisor: psutil.Process) -> set[int]:
