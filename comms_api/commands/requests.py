@@ -1,7 +1,5 @@
 """Read submitted commands, naming the command and the field of every fault."""
 
-from datetime import datetime
-
 import msgspec
 
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
@@ -57,7 +55,9 @@ def _split(body: bytes) -> list[msgspec.Raw]:
 def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_seconds: float) -> NewCommand:
     where = f"commands[{index}]"
     try:
-        _check_members(where, raw)
+        members = _MEMBERS.decode(raw)
+        if missing := [name for name in REQUIRED if name not in members]:
+            raise Invalid(f"{where}: Missing arguments: [{', '.join(missing)}]")
         command = _COMMAND.decode(raw)
     except msgspec.DecodeError as error:
         sentence, _, path = str(error).partition(" - at `$")
@@ -65,23 +65,13 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
         raise Invalid(f"{where}{path}: {complete_fault(sentence, NewCommand, path)}") from None
     if command.timeout > timeout_maximum_seconds:
         raise Invalid(f"{where}.timeout: more than {timeout_maximum_seconds:g} seconds")
-    if command.start_at is not None and not _is_near(command.start_at, caller.now, timeout_maximum_seconds):
+    if command.start_at is not None and abs(command.start_at.timestamp() - caller.now) > timeout_maximum_seconds:
         raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds ahead, or long past")
     if command.user not in {None, caller.name} and not caller.is_trusted:
         raise Invalid(f"{where}.user: must be {caller.name!r}, who submits it")
     _check_target(where, command.target)
     _check_action(where, command)
     return command
-
-
-def _is_near(moment: datetime, now: float, seconds: float) -> bool:
-    return abs(moment.timestamp() - now) <= seconds
-
-
-def _check_members(where: str, raw: msgspec.Raw) -> None:
-    members = _MEMBERS.decode(raw)
-    if missing := [name for name in REQUIRED if name not in members]:
-        raise Invalid(f"{where}: Missing arguments: [{', '.join(missing)}]")
 
 
 def _check_target(where: str, target: CommandTarget) -> None:

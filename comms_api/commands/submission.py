@@ -114,8 +114,10 @@ class Submissions:
     async def _submit_together(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
     ) -> list[Submitted]:
-        if key is not None and (earlier := await self._find_answer(key)) is not None:
-            return earlier
+        if key is not None:
+            async with self._engine.connect() as connection:
+                if (earlier := await find_answer(connection, key)) is not None:
+                    return earlier
         expansions = await self._prepare(user, submitted)
         # Not `begin`: each expansion names its actor.
         async with self._engine.connect() as connection, connection.transaction():
@@ -127,10 +129,6 @@ class Submissions:
             if key is not None:
                 await store_answer(connection, key, answer)
         return answer
-
-    async def _find_answer(self, key: IdempotencyKey) -> list[Submitted] | None:
-        async with self._engine.connect() as connection:
-            return await find_answer(connection, key)
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
         """Return who would get each command, and submit nothing; raises as `submit` does."""

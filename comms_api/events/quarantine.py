@@ -31,7 +31,6 @@ class Quarantine:
     """The lines of stateless batches that could not be stored as events."""
 
     def __init__(self, engine: Engine, clock: DatabaseClock, rows_maximum: int) -> None:
-        """Take the clock that ids are made by, and how many lines are kept."""
         self._engine = engine
         self._clock = clock
         self._rows_maximum = rows_maximum
@@ -42,7 +41,10 @@ class Quarantine:
         shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
         if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
-        rows = [self._row(agent_id, line) for line in shown]
+        rows: list[QuarantinedRow] = [
+            (self._clock.uuid7(), agent_id, line.reason, line.line[:QUARANTINED_LINE_BYTES_MAXIMUM], len(line.line))
+            for line in shown
+        ]
         async with self._engine.connect() as connection:
             await store.insert_quarantined(connection, rows)
         self._untrimmed += len(rows)
@@ -61,10 +63,6 @@ class Quarantine:
             await self.trim()
         except Exception as error:  # noqa: BLE001 - the lines are kept, and the next trim takes more
             log_failure(logger, "quarantine not trimmed", error)
-
-    def _row(self, agent_id: UUID, quarantined: Quarantined) -> QuarantinedRow:
-        line = quarantined.line
-        return self._clock.uuid7(), agent_id, quarantined.reason, line[:QUARANTINED_LINE_BYTES_MAXIMUM], len(line)
 
     async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
         """Return one page of lines, oldest first."""

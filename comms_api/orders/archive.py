@@ -90,14 +90,10 @@ async def archive_orders(connection: Connection, day: date, limit: int) -> int:
 
 
 def _chunks(rows: Iterable[Row]) -> list[dict[str, object]]:
-    taken = sorted(map(_archived, rows), key=lambda order: (order.request_id, order.order_id))
-    of_commands = groupby(taken, key=lambda order: order.request_id)
-    return [_chunk(request_id, list(of_command)) for request_id, of_command in of_commands]
-
-
-def _archived(row: Row) -> ArchivedOrder:
-    values = {name: value for name, value in row.items() if value is not None}
-    return ArchivedOrder(**values)
+    archived = [ArchivedOrder(**{name: value for name, value in row.items() if value is not None}) for row in rows]
+    archived.sort(key=lambda order: (order.request_id, order.order_id))
+    by_command = groupby(archived, key=lambda order: order.request_id)
+    return [_chunk(request_id, list(command_orders)) for request_id, command_orders in by_command]
 
 
 def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:

@@ -23,7 +23,7 @@ from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
 from comms_api.orders.service import StoredOrders
 from comms_api.orders.targets import service_id
-from comms_api.protocol import Order, Orders, OrderStatus, ReportOutcomes
+from comms_api.protocol import Orders, OrderStatus, ReportOutcomes
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
@@ -59,15 +59,11 @@ async def _poll(request: AnyRequest, services: OrderServices, recipient: UUID, w
                 close_afterwards(request.scope)
             return Orders(orders)
         except asyncio.CancelledError:
-            return _answer_to_nobody(watch)
+            if watch.done() and not watch.cancelled():
+                return Orders([])  # the client is gone
+            raise
         finally:
             watch.cancel()
-
-
-def _answer_to_nobody(watch: "asyncio.Future[None]") -> Orders:
-    if watch.done() and not watch.cancelled():
-        return Orders(list[Order]())
-    raise asyncio.CancelledError
 
 
 @post("/commands/results", status_code=200)

@@ -1,6 +1,6 @@
 """Apply stateful batches, each answered after its commit, and read the states."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from enum import Enum
 from itertools import groupby
@@ -91,7 +91,8 @@ class States:
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
         """Apply the changes in one transaction or, if they are too many, those of each agent separately."""
-        is_small = len(changes) <= LIMITS.changes and _bytes_of(changes) <= LIMITS.changed_bytes
+        changed_bytes = sum(len(change.data or b"") for change in changes)
+        is_small = len(changes) <= LIMITS.changes and changed_bytes <= LIMITS.changed_bytes
         if is_small and (outcomes := await self._apply_at_once(changes)) is not None:
             return outcomes
         runs = [list(run) for _, run in groupby(changes, key=lambda change: change.key[0])]
@@ -170,10 +171,6 @@ class States:
         async with self._engine.connect() as connection:
             found, has_more = await store.list_states(connection, agent_id, module, after, limit)
         return make_page(found, encode_cursor, has_more=has_more)
-
-
-def _bytes_of(changes: Iterable[StateChange]) -> int:
-    return sum(len(change.data or b"") for change in changes)
 
 
 def _sort(outcomes: Sequence[StateOutcome]) -> Steps[list[ItemResult]]:

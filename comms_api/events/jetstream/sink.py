@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -35,7 +35,11 @@ class JetStreamSink:
         try:
             await self._stream.wait_until_ready(ABSENCE_SECONDS)
             longest = line_bytes_maximum(self._stream.message_bytes_maximum)
-            await self._publish(first_id, agent_id, [_select(run, lambda line: len(line) <= longest) for run in runs])
+            fitting = [
+                EventRun(run.module, run.collector, [line for line in run.lines if len(line) <= longest])
+                for run in runs
+            ]
+            await self._publish(first_id, agent_id, fitting)
         except BaseException:
             self._uncertain.add(agent_id, runs, first_id)
             raise
@@ -49,10 +53,6 @@ class JetStreamSink:
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
-
-
-def _select(run: EventRun, fits: Callable[[bytes], bool]) -> EventRun:
-    return EventRun(run.module, run.collector, [line for line in run.lines if fits(line)])
 
 
 class Uncertain:
