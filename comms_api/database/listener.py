@@ -1,8 +1,8 @@
-"""Hear PostgreSQL's notifications on one connection of its own, and come back by itself when it breaks.
+"""Send PostgreSQL's notifications and receive them on one connection, which is opened again when it breaks.
 
-A notification may be lost: whoever acts on one also acts without, now and then. After each reconnection every channel
-is reported once, since anything may have been missed. It says which node has sent it, as that one has told itself at
-once and does not act on it again; and whom it is about, if that is a few.
+A notification may be lost, so whoever acts on one also polls now and then. After each reconnection every channel's
+function is called once. A payload names the node that sent it, which has already acted on it and ignores it, and, if
+they are few, the ids that it is about.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.25
 COALESCING_SECONDS = 0.002
-"""How long a notification waits for others; this node, which does not wait for it, has its own work to do first."""
+"""How long a notification waits for others; this node acts on it at once."""
 
 NAMED_MAXIMUM = 100
-"""Of so many names a notification can tell (PostgreSQL allows it 8,000 bytes); beyond it, it is about anybody."""
+"""The most ids in a payload (PostgreSQL allows 8,000 bytes); with more, a notification is about every id."""
 
 About: TypeAlias = Collection[str]
-"""The ids that a notification is about; without any, it is about anybody."""
+"""The ids that a notification is about; none means every id."""
 
 Channels: TypeAlias = Mapping[str, Callable[[About], None]]
-"""What this node does about a notification, by its channel."""
+"""The function to call for a notification, by its channel."""
 
 
 _NOTIFY = text("""
@@ -38,13 +38,12 @@ _NOTIFY = text("""
 
 
 class Listener:
-    """Calls one function per channel whenever its notification arrives."""
+    """Calls one function per channel whenever its notification arrives; ignores those of this node's `notifier`."""
 
-    def __init__(self, engine: Engine, channels: Channels, own: str) -> None:
-        """Take the channels, and the name of this node's notifier; nothing is connected before `run`."""
+    def __init__(self, engine: Engine, channels: Channels, notifier: str) -> None:
         self._engine = engine
         self._channels = channels
-        self._own = own
+        self._notifier = notifier
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -61,7 +60,7 @@ class Listener:
             driver = connection.driver
             driver.add_termination_listener(lambda _connection: closed.set())
             for channel in self._channels:
-                await driver.add_listener(channel, self._heard)
+                await driver.add_listener(channel, self._receive)
             try:
                 for call in self._channels.values():
                     call(())
@@ -69,20 +68,21 @@ class Listener:
             finally:
                 driver.terminate()  # it must not go back to the pool with its listeners
 
-    def _heard(self, _connection: object, _pid: int, channel: str, payload: str) -> None:
+    def _receive(self, _connection: object, _pid: int, channel: str, payload: str) -> None:
         sender, *about = payload.split(" ")
-        if sender != self._own:
+        if sender != self._notifier:
             self._channels[channel](about)
 
 
 class Notifier:
     """Sends notifications after the commits that cause them, many callers sharing one statement.
 
+    This node acts on each at once, by the functions of `local`.
+
     Inside the committing transaction NOTIFY would hold a database-wide lock across the fsync.
     """
 
     def __init__(self, engine: Engine, local: Channels) -> None:
-        """Take what this node does itself, without waiting for its own notification."""
         self.name = secrets.token_hex(8)
         self._engine = engine
         self._local = local
@@ -90,18 +90,18 @@ class Notifier:
         self._wanted = asyncio.Event()
 
     def notify(self, channel: str, about: About = ()) -> None:
-        """Tell this node now and the others soon, of what is committed; what gets lost, their sweeps make good."""
+        """Notify this node now and the others soon; the change must be committed. Their sweeps repair a loss."""
         if channel in self._local:
             self._local[channel](about)
         unsent = self._unsent.get(channel)
         if unsent is None:
             self._unsent[channel] = set(about)
-        elif unsent:  # or it is about anybody already
+        elif unsent:  # otherwise it is about every id already
             self._unsent[channel] = unsent.union(about) if about else set()
         self._wanted.set()
 
     async def run(self) -> None:
-        """Send what is asked for until cancelled."""
+        """Send notifications until cancelled."""
         while True:
             await self._wanted.wait()
             await asyncio.sleep(COALESCING_SECONDS)

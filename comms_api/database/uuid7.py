@@ -24,11 +24,11 @@ _COUNTER = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class DatabaseClock:
     """PostgreSQL's clock, as this node last saw it: the one clock for ids and tokens on every node.
 
-    In between it goes by a counter, so that a step of the node's own clock moves nothing.
+    Until it is set it is the node's clock. In between it goes by a counter, so that a step of the node's clock has no
+    effect.
     """
 
     def __init__(self) -> None:
-        """Start with the node's own clock."""
         self._began_at = time.time() - time.clock_gettime(_COUNTER)
         self._last_tick = 0
 
@@ -42,11 +42,11 @@ class DatabaseClock:
         return time.time() - self.now()
 
     def set(self, now: float) -> None:
-        """Take what time it is, in seconds since 1970."""
+        """Set the time, in seconds since 1970."""
         self._began_at = now - time.clock_gettime(_COUNTER)
 
     async def synchronise(self, connection: Connection) -> None:
-        """Ask for the time, taking half the round trip for each way."""
+        """Query the time; each way is assumed to take half of the round trip."""
         asked_at = time.clock_gettime(_COUNTER)
         answer = await connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
         self.set(float(answer) + (time.clock_gettime(_COUNTER) - asked_at) / 2)

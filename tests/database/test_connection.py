@@ -4,12 +4,15 @@ import asyncio
 import gc
 from weakref import ref
 
+import asyncpg
 import pytest
-from sqlalchemy import literal, select, text
+from sqlalchemy import Text, bindparam, literal, select, text
 from support.waiting import PATIENCE
 
 from comms_api.database.connection import Engine
-from comms_api.database.failures import DatabaseError
+from comms_api.database.failures import DatabaseError, Duplicate, LateAnswer, MissingPartition, Refusal
+from comms_api.database.schema import is_one_of
+from comms_api.errors import NotFound
 
 pytestmark = pytest.mark.anyio
 
@@ -81,3 +84,76 @@ async def test_a_statement_that_is_built_for_one_call_is_not_kept(engine: Engine
     del statement
     gc.collect()
     assert kept() is None
+
+
+async def test_statements_of_one_shape_differ_in_their_values(engine: Engine) -> None:
+    async with engine.connect() as connection:
+        for first, second in (("a", "b"), ("c", "d")):
+            statement = select(literal(first).label("one"), bindparam("two", type_=Text).label("two"))
+            row = await connection.first(statement, {"two": second})
+            assert row == (first, second)
+            assert (row.one, row["two"]) == (first, second)
+
+
+async def test_values_that_differ_in_number_are_an_array(engine: Engine) -> None:
+    column = literal("b")
+    async with engine.connect() as connection:
+        for values in ([], ["a"], ["a", "b"]):
+            assert await connection.scalar(select(is_one_of(column, values))) is ("b" in values)
+        with pytest.raises(TypeError, match="is_one_of"):
+            await connection.execute(select(column.in_(["a", "b"])))
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("INSERT INTO groups (name) VALUES ('twice'), ('twice')", Duplicate),
+        ("SELECT CAST('many' AS int)", Refusal),
+        ("SELECT pg_sleep(3600)", LateAnswer),
+        ("INSERT INTO events VALUES (gen_random_uuid(), gen_random_uuid(), 'm', 'c', '{}')", MissingPartition),
+        ("SELECT nothing", DatabaseError),
+    ],
+)
+async def test_an_error_says_what_it_means_to_the_caller(
+    engine: Engine, statement: str, kind: type[DatabaseError]
+) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SET statement_timeout = '100ms'"))
+        with pytest.raises(DatabaseError) as caught:
+            await connection.execute(text(statement))
+    assert type(caught.value) is kind
+    assert isinstance(caught.value.__cause__, asyncpg.PostgresError)
+    await assert_usable(engine)
+
+
+async def test_an_error_of_the_block_rolls_back_and_keeps_the_connection(engine: Engine) -> None:
+    async def fail() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text("INSERT INTO groups (name) VALUES ('rolled back')"))
+            raise NotFound
+
+    async with engine.connect() as connection:
+        pid = connection.driver.get_server_pid()
+    with pytest.raises(NotFound):
+        await fail()
+    async with engine.connect() as connection:
+        assert connection.driver.get_server_pid() == pid
+        assert await connection.first(text("SELECT FROM groups WHERE name = 'rolled back'")) is None
+
+
+async def test_a_lock_is_held_by_one_session_and_ends_with_its_block(engine: Engine) -> None:
+    async def fail() -> None:
+        async with engine.connect() as failing, failing.try_lock(7) as is_locked:
+            assert is_locked
+            raise NotFound
+
+    async with engine.connect() as one, engine.connect() as other:
+        async with one.try_lock(7) as is_first, other.try_lock(7) as is_second:
+            assert (is_first, is_second) == (True, False)
+        async with other.try_lock(7) as is_locked:
+            assert is_locked
+    with pytest.raises(NotFound):
+        await fail()
+    async with engine.connect() as connection, asyncio.timeout(PATIENCE):
+        while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(7)")):
+            pass

@@ -104,14 +104,14 @@ def _probe(connection: Any, numbers: Mapping[str, int]) -> None:
 
 
 def can_be_written(connection: Any) -> bool:
-    """Say whether a connection is open and its server is not a standby, as far as the server has told: no round trip.
+    """Return whether a connection is open and its server accepts writes, without a round trip.
 
-    A server says so with the answer to the statement that it refused, if not before.
+    The server reports its settings unasked, at the latest with its answer to a write that it refuses.
     """
     if connection.is_closed():
         return False
-    told = connection.get_settings()
+    settings = connection.get_settings()
     return (
-        getattr(told, "in_hot_standby", "off") == "off"
-        and getattr(told, "default_transaction_read_only", "off") == "off"
+        getattr(settings, "in_hot_standby", "off") == "off"
+        and getattr(settings, "default_transaction_read_only", "off") == "off"
     )

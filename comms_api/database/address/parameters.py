@@ -57,13 +57,13 @@ _REFUSED = {"hostaddr", "require_auth", "requirepeer", "requiressl", "sslcrldir"
 _KNOWN = _PASSED_ON | _OTHER_NAMES.keys() | SERVER_SETTINGS | NUMBERS | _DONE_ANYWAY.keys() | _REFUSED
 
 
-def read_parameters(given: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+def read_parameters(parameters: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
     """Return parameters under the driver's names; raises `ConfigurationError` for the first wrong one.
 
     The result always requires a server that accepts writes, even if the URL does not.
     """
     read: dict[str, str | tuple[str, ...]] = {}
-    for name, values in given.items():
+    for name, values in parameters.items():
         value = values if isinstance(values, str) or name in {"host", "port"} else values[-1]
         if not _is_done_anyway(name, str(value)):
             _check(name, str(value))

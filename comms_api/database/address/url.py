@@ -24,9 +24,9 @@ _HOST = re.compile(r"(/.+|\[[^\]]+\]|[^:\[\]]+|[\da-fA-F]*:[\da-fA-F:]*:[\da-fA-
 
 def driver_url(url: str | URL) -> URL:
     """Return `url` for SQLAlchemy and asyncpg; raises `ConfigurationError` without showing a password."""
-    hosts, rest = _take_hosts(url) if isinstance(url, str) else ([], url)
+    hosts, single_host_url = _take_hosts(url) if isinstance(url, str) else ([], url)
     try:
-        parsed = make_url(rest)
+        parsed = make_url(single_host_url)
     except (ArgumentError, ValueError):
         raise ConfigurationError("database_url: not a URL such as postgresql://user@host:5432/name") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
@@ -61,8 +61,9 @@ def _name_and_port(host: str) -> tuple[str, str]:
     return found[1].strip("[]"), found[2] or ""
 
 
-def _values(given: str | Sequence[str]) -> list[str]:
-    return ",".join([given] if isinstance(given, str) else given).split(",") if given else []
+def _values(lists: str | Sequence[str]) -> list[str]:
+    """Return the members of one comma-separated list or of several."""
+    return ",".join([lists] if isinstance(lists, str) else lists).split(",") if lists else []
 
 
 def _list_hosts(hosts: Sequence[tuple[str, str]], ports: Sequence[str]) -> dict[str, str]:
