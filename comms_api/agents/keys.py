@@ -12,6 +12,7 @@ from comms_api.agents.model import Admission
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.lockouts.model import Allowance
+from comms_api.revocations.store import revoke_tokens
 from comms_api.settings import Settings
 from comms_api.tokens.secret import entropy_bits
 
@@ -59,5 +60,5 @@ async def replace_key(
     """Change an agent's key and revoke its tokens; unless its columns are as expected, do nothing and return None."""
     if not await store.update_agent(connection, agent_id, changes | {"next_key_hash": None}, **expected):
         return None
-    await store.revoke_tokens(connection, str(agent_id))
+    await revoke_tokens(connection, str(agent_id))
     return await store.find_admission(connection, agent_id)

@@ -7,6 +7,7 @@ import msgspec
 from comms_api.agents import store
 from comms_api.database.connection import Connection
 from comms_api.errors import Conflict
+from comms_api.revocations.store import revoke_tokens
 from comms_api.settings import Settings
 
 DAY_SECONDS = 86_400.0
@@ -31,4 +32,4 @@ class Replacing(msgspec.Struct, frozen=True):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
         for rival in rivals:
             await store.delete_agent(connection, rival)
-            await store.revoke_tokens(connection, str(rival))
+            await revoke_tokens(connection, str(rival))

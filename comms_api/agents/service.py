@@ -25,12 +25,13 @@ from comms_api.agents.replacing import Replacing
 from comms_api.agents.store import Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, make_page, page_of
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.lockouts.store import clear_everywhere
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
+from comms_api.revocations.service import Revocations
+from comms_api.revocations.store import revoke_tokens
 from comms_api.settings import Settings
 from comms_api.text.notices import Notices
 from comms_api.text.printable import is_name
@@ -38,19 +39,17 @@ from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
-REVOCATIONS_CHANNEL = "comms_api_revocations"
-
 
 class Agents:
     """The agents of the fleet."""
 
     def __init__(
-        self, engine: Engine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
+        self, engine: Engine, secret: Secret, clock: DatabaseClock, revocations: Revocations, settings: Settings
     ) -> None:
         self._engine = engine
         self._secret = secret
         self._clock = clock
-        self._notifier = notifier
+        self._revocations = revocations
         self._rules = KeyRules.of(settings)
         self._replacing = Replacing.of(settings)
         self._enrollments = Notices(logger, logging.INFO)
@@ -126,7 +125,7 @@ class Agents:
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name)
             await self._replacing.delete_silent(connection, agent_id, enrollment.name)
-            self._notifier.notify(REVOCATIONS_CHANNEL)
+            self._revocations.announce()
             if not await store.insert_agent(connection, known, enrollment):
                 raise Conflict(
                     f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
@@ -182,18 +181,12 @@ class Agents:
             if not await store.update_agent(connection, agent_id, values):
                 raise NotFound(f"There is no agent {agent_id}.")
             if change.is_blocked or change.allowed_addresses is not None:
-                await store.revoke_tokens(connection, str(agent_id))
+                await revoke_tokens(connection, str(agent_id))
             if change.is_blocked is False:
                 await clear_everywhere(connection, LOGIN_FAILURES, str(agent_id))
         if change.is_blocked or change.allowed_addresses is not None:
-            await self._end_tokens(agent_id)
+            await self._revocations.revoke_again(str(agent_id))
         return await self.get(agent_id)
-
-    async def _end_tokens(self, agent_id: UUID) -> None:
-        """End tokens once more, after the change: a login may have read what was before, and issued one meanwhile."""
-        async with self._engine.begin() as connection:
-            await store.revoke_tokens(connection, str(agent_id))
-        self._notifier.notify(REVOCATIONS_CHANNEL)
 
     async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
         """Give an agent a new key and revoke its old key, its next key and its tokens; raises `NotFound`.
@@ -208,7 +201,7 @@ class Agents:
             if await replace_key(connection, agent_id, changes) is None:
                 raise NotFound(f"There is no agent {agent_id}.")
             await clear_everywhere(connection, LOGIN_FAILURES, str(agent_id))
-        await self._end_tokens(agent_id)
+        await self._revocations.revoke_again(str(agent_id))
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
@@ -216,8 +209,8 @@ class Agents:
         async with self._engine.begin() as connection:
             if not await store.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
-            await store.revoke_tokens(connection, str(agent_id))
-        await self._end_tokens(agent_id)
+            await revoke_tokens(connection, str(agent_id))
+        await self._revocations.revoke_again(str(agent_id))
 
     # -- enrollment tokens
 

@@ -40,7 +40,6 @@ from comms_api.database.schema import (
     group_members,
     groups,
     is_one_of,
-    revocations,
     seconds_interval,
 )
 from comms_api.protocol import Enrollment
@@ -261,16 +260,6 @@ async def delete_agent(connection: Connection, agent_id: UUID) -> bool:
     """Remove an agent, its memberships with it; return whether it was there."""
     statement = agents.delete().where(agents.c.id == agent_id).returning(agents.c.id)
     return await connection.scalar(statement) is not None
-
-
-async def revoke_tokens(connection: Connection, subject: str) -> None:
-    """End every token issued to `subject` up to now."""
-    statement = insert(revocations).values(subject=subject, revoked_at=func.clock_timestamp())
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[revocations.c.subject], set_={"revoked_at": statement.excluded.revoked_at}
-        )
-    )
 
 
 _RECORD_SIGHTINGS = text("""

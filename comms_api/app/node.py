@@ -12,7 +12,7 @@ from comms_api.actions.schemas import Schemas
 from comms_api.actions.service import Actions
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
-from comms_api.agents.service import REVOCATIONS_CHANNEL, Agents
+from comms_api.agents.service import Agents
 from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import FORGOTTEN_AFTER_SECONDS, NodeProcess, Polls
@@ -41,15 +41,16 @@ from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
 from comms_api.lockouts.store import delete_forgotten
-from comms_api.login import store as login_store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
-from comms_api.login.service import Login, Revocations
+from comms_api.login.service import Login
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.reports import Reports
 from comms_api.orders.service import StoredOrders
+from comms_api.revocations.service import REVOCATIONS_CHANNEL, RevocationReader, Revocations
+from comms_api.revocations.store import delete_revocations
 from comms_api.settings import Settings
 from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
@@ -110,18 +111,19 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     presence = Presence(engine, process.address.name)
     dispatcher = Dispatcher(engine, tokens, presence, settings)
-    revocations = Revocations(engine, tokens, dispatcher.end_revoked)
+    revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
     membership = Membership(engine, process, clock, keyring, polls, health)
     channels = {
         ORDERS_CHANNEL: dispatcher.wake,
-        REVOCATIONS_CHANNEL: lambda _: revocations.refresh_soon(),
+        REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
         NODES_CHANNEL: lambda _: membership.beat_soon(),
     }
     notifier = Notifier(engine, channels)
     listener = Listener(engine, channels, notifier.name)
-    external = ExternalAgents(engine, secret, clock, notifier, settings)
-    rotation = KeyRotation(engine, secret, notifier, KeyRules.of(settings))
+    revocations = Revocations(engine, notifier)
+    external = ExternalAgents(engine, secret, clock, revocations, settings)
+    rotation = KeyRotation(engine, secret, revocations, KeyRules.of(settings))
     reports = Reports(engine, settings.lease_seconds)
     schemas = Schemas()
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
@@ -137,10 +139,10 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
         cpu=cpu,
         slices=slices,
         presence=presence,
-        agents=Agents(engine, secret, clock, notifier, settings),
+        agents=Agents(engine, secret, clock, revocations, settings),
         audit=Audit(engine),
         groups=Groups(engine),
-        users=Users(engine, tokens, notifier),
+        users=Users(engine, tokens, revocations),
         login=Login(engine, secret, tokens, presence, external, rotation, settings.logins_waiting_maximum),
         rotation=rotation,
         events=Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine),
@@ -157,8 +159,11 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
         membership=membership,
     )
     await membership.join()
-    coroutines = {"notifier": notifier.run(), "listener": listener.run(), "revocations": revocations.run()}
-    async with repeating(_duties(engine, node, clock, notifier), health), _running(coroutines | _tasks(node)):
+    coroutines = {"notifier": notifier.run(), "listener": listener.run()}
+    async with (
+        repeating(revocation_reader.duties() + _duties(engine, node, clock, notifier), health),
+        _running(coroutines | _tasks(node)),
+    ):
         yield node
         await external.close()
     await presence.flush()
@@ -217,7 +222,7 @@ def _duties(engine: Engine, node: Node, clock: DatabaseClock, notifier: Notifier
         Duty("quarantine", node.events.quarantine.trim, HOUSEKEEPING_SECONDS),
         Duty(
             "revocations clean-up",
-            on_connection(login_store.delete_revocations, 2 * tokens.revocations_seconds),
+            on_connection(delete_revocations, 2 * tokens.revocations_seconds),
             HOUSEKEEPING_SECONDS,
         ),
     ]

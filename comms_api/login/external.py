@@ -9,17 +9,17 @@ from comms_api.agents import store
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
 from comms_api.agents.replacing import Replacing
-from comms_api.agents.service import REVOCATIONS_CHANNEL, normal_networks
+from comms_api.agents.service import normal_networks
 from comms_api.agents.store import EXTERNAL_TYPE, Known
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
+from comms_api.revocations.service import Revocations
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -60,13 +60,13 @@ class ExternalAgents:
     """Enrolls agents, and changes their keys, by what an external database says."""
 
     def __init__(
-        self, engine: Engine, secret: Secret, clock: DatabaseClock, notifier: Notifier, settings: Settings
+        self, engine: Engine, secret: Secret, clock: DatabaseClock, revocations: Revocations, settings: Settings
     ) -> None:
         self._engine = engine
         self._secret = secret
         self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM)
         self._clock = clock
-        self._notifier = notifier
+        self._revocations = revocations
         self._by_address = settings.key_request_by_address
         self._rules = KeyRules.of(settings)
         self._replacing = Replacing.of(settings)
@@ -113,7 +113,7 @@ class ExternalAgents:
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
                 refreshed = await replace_key(connection, admission.id, values, key_hash=admission.key_hash)
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        self._revocations.announce()
         return refreshed
 
     async def matches_slowly(self, key: str, stored: bytes, address: str | None) -> bool:
@@ -142,7 +142,7 @@ class ExternalAgents:
         admission = await store.find_admission(connection, name)
         if admission is None:  # another agent has its name
             await self._replacing.delete_silent(connection, known.id, found.name)
-            self._notifier.notify(REVOCATIONS_CHANNEL)
+            self._revocations.announce()
             await store.insert_agent(connection, known, enrollment)
             admission = await store.find_admission(connection, name)
         if admission is None:

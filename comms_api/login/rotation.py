@@ -8,24 +8,23 @@ from uuid import UUID
 
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
-from comms_api.agents.service import REVOCATIONS_CHANNEL
 from comms_api.agents.store import find_admission, lock_agent, update_agent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Engine
-from comms_api.database.listener import Notifier
 from comms_api.errors import Forbidden, Invalid, NotFound
 from comms_api.login.store import has_rotation_order
 from comms_api.protocol import NextKey
+from comms_api.revocations.service import Revocations
 from comms_api.tokens.secret import Secret
 
 
 class KeyRotation:
     """Keeps the hashes of agents' next keys if `rules` accept them, and puts a next key in force."""
 
-    def __init__(self, engine: Engine, secret: Secret, notifier: Notifier, rules: KeyRules) -> None:
+    def __init__(self, engine: Engine, secret: Secret, revocations: Revocations, rules: KeyRules) -> None:
         self._engine = engine
         self._secret = secret
-        self._notifier = notifier
+        self._revocations = revocations
         self._rules = rules
 
     async def keep(self, agent_id: UUID, submitted: NextKey) -> None:
@@ -66,5 +65,5 @@ class KeyRotation:
                     {"key_hash": self._secret.hash_key(key)},
                     next_key_hash=admission.next_key_hash,
                 )
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        self._revocations.announce()
         return rotated

@@ -1,9 +1,8 @@
-"""Log agents in, and end what was revoked."""
+"""Log agents in."""
 
-import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from comms_api.addresses import is_within
@@ -13,10 +12,8 @@ from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
-from comms_api.database.failures import log_failure
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.lockouts.service import FailureLimit
-from comms_api.login import store
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
@@ -26,7 +23,6 @@ from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
-REFRESH_SECONDS = 1.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
@@ -172,44 +168,3 @@ def _agent_id(text: str) -> UUID | str:
     if agent_id is None or agent_id.version not in AGENT_ID_VERSIONS:
         raise Invalid("uuid: must be a UUID of version 4 or 7, or an external id of 3 to 8 digits")
     return agent_id
-
-
-class Revocations:
-    """Keeps this node's tokens in step with the revocations in the database, within about a second.
-
-    `on_change` is called when a revocation has arrived, so that held polls end as well.
-    """
-
-    def __init__(self, engine: Engine, tokens: Tokens, on_change: Callable[[], None]) -> None:
-        self._engine = engine
-        self._tokens = tokens
-        self._on_change = on_change
-        self._known: dict[str, float] = {}
-        self._wanted = asyncio.Event()
-
-    def refresh_soon(self) -> None:
-        """Ask for a look at the table now."""
-        self._wanted.set()
-
-    async def run(self) -> None:
-        """Look on demand and each second, until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-            self._wanted.clear()
-            try:
-                await self.refresh()
-            except Exception as error:  # noqa: BLE001 - it must go on looking
-                log_failure(logger, "revocations not read", error)
-
-    async def refresh(self) -> None:
-        """Read the table and apply what is new."""
-        async with self._engine.connect() as connection:
-            revoked_at = await store.list_revocations(connection, self._tokens.revocations_seconds)
-        if revoked_at != self._known:
-            self._known = revoked_at
-            self._tokens.revoke(revoked_at)
-            self._on_change()

@@ -1,4 +1,4 @@
-"""Statements about signing keys and revocations."""
+"""Statements about signing keys, and about orders to rotate a key."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from comms_api.database.connection import Connection
-from comms_api.database.schema import commands, is_one_of, orders, revocations, seconds_interval, signing_keys
+from comms_api.database.schema import commands, is_one_of, orders, signing_keys
 from comms_api.protocol import ROTATE_KEY_ACTION
 from comms_api.tokens.keyring import SigningKey
 from comms_api.tokens.secret import Secret
@@ -39,21 +39,6 @@ async def reseal_signing_key(connection: Connection, secret: Secret, key: Signin
 async def delete_signing_keys(connection: Connection, kids: Collection[str]) -> None:
     """Forget keys that nothing alive was signed with."""
     await connection.execute(signing_keys.delete().where(is_one_of(signing_keys.c.kid, kids)))
-
-
-async def list_revocations(connection: Connection, seconds: float) -> dict[str, float]:
-    """Return when each subject was revoked, in seconds since 1970, over the last `seconds`."""
-    statement = select(revocations.c.subject, func.extract("epoch", revocations.c.revoked_at)).where(
-        revocations.c.revoked_at > func.now() - seconds_interval(seconds)
-    )
-    return {subject: float(at) for subject, at in await connection.execute(statement)}
-
-
-async def delete_revocations(connection: Connection, seconds: float) -> None:
-    """Delete the revocations that are older than `seconds`."""
-    await connection.execute(
-        revocations.delete().where(revocations.c.revoked_at < func.now() - seconds_interval(seconds))
-    )
 
 
 async def has_rotation_order(connection: Connection, agent_id: UUID, order_id: UUID) -> bool:

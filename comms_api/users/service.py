@@ -10,12 +10,11 @@ from uuid import UUID, uuid4
 import msgspec
 
 from comms_api.addresses import network_of
-from comms_api.agents.service import REVOCATIONS_CHANNEL
-from comms_api.agents.store import revoke_tokens
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, page_of
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.revocations.service import Revocations
+from comms_api.revocations.store import revoke_tokens, was_revoked_since
 from comms_api.text.notices import Notices
 from comms_api.tokens.issuer import MANAGEMENT, Role, Tokens
 from comms_api.tokens.secret import token_digest
@@ -47,10 +46,10 @@ TOKENS_OF_PASSWORDS_MAXIMUM = 1_000
 class Users:
     """The users of the management API."""
 
-    def __init__(self, engine: Engine, tokens: Tokens, notifier: Notifier) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens, revocations: Revocations) -> None:
         self._engine = engine
         self._tokens = tokens
-        self._notifier = notifier
+        self._revocations = revocations
         self._passwords = Passwords()
         self._guesses = GuessLimits(engine)
         self._digest_key = secrets.token_bytes(32)
@@ -156,14 +155,14 @@ class Users:
                 await revoke_tokens(connection, found.name)
         if found is not None:
             logger.warning("a refresh token of user %s was reused from %s: its family was revoked", found.name, address)
-            self._notifier.notify(REVOCATIONS_CHANNEL)
+            self._revocations.announce()
         raise Unauthenticated("The refresh token is no longer valid; log in.")
 
     async def log_out(self, name: str) -> None:
         """End every token of a user on every node."""
         async with self._engine.begin() as connection:
             await self._end_tokens(connection, name)
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        self._revocations.announce()
 
     async def change(self, name: str, change: UserChange) -> None:
         """Set a user's password or role, and end the user's tokens; raises `NotFound`."""
@@ -187,7 +186,7 @@ class Users:
         """End tokens once more, after the change: a login may have read what was before, and issued some meanwhile."""
         async with self._engine.begin() as connection:
             await self._end_tokens(connection, name, devices=devices)
-        self._notifier.notify(REVOCATIONS_CHANNEL)
+        self._revocations.announce()
 
     async def _end_tokens(self, connection: Connection, name: str, *, devices: bool = False) -> None:
         if devices:
@@ -229,7 +228,7 @@ def _read_refresh_token(text: str) -> RefreshToken:
 
 
 async def _refuse_revoked(connection: Connection, name: str, read_at: float) -> None:
-    if await store.was_revoked_since(connection, name, read_at):
+    if await was_revoked_since(connection, name, read_at):
         raise Unauthenticated("The user's tokens have just been revoked; log in again.")
 
 

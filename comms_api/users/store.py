@@ -9,7 +9,7 @@ from sqlalchemy import case, exists, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from comms_api.database.connection import Connection
-from comms_api.database.schema import audit, refresh_tokens, revocations, seconds_interval, user_devices, users
+from comms_api.database.schema import audit, refresh_tokens, seconds_interval, user_devices, users
 from comms_api.tokens.issuer import Role
 from comms_api.users.model import LoginRecord, User
 
@@ -122,14 +122,6 @@ async def renew_refresh_token(
     statement = select(users.c.name, users.c.role, renewed.c.ended).join(renewed, renewed.c.user_name == users.c.name)
     row = await connection.first(statement.add_cte(recorded.cte("recorded")))
     return Renewal(*row) if row else None
-
-
-async def was_revoked_since(connection: Connection, name: str, seconds: float) -> bool:
-    """Return whether a user's tokens have been ended since a moment (seconds since 1970)."""
-    statement = select(revocations.c.subject).where(
-        revocations.c.subject == name, func.extract("epoch", revocations.c.revoked_at) >= seconds
-    )
-    return await connection.scalar(statement) is not None
 
 
 async def delete_refresh_tokens(connection: Connection, name: str) -> None:

@@ -14,6 +14,7 @@ from support.waiting import until
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.errors import Unauthenticated, Unavailable
+from comms_api.revocations.service import Revocations
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.keyring import Keyring, new_signing_key
 from comms_api.users.devices import DEVICES_MAXIMUM, forget_devices, insert_device, renew_device, trim_devices
@@ -37,7 +38,8 @@ def database_url(new_database: Callable[[], str]) -> str:
 
 def users_of(engine: Engine) -> Users:
     """Return the user service of a separate node."""
-    return Users(engine, Tokens(Keyring([new_signing_key()]), 900, time.time), Notifier(engine, {}))
+    tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
+    return Users(engine, tokens, Revocations(engine, Notifier(engine, {})))
 
 
 async def know(connection: Connection, token_hash: bytes) -> None:

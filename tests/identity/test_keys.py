@@ -8,8 +8,8 @@ from sqlalchemy import text
 from comms_api.database.connection import Engine
 from comms_api.errors import ConfigurationError, Unauthenticated
 from comms_api.login.keys import SigningKeys
-from comms_api.login.service import Revocations
-from comms_api.login.store import delete_revocations
+from comms_api.revocations.service import RevocationReader
+from comms_api.revocations.store import delete_revocations
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Audience, Tokens
 from comms_api.tokens.keyring import Keyring
@@ -100,7 +100,7 @@ async def test_a_revoked_token_never_revives_within_the_leeway(engine: Engine) -
     assert is_good(tokens, token, AGENTS)
     async with engine.begin() as connection:
         await delete_revocations(connection, 2 * tokens.revocations_seconds)
-    await Revocations(engine, tokens, lambda: None).refresh()
+    await RevocationReader(engine, tokens, lambda: None).refresh()
     assert not is_good(tokens, token, AGENTS)
 
 

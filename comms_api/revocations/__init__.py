@@ -1,0 +1,1 @@
+"""Revocations of tokens: what ends a subject's tokens on every node."""

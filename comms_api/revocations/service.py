@@ -1,0 +1,66 @@
+"""Announce revocations to every node, and apply them to this node's tokens within about a second."""
+
+import asyncio
+from collections.abc import Callable
+
+from comms_api.database.connection import Engine
+from comms_api.database.listener import Notifier
+from comms_api.duties.repeating import Duty
+from comms_api.revocations.store import list_revocations, revoke_tokens
+from comms_api.tokens.issuer import Tokens
+
+REVOCATIONS_CHANNEL = "comms_api_revocations"
+REFRESH_SECONDS = 1.0
+
+
+class Revocations:
+    """Tells every node of revocations.
+
+    A change of rights revokes tokens in its own transaction, by `revoke_tokens`. A login may read the rights before
+    that transaction commits and issue a token after it, so whoever takes rights away revokes again after the commit.
+    """
+
+    def __init__(self, engine: Engine, notifier: Notifier) -> None:
+        self._engine = engine
+        self._notifier = notifier
+
+    async def revoke_again(self, subject: str) -> None:
+        """Revoke a subject's tokens in a transaction of its own, and announce it."""
+        async with self._engine.begin() as connection:
+            await revoke_tokens(connection, subject)
+        self.announce()
+
+    def announce(self) -> None:
+        """Have every node read the revocations that have been committed."""
+        self._notifier.notify(REVOCATIONS_CHANNEL)
+
+
+class RevocationReader:
+    """Keeps this node's tokens in step with the revocations in the database.
+
+    `on_change` is called when a revocation has arrived, so that held polls end as well.
+    """
+
+    def __init__(self, engine: Engine, tokens: Tokens, on_change: Callable[[], None]) -> None:
+        self._engine = engine
+        self._tokens = tokens
+        self._on_change = on_change
+        self._known: dict[str, float] = {}
+        self._is_announced = asyncio.Event()
+
+    def refresh_soon(self) -> None:
+        """Read the revocations without waiting for the second to end."""
+        self._is_announced.set()
+
+    def duties(self) -> list[Duty]:
+        """Return the duty that reads the revocations each second, and on demand."""
+        return [Duty("revocations", self.refresh, REFRESH_SECONDS, self._is_announced)]
+
+    async def refresh(self) -> None:
+        """Read the revocations, and apply them if they have changed."""
+        async with self._engine.connect() as connection:
+            revoked_at = await list_revocations(connection, self._tokens.revocations_seconds)
+        if revoked_at != self._known:
+            self._known = revoked_at
+            self._tokens.revoke(revoked_at)
+            self._on_change()
