@@ -25,7 +25,7 @@ from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.schema import orders
+from comms_api.database.schema import is_one_of, orders
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Ending
@@ -69,8 +69,8 @@ async def take(system: System, _effort: Effort) -> Measured:
     engine = open_engine(system.cluster.url, Settings())
     some = acting[:AT_ONCE]
     async with engine.connect() as opened:
-        rows = await opened.execute(select(orders.c.order_id, orders.c.agent_id).where(orders.c.agent_id.in_(some)))
-        owned = [(order_id, agent_id) for order_id, agent_id in rows]
+        of_some = select(orders.c.order_id, orders.c.agent_id).where(is_one_of(orders.c.agent_id, some))
+        owned = [(order_id, agent_id) for order_id, agent_id in await opened.execute(of_some)]
     plans = {name: await _explain(engine, statement) for name, statement in hot_statements(some, owned).items()}
     await engine.dispose()
     return Measured({}, plans)
