@@ -1,1 +1,1 @@
-"""The nodes: who is here, in what state, and which of them agents should go to. No node leads."""
+"""The nodes: which are live, in what state, and which should serve agents. There is no leader."""

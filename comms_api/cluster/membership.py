@@ -1,4 +1,4 @@
-"""This process as one of the cluster: its heartbeat, and what it does about what operators want of it."""
+"""This process as a member of the cluster: it sends heartbeats, and follows the directives of operators."""
 
 import asyncio
 import logging
@@ -25,19 +25,22 @@ from comms_api.tokens.keyring import Keyring
 
 logger = logging.getLogger(__name__)
 
-SENT_AWAY_PER_BEAT = 10
-SENT_AWAY_SHARE = 25
-"""Per heartbeat a crowded node sends away ten agents, or one in so many, whichever is more: five a second, or 2 %."""
+REDIRECTED_PER_HEARTBEAT = 10
+REDIRECTED_FRACTION = 25
+"""A crowded process redirects ten agents per heartbeat, or one in 25 if that is more: five a second, or 2 %."""
 
-SENDING_SECONDS = HEARTBEAT_SECONDS - 0.1
-"""The shortest time between two times that agents are sent away: a heartbeat, less what timers are early by."""
+REDIRECTION_SECONDS = HEARTBEAT_SECONDS - 0.1
+"""The least time between two redirections: one heartbeat, less the error of timers."""
 
 RATE_SECONDS = 1.0
-"""The shortest time that requests are counted over."""
+"""The shortest time over which requests are counted."""
 
 
 class Membership:
-    """Tells the others of this process, every two seconds in one statement, and learns what is wanted of it."""
+    """Sends the heartbeats of this process, one statement every two seconds, and applies the directives it gets back.
+
+    `join` sends the first heartbeat.
+    """
 
     def __init__(  # noqa: PLR0913 - a heartbeat reports on each of them
         self,
@@ -49,7 +52,7 @@ class Membership:
         health: DutyHealth,
     ) -> None:
         self.requests = 0
-        """How many requests have come; whoever serves them counts."""
+        """The number of requests so far, counted by the servers."""
         self.is_draining = False
         self._engine = engine
         self._process = process
@@ -61,83 +64,84 @@ class Membership:
         self._version = version("comms-api")
         self._is_leaving = False
         self._beating: asyncio.Task[None] | None = None
-        self._wanted = asyncio.Event()
+        self._is_due = asyncio.Event()
         self._beaten_at = self._counted_at = time.monotonic()
-        self._sent_away_at = -math.inf
+        self._redirected_at = -math.inf
         self._counted = 0
         self._requests_per_second = 0.0
 
     @property
     def is_ready(self) -> bool:
-        """Whether agents should come here: not while it drains, nor when the others must take it for lost."""
+        """Whether agents should come here: not while the process drains, nor when other nodes must consider it lost."""
         return not self.is_draining and time.monotonic() - self._beaten_at < LOST_AFTER_SECONDS
 
     async def join(self) -> None:
         """Replace the predecessors of this process, and adopt the state that was requested of them."""
         async with self._engine.begin() as connection:
-            await store.lock_names(connection)  # what is wanted meanwhile is wanted of this process
+            await store.lock_names(connection)  # a state that is requested meanwhile then reaches this process
             directive = await store.beat(connection, self._id, self._process, self._version, self._heartbeat())
             await store.remove_predecessors(connection, self._id, self._process)
-        self._told(directive)
+        self._apply(directive)
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Send heartbeats until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._wanted.wait()
-            self._wanted.clear()
+                    await self._is_due.wait()
+            self._is_due.clear()
             self._beating = asyncio.create_task(self._beat())
             await asyncio.shield(self._beating)
 
     def beat_soon(self) -> None:
-        """Beat at once: something may be wanted of this process."""
-        self._wanted.set()
+        """Send a heartbeat at once, because there may be a new directive."""
+        self._is_due.set()
 
     def stop(self) -> None:
-        """Drain for good; the process is about to end."""
+        """Drain until the process ends, whatever operators request."""
         self._is_leaving = True
         self._change_to("draining")
 
     async def leave(self) -> None:
         """Remove this process from the members after the current heartbeat.
 
-        A heartbeat that is cancelled may be with the server already: run after the removal, it would join again.
+        Cancelling the heartbeat is no alternative: the server may run its statement after the removal, and so add the
+        process again.
         """
         if self._beating is not None:
             await asyncio.wait([self._beating])
         try:
             async with self._engine.connect() as connection:
                 await store.remove(connection, self._id)
-        except Exception as error:  # noqa: BLE001 - it leaves all the same
-            log_failure(logger, "not signed off, this node will be taken for lost", error)
+        except Exception as error:  # noqa: BLE001 - the process ends anyway
+            log_failure(logger, "cannot leave the cluster, this node will count as lost", error)
 
     async def _beat(self) -> None:
         heartbeat = self._heartbeat()
         try:
             async with self._engine.connect() as connection:
                 directive = await store.beat(connection, self._id, self._process, self._version, heartbeat)
-        except Exception as error:  # noqa: BLE001 - the heart must go on beating
-            log_failure(logger, "heartbeat not told", error)
+        except Exception as error:  # noqa: BLE001 - heartbeats must continue
+            log_failure(logger, "heartbeat not sent", error)
             return
-        self._told(directive)
+        self._apply(directive)
 
-    def _told(self, directive: Directive) -> None:
-        """Note that a heartbeat was told, and do what is wanted."""
+    def _apply(self, directive: Directive) -> None:
+        """Record that a heartbeat was stored, and follow the directive that it returned."""
         self._beaten_at = time.monotonic()
         if not self._is_leaving and self.is_draining != (directive.state == "draining"):
             self._change_to(directive.state)
         if directive.polls is not None and not self.is_draining:
-            self._come_down_to(directive.polls)
+            self._redirect_down_to(directive.polls)
 
-    def _come_down_to(self, polls: int) -> None:
-        """Send some agents away, if it is time: a notification brings a heartbeat, but none of them away."""
-        if self._beaten_at - self._sent_away_at < SENDING_SECONDS:
+    def _redirect_down_to(self, polls: int) -> None:
+        """Redirect some agents, but not sooner after the last time because a notification caused this heartbeat."""
+        if self._beaten_at - self._redirected_at < REDIRECTION_SECONDS:
             return
-        self._sent_away_at = self._beaten_at
+        self._redirected_at = self._beaten_at
         held = self._polls.held()
-        most = max(SENT_AWAY_PER_BEAT, held // SENT_AWAY_SHARE)
-        self._polls.redirect(max(0, min(held - polls, most)))
+        redirected_maximum = max(REDIRECTED_PER_HEARTBEAT, held // REDIRECTED_FRACTION)
+        self._polls.redirect(max(0, min(held - polls, redirected_maximum)))
 
     def _change_to(self, state: WantedState) -> None:
         self.is_draining = state == "draining"

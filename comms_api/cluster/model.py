@@ -1,4 +1,4 @@
-"""Nodes as they see themselves, and as operators see them."""
+"""Nodes, their processes and heartbeats, and what operators see and request of them."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,10 +11,10 @@ from comms_api.duties.health import DutyReport
 
 HEARTBEAT_SECONDS = 2.0
 REBALANCE_SECONDS = 60.0
-"""How long a node goes on sending agents away after it was asked to."""
+"""How long a crowded process redirects agents after an operator has requested it."""
 
 FORGOTTEN_AFTER_SECONDS = 3_600.0
-"""How long a lost node is shown."""
+"""How long a lost node is listed."""
 
 WantedState = Literal["active", "draining"]
 NodeState = Literal["active", "draining", "lost"]
@@ -78,8 +78,8 @@ class Directive(msgspec.Struct, frozen=True):
 class NodeStatus(msgspec.Struct, frozen=True):
     """One process of a node.
 
-    `skew_seconds` is by how much its clock is ahead of the database's; `late` names the duties that lag. `key_ids` and
-    `files_sha256` tell which signing keys and group files it serves.
+    `skew_seconds` is how far its clock is ahead of the database's. `late` lists the duties that lag. `key_ids` and
+    `files_sha256` identify the signing keys and the group files that it serves.
     """
 
     id: UUID
@@ -104,7 +104,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class NodeAgents(msgspec.Struct, frozen=True):
-    """How many active agents a node was the last to see."""
+    """The number of active agents that were last seen by a node."""
 
     node: str
     agents: int

@@ -1,4 +1,4 @@
-"""Make a name one node's own before it serves; of two that start together one gets it."""
+"""Claim a node's name before it serves. Of two nodes that start together, one gets the name."""
 
 import asyncio
 from importlib.metadata import version
@@ -8,14 +8,14 @@ from comms_api.cluster.model import NameHolder, NodeAddress
 from comms_api.database.connection import Engine
 from comms_api.errors import ConfigurationError
 
-LOOK_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 
 async def claim_name(engine: Engine, address: NodeAddress) -> None:
-    """Take a name; raises `ConfigurationError` when a live node has it.
+    """Claim the name of a node; raises `ConfigurationError` if another live node has it.
 
-    A predecessor at the same address is replaced at once. A node elsewhere is watched: one that is alive is heard of
-    within a heartbeat, one that was killed is lost some seconds later, and its name free.
+    A predecessor at the same address is replaced at once. Otherwise wait for the next heartbeat of the holder: a live
+    one sends it within seconds, and one that was killed counts as lost a few seconds later, which frees the name.
     """
     first: NameHolder | None = None
     while (holder := await _try_to_claim(engine, address)) is not None:
@@ -23,9 +23,9 @@ async def claim_name(engine: Engine, address: NodeAddress) -> None:
         if holder.seen_at > first.now:
             raise ConfigurationError(
                 f"node_name: a live node has the name {address.name!r}: {holder.agent_url}, management"
-                f" {holder.management_url}; give this one another"
+                f" {holder.management_url}; choose another name for this node"
             )
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _try_to_claim(engine: Engine, address: NodeAddress) -> NameHolder | None:

@@ -17,7 +17,7 @@ RETRY_AFTER_SECONDS = 5
 
 @get("/ready", status_code=200, opt=PUBLIC)
 async def check_readiness(membership: NamedDependency[Membership]) -> Response[bytes]:
-    """Tell a load balancer whether to send agents here: 200, or 503 while the node drains or the others miss it."""
+    """Return whether a load balancer should send agents here: 200, or 503 while the node drains or seems lost."""
     if membership.is_ready:
         return Response(b"", media_type="text/plain")
     return Response(b"", status_code=503, media_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
@@ -25,37 +25,37 @@ async def check_readiness(membership: NamedDependency[Membership]) -> Response[b
 
 @get("/nodes", opt=READ)
 async def list_nodes(cluster: NamedDependency[Cluster]) -> Sequence[NodeStatus]:
-    """List the processes of all nodes by name; one that is silent for some seconds is lost, and an hour later gone."""
+    """List the processes of all nodes by name. One is `lost` 6 s after its last heartbeat and removed after an hour."""
     return await cluster.list()
 
 
 @get("/nodes/agents", opt=READ)
 async def count_agents(cluster: NamedDependency[Cluster]) -> Sequence[NodeAgents]:
-    """Count the active agents by the node that saw them last; `GET /agents?node=` lists those of one."""
+    """Count the active agents by the node that saw them last; `GET /agents?node=` lists the agents of one node."""
     return await cluster.count_agents()
 
 
 @post("/nodes/{name:str}/drain", status_code=200, opt=OPERATE)
 async def drain_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> RequestedState:
-    """Have a node send its agents elsewhere: it is not ready, and answers polls at once. It goes on serving."""
-    return await cluster.want(name, "draining")
+    """Drain a node: it is not ready, and answers polls at once so that agents go to other nodes. It still serves."""
+    return await cluster.request_state(name, "draining")
 
 
 @post("/nodes/{name:str}/resume", status_code=200, opt=OPERATE)
 async def resume_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> RequestedState:
-    """Have a node take agents again."""
-    return await cluster.want(name, "active")
+    """Let a node accept agents again."""
+    return await cluster.request_state(name, "active")
 
 
 @post("/nodes/{name:str}/forget", status_code=200, opt=ADMINISTER)
 async def forget_node(name: FromPath[str], cluster: NamedDependency[Cluster]) -> ForgottenNode:
-    """Remove the lost processes of a node from the list; one that beats again is there again."""
+    """Remove the lost processes of a node from the list. A process that sends a heartbeat again is listed again."""
     return await cluster.forget(name)
 
 
 @post("/nodes/rebalance", status_code=200, opt=OPERATE)
 async def rebalance_nodes(cluster: NamedDependency[Cluster]) -> Sequence[RebalancedProcess]:
-    """Have nodes with over 10 % more polls than the mean end some, a few a second for a minute at most."""
+    """Make processes with over 10 % more polls than the mean end some of them: a few a second, for a minute at most."""
     return await cluster.rebalance()
 
 

@@ -1,4 +1,7 @@
-"""What operators ask of the cluster; each node learns of it at once, and at its next heartbeat at the latest."""
+"""What operators see and request of the nodes.
+
+A notification makes each node apply a request at once. If it is lost, the node's next heartbeat applies the request.
+"""
 
 from collections.abc import Sequence
 
@@ -19,50 +22,49 @@ from comms_api.errors import Conflict, NotFound
 NODES_CHANNEL = "comms_api_nodes"
 
 TOLERATED_CROWDING = 1.1
-"""A process with at most so many times the mean number of polls is left alone."""
+"""The greatest ratio of a process's polls to the mean at which it redirects no agents."""
 
 
 class Cluster:
-    """All nodes of the database."""
+    """All nodes that share the database."""
 
     def __init__(self, engine: Engine, notifier: Notifier) -> None:
-        """Take who tells the nodes of what is wanted of them."""
         self._engine = engine
         self._notifier = notifier
 
     async def list(self) -> Sequence[NodeStatus]:
-        """Return every process of every node, those that were lost within the last hour too."""
+        """Return every process of every node, including those that were lost within the last hour."""
         async with self._engine.connect() as connection:
             return await store.list_nodes(connection)
 
     async def count_agents(self) -> Sequence[NodeAgents]:
-        """Return how many active agents each node was the last to see."""
+        """Return the number of active agents by the node that saw them last."""
         async with self._engine.connect() as connection:
             return await store.count_agents(connection)
 
-    async def want(self, name: str, state: WantedState) -> RequestedState:
-        """Want a node to drain, or to be active again; idempotent. Raises `NotFound`."""
+    async def request_state(self, name: str, state: WantedState) -> RequestedState:
+        """Request that a node drains, or is active again; idempotent. Raises `NotFound`."""
         async with self._engine.begin() as connection:
             await store.lock_names(connection)
-            workers = await store.want_state(connection, name, state)
+            workers = await store.request_state(connection, name, state)
         if not workers:
             raise NotFound(f"There is no node {name!r}.")
         self._notifier.notify(NODES_CHANNEL)
         return RequestedState(name, state, workers)
 
     async def forget(self, name: str) -> ForgottenNode:
-        """Remove what is lost of a node. Raises `NotFound`, and `Conflict` when nothing of it is lost."""
+        """Remove the lost processes of a node. Raises `NotFound`, and `Conflict` if none of them is lost."""
         async with self._engine.begin() as connection:
             workers = await store.forget_lost(connection, LOST_AFTER_SECONDS, name)
-            is_here = not workers and await store.has_name(connection, name)
-        if is_here:
+            is_live = not workers and await store.has_name(connection, name)
+        if is_live:
             raise Conflict(f"The node {name!r} is not lost.")
         if not workers:
             raise NotFound(f"There is no node {name!r}.")
         return ForgottenNode(name, workers)
 
     async def rebalance(self) -> Sequence[RebalancedProcess]:
-        """Have crowded processes send agents away, until they are down to the mean or a minute is over; idempotent."""
+        """Request that crowded processes redirect agents, down to the mean and for a minute at most; idempotent."""
         async with self._engine.begin() as connection:
             rebalanced = await store.rebalance(connection, TOLERATED_CROWDING)
         if rebalanced:

@@ -1,4 +1,4 @@
-"""The statements of nodes. All times are the database's."""
+"""The SQL of nodes. All times are the database's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ from comms_api.duties.health import DutyReport
 NAMES_LOCK = 0x6E616D6573
 _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
 _STATE = case((IS_HERE, nodes.c.state), else_="lost")
-_HERE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
+_IS_LIVE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
 
 _PROCESS_COLUMNS = "name, worker, agent_url, management_url, boot_id, version"
 _PROCESS_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :version"
@@ -37,7 +37,7 @@ _FILES = """
     SELECT encode(sha256(convert_to(coalesce(string_agg(group_name || '/' || file_name || ' ' || sha256, E'\n'
         ORDER BY group_name, file_name), ''), 'UTF8')), 'hex') FROM group_files WHERE is_current"""
 
-# A process that was taken for lost and forgotten is there again with its next heartbeat.
+# An upsert: if the row of a process was removed because it seemed lost, its next heartbeat inserts it again.
 _BEAT = text(f"""
     INSERT INTO nodes (id, {_PROCESS_COLUMNS}, wanted_state,
         state, polls, requests_per_second, duties, skew_seconds, key_ids, files_sha256)
@@ -56,12 +56,12 @@ async def beat(
     connection: Connection, node_id: UUID, process: NodeProcess, version: str, heartbeat: Heartbeat
 ) -> Directive:
     """Store a process's heartbeat; return what operators requested of the process."""
-    parameters = {"id": node_id, "version": version} | _process(process) | msgspec.structs.asdict(heartbeat)
+    parameters = {"id": node_id, "version": version} | _columns_of(process) | msgspec.structs.asdict(heartbeat)
     [directive] = await connection.execute(_BEAT, parameters)
     return Directive(*directive)
 
 
-def _process(process: NodeProcess) -> dict[str, Any]:
+def _columns_of(process: NodeProcess) -> dict[str, Any]:
     return msgspec.structs.asdict(process.address) | {"worker": process.worker}
 
 
@@ -75,12 +75,12 @@ _REMOVE = nodes.delete().where(nodes.c.id == bindparam("node_id"))
 
 
 async def remove(connection: Connection, node_id: UUID) -> None:
-    """Remove a process that ends."""
+    """Remove the row of a process that ends."""
     await connection.execute(_REMOVE, {"node_id": node_id})
 
 
 async def forget_lost(connection: Connection, silent_seconds: float, name: str | None = None) -> int:
-    """Remove the processes, of one node or of all, that have been silent for so long; return how many there were."""
+    """Remove processes that have sent no heartbeat for `silent_seconds`, of one node or of all; return their number."""
     statement = nodes.delete().where(nodes.c.seen_at <= func.now() - seconds_interval(silent_seconds))
     if name is not None:
         statement = statement.where(nodes.c.name == name)
@@ -88,13 +88,13 @@ async def forget_lost(connection: Connection, silent_seconds: float, name: str |
 
 
 async def has_name(connection: Connection, name: str) -> bool:
-    """Return whether any process, lost or not, has a name."""
+    """Return whether any process, live or lost, has a name."""
     return await connection.first(select(nodes.c.id).where(nodes.c.name == name).limit(1)) is not None
 
 
 _FIND_NAME_HOLDER = text(f"""
     SELECT agent_url, management_url, seen_at, clock_timestamp() FROM nodes
-    WHERE name = :name AND {_HERE}
+    WHERE name = :name AND {_IS_LIVE}
         AND (boot_id = '' OR (agent_url, management_url, boot_id) <> (:agent_url, :management_url, :boot_id))
     ORDER BY seen_at DESC LIMIT 1""")
 
@@ -116,14 +116,14 @@ _TAKE_NAME = text(f"""
 
 async def take_name(connection: Connection, address: NodeAddress, version: str) -> None:
     """Replace all rows of a name by one row with their requested state, until the node's first process joins."""
-    await connection.execute(_TAKE_NAME, _process(NodeProcess(address)) | {"version": version})
+    await connection.execute(_TAKE_NAME, _columns_of(NodeProcess(address)) | {"version": version})
 
 
 _COLUMNS = [column for column in nodes.c if column.name in NodeStatus.__struct_fields__ and column.name != "state"]
 
 
 async def list_nodes(connection: Connection) -> list[NodeStatus]:
-    """Return every process by name and number."""
+    """Return every process, ordered by name and number."""
     silence = func.extract("epoch", func.now() - nodes.c.seen_at)
     statement = select(*_COLUMNS, _STATE.label("state"), silence.label("silence"))
     rows = await connection.execute(statement.order_by(nodes.c.name, nodes.c.worker, nodes.c.id))
@@ -139,7 +139,7 @@ def _status(row: dict[str, Any]) -> NodeStatus:
 
 
 async def count_agents(connection: Connection) -> list[NodeAgents]:
-    """Return how many active agents each node was the last to see."""
+    """Return the number of active agents by the node that saw them last."""
     statement = select(agents.c.node, func.count()).where(STATUS == "active")
     return [NodeAgents(*row) for row in await connection.execute(statement.group_by(agents.c.node).order_by("node"))]
 
@@ -149,20 +149,20 @@ async def lock_names(connection: Connection) -> None:
     await connection.take_turns(NAMES_LOCK)
 
 
-async def want_state(connection: Connection, name: str, state: WantedState) -> int:
-    """Want a node to be in a state; return how many processes it has."""
+async def request_state(connection: Connection, name: str, state: WantedState) -> int:
+    """Store the state that an operator requests of a node; return the number of its processes."""
     statement = nodes.update().where(nodes.c.name == name).values(wanted_state=state)
     return await connection.change(statement)
 
 
 _REBALANCE = text(f"""
     UPDATE nodes SET wanted_polls = CAST(ceil(mean) AS int), rebalanced_at = now()
-    FROM (SELECT CAST(avg(polls) AS float8) AS mean FROM nodes WHERE state = 'active' AND {_HERE}) AS fair
-    WHERE state = 'active' AND {_HERE} AND polls > mean * :tolerated AND polls > ceil(mean)
+    FROM (SELECT CAST(avg(polls) AS float8) AS mean FROM nodes WHERE state = 'active' AND {_IS_LIVE}) AS fair
+    WHERE state = 'active' AND {_IS_LIVE} AND polls > mean * :tolerated AND polls > ceil(mean)
     RETURNING name, worker, polls, wanted_polls""")
 
 
 async def rebalance(connection: Connection, tolerated: float) -> Sequence[RebalancedProcess]:
-    """Want every process with more polls than `tolerated` times the mean to come down to it; return those."""
+    """Request that processes with over `tolerated` times the mean number of polls come down to it; return them."""
     rows = await connection.execute(_REBALANCE, {"tolerated": tolerated})
     return sorted((RebalancedProcess(**row) for row in rows), key=lambda process: (process.name, process.worker))

@@ -14,7 +14,7 @@ from support.polls import Poll, held_polls
 from support.server import Server, running_server
 from support.waiting import PATIENCE, until, wait_until
 
-from comms_api.cluster.membership import SENT_AWAY_PER_BEAT
+from comms_api.cluster.membership import REDIRECTED_PER_HEARTBEAT
 from comms_api.cluster.model import HEARTBEAT_SECONDS
 
 CROWD, FEW = 60, 10
@@ -53,7 +53,7 @@ async def wait_until_told(management: httpx.Client, **polls: int) -> None:
 
 def most_sent_away(seconds: float) -> float:
     """Return how many polls a node may send away within some seconds."""
-    return SENT_AWAY_PER_BEAT * (2 + seconds // HEARTBEAT_SECONDS)
+    return REDIRECTED_PER_HEARTBEAT * (2 + seconds // HEARTBEAT_SECONDS)
 
 
 @pytest.mark.anyio
