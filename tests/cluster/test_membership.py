@@ -1,4 +1,4 @@
-"""A process in the registry of nodes: its last write wins."""
+"""A process that leaves the cluster stays out of it."""
 
 import asyncio
 import os
@@ -6,8 +6,8 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import event, text
-from support.waiting import pause
+from sqlalchemy import text
+from support.waiting import pause, until
 
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeAddress, NodeProcess, Polls
@@ -38,30 +38,31 @@ def member(engine: Engine) -> Membership:
     return Membership(engine, process, DatabaseClock(), Keyring([new_signing_key()]), polls, DutyHealth(explain_outage))
 
 
-async def test_a_node_that_has_left_is_not_brought_back_by_its_last_heartbeat(engine: Engine, observer: Engine) -> None:
+async def test_the_last_heartbeat_of_a_process_does_not_add_it_again_after_it_has_left(
+    engine: Engine, observer: Engine
+) -> None:
     membership = member(engine)
     await membership.join()
-    async with engine.connect() as connection:  # the only one of its pool
+    async with engine.connect() as connection:  # the only one in its pool
         backend = await connection.scalar(text("SELECT pg_backend_pid()"))
     joined_at = await seen_at(observer)
     beating = asyncio.create_task(membership.run())
     while await seen_at(observer) == joined_at:  # from now on a heartbeat is one message to the backend
         membership.beat_soon()
-    taken = asyncio.Event()
-    event.listen(engine.sqlalchemy.sync_engine, "checkout", lambda *_: taken.set())
     pause(backend)
     try:
+        await asyncio.sleep(0.1)  # a heartbeat that the backend has answered ends
         membership.beat_soon()
-        await taken.wait()
-        await asyncio.sleep(0.1)  # by now the statement is with the backend, which does not read it yet
+        await until(engine.sqlalchemy.pool.checkedout)
+        await asyncio.sleep(0.1)  # by now the backend has received the statement, but does not read it
         beating.cancel()
         leaving = asyncio.create_task(membership.leave())
-        await asyncio.wait([leaving], timeout=1)  # time enough for a removal that does not wait for the heartbeat
+        await asyncio.wait([leaving], timeout=1)  # enough time for a removal that does not wait for the heartbeat
     finally:
         os.kill(backend, signal.SIGCONT)
     await leaving
     async with observer.connect() as connection:
-        await connection.execute(text("SELECT pg_sleep(0.5)"))  # time enough for a heartbeat that comes too late
+        await connection.execute(text("SELECT pg_sleep(0.5)"))  # enough time for a late heartbeat
     assert await seen_at(observer) is None
 
 
