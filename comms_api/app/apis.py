@@ -127,7 +127,9 @@ def agent_api(node: Node) -> AsgiApp:
 
 
 def _order_services(node: Node) -> orders.OrderServices:
-    return orders.OrderServices(node.bodies, node.dispatcher, node.reports, node.settings.poll_wait_seconds)
+    return orders.OrderServices(
+        node.bodies, node.slices, node.dispatcher, node.reports, node.settings.poll_wait_seconds
+    )
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:

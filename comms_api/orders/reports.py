@@ -4,6 +4,8 @@ All waiting requests share one statement, and each gets its own outcomes.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -11,6 +13,7 @@ import msgspec
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.errors import Malformed, TooLarge
+from comms_api.fairness.slices import Steps
 from comms_api.orders.leases import extend_leases
 from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, OrderKey, Report
 from comms_api.orders.transitions import find_statuses, finish_orders
@@ -26,6 +29,9 @@ from comms_api.protocol import (
 REPORTS_MAXIMUM = 10_000
 """A poll returns at most 1,000 orders."""
 
+REPORTS_AT_ONCE = 2_000
+"""How many reports one statement records: the server takes 20 ms to prepare it and to read its answer."""
+
 
 class _Named(msgspec.Struct, frozen=True):
     order_id: str = ""
@@ -37,26 +43,51 @@ _NAMED = msgspec.json.Decoder(_Named)
 _REPORT = msgspec.json.Decoder(OrderResult, strict=False)
 
 
-def read_reports(body: bytes) -> tuple[dict[int, OrderResult], list[ReportOutcome]]:
+def read_reports(body: bytes) -> Steps[tuple[dict[int, OrderResult], list[ReportOutcome]]]:
     """Return the reports of a batch by their index, and the outcomes of unreadable ones.
 
     Raises `Malformed` when the reports cannot be told apart, and `TooLarge` for too many.
     """
     reports: dict[int, OrderResult] = {}
     refused: list[ReportOutcome] = []
-    try:
-        raws = _BATCH.decode(body).results
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
-    if len(raws) > REPORTS_MAXIMUM:
-        raise TooLarge(f"A request has at most {REPORTS_MAXIMUM} results.")
-    for index, raw in enumerate(raws):
+    for index, raw in enumerate((yield from _split(body))):
+        fault = ""
         try:
             bytes(raw).decode()  # the decoder passes raw data on unchecked
             reports[index] = _REPORT.decode(raw)
         except (ValueError, RecursionError) as error:
-            refused.append(ReportOutcome(index, _find_order_id(raw), f"results[{index}]: {error}", 400))
+            fault = f"results[{index}]: {error}"
+        yield None
+        if fault:
+            refused.append(ReportOutcome(index, _find_order_id(raw), fault, 400))
+            yield None
     return reports, refused
+
+
+def _split(body: bytes) -> Steps[list[msgspec.Raw]]:
+    try:
+        if body.count(b",") >= REPORTS_MAXIMUM:  # otherwise, there are not more
+            yield None
+            decoder = _bounded_decoder()
+            yield None
+            decoder.decode(body)
+            yield None
+        return _BATCH.decode(body).results
+    except (ValueError, RecursionError) as error:
+        if "at most length" in str(error):
+            raise TooLarge(f"A request has at most {REPORTS_MAXIMUM} results.") from None
+        raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
+
+
+@cache
+def _bounded_decoder() -> msgspec.json.Decoder[Any]:
+    """Return a decoder that stops at the first result too many, which msgspec does for the fields of a struct only.
+
+    It takes 6 MB, so only a process that needs it makes it.
+    """
+    fields = [(f"result_{number}", msgspec.Raw, msgspec.Raw()) for number in range(REPORTS_MAXIMUM)]
+    results = msgspec.defstruct("Results", fields, array_like=True, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(msgspec.defstruct("Batch", [("results", results)]))
 
 
 def _find_order_id(report: msgspec.Raw) -> str:
@@ -72,18 +103,19 @@ class Reports:
     def __init__(self, engine: Engine, lease_seconds: float) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
-        self.writer = Coalescer[Report, ReportOutcome](self._record, self._refuse)
+        self.writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
 
     async def report(self, agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
         """Record one agent's results and return an outcome for each, in order, after the commit.
 
-        Idempotent: a result of an order that has ended changes nothing and is answered `noop`.
+        More than `REPORTS_AT_ONCE` have several commits. Idempotent: a result of an order that has ended changes
+        nothing and is answered `noop`.
         """
-        if not results:
-            return []
-        return await self.writer.submit(
-            agent_id, [Report(agent_id, index, result) for index, result in enumerate(results)]
-        )
+        reports = [Report(agent_id, index, result) for index, result in enumerate(results)]
+        outcomes: list[ReportOutcome] = []
+        for start in range(0, len(reports), REPORTS_AT_ONCE):
+            outcomes += await self.writer.submit(agent_id, reports[start : start + REPORTS_AT_ONCE])
+        return outcomes
 
     async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:
         keyed = [(key, report) for report in reports if _has_known_code(report) and (key := _find_key(report))]

@@ -13,6 +13,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.database.pages import Page
 from comms_api.errors import Forbidden
+from comms_api.fairness.slices import Slices
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import LARGE
@@ -32,6 +33,7 @@ class OrderServices(msgspec.Struct, frozen=True):
     """The dependencies of the routes of agents; one struct, since Litestar starts a task for each of several."""
 
     bodies: Bodies
+    slices: Slices
     dispatcher: Dispatcher
     reports: Reports
     poll_wait_seconds: float
@@ -77,7 +79,7 @@ async def report_results(request: AnyRequest, order_services: NamedDependency[Or
 
 async def _report(request: AnyRequest, services: OrderServices, recipient: UUID) -> ReportOutcomes:
     async with services.bodies.receive(request) as body:
-        reports, refused = read_reports(body)
+        reports, refused = await services.slices.run_metered(read_reports(body))
         outcomes = await services.reports.report(recipient, list(reports.values()))
     # The service numbers the readable reports only.
     recorded = [msgspec.structs.replace(outcome, index=index) for index, outcome in zip(reports, outcomes, strict=True)]
