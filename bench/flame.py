@@ -32,7 +32,7 @@ def main(key: str) -> None:
 async def _take(measurement: Measurement, graph: Path, system: System, effort: Effort) -> Measured:
     options = ["--format", "flamegraph", "--rate", str(SAMPLES_PER_SECOND), "--subprocesses", "--output", str(graph)]
     profiler = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(system.process.pid), *options
+        str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(system.server.process.pid), *options
     )
     try:
         return await measurement.take(system, effort)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from signal import SIGKILL
 
 import msgspec
 
@@ -96,8 +97,7 @@ async def take(system: System, effort: Effort) -> Measured:
 async def _die_and_return(system: System, count: int) -> dict[str, float]:
     """Return how long it took, from the death and from when the server said it was up, until it had seen all agents."""
     died = time.perf_counter()
-    system.process.kill()
-    await system.process.wait()
+    await system.stop(SIGKILL)
     async with system.session() as connection:
         dead_at = await connection.fetchval("SELECT now()")
         await system.restart()

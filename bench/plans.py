@@ -58,8 +58,7 @@ Statement = Callable[[Connection], Awaitable[object]]
 
 async def take(system: System, _effort: Effort) -> Measured:
     """Explain each statement, on 100,000 agents, as many open orders, a million finished ones and a million states."""
-    system.process.terminate()  # its duties would expire the orders
-    await system.process.wait()
+    await system.stop()  # the server would expire the orders
     async with twins(system) as pair, system.session() as connection:
         acting = await pair.make(GROUP, FLEET)
         await pair.fill(FILLING, FINISHED)

@@ -1,20 +1,18 @@
-"""The system under measurement: a durable PostgreSQL of its own, one server process, and as many agents as wanted."""
+"""The system under measurement: a durable PostgreSQL, one server process, and any number of agents."""
 
 import asyncio
-import os
-import ssl
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from signal import SIGTERM, Signals
 from uuid import UUID
 
 import asyncpg
 import psutil
 from sqlalchemy import make_url
 
+from comms_api.cli.server_process import ServerProcess, server_environment
 from comms_api.database.connect import open_engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
@@ -26,38 +24,46 @@ from comms_api.tokens.secret import Secret
 ADMINISTRATOR = "admin"
 KEY = "k" * 32
 TOKEN_SECONDS = 86_400
-START_SECONDS = STOP_SECONDS = 60.0
 
 
 class System:
-    """A running node and direct access to its database."""
+    """A running server, and direct access to its database."""
 
-    def __init__(self, folder: Path, cluster: Cluster, process: Process, ports: tuple[int, int]) -> None:
-        self.folder = folder
+    def __init__(self, cluster: Cluster, server: ServerProcess) -> None:
+        self.folder = server.folder
         self.cluster = cluster
-        self.process = process
-        self.agent_port, self.management_port = ports
-        self.tls = ssl.create_default_context(cafile=folder / "certs" / "ca.pem")
-        self._secret = Secret((folder / "data" / "secret").read_bytes())
-        self._server = psutil.Process(process.pid)
+        self.server = server
+        self.agent_port, self.management_port = server.agent_port, server.management_port
+        self.tls = server.tls
+        self._secret = Secret((self.folder / "data" / "secret").read_bytes())
         postmaster = (cluster.path / "postmaster.pid").read_text().split()[0]
         self._postmaster = psutil.Process(int(postmaster))
         self._tokens: Tokens
         self._issued: dict[UUID, str] = {}
 
+    @property
+    def _server_process(self) -> psutil.Process:
+        return psutil.Process(self.server.process.pid)
+
+    async def stop(self, how: Signals = SIGTERM) -> None:
+        """End the server, and return when it has ended."""
+        await asyncio.to_thread(self.server.stop, how)
+
     async def restart(self, *, workers: int = 1) -> None:
-        """End the server if it still runs, and start it on the same ports with so many workers."""
-        await _stop(self.process)
-        ports, settings = (self.agent_port, self.management_port), {"COMMS_API_WORKERS": str(workers)}
-        self.process = await _start_server(self.folder, self.cluster.url, ports, settings)
-        async with asyncio.timeout(START_SECONDS):
-            await _read_ports(self.process)
-        self._server = psutil.Process(self.process.pid)
+        """End the server if it still runs, and start it on the same ports with this many workers."""
+        await self.stop()
+        self.server = await _start_server(
+            self.folder,
+            self.cluster.url,
+            workers=workers,
+            agent_bind=f"127.0.0.1:{self.agent_port}",
+            management_bind=f"127.0.0.1:{self.management_port}",
+        )
 
     def cpu(self) -> dict[str, float]:
         """Return the CPU seconds that the server (all its workers), PostgreSQL and this load generator have used."""
         database = [*self._postmaster.children(recursive=True), self._postmaster]
-        server = [*self._server.children(recursive=True), self._server]
+        server = [*self._server_process.children(recursive=True), self._server_process]
         times = self._postmaster.cpu_times()
         return {
             "server": sum(map(_cpu_seconds, server)),
@@ -71,11 +77,11 @@ class System:
 
     def resident_bytes(self) -> int:
         """Return the memory that the server process holds."""
-        return int(self._server.memory_info().rss)
+        return int(self._server_process.memory_info().rss)
 
     def unshared_bytes(self) -> int:
         """Return the part of it that would be free if the process ended."""
-        return int(self._server.memory_full_info().uss)
+        return int(self._server_process.memory_full_info().uss)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
@@ -145,69 +151,28 @@ def _cpu_seconds(process: psutil.Process) -> float:
 async def running_system(folder: Path) -> AsyncIterator[System]:
     """Run a fresh system for the block."""
     with embedded_postgres(folder / "data", durable=True) as cluster:
-        process = await _start_server(folder, cluster.url)
+        system = System(cluster, await _start_server(folder, cluster.url))
         try:
-            async with asyncio.timeout(START_SECONDS):
-                ports = await _read_ports(process)
-            system = System(folder, cluster, process, ports)
             await system.load_tokens()
-            try:
-                yield system
-            finally:
-                process = system.process  # it may have been started anew
+            yield system
         finally:
-            await _stop(process)
+            await system.stop()
 
 
 @asynccontextmanager
-async def second_node(system: System, settings: Mapping[str, str]) -> AsyncIterator[System]:
-    """Run another node on the same database and folder for the block, with other settings."""
-    named = {"COMMS_API_NODE_NAME": "second", **settings}
-    process = await _start_server(system.folder, system.cluster.url, settings=named)
+async def second_node(system: System, variables: Mapping[str, str]) -> AsyncIterator[System]:
+    """Run another node on the same database and folder for the block, with further environment variables."""
+    server = await _start_server(system.folder, system.cluster.url, variables, node_name="second")
+    node = System(system.cluster, server)
     try:
-        async with asyncio.timeout(START_SECONDS):
-            ports = await _read_ports(process)
-        yield System(system.folder, system.cluster, process, ports)
+        yield node
     finally:
-        await _stop(process)
+        await node.stop()
 
 
 async def _start_server(
-    folder: Path, url: str, ports: tuple[int, int] = (0, 0), settings: Mapping[str, str] | None = None
-) -> Process:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COMMS_API_")} | {
-        "COMMS_API_DATABASE_URL": url,
-        "COMMS_API_DATA_DIR": str(folder / "data"),
-        "COMMS_API_CERTS_DIR": str(folder / "certs"),
-        "COMMS_API_AGENT_BIND": f"127.0.0.1:{ports[0]}",
-        "COMMS_API_MANAGEMENT_BIND": f"127.0.0.1:{ports[1]}",
-        "COMMS_API_POLL_WAIT_SECONDS": "3600",
-        "COMMS_API_LEASE_SECONDS": "3600",
-        **(settings or {}),
-    }
-    with (folder / "server.log").open("a") as log:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "comms_api", "serve", cwd=folder, env=environment, stdout=PIPE, stderr=log
-        )
-
-
-async def _read_ports(process: Process) -> tuple[int, int]:
-    assert process.stdout is not None  # noqa: S101 - it is a pipe
-    ports: list[int] = []
-    async for line in process.stdout:
-        if b" API:" in line:
-            ports.append(int(line.rpartition(b":")[2]))
-        if len(ports) == len(("agent", "management")):
-            return ports[0], ports[1]
-    raise RuntimeError("the server did not start")
-
-
-async def _stop(process: Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    folder: Path, url: str, variables: Mapping[str, str] | None = None, **settings: object
+) -> ServerProcess:
+    settings = {"database_url": url, "poll_wait_seconds": 3600, "lease_seconds": 3600, **settings}
+    environment = server_environment(folder, **settings) | dict(variables or {})
+    return await asyncio.to_thread(ServerProcess.start, folder, environment)

@@ -17,6 +17,8 @@ from support.guesses import guess_at_once
 from support.server import Server, new_id, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.errors import CommsError
+
 PROGRAM = Path(__file__).parents[2] / "examples" / "key_requests" / "agents_from_sql.py"
 REFUSAL_SECONDS = 1
 KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
@@ -209,6 +211,6 @@ def test_a_program_that_cannot_run_stops_the_start_with_its_setting(
     folder: Path, new_database: Callable[[], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = running_server(folder / "wrong", new_database(), key_request_program="/nowhere/at/all")
-    with pytest.raises(AssertionError, match="key_request_program: "):
+    with pytest.raises(CommsError, match="key_request_program: "):
         wrong.__enter__()
     assert "Traceback" not in capfd.readouterr().err

@@ -2,22 +2,19 @@
 
 import base64
 import os
-import signal
-import ssl
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Timer
+from signal import SIGTERM, Signals
 from typing import Any
 from uuid import UUID
 
 import httpx
 import psutil
 
+from comms_api.cli.server_process import ServerProcess, server_environment
 from comms_api.database.uuid7 import uuid7_at
 from support.waiting import PATIENCE
 
@@ -26,26 +23,10 @@ KEY = "0123456789abcdefghijklmnopqrstuv"
 
 
 @dataclass
-class Server:
-    """A running node."""
+class Server(ServerProcess):
+    """A running node, and clients that it closes when it stops."""
 
-    process: subprocess.Popen[str]
-    folder: Path
-    agent_url: str
-    management_url: str
     users: list[httpx.Client] = field(default_factory=list)
-
-    @property
-    def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.folder / "certs" / "ca.pem")
-
-    @property
-    def agent_port(self) -> int:
-        return int(self.agent_url.rpartition(":")[2])
-
-    @property
-    def management_port(self) -> int:
-        return int(self.management_url.rpartition(":")[2])
 
     def client(self, url: str, token: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -101,68 +82,29 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, how: Signals = SIGTERM, patience_seconds: float = PATIENCE) -> int:
         for client in self.users:
             client.close()
-        try:
-            if self.process.poll() is None:
-                self.process.send_signal(how)
-            return self.process.wait(timeout=PATIENCE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+        return super().stop(how, patience_seconds)
 
 
 def start_server(folder: Path, database_url: str | None, *, prefix: Sequence[str] = (), **settings: Any) -> Server:
-    """Start a node in `folder` and return when it listens; `prefix` is a program that runs it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log").open("a") as log:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "comms_api", "serve"],
-            cwd=folder,
-            env=environment(folder, database_url, **settings),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    limit = Timer(PATIENCE, process.kill)
-    limit.start()
-    urls = _read_urls(process)
-    limit.cancel()
-    assert len(urls) == 2, (process.communicate(), (folder / "log").read_text())
-    return Server(process, folder, urls["agent API"], urls["management API"])
-
-
-def _read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
-    assert process.stdout is not None
-    urls: dict[str, str] = {}
-    for line in process.stdout:
-        name, _, url = line.strip().partition(":")
-        if name.endswith("API"):
-            urls[name] = url.strip()
-        if len(urls) == 2:
-            break
-    return urls
+    """Start a node in `folder` and return it when it listens; `prefix` is a program that runs it."""
+    variables = environment(folder, database_url, **settings)
+    return Server.start(folder, variables, prefix=prefix, patience_seconds=PATIENCE)
 
 
 def environment(folder: Path, database_url: str | None, **settings: Any) -> dict[str, str]:
-    """Return the environment of a node in `folder`, on free ports; a setting that is None is left out."""
+    """Return the environment of a node in `folder`, on free ports; a setting that is None keeps its default."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "password").write_text(PASSWORD)
-    given = {
+    defaults = {
         "node_name": f"node-{uuid.uuid4().hex[:8]}",
-        "data_dir": folder / "data",
-        "certs_dir": folder / "certs",
         "admin_password_file": folder / "password",
-        "agent_bind": "127.0.0.1:0",
-        "management_bind": "127.0.0.1:0",
         "database_timeout_seconds": PATIENCE,
-        **({"database_url": database_url} if database_url else {}),
-        **settings,
+        "database_url": database_url,
     }
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("COMMS_API_")}
-    return clean | {f"COMMS_API_{key.upper()}": str(value) for key, value in given.items() if value is not None}
+    return server_environment(folder, **defaults | settings)
 
 
 @contextmanager
