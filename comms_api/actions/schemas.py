@@ -62,10 +62,9 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Schemas:
-    """Checks schemas and args for one node."""
+    """Checks schemas and args for one node; each check that needs a process starts its own."""
 
     def __init__(self) -> None:
-        """Start no process; each check that needs one has its own."""
         self._children = BoundedExecutor("schema checks", CHILDREN, CHECKS_MAXIMUM)
 
     async def check_schema(self, schema: bytes, user: str) -> None:

@@ -113,9 +113,6 @@ async def submit_plugin_commands(
     return PluginAnswer(orders=documents, documents=documents)
 
 
-# -- watching
-
-
 @get("/commands", opt=READ | LARGE)
 async def list_commands(  # noqa: PLR0913 - one parameter per filter
     commands: NamedDependency[Commands],
@@ -190,9 +187,6 @@ async def export_results(
     content = export_orders(orders.stream(request_id, claims_of(request).subject), format)
     headers = {"Content-Disposition": f'attachment; filename="{request_id}.{format}"'}
     return Stream(content, media_type=MEDIA_TYPES[format], headers=headers)
-
-
-# -- control
 
 
 @post("/commands/{request_id:uuid}/cancel", status_code=200, opt=OPERATE)

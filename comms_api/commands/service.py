@@ -1,4 +1,4 @@
-"""Show commands, hold them back and cancel them."""
+"""Show, pause, resume and cancel commands, and advance their rollouts."""
 
 from uuid import UUID
 
@@ -14,26 +14,20 @@ from comms_api.errors import Conflict
 from comms_api.orders import transitions
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter
-from comms_api.orders.queries import (
-    count_orders,
-    list_failures,
-)
+from comms_api.orders.queries import count_orders, list_failures
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 from comms_api.settings import Settings
 
 
 class Commands:
-    """The commands that were submitted."""
+    """The submitted commands, as operators see and control them."""
 
     def __init__(self, engine: Engine, clock: DatabaseClock, notifier: Notifier, settings: Settings) -> None:
-        """Take the clock that ids are made by, and who tells the nodes."""
         self._engine = engine
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
-
-    # -- showing
 
     async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
         """Return one page of commands, oldest first."""
@@ -49,12 +43,10 @@ class Commands:
             failures = await list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
         return CommandProgress(command, counts, counts.is_done, failures)
 
-    # -- control
-
     async def cancel(self, request_id: UUID, user: str) -> Cancelled:
-        """End every open order of a command; agents that hold one are told at their next poll. Idempotent.
+        """Cancel every open order of a command, and notify the agents that have received one at their next poll.
 
-        Raises `NotFound`.
+        Idempotent; raises `NotFound`.
         """
         async with self._engine.begin() as connection:
             await queries.get_command(connection, request_id)
@@ -65,7 +57,7 @@ class Commands:
         return Cancelled(cancelled, told=notified)
 
     async def pause(self, request_id: UUID, user: str) -> Held:
-        """Hold back the orders of a command that no agent was offered; those under way go on.
+        """Hold back the orders of a command that were never offered; the others go on.
 
         Raises `NotFound`, and `Conflict` when the command has no open orders or is held already.
         """
@@ -78,7 +70,7 @@ class Commands:
             return Held("paused", held)
 
     async def resume(self, request_id: UUID, user: str) -> Held:
-        """Let a paused or stopped command go on; the time to live of its orders begins when they are released.
+        """Resume a paused or stopped command; the timeout of its held orders starts when they are released.
 
         Raises `NotFound`, and `Conflict` when the command is neither paused nor stopped.
         """
@@ -92,7 +84,7 @@ class Commands:
 
 
 class Rollouts:
-    """The periodic duty that moves rollouts on; any node may do it at any time."""
+    """The duty that advances rollouts; any node may perform it at any time."""
 
     def __init__(self, engine: Engine, notifier: Notifier, settings: Settings) -> None:
         self._engine = engine
@@ -100,7 +92,7 @@ class Rollouts:
         self._held_seconds = settings.order_timeout_maximum_seconds
 
     async def advance(self) -> int:
-        """Advance every rollout by a step and end pauses that hold nothing; return how many orders were released."""
+        """Advance every rollout by a step, end pauses without open orders, and return how many orders were released."""
         async with self._engine.connect() as connection:
             rolling = await control.list_rolling(connection)
             paused = await control.list_paused(connection)

@@ -17,10 +17,9 @@ from comms_api.fairness.slices import Slices
 
 
 class PostgresqlSink:
-    """The table of events. Storing the same events again, with the same ids, changes nothing."""
+    """The table of events. Storing events again with the same ids changes nothing; refused rows are quarantined."""
 
     def __init__(self, engine: Engine, quarantine: Quarantine, slices: Slices) -> None:
-        """Begin with nothing to write; rows that PostgreSQL refuses go to the quarantine."""
         self._engine = engine
         self._quarantine = quarantine
         self._slices = slices

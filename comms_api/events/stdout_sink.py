@@ -18,10 +18,9 @@ WAIT_SECONDS = 0.5
 
 
 class StdoutSink:
-    """Standard output, written without a buffer of ours: what has returned is with the reader."""
+    """A file descriptor, by default standard output, written without a buffer of this process."""
 
     def __init__(self, descriptor: int = 1) -> None:
-        """Take the file to write to."""
         self._descriptor = descriptor
         self._turn = asyncio.Lock()
 

@@ -41,8 +41,6 @@ class Files:
         self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
-    # -- for operators
-
     async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
         """Store a file's next version, which its group's agents are told of; the same content again changes nothing.
 
@@ -123,8 +121,6 @@ class Files:
         if hashes is None:
             raise NotFound(f"There is no agent {agent_id}.")
         return Configuration(agent_id, files, *hashes)
-
-    # -- for agents
 
     async def find_for_agent(self, agent_id: UUID, name: str) -> Source:
         """Return the source of a file of the agent's groups, or of their merged YAML; raises `NotFound`.

@@ -31,7 +31,6 @@ class SharedContents:
     """Contents by their keys. A copy counts in a budget until the last answer that holds it has been sent."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._copies: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, Content] = OrderedDict()

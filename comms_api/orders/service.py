@@ -19,7 +19,7 @@ from comms_api.protocol import CancelArguments
 EXPORT_PAGE = 200
 UNPACK_THREADS = 1
 UNPACK_CALLS_MAXIMUM = 32
-"""The most chunks of the archive that are unpacked or wait for it, on a node; beyond it, 503."""
+"""The most chunks of the archive that a node unpacks or queues for unpacking at once; further ones are 503."""
 
 
 class StoredOrders:
@@ -43,9 +43,9 @@ class StoredOrders:
             return await queries.get_order(connection, order_id, self._unpack_for(user))
 
     async def stream(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
-        """Yield every order of a command once: the archived, the others, and those that were archived meanwhile.
+        """Yield every order of a command once: archived orders, other orders, then those archived meanwhile.
 
-        It holds no connection between two pages, so a slow reader costs the node nothing but that reader's page.
+        It holds no connection between two pages, so a slow reader costs the node only that reader's page.
         """
         read: set[UUID] = set()
         shown: set[UUID] = set()
@@ -60,13 +60,13 @@ class StoredOrders:
             if page.next is None:
                 break
             after = UUID(page.next)
-        # What was archived while we read is in chunks that are new; some of it was shown as rows.
+        # Orders that were archived during the loop are in new chunks; some of them were yielded as rows.
         async for order in self._stream_chunks(request_id, user, read):
             if order.order_id not in shown:
                 yield order
 
     async def _stream_chunks(self, request_id: UUID, user: str, read: set[UUID]) -> AsyncIterator[StoredOrder]:
-        """Yield the orders of a command's chunks that are not among those `read`, and note them there."""
+        """Yield the orders of a command's chunks that are not in `read`, and add the chunks to `read`."""
         while True:
             async with self._engine.connect() as connection:
                 chunk = await find_chunk(connection, request_id, read)
@@ -78,7 +78,7 @@ class StoredOrders:
                 yield queries.stored_order(archived, command)
 
     async def cancel(self, order_id: UUID, user: str) -> StoredOrder:
-        """End an open order and return it; its agent is told at its next poll, if it was offered the order.
+        """Cancel an open order and return it; notify its agent at its next poll if it has received the order.
 
         Raises `NotFound`, and `Conflict` when it has ended already.
         """

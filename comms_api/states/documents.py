@@ -23,12 +23,11 @@ _Members: TypeAlias = dict[str, Union[msgspec.Raw, "Document"]]
 
 
 class Document:
-    """A JSON object; its values are moved as bytes, so that numbers and escapes stay as they were written."""
+    """A JSON object, read at its first merge; values stay bytes, so numbers and escapes keep their form."""
 
     __slots__ = ("_members", "_written", "size")
 
     def __init__(self, written: bytes) -> None:
-        """Take what was written; it is read when something is merged into it."""
         self._written: bytes | None = written
         self._members: _Members | None = None
         self.size = len(written)
@@ -101,7 +100,7 @@ class Document:
 
 
 class Merge:
-    """What becomes of a document when it is applied."""
+    """The effect of a merge on a document: its replacement, or the members to set and the merges within members."""
 
     __slots__ = ("_document", "_inner", "_members", "changes", "growth", "replacement")
 
@@ -113,7 +112,6 @@ class Merge:
         members: dict[str, msgspec.Raw] = _NONE,
         inner: Sequence["Merge"] = (),
     ) -> None:
-        """Take what replaces the document, or which members to set and what changes within others."""
         self._document, self._members, self._inner = document, members, inner
         self.growth, self.replacement = growth, replacement
         self.changes = replacement is not None or bool(members or inner)

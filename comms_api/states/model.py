@@ -50,19 +50,18 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     """The number of its batch, if its agent numbers batches."""
 
     def outcome(self, result: str, status: int) -> ItemResult:
-        """Return what the agent is told about this item."""
+        """Return the result of this item, for the agent."""
         return ItemResult(self.index, self.key[3], result[:FAULT_CHARACTERS_MAXIMUM], status)
 
 
-class Texts:
-    """Cuts the reasons of one batch, so that the answer stays small for any number of faults."""
+class ReasonBudget:
+    """The characters left for the reasons of one batch, which keep its answer small for any number of faults."""
 
     def __init__(self) -> None:
-        """Start with the limit that all reasons of a batch share."""
         self._left = FAULTS_CHARACTERS_MAXIMUM
 
     def cut(self, text: str) -> str:
-        """Return the reason for the agent."""
+        """Return a reason, shortened for the agent."""
         shown = text[:FAULT_CHARACTERS_MAXIMUM]
         self._left -= len(shown)
         return shown if self._left >= 0 else "faulty"

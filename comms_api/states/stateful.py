@@ -24,9 +24,9 @@ from comms_api.states.model import (
     STATE_BYTES_MAXIMUM,
     STATE_ID_BYTES_MAXIMUM,
     STATEFUL_COLLECTORS,
+    ReasonBudget,
     StateChange,
     StatefulBatch,
-    Texts,
 )
 
 _ABSENT = msgspec.Raw(b"")
@@ -87,12 +87,11 @@ class StatefulReader:
     """The contents of the windows so far."""
 
     def __init__(self, owner: str, sequence: int | None = None) -> None:
-        """Expect a header."""
         self._owner = owner
         self._sequence = sequence
         self._changes: list[StateChange] = []
         self._refused: list[ItemResult] = []
-        self._texts = Texts()
+        self._reasons = ReasonBudget()
         self._open: _Item | None = None
         """The last item, which may take more lines."""
 
@@ -160,7 +159,7 @@ class StatefulReader:
         index, header, fault = len(self._changes) + len(self._refused), item.header, _fault_of(item)
         if header is None or fault is not None:
             id_ = header.id[:STATE_ID_BYTES_MAXIMUM] if header else ""
-            self._refused.append(ItemResult(index, id_, self._texts.cut(fault or ""), 400))
+            self._refused.append(ItemResult(index, id_, self._reasons.cut(fault or ""), 400))
         else:
             key = (self._owner, header.module, header.collector, header.id)
             data = None if header.operation == "delete" else item.data or b"{}"

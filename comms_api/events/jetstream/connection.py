@@ -47,10 +47,9 @@ DUPLICATE_IN_PROCESS = 10158
 
 
 class JetStream:
-    """Publishes to the stream; each of the servers will do."""
+    """Publishes to the stream through any of the servers; raises `ConfigurationError` for unreadable files."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the servers; raises `ConfigurationError` for files that cannot be read."""
         self._settings = settings
         self._options = _connection_options(settings)
         self._ready, self._changed = asyncio.Event(), asyncio.Event()

@@ -38,10 +38,9 @@ AGAIN_SECONDS = 1.0
 
 
 class Relay:
-    """One durable consumer of the stream."""
+    """One durable consumer of the stream; the servers keep its progress under the consumer's name."""
 
     def __init__(self, settings: Settings, sink: Sink, consumer: str) -> None:
-        """Take where to bring events, and the name under which the servers remember how far it came."""
         self._stream = JetStream(settings)
         self._sink = sink
         self._database = HealthLog(logger, "relay")

@@ -17,10 +17,9 @@ UNCERTAIN_BATCHES_MAXIMUM = 20_000
 
 
 class JetStreamSink:
-    """The stream of events; a relay brings them to PostgreSQL or elsewhere."""
+    """The stream of events; a relay brings them to PostgreSQL or elsewhere. Lines too long for it are quarantined."""
 
     def __init__(self, quarantine: Quarantine, settings: Settings) -> None:
-        """Take where lines go that no message can hold."""
         self._quarantine = quarantine
         self._stream = JetStream(settings)
         self._uncertain = Uncertain()
@@ -56,13 +55,12 @@ class JetStreamSink:
 
 
 class Uncertain:
-    """Remembers the batches that may be stored although their agents were told to come back.
+    """Remembers the batches that were refused, but may have been stored.
 
-    Sent again, such a batch gets the ids it had, and what of it is stored already is not stored twice.
+    If such a batch is sent again, its events get the same ids, so that none is stored twice.
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self._first_ids: OrderedDict[bytes, UUID] = OrderedDict()
 
     def take(self, agent_id: UUID, runs: Sequence[EventRun]) -> UUID | None:
