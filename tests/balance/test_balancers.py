@@ -1,4 +1,4 @@
-"""HAProxy and nginx, from the configurations that are delivered, in front of two nodes of which one is killed."""
+"""HAProxy and nginx, with the configurations of `deploy/`, in front of two nodes, one of which is killed."""
 
 import re
 import time
@@ -24,24 +24,24 @@ from comms_api.app.hypercorn_server import KEEP_ALIVE_SECONDS
 from comms_api.settings import Settings
 
 HELD_SECONDS = 11.0
-"""Longer than the balancers' short time-outs: 3 s to connect, 10 s to find a node."""
+"""Longer than the balancers' short timeouts: 3 s to connect, 10 s to find a node."""
 
 CLIENT_ADDRESS = "127.0.0.9"
-ELSEWHERE = "127.0.0.10"
-"""Where no node is."""
+UNUSED_ADDRESS = "127.0.0.10"
+"""An address at which no node listens."""
 
-ASKED_SECONDS = 10.0
-"""How long HAProxy takes an address for granted."""
+RESOLVED_SECONDS = 10.0
+"""How long HAProxy uses the address of a name before it asks for it again."""
 
 
 @pytest.fixture(scope="module")
 def nodes(folder: Path, database_url: str) -> Iterator[list[Server]]:
-    """Two nodes of one database; they share a folder, and so the secret and the certificate."""
-    with ExitStack() as ending:
+    """Two nodes on one database. They share a folder, and so the secret and the certificate."""
+    with ExitStack() as stack:
         started = []
         for name in ("one", "two"):
             started.append(new_node(folder, database_url, name))
-            ending.callback(started[-1].stop)
+            stack.callback(started[-1].stop)
         yield started
 
 
@@ -72,7 +72,7 @@ def agent(balancer: Balancer, nodes: list[Server], agent_id: UUID) -> Iterator[h
 
 
 def logged_in(balancer: Balancer, node: Server, agent_id: UUID) -> httpx.Client:
-    """Return an agent's client; each request of it is a connection of its own, as of real agents."""
+    """Return an agent's client, which opens a connection for each request as real agents do."""
     transport = httpx.HTTPTransport(
         verify=node.tls, local_address=CLIENT_ADDRESS, limits=httpx.Limits(max_keepalive_connections=0)
     )
@@ -107,7 +107,7 @@ def test_an_agent_logs_in_sends_batches_and_gets_its_order(
     assert agent.post("/commands/results", json=report).json()["results"][0]["result"] == "updated"
 
 
-def test_an_operator_works_through_the_balancer(
+def test_an_operator_reaches_the_management_api_through_the_balancer(
     balancer: Balancer, nodes: list[Server], administrator: httpx.Client
 ) -> None:
     headers = {"Authorization": administrator.headers["Authorization"]}
@@ -117,8 +117,8 @@ def test_an_operator_works_through_the_balancer(
         assert client.get("/agents").status_code == 200
 
 
-def test_the_clients_address_is_known(agent: httpx.Client, agent_id: UUID, administrator: httpx.Client) -> None:
-    agent.headers["X-Forwarded-For"] = "198.51.100.7"  # what the client itself says is not believed
+def test_nodes_see_the_clients_address(agent: httpx.Client, agent_id: UUID, administrator: httpx.Client) -> None:
+    agent.headers["X-Forwarded-For"] = "198.51.100.7"  # a client cannot forge its address
 
     def seen_from() -> str:
         assert agent.get("/commands?wait=0").status_code == 200
@@ -127,7 +127,7 @@ def test_the_clients_address_is_known(agent: httpx.Client, agent_id: UUID, admin
     wait_until(lambda: seen_from() == CLIENT_ADDRESS, pause_seconds=0.5)
 
 
-def test_a_body_as_large_as_may_be_passes_and_a_larger_one_is_the_nodes_413(
+def test_the_largest_body_passes_and_the_node_refuses_a_larger_one(
     balancer: Balancer, nodes: list[Server], agent: httpx.Client, agent_id: UUID
 ) -> None:
     limit = Settings().body_bytes_maximum
@@ -144,7 +144,7 @@ def test_a_body_as_large_as_may_be_passes_and_a_larger_one_is_the_nodes_413(
 
 
 def test_a_large_head_is_refused(balancer: Balancer, nodes: list[Server]) -> None:
-    # Whoever refuses it may end the connection while the rest is still coming, and its answer may get lost by that.
+    # The refusal may get lost: the connection may be closed before the whole request has been sent.
     status = None
     with suppress(OSError), connect(nodes[0].tls, balancer.agent_port) as connection:
         connection.sendall(request("GET", "/", None, b"", "X-Large: " + "x" * 100_000))
@@ -152,7 +152,7 @@ def test_a_large_head_is_refused(balancer: Balancer, nodes: list[Server]) -> Non
     assert status in {400, 431, None}
 
 
-def test_polls_are_held_for_longer_than_every_short_time_out(
+def test_polls_are_held_longer_than_the_short_timeouts(
     folder: Path, nodes: list[Server], administrator: httpx.Client
 ) -> None:
     with ExitStack() as stack:
@@ -170,7 +170,7 @@ def test_polls_are_held_for_longer_than_every_short_time_out(
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_node_that_is_killed_costs_a_poll_at_most(
+def test_a_killed_node_costs_an_agent_one_poll_at_most(
     name: str, folder: Path, database_url: str, nodes: list[Server], administrator: httpx.Client
 ) -> None:
     victim = new_node(folder, database_url, f"victim-{new_id().hex[-8:]}")
@@ -180,11 +180,11 @@ def test_a_node_that_is_killed_costs_a_poll_at_most(
         ids = [nodes[0].enroll(administrator, f"killed-{new_id().hex[-8:]}") for _ in range(6)]
         agents = [stack.enter_context(logged_in(running, nodes[0], agent_id)) for agent_id in ids]
         threads = stack.enter_context(ThreadPoolExecutor(len(agents)))
-        held = [threads.submit(poll_again, agent) for agent in agents]
+        held = [threads.submit(poll_until_answered, agent) for agent in agents]
         wait_until(lambda: running.connections_to(victim) + running.connections_to(nodes[0]) == len(agents))
         wait_for_polls(administrator, len(agents))
-        at_the_victim = running.connections_to(victim)
-        assert at_the_victim
+        lost_connections = running.connections_to(victim)
+        assert lost_connections
         victim.process.send_signal(SIGKILL)
         victim.process.wait()
         codes = [agents[0].get("/").status_code for _ in range(10)]
@@ -195,13 +195,13 @@ def test_a_node_that_is_killed_costs_a_poll_at_most(
         answers = [poll.result(timeout=PATIENCE) for poll in held]
         assert [orders for orders, _ in answers] == expected
         lost = [count for _, count in answers]
-        # A balancer that reads requests repeats the polls; one that does not lets the agents do so.
+        # A balancer that terminates TLS repeats the polls. Behind the others, the agents do.
         assert max(lost) <= 1
-        assert sum(lost) == (0 if "termination" in name else at_the_victim)
+        assert sum(lost) == (0 if "termination" in name else lost_connections)
 
 
-def poll_again(agent: httpx.Client) -> tuple[list[str], int]:
-    """Poll until there is an answer; return it, and how many polls were lost."""
+def poll_until_answered(agent: httpx.Client) -> tuple[list[str], int]:
+    """Poll until there is an answer; return it and the number of lost polls."""
     lost = 0
     while True:
         try:
@@ -209,11 +209,11 @@ def poll_again(agent: httpx.Client) -> tuple[list[str], int]:
         except httpx.TransportError:
             lost += 1
             assert lost < 5
-            time.sleep(0.5)  # a process that dies closes its connections one by one, and who listens maybe last
+            time.sleep(0.5)  # a dying process closes its sockets one by one, the listening one perhaps last
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "haproxy" in name])
-def test_a_node_that_drains_gets_no_new_agents(
+def test_a_draining_node_gets_no_new_agents(
     name: str, folder: Path, nodes: list[Server], administrator: httpx.Client
 ) -> None:
     ids = [nodes[1].enroll(administrator, f"drained-{new_id().hex[-8:]}") for _ in range(4)]
@@ -222,19 +222,19 @@ def test_a_node_that_drains_gets_no_new_agents(
         agents = [stack.enter_context(logged_in(running, nodes[1], agent_id)) for agent_id in ids]
         assert administrator.post("/nodes/one/drain").status_code == 200
         stack.callback(administrator.post, "/nodes/one/resume")
-        # The node learns of it at once, the balancer by two checks; who was seen is written down every second.
+        # The node drains at once, the balancer notices it by two checks, and nodes store their agents every second.
         wait_until(lambda: nodes_that_answer(administrator, dict(zip(ids, agents, strict=True))) == ["two"] * 4)
 
 
 def nodes_that_answer(administrator: httpx.Client, agents: Mapping[UUID, httpx.Client]) -> list[str]:
-    """Let each agent poll, and return the nodes that they have come to."""
+    """Let each agent poll, and return the nodes that answered."""
     assert [agent.get("/commands?wait=0").status_code for agent in agents.values()] == [200] * len(agents)
     time.sleep(2)
     return [administrator.get(f"/agents/{agent_id}").json()["node"] for agent_id in agents]
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "haproxy" in name])
-def test_while_no_node_is_ready_they_answer_for_themselves(name: str, folder: Path, nodes: list[Server]) -> None:
+def test_if_no_node_is_ready_the_nodes_themselves_answer(name: str, folder: Path, nodes: list[Server]) -> None:
     with running_balancer(name, folder / "unready" / name, nodes, {"uri /ready": "uri /never"}) as running:
         time.sleep(4)
         answer = httpx.post(
@@ -247,7 +247,9 @@ def test_while_no_node_is_ready_they_answer_for_themselves(name: str, folder: Pa
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "haproxy" in name])
-def test_a_node_whose_name_is_known_later_and_then_moves_is_found(name: str, folder: Path, nodes: list[Server]) -> None:
+def test_a_node_is_found_when_its_name_gets_an_address_or_another_one(
+    name: str, folder: Path, nodes: list[Server]
+) -> None:
     port = nodes[0].agent_port
     with running_name_server() as names:
         changes = {
@@ -256,15 +258,15 @@ def test_a_node_whose_name_is_known_later_and_then_moves_is_found(name: str, fol
         }
         with running_balancer(name, folder / "moved" / name, nodes[:1], changes) as running:
             assert not serves(running, nodes[0])
-            names.addresses["node.test"] = ELSEWHERE
-            time.sleep(2 * ASKED_SECONDS)
+            names.addresses["node.test"] = UNUSED_ADDRESS
+            time.sleep(2 * RESOLVED_SECONDS)
             assert not serves(running, nodes[0])
             names.addresses["node.test"] = "127.0.0.1"
             wait_until(lambda: serves(running, nodes[0]))
 
 
 def serves(balancer: Balancer, node: Server) -> bool:
-    """Return whether a request comes through to a node."""
+    """Return whether a request reaches a node."""
     try:
         return httpx.get(f"{balancer.agent_url}/", verify=node.tls, timeout=5).status_code == 200
     except httpx.TransportError:
@@ -272,7 +274,7 @@ def serves(balancer: Balancer, node: Server) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "pass-through" in name])
-def test_client_certificates_pass_through(name: str, folder: Path, new_database: Callable[[], str]) -> None:
+def test_client_certificates_reach_the_node(name: str, folder: Path, new_database: Callable[[], str]) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "agents.pem")
     settings = {"client_certificates": "required", "client_ca": folder / "agents.pem", **BEHIND_BALANCERS}
@@ -287,23 +289,23 @@ def test_client_certificates_pass_through(name: str, folder: Path, new_database:
     assert answer.status_code == 200, answer.text
 
 
-def seconds(text: str, pattern: str) -> list[float]:
+def find_seconds(text: str, pattern: str) -> list[float]:
     units = {"ms": 0.001, "s": 1.0, "m": 60.0}
     return [float(number) * units[unit] for number, unit in re.findall(rf"{pattern} (\d+)(ms|s|m)\b", text)]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_time_outs_leave_room_for_a_held_poll(name: str) -> None:
-    text, held = configuration(name), Settings().poll_wait_seconds
-    silent = seconds(text, "timeout (?:client|server)") + seconds(text, "proxy_(?:read_)?timeout")
+def test_timeouts_are_longer_than_a_held_poll(name: str) -> None:
+    text, poll_seconds = configuration(name), Settings().poll_wait_seconds
+    silent = find_seconds(text, "timeout (?:client|server)") + find_seconds(text, "proxy_(?:read_)?timeout")
     assert silent
-    assert min(silent) >= held + 10
+    assert min(silent) >= poll_seconds + 10
     if name == "nginx/termination":
-        idle = seconds(text, " {8}keepalive_timeout")
+        idle = find_seconds(text, " {8}keepalive_timeout")
         assert len(idle) == 2
         assert max(idle) < KEEP_ALIVE_SECONDS
 
 
-def test_only_what_changes_nothing_is_repeated() -> None:
+def test_only_requests_that_change_nothing_are_repeated() -> None:
     assert "http-request disable-l7-retry unless METH_GET" in configuration("haproxy/termination")
     assert all("non_idempotent;" not in configuration(name) for name in CONFIGURATIONS)

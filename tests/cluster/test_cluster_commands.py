@@ -1,4 +1,4 @@
-"""`comms-api cluster` as an operator runs it, against two real nodes."""
+"""`comms-api cluster` as an operator runs it, with two real nodes."""
 
 import json
 import subprocess
@@ -38,13 +38,13 @@ def server(nodes: tuple[Server, Server]) -> Server:
 
 @pytest.fixture
 def ghost(query: Query) -> Iterator[Callable[..., None]]:
-    """Enter a node that is not there, like the left one but for some columns."""
+    """Return a function that registers a node that does not run, with the left node's values in all other columns."""
 
-    def enter(seen: str = "1 hour", name: str = "ghost", **columns: str) -> None:
-        given = {"key_ids": "key_ids", "files_sha256": "files_sha256"} | columns
-        query(COPY.format(columns=", ".join(given), values=", ".join(given.values()), seen=seen, name=name))
+    def register(seen: str = "1 hour", name: str = "ghost", **columns: str) -> None:
+        values = {"key_ids": "key_ids", "files_sha256": "files_sha256"} | columns
+        query(COPY.format(columns=", ".join(values), values=", ".join(values.values()), seen=seen, name=name))
 
-    yield enter
+    yield register
     query("DELETE FROM nodes WHERE name LIKE 'ghost%'")
 
 
@@ -54,22 +54,22 @@ class Terminal:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def program(self, *words: str) -> list[str]:
+    def program(self, verb: str, *arguments: str) -> list[str]:
         options = ["--url", self._server.management_url, "--ca", str(self._server.folder / "certs" / "ca.pem")]
         options += ["--password-file", str(self._server.folder / "password")]
-        return [sys.executable, "-m", "comms_api", "cluster", words[0], *options, *words[1:]]
+        return [sys.executable, "-m", "comms_api", "cluster", verb, *options, *arguments]
 
-    def run(self, *words: str) -> tuple[int, str, str]:
-        done = subprocess.run(self.program(*words), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(self.program(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False)
         return done.returncode, done.stdout, done.stderr
 
-    def good(self, *words: str) -> str:
-        code, output, errors = self.run(*words)
+    def succeed(self, *arguments: str) -> str:
+        code, output, errors = self.run(*arguments)
         assert code == 0, output + errors
         return output
 
-    def read(self, *words: str) -> Any:
-        return json.loads(self.good(*words, "--json"))
+    def read(self, *arguments: str) -> Any:
+        return json.loads(self.succeed(*arguments, "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +87,21 @@ def test_nodes_and_the_agents_on_them_are_listed(
     wait_until(lambda: terminal.read("agents") == sightings)
     found = terminal.read("nodes")
     assert [(node["name"], node["state"]) for node in found] == [("left", "active"), ("right", "active")]
-    table = terminal.good("nodes")
+    table = terminal.succeed("nodes")
     assert all(word in table for word in ("left/0", "right/0", "active", nodes[1].agent_url, "skew"))
-    assert "right" in terminal.good("agents")
+    assert "right" in terminal.succeed("agents")
     assert sorted(agent["name"] for agent in terminal.read("agents", "--node", "right")) == ["on1", "on2"]
-    assert "on0" in terminal.good("agents", "--node", "left")
+    assert "on0" in terminal.succeed("agents", "--node", "left")
     assert terminal.read("agents", "--node", "nowhere") == []
 
 
-def test_health_is_good_while_all_is_well(terminal: Terminal) -> None:
+def test_healthy_nodes_have_no_problems(terminal: Terminal) -> None:
     assert terminal.read("health") == {"is_healthy": True, "problems": []}
-    assert terminal.good("health") == "all is well\n"
+    assert terminal.succeed("health") == "all is well\n"
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "problem"),
     [
         ({"seen": "-2000 s"}, "ghost/0 is lost: silent for 2"),
         ({"skew_seconds": "-2.5"}, "ghost/0: the clock is -2.5 s off the database's"),
@@ -114,17 +114,17 @@ def test_health_is_good_while_all_is_well(terminal: Terminal) -> None:
         ({"files_sha256": "'other'"}, "nodes serve different group files"),
     ],
 )
-def test_health_tells_what_is_wrong_and_fails(
-    terminal: Terminal, ghost: Callable[..., None], columns: dict[str, str], told: str
+def test_health_lists_each_problem_and_fails(
+    terminal: Terminal, ghost: Callable[..., None], columns: dict[str, str], problem: str
 ) -> None:
     ghost(**columns)
     code, output, _ = terminal.run("health", "--json")
-    told_as_json = json.loads(output)
-    assert (code, told_as_json["is_healthy"], len(told_as_json["problems"])) == (1, False, 1)
-    assert told_as_json["problems"][0].startswith(told)
+    health = json.loads(output)
+    assert (code, health["is_healthy"], len(health["problems"])) == (1, False, 1)
+    assert health["problems"][0].startswith(problem)
 
 
-def test_two_places_under_one_name_are_a_problem(terminal: Terminal, ghost: Callable[..., None], query: Query) -> None:
+def test_two_nodes_with_one_name_are_a_problem(terminal: Terminal, ghost: Callable[..., None], query: Query) -> None:
     ghost()
     query("UPDATE nodes SET name = 'left' WHERE name = 'ghost'")
     code, output, _ = terminal.run("health")
@@ -142,9 +142,9 @@ def test_every_node_serves_the_same_files_and_keys_soon_after_a_change(
     wait_until(lambda: terminal.run("files")[0] == 0)
     after = terminal.read("files")
     assert (before["is_same"], after["is_same"]) == (True, True)
-    digests = [{node["files_sha256"] for node in told["nodes"]} for told in (before, after)]
-    assert [len(found) for found in digests] == [1, 1]
-    assert "all the same" in terminal.good("files")
+    hashes = [{node["files_sha256"] for node in files["nodes"]} for files in (before, after)]
+    assert [len(distinct) for distinct in hashes] == [1, 1]
+    assert "all the same" in terminal.succeed("files")
     ghost(files_sha256="'other'")
     code, output, _ = terminal.run("files")
     assert (code, "nodes serve different group files" in output) == (1, True)
@@ -154,33 +154,33 @@ def test_a_node_is_drained_and_resumed(nodes: tuple[Server, Server], terminal: T
     right = nodes[1].client(nodes[1].agent_url)
     assert terminal.read("drain", "right", "--wait") == {"name": "right", "wanted_state": "draining", "workers": 1}
     assert right.get("/ready").status_code == 503
-    assert "draining" in terminal.good("nodes")
-    assert terminal.good("health") == "all is well\n"
-    assert terminal.good("resume", "right") == "right: requested state active\n"
+    assert "draining" in terminal.succeed("nodes")
+    assert terminal.succeed("health") == "all is well\n"
+    assert terminal.succeed("resume", "right") == "right: requested state active\n"
     assert terminal.read("resume", "right")["wanted_state"] == "active"
     wait_until(lambda: terminal.read("nodes")[1]["state"] == "active")
     wait_until(lambda: right.get("/ready").status_code == 200)
 
 
-def test_a_drain_of_a_node_that_is_lost_is_not_said_to_be_done(terminal: Terminal, ghost: Callable[..., None]) -> None:
+def test_waiting_for_a_lost_node_to_drain_fails(terminal: Terminal, ghost: Callable[..., None]) -> None:
     ghost(seen="-20 s", polls="40")
     code, _, errors = terminal.run("drain", "ghost", "--wait")
     assert code == 1
     assert "ghost/0 is lost: whether it holds polls is not known" in errors
 
 
-def test_it_is_a_problem_when_no_node_takes_agents(nodes: tuple[Server, Server], terminal: Terminal) -> None:
+def test_it_is_a_problem_if_no_node_accepts_agents(nodes: tuple[Server, Server], terminal: Terminal) -> None:
     for name in ("left", "right"):
-        terminal.good("drain", name, "--wait")
+        terminal.succeed("drain", name, "--wait")
     code, output, _ = terminal.run("health")
     for name in ("left", "right"):
-        terminal.good("resume", name)
+        terminal.succeed("resume", name)
     assert (code, output) == (1, "no node takes agents: none is active\n")
     wait_until(lambda: nodes[0].client(nodes[0].management_url).get("/ready").status_code == 200)
-    assert terminal.good("health") == "all is well\n"
+    assert terminal.succeed("health") == "all is well\n"
 
 
-def test_an_administrator_forgets_a_node_that_is_lost_and_no_other(
+def test_an_administrator_can_forget_a_lost_node_but_no_live_one(
     nodes: tuple[Server, Server], management: httpx.Client, terminal: Terminal, ghost: Callable[..., None]
 ) -> None:
     ghost(seen="-20 s", name="ghost-forgotten")
@@ -191,29 +191,29 @@ def test_an_administrator_forgets_a_node_that_is_lost_and_no_other(
     [entry] = management.get("/audit", params={"subject": "nodes", "key": "ghost-forgotten/0"}).json()["items"]
     assert (entry["actor"], entry["operation"], entry["after"]) == ("admin", "delete", None)
     ghost(seen="-20 s", name="ghost-forgotten")
-    assert terminal.good("forget", "ghost-forgotten") == "ghost-forgotten is removed from the list\n"
+    assert terminal.succeed("forget", "ghost-forgotten") == "ghost-forgotten is removed from the list\n"
     assert management.post("/nodes/left/forget").status_code == 409
     code, _, errors = terminal.run("forget", "left")
     assert (code, "The node 'left' is not lost." in errors) == (1, True)
 
 
-def test_nothing_of_a_table_is_cut_in_a_pipe_or_a_narrow_terminal(
+def test_a_table_is_not_truncated_in_a_pipe_or_a_narrow_terminal(
     terminal: Terminal, ghost: Callable[..., None]
 ) -> None:
     ghost(name=LONG_NAME)
-    for shown in (terminal.good("nodes"), on_terminal(terminal.program("nodes"), columns=80)):
-        assert f"{LONG_NAME}/0" in shown
-        assert "https://ghost:1" in shown
-        assert "\u2026" not in shown
+    for table in (terminal.succeed("nodes"), on_terminal(terminal.program("nodes"), columns=80)):
+        assert f"{LONG_NAME}/0" in table
+        assert "https://ghost:1" in table
+        assert "\u2026" not in table
 
 
-def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:
+def test_nodes_with_even_loads_are_not_rebalanced(terminal: Terminal) -> None:
     assert terminal.read("rebalance") == []
-    assert terminal.good("rebalance") == "no node is crowded\n"
+    assert terminal.succeed("rebalance") == "no node is crowded\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("arguments", "code", "error"),
     [
         (("drain", "nowhere"), 1, "There is no node 'nowhere'."),
         (("resume", "../users"), 1, ""),
@@ -221,8 +221,10 @@ def test_nodes_that_are_even_are_left_alone(terminal: Terminal) -> None:
         (("drain",), 2, "Missing argument"),
     ],
 )
-def test_a_wrong_name_is_told_in_one_line(terminal: Terminal, words: tuple[str, ...], code: int, told: str) -> None:
-    result = terminal.run(*words)
+def test_a_wrong_name_is_a_one_line_error(
+    terminal: Terminal, arguments: tuple[str, ...], code: int, error: str
+) -> None:
+    result = terminal.run(*arguments)
     assert result[0] == code
-    assert told in result[2]
+    assert error in result[2]
     assert "Traceback" not in result[2]

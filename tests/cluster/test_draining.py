@@ -1,4 +1,4 @@
-"""Draining: a node sends its agents elsewhere and goes on serving, until it is told to take them again."""
+"""A node that drains redirects its agents, but serves the requests that it gets, until it is resumed."""
 
 import asyncio
 import signal
@@ -39,7 +39,7 @@ def server(nodes: tuple[Server, Server]) -> Server:
 
 
 def readiness(server: Server) -> list[int]:
-    """Ask both APIs."""
+    """Return the status of `GET /ready` on both APIs."""
     answers = [server.client(url).get("/ready") for url in (server.agent_url, server.management_url)]
     assert all(("retry-after" in answer.headers) == (answer.status_code == 503) for answer in answers)
     assert all(server.client(url).get("/").status_code == 200 for url in (server.agent_url, server.management_url))
@@ -55,7 +55,7 @@ def state(management: httpx.Client, name: str) -> str:
 
 
 @pytest.mark.anyio
-async def test_a_drained_node_sends_polls_elsewhere_and_a_resumed_one_holds_them(
+async def test_a_drained_node_redirects_polls_and_a_resumed_one_holds_them(
     nodes: tuple[Server, Server],
 ) -> None:
     one, two = nodes
@@ -88,7 +88,7 @@ async def test_a_drained_node_sends_polls_elsewhere_and_a_resumed_one_holds_them
     assert "connection" not in answer.headers
 
 
-def test_what_is_under_way_is_finished_and_the_connection_ends_after_it(nodes: tuple[Server, Server]) -> None:
+def test_a_draining_node_finishes_requests_and_then_closes_their_connections(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     management = two.management()
     agent_id = two.enroll(management, "sending")
@@ -108,8 +108,8 @@ def test_what_is_under_way_is_finished_and_the_connection_ends_after_it(nodes: t
         assert connection.recv(1) == b""
     management.post("/nodes/one/resume")
     wait_for_readiness(one, 200)
-    found = management.get("/events", params={"agent_id": str(agent_id), "limit": 1000}).json()["items"]
-    assert len(found) == 200
+    stored = management.get("/events", params={"agent_id": str(agent_id), "limit": 1000}).json()["items"]
+    assert len(stored) == 200
 
 
 @pytest.mark.anyio
@@ -128,7 +128,7 @@ async def test_an_order_for_a_drained_agent_waits_for_its_next_poll(nodes: tuple
     await asyncio.to_thread(wait_for_readiness, one, 200)
 
 
-def test_who_drained_a_node_is_in_the_audit_trail_and_heartbeats_are_not(nodes: tuple[Server, Server]) -> None:
+def test_the_audit_trail_says_who_drained_a_node_and_has_no_heartbeats(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     management = two.management()
     operator = two.user(management, "driver", "operator")
@@ -142,13 +142,13 @@ def test_who_drained_a_node_is_in_the_audit_trail_and_heartbeats_are_not(nodes: 
         ("one/0", "draining"),
         ("one/0", "active"),
     ]
-    everybody = management.get("/audit", params={"subject": "nodes", "limit": 1000}).json()["items"]
-    assert {entry["actor"] for entry in everybody} <= {"driver", "admin"}
+    everything = management.get("/audit", params={"subject": "nodes", "limit": 1000}).json()["items"]
+    assert {entry["actor"] for entry in everything} <= {"driver", "admin"}
     assert management.post("/nodes/three/drain").status_code == 404
     assert two.user(management, "onlooker", "reader").post("/nodes/one/drain").status_code == 403
 
 
-def test_a_drained_node_comes_back_drained_after_a_crash_and_active_after_a_stop(
+def test_a_drained_node_is_drained_after_a_crash_and_active_after_a_clean_stop(
     nodes: tuple[Server, Server], database_url: str
 ) -> None:
     management = nodes[1].management()
@@ -157,10 +157,10 @@ def test_a_drained_node_comes_back_drained_after_a_crash_and_active_after_a_stop
         management.post("/nodes/third/drain")
         wait_for_readiness(third, 503)
         third.stop(signal.SIGKILL)
-    with running_server(home, database_url, node_name="third", **binds) as again:
-        assert readiness(again) == [503, 503]
-    with running_server(home, database_url, node_name="third", **binds) as anew:
-        assert readiness(anew) == [200, 200]
+    with running_server(home, database_url, node_name="third", **binds) as restarted:
+        assert readiness(restarted) == [503, 503]
+    with running_server(home, database_url, node_name="third", **binds) as restarted:
+        assert readiness(restarted) == [200, 200]
 
 
 def test_every_worker_of_a_node_is_drained(nodes: tuple[Server, Server], database_url: str) -> None:
@@ -170,7 +170,7 @@ def test_every_worker_of_a_node_is_drained(nodes: tuple[Server, Server], databas
         wait_until(lambda: {several.client(several.agent_url).get("/ready").status_code for _ in range(20)} == {503})
 
 
-def test_a_node_that_the_others_must_miss_is_not_ready(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_node_that_seems_lost_to_others_is_not_ready(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     with running_server(folder / "missed", url) as server:
         wait_for_readiness(server, 200)

@@ -1,4 +1,4 @@
-"""The registry of nodes: who is here, under which name, and since when one is not."""
+"""The list of nodes: which are live, under which names, and how long ago lost ones were seen."""
 
 import signal
 import subprocess
@@ -23,15 +23,15 @@ Nodes = list[dict[str, Any]]
 def nodes(management: httpx.Client, name: str | None = None) -> Nodes:
     answer = management.get("/nodes")
     assert answer.status_code == 200, answer.text
-    found: Nodes = answer.json()
-    return [node for node in found if name in {None, node["name"]}]
+    listed: Nodes = answer.json()
+    return [node for node in listed if name in {None, node["name"]}]
 
 
-def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Callable[[], str]) -> None:
-    with running_server(folder / "told", new_database(), node_name="told") as server:
+def test_a_node_reports_its_address_version_and_state(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "reporting", new_database(), node_name="reporting") as server:
         management = server.management()
         [node] = nodes(management)
-        assert (node["name"], node["worker"], node["state"]) == ("told", 0, "active")
+        assert (node["name"], node["worker"], node["state"]) == ("reporting", 0, "active")
         assert (node["agent_url"], node["management_url"]) == (server.agent_url, server.management_url)
         assert node["version"]
         wait_until(lambda: abs(nodes(management)[0]["skew_seconds"]) < 0.5)
@@ -41,7 +41,7 @@ def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Calla
         client = server.client(server.agent_url)
         assert client.get("/ready").status_code == 200
         wait_until(lambda: client.get("/") and nodes(management)[0]["requests_per_second"] > 0)
-        wait_for_heartbeats(management, "told", 1)
+        wait_for_heartbeats(management, "reporting", 1)
         [later] = nodes(management)
         assert later["seen_at"] > node["seen_at"]
         assert later["id"] == node["id"]
@@ -49,7 +49,7 @@ def test_a_node_tells_what_it_is_and_how_it_is(folder: Path, new_database: Calla
         assert server.user(management, "helper", "service").get("/nodes").status_code == 403
 
 
-def test_a_killed_node_is_lost_and_one_that_stops_is_gone(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_killed_node_is_lost_and_a_stopped_one_is_not_listed(folder: Path, new_database: Callable[[], str]) -> None:
     url, home = new_database(), folder / "stays"
     with (
         running_server(home, url, node_name="stays") as server,
@@ -69,7 +69,7 @@ def test_a_killed_node_is_lost_and_one_that_stops_is_gone(folder: Path, new_data
 
 
 def refuse(folder: Path, url: str, **settings: Any) -> tuple[int, str]:
-    """Start a node that should not come up, and return its exit code and what it says."""
+    """Start a node that must not come up; return its exit code and its error."""
     done = subprocess.run(
         [sys.executable, "-m", "comms_api", "serve"],
         cwd=folder,
@@ -82,22 +82,20 @@ def refuse(folder: Path, url: str, **settings: Any) -> tuple[int, str]:
     return done.returncode, done.stderr.splitlines()[-1]
 
 
-def test_a_second_live_node_of_one_name_is_refused_and_told_where_the_first_is(
+def test_a_second_live_node_with_one_name_is_refused_with_the_address_of_the_first(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
     with running_server(folder / "first", url, node_name="same") as server:
-        code, told = refuse(folder / "first", url, node_name="same")
+        code, error = refuse(folder / "first", url, node_name="same")
         assert code == 1
-        assert "node_name: a live node has the name 'same'" in told
-        assert server.agent_url in told
-        assert server.management_url in told
+        assert "node_name: a live node has the name 'same'" in error
+        assert server.agent_url in error
+        assert server.management_url in error
         assert len(nodes(server.management())) == 1
 
 
-def test_a_start_with_another_secret_leaves_no_trace_and_a_killed_nodes_name_alone(
-    folder: Path, new_database: Callable[[], str]
-) -> None:
+def test_a_node_with_another_secret_claims_no_name(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     home, binds = folder / "known", fixed_binds()
     with running_server(home, url, node_name="known") as server:
@@ -105,30 +103,30 @@ def test_a_start_with_another_secret_leaves_no_trace_and_a_killed_nodes_name_alo
         before = nodes(server.management())
         for name in ("stranger", "killed"):
             (folder / "another").mkdir(exist_ok=True)
-            code, told = refuse(folder / "another", url, node_name=name, **binds)
+            code, error = refuse(folder / "another", url, node_name=name, **binds)
             assert code == 1
-            assert "it is not the secret this database was set up with" in told
+            assert "it is not the secret this database was set up with" in error
         after = nodes(server.management())
     assert [(node["id"], node["name"]) for node in after] == [(node["id"], node["name"]) for node in before]
 
 
-def test_of_two_nodes_of_one_name_that_start_together_one_serves(folder: Path, new_database: Callable[[], str]) -> None:
+def test_only_one_of_two_nodes_with_one_name_starts(folder: Path, new_database: Callable[[], str]) -> None:
     url, home = new_database(), folder / "together"
     home.mkdir()
     environ = environment(home, url, node_name="twin")
     program = [sys.executable, "-m", "comms_api", "serve"]
     log = home / "log"
-    with log.open("w") as errors, ExitStack() as ending:
+    with log.open("w") as errors, ExitStack() as stack:
         both = [subprocess.Popen(program, cwd=home, env=environ, stdout=errors, stderr=errors) for _ in range(2)]
         for process in both:
-            ending.callback(process.wait, timeout=PATIENCE)
-            ending.callback(process.terminate)
+            stack.callback(process.wait, timeout=PATIENCE)
+            stack.callback(process.terminate)
         wait_until(lambda: any(process.poll() is not None for process in both))
         assert [process.returncode for process in both if process.poll() is not None] == [1]
         assert "a live node has the name 'twin'" in log.read_text()
 
 
-def test_a_node_that_was_killed_takes_its_name_again_at_once_in_its_place_and_soon_elsewhere(
+def test_a_killed_node_gets_its_name_back_at_once_on_its_ports_and_soon_on_others(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url, home, binds = new_database(), folder / "again", fixed_binds()
@@ -142,7 +140,7 @@ def test_a_node_that_was_killed_takes_its_name_again_at_once_in_its_place_and_so
         assert node["agent_url"] == third.agent_url != second.agent_url
 
 
-def test_the_workers_of_a_node_share_its_name_and_one_that_dies_is_replaced(
+def test_the_workers_of_a_node_share_its_name_and_a_killed_one_is_replaced(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()
@@ -158,7 +156,7 @@ def test_the_workers_of_a_node_share_its_name_and_one_that_dies_is_replaced(
         wait_until(lambda: [(node["worker"], node["state"]) for node in nodes(server.management())] == active)
 
 
-def test_a_duty_that_fails_for_seconds_is_late_until_it_succeeds(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_failing_duty_is_late_until_it_succeeds(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     with running_server(folder / "late", url) as server:
         management, query = server.management(), querying(url)

@@ -1,4 +1,4 @@
-"""A primary that is killed under load: writes go on with its standby, and nothing that was acknowledged is lost."""
+"""A primary is killed under load: writes continue with its standby, and nothing acknowledged is lost."""
 
 import asyncio
 import socket
@@ -36,8 +36,8 @@ Servers = tuple[Postgres, Postgres]
 
 @pytest.fixture(scope="module")
 def servers(scratch: Path) -> Iterator[Servers]:
-    with primary_and_standby(scratch / "replicated") as both:
-        yield both
+    with primary_and_standby(scratch / "replicated") as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def url(servers: Servers) -> str:
 
 @pytest.fixture(scope="module")
 def migrated(folder: Path, url: str) -> None:
-    """The schema, made by Alembic's own command."""
+    """The schema, created by the command `alembic`."""
     configuration = Path(__file__).parents[2] / "alembic.ini"
     upgrade = [sys.executable, "-m", "alembic", "-c", configuration, "upgrade", "head"]
     done = subprocess.run(
@@ -67,26 +67,26 @@ def nodes(folder: Path, url: str, migrated: None) -> Iterator[tuple[Server, Serv
 
 
 @pytest.mark.anyio
-async def test_connections_are_to_the_primary_and_notice_a_host_that_is_gone(servers: Servers, url: str) -> None:
+async def test_connections_lead_to_the_primary_and_notice_a_dead_host(servers: Servers, url: str) -> None:
     turned = url.replace(servers[0].address, "x").replace(servers[1].address, servers[0].address)
     for hosts in (url, turned.replace("x", servers[1].address)):
         engine = open_engine(hosts, PATIENT)
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT inet_server_port()")) == servers[0].port
             driver = connection.driver
-            peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
+            peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no public way
             assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_HOST_SECONDS * 1000
         await engine.dispose()
 
 
 @pytest.mark.anyio
-async def test_keepalives_are_as_the_url_says(servers: Servers, url: str) -> None:
+async def test_keepalives_follow_the_url(servers: Servers, url: str) -> None:
     del servers
     engine = open_engine(f"{url}&keepalives_idle=9&tcp_user_timeout=0", Settings())
     async with engine.connect() as connection:
         driver = connection.driver
-        peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - there is no public way
+        peer = driver._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no public way
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
     await engine.dispose()
@@ -94,30 +94,30 @@ async def test_keepalives_are_as_the_url_says(servers: Servers, url: str) -> Non
 
 async def insert(engine: Engine) -> None:
     async with engine.begin() as connection:
-        await connection.execute(text("INSERT INTO held_up VALUES (1)"))
+        await connection.execute(text("INSERT INTO waiting VALUES (1)"))
 
 
 async def insert_at_once(engine: Engine) -> None:
     async with engine.connect() as connection:
-        await connection.execute(text("INSERT INTO held_up VALUES (1)"), {})
+        await connection.execute(text("INSERT INTO waiting VALUES (1)"), {})
 
 
 async def copy(engine: Engine) -> None:
     async with engine.connect() as connection:
-        await connection.driver.copy_records_to_table("held_up", records=[(1,)])
+        await connection.driver.copy_records_to_table("waiting", records=[(1,)])
 
 
 async def count(engine: Engine) -> object:
     async with engine.connect() as connection:
-        return await connection.scalar(text("SELECT count(*) FROM held_up"))
+        return await connection.scalar(text("SELECT count(*) FROM waiting"))
 
 
 @pytest.mark.anyio
-async def test_a_commit_that_its_standby_holds_up_is_shown_to_nobody(servers: Servers, url: str) -> None:
+async def test_a_commit_that_waits_for_its_standby_is_visible_to_nobody(servers: Servers, url: str) -> None:
     primary, standby = servers
     engine, patient = open_engine(url, Settings(database_timeout_seconds=2)), open_engine(url, PATIENT)
     async with patient.begin() as connection:
-        await connection.execute(text("CREATE TABLE held_up (n int)"))
+        await connection.execute(text("CREATE TABLE waiting (n int)"))
     await asyncio.to_thread(standby.stop)
     writes = (write(engine) for write in (insert, insert_at_once, copy))
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
@@ -125,7 +125,7 @@ async def test_a_commit_that_its_standby_holds_up_is_shown_to_nobody(servers: Se
     await asyncio.sleep(0.5)
     assert await count(patient) == 0
     await asyncio.to_thread(standby.start)
-    await asyncio.to_thread(wait_until, lambda: primary.query("TABLE held_up") == [(1,)] * 3)
+    await asyncio.to_thread(wait_until, lambda: primary.query("TABLE waiting") == [(1,)] * 3)
     for opened in (engine, patient):
         await opened.dispose()
 
@@ -166,7 +166,7 @@ async def fail_over(servers: Servers, nodes: tuple[Server, Server], fleet: Fleet
 
 
 @pytest.mark.faults
-def test_nothing_acknowledged_is_lost_and_writes_go_on(
+def test_nothing_acknowledged_is_lost_and_writes_continue(
     servers: Servers, nodes: tuple[Server, Server], fleet: Fleet
 ) -> None:
     idle, query = nodes[0].enroll(nodes[0].management(), "idle"), servers[1].query
@@ -184,7 +184,7 @@ def test_nothing_acknowledged_is_lost_and_writes_go_on(
 
 @pytest.mark.faults
 @pytest.mark.anyio
-async def test_after_a_failover_nodes_hear_of_one_another_s_orders_again(nodes: tuple[Server, Server]) -> None:
+async def test_after_a_failover_nodes_notify_one_another_of_orders_again(nodes: tuple[Server, Server]) -> None:
     management = await asyncio.to_thread(nodes[1].management)
     agent_id = await asyncio.to_thread(nodes[1].enroll, management, "listener")
     token = await asyncio.to_thread(nodes[0].token, agent_id)

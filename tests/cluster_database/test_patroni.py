@@ -1,6 +1,6 @@
-"""The files of deploy/patroni with the real programs: a crash, a planned change of the leader, the loss of its host.
+"""Run deploy/patroni with the real programs: a crash, a switchover, and the loss of the leader's host.
 
-Not part of `make test`, since it wants programs of Debian: `make test-patroni`.
+It needs programs of Debian, so `make test` leaves it out: run `make test-patroni`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.patroni
 
 CRASH_SECONDS = 10
 LOST_HOST_SECONDS = 35
-"""The lease of 20 s, the election, and what a busy machine adds."""
+"""The lease of 20 s, the election, and the delay of a busy machine."""
 
 HEALED_SECONDS = 90
 PACE = Pace(pause_seconds=0.02, retry_seconds=0.1, poll_seconds=1)
@@ -38,7 +38,7 @@ def hosts(scratch: Path) -> Iterator[list[Host]]:
 
 
 def on_primary(hosts: list[Host], user: str, database: str, *statements: str) -> list[asyncpg.Record]:
-    """Run statements where they can write and return the last one's rows."""
+    """Run statements on the primary and return the rows of the last one."""
 
     async def run() -> list[asyncpg.Record]:
         url = f"postgresql://{user}:{PASSWORD}@{','.join(host.address for host in hosts)}/{database}"
@@ -57,22 +57,22 @@ def leader(hosts: list[Host]) -> Host:
 
 
 def has_healed(hosts: list[Host], members: int) -> bool:
-    """Whether there are a leader and its synchronous standby among so many that run."""
+    """Return whether this many members run, among them a leader and its synchronous standby."""
     found = sorted(roles(hosts).values())
     return len(found) == members and {"leader", "sync_standby"} <= set(found)
 
 
 def kill_and_wait(ledger: Ledger, hosts: list[Host], kill: Callable[[Host], None], seconds: float) -> Host:
     """Kill the leader, wait until writes succeed with another, print how long that took, and return the old leader."""
-    old, began = leader(hosts), time.monotonic()
+    old, killed_at = leader(hosts), time.monotonic()
     kill(old)
     others = [host for host in hosts if host is not old]
     assert eventually(lambda: leader_among(others), HEALED_SECONDS), roles(others)
-    print(f"\n{old.name} led, {leader(others).name} leads after {time.monotonic() - began:.1f} s")
-    leads = time.monotonic()
-    wait_until(lambda: ledger.is_answered_since(leads), patience_seconds=seconds)
-    print(ledger.report(began))
-    assert ledger.longest_pause(began) <= seconds
+    print(f"\n{old.name} led, {leader(others).name} leads after {time.monotonic() - killed_at:.1f} s")
+    elected_at = time.monotonic()
+    wait_until(lambda: ledger.is_answered_since(elected_at), patience_seconds=seconds)
+    print(ledger.report(killed_at))
+    assert ledger.longest_pause(killed_at) <= seconds
     return old
 
 
@@ -109,5 +109,5 @@ def test_a_crash_a_switchover_and_the_loss_of_the_leaders_host_lose_nothing(fold
 
 
 def leader_among(hosts: list[Host]) -> bool:
-    """Whether one of these leads."""
+    """Return whether one of these hosts is the leader."""
     return any(roles(hosts).get(host.name) == "leader" for host in hosts)
