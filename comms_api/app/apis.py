@@ -9,7 +9,6 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import YamlRenderPlugin
 from litestar.openapi.spec import Server
 
 from comms_api.actions import routes as actions
@@ -24,7 +23,7 @@ from comms_api.events import routes as events
 from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
-from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage
+from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.json_request import BODIES, JsonRequest
 from comms_api.http.problems import answer_problem
@@ -172,6 +171,7 @@ def _litestar(
     dependencies: Mapping[str, Provide],
     guards: Sequence[Guard],
 ) -> Litestar:
+    descriptions = [DescriptionPage(), DescriptionYaml()]
     return Litestar(
         route_handlers=handlers,
         guards=[*guards],
@@ -184,10 +184,11 @@ def _litestar(
             version=version("comms-api"),
             servers=[Server(url="/"), Server(url=PREFIX)],
             use_handler_docstrings=True,
-            render_plugins=[DescriptionPage(), YamlRenderPlugin()],
+            render_plugins=descriptions,
             openapi_router=Router(
                 path="/schema",
                 route_handlers=[],
+                guards=[description_guard(descriptions)],
                 opt=ANYONE,
                 include_in_schema=False,
                 response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},

@@ -1,15 +1,25 @@
-"""Show an API's OpenAPI description as one page of HTML without scripts and without resources of other hosts."""
+"""Show an API's OpenAPI description: in YAML, and as one page of HTML without scripts and resources of other hosts.
+
+Making it takes up to 0.3 s, so a guard makes it in a thread when somebody asks for it first.
+"""
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
+from threading import Event
 from typing import Any
 
 from litestar import Request
-from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.plugins import OpenAPIRenderPlugin, YamlRenderPlugin
 
+from comms_api.fairness.executors import BoundedExecutor
+from comms_api.http.authentication import Guard, client_of
+
+CALLS_MAXIMUM = 64
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
 h2 { border-top: 1px solid; font-size: 1.1rem; margin-top: 2rem; padding-top: 1rem; }
@@ -36,6 +46,38 @@ class DescriptionPage(OpenAPIRenderPlugin):
         if self._page is None:
             self._page = "\n".join(_page(json.loads(self.render_json(request, openapi_schema)))).encode()
         return self._page
+
+
+class DescriptionYaml(YamlRenderPlugin):
+    """Serves the description in YAML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Return the text; the description of a running API does not change."""
+        if self._text is None:
+            self._text = super().render(request, openapi_schema)
+        return self._text
+
+
+def description_guard(plugins: Sequence[OpenAPIRenderPlugin]) -> Guard:
+    """Return a guard of the routes that show the description; these plugins keep what they have made of it."""
+    thread, is_ready = BoundedExecutor("API description", 1, CALLS_MAXIMUM), Event()
+
+    def make(request: Request[Any, Any, Any]) -> None:
+        if not is_ready.is_set():
+            described: Any = request.app.plugins.get("OpenAPIPlugin")  # it keeps the description
+            for plugin in plugins:
+                plugin.render(request, described.provide_openapi_schema())
+            is_ready.set()
+
+    async def prepare(connection: Any, _handler: BaseRouteHandler) -> None:
+        if not is_ready.is_set():
+            await thread.run(client_of(connection.scope), partial(make, connection))
+
+    return prepare
 
 
 def _page(description: Mapping[str, Any]) -> Iterator[str]:

@@ -3,13 +3,15 @@
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from uuid import UUID
 
 import httpx
 import pytest
 from support.raw import connect, read_answer, request
-from support.server import KEY, Server
+from support.server import KEY, Server, running_server
 
 from comms_api.http1.answer import STANDARD_HEADERS
 
@@ -102,6 +104,13 @@ def test_the_description_of_each_api_is_a_page_without_scripts_and_other_hosts(
         assert answer.headers["content-security-policy"] == policy
         shown = {text.partition(" ")[2] for text in page.texts["code"] if " /" in text}
         assert shown == set(client.get("/schema/openapi.json").json()["paths"])
+
+
+def test_the_description_is_made_without_a_long_step(folder: Path, new_database: Callable[[], str]) -> None:
+    with running_server(folder / "described", new_database()) as server:
+        paths = ["/schema", "/schema/openapi.json", "/schema/openapi.yaml", "/schema/openapi.yaml"]
+        assert [server.management().get(path).status_code for path in paths] == [200] * 4
+        assert "'/schema" not in (server.folder / "log").read_text()
 
 
 @pytest.mark.parametrize("path", ["elements", "rapidoc", "redoc", "scalar", "swagger", "nothing"])
