@@ -21,6 +21,16 @@ from comms_api.http.problems import answer_problem
 from comms_api.http.request import AnyRequest
 
 _JSON = (b"content-type", b"application/json")
+_NOT_APPLIED = (
+    "response_headers",
+    "response_cookies",
+    "cache_control",
+    "etag",
+    "before_request",
+    "after_request",
+    "after_response",
+    "background",
+)
 
 
 class _Route(msgspec.Struct, frozen=True):
@@ -35,7 +45,8 @@ class FastLane:
     The parameters of a hot handler are `request`, the names of services, and parameters with defaults. `prefix` begins
     with a slash and does not end with one.
 
-    Raises `ValueError` for a handler that declares response headers or cookies, which would not be sent.
+    Raises `ValueError` for a handler with a hook, or an option that adds headers to its answer: Litestar's machinery
+    applies them, and the fast lane would drop them silently.
     """
 
     def __init__(
@@ -47,8 +58,8 @@ class FastLane:
         prefix: str,
     ) -> None:
         for handler in handlers:
-            if handler.response_headers or handler.response_cookies:
-                raise ValueError(f"{handler.handler_name}: the fast lane sends no headers that a handler declares")
+            if options := [option for option in _NOT_APPLIED if getattr(handler, option)]:
+                raise ValueError(f"{handler.handler_name}: the fast lane does not apply {', '.join(options)}")
         self._app = app
         self._prefix = prefix
         self._inside_prefix = prefix + "/"
@@ -79,17 +90,14 @@ class FastLane:
             await self._guard(request, route.handler)
             content = await route.call(request, **route.services)
         except Exception as error:  # noqa: BLE001 - every error has its answer
-            problem = answer_problem(request, error).to_asgi_response(None, request)
-            await problem(request.scope, request.receive, request.send)
-            return
-        status, headers = route.handler.status_code, []
+            content = answer_problem(request, error)
         if isinstance(content, Response):
-            headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in content.headers.items()]
-            content, status = content.content, content.status_code
+            answer = content.to_asgi_response(None, request)
+            await answer(request.scope, request.receive, request.send)
+            return
         body = b"" if content is None else msgspec.json.encode(content)
-        if content is not None:
-            headers += [_JSON, (b"content-length", b"%d" % len(body))]
-        await request.send({"type": "http.response.start", "status": status, "headers": headers})
+        headers = [] if content is None else [_JSON, (b"content-length", b"%d" % len(body))]
+        await request.send({"type": "http.response.start", "status": route.handler.status_code, "headers": headers})
         await request.send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -1,11 +1,14 @@
 """The fast lane answers as Litestar does; a query, which no real agent sends, keeps a request out of it."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from litestar import Litestar, get
+from litestar import Litestar, Request, Response, get
+from litestar.background_tasks import BackgroundTask
+from litestar.datastructures import CacheControlHeader, ETag
 from support.batches import command, state, stateful, stateless
 from support.server import KEY, Server, new_id
 
@@ -38,6 +41,15 @@ def agent(server: Server, management: httpx.Client) -> tuple[UUID, httpx.Client]
     client = server.log_in(agent_id)
     client.post("/events/stateful", content=stateful(agent_id, state("same", "update", {"n": 1})))
     return agent_id, client
+
+
+async def let_pass(_request: object, _handler: object) -> None:
+    """Guard nothing."""
+
+
+def pass_on(response: Response[Any]) -> Response[Any]:
+    """Return the response, as a hook may."""
+    return response
 
 
 def told(answer: httpx.Response) -> tuple[int, dict[str, str], object]:
@@ -104,13 +116,37 @@ def test_both_lanes_let_only_the_declared_roles_submit(server: Server, managemen
     assert answers[0][0] == 403
 
 
-def test_a_handler_that_declares_headers_is_refused() -> None:
-    @get("/", response_headers={"x-own": "1"})
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"response_headers": {"x-own": "1"}},
+        {"response_cookies": {"own": "1"}},
+        {"cache_control": CacheControlHeader(no_store=True)},
+        {"etag": ETag(value="own")},
+        {"after_request": pass_on},
+        {"background": BackgroundTask(pass_on)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_handler_with_an_option_that_only_litestar_applies_is_refused(options: dict[str, Any]) -> None:
+    @get("/", **options)
     async def declares() -> None:
-        """Answer with a header."""
+        """Answer."""
 
-    async def guard(_request: object, _handler: object) -> None:
-        """Let everybody pass."""
+    with pytest.raises(ValueError, match=f"declares: the fast lane does not apply {next(iter(options))}"):
+        FastLane(Litestar([]), let_pass, [declares], {}, "/api/v1")
 
-    with pytest.raises(ValueError, match="declares: the fast lane"):
-        FastLane(Litestar([]), guard, [declares], {}, "/api/v1")
+
+@pytest.mark.anyio
+async def test_a_response_keeps_its_headers_and_cookies() -> None:
+    @get("/")
+    async def answer(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
+        """Answer with a header and a cookie."""
+        return Response({"path": request.url.path}, status_code=202, headers={"x-own": "1"}, cookies={"own": "2"})
+
+    app = FastLane(Litestar([answer]), let_pass, [answer], {}, "/api/v1")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://host") as client:
+        by_fast_lane, by_litestar = [await client.get(path) for path in ("/", "/?by=litestar")]
+    assert (by_fast_lane.status_code, by_fast_lane.json()) == (202, {"path": "/"})
+    assert (by_fast_lane.headers["x-own"], by_fast_lane.cookies["own"]) == ("1", "2")
+    assert by_fast_lane.headers == by_litestar.headers
