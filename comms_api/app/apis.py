@@ -1,8 +1,8 @@
 """The two ASGI apps of a node, both served from one event loop."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, TypeAlias
+from typing import Any
 
 from litestar import Litestar, Response, Router, get
 from litestar.datastructures import State
@@ -30,15 +30,12 @@ from comms_api.http.problems import answer_problem
 from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
-from comms_api.http1.forwarded import ForwardedClients
+from comms_api.http1.endpoint import AsgiApp
 from comms_api.login import routes as login
 from comms_api.orders import routes as orders
 from comms_api.states import routes as states
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
-
-AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI 3 application, as every server takes it."""
 
 PREFIX = "/api/v1"
 """Real agents use it; every path is the same without it."""
@@ -122,7 +119,7 @@ def agent_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, AGENTS, _see(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
     hot = [*events.AGENT_ROUTES, *states.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
-    return _behind_proxies(node, FastLane(api, guard, hot, services, PREFIX))
+    return FastLane(api, guard, hot, services, PREFIX)
 
 
 def _order_services(node: Node) -> orders.OrderServices:
@@ -161,7 +158,7 @@ def management_api(node: Node) -> AsgiApp:
         node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
     )
     queries.learn(api)
-    return _behind_proxies(node, FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX))
+    return FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX)
 
 
 def _litestar(
@@ -197,11 +194,6 @@ def _litestar(
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )
-
-
-def _behind_proxies(node: Node, app: AsgiApp) -> AsgiApp:
-    proxies = node.settings.trusted_proxies
-    return ForwardedClients(app, proxies, node.settings.forwarded_header) if proxies else app
 
 
 def _provided(services: Mapping[str, Any]) -> dict[str, Provide]:

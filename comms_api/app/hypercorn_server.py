@@ -16,11 +16,12 @@ import uvloop
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.config import Config, Sockets
 
-from comms_api.app.apis import AsgiApp
 from comms_api.app.certificates import Certificate
 from comms_api.app.listeners import BACKLOG
 from comms_api.http1.acceptor import Acceptor, Encryption
-from comms_api.http1.endpoint import UNLIMITED, Charge, CountAnswer, Endpoint, Limits, charge_nobody, count_no_answer
+from comms_api.http1.endpoint import NO_ACCOUNTING, UNLIMITED, Accounting, AsgiApp, Endpoint, Limits
+from comms_api.http1.forwarded import TrustedProxies
+from comms_api.http1.requests import RequestCount
 from comms_api.settings import Settings
 
 KEEP_ALIVE_SECONDS = 30.0
@@ -62,17 +63,16 @@ class Site(msgspec.Struct, frozen=True):
     settings: Settings
     connections_maximum: int = UNLIMITED
     asks_names: bool = False
-    charge: Charge = charge_nobody
-    count_answer: CountAnswer = count_no_answer
+    accounting: Accounting = NO_ACCOUNTING
+    requests: RequestCount | None = None
     renewals: list[Callable[[], None]] = []
     """Functions that reload the certificate files; `serve` adds one."""
 
 
 async def serve(site: Site, ended: asyncio.Event) -> None:
     """Serve in a `Loop` until `ended` is set; then stop accepting, close idle connections, and wait for the others."""
-    endpoint = Endpoint(
-        site.app, _limits(site), asks_names=site.asks_names, charge=site.charge, count_answer=site.count_answer
-    )
+    proxies = TrustedProxies(site.settings.trusted_proxies, site.settings.forwarded_header)
+    endpoint = Endpoint(site.app, _limits(site), site.accounting, site.requests, proxies)
     listener = site.listener.dup()  # the acceptor closes it
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Loop)  # noqa: S101 - run_worker makes one

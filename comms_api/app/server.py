@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 import uvloop
 
-from comms_api.app.apis import AsgiApp, agent_api, management_api
+from comms_api.app.apis import agent_api, management_api
 from comms_api.app.certificates import Certificate, check_pair
 from comms_api.app.hypercorn_server import Loop, Site, serve
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
 from comms_api.app.open_files import capacity_of
 from comms_api.app.systemd import NOBODY, ServiceManager
-from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import Address, keep_running, open_engine
 from comms_api.http.authentication import client_of
+from comms_api.http1.endpoint import Accounting
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -104,26 +104,25 @@ async def _serve(
 ) -> None:
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
     drained, settings = asyncio.Event(), node.settings
-    apps = [InFlight(api(node), node.membership) for api in (agent_api, management_api)]
-    asks_names, capacity = settings.client_certificates != "off", capacity_of(settings)
+    capacity, requests = capacity_of(settings), node.membership.requests
 
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
-    site = partial(Site, certificate=certificate, settings=settings, charge=charge)
+    site = partial(Site, certificate=certificate, settings=settings, requests=requests)
     sites = [
         site(
-            apps[0],
+            agent_api(node),
             listeners.agent,
             connections_maximum=capacity.agents,
-            asks_names=asks_names,
-            count_answer=node.agent_answers.count,
+            asks_names=settings.client_certificates != "off",
+            accounting=Accounting(charge, node.agent_answers.count),
         ),
         site(
-            apps[1],
+            management_api(node),
             listeners.management,
             connections_maximum=capacity.management,
-            count_answer=node.answers.count,
+            accounting=Accounting(charge, node.answers.count),
         ),
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
@@ -137,7 +136,7 @@ async def _serve(
     drained.set()
     with suppress(TimeoutError):
         async with asyncio.timeout(settings.drain_seconds):
-            await asyncio.gather(*(app.wait_until_idle() for app in apps))
+            await requests.wait_until_idle()
     # A server would wait on for idle connections whose clients are slow to close them.
     await asyncio.wait(servers, timeout=FLUSH_SECONDS)
     _cut_off(servers)
@@ -163,33 +162,3 @@ def _cut_off(servers: Sequence[asyncio.Task[None]]) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     for server in servers:
         server.cancel()
-
-
-class InFlight:
-    """Wraps an ASGI app, counts its requests, and knows when none is under way."""
-
-    def __init__(self, app: AsgiApp, membership: Membership) -> None:
-        self._app = app
-        self._membership = membership
-        self._requests = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request, or the lifespan, which is none."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        self._requests += 1
-        self._membership.requests += 1
-        self._idle.clear()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._requests -= 1
-            if self._requests == 0:
-                self._idle.set()
-
-    async def wait_until_idle(self) -> None:
-        """Return once no request is under way."""
-        await self._idle.wait()

@@ -21,6 +21,7 @@ from comms_api.database.failures import log_failure
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import DutyHealth
+from comms_api.http1.requests import RequestCount
 from comms_api.tokens.keyring import Keyring
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ class Membership:
         polls: Polls,
         health: DutyHealth,
     ) -> None:
-        self.requests = 0
-        """The number of requests so far, counted by the servers."""
+        self.requests = RequestCount()
+        """Of this process; where they are served, they are counted."""
+
         self.is_draining = False
         self._engine = engine
         self._process = process
@@ -166,5 +168,5 @@ class Membership:
     def _count(self) -> None:
         now = time.monotonic()
         if now - self._counted_at >= RATE_SECONDS:
-            self._requests_per_second = (self.requests - self._counted) / (now - self._counted_at)
-            self._counted, self._counted_at = self.requests, now
+            self._requests_per_second = (self.requests.total - self._counted) / (now - self._counted_at)
+            self._counted, self._counted_at = self.requests.total, now

@@ -76,9 +76,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._transport = transport
         tls = transport.get_extra_info("ssl_object")
-        extensions: dict[str, Any] = {}
-        if tls is not None and self.endpoint.asks_names:
-            extensions["tls"] = {"client_cert_name": common_name(tls.getpeercert())}
+        extensions = {} if tls is None else {"tls": {"client_cert_name": common_name(tls.getpeercert())}}
         self._base_scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -165,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._is_slow = False
         scope = {
             **self._base_scope,
+            "client": self.endpoint.proxies.find_client(self._base_scope["client"], head.headers),
             "http_version": head.version,
             "method": "GET" if head.method == "HEAD" else head.method,
             "path": head.path,

@@ -10,6 +10,9 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from comms_api.http1.forwarded import TrustedProxies
+from comms_api.http1.requests import RequestCount
+
 logger = logging.getLogger(__name__)
 
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -76,6 +79,21 @@ class Limits(msgspec.Struct, frozen=True):
     """For an IPv6 address, the limit of its /64."""
 
 
+class Accounting(msgspec.Struct, frozen=True):
+    """Charges the requests of a site to their clients."""
+
+    charge: Charge = charge_nobody
+    """Called after each request with its scope, and its seconds of CPU time on the event loop."""
+
+    count_answer: CountAnswer = count_no_answer
+    """Called before an answer is sent with the scope, and the size of the answer's last part: the whole answer, unless
+    it is a stream.
+    """
+
+
+NO_ACCOUNTING = Accounting()
+
+
 class Abortable(Protocol):
     """A connection that can be closed from outside."""
 
@@ -96,25 +114,22 @@ class Closable(Abortable, Protocol):
 class Endpoint:
     """The app and the limits of one site, and its open connections.
 
-    With `asks_names`, scopes name the subject of the client's certificate. `charge` is called after each request with
-    its scope and the seconds of CPU time that it has taken on the event loop. `count_answer` is called with the scope
-    and the size of the last part of each answer, which is all of it unless it is a stream, before it is sent.
+    `requests` may count those of several sites. `proxies` name the clients of the requests that they forward.
     """
 
     def __init__(
         self,
         app: AsgiApp,
         limits: Limits,
-        *,
-        asks_names: bool = False,
-        charge: Charge = charge_nobody,
-        count_answer: CountAnswer = count_no_answer,
+        accounting: Accounting = NO_ACCOUNTING,
+        requests: RequestCount | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         self.app = app
-        self.charge = charge
-        self.count_answer = count_answer
+        self.accounting = accounting
+        self.requests = requests or RequestCount()
+        self.proxies = proxies or TrustedProxies()
         self.limits = limits
-        self.asks_names = asks_names
         self.is_ending = False
         self.unproven: dict[Abortable, None] = {}
         """Connections that wait for their client without a token, or for their handshake; oldest first."""

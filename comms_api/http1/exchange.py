@@ -114,16 +114,19 @@ class Exchange:
         self._connection.close()
 
     async def _run(self, scope: dict[str, Any]) -> None:
+        endpoint = self._connection.endpoint
+        endpoint.requests.begin()
         try:
-            await self._connection.endpoint.app(scope, self._receive, self._send)
+            await endpoint.app(scope, self._receive, self._send)
         except Exception:
             logger.exception("an app failed")
         finally:
+            endpoint.requests.end()
             for call in self.state.get(AT_END, ()):
                 call()
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
-        self._connection.endpoint.charge(scope, self._meter.take_seconds())
+        endpoint.accounting.charge(scope, self._meter.take_seconds())
 
     async def _receive(self) -> dict[str, Any]:
         connection, reader = self._connection, self._connection.reader
@@ -179,7 +182,7 @@ class Exchange:
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         head = self._encode_head(len(body) if is_last else None)
         if is_last:
-            self._connection.endpoint.count_answer(self._scope, len(body))
+            self._connection.endpoint.accounting.count_answer(self._scope, len(body))
         await self._write((head, *self._answer.encode_body(body, is_last=is_last)))
         if is_last:
             await self._end()

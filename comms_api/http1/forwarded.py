@@ -1,46 +1,42 @@
 """Find the client of a request in the header that a trusted proxy sets."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
 
-from comms_api.addresses import is_within
+from comms_api.addresses import Address, is_within
 
-App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
 
 
-class ForwardedClients:
-    """Wraps an ASGI app: replaces the address of a trusted proxy by the client's address in one header.
+class TrustedProxies:
+    """Finds the client of a request in one header, if the request comes from a trusted proxy.
 
     Only the header that the proxies set is read, since they forward a client's own other header. From the right, the
     first address that is not a trusted proxy's is the client's; anybody may have written what stands left of it. A
     header from anyone else is ignored.
     """
 
-    def __init__(self, app: App, proxies: Sequence[str], header: ForwardedHeader) -> None:
-        self._app = app
-        self._proxies = proxies
+    def __init__(self, networks: Sequence[str] = (), header: ForwardedHeader = "X-Forwarded-For") -> None:
+        self._networks = networks
         self._header = header.lower().encode()
         self._hops = _hops_of_forwarded if header == "Forwarded" else _hops_of_x_forwarded_for
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request under its client's address."""
-        if scope["type"] == "http" and scope.get("client") and is_within(scope["client"][0], self._proxies):
-            scope = scope | {"client": (self._client(scope), 0)}
-        await self._app(scope, receive, send)
-
-    def _client(self, scope: Any) -> str:
-        value = b",".join(value for name, value in scope["headers"] if name == self._header).decode("latin-1")
-        peer: str = scope["client"][0]
+    def find_client(self, peer: Address | None, headers: Headers) -> Address | None:
+        """Return the client of a request from this peer: the peer itself, unless the header names another."""
+        if not self._networks or peer is None or not is_within(peer.host, self._networks):
+            return peer
+        value = b",".join(value for name, value in headers if name == self._header).decode("latin-1")
+        nearest = peer.host
         for hop in self._hops(value):
             address = find_address(hop)
             if address is None:
-                return peer
-            peer = address
-            if not is_within(address, self._proxies):
-                return address
-        return peer
+                break
+            nearest = address
+            if not is_within(address, self._networks):
+                break
+        return Address(nearest, 0)
 
 
 def _hops_of_x_forwarded_for(value: str) -> Iterator[str]:
@@ -56,12 +52,12 @@ def _hops_of_forwarded(value: str) -> Iterator[str]:
 
 def _elements_from_the_right(value: str) -> Iterator[str]:
     end, is_quoted = len(value), False
-    for place in range(len(value) - 1, -1, -1):
-        if value[place] == '"':
+    for index in range(len(value) - 1, -1, -1):
+        if value[index] == '"':
             is_quoted = not is_quoted
-        elif value[place] == "," and not is_quoted:
-            yield value[place + 1 : end]
-            end = place
+        elif value[index] == "," and not is_quoted:
+            yield value[index + 1 : end]
+            end = index
     yield value[:end]
 
 

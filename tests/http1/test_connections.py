@@ -15,7 +15,8 @@ from support.waiting import PATIENCE, until
 
 from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
-from comms_api.http1.endpoint import AT_END, Endpoint, Limits
+from comms_api.http1.endpoint import AT_END, Accounting, Endpoint, Limits
+from comms_api.http1.forwarded import TrustedProxies
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 PART_BYTES = 65_536
@@ -26,11 +27,10 @@ MORE_THAN_KERNELS_HOLD = 400
 
 @asynccontextmanager
 async def served(
-    app: App, idle_seconds: float = PATIENCE, stall_seconds: float = PATIENCE
+    app: App, idle_seconds: float = PATIENCE, stall_seconds: float = PATIENCE, **options: Any
 ) -> AsyncIterator[tuple[Endpoint, int]]:
-    endpoint = Endpoint(
-        app, Limits(idle_seconds, PATIENCE, 2**20, discard_seconds=0.2, stall_seconds=stall_seconds), asks_names=False
-    )
+    limits = Limits(idle_seconds, PATIENCE, 2**20, discard_seconds=0.2, stall_seconds=stall_seconds)
+    endpoint = Endpoint(app, limits, **options)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
     try:
         async with asyncio.timeout(PATIENCE):
@@ -418,7 +418,7 @@ def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
         server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
         authority.issue_cert("127.0.0.1").configure_cert(server_side)
         authority.configure_trust(client_side)
-        endpoint = Endpoint(large, Limits(0.3, PATIENCE, 2**20), asks_names=False)
+        endpoint = Endpoint(large, Limits(0.3, PATIENCE, 2**20))
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Connection(endpoint), "127.0.0.1", 0, ssl=server_side)
         port = server.sockets[0].getsockname()[1]
@@ -449,3 +449,20 @@ def test_a_certificate_names_its_client_by_one_common_name() -> None:
     assert common_name(None) is common_name({}) is None
     several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}
     assert common_name({"subject": (), "version": 3}) == common_name(several) == ""
+
+
+@pytest.mark.anyio
+async def test_a_request_is_charged_to_the_client_that_a_trusted_proxy_names() -> None:
+    seen: list[Any] = []
+    charged: list[Any] = []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        seen.append(scope["client"])
+        await answer(send, b"")
+
+    accounting = Accounting(charge=lambda scope, _: charged.append(scope["client"]))
+    async with served(app, accounting=accounting, proxies=TrustedProxies(["127.0.0.0/8"])) as (endpoint, port):
+        await exchange(port, get("/", "X-Forwarded-For: 203.0.113.9", LAST))
+        await endpoint.requests.wait_until_idle()
+    assert seen == charged == [("203.0.113.9", 0)]
+    assert endpoint.requests.total == 1

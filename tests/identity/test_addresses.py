@@ -1,17 +1,15 @@
 """Source addresses: named by trusted proxies, in whatever form, and IPv4 wherever they are mapped into IPv6."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from support.server import KEY, running_server
 from support.waiting import wait_until
 
-from comms_api.addresses import is_within
-from comms_api.http1.forwarded import ForwardedClients, ForwardedHeader, find_address
+from comms_api.addresses import Address, is_within
+from comms_api.http1.forwarded import ForwardedHeader, TrustedProxies, find_address
 
 
 @pytest.mark.parametrize(
@@ -38,15 +36,10 @@ def test_a_hop_may_have_a_port_and_brackets(hop: str, address: str | None) -> No
 
 def client_of(header: ForwardedHeader, *headers: tuple[str, str], peer: str = "10.0.0.1") -> str:
     """Return the client of a request whose peer has sent these headers."""
-    seen: list[str] = []
-
-    async def app(scope: Any, _receive: object, _send: object) -> None:
-        seen.append(scope["client"][0])
-
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
-    scope = {"type": "http", "client": (peer, 5), "headers": raw}
-    asyncio.run(ForwardedClients(app, ["10.0.0.0/8", "::ffff:192.0.2.0/120"], header)(scope, None, None))
-    return seen[0]
+    proxies = TrustedProxies(["10.0.0.0/8", "::ffff:192.0.2.0/120"], header)
+    client = proxies.find_client(Address(peer, 5), [(name.lower().encode(), value.encode()) for name, value in headers])
+    assert client is not None
+    return client.host
 
 
 @pytest.mark.parametrize(
