@@ -1,6 +1,5 @@
 """Collect the agents that this node sees and store them, with one statement a second for any number of requests."""
 
-import asyncio
 import logging
 import math
 import time
@@ -11,7 +10,7 @@ from uuid import UUID
 from comms_api.agents import store
 from comms_api.agents.model import Sighting
 from comms_api.database.connection import Engine
-from comms_api.database.failures import log_failure
+from comms_api.duties.repeating import Duty
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +44,11 @@ class Presence:
             sighting.displaced_polls += 1
             sighting.displaced_poll_address = displaced_address
 
-    async def run(self) -> None:
-        """Store the sightings every second until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
+    def duties(self) -> list[Duty]:
+        """Return the duty that stores the sightings every second, and the last ones when the node stops."""
+        return [Duty("presence", self._flush, FLUSH_SECONDS, finish=self._flush)]
 
-    async def flush(self) -> None:
-        """Store the sightings; if the database is unavailable, keep them for the next attempt."""
+    async def _flush(self) -> None:
         sightings, self._sightings = self._sightings, {}
         if not sightings:
             return
@@ -60,9 +56,9 @@ class Presence:
         try:
             async with self._engine.connect() as connection:
                 await store.record_sightings(connection, sightings, self._node)
-        except Exception as error:  # noqa: BLE001 - it must go on recording
+        except Exception:
             self._keep(sightings)
-            log_failure(logger, "sightings not recorded yet", error)
+            raise
 
     def _keep(self, sightings: Mapping[UUID, Sighting]) -> None:
         for agent_id, earlier in sightings.items():

@@ -159,14 +159,11 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
         membership=membership,
     )
     await membership.join()
-    coroutines = {"notifier": notifier.run(), "listener": listener.run()}
-    async with (
-        repeating(revocation_reader.duties() + _duties(engine, node, clock, notifier), health),
-        _running(coroutines | _tasks(node)),
-    ):
+    services = (notifier, listener, revocation_reader, presence, membership, dispatcher, node.watch)
+    duties = [duty for service in services for duty in service.duties()]
+    async with repeating(duties + _duties(engine, node, clock, notifier), health), _running(_tasks(node)):
         yield node
         await external.close()
-    await presence.flush()
     await membership.leave()
 
 
@@ -177,12 +174,6 @@ def _tasks(node: Node) -> dict[str, Coroutine[Any, Any, None]]:
         | {
             "login reader": node.login.reader.run(),
             "reports writer": node.reports.writer.run(),
-            "dispatcher": node.dispatcher.run(),
-            "releases": node.dispatcher.run_releases(),
-            "sweep": node.dispatcher.sweep(),
-            "watch": node.watch.run(),
-            "presence": node.presence.run(),
-            "heartbeat": node.membership.run(),
         }
     )
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import suppress
 from importlib.metadata import version
 
 from comms_api.cluster import store
@@ -21,6 +20,7 @@ from comms_api.database.failures import log_failure
 from comms_api.database.liveness import LOST_AFTER_SECONDS
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import EARLY_SHARE, Duty
 from comms_api.http1.requests import RequestCount
 from comms_api.tokens.keyring import Keyring
 
@@ -30,8 +30,8 @@ REDIRECTED_PER_HEARTBEAT = 10
 REDIRECTED_FRACTION = 25
 """A crowded process redirects ten agents per heartbeat, or one in 25 if that is more: five a second, or 2 %."""
 
-REDIRECTION_SECONDS = HEARTBEAT_SECONDS - 0.1
-"""The least time between two redirections: one heartbeat, less the error of timers."""
+REDIRECTION_SECONDS = HEARTBEAT_SECONDS * (1 - EARLY_SHARE) - 0.1
+"""The least time between two redirections: the least between two heartbeats, less the error of timers."""
 
 RATE_SECONDS = 1.0
 """The shortest time over which requests are counted."""
@@ -85,15 +85,13 @@ class Membership:
             await store.remove_predecessors(connection, self._id, self._process)
         self._apply(directive)
 
-    async def run(self) -> None:
-        """Send heartbeats until cancelled."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._is_due.wait()
-            self._is_due.clear()
-            self._beating = asyncio.create_task(self._beat())
-            await asyncio.shield(self._beating)
+    def duties(self) -> list[Duty]:
+        """Return the duty that sends a heartbeat every two seconds, and on demand."""
+        return [Duty("heartbeat", self._beat, HEARTBEAT_SECONDS, self._is_due)]
+
+    async def _beat(self) -> None:
+        self._beating = asyncio.create_task(self._send_heartbeat())
+        await asyncio.shield(self._beating)
 
     def beat_soon(self) -> None:
         """Send a heartbeat at once, because there may be a new directive."""
@@ -118,14 +116,10 @@ class Membership:
         except Exception as error:  # noqa: BLE001 - the process ends anyway
             log_failure(logger, "cannot leave the cluster, this node will count as lost", error)
 
-    async def _beat(self) -> None:
+    async def _send_heartbeat(self) -> None:
         heartbeat = self._heartbeat()
-        try:
-            async with self._engine.connect() as connection:
-                directive = await store.beat(connection, self._id, self._process, self._version, heartbeat)
-        except Exception as error:  # noqa: BLE001 - heartbeats must continue
-            log_failure(logger, "heartbeat not sent", error)
-            return
+        async with self._engine.connect() as connection:
+            directive = await store.beat(connection, self._id, self._process, self._version, heartbeat)
         self._apply(directive)
 
     def _apply(self, directive: Directive) -> None:

@@ -1,18 +1,15 @@
 """Report the progress of commands to clients that watch them; one query per command serves all of its watchers."""
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
 from comms_api.database.connection import Engine
-from comms_api.database.failures import log_failure
+from comms_api.duties.repeating import Duty
 from comms_api.errors import TooManyRequests, Unavailable
 from comms_api.orders.model import Counts
 from comms_api.orders.queries import count_orders
-
-logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 WATCHERS_MAXIMUM = 500
@@ -107,21 +104,16 @@ class Watch:
         for watched in self._watched.values():
             watched.wake()
 
-    async def run(self) -> None:
-        """Count the orders of watched commands, until cancelled."""
-        while True:
-            await self._has_watched.wait()
-            self._has_watched.clear()
-            while self._watched:
-                await self._count()
-                await asyncio.sleep(INTERVAL_SECONDS)
+    def duties(self) -> list[Duty]:
+        """Return the duty that counts the orders of watched commands."""
+        return [Duty("watch", self._count, wake=self._has_watched)]
 
     async def _count(self) -> None:
-        try:
-            for request_id in list(self._watched):
-                async with self._engine.connect() as connection:
-                    counts = await count_orders(connection, request_id)
-                if watched := self._watched.get(request_id):
-                    watched.update(counts)
-        except Exception as error:  # noqa: BLE001 - an outage is waited out, a bug is logged, and watching goes on
-            log_failure(logger, "watched commands not counted", error)
+        for request_id in list(self._watched):
+            async with self._engine.connect() as connection:
+                counts = await count_orders(connection, request_id)
+            if watched := self._watched.get(request_id):
+                watched.update(counts)
+        if self._watched:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            self._has_watched.set()

@@ -6,17 +6,15 @@ they are few, the ids that it is about.
 """
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
 from typing import TypeAlias
 
 from sqlalchemy import text
 
 from comms_api.database.connection import Engine
-from comms_api.database.failures import log_failure
-
-logger = logging.getLogger(__name__)
+from comms_api.duties.repeating import Duty
 
 RECONNECT_SECONDS = 0.25
 COALESCING_SECONDS = 0.002
@@ -44,29 +42,33 @@ class Listener:
         self._engine = engine
         self._channels = channels
         self._notifier = notifier
+        self._connected = AsyncExitStack()
+        self._has_ended = asyncio.Event()
+        self._has_ended.set()
 
-    async def run(self) -> None:
-        """Listen until cancelled."""
-        while True:
-            try:
-                await self._listen()
-            except Exception as error:  # noqa: BLE001 - it must go on listening
-                log_failure(logger, "not listening, connecting again", error)
-            await asyncio.sleep(RECONNECT_SECONDS)
+    def duties(self) -> list[Duty]:
+        """Return the duty that connects, at the start and whenever the connection has ended."""
+        return [Duty("listener", self._listen, wake=self._has_ended, finish=self._disconnect)]
 
     async def _listen(self) -> None:
-        closed = asyncio.Event()
-        async with self._engine.connect() as connection:
+        await self._disconnect()
+        async with AsyncExitStack() as connecting:
+            connection = await connecting.enter_async_context(self._engine.connect())
             driver = connection.driver
-            driver.add_termination_listener(lambda _connection: closed.set())
+            connecting.callback(driver.terminate)  # it must not go back to the pool with its listeners
+            driver.add_termination_listener(self._on_end)
+            connecting.callback(driver.remove_termination_listener, self._on_end)
             for channel in self._channels:
                 await driver.add_listener(channel, self._receive)
-            try:
-                for call in self._channels.values():
-                    call(())
-                await closed.wait()
-            finally:
-                driver.terminate()  # it must not go back to the pool with its listeners
+            self._connected = connecting.pop_all()
+        for call in self._channels.values():
+            call(())
+
+    async def _disconnect(self) -> None:
+        await self._connected.aclose()
+
+    def _on_end(self, _connection: object) -> None:
+        asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self._has_ended.set)
 
     def _receive(self, _connection: object, _pid: int, channel: str, payload: str) -> None:
         sender, *about = payload.split(" ")
@@ -100,19 +102,14 @@ class Notifier:
             self._unsent[channel] = unsent.union(about) if about else set()
         self._wanted.set()
 
-    async def run(self) -> None:
-        """Send notifications until cancelled."""
-        while True:
-            await self._wanted.wait()
-            await asyncio.sleep(COALESCING_SECONDS)
-            self._wanted.clear()
-            unsent, self._unsent = self._unsent, {}
-            try:
-                await self._send(unsent)
-            except Exception as error:  # noqa: BLE001 - it must go on notifying
-                log_failure(logger, "notifications not sent, a sweep will find the work", error)
+    def duties(self) -> list[Duty]:
+        """Return the duty that sends the notifications; if it fails, a sweep finds the work."""
+        return [Duty("notifier", self._send, wake=self._wanted)]
 
-    async def _send(self, unsent: Mapping[str, About]) -> None:
+    async def _send(self) -> None:
+        await asyncio.sleep(COALESCING_SECONDS)
+        self._wanted.clear()
+        unsent, self._unsent = self._unsent, {}
         payloads = [" ".join((self.name, *(about if len(about) <= NAMED_MAXIMUM else ()))) for about in unsent.values()]
         async with self._engine.connect() as connection:
             await connection.execute(_NOTIFY, {"channels": list(unsent), "payloads": payloads})

@@ -20,6 +20,7 @@ from uuid import UUID
 from comms_api.agents.presence import Presence
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Unauthenticated
 from comms_api.orders.leases import claim_orders, release_orders
 from comms_api.orders.model import Claimed
@@ -35,8 +36,6 @@ ORDERS_CHANNEL = "comms_api_orders"
 
 CLAIM_INTERVAL_SECONDS = 0.002
 """Polls and notifications that arrive closer together share a claim."""
-
-RETRY_SECONDS = 0.5
 
 UNKNOWN_ADDRESS = "unknown"
 
@@ -169,7 +168,10 @@ class Dispatcher:
             claim for claim in claimed if not (self._is_idle(claim.agent_id) and self._answer(claim.agent_id, [claim]))
         ]
         if undelivered:
-            await self._release(undelivered)
+            try:
+                await self._release(undelivered)
+            except Exception as error:  # noqa: BLE001 - the leases expire, and the orders are offered again
+                log_failure(logger, "claims not released, their leases will run out", error)
         return len(claimed) - len(undelivered)
 
     def end_revoked(self) -> None:
@@ -193,21 +195,22 @@ class Dispatcher:
         for poll in islice(staying, count):
             poll.redirect()
 
-    async def run(self) -> None:
-        """Claim for agents that are due, until cancelled."""
-        while True:
-            await self._has_due.wait()
-            self._has_due.clear()
-            due, self._due = self._due, set()
-            if waiting := {agent: self._polls[agent] for agent in due if agent in self._polls}:
-                await self._claim_for(waiting)
-            await asyncio.sleep(CLAIM_INTERVAL_SECONDS)
+    def duties(self) -> list[Duty]:
+        """Return the duties that claim, release, and look for lost notifications and expired leases."""
+        return [
+            Duty("dispatcher", self._claim, wake=self._has_due),
+            Duty("releases", self._release_undelivered, wake=self._has_undelivered),
+            Duty("sweep", self._sweep, self._sweep_seconds),
+        ]
 
-    async def sweep(self) -> None:
-        """Claim for every waiting agent now and then: for lost notifications and expired leases."""
-        while True:
-            await asyncio.sleep(self._sweep_seconds)
-            self.wake()
+    async def _sweep(self) -> None:
+        self.wake()
+
+    async def _claim(self) -> None:
+        due, self._due = self._due, set()
+        if waiting := {agent: self._polls[agent] for agent in due if agent in self._polls}:
+            await self._claim_for(waiting)
+        await asyncio.sleep(CLAIM_INTERVAL_SECONDS)
 
     async def _claim_for(self, waiting: Mapping[UUID, _HeldPoll]) -> None:
         for poll in waiting.values():
@@ -215,21 +218,20 @@ class Dispatcher:
         try:
             async with self._engine.connect() as connection:
                 claimed = await claim_orders(connection, waiting, self._lease_seconds)
-        except Exception as error:  # noqa: BLE001 - whatever it is, new polls are answered with it
-            log_failure(logger, "orders not claimed", error)
-            self._retry_later(waiting, error)
-            return
+        except Exception as error:
+            self._keep_waiting(waiting, error)
+            raise
         self._answer_all(waiting, claimed)
 
-    def _retry_later(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
-        """Keep the polls that an earlier claim succeeded for, fail the others, and claim again after a pause."""
+    def _keep_waiting(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
+        """Keep the polls that an earlier claim succeeded for, due for the next one, and fail the others."""
+        self._due.update(waiting)
         for poll in waiting.values():
             poll.is_being_claimed = False
             if not poll.was_claimed:
                 poll.fail(error)
             elif poll.is_due_to_end:
                 poll.end()
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._mark_due, list(waiting))
 
     def _answer_all(self, waiting: Mapping[UUID, _HeldPoll], claimed: Iterable[Claimed]) -> None:
         claims_by_agent: dict[UUID, list[Claimed]] = defaultdict(list)
@@ -255,22 +257,16 @@ class Dispatcher:
         newest = self._polls.get(agent_id)
         return newest is not None and newest.deliver([claim.order for claim in claims])
 
-    async def run_releases(self) -> None:
-        """Release orders that were claimed and not delivered, until cancelled."""
-        while True:
-            await self._has_undelivered.wait()
-            self._has_undelivered.clear()
-            claims, self._undelivered = self._undelivered, []
-            await self._release(claims)
-            # A newer poll of the same agent may have found the orders still leased.
-            self._mark_due(claim.agent_id for claim in claims)
+    async def _release_undelivered(self) -> None:
+        """Release orders that were claimed and not delivered; if that fails, their leases expire."""
+        claims, self._undelivered = self._undelivered, []
+        await self._release(claims)
+        # A newer poll of the same agent may have found the orders still leased.
+        self._mark_due(claim.agent_id for claim in claims)
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
-        try:
-            async with self._engine.begin() as connection:
-                await release_orders(connection, claims)
-        except Exception as error:  # noqa: BLE001 - the leases expire, and the orders are offered again
-            log_failure(logger, "claims not released, their leases will run out", error)
+        async with self._engine.begin() as connection:
+            await release_orders(connection, claims)
 
 
 def _revoked() -> Unauthenticated:

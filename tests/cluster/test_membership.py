@@ -16,6 +16,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.failures import explain_outage
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import repeat
 from comms_api.settings import Settings
 from comms_api.tokens.keyring import Keyring, new_signing_key
 
@@ -45,13 +46,11 @@ async def test_the_last_heartbeat_of_a_process_does_not_add_it_again_after_it_ha
     await membership.join()
     async with engine.connect() as connection:  # the only one in its pool
         backend = await connection.scalar(text("SELECT pg_backend_pid()"))
-    joined_at = await seen_at(observer)
-    beating = asyncio.create_task(membership.run())
-    while await seen_at(observer) == joined_at:  # from now on a heartbeat is one message to the backend
-        membership.beat_soon()
+    [heartbeat] = membership.duties()
+    await heartbeat.perform()  # from now on a heartbeat is one message to the backend
     pause(backend)
     try:
-        await asyncio.sleep(0.1)  # a heartbeat that the backend has answered ends
+        beating = asyncio.create_task(repeat(heartbeat, DutyHealth(explain_outage)))
         membership.beat_soon()
         await until(engine.sqlalchemy.pool.checkedout)
         await asyncio.sleep(0.1)  # by now the backend has received the statement, but does not read it

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from support.databases import querying
 from support.heartbeats import wait_for_heartbeats
 from support.ports import fixed_binds
@@ -156,16 +157,23 @@ def test_the_workers_of_a_node_share_its_name_and_a_killed_one_is_replaced(
         wait_until(lambda: [(node["worker"], node["state"]) for node in nodes(server.management())] == active)
 
 
-def test_a_failing_duty_is_late_until_it_succeeds(folder: Path, new_database: Callable[[], str]) -> None:
-    url = new_database()
-    with running_server(folder / "late", url) as server:
+@pytest.mark.parametrize(
+    ("duty", "table"), [("announcements", "configuration_changes"), ("revocations", "revocations")]
+)
+def test_a_failing_duty_is_late_until_it_succeeds(
+    folder: Path, new_database: Callable[[], str], duty: str, table: str
+) -> None:
+    url, home = new_database(), folder / f"late {duty}"
+    with running_server(home, url) as server:
         management, query = server.management(), querying(url)
-        query("ALTER TABLE configuration_changes RENAME TO away")
-        wait_until(lambda: nodes(management)[0]["late"] == ["announcements"])
+        query(f"ALTER TABLE {table} RENAME TO away")
+        wait_until(lambda: nodes(management)[0]["late"] == [duty])
         [node] = nodes(management)
-        assert node["lag_seconds"] == node["duties"]["announcements"]["lag_seconds"] > 0
-        query("ALTER TABLE away RENAME TO configuration_changes")
+        assert node["lag_seconds"] == node["duties"][duty]["lag_seconds"] > 0
+        query(f"ALTER TABLE away RENAME TO {table}")
         wait_until(lambda: nodes(management)[0]["late"] == [])
+    log = (home / "log").read_text()
+    assert [log.count(f"{duty}: {change}") for change in ("failed with", "all is well")] == [1, 1]
 
 
 def test_a_node_serves_on_a_database_of_the_next_release(folder: Path, new_database: Callable[[], str]) -> None:

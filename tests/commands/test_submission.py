@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from sqlalchemy import text
+from support.duties import performing
 from support.orders import make_dispatcher, make_submissions
 from support.server import new_id
 from support.statements import recorded_statements
@@ -205,14 +206,13 @@ async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: Engine
         await claim_orders(connection, [], 60)  # it is prepared on the connection that will be taken next
         transport = connection.driver._transport  # noqa: SLF001 - nothing public delays an answer
     transport.pause_reading()
-    running = asyncio.create_task(dispatcher.run())
-    with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
-        await until(lambda: engine.sqlalchemy.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
-        async with asyncio.timeout(PATIENCE):
-            while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit is no event of this loop
-                await asyncio.sleep(0.01)
-        await submissions.submit("olga", [restart(agent_id)])
-        assert not answer.done()
-        transport.resume_reading()
-        assert [order.order_id for order in await answer] == [str(older)]
-    running.cancel()
+    async with performing(dispatcher):
+        with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
+            await until(lambda: engine.sqlalchemy.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
+            async with asyncio.timeout(PATIENCE):
+                while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit is no event of this loop
+                    await asyncio.sleep(0.01)
+            await submissions.submit("olga", [restart(agent_id)])
+            assert not answer.done()
+            transport.resume_reading()
+            assert [order.order_id for order in await answer] == [str(older)]

@@ -3,9 +3,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
+from support.duties import performing
 from support.waiting import PATIENCE
 
 from comms_api.database.connection import Engine
@@ -37,17 +38,11 @@ class Node:
 @asynccontextmanager
 async def running(*nodes: Node) -> AsyncIterator[None]:
     """Run the nodes for the block; a listener reports every channel once when it is connected."""
-    tasks = [asyncio.create_task(part.run()) for node in nodes for part in (node.listener, node.notifier)]
-    await until(lambda: all(node.heard[CHANNEL] for node in nodes))
-    for node in nodes:
-        node.heard.clear()
-    try:
+    async with performing(*(part for node in nodes for part in (node.listener, node.notifier))):
+        await until(lambda: all(node.heard[CHANNEL] for node in nodes))
+        for node in nodes:
+            node.heard.clear()
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from support.duties import performing
 from support.locks import until_blocked
 from support.orders import claim, make_dispatcher, submit
 from support.waiting import PATIENCE
@@ -206,8 +207,7 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
 async def test_a_release_that_waits_delays_nobodys_claim(engine: Engine) -> None:
     request_id, [gone, waiting] = await submit(engine, 2)
     dispatcher = make_dispatcher(engine)
-    tasks = [asyncio.create_task(work) for work in (dispatcher.run(), dispatcher.run_releases())]
-    try:
+    async with performing(dispatcher):
         async with engine.begin() as connection:
             await take_turn(connection, request_id)
             with dispatcher.hold(gone, claims_of(gone), PATIENCE) as answer:
@@ -215,10 +215,6 @@ async def test_a_release_that_waits_delays_nobodys_claim(engine: Engine) -> None
                 await until_blocked(engine, [], blocked=1)
             assert [order.request_id for order in await poll(dispatcher, waiting)] == [str(request_id)]
         assert [order.request_id for order in await poll(dispatcher, gone)] == [str(request_id)]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_poll_whose_token_has_ended_since_its_guard_gets_nothing(engine: Engine) -> None:
