@@ -1,5 +1,5 @@
-"""The reference agent: what a real agent does, in a form that can be read.
+"""The reference agent: it does what a real agent does, in code that is easy to read.
 
-It knows the protocol and nothing else of the server. What it has collected or done is in its spool before anybody
-hears of it, and leaves the spool when the server has acknowledged it: a crash at any moment loses nothing.
+It knows the protocol and nothing else of the server. It stores everything that it collects or does in its spool before
+it sends it, and deletes it when the server has acknowledged it. So a crash at any moment loses nothing.
 """

@@ -40,7 +40,7 @@ WALK_PAUSE_RATIO = 10
 
 
 class Agent:
-    """The reference agent."""
+    """Runs the collectors, the senders and the poll of one agent."""
 
     def __init__(self, options: Options, spool: Spool, identity: Identity, session: Session) -> None:
         self._options = options

@@ -38,10 +38,7 @@ RATE_SECONDS = 1.0
 
 
 class Membership:
-    """Sends the heartbeats of this process, one statement every two seconds, and applies the directives it gets back.
-
-    `join` sends the first heartbeat.
-    """
+    """Sends the heartbeats of this process, one statement every two seconds, and applies the directives they return."""
 
     def __init__(  # noqa: PLR0913 - a heartbeat reports on each of them
         self,
@@ -78,7 +75,7 @@ class Membership:
         return not self.is_draining and time.monotonic() - self._beaten_at < LOST_AFTER_SECONDS
 
     async def join(self) -> None:
-        """Replace the predecessors of this process, and adopt the state that was requested of them."""
+        """Send the first heartbeat, replace the predecessors of this process, and adopt the state requested of them."""
         async with self._engine.begin() as connection:
             await store.lock_names(connection)  # a state that is requested meanwhile then reaches this process
             directive = await store.beat(connection, self._id, self._process, self._version, self._heartbeat())
@@ -131,7 +128,7 @@ class Membership:
             self._redirect_down_to(directive.polls)
 
     def _redirect_down_to(self, polls: int) -> None:
-        """Redirect some agents, but not sooner after the last time because a notification caused this heartbeat."""
+        """Redirect some agents, at most once per heartbeat interval: notifications cause additional heartbeats."""
         if self._beaten_at - self._redirected_at < REDIRECTION_SECONDS:
             return
         self._redirected_at = self._beaten_at
@@ -149,7 +146,7 @@ class Membership:
         self.beat_soon()
 
     def _heartbeat(self) -> Heartbeat:
-        self._count()
+        self._update_rate()
         return Heartbeat(
             state="draining" if self.is_draining else "active",
             polls=self._polls.held(),
@@ -159,7 +156,7 @@ class Membership:
             key_ids=sorted(self._keyring.verifiers),
         )
 
-    def _count(self) -> None:
+    def _update_rate(self) -> None:
         now = time.monotonic()
         if now - self._counted_at >= RATE_SECONDS:
             self._requests_per_second = (self.requests.total - self._counted) / (now - self._counted_at)
