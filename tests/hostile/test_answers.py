@@ -33,16 +33,6 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def management(server: Server) -> httpx.Client:
-    return server.management()
-
-
-@pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
-
-
 def put_file(management: httpx.Client, group: str, name: str) -> bytes:
     """Store a file of the largest size, and return its content."""
     content = os.urandom(FILE_BYTES)

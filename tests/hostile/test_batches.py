@@ -40,16 +40,6 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
         assert_no_step_was_long(running)
 
 
-@pytest.fixture(scope="module")
-def management(server: Server) -> httpx.Client:
-    return server.management()
-
-
-@pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
-
-
 def assert_no_step_was_long(server: Server) -> None:
     log = (server.folder / "log").read_text()
     assert [line for line in log.splitlines() if "blocked the event loop" in line] == []

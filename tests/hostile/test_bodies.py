@@ -37,18 +37,8 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def management(server: Server) -> httpx.Client:
-    return server.management()
-
-
-@pytest.fixture(scope="module")
 def loud(server: Server, management: httpx.Client) -> UUID:
     return server.enroll(management, "loud")
-
-
-@pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
 
 
 def decode_all(decoder: Decoder) -> bytes:

@@ -37,11 +37,6 @@ GROWTH_BYTES_MAXIMUM = 64 * MIB
 
 
 @pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
-
-
-@pytest.fixture(scope="module")
 def loud(server: Server, management: httpx.Client) -> UUID:
     agent_id = server.enroll(management, "loud")
     large = json.dumps({"text": "x" * STATE_BYTES})

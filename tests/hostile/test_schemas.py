@@ -25,11 +25,6 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
-
-
 def chain(length: int, references: int) -> Schema:
     """Return a schema of definitions, each with some references to the next."""
     definitions: Schema = {

@@ -34,16 +34,6 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def management(server: Server) -> httpx.Client:
-    return server.management()
-
-
-@pytest.fixture(scope="module")
-def quiet(server: Server, management: httpx.Client) -> UUID:
-    return server.enroll(management, "quiet")
-
-
-@pytest.fixture(scope="module")
 def request_id(server: Server, management: httpx.Client) -> str:
     """A command that waits for its agent."""
     answer = management.post("/commands", json=command(server.enroll(management, "away")))
