@@ -1,4 +1,4 @@
-"""Take the measurements, each on a fresh system, print their figures, and write `build/bench.json`."""
+"""Run each measurement on a fresh system, print the figures, and write `build/bench.json`."""
 
 import os
 import time
@@ -57,11 +57,16 @@ FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement
 
 @click.command()
 @click.argument("keys", nargs=-1, type=click.Choice([figure.key for figure in FIGURES]), metavar="[KEY]...")
-@click.option("--quick", is_flag=True, help="Measure for a shorter time, less exactly.")
-@click.option("--check", "baseline", type=BASELINE, help="Measure a few figures shortly and fail if one has fallen.")
-@click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure those, and write what to check against.")
+@click.option("--quick", is_flag=True, help="Measure for a shorter time and less exactly.")
+@click.option(
+    "--check",
+    "baseline",
+    type=BASELINE,
+    help="Measure a few costs, and fail if one is worse than here.",
+)
+@click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure the same costs, and write them here.")
 def main(keys: Sequence[str], *, quick: bool, baseline: Path | None, new_baseline: Path | None) -> None:
-    """Measure the figures KEY, and what comes with them, or all figures."""
+    """Measure the figures KEY and those of the same measurements, or all figures."""
     if baseline is not None:
         check.check(baseline)
     elif new_baseline is not None:

@@ -1,4 +1,4 @@
-"""The arithmetic of sizing: what a fleet needs, of what each thing costs and how often agents do it. Pure functions."""
+"""Compute what a fleet needs from the cost of each operation and its frequency. Pure functions."""
 
 import math
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ import msgspec
 
 DAY_SECONDS = 86_400
 HOT_SECONDS = 300
-"""New rows of so long are still being written out, by checkpoints."""
+"""New rows are hot for this long, until a checkpoint has written them."""
 
 PAGE_BYTES = 8_192
-"""Each agent's newest events end in an index page of its own."""
+"""The newest events of each agent are in a separate index page."""
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What an agent does; real agents open a TLS connection for each request."""
+    """How often an agent does what. Real agents open a TLS connection for each request."""
 
     batch_seconds: float = 10
     batch_events: float = 5
@@ -30,7 +30,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What each thing costs: CPU in microseconds, of a node (`_us`) and of PostgreSQL (`_database_us`), and bytes."""
+    """The cost of each operation: CPU microseconds of a node (`_us`) and of PostgreSQL (`_database_us`), and bytes."""
 
     connection_us: float
     request_us: float
@@ -58,13 +58,13 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """How it is run: head-room, the size of a node, and the settings that count."""
+    """How the system is operated: headroom, the size of a node, and the settings that matter."""
 
     utilisation: float = 0.5
     cores_maximum: int = 8
-    """Of a node; each core runs a worker, and a small fleet's nodes have fewer."""
+    """The most cores per node. Each core runs a worker; nodes of small fleets have fewer cores."""
 
-    nodes_minimum: int = 2  # at least: one may be lost
+    nodes_minimum: int = 2  # so that one may fail
     pool_size: int = 8
     sweep_seconds: float = 5
     events_days: int = 30
@@ -73,7 +73,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The most that is taken for ordinary: of nodes, and of one PostgreSQL."""
+    """The limits of an ordinary deployment: of all nodes, and of one PostgreSQL."""
 
     node_cores: float = 160
     database_cores: float = 32
@@ -84,14 +84,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What a fleet needs, head-room included, except in `log_mb_per_second` and on the disk."""
+    """What a fleet needs, with headroom except for `log_mb_per_second` and the disk."""
 
     agents: int
     requests_per_second: float
     node_cores: float
     nodes: int
     workers: int
-    """Of each node."""
+    """Workers per node."""
 
     node_memory_gb: float
     database_cores: float
@@ -105,7 +105,7 @@ class Need(msgspec.Struct, frozen=True):
 
 
 def frequencies(rates: Rates) -> dict[str, float]:
-    """Return how many requests of each kind an agent makes in a second."""
+    """Return an agent's requests per second, by kind."""
     return {
         "batch": 1 / rates.batch_seconds,
         "states": 1 / rates.state_batch_seconds,
@@ -116,46 +116,48 @@ def frequencies(rates: Rates) -> dict[str, float]:
 
 
 def node_us(rates: Rates, costs: Costs) -> float:
-    """Return the CPU of nodes that an agent takes, in microseconds per second."""
-    often = frequencies(rates)
-    requests = (sum(often.values()) - often["login"]) * (_connection_us(rates, costs) + costs.request_us)
-    logins = often["login"] * _login_us(rates, costs)
+    """Return the CPU microseconds of nodes per agent and second."""
+    per_second = frequencies(rates)
+    requests = (sum(per_second.values()) - per_second["login"]) * (_connection_us(rates, costs) + costs.request_us)
+    logins = per_second["login"] * _login_us(rates, costs)
     return requests + logins + _events(rates) * costs.event_us + _states(rates) * costs.state_us
 
 
 def database_us(rates: Rates, costs: Costs, sweep_seconds: float) -> float:
-    """Return the CPU of PostgreSQL that an agent takes, in microseconds per second."""
-    often = frequencies(rates)
-    writes = often["states"] + often["result"] + (often["batch"] if rates.are_events_in_postgresql else 0)
+    """Return the CPU microseconds of PostgreSQL per agent and second."""
+    per_second = frequencies(rates)
+    writes = (
+        per_second["states"] + per_second["result"] + (per_second["batch"] if rates.are_events_in_postgresql else 0)
+    )
     return (
         writes * costs.request_database_us
-        + sum(often.values()) * costs.sighting_database_us
-        + (often["poll"] + _polls_held(rates) / sweep_seconds) * costs.poll_database_us
-        + often["login"] * costs.login_database_us
-        + often["result"] * costs.order_database_us
+        + sum(per_second.values()) * costs.sighting_database_us
+        + (per_second["poll"] + _polls_held(rates) / sweep_seconds) * costs.poll_database_us
+        + per_second["login"] * costs.login_database_us
+        + per_second["result"] * costs.order_database_us
         + _stored_events(rates) * costs.event_database_us
         + _states(rates) * costs.state_database_us
     )
 
 
 def log_bytes(rates: Rates, costs: Costs) -> float:
-    """Return the bytes of write-ahead log that an agent causes in a second."""
-    often = frequencies(rates)
+    """Return the bytes of write-ahead log per agent and second."""
+    per_second = frequencies(rates)
     return (
-        sum(often.values()) * costs.sighting_log_bytes
+        sum(per_second.values()) * costs.sighting_log_bytes
         + _stored_events(rates) * costs.event_log_bytes
         + _states(rates) * costs.state_log_bytes
-        + often["result"] * costs.order_log_bytes
+        + per_second["result"] * costs.order_log_bytes
     )
 
 
 def table_bytes(rates: Rates, costs: Costs) -> float:
-    """Return the bytes that tables and indexes grow by in a second, for an agent, before anything is dropped."""
+    """Return the growth of tables and indexes in bytes per agent and second, before old rows are dropped."""
     return _stored_events(rates) * costs.event_bytes + frequencies(rates)["result"] * costs.finished_order_bytes
 
 
 def kept_bytes(rates: Rates, costs: Costs, policy: Policy) -> float:
-    """Return what an agent's rows take once the oldest are dropped as fast as new ones come."""
+    """Return the bytes of an agent's rows once old rows are dropped as fast as new ones are added."""
     events = _stored_events(rates) * DAY_SECONDS * policy.events_days * costs.event_bytes
     finished = policy.archive_days * costs.finished_order_bytes
     archived = (policy.orders_days - policy.archive_days) * costs.archived_order_bytes
@@ -163,7 +165,7 @@ def kept_bytes(rates: Rates, costs: Costs, policy: Policy) -> float:
 
 
 def plan(agents: int, rates: Rates, costs: Costs, policy: Policy) -> Need:
-    """Return what so many agents need; one node more than they need, so that one may be lost."""
+    """Return what a number of agents needs, with one spare node."""
     node_cores = agents * node_us(rates, costs) / 1e6 / policy.utilisation
     nodes = max(policy.nodes_minimum, math.ceil(node_cores / policy.cores_maximum) + 1)
     workers = math.ceil(node_cores / (nodes - 1))
@@ -190,24 +192,24 @@ def plan(agents: int, rates: Rates, costs: Costs, policy: Policy) -> Need:
 
 
 def returns_per_second(rates: Rates, costs: Costs) -> float:
-    """Return how many agents a core takes back in a second, after an outage that has outlasted their tokens."""
+    """Return how many agents a core serves per second after an outage, if their tokens have expired."""
     return 1e6 / (_login_us(rates, costs) + _connection_us(rates, costs) + costs.request_us)
 
 
 def ratios(need: Need, limits: Limits) -> dict[str, float]:
-    """Return of each resource how much of its limit is needed; more than 1 is too much."""
+    """Return the needed share of the limit of each resource; more than 1 exceeds the limit."""
     limited: Mapping[str, float] = msgspec.structs.asdict(limits)
     return {name: float(getattr(need, name)) / limit for name, limit in limited.items()}
 
 
 def saturating(need: Need, limits: Limits) -> str:
-    """Return the resource that is nearest to its limit, or furthest beyond."""
+    """Return the resource with the highest ratio."""
     shares = ratios(need, limits)
     return max(shares, key=lambda name: shares[name])
 
 
 def agents_carried(resource: str, need: Need, limits: Limits) -> int:
-    """Return how many agents a resource is enough for; `need` is a large fleet's, as small ones round up."""
+    """Return how many agents a resource suffices for; `need` is of a large fleet, as rounding distorts small ones."""
     return int(need.agents / ratios(need, limits)[resource])
 
 

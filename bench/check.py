@@ -1,4 +1,4 @@
-"""A short run against the figures committed with the source: whoever makes the server slower learns of it."""
+"""Compare a short run with committed figures, so that a change that makes the server slower fails."""
 
 import hashlib
 import statistics
@@ -28,7 +28,7 @@ COSTS = {
     "stateless": "cpu_us_per_event_plain",
     "stateful": "cpu_us_per_state",
 }
-"""Where each tells the CPU time of server and database; rates per second would fall beside any neighbour."""
+"""The raw data with the CPU time of each measurement. Other work on the machine would lower rates, but not CPU time."""
 
 MEASUREMENTS = (one_event.MEASUREMENT, logins.MEASUREMENT, stateless.MEASUREMENT, stateful.MEASUREMENT)
 REST = "rest_mb"
@@ -40,7 +40,7 @@ Values: TypeAlias = Mapping[str, float]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What is compared, the CPU seconds of a calibration in each turn, and the CPU microseconds of each thing."""
+    """The compared values; for each turn the CPU seconds of a calibration and the CPU microseconds of each request."""
 
     values: Values
     calibration_seconds: Sequence[float] = ()
@@ -48,36 +48,36 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def has_fallen(figure: Figure, value: float, baseline: float) -> bool:
-    """Return whether a value is worse than the baseline's by more than is allowed."""
+    """Return whether a value is more than `FALL` worse than in the baseline."""
     return value > baseline * (1 + FALL) if figure.is_most else value < baseline * (1 - FALL)
 
 
 def fallen(figures: Sequence[Figure], run: Values, baseline: Values) -> list[Figure]:
-    """Return the figures of a run that have fallen against the baseline."""
+    """Return the figures that are worse than in the baseline."""
     return [figure for figure in figures if has_fallen(figure, run[figure.key], baseline[figure.key])]
 
 
 def best_of(turns: Sequence[Values]) -> dict[str, float]:
-    """Return the least that each thing cost: a neighbour only ever adds to it."""
+    """Return the lowest cost of each request: other work on the machine only adds to it."""
     return {key: min(turn[key] for turn in turns) for key in turns[0]}
 
 
 def calibrated(cost_us: Values, calibration_seconds: float) -> dict[str, float]:
-    """Return costs in calibrations, of which a slow machine has slow ones."""
+    """Return costs in calibrations, which take longer on a slow machine."""
     return {f"{name}_cost": cost / calibration_seconds / 1e6 for name, cost in cost_us.items()}
 
 
 def write_baseline(path: Path) -> None:
-    """Measure, and keep the figures to compare with."""
+    """Measure, and write the figures that later runs are compared with."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(_measure())) + b"\n")
 
 
 def check(path: Path) -> None:
-    """Measure and compare; what has fallen is measured once more, and if it has again, the check fails."""
+    """Measure and compare. Figures that are worse are measured again; if they are worse again, the check fails."""
     baseline = msgspec.json.decode(path.read_bytes(), type=Run).values
     worse = _compare(FIGURES, baseline)
     if worse:
-        click.echo(f"measuring once more for {', '.join(figure.key for figure in worse)}")
+        click.echo(f"measuring again for {', '.join(figure.key for figure in worse)}")
         worse = _compare(worse, baseline)
     if worse:
         raise click.ClickException(f"worse by more than {FALL:.0%}: {', '.join(figure.key for figure in worse)}")
@@ -109,7 +109,7 @@ def _cost_us(measured: Measured, key: str) -> float:
 
 
 async def _calibrate(_system: System, _effort: Effort) -> Measured:
-    """Take the CPU seconds of a fixed work of the server's kinds: Python, JSON, hashes, a handshake's signatures."""
+    """Measure the CPU seconds of a fixed amount of work like the server's: Python, JSON, hashes, signatures."""
     key = ec.generate_private_key(ec.SECP256R1())
     return Measured({"seconds": statistics.median(_calibration_round(key) for _ in range(CALIBRATIONS))}, {})
 

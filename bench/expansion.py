@@ -1,4 +1,4 @@
-"""A command to groups of 1,000, 10,000 and 100,000 agents, against the bare INSERT … SELECT of its orders."""
+"""A command to groups of 1,000, 10,000 and 100,000 agents, compared with the bare INSERT … SELECT of its orders."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ _BARE = """
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Alternate the bare statement and the command, each on a table that is empty again, for groups of three sizes."""
+    """Alternate the bare statement and the command, each on an empty table, for groups of three sizes."""
     management = await connect(system, system.management_port)
     ratios: dict[str, float] = {}
     raw: dict[str, object] = {}

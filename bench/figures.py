@@ -1,4 +1,4 @@
-"""What a measurement is: the figures it gives, what each must reach, and how it is taken."""
+"""Measurements: their figures, the limits of these, and the function that measures."""
 
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from bench.system import System
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """What a figure must reach and what it aims at; `is_most` says that less is better."""
+    """A figure with its limit and its goal. With `is_most`, both are maximums."""
 
     key: str
     must: float
@@ -19,24 +19,24 @@ class Figure(msgspec.Struct, frozen=True):
     is_most: bool = False
 
     def holds(self, value: float) -> bool:
-        """Return whether a value is as good as it must be."""
+        """Return whether a value is within the limit."""
         return value <= self.must if self.is_most else value >= self.must
 
     def share(self, value: float) -> float:
-        """Return how much of what it must reach a value is: from 1 on, it holds."""
+        """Return how good a value is relative to the limit: from 1 on, the limit holds."""
         if value == self.must:
             return 1.0
         return self.must / max(value, 1e-9) if self.is_most else value / self.must
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """How long to measure."""
+    """How long to measure: the number of rounds, and the share of the usual amount."""
 
     rounds: int = 5
     share: float = 1.0
 
     def of(self, count: int) -> int:
-        """Return as much of a count as this effort allows."""
+        """Return the part of a count that this effort allows, at least 1."""
         return max(1, int(count * self.share))
 
 
@@ -44,14 +44,14 @@ FULL, QUICK = Effort(), Effort(rounds=2, share=0.2)
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """The values of the figures, and what they were made of."""
+    """The values of the figures, and the raw data behind these."""
 
     values: Mapping[str, float]
     raw: Mapping[str, object]
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """How some figures are taken, on a system of their own."""
+    """A way to measure some figures on a fresh system."""
 
     name: str
     figures: Sequence[Figure]
@@ -59,11 +59,11 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 Rates: TypeAlias = dict[str, list[float]]
-"""What each of the things compared reached, round by round."""
+"""The rates of each variant, round by round."""
 
 
 def medians(rates: Rates) -> dict[str, float]:
-    """Return the middle of each."""
+    """Return the median of each variant."""
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

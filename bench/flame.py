@@ -1,4 +1,4 @@
-"""Take one measurement with a profiler on the server, and write a flame graph of where its time went."""
+"""Run one measurement while a profiler watches the server, and write a flame graph."""
 
 import asyncio
 import signal
@@ -21,8 +21,8 @@ WRITE_SECONDS = 30.0
 @click.command()
 @click.argument("key", type=click.Choice([figure.key for figure in FIGURES]))
 def main(key: str) -> None:
-    """Write `build/flame-KEY.svg`, the flame graph of the server while the figure KEY is measured."""
-    [measurement] = [one for one in MEASUREMENTS if any(figure.key == key for figure in one.figures)]
+    """Write `build/flame-KEY.svg`, a flame graph of the server during the measurement of the figure KEY."""
+    [measurement] = [found for found in MEASUREMENTS if any(figure.key == key for figure in found.figures)]
     graph = Path("build") / f"flame-{key}.svg"
     graph.parent.mkdir(exist_ok=True)
     measured_together([Measurement("flame", (), partial(_take, measurement, graph))], FULL)
@@ -38,7 +38,7 @@ async def _take(measurement: Measurement, graph: Path, system: System, effort: E
         return await measurement.take(system, effort)
     finally:
         with suppress(ProcessLookupError):
-            profiler.send_signal(signal.SIGINT)  # it writes the graph then
+            profiler.send_signal(signal.SIGINT)  # then it writes the graph
         async with asyncio.timeout(WRITE_SECONDS):
             await profiler.wait()
 

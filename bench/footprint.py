@@ -1,4 +1,4 @@
-"""What each thing that agents do costs by itself: CPU of server and PostgreSQL, bytes in tables and in the log."""
+"""The cost of each operation of agents: CPU of server and PostgreSQL, bytes in tables and in the log."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ ROUNDS = 100
 FRESH = 3_000
 GROUP = "footprint"
 AT_ONCE = 500
-"""How many agents' polls, results or sightings share a statement."""
+"""The number of agents whose polls, results or sightings share a statement."""
 
 _SIZE = """
     SELECT coalesce(sum(pg_total_relation_size(relid))::int8, pg_total_relation_size($1::text::regclass))
@@ -46,8 +46,8 @@ _Item = TypeVar("_Item")
 Costs = dict[str, float]
 
 
-class Scale:
-    """Weighs the database before and after something is done to it."""
+class CostMeter:
+    """Measures the CPU of server and database, and the growth of the database, for one operation at a time."""
 
     def __init__(self, system: System, connection: asyncpg.Connection) -> None:
         self._system = system
@@ -55,8 +55,8 @@ class Scale:
         self.costs: dict[str, Costs] = {}
 
     @asynccontextmanager
-    async def weigh(self, name: str, count: int, table: str | None = None) -> AsyncIterator[None]:
-        """Note what each of `count` things done in the block costs; of a table, its bytes too."""
+    async def measure(self, name: str, count: int, table: str | None = None) -> AsyncIterator[None]:
+        """Note the cost of each of the `count` operations in the block, with the growth of `table` if one is named."""
         bytes_before = await self._size(table)
         lsn = await self._connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         before = self._system.cpu()
@@ -76,28 +76,28 @@ class Scale:
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Store events and states through the server, and the rest by the stores' own functions."""
+    """Send events and states through the server; run the other operations through the stores."""
     agents = sorted(await system.enroll(effort.of(AGENTS), GROUP))
     rounds = effort.of(ROUNDS)
     engine = open_engine(system.cluster.url, Settings())
     async with system.session() as connection:
-        scale = Scale(system, connection)
-        async with scale.weigh("event", SENDERS * rounds * EVENTS, "events"):
+        meter = CostMeter(system, connection)
+        async with meter.measure("event", SENDERS * rounds * EVENTS, "events"):
             await drive(system, [_event_requests(system, agent, rounds) for agent in agents[:SENDERS]])
-        async with scale.weigh("state", SENDERS * rounds * STATES, "states"):
+        async with meter.measure("state", SENDERS * rounds * STATES, "states"):
             await drive(system, [_state_requests(system, agent, rounds) for agent in agents[:SENDERS]])
         for name, requests in _single_requests(system, agents, effort.of(FRESH)).items():
-            async with scale.weigh(name, len(requests)):
+            async with meter.measure(name, len(requests)):
                 await _send_fresh(system, requests)
-        async with scale.weigh("sighting", len(agents)):
+        async with meter.measure("sighting", len(agents)):
             await _see(engine, agents)
-        async with scale.weigh("poll", len(agents)):
+        async with meter.measure("poll", len(agents)):
             await _claim(engine, agents)
-        await _live(engine, scale, agents)
+        await _live(engine, meter, agents)
         agent_bytes = await connection.fetchval("SELECT pg_total_relation_size('agents') / count(*) FROM agents")
     await engine.dispose()
-    values = {"stored_event_bytes": scale.costs["event"]["table_bytes"]}
-    return Measured(values, {"costs": scale.costs, "agent_table_bytes": agent_bytes})
+    values = {"stored_event_bytes": meter.costs["event"]["table_bytes"]}
+    return Measured(values, {"costs": meter.costs, "agent_table_bytes": agent_bytes})
 
 
 def _event_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
@@ -110,7 +110,7 @@ def _state_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
 
 
 def _documents(number: int) -> list[tuple[str, bytes]]:
-    """Return states as an inventory of files has them, about 200 bytes each; none is in two requests."""
+    """Return states of about 200 bytes, like an inventory of files; no state is in two requests."""
     return [
         (f"{item:040d}", msgspec.json.encode({"file": {"path": f"/usr/bin/{item}", "hash": "0" * 64}, "size": item}))
         for item in range(number * STATES, (number + 1) * STATES)
@@ -118,21 +118,21 @@ def _documents(number: int) -> list[tuple[str, bytes]]:
 
 
 def _single_requests(system: System, agents: Sequence[UUID], count: int) -> dict[str, list[bytes]]:
-    some = agents[:count]
+    used = agents[:count]
     return {
-        "fresh_login": [post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY})) for agent in some],
-        "fresh_poll": [poll(system.token(agent), 0) for agent in some],
+        "fresh_login": [post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY})) for agent in used],
+        "fresh_poll": [poll(system.token(agent), 0) for agent in used],
         "fresh_event": [
-            post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in some
+            post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in used
         ],
     }
 
 
 async def _send_fresh(system: System, requests: Sequence[bytes]) -> None:
-    """Send each request on a connection of its own, as real agents do."""
+    """Send each request on a fresh connection, as real agents do."""
 
-    async def send(some: Sequence[bytes]) -> None:
-        for request in some:
+    async def send(portion: Sequence[bytes]) -> None:
+        for request in portion:
             connection = await connect(system)
             await connection.send(request)
             connection.close()
@@ -141,31 +141,31 @@ async def _send_fresh(system: System, requests: Sequence[bytes]) -> None:
 
 
 async def _see(engine: Engine, agents: Sequence[UUID]) -> None:
-    for some in _portions(agents):
+    for portion in _portions(agents):
         async with engine.begin() as connection:
-            await record_sightings(connection, dict.fromkeys(some, Sighting("192.0.2.1")), "node")
+            await record_sightings(connection, dict.fromkeys(portion, Sighting("192.0.2.1")), "node")
 
 
 async def _claim(engine: Engine, agents: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
-    """Claim as the polls of these agents do; return the orders that were due, with their agents."""
+    """Claim the orders of these agents, as their polls do; return the orders with their agents."""
     owned = []
-    for some in _portions(agents):
+    for portion in _portions(agents):
         async with engine.begin() as connection:
-            claimed = await claim_orders(connection, some, 60)
+            claimed = await claim_orders(connection, portion, 60)
         owned += [(UUID(claim.order.order_id), claim.agent_id) for claim in claimed]
     return owned
 
 
-async def _live(engine: Engine, scale: Scale, agents: Sequence[UUID]) -> None:
-    """Take an order of each agent through its whole life, and into the archive."""
-    async with scale.weigh("order", len(agents), "finished_orders"):
+async def _live(engine: Engine, meter: CostMeter, agents: Sequence[UUID]) -> None:
+    """Take one order of each agent through its whole life into the archive."""
+    async with meter.measure("order", len(agents), "finished_orders"):
         async with engine.begin() as connection:
             await expand_command(connection, expansion_of(uuid7_at(time.time()), "admin", _command(), 600), 1)
-        for some in _portions(await _claim(engine, agents)):
-            endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in some]
+        for portion in _portions(await _claim(engine, agents)):
+            endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in portion]
             async with engine.begin() as connection:
                 await finish_orders(connection, endings)
-    async with scale.weigh("archived_order", len(agents), "archived_orders"), engine.begin() as connection:
+    async with meter.measure("archived_order", len(agents), "archived_orders"), engine.begin() as connection:
         await archive_orders(connection, datetime.now(UTC).date(), len(agents))
 
 

@@ -1,4 +1,4 @@
-"""Take measurements on a fresh system."""
+"""Run measurements on a fresh system."""
 
 import asyncio
 import tempfile
@@ -14,13 +14,13 @@ MEASUREMENT_SECONDS = 1800.0
 
 
 def measured_together(measurements: Sequence[Measurement], effort: Effort) -> list[tuple[str, Measured]]:
-    """Take the measurements one after the other, all on one fresh system."""
-    with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as made:
-        folder = Path(made)
+    """Run the measurements one after the other on one fresh system."""
+    with tempfile.TemporaryDirectory(prefix="comms-api-bench-") as name:
+        folder = Path(name)
         folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
-        return uvloop.run(_take(measurements, effort, folder))
+        return uvloop.run(_run(measurements, effort, folder))
 
 
-async def _take(measurements: Sequence[Measurement], effort: Effort, folder: Path) -> list[tuple[str, Measured]]:
+async def _run(measurements: Sequence[Measurement], effort: Effort, folder: Path) -> list[tuple[str, Measured]]:
     async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
         return [(measurement.name, await measurement.take(system, effort)) for measurement in measurements]

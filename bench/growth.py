@@ -1,7 +1,7 @@
-"""The same system twice, small and grown: two schemas of one database, either of which is the server's at a time.
+"""Measure a system with small and with grown tables, in two schemas of one database that the server uses in turn.
 
-Renaming a schema takes a millisecond, and PostgreSQL plans every statement anew for the tables that now have its name.
-So the small and the grown tables are measured in turns, and what slows a machine down for a while slows both.
+Renaming a schema takes a millisecond, and PostgreSQL plans every statement again for the tables that now have its name.
+Since small and grown tables are measured alternately, other work on the machine slows down both.
 """
 
 import statistics
@@ -23,11 +23,11 @@ from comms_api.database.uuid7 import uuid7_floor
 from comms_api.settings import Settings
 
 ACTING = 2_000
-"""The agents that do something, in the small and in the grown fleet."""
+"""The number of agents that send requests, in the small and in the grown fleet."""
 
 FLEET = 100_000
 DAYS = 10
-"""The grown tables' rows are spread over the partitions of so many days, today's included."""
+"""The rows of grown tables are spread over the partitions of this many days, including today."""
 
 _COPY = "; ".join(
     f"INSERT INTO public.{table} SELECT * FROM grown.{table} ON CONFLICT DO NOTHING"
@@ -37,7 +37,7 @@ _IDS = "uuidv7($2::timestamptz - clock_timestamp() + (n::float8 / $1::int) * $3:
 
 
 class Filling(msgspec.Struct, frozen=True):
-    """How a partitioned table is filled: what each row holds, beside its id, of a number `n` and the agents `$4`."""
+    """How to fill a partitioned table: the values of a row, except its id, from its number `n` and the agents `$4`."""
 
     table: str
     id_column: str
@@ -45,8 +45,8 @@ class Filling(msgspec.Struct, frozen=True):
     values: str
 
 
-class Twins:
-    """The two schemas."""
+class SchemaPair:
+    """The two schemas, `small` and `grown`; the server uses the one that is renamed to `public`."""
 
     def __init__(self, system: System, connection: asyncpg.Connection) -> None:
         self._system = system
@@ -55,8 +55,8 @@ class Twins:
         self.fleet: list[UUID] = []
 
     async def make(self, group: str, fleet: int) -> list[UUID]:
-        """Make both; return the agents that act in both, which are a group of theirs, spread over the grown fleet."""
-        await self._connection.execute("ALTER SYSTEM SET autovacuum = off")  # it would run in some of the rounds only
+        """Create both schemas; return the acting agents: a group in both schemas, spread over the grown fleet."""
+        await self._connection.execute("ALTER SYSTEM SET autovacuum = off")  # it would run in some rounds only
         await self._connection.execute("SELECT pg_reload_conf()")
         self.fleet = sorted(await self._system.enroll(fleet, "fleet"))
         acting = self.fleet[:: fleet // ACTING][:ACTING]
@@ -76,7 +76,7 @@ class Twins:
         await engine.dispose()
 
     async def use(self, name: str) -> None:
-        """Let the server work on the small or the grown tables."""
+        """Let the server use the small or the grown tables."""
         if name == self._absent:
             other = "grown" if name == "small" else "small"
             await self._connection.execute(
@@ -85,7 +85,7 @@ class Twins:
             self._absent = other
 
     async def fill(self, filling: Filling, rows: int) -> None:
-        """Give a grown table so many rows: partitions made anew, indexed once they are full, and vacuumed."""
+        """Fill a grown table with this many rows: create and fill partitions, then index and vacuum them."""
         await self.use("grown")
         today = datetime.now(UTC)
         midnight = datetime.combine(today, time.min, UTC)
@@ -110,7 +110,7 @@ class Twins:
             self.fleet,
             timeout=None,
         )
-        # Attaching it makes its indexes.
+        # Attaching the partition creates its indexes.
         await self._connection.execute(
             f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')", timeout=None
         )
@@ -122,11 +122,11 @@ class Twins:
         await self._connection.execute(f"VACUUM ANALYZE {', '.join(tables)}")
 
     async def checkpoint(self) -> None:
-        """Write out what is dirty, so that what is timed next pays for itself only."""
+        """Write dirty pages to disk, so that the next measurement does not pay for earlier ones."""
         await self._connection.execute("CHECKPOINT")
 
     async def size(self, table: str) -> dict[str, Any]:
-        """Return what a grown table holds, and in how many bytes."""
+        """Return the number of rows and bytes of a grown table."""
         await self.use("grown")
         [row] = await self._connection.fetch(
             """SELECT sum(reltuples)::int8 AS rows, sum(pg_total_relation_size(oid))::int8 AS bytes FROM pg_class
@@ -137,20 +137,20 @@ class Twins:
 
 
 @asynccontextmanager
-async def twins(system: System) -> AsyncIterator[Twins]:
-    """Open the connection of the twins for the block."""
+async def schema_pair(system: System) -> AsyncIterator[SchemaPair]:
+    """Open the schemas' connection for the block."""
     async with system.session() as connection:
-        yield Twins(system, connection)
+        yield SchemaPair(system, connection)
 
 
 Round = Callable[[], Awaitable[Mapping[str, float]]]
-"""Does something and returns the seconds and the CPU microseconds of each item."""
+"""Does some work, and returns the time and the CPU microseconds per item."""
 
 
-async def compare(pair: Twins, effort: Effort, tables: Sequence[str], measure: Round) -> dict[str, Any]:
-    """Measure small and grown tables in turns, each after a round that warms it up; return the ratios of the medians.
+async def compare(pair: SchemaPair, effort: Effort, tables: Sequence[str], measure: Round) -> dict[str, Any]:
+    """Measure small and grown tables in turn, each after a warm-up round; return the ratios of the medians.
 
-    Of the small schema, `tables` are emptied each time of what the rounds before have left.
+    `tables` of the small schema are emptied before each round.
     """
     rounds: dict[str, list[Mapping[str, float]]] = {"small": [], "grown": []}
     for _ in range(max(3, effort.rounds)):
@@ -161,7 +161,7 @@ async def compare(pair: Twins, effort: Effort, tables: Sequence[str], measure: R
             await pair.checkpoint()
             measured.append(await measure())
     middle = {
-        name: {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+        name: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
         for name, measured in rounds.items()
     }
     ratios = {key: middle["grown"][key] / middle["small"][key] for key in middle["small"]}

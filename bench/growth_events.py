@@ -1,4 +1,4 @@
-"""What an event costs as the table grows to 50 million."""
+"""The cost of an event as the table grows to 50 million events."""
 
 import time
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from functools import partial
 from uuid import UUID
 
 from bench.figures import Effort, Figure, Measured, Measurement
-from bench.growth import FLEET, Filling, compare, twins
+from bench.growth import FLEET, Filling, compare, schema_pair
 from bench.load import drive
 from bench.messages import event_lines, post, stateless
 from bench.system import System
@@ -16,22 +16,22 @@ QUICK_SHARE = 0.01
 CONNECTIONS = 32
 EVENTS_PER_REQUEST = 100
 REQUESTS = 1_000
-"""In a round, each of another agent."""
+"""Requests per round, each of another agent."""
 
 FILLING = Filling(
     "events",
     "id",
     "agent_id, module, collector, event",
-    # A batch of 100 events is one agent's, and small: what an insert meets is the indexes.
+    # Each batch of 100 events is from one agent. The events are small, since the cost of an insert is in the indexes.
     """($4::uuid[])[1 + (n / 100 * 7919) % cardinality($4::uuid[])], 'logcollector', 'file', '{"message": "grown"}'""",
 )
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Send one batch of each of many agents, to tables that are empty and to grown ones."""
+    """Send one batch from each of many agents, to empty and to grown tables."""
     share = 1.0 if effort.share == 1 else QUICK_SHARE
     points = []
-    async with twins(system) as pair:
+    async with schema_pair(system) as pair:
         acting = await pair.make("acting", int(FLEET * max(share, 0.1)))
         requests = _requests(system, acting[:: len(acting) // REQUESTS])
         for size in SIZES if share == 1 else SIZES[-1:]:

@@ -1,4 +1,4 @@
-"""What a poll and an order cost as the fleet grows to 100,000 agents with 10 million finished orders."""
+"""The cost of a poll and of an order as the fleet grows to 100,000 agents with 10 million finished orders."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from bench.figures import Effort, Figure, Measured, Measurement
-from bench.growth import FLEET, Filling, compare, twins
+from bench.growth import FLEET, Filling, compare, schema_pair
 from bench.load import Connection, connect
 from bench.messages import poll, post, submit
 from bench.system import System
@@ -27,7 +27,7 @@ FILLING = Filling(
     "order_id",
     """request_id, agent_id, agent_groups, attempt, expires_at, sent_at, status, result_code, result_message,
         result_data""",
-    # A command has 1,000 orders, so the history is of as many commands as that makes.
+    # Each command of the history has 1,000 orders.
     """('00000000-0000-7000-8000-' || lpad((n / 1000)::text, 12, '0'))::uuid,
         ($4::uuid[])[1 + (n::int8 * 7919) % cardinality($4::uuid[])], '{acting}', 1, now(), now(), 'success', 0,
         'done', '{}'""",
@@ -44,10 +44,10 @@ _FILL_OPEN = """
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Poll for nothing, and take orders through their whole life, in a small and in the grown system."""
+    """Poll without orders, and take orders through their whole life, in a small and in the grown system."""
     share = 1.0 if effort.share == 1 else QUICK_SHARE
     points: list[dict[str, Any]] = []
-    async with twins(system) as pair, system.session() as connection:
+    async with schema_pair(system) as pair, system.session() as connection:
         acting = await pair.make(GROUP, int(FLEET * max(share, 0.1)))
         for size in SIZES if share == 1 else SIZES[-1:]:
             started = time.perf_counter()
@@ -68,14 +68,14 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 async def _poll_all(system: System, agents: Sequence[UUID]) -> dict[str, float]:
-    """Let each agent poll once, for orders that are not there."""
+    """Let each agent poll once; there are no orders."""
     before, started = system.cpu(), time.perf_counter()
     await _ask(system, [poll(system.token(agent), 0) for agent in agents])
     return _cost(system, before, started, len(agents))
 
 
 async def _live(system: System, agents: Sequence[UUID]) -> dict[str, float]:
-    """Submit a command to the agents, which fetch and report it."""
+    """Submit a command to the agents, which poll and report their orders."""
     polls = [poll(system.token(agent), 0) for agent in agents]
     before, started = system.cpu(), time.perf_counter()
     management = await connect(system, system.management_port)
@@ -93,7 +93,7 @@ def _report(system: System, agent: UUID, body: bytes) -> bytes:
 
 
 async def _ask(system: System, requests: Sequence[bytes]) -> list[bytes]:
-    """Send the requests over a few connections; return the answers in their order."""
+    """Send the requests over a few connections; return the answers in the order of the requests."""
     connections = [await connect(system) for _ in range(CONNECTIONS)]
     answers = await asyncio.gather(
         *(_ask_one(connection, requests[start::CONNECTIONS]) for start, connection in enumerate(connections))

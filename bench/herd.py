@@ -1,4 +1,4 @@
-"""The server dies under 10,000 held polls and comes back: how long until all poll again, and what they see."""
+"""Kill and restart the server while 10,000 polls are held; measure how long until all poll again, and their errors."""
 
 import asyncio
 import time
@@ -23,20 +23,20 @@ HELD_SECONDS = 2.0
 GROUP = "herd"
 BROKEN = ConnectionError.__name__
 ALLOWED = ("503 with Retry-After", ConnectionRefusedError.__name__)
-"""The second is what an agent sees while the server is down."""
+"""The refusals that agents may see; the second one while the server is down."""
 
 _SEEN = "SELECT count(*) FROM agents WHERE last_seen_at > $1"
 
 
 class Herd:
-    """Agents that poll again whatever happens, and what happened to them after their polls broke."""
+    """Agents that poll again after every failure, and counts of these failures."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.seen: Counter[str] = Counter()
 
     async def agent(self, request: bytes, held: "tuple[Connection, asyncio.Future[bytes]]") -> bytes:
-        """Return the answer to the poll that brings the agent its order."""
+        """Poll until an order arrives, and return that answer."""
         connection, answer = held
         attempt = 0
         while True:
@@ -53,7 +53,7 @@ class Herd:
     async def _poll_again(
         self, request: bytes, attempt: int, failure: Exception
     ) -> "tuple[Connection, asyncio.Future[bytes]]":
-        """Wait as the reference agent does, and connect until it works."""
+        """Wait as the reference agent does, and connect until that succeeds."""
         while True:
             self.seen[failure_name(failure)] += 1
             await asyncio.sleep(delay_seconds(attempt, getattr(failure, "retry_after", None)))
@@ -65,14 +65,14 @@ class Herd:
 
 
 def failure_name(failure: Exception) -> str:
-    """Return what kind of a failure an agent saw."""
+    """Return the kind of a failure."""
     if isinstance(failure, Refusal):
         return f"{failure.status} with Retry-After" if failure.retry_after else str(failure.status)
     return type(failure).__name__
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Hold polls, kill the server and start it again, wait until it has seen every agent, and prove it by a command."""
+    """Hold polls, restart the server, wait until it has seen every agent; a command checks that all of them poll."""
     count = min(AGENTS if effort.share == 1 else QUICK_AGENTS, allow_descriptors(AGENTS) - SPARE_DESCRIPTORS)
     agents = await system.enroll(count, GROUP)
     requests = [poll(system.token(agent)) for agent in agents]
@@ -81,7 +81,7 @@ async def take(system: System, effort: Effort) -> Measured:
     herd = Herd(system)
     async with asyncio.TaskGroup() as group:
         answers = [group.create_task(herd.agent(*one)) for one in zip(requests, held, strict=True)]
-        raw = await _die_and_return(system, count)
+        raw = await _kill_and_restart(system, count)
         await asyncio.sleep(HELD_SECONDS)
         started = time.perf_counter()
         await _submit(system)
@@ -94,8 +94,8 @@ async def take(system: System, effort: Effort) -> Measured:
     return Measured(values, {"agents": count, "seen_by_agents": dict(herd.seen), **raw})
 
 
-async def _die_and_return(system: System, count: int) -> dict[str, float]:
-    """Return how long it took, from the death and from when the server said it was up, until it had seen all agents."""
+async def _kill_and_restart(system: System, count: int) -> dict[str, float]:
+    """Return the seconds from the kill, and from the restart, until the server has seen all agents."""
     died = time.perf_counter()
     await system.stop(SIGKILL)
     async with system.session() as connection:
@@ -103,7 +103,7 @@ async def _die_and_return(system: System, count: int) -> dict[str, float]:
         await system.restart()
         up = time.perf_counter()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await connection.fetchval(_SEEN, dead_at) < count:  # noqa: ASYNC110 - the database tells nobody
+            while await connection.fetchval(_SEEN, dead_at) < count:  # noqa: ASYNC110 - the database sends no event
                 await asyncio.sleep(LOOK_SECONDS)
     now = time.perf_counter()
     return {"seconds_since_up": now - up, "seconds_since_death": now - died}
@@ -118,8 +118,8 @@ async def _submit(system: System) -> None:
 MEASUREMENT = Measurement(
     "herd",
     (
-        Figure("herd_seconds", 60, 30, "seconds from the death until all poll again", is_most=True),
-        Figure("herd_errors", 0, 0, "answers but 503 with Retry-After", is_most=True),
+        Figure("herd_seconds", 60, 30, "seconds from the kill until all poll again", is_most=True),
+        Figure("herd_errors", 0, 0, "answers other than 503 with Retry-After", is_most=True),
     ),
     take,
 )

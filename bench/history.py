@@ -1,4 +1,4 @@
-"""What finished orders cost the open ones: claims, results and one order, without a history and with a long one."""
+"""The cost of claims and results with and without a long history of finished orders."""
 
 import asyncio
 import time
@@ -34,10 +34,10 @@ async def take(system: System, effort: Effort) -> Measured:
     without = [await _round(system, agents) for _ in range(effort.rounds)]
     finished = effort.of(FINISHED)
     fill_seconds = await timed(partial(_fill, system, finished))
-    beside = [await _round(system, agents) for _ in range(effort.rounds)]
+    with_history = [await _round(system, agents) for _ in range(effort.rounds)]
     rates = {
-        name: medians({key: [one[key] for one in rounds] for key in rounds[0]})
-        for name, rounds in (("without", without), ("with", beside))
+        name: medians({key: [each[key] for each in rounds] for key in rounds[0]})
+        for name, rounds in (("without", without), ("with", with_history))
     }
     slower = {key: rates["with"][key] / rates["without"][key] for key in rates["with"]}
     values = {
@@ -46,12 +46,12 @@ async def take(system: System, effort: Effort) -> Measured:
         "claims_beside_history": slower["claims_s"],
         "results_beside_history": slower["results_s"],
     }
-    raw = {"finished_orders": finished, "fill_seconds": fill_seconds, "without": without, "with": beside}
+    raw = {"finished_orders": finished, "fill_seconds": fill_seconds, "without": without, "with": with_history}
     return Measured(values, raw)
 
 
 async def _round(system: System, agents: list[UUID]) -> dict[str, float]:
-    """Hold every poll, submit to all, and have each agent report its order; the rounds of a run leave nothing open."""
+    """Hold every poll, submit to all agents, and let each agent report its order, so that no order stays open."""
     opened = await connect_all(system, [poll(system.token(agent)) for agent in agents])
     await asyncio.sleep(HELD_SECONDS)
     management = await connect(system, system.management_port)

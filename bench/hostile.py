@@ -1,6 +1,6 @@
 """Build the requests of hostile clients. The tests in `tests/hostile` and the bench's attacks share these builders.
 
-Sizes are parameters: the bench takes those of the attacks that were seen, a test may take smaller ones.
+Sizes are parameters: the bench uses the sizes of known attacks; tests may use smaller ones.
 """
 
 import gzip
@@ -50,7 +50,7 @@ def shot(  # noqa: PLR0913 - the parts of a request
     encoding: str = "",
     announced: int | None = None,
 ) -> Shot:
-    """Return a request with `body` and then `fill` some times as its body; `announced` may be a wrong length."""
+    """Return a request whose body is `body` and then `fill` repeated; `announced` may be a wrong length."""
     length = len(body) + len(fill) * times if announced is None else announced
     lines = [f"{method} {path} HTTP/1.1", "Host: bench", "Connection: close"]
     if method != "GET":

@@ -1,7 +1,7 @@
-"""Events per second over HTTPS with the sink JetStream: against the sink PostgreSQL, and against rare syncs.
+"""Events per second over HTTPS with the sink JetStream, compared with the sink PostgreSQL and with rare syncs.
 
-One NATS server syncs its files before each acknowledgement, as PostgreSQL syncs its log before each commit; another
-syncs them every ten seconds. A node of its own writes to each, and all nodes get the same requests, by turns.
+One NATS server syncs its files before each acknowledgement, as PostgreSQL syncs its log before each commit. Another
+syncs every ten seconds. Each has a node that writes to it, and all nodes receive the same requests in turn.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from bench.system import System, second_node
 EVENTS_PER_REQUEST = 100
 CONNECTIONS = 32
 REQUESTS = 1920
-"""In each round; a multiple of the number of connections."""
+"""Requests per round; a multiple of the number of connections."""
 
 STREAM_BYTES = 8 * 2**30
 START_SECONDS = 20.0
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Alternate rounds of the one sink and the other."""
+    """Alternate rounds of the sinks."""
     lines = event_lines(EVENTS_PER_REQUEST)
     agents = await system.enroll(CONNECTIONS, "jetstream")
     requests = [post("/events/stateless", system.token(agent), stateless(agent, lines)) for agent in agents]
@@ -45,7 +45,7 @@ async def take(system: System, effort: Effort) -> Measured:
         nodes = {"postgresql": (system, None), "jetstream": always, "jetstream_10s": rarely}
         rates: Rates = {name: [] for name in nodes}
         for node, _ in nodes.values():
-            await drive(node, [[request] * 10 for request in requests])  # what is made at first use is made
+            await drive(node, [[request] * 10 for request in requests])  # warm up
         for _ in range(effort.rounds):
             for name, (node, nats) in nodes.items():
                 await system.checkpoint()
@@ -62,9 +62,9 @@ async def take(system: System, effort: Effort) -> Measured:
     return Measured(values, raw | {"cpu_us_per_event": cpu, "bytes_per_event": len(lines[0])})
 
 
-def _ratio(rates: Rates, ours: str, theirs: str) -> float:
+def _ratio(rates: Rates, numerator: str, denominator: str) -> float:
     # Rounds alternate, because the machine's other load changes more slowly.
-    return statistics.median(one / other for one, other in zip(rates[ours], rates[theirs], strict=True))
+    return statistics.median(a / b for a, b in zip(rates[numerator], rates[denominator], strict=True))
 
 
 def _cpu_seconds(process: psutil.Process | None) -> float:
@@ -99,7 +99,7 @@ async def _rate(node: System, requests: Sequence[bytes], count: int) -> float:
 
 @asynccontextmanager
 async def _nats_server(folder: Path, sync_interval: str) -> AsyncIterator[tuple[str, psutil.Process]]:
-    """Run a server for the block and yield where it is."""
+    """Run a server for the block; yield its URL and its process."""
     port, configuration = _configure(folder, sync_interval)
     program = Path(sysconfig.get_path("scripts")) / "nats-server"
     process = await asyncio.create_subprocess_exec(program, "-c", configuration, stdout=DEVNULL, stderr=DEVNULL)

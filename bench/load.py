@@ -1,4 +1,4 @@
-"""A cheap load generator: encoded requests over raw TLS connections that stay open."""
+"""A load generator that uses little CPU: it sends encoded requests over raw TLS connections that stay open."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ OPENED_AT_ONCE = 32
 
 
 class Refusal(RuntimeError):
-    """An answer that is no 2xx."""
+    """An answer whose status is not 2xx."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
         super().__init__((head + b" " + body).decode())
@@ -20,7 +20,7 @@ class Refusal(RuntimeError):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, with one request under way at a time."""
+    """A keep-alive connection with one request at a time. `connect` sets the transport."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -28,13 +28,13 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[bytes] | None = None
 
     def send(self, request: bytes) -> "asyncio.Future[bytes]":
-        """Send a request; what is returned becomes the body of its answer, and fails unless that is a 2xx."""
+        """Send a request; the future returns the body of the answer, or raises `Refusal` if its status is not 2xx."""
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self._answer
 
     def data_received(self, data: bytes) -> None:
-        """Gather an answer."""
+        """Collect the answer."""
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
         if not separator or len(body) < _content_length(head):
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
             self._settle(Refusal(head, body))
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Fail whoever waits."""
+        """Fail the request under way."""
         self._settle(ConnectionError("the server closed the connection"))
 
     def _settle(self, outcome: bytes | Exception) -> None:
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
             answer.set_result(outcome)
 
     def close(self) -> None:
-        """Close at once; an answer that is still to come is not waited for."""
+        """Close the connection without waiting for an answer."""
         if self._answer is not None:
             self._answer.cancel()
         self.transport.abort()
@@ -80,27 +80,27 @@ async def connect(system: System, port: int | None = None) -> Connection:
 
 
 async def connect_all(system: System, requests: Sequence[bytes]) -> "list[tuple[Connection, asyncio.Future[bytes]]]":
-    """Open a connection for each request and send it; return each with its answer to come."""
+    """Open a connection for each request and send it; return the connections with their pending answers."""
     opened = []
     for start in range(0, len(requests), OPENED_AT_ONCE):
-        some = requests[start : start + OPENED_AT_ONCE]
-        connections = await asyncio.gather(*(connect(system) for _ in some))
+        batch = requests[start : start + OPENED_AT_ONCE]
+        connections = await asyncio.gather(*(connect(system) for _ in batch))
         opened += [
-            (connection, connection.send(request)) for connection, request in zip(connections, some, strict=True)
+            (connection, connection.send(request)) for connection, request in zip(connections, batch, strict=True)
         ]
     return opened
 
 
 async def drive(system: System, requests: Sequence[Sequence[bytes]]) -> float:
-    """Send each connection its requests, one after the other, all connections at once; return the seconds it took."""
+    """Open a connection for each sequence, and send its requests one after the other; return the seconds it took."""
     opened = [await connect(system) for _ in requests]
 
-    async def run(connection: Connection, own: Sequence[bytes]) -> None:
-        for request in own:
+    async def send(connection: Connection, sequence: Sequence[bytes]) -> None:
+        for request in sequence:
             await connection.send(request)
 
     started = time.perf_counter()
-    await asyncio.gather(*(run(connection, own) for connection, own in zip(opened, requests, strict=True)))
+    await asyncio.gather(*(send(connection, sequence) for connection, sequence in zip(opened, requests, strict=True)))
     seconds = time.perf_counter() - started
     for connection in opened:
         connection.close()

@@ -1,4 +1,4 @@
-"""What a login on a fresh TLS connection costs the server."""
+"""The cost of a login on a fresh TLS connection."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ AT_ONCE = 8
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Log in again and again, each time with a handshake of its own (no session is resumed)."""
+    """Log in repeatedly, each time with a full TLS handshake (no session is resumed)."""
     [agent] = await system.enroll(1, "login")
     request = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
     await _log_in(system, request, AT_ONCE * 2)

@@ -1,4 +1,4 @@
-"""The requests of agents and operators, encoded once before anything is timed."""
+"""Requests of agents and operators, encoded before a measurement starts."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -10,7 +10,7 @@ HEALTH_CHECK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
-    """Return a POST request; one without a token sends no Authorization."""
+    """Return a POST request; without a token it has no Authorization header."""
     lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers]
     if token:
         lines.append(f"Authorization: Bearer {token}")
@@ -50,7 +50,7 @@ def stateful(agent_id: UUID, documents: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def submit(token: str, target: str, kind: str) -> bytes:
-    """Return the submission of one command."""
+    """Return a request that submits one command."""
     command = {
         "source": "Engine",
         "target": {"id": target, "type": kind},

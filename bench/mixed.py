@@ -1,4 +1,4 @@
-"""Ten minutes of everything at once: whether memory stays flat, tables stay compact and queues are bounded."""
+"""Ten minutes of mixed load: memory should stay flat, tables compact and queues bounded."""
 
 import asyncio
 import statistics
@@ -19,7 +19,7 @@ SECONDS = 600.0
 QUICK_SECONDS = 60.0
 WARM_UP_SECONDS = 120.0
 QUICK_WARM_UP_SECONDS = 70.0
-"""At least an idle connection's time and a round of autovacuum: after it, memory and tables should have their size."""
+"""Longer than idle connections live and autovacuum takes: then memory and tables should have their final size."""
 
 AGENTS = 60
 PAUSE_SECONDS = 1.0
@@ -27,7 +27,7 @@ COMMAND_SECONDS = 2.0
 SAMPLE_SECONDS = 1.0
 EVENTS, STATES = 100, 20
 STATES_KEPT = 200
-"""Of each agent: a round writes some of them, in turn, as inventories do that change here and there."""
+"""States per agent. Each round updates some of them, as inventories change."""
 
 GROUP = "mixed"
 TABLES = ("orders", "states", "agents")
@@ -40,7 +40,7 @@ _QUEUES = """
 
 
 class Load:
-    """What the agents have done, and how long each round of theirs took."""
+    """The work of agents and an operator; it counts orders and the seconds of each round."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -48,7 +48,7 @@ class Load:
         self.orders = 0
 
     async def agent(self, agent: UUID) -> None:
-        """Log in anew, send events and states, poll, and report what came; again and again, until cancelled."""
+        """Log in, send events and states, poll and report orders; repeat until cancelled."""
         number = 0
         while True:
             started, number = time.perf_counter(), number + 1
@@ -74,7 +74,7 @@ class Load:
             self.orders += len(results)
 
     async def operator(self) -> None:
-        """Submit a command to all agents now and then, until cancelled."""
+        """Submit a command to all agents every few seconds, until cancelled."""
         connection = await connect(self._system, self._system.management_port)
         request = submit(self._system.administrator_token(), GROUP, "group")
         while True:
@@ -83,7 +83,7 @@ class Load:
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Load the system moderately, and compare its end with what it was when it had warmed up."""
+    """Load the system moderately, and compare its end state with its state after the warm-up."""
     is_full = effort.share == 1
     seconds = SECONDS if is_full else QUICK_SECONDS
     agents = await system.enroll(AGENTS, GROUP)
@@ -116,7 +116,7 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 def drift_percent(samples: Sequence[float]) -> float:
-    """Return how much larger the last quarter is than the first, by their medians."""
+    """Return by how many percent the median of the last quarter exceeds that of the first."""
     quarter = max(1, len(samples) // 4)
     first, last = statistics.median(samples[:quarter]), statistics.median(samples[-quarter:])
     return (last / first - 1) * 100

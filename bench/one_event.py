@@ -1,4 +1,4 @@
-"""What one small request costs the server."""
+"""The cost of one small request."""
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import drive
@@ -7,11 +7,11 @@ from bench.system import System
 
 CONNECTIONS = 32
 REQUESTS = 300
-"""Of each connection."""
+"""Requests per connection."""
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Send one event per request over connections that stay open."""
+    """Send one event per request over keep-alive connections."""
     agents = await system.enroll(CONNECTIONS, "one-event")
     encoded = [post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in agents]
     await drive(system, [[request] * 20 for request in encoded])

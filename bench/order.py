@@ -1,4 +1,4 @@
-"""How soon one order reaches its agent: on an idle system, and beside 2,000 held polls."""
+"""The time until one order reaches its agent: on an idle system, and while 2,000 other polls are held."""
 
 import asyncio
 import time
@@ -16,11 +16,11 @@ TRIES = 200
 OTHERS = 2_000
 WARM_UP_TRIES = 20
 REGISTERED_SECONDS = 0.02
-"""After which the agent's next poll is held."""
+"""After this time, the server holds the agent's next poll."""
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Measure one agent alone, and beside others whose polls are held."""
+    """Measure one agent alone, and while the polls of other agents are held."""
     [agent] = await system.enroll(1, "one")
     others = await system.enroll(effort.of(OTHERS), "others")
     alone = await _times(system, agent, effort.of(TRIES))
@@ -37,7 +37,7 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 async def _times(system: System, agent: UUID, tries: int) -> list[float]:
-    """Submit commands one after the other to one agent, which reports each and polls again at once."""
+    """Submit commands one after the other to one agent, which reports each order and polls again."""
     request = submit(system.administrator_token(), str(agent), "agent")
     management = await connect(system, system.management_port)
     polls, reports = await connect(system), await connect(system)

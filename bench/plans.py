@@ -1,6 +1,6 @@
-"""Write `docs/performance/plans/`: how PostgreSQL runs the hot statements on large tables, as `auto_explain` tells it.
+"""Write `docs/performance/plans/`: the plans of the hot statements on large tables, from `auto_explain`.
 
-The statements are run by the stores' own functions, each in a transaction that is rolled back.
+The functions of the stores run the statements, each in a transaction that is rolled back.
 """
 
 import re
@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 
 from bench.figures import Effort, Measured, Measurement
 from bench.fresh import measured_together
-from bench.growth import FLEET, twins
+from bench.growth import FLEET, schema_pair
 from bench.growth_orders import FILLING, GROUP
 from bench.system import System
 from comms_api.agents.model import Sighting
@@ -37,7 +37,7 @@ FOLDER = Path("docs/performance/plans")
 FINISHED = 1_000_000
 STATES_PER_AGENT = 10
 AT_ONCE = 50
-"""How many agents' polls, results or sightings share a statement."""
+"""The number of agents whose polls, results or sightings share a statement."""
 
 LONG_LITERAL = re.compile(r"'\{[^']{80,}\}'")
 
@@ -57,26 +57,26 @@ Statement = Callable[[Connection], Awaitable[object]]
 
 
 async def take(system: System, _effort: Effort) -> Measured:
-    """Explain each statement, on 100,000 agents, as many open orders, a million finished ones and a million states."""
+    """Explain each statement on 100,000 agents, 100,000 open orders, a million finished orders and a million states."""
     await system.stop()  # the server would expire the orders
-    async with twins(system) as pair, system.session() as connection:
+    async with schema_pair(system) as pair, system.session() as connection:
         acting = await pair.make(GROUP, FLEET)
         await pair.fill(FILLING, FINISHED)
         for statement in _FILL:
             await connection.execute(statement, STATES_PER_AGENT)
         await connection.execute("VACUUM ANALYZE")
     engine = open_engine(system.cluster.url, Settings())
-    some = acting[:AT_ONCE]
+    polling = acting[:AT_ONCE]
     async with engine.connect() as opened:
-        of_some = select(orders.c.order_id, orders.c.agent_id).where(is_one_of(orders.c.agent_id, some))
-        owned = [(order_id, agent_id) for order_id, agent_id in await opened.execute(of_some)]
-    plans = {name: await _explain(engine, statement) for name, statement in hot_statements(some, owned).items()}
+        query = select(orders.c.order_id, orders.c.agent_id).where(is_one_of(orders.c.agent_id, polling))
+        owned = [(order_id, agent_id) for order_id, agent_id in await opened.execute(query)]
+    plans = {name: await _explain(engine, statement) for name, statement in hot_statements(polling, owned).items()}
     await engine.dispose()
     return Measured({}, plans)
 
 
 def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -> dict[str, Statement]:
-    """Return what runs each of the hot statements, for these agents and these orders of theirs."""
+    """Return a function for each hot statement that runs it for these agents and their orders."""
     endings = [Ending(order_id, agent_id, "success", 0, "done", "{}") for order_id, agent_id in owned]
     keys = [(str(agent), "fim", "file", str(number)) for agent in agents for number in (1, STATES_PER_AGENT + 1)]
     command = msgspec.json.decode(
@@ -102,29 +102,29 @@ def hot_statements(agents: Sequence[UUID], owned: Sequence[tuple[UUID, UUID]]) -
 
 
 async def _explain(engine: Engine, statement: Statement) -> str:
-    """Return the plans of what a store's function runs, as it ran."""
-    said: list[str] = []
+    """Run a statement and return the plans that PostgreSQL logs."""
+    messages: list[str] = []
     async with engine.connect() as connection:
         driver = connection.driver
         await connection.execute(text("LOAD 'auto_explain'"))
         for setting in ("log_analyze = on", "log_buffers = on", "log_level = notice", "log_parameter_max_length = 0"):
             await connection.execute(text(f"SET auto_explain.{setting}"))
         await driver.execute("BEGIN")
-        await statement(connection)  # so that the second finds its pages in memory, as in a busy system
+        await statement(connection)  # loads pages into memory, as in a busy system
         await driver.execute("ROLLBACK")
 
         def listen(_connection: Any, message: Any) -> None:
-            said.append(str(message.message))
+            messages.append(str(message.message))
 
         driver.add_log_listener(listen)
         await connection.execute(text("SET auto_explain.log_min_duration = 0"))
         await driver.execute("BEGIN")
-        said.clear()
+        messages.clear()
         await statement(connection)
         await connection.execute(text("SET auto_explain.log_min_duration = -1"))
         await driver.execute("ROLLBACK")
         driver.remove_log_listener(listen)
-    return "\n\n".join(LONG_LITERAL.sub("'{…}'", one) for one in said) + "\n"
+    return "\n\n".join(LONG_LITERAL.sub("'{…}'", message) for message in messages) + "\n"
 
 
 MEASUREMENT = Measurement("plans", (), take)
@@ -132,7 +132,7 @@ MEASUREMENT = Measurement("plans", (), take)
 
 @click.command()
 def main() -> None:
-    """Write the plans anew."""
+    """Write the plans."""
     [(_, measured)] = measured_together([MEASUREMENT], Effort())
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, plan in measured.raw.items():

@@ -1,4 +1,4 @@
-"""Draw `docs/performance/*.svg` from the raw data and figures that `make bench` has left in `build/` of hypercorn."""
+"""Draw `docs/performance/*.svg` from the raw data that `make bench` wrote to `build/`."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ TOP = 1.6
 
 @click.command()
 def main() -> None:
-    """Draw what has been measured; a plot whose data is not there stays as it is."""
+    """Draw the plots whose data exists; other plots stay unchanged."""
     draw(RAW, FOLDER)
 
 
@@ -27,14 +27,14 @@ def draw(measured: Path, folder: Path) -> None:
     raw = {path.stem: msgspec.json.decode(path.read_bytes()) for path in measured.glob("*.json")}
     values = {key: value for one in raw.values() for key, value in one.get("values", {}).items()}
     if drawn := [_bar(figure, values[figure.key]) for figure in FIGURES if figure.key in values]:
-        (folder / "figures.svg").write_text(bars("Figures against what they must reach (black: the aim)", drawn))
+        (folder / "figures.svg").write_text(bars("Figures relative to their limits (black: the goal)", drawn))
     for name, lines in _growth(raw).items():
-        title = f"Cost beside a grown system / in a small one, by {name} in the tables"
+        title = f"Cost in a grown system / in a small one, by {name} in the tables"
         (folder / f"growth-{name}.svg").write_text(curves(title, lines, TOP, 1.3))
 
 
 def _bar(figure: Figure, value: float) -> Bar:
-    """Return a figure's bar; of what should be small, a half of the limit is twice as good."""
+    """Return a figure's bar. If less is better, half of the limit is drawn as twice as good."""
     sign = "≤" if figure.is_most else "≥"
     return Bar(figure.key, figure.share(value), figure.share(figure.aim), f"{value:.3g} ({sign} {figure.must:g})")
 

@@ -1,4 +1,4 @@
-"""What held polls cost: memory, CPU, other requests' time; and how soon a group command reaches them all."""
+"""The cost of held polls (memory, CPU, delay of other requests), and how fast a group command reaches all of them."""
 
 import asyncio
 import resource
@@ -25,7 +25,7 @@ PROBES = 200
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Hold the polls, leave them alone, and wake them."""
+    """Hold polls, leave them idle, and answer them by a command."""
     held = min(effort.of(POLLS), allow_descriptors(POLLS) - SPARE_DESCRIPTORS)
     agents = await system.enroll(held, "polls")
     [probe] = await system.enroll(1, "probe")
@@ -50,15 +50,15 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 def allow_descriptors(polls: int) -> int:
-    """Allow this process as many sockets as it may have, and return how many; the server has the same limit."""
+    """Raise this process's limit of open files to the maximum and return it; the server has the same limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else polls * 2
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    limit = hard if hard != resource.RLIM_INFINITY else polls * 2
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
 async def _probe_p99s(system: System, agent: UUID) -> list[float]:
-    """Return the p99 of health checks and one-event requests, one after the other, in several blocks."""
+    """Send health checks and one-event requests in turn, in several blocks; return the p99 of each block."""
     connection = await connect(system)
     event = post("/events/stateless", system.token(agent), stateless(agent, event_lines(1)))
     blocks = [
@@ -76,7 +76,7 @@ async def _idle_percent(system: System, seconds: float) -> float:
 
 
 async def _wake(system: System, answers: "Sequence[asyncio.Future[bytes]]") -> list[float]:
-    """Return how many seconds after the submission each poll has its order."""
+    """Submit a group command; return the seconds until each poll has its order."""
     times: list[float] = []
     for answer in answers:
         answer.add_done_callback(lambda _: times.append(time.perf_counter()))

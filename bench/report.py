@@ -1,4 +1,4 @@
-"""What a run leaves: `build/bench.json`, the raw data beside it, and a table for people."""
+"""The results of a run: `build/bench.json`, raw data in `build/bench/`, and a table for people."""
 
 import os
 import platform
@@ -19,12 +19,12 @@ RAW = BUILD / "bench"
 
 
 def write_raw(name: str, content: object) -> None:
-    """Write what one measurement saw."""
+    """Write the raw data of one measurement."""
     _write(RAW / f"{name}.json", content)
 
 
 def write_report(figures: Sequence[Figure], values: Mapping[str, float], meta: Mapping[str, object]) -> None:
-    """Write the measured figures, and the machine, date and commit."""
+    """Write the measured figures with the machine, date and commit."""
     measured = {
         figure.key: {"value": values[figure.key], "must": figure.must, "aim": figure.aim, "unit": figure.unit}
         for figure in figures
@@ -47,7 +47,7 @@ def _machine() -> dict[str, object]:
 
 
 def table_of(figures: Sequence[Figure], values: Mapping[str, float]) -> Table:
-    """Return a table of the measured figures, green where they meet their limit."""
+    """Return a table of the measured figures, green where the limit holds."""
     table = Table("figure", "measured", "must", "aim", "unit")
     for figure in figures:
         value = values.get(figure.key)

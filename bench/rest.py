@@ -1,4 +1,4 @@
-"""The memory of a worker at rest."""
+"""The memory of an idle worker."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ SETTLE_SECONDS = 2.0
 
 
 async def take(system: System, _effort: Effort) -> Measured:
-    """Look at a worker that has just started."""
+    """Measure a worker that has just started."""
     await asyncio.sleep(SETTLE_SECONDS)
     return Measured({"rest_mb": system.resident_bytes() / 2**20}, {"unshared_mb": system.unshared_bytes() / 2**20})
 

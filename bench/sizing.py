@@ -1,4 +1,4 @@
-"""Fill in the tables of `docs/operations/sizing.md` from what `make bench` has left in `build/`."""
+"""Fill in the tables of `docs/operations/sizing.md` from the figures of `make bench` in `build/`."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ MEASUREMENTS: Sequence[Measurement] = tuple(
 )
 OUTAGE = Outage(60, closed_seconds=60)
 BOUND_SECONDS = 0.5
-"""After this, a server that starts again has bound its ports."""
+"""The time until a restarted server has bound its ports."""
 
 RUNS = 5
 
@@ -47,35 +47,35 @@ RESOURCES = {
     "connections": "connections to PostgreSQL",
     "storm_seconds": "logins after an outage",
 }
-WAYS = ("as planned", "with TLS ended at the balancer", "and events in JetStream only")
+VARIANTS = ("as planned", "with TLS ended at the balancer", "and events in JetStream only")
 Cell = str | float
 
 
 def main_tables(root: Path) -> dict[str, str]:
-    """Return the parts of the page by name, of the measurements in a folder."""
+    """Return the tables of the page by name, computed from the measurements in a folder."""
     raw = {one.name: _read(root / "bench" / f"{one.name}.json") for one in MEASUREMENTS}
     costs, policy, limits, rates = costs_of(raw), _policy(), Limits(), Rates()
-    balanced = msgspec.structs.replace(rates, is_tls_at_the_balancer=True)
-    elsewhere = msgspec.structs.replace(balanced, are_events_in_postgresql=False)
-    ways = (rates, balanced, elsewhere)
-    needs, behind, without = ([plan(size, way, costs, policy) for size in SIZES] for way in ways)
+    tls_ended = msgspec.structs.replace(rates, is_tls_at_the_balancer=True)
+    no_events = msgspec.structs.replace(tls_ended, are_events_in_postgresql=False)
+    variants = [[plan(size, variant, costs, policy) for size in SIZES] for variant in (rates, tls_ended, no_events)]
+    needs, balanced, _ = variants
     return {
         "run": _run(root),
         "rates": _rates(rates),
         "costs": _costs(costs),
-        "plan": _plan(needs, behind),
-        "first": _first((needs, behind, without), limits),
-        "limits": _limits((needs[-1], behind[-1], without[-1]), limits),
+        "plan": _plan(needs, balanced),
+        "first": _first(variants, limits),
+        "limits": _limits([variant[-1] for variant in variants], limits),
         "storm": _storms(needs, costs, raw["herd"]["raw"]),
     }
 
 
 def costs_of(raw: dict[str, Any]) -> Costs:
-    """Return what each thing costs, of the raw data of the measurements by name."""
+    """Return the cost of each operation from the raw data of the measurements, by name."""
     weighed, request = raw["footprint"]["raw"]["costs"], raw["one_event"]["raw"]["cpu_us_per_request"]
     event, state, order, sighting = (weighed[name] for name in ("event", "state", "order", "sighting"))
     return Costs(
-        # A connection of its own, less the request on it; that is of an agent's last event as well as of its poll.
+        # A request on a fresh connection, less one on an open connection.
         connection_us=weighed["fresh_event"]["server_cpu_us"] - request["server"],
         request_us=request["server"],
         login_us=raw["logins"]["raw"]["cpu_us_per_login"]["server"],
@@ -115,7 +115,7 @@ def _policy() -> Policy:
 
 def _read(path: Path) -> Any:
     if not path.exists():
-        raise click.ClickException(f"{path} is missing: measure it by `make bench` first")
+        raise click.ClickException(f"{path} is missing: run `make bench` first")
     return msgspec.json.decode(path.read_bytes())
 
 
@@ -131,65 +131,69 @@ def _run(root: Path) -> str:
 
 
 def _rates(rates: Rates) -> str:
-    often = frequencies(rates)
+    per_second = frequencies(rates)
     rows: list[Sequence[Cell]] = [
-        (f"a batch of {rates.batch_events:g} events of 400 bytes", f"each {rates.batch_seconds:g} s", often["batch"]),
         (
-            f"a batch of {rates.state_batch_states:g} states; {rates.states_kept:,g} are kept of an agent",
-            f"each {rates.state_batch_seconds:g} s",
-            often["states"],
+            f"a batch of {rates.batch_events:g} events of 400 bytes",
+            f"every {rates.batch_seconds:g} s",
+            per_second["batch"],
+        ),
+        (
+            f"a batch of {rates.state_batch_states:g} states; an agent keeps {rates.states_kept:,g}",
+            f"every {rates.state_batch_seconds:g} s",
+            per_second["states"],
         ),
         (
             f"a poll, held `poll_wait_seconds` = {rates.poll_wait_seconds:g}",
-            f"{rates.poll_pause_seconds:g} s after the answer",
-            often["poll"],
+            f"{rates.poll_pause_seconds:g} s after an answer",
+            per_second["poll"],
         ),
-        ("a login", f"each {rates.token_seconds:g} s", often["login"]),
-        ("an order and its result, from group commands", f"{rates.commands_a_day:g} a day", often["result"]),
-        ("together", "", sum(often.values())),
+        ("a login", f"every {rates.token_seconds:g} s", per_second["login"]),
+        ("an order and its result, from group commands", f"{rates.commands_a_day:g} a day", per_second["result"]),
+        ("together", "", sum(per_second.values())),
     ]
-    return table(("what an agent does", "how often", "requests/s, each on a TLS connection of its own"), rows)
+    return table(("what an agent does", "how often", "requests/s, each on a new TLS connection"), rows)
 
 
 def _costs(costs: Costs) -> str:
     rows: list[Sequence[Cell]] = [
         ("opening and closing a TLS connection", costs.connection_us, "", "", ""),
         ("a request", costs.request_us, costs.request_database_us, "", ""),
-        ("a login, its connection included", costs.login_us, costs.login_database_us, "", ""),
+        ("a login, with its connection", costs.login_us, costs.login_database_us, "", ""),
         ("an event", costs.event_us, costs.event_database_us, costs.event_log_bytes, costs.event_bytes),
         ("a state", costs.state_us, costs.state_database_us, costs.state_log_bytes, costs.state_bytes),
         ("an order's life", "", costs.order_database_us, costs.order_log_bytes, costs.finished_order_bytes),
         ("an archived order", "", "", "", costs.archived_order_bytes),
-        ("noting that an agent was seen", "", costs.sighting_database_us, costs.sighting_log_bytes, ""),
-        ("looking for a poll's orders", "", costs.poll_database_us, "", ""),
+        ("recording that an agent was seen", "", costs.sighting_database_us, costs.sighting_log_bytes, ""),
+        ("claiming the orders of a poll", "", costs.poll_database_us, "", ""),
         ("an agent", "", "", "", costs.agent_bytes),
     ]
     header = ("what", "node, CPU µs", "PostgreSQL, CPU µs", "log, bytes", "table and indexes, bytes")
-    memory = f"A held poll takes {costs.poll_kb:.0f} KB of the node's memory, a worker at rest {costs.rest_mb:.0f} MB."
+    memory = f"A held poll takes {costs.poll_kb:.0f} KB of the node's memory, an idle worker {costs.rest_mb:.0f} MB."
     return f"{table(header, rows)}\n\n{memory}"
 
 
-def _plan(needs: Sequence[Need], behind: Sequence[Need]) -> str:
+def _plan(needs: Sequence[Need], balanced: Sequence[Need]) -> str:
     rows: list[Sequence[Cell]] = [
         ("requests/s", *(need.requests_per_second for need in needs)),
         ("cores of nodes", *(need.node_cores for need in needs)),
-        ("nodes, and cores of each; one node to spare", *(f"{need.nodes} of {need.workers}" for need in needs)),
-        ("the same, TLS ended at the balancer", *(f"{need.nodes} of {need.workers}" for need in behind)),
+        ("nodes, and cores of each; with one spare node", *(f"{need.nodes} of {need.workers}" for need in needs)),
+        ("the same, TLS ended at the balancer", *(f"{need.nodes} of {need.workers}" for need in balanced)),
         ("memory of a node in use, GB", *(need.node_memory_gb for need in needs)),
         ("cores of PostgreSQL", *(need.database_cores for need in needs)),
-        ("memory of PostgreSQL for what is hot, GB", *(need.hot_gb for need in needs)),
+        ("memory of PostgreSQL for hot rows, GB", *(need.hot_gb for need in needs)),
         ("connections to PostgreSQL, at most", *(need.connections for need in needs)),
         ("write-ahead log, MB/s", *(need.log_mb_per_second for need in needs)),
-        ("writes, MB/s, with head-room", *(need.write_mb_per_second for need in needs)),
+        ("writes, MB/s, with headroom", *(need.write_mb_per_second for need in needs)),
         ("disk, GB a day", *(need.disk_gb_a_day for need in needs)),
         ("disk for the retention, TB", *(need.disk_tb for need in needs)),
     ]
     return table(("agents", *(f"{size:,}" for size in SIZES)), rows)
 
 
-def _first(ways: Sequence[Sequence[Need]], limits: Limits) -> str:
-    rows = [(f"{size:,}", *(_saturating(way[at], limits) for way in ways)) for at, size in enumerate(SIZES)]
-    return table(("agents", *WAYS), rows)
+def _first(variants: Sequence[Sequence[Need]], limits: Limits) -> str:
+    rows = [(f"{size:,}", *(_saturating(variant[at], limits) for variant in variants)) for at, size in enumerate(SIZES)]
+    return table(("agents", *VARIANTS), rows)
 
 
 def _saturating(need: Need, limits: Limits) -> str:
@@ -197,30 +201,30 @@ def _saturating(need: Need, limits: Limits) -> str:
     return f"{RESOURCES[name]}: {ratios(need, limits)[name]:.0%}"
 
 
-def _limits(ways: Sequence[Need], limits: Limits) -> str:
+def _limits(variants: Sequence[Need], limits: Limits) -> str:
     carried = {
-        name: [agents_carried(name, need, limits) for need in ways]
+        name: [agents_carried(name, need, limits) for need in variants]
         for name in RESOURCES
         if name != "storm_seconds"  # nodes are added with the agents
     }
     rows: list[Sequence[Cell]] = [
-        (RESOURCES[name], getattr(limits, name), *(f"{_rounded(agents):,}" for agents in of_ways))
-        for name, of_ways in carried.items()
+        (RESOURCES[name], getattr(limits, name), *(f"{_rounded(agents):,}" for agents in counts))
+        for name, counts in carried.items()
     ]
-    rows.append(("all of them", "", *(f"{_rounded(min(of_way)):,}" for of_way in zip(*carried.values(), strict=True))))
-    return table(("resource", "limit", *WAYS), rows)
+    rows.append(("all of them", "", *(f"{_rounded(min(counts)):,}" for counts in zip(*carried.values(), strict=True))))
+    return table(("resource", "limit", *VARIANTS), rows)
 
 
 def _rounded(agents: int) -> int:
-    """Return two digits of it: more are not known."""
+    """Round to two digits, since more are not known."""
     return int(float(f"{agents:.1e}"))
 
 
 def _storms(needs: Sequence[Need], costs: Costs, measured: dict[str, Any]) -> str:
-    random.seed(1)  # so that the page changes with the measurements only
+    random.seed(1)  # so that the page changes only with the measurements
     agents, lasted = measured["agents"], measured["seconds_since_death"]
     down = lasted - measured["seconds_since_up"]
-    # Its agents keep their tokens: they poll, and of polls any number may wait.
+    # These agents keep their tokens and only poll, and the number of waiting polls is not limited.
     herd = Worker(1e6 / (costs.connection_us + costs.request_us), waiting_maximum=agents)
     rows: list[Sequence[Cell]] = [
         (
@@ -240,9 +244,9 @@ def _storms(needs: Sequence[Need], costs: Costs, measured: dict[str, Any]) -> st
     header = (
         "agents",
         "workers",
-        "agents/s that each takes back",
+        "agents/s per worker",
         "outage, s",
-        "s from its beginning until all are back",
+        "s from its start until all are served",
     )
     return table(header, rows)
 
@@ -253,7 +257,7 @@ def _last(agents: int, worker: Worker, outage: Outage) -> str:
 
 
 def shown(cell: Cell) -> str:
-    """Return a number with the digits that are known of it."""
+    """Return a number with its significant digits."""
     if isinstance(cell, str):
         return cell
     if cell >= 100:  # noqa: PLR2004 - three digits
@@ -262,13 +266,13 @@ def shown(cell: Cell) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return a table of Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *([shown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def filled(page: str, name: str, content: str) -> str:
-    """Return the page with what is between the two marks of a name replaced."""
+    """Return the page with the content between the two marks of a name replaced."""
     begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
     if begin not in page or end not in page:
         raise ValueError(f"the page has no marks for {name}")
@@ -276,9 +280,9 @@ def filled(page: str, name: str, content: str) -> str:
 
 
 @click.command()
-@click.option("--build", default=BUILD, type=click.Path(path_type=Path), show_default=True, help="Where the data is.")
+@click.option("--build", default=BUILD, type=click.Path(path_type=Path), show_default=True, help="Folder of figures.")
 def main(build: Path) -> None:
-    """Write the tables of the page anew."""
+    """Update the tables of the page."""
     page = PAGE.read_text()
     for name, content in main_tables(build).items():
         page = filled(page, name, content)

@@ -1,4 +1,4 @@
-"""Upserted states per second over HTTPS, half of them existing, against one bare INSERT … ON CONFLICT."""
+"""Upserted states per second over HTTPS, half of them new, compared with a bare INSERT … ON CONFLICT."""
 
 import time
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from bench.system import System
 
 STATES_PER_REQUEST = 100
 AGENTS = 50
-"""One request of each makes the 5,000 rows of a bare statement."""
+"""One request of each agent has the 5,000 rows of a bare statement."""
 
 REQUESTS = 12
-"""Of each agent in a round."""
+"""Requests per agent and round."""
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Alternate the bare statement and the server, each on agents of its own."""
+    """Alternate the bare statement and the server, each with different agents."""
     agents = await system.enroll(AGENTS * 2, "stateful")
     requests = max(4, effort.of(REQUESTS))
     rates: Rates = {"bare": [], "http": []}
@@ -39,7 +39,7 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 def _documents(request: int) -> list[tuple[str, bytes]]:
-    """Return the states of a request; the first half were the second half of the request before."""
+    """Return the states of a request; its first half is the second half of the request before."""
     start = request * STATES_PER_REQUEST // 2
     return [(f"{number:040d}", _document(number, request)) for number in range(start, start + STATES_PER_REQUEST)]
 

@@ -1,4 +1,4 @@
-"""Events per second over HTTPS, durable before the answer, against psql's copy of the same events."""
+"""Events per second over HTTPS, durable before the answer, compared with a copy of the same events by psql."""
 
 import asyncio
 import os
@@ -20,11 +20,11 @@ from comms_api.embedded_postgresql.home import binary
 EVENTS_PER_REQUEST = 100
 CONNECTIONS = (32, 64, 128)
 REQUESTS = 3840
-"""In each round; a multiple of every number of connections."""
+"""Requests per round; a multiple of each number of connections."""
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Alternate copies, plain and zstd rounds."""
+    """Alternate rounds of psql, of plain requests and of zstd requests."""
     agents = await system.enroll(max(CONNECTIONS), "stateless")
     lines = event_lines(EVENTS_PER_REQUEST)
     plain, packed = _encode(system, agents, lines)
@@ -65,7 +65,7 @@ async def _rate(system: System, encoded: Sequence[bytes], requests: int) -> floa
 
 
 def _write_rows(file: Path, agents: Sequence[UUID], lines: Sequence[bytes], requests: int) -> Path:
-    """Write what as many requests would store: the ids of a batch count up."""
+    """Write the rows that this many requests would store; the ids of a batch count up."""
     payloads = [line.decode().replace("\\", "\\\\") for line in lines]
     with file.open("w") as output:
         for request in range(requests):

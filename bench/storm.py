@@ -1,4 +1,4 @@
-"""A reconnect storm in simulation: agents that come back by the reference agent's own rules, to one worker."""
+"""Simulate a reconnect storm: agents that reconnect to one worker by the rules of the reference agent."""
 
 import heapq
 import random
@@ -10,36 +10,36 @@ from comms_api.http.problems import RETRY_AFTER_SECONDS
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """What takes agents back, one after the other."""
+    """A worker that serves reconnecting agents one after the other."""
 
     per_second: float
     waiting_maximum: int = 2_000
-    """Who comes when so many wait is refused: 503 with Retry-After."""
+    """While this many agents wait, further agents are refused: 503 with Retry-After."""
 
     refusal_share: float = 0.5
-    """What a refusal costs of what an agent costs: a TLS connection all the same."""
+    """The cost of a refusal relative to serving an agent: a refusal needs a TLS connection, too."""
 
 
 class Storm(msgspec.Struct, frozen=True):
-    """How a storm went."""
+    """The result of a simulation."""
 
     seconds: float
-    """From the outage's beginning until the last agent was back."""
+    """From the start of the outage until the last agent is served."""
 
     refusals: int
     connections_refused: int
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """How long nobody is served."""
+    """An outage, during which no agent is served."""
 
     seconds: float
     closed_seconds: float
-    """So long connections are refused; from then on, the server's port is open and they wait for it to be ready."""
+    """For this long, connections are refused. Then the port is open, and connections wait until the server is ready."""
 
 
 def simulate(agents: int, worker: Worker, outage: Outage) -> Storm:
-    """Let all agents lose their polls at once, and come back until each has been served."""
+    """Break the polls of all agents, and let the agents reconnect until each has been served."""
     arrivals = [(delay_seconds(1), 1) for _ in range(agents)]
     heapq.heapify(arrivals)
     free_at, refusals, connections_refused = outage.seconds, 0, 0

@@ -1,4 +1,4 @@
-"""Draw small plots as SVG, light and legible on white and without any library."""
+"""Draw small plots as SVG without a library, small files that are legible on white."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A figure as a share of what it must reach: from 1 on it holds."""
+    """A figure relative to its limit: from 1 on, the limit holds."""
 
     name: str
     share: float
@@ -24,9 +24,9 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 def bars(title: str, drawn: Sequence[Bar]) -> str:
-    """Return bars on a logarithmic axis, with a line where each figure holds and a tick at its aim."""
+    """Return bars on a logarithmic axis, with a line at the limits and a tick at the goal of each figure."""
     left, step, top = 240, 24, 56
-    unit = (WIDTH - left - 130) / 4  # an eighth of what must be reached up to twice that
+    unit = (WIDTH - left - 130) / 4  # from an eighth of the limit to twice the limit
 
     def across(share: float) -> float:
         return left + unit * (3 + math.log2(min(max(share, 1 / 8), 2)))
@@ -48,7 +48,7 @@ def bars(title: str, drawn: Sequence[Bar]) -> str:
 
 
 def curves(title: str, lines: Mapping[str, Points], top_value: float, limit: float) -> str:
-    """Return one curve for each name over a logarithmic axis of sizes, with a line at the limit."""
+    """Return a curve for each name on a logarithmic axis of sizes, with a line at the limit."""
     height, bottom, right = 300, 252, WIDTH - 170
     sizes = sorted({size for points in lines.values() for size, _ in points})
     low, high = math.log10(sizes[0]), math.log10(sizes[-1])

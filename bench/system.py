@@ -72,20 +72,20 @@ class System:
         }
 
     def cpu_since(self, before: Mapping[str, float], count: int) -> dict[str, float]:
-        """Return the CPU microseconds since then, for each of `count` things done."""
+        """Return the CPU microseconds since `before` for each of `count` requests or items."""
         return {name: (seconds - before[name]) / count * 1e6 for name, seconds in self.cpu().items()}
 
     def resident_bytes(self) -> int:
-        """Return the memory that the server process holds."""
+        """Return the resident memory of the server process."""
         return int(self._server_process.memory_info().rss)
 
     def unshared_bytes(self) -> int:
-        """Return the part of it that would be free if the process ended."""
+        """Return the memory that would be free if the server process ended."""
         return int(self._server_process.memory_full_info().uss)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
-        """Open a connection of our own to the database, for the block."""
+        """Open a connection to the database for the block."""
         url = make_url(self.cluster.url).set(drivername="postgresql")
         connection = await asyncpg.connect(url.render_as_string(hide_password=False))
         try:
@@ -94,12 +94,12 @@ class System:
             await connection.close()
 
     async def checkpoint(self) -> None:
-        """Write out what is dirty, so that whatever is timed next does not pay for what came before."""
+        """Write dirty pages to disk, so that the next measurement does not pay for earlier ones."""
         async with self.session() as connection:
             await connection.execute("CHECKPOINT")
 
     async def load_tokens(self) -> None:
-        """Take the server's signing key, so that a thousand agents need no thousand logins."""
+        """Load the server's signing keys, so that agents need no logins to get tokens."""
         engine = open_engine(self.cluster.url, Settings())
         async with engine.begin() as connection:
             keyring = await SigningKeys(engine, self._secret, Settings()).load(connection)
@@ -107,7 +107,7 @@ class System:
         self._tokens = Tokens(keyring, TOKEN_SECONDS, time.time)
 
     def token(self, agent_id: UUID) -> str:
-        """Return an agent's token as the server would issue it; the same each time, as agents keep theirs."""
+        """Return an agent's token as the server would issue it; an agent keeps its token."""
         if agent_id not in self._issued:
             self._issued[agent_id] = self._tokens.issue(str(agent_id), AGENTS)
         return self._issued[agent_id]
@@ -139,7 +139,7 @@ class System:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Return what a process has used; one that has just ended is counted by its parent."""
+    """Return the CPU time of a process, 0 if it has just ended: its parent counts it then."""
     try:
         times = process.cpu_times()
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Two workers against one: what a request costs with each, since the load generator has the same cores."""
+"""The cost of a request with one worker and with two. The load generator needs the same cores, so rates say little."""
 
 import statistics
 import time
@@ -10,17 +10,17 @@ from bench.messages import event_lines, post, stateless
 from bench.system import System
 
 CONNECTIONS = 32
-"""Of each worker: as many more clients as there are workers to serve them."""
+"""Connections per worker."""
 
 EVENTS_PER_REQUEST = {"one": 1, "hundred": 100}
 REQUESTS = {"one": 250, "hundred": 50}
-"""Of each connection."""
+"""Requests per connection."""
 
 WORKERS = (1, 2)
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Alternate servers of one and of two workers; what two could do is twice what one core does of their requests."""
+    """Alternate servers with one and with two workers; the gain is twice the ratio of their CPU costs per request."""
     agents = await system.enroll(CONNECTIONS * max(WORKERS), "workers")
     tokens = [(agent, system.token(agent)) for agent in agents]
     requests = {
@@ -32,11 +32,11 @@ async def take(system: System, effort: Effort) -> Measured:
         for workers in WORKERS:
             await system.restart(workers=workers)
             for name, every in requests.items():
-                some = every[: CONNECTIONS * workers]
-                await drive(system, [[request] * 5 for request in some])
-                one = await _round(system, some, effort.of(REQUESTS[name]))
-                rounds.setdefault(f"{name}_{workers}", []).append(one)
-    cost = {name: statistics.median(one["cpu_us"] for one in some) for name, some in rounds.items()}
+                used = every[: CONNECTIONS * workers]
+                await drive(system, [[request] * 5 for request in used])
+                measured = await _round(system, used, effort.of(REQUESTS[name]))
+                rounds.setdefault(f"{name}_{workers}", []).append(measured)
+    cost = {name: statistics.median(each["cpu_us"] for each in measured) for name, measured in rounds.items()}
     gain = {name: 2 * cost[f"{name}_1"] / cost[f"{name}_2"] for name in EVENTS_PER_REQUEST}
     return Measured({"two_workers": min(gain.values())}, {"gain": gain, "cpu_us_per_request": cost, "rounds": rounds})
 
