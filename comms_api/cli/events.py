@@ -14,7 +14,6 @@ import click
 import uvloop
 
 from comms_api.cli.logs import log_to
-from comms_api.database.coalescing import WRITERS
 from comms_api.database.connect import database
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage
@@ -31,6 +30,9 @@ from comms_api.settings import Settings, current_settings
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
+RELAY_LOOPS = 2
+"""One loop fetches messages while those of the other are stored."""
+
 _CONSUMER = re.compile(r"[^\s.*>/\\]+")
 
 
@@ -66,7 +68,7 @@ async def _relay(settings: Settings, target: str, consumer: str, *, once: bool) 
     async with AsyncExitStack() as stack:
         sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings, stopping)
         # One loop keeps the order that a reader of lines may count on; ids tell it to a reader of the table.
-        loops = 1 if target == "stdout" else WRITERS
+        loops = 1 if target == "stdout" else RELAY_LOOPS
         relay: Any = import_module("comms_api.events.jetstream.relay").Relay(settings, sink, consumer)
         await relay.run(stopping, loops=loops, ends_when_drained=once)
 

@@ -1,14 +1,15 @@
 """Let all requests that wait share one statement and one commit, without sharing one another's faults, and in turn.
 
 While one group is being stored the next one gathers, so a group is as large as the database is slow: alone, a request
-waits for nobody. When PostgreSQL refuses the data of a group, the group is halved until the items that it refuses are
-alone, and only they are answered as poisoned. Owners (agents) take turns, and what is of one owner is stored by one
-writer at a time: one that has many requests waiting delays the others by one of them, and leaves them the others.
-A submission whose caller is gone is dropped when its turn comes.
+waits for nobody. If PostgreSQL refuses the data of a group, the group is halved until the refused items are alone, and
+only they are answered as poisoned. Owners (agents) take turns, one submission each, and one writer at a time stores an
+owner's submissions, so a busy owner delays the others by at most one submission. A writer can be reserved for small
+submissions, so that these do not wait while large ones keep the others busy. A submission whose caller has left is
+dropped when its turn comes.
 """
 
 import asyncio
-import math
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import ContextVar
@@ -22,10 +23,8 @@ from comms_api.errors import ClientLeft
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
-GROUP_ITEMS_MAXIMUM = 20_000
-SMALL_SUBMISSION_ITEMS = 200
-WRITERS = 2
-"""How many may well store what is gathered: while one commits, the other can gather; a third gains nothing."""
+GROUP_SIZE_MAXIMUM = 20_000
+UNLIMITED = sys.maxsize
 
 
 def _is_never_gone() -> bool:
@@ -39,6 +38,7 @@ IS_CALLER_GONE: ContextVar[Callable[[], bool]] = ContextVar("is_caller_gone", de
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
     owner: Hashable
     items: Sequence[Item]
+    size: int
     answer: "asyncio.Future[Sequence[Outcome]]"
     is_caller_gone: Callable[[], bool]
 
@@ -50,15 +50,15 @@ class Coalescer(Generic[Item, Outcome]):
         self,
         store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
         refuse: Callable[[Item, str], Awaitable[Outcome]],
-        group_items_maximum: int = GROUP_ITEMS_MAXIMUM,
+        group_size_maximum: int = GROUP_SIZE_MAXIMUM,
     ) -> None:
         """Take a function that stores a group (one outcome per item, in order) and one that handles a poisoned item.
 
-        A group ends with the submission that reaches `group_items_maximum`.
+        A group ends with the submission that reaches `group_size_maximum`.
         """
         self._store = store
         self._refuse = refuse
-        self._group_items_maximum = group_items_maximum
+        self._group_size_maximum = group_size_maximum
         self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
         """By owner; the first is next."""
 
@@ -68,27 +68,30 @@ class Coalescer(Generic[Item, Outcome]):
         self._wanted = asyncio.Event()
         self._writers = 0
         self._unanswered = 0
-        """How many items wait or are being stored."""
+        """The size of all submissions that wait or are being stored."""
 
-    async def submit(self, owner: Hashable, items: Sequence[Item]) -> Sequence[Outcome]:
+    async def submit(self, owner: Hashable, items: Sequence[Item], size: int | None = None) -> Sequence[Outcome]:
         """Return the outcomes of an owner's `items` after their commit; raises what the store raised.
+
+        Without a `size`, the number of items is the size of the submission.
 
         Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken. A caller that
         is cancelled does not take its items back: they may be stored already.
         """
         answer = asyncio.get_running_loop().create_future()
-        submission = _Submission[Item, Outcome](owner, items, answer, IS_CALLER_GONE.get())
+        size = len(items) if size is None else size
+        submission = _Submission[Item, Outcome](owner, items, size, answer, IS_CALLER_GONE.get())
         self._waiting.setdefault(owner, deque()).append(submission)
-        self._unanswered += len(items)
+        self._unanswered += size
         self._wanted.set()
         return await submission.answer
 
-    async def run(self) -> None:
-        """Store what is submitted until cancelled; any number of these may run."""
+    async def run(self, size_maximum: int = UNLIMITED) -> None:
+        """Store submissions of up to `size_maximum` until cancelled; any number of these may run."""
         self._writers += 1
         while True:
             await self._wanted.wait()
-            group = self._take_group()
+            group = self._take_group(size_maximum)
             if not group:
                 self._wanted.clear()
                 continue
@@ -96,21 +99,21 @@ class Coalescer(Generic[Item, Outcome]):
             self._served |= owners
             await self._serve(group)
             self._served -= owners
-            self._unanswered -= sum(len(submission.items) for submission in group)
+            self._unanswered -= sum(submission.size for submission in group)
             self._wanted.set()
 
-    def _take_group(self) -> list[_Submission[Item, Outcome]]:
-        """Take a writer's share of all there is: with everything that waits, one would work while the others wait."""
+    def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
+        """Take a writer's share of all there is, so that one writer does not take everything while the others wait."""
         group: list[_Submission[Item, Outcome]] = []
-        wanted = max(1, min(self._group_items_maximum, -(-self._unanswered // self._writers)))
-        while wanted > 0 and (owners := self._next_owners(wanted)):
+        wanted = max(1, min(self._group_size_maximum, -(-self._unanswered // self._writers)))
+        while wanted > 0 and (owners := self._next_owners(wanted, size_maximum)):
             for submission in map(self._take_next, owners):
                 if submission.is_caller_gone():
-                    self._unanswered -= len(submission.items)
+                    self._unanswered -= submission.size
                     _settle(submission.answer, ClientLeft())
                 else:
                     group.append(submission)
-                    wanted -= len(submission.items)
+                    wanted -= submission.size
         return group
 
     def _take_next(self, owner: Hashable) -> _Submission[Item, Outcome]:
@@ -120,22 +123,16 @@ class Coalescer(Generic[Item, Outcome]):
             self._waiting[owner] = own  # at the end of the queue
         return submission
 
-    def _next_owners(self, wanted: int) -> list[Hashable]:
-        """Return the owners whose turn it is, until their next submissions have `wanted` items.
-
-        Small submissions take up to half of these, so that they do not wait behind all large ones.
-        """
-        owners: dict[Hashable, None] = {}
-        taken = 0
-        for size_maximum, share in ((SMALL_SUBMISSION_ITEMS, wanted // 2), (math.inf, wanted)):
-            for owner, own in self._waiting.items():
-                size = len(own[0].items)
-                if taken >= share:
-                    break
-                if size <= size_maximum and owner not in self._served and owner not in owners:
-                    owners[owner] = None
-                    taken += size
-        return list(owners)
+    def _next_owners(self, wanted: int, size_maximum: int) -> list[Hashable]:
+        """Return the owners whose turn it is, until the size of their next submissions is `wanted`."""
+        owners, taken = list[Hashable](), 0
+        for owner, own in self._waiting.items():
+            if taken >= wanted:
+                break
+            if own[0].size <= size_maximum and owner not in self._served:
+                owners.append(owner)
+                taken += own[0].size
+        return owners
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
         try:

@@ -4,7 +4,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
-from comms_api.database.coalescing import WRITERS, Coalescer
+from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.failures import Duplicate, MissingPartition
 from comms_api.database.partitions import create_partitions, list_days
@@ -15,6 +15,12 @@ from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.slices import Slices
 
+GROUP_BYTES_MAXIMUM = 2**20
+"""A larger COPY stores no more per second, and its commit delays the small ones."""
+
+SMALL_BYTES = 64 * 1024
+"""Batches of up to this size have a reserved writer, so that they do not wait for large ones."""
+
 
 class PostgresqlSink:
     """The table of events. Storing events again with the same ids changes nothing; refused rows are quarantined."""
@@ -23,15 +29,16 @@ class PostgresqlSink:
         self._engine = engine
         self._quarantine = quarantine
         self._slices = slices
-        self._writer = Coalescer[bytes, None](self._copy, self._refuse)
+        self._writer = Coalescer[bytes, None](self._copy, self._refuse, GROUP_BYTES_MAXIMUM)
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Return after the commit."""
-        await self._writer.submit(agent_id, await self._slices.run_metered(encode_rows(first_id, agent_id, runs)))
+        rows = await self._slices.run_metered(encode_rows(first_id, agent_id, runs))
+        await self._writer.submit(agent_id, rows, sum(map(len, rows)))
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the writers."""
-        return {f"events writer {number}": self._writer.run() for number in range(WRITERS)}
+        return {"events writer": self._writer.run(), "small events writer": self._writer.run(SMALL_BYTES)}
 
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
         try:

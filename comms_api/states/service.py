@@ -23,8 +23,9 @@ from comms_api.states.reports import read_result
 ATTEMPTS = 5
 
 
-STATE_WRITERS = 3
-"""While one merges and another waits for its commit, a third has PostgreSQL at work."""
+STATE_WRITERS = 2
+SMALL_CHANGES = 200
+"""A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
 
 LIMITS = PartLimits(changes=10_000, changed_bytes=8 * 2**20, read_bytes=4 * 2**20)
@@ -67,7 +68,8 @@ class States:
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the writers."""
         writers = {f"states writer {number}": self._writer.run() for number in range(STATE_WRITERS)}
-        return writers | {"large states writer": self._large_writer.run()}
+        small = {"small states writer": self._writer.run(SMALL_CHANGES)}
+        return writers | small | {"large states writer": self._large_writer.run()}
 
     async def change(self, agent_id: UUID, batch: StatefulBatch) -> list[ItemResult]:
         """Apply a batch and return one result per item, in order, after the commit.

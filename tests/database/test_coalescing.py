@@ -143,16 +143,34 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     writer.cancel()
 
 
-async def test_small_submissions_do_not_wait_behind_all_large_ones_nor_keep_them_out() -> None:
+async def test_a_reserved_writer_stores_small_submissions_while_large_ones_keep_the_others_busy() -> None:
+    table, may_end = Table(), asyncio.Event()
+
+    async def store(items: Sequence[int]) -> list[str]:
+        if len(items) > 200:
+            await may_end.wait()
+        return await table.store(items)
+
+    coalescer = Coalescer[int, str](store, table.refuse, 1_000)
+    writers = [asyncio.create_task(coalescer.run()), asyncio.create_task(coalescer.run(200))]
+    large = [asyncio.create_task(coalescer.submit(f"large {number}", range(900))) for number in range(9)]
+    small = [asyncio.create_task(coalescer.submit(f"small {number}", [number])) for number in range(20)]
+    assert await asyncio.wait_for(asyncio.gather(*small), PATIENCE) == [[f"stored {number}"] for number in range(20)]
+    assert not any(task.done() for task in large)
+    may_end.set()
+    await asyncio.gather(*large)
+    for writer in writers:
+        writer.cancel()
+
+
+async def test_a_group_ends_with_the_submission_that_reaches_the_size_of_a_group() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse, 1_000)
-    large = [asyncio.create_task(coalescer.submit(f"large {number}", range(900))) for number in range(9)]
-    small = [asyncio.create_task(coalescer.submit(f"small {number}", range(100))) for number in range(20)]
+    waiting = [asyncio.create_task(coalescer.submit(number, [number], size=400)) for number in range(7)]
     await asyncio.sleep(0)
     writer = asyncio.create_task(coalescer.run())
-    await asyncio.gather(*small)
-    assert [task.done() for task in large] == [True] * 4 + [False] * 5
-    await asyncio.gather(*large)
+    await asyncio.gather(*waiting)
+    assert table.statements == [[0, 1, 2], [3, 4, 5], [6]]
     writer.cancel()
 
 
