@@ -11,7 +11,7 @@ from comms_api.fairness.slices import Steps
 COLUMNS = ("id", "agent_id", "module", "collector", "event")
 ROWS_IN_PIECE = 128
 PIECE_BYTES = 128 * 1024
-STEP_PIECES = 16
+STEP_PIECES = 4
 STEP_LINES = STEP_PIECES * ROWS_IN_PIECE
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
