@@ -60,12 +60,12 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id: all, or those that match every filter; `*` in a name, system or version is anything."""
-    wanted = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
-    return await agents.list(wanted, after, limit)
+    agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
+    return await agents.list(agent_filter, after, limit)
 
 
-def _labels(given: list[str]) -> dict[str, str]:
-    pairs = [label.partition(":") for label in given]
+def _labels(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition(":") for text in texts]
     if any(not colon for _, colon, _ in pairs):
         raise Invalid("label: must be like key:value")
     return {key: value for key, _, value in pairs}

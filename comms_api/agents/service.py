@@ -163,10 +163,10 @@ class Agents:
             raise NotFound(f"There is no agent {agent_id}.")
         return agent
 
-    async def list(self, wanted: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
+    async def list(self, agent_filter: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
         """Return one page of agents, by id."""
         async with self._engine.connect() as connection:
-            found, has_more = await store.list_agents(connection, wanted, after, limit)
+            found, has_more = await store.list_agents(connection, agent_filter, after, limit)
         return make_page(found, lambda agent: str(agent.id), has_more=has_more)
 
     # -- changing
@@ -239,8 +239,8 @@ class Agents:
 
 
 def _values(change: AgentChange) -> dict[str, object]:
-    given = {name: getattr(change, name) for name in change.__struct_fields__}
-    values = {name: value for name, value in given.items() if value is not None}
+    members = {name: getattr(change, name) for name in change.__struct_fields__}
+    values = {name: value for name, value in members.items() if value is not None}
     if not values:
         raise Invalid("Give labels, allowed_addresses or is_blocked.")
     if change.allowed_addresses is not None:
@@ -248,11 +248,11 @@ def _values(change: AgentChange) -> dict[str, object]:
     return values
 
 
-def normal_networks(given: Sequence[str]) -> list[str]:
+def normal_networks(texts: Sequence[str]) -> list[str]:
     """Return source addresses as CIDR; raises `Invalid` for what is none. `any` stands for every address."""
-    if [text.lower() for text in given] == ["any"]:
+    if [text.lower() for text in texts] == ["any"]:
         return []
     try:
-        return [str(read_network(text)) for text in given]
+        return [str(read_network(text)) for text in texts]
     except ValueError as error:
         raise Invalid(f"allowed_addresses: {error}") from None

@@ -143,39 +143,39 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
 
 
 async def list_agents(
-    connection: Connection, wanted: AgentFilter, after: UUID | None, limit: int
+    connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int
 ) -> tuple[list[Agent], bool]:
     """Return a page of agents ordered by id, starting after `after`, and whether more follow."""
-    statement = select(*_COLUMNS).where(*conditions(wanted)).order_by(agents.c.id)
+    statement = select(*_COLUMNS).where(*conditions(agent_filter)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
     return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
 
 
-def conditions(wanted: AgentFilter) -> list[ColumnElement[bool]]:
-    """Return what holds of the rows of `agents` that are wanted."""
+def conditions(agent_filter: AgentFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on the rows of `agents` that match a filter."""
+    name, version, os = agent_filter.name, agent_filter.version, agent_filter.os
     found = []
-    if wanted.name is not None:  # the whole name is found by its index
-        found.append(_like(agents.c.name, wanted.name) if "*" in wanted.name else agents.c.name == wanted.name)
-    if wanted.version is not None:
-        found.append(_like(agents.c.version, wanted.version))
-    if wanted.os is not None:
+    if name is not None:  # the whole name is found by its index
+        found.append(_like(agents.c.name, name) if "*" in name else agents.c.name == name)
+    if version is not None:
+        found.append(_like(agents.c.version, version))
+    if os is not None:
         system = agents.c.host["os"]
-        found.append(or_(_like(system["name"].as_string(), wanted.os), _like(system["type"].as_string(), wanted.os)))
-    if wanted.status is not None:
-        found.append(literal(wanted.status) == STATUS)
-    if wanted.group is not None:
-        found.append(
-            agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == wanted.group))
-        )
-    if wanted.node is not None:
-        found.append(literal(wanted.node) == _NODE)
-    if wanted.in_sync is not None:
-        found.append(is_in_sync() if wanted.in_sync else not_(is_in_sync()))
-    return found + [agents.c.labels[key].as_string() == value for key, value in wanted.labels.items()]
+        found.append(or_(_like(system["name"].as_string(), os), _like(system["type"].as_string(), os)))
+    if agent_filter.status is not None:
+        found.append(literal(agent_filter.status) == STATUS)
+    if agent_filter.group is not None:
+        members = select(group_members.c.agent_id).where(group_members.c.group_name == agent_filter.group)
+        found.append(agents.c.id.in_(members))
+    if agent_filter.node is not None:
+        found.append(literal(agent_filter.node) == _NODE)
+    if agent_filter.in_sync is not None:
+        found.append(is_in_sync() if agent_filter.in_sync else not_(is_in_sync()))
+    return found + [agents.c.labels[key].as_string() == value for key, value in agent_filter.labels.items()]
 
 
-def wanted_configuration() -> ScalarSelect[str]:
+def expected_configuration() -> ScalarSelect[str]:
     """Return the hash of the group files that an agent should run: of the lines `GROUP/FILE SHA256`, in order."""
     line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
     nothing_between = aggregate_order_by(
@@ -195,7 +195,7 @@ NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
 
 def is_in_sync() -> ColumnElement[bool]:
     """Return whether an agent runs the right group files; an agent that never reported runs none."""
-    return func.coalesce(agents.c.configuration, literal(NO_FILES_SHA256)) == wanted_configuration()
+    return func.coalesce(agents.c.configuration, literal(NO_FILES_SHA256)) == expected_configuration()
 
 
 def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:

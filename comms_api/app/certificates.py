@@ -30,9 +30,9 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def find_certificate(settings: Settings) -> Certificate:
-    """Return the certificate to serve with: the given one, or one for development, made on the first start."""
+    """Return the certificate to serve with: the configured one, or one for development, made on the first start."""
     if settings.tls_certificate is not None and settings.tls_key is not None:
-        return _given(settings.tls_certificate, settings.tls_key)
+        return _configured(settings.tls_certificate, settings.tls_key)
     made = Certificate(settings.certs_dir / "server.pem", settings.certs_dir / "server.key")
     try:
         if not (made.chain.exists() and made.key.exists()):
@@ -48,26 +48,26 @@ def check_pair(certificate: Certificate) -> None:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.chain, certificate.key, password="")
 
 
-def _given(chain: Path, key: Path) -> Certificate:
+def _configured(chain: Path, key: Path) -> Certificate:
     for name, path in (("tls_certificate", chain), ("tls_key", key)):
         if not path.is_file():
             raise ConfigurationError(f"{name}: no such file: {path}")
-    given = Certificate(chain, key)
+    certificate = Certificate(chain, key)
     try:
-        check_pair(given)
+        check_pair(certificate)
     except OSError as error:  # as errors of TLS are
         raise ConfigurationError(f"tls_certificate, tls_key: cannot serve with them: {error}") from None
-    return given
+    return certificate
 
 
-def _make(folder: Path, wanted: Certificate) -> None:
+def _make(folder: Path, made: Certificate) -> None:
     # One file holds both, so that two nodes that start at once cannot mix one's key with the other's certificate.
     both = folder / "development.pem"
     if not both.exists():
         write_new(both, _new_authority_and_server())
     server_key, server, authority = both.read_bytes().split(b"\n\n")
-    write_new(wanted.key, server_key + b"\n")
-    write_new(wanted.chain, server + b"\n")
+    write_new(made.key, server_key + b"\n")
+    write_new(made.chain, server + b"\n")
     write_new(folder / "ca.pem", authority + b"\n", PUBLIC)  # every client needs it
 
 
@@ -86,7 +86,7 @@ def _new_authority_and_server() -> bytes:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_own_names()), critical=False)
+        .add_extension(x509.SubjectAlternativeName(_host_names()), critical=False)
         .add_extension(issuer, critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -127,7 +127,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _own_names() -> list[x509.GeneralName]:
+def _host_names() -> list[x509.GeneralName]:
     names = dict.fromkeys(("localhost", socket.gethostname()))
     addresses = (ipaddress.ip_address(address) for address in ("127.0.0.1", "::1"))
     return [*map(x509.DNSName, filter(None, map(_dns_name, names))), *map(x509.IPAddress, addresses)]

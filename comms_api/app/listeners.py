@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from comms_api.addresses import Address
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
@@ -58,22 +59,24 @@ class Listeners(msgspec.Struct, frozen=True):
         return Listeners(agent, management)
 
 
-def open_listeners(settings: Settings, handed: Mapping[str, int] | None = None) -> list[Listeners]:
+def open_listeners(settings: Settings, inherited: Mapping[str, int] | None = None) -> list[Listeners]:
     """Return the sockets of each worker; raises `ConfigurationError`, naming the setting.
 
-    `handed` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
+    `inherited` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
     """
-    given, workers = handed or {}, settings.workers
-    wanted = {"agent": settings.agent_bind, "management": settings.management_bind}
-    for name in wanted.keys() - given.keys():
-        _probe(f"{name}_bind", wanted[name])
-    agents, managements = (_open_all(f"{name}_bind", wanted[name], workers, given.get(name)) for name in wanted)
+    inherited, workers = inherited or {}, settings.workers
+    addresses = {"agent": settings.agent_bind, "management": settings.management_bind}
+    for name in addresses.keys() - inherited.keys():
+        _probe(f"{name}_bind", addresses[name])
+    agents, managements = (
+        _open_all(f"{name}_bind", address, workers, inherited.get(name)) for name, address in addresses.items()
+    )
     return [Listeners(agent, management) for agent, management in zip(agents, managements, strict=True)]
 
 
-def _open_all(setting: str, address: str, workers: int, handed: int | None) -> list[socket.socket]:
-    if handed is not None:
-        return [_prepare(socket.socket(fileno=os.dup(handed))) for _ in range(workers)]
+def _open_all(setting: str, address: str, workers: int, inherited: int | None) -> list[socket.socket]:
+    if inherited is not None:
+        return [_prepare(socket.socket(fileno=os.dup(inherited))) for _ in range(workers)]
     first = _take(setting, address, shared=workers > 1)
     # A port 0 has become a number now, and the other workers must take the same.
     return [first, *(_take(setting, address_of(first), shared=True) for _ in range(workers - 1))]
@@ -113,13 +116,13 @@ def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise ConfigurationError(f"{setting}: expected HOST:PORT, not {address!r}")
-    place, deadline = (host.strip("[]"), int(port)), time.monotonic() + TAKEN_SECONDS
+    endpoint, deadline = Address(host.strip("[]"), int(port)), time.monotonic() + TAKEN_SECONDS
     is_logged = False
     while True:
         try:
-            return _bound(place, shared=shared)
+            return _bound(endpoint, shared=shared)
         except (OSError, OverflowError) as error:
-            if not _is_taken_by_a_connection(error, place) or time.monotonic() > deadline:
+            if not _is_taken_by_a_connection(error, endpoint) or time.monotonic() > deadline:
                 raise ConfigurationError(f"{setting}: cannot listen on {address}: {error}") from None
         if not is_logged:
             logger.warning(
@@ -133,25 +136,25 @@ def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
         time.sleep(AGAIN_SECONDS)
 
 
-def _bound(place: tuple[str, int], *, shared: bool) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
+def _bound(endpoint: Address, *, shared: bool) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind(place)
+        listener.bind(endpoint)
     except (OSError, OverflowError):
         listener.close()
         raise
     return listener
 
 
-def _is_taken_by_a_connection(error: Exception, place: tuple[str, int]) -> bool:
+def _is_taken_by_a_connection(error: Exception, endpoint: Address) -> bool:
     """Return whether a client connection uses a port. A listening server does not count: it would not end soon."""
     if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
         return False
     try:
-        socket.create_connection(place, timeout=1).close()
+        socket.create_connection(endpoint, timeout=1).close()
     except OSError:
         return True
     return False

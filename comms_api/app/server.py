@@ -70,7 +70,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
     stopping = asyncio.Event()
 
     def stop() -> None:
-        worker.manager.tell("STOPPING=1")
+        worker.manager.notify("STOPPING=1")
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -80,7 +80,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         def ready() -> None:
             log_capacity(settings)
             announce(listening)
-            manager.tell("READY=1")
+            manager.notify("READY=1")
 
         _collect_seldom()
         if settings.workers == 1:
@@ -134,16 +134,16 @@ def _supervise(worker: Worker, listeners: list[Listeners], ready: Callable[[], N
     stopping: list[int] = []
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
-    manager, told_at = worker.manager, 0.0
+    manager, notified_at = worker.manager, 0.0
     workers = _Workers(worker, listeners, ready)
     signal.signal(signal.SIGHUP, lambda number, _frame: workers.send_signal(number))
     while not stopping:
         time.sleep(0.1)
-        told_at = manager.tell_all_is_well(told_at)
+        notified_at = manager.notify_watchdog(notified_at)
         dead = workers.find_dead()
         if dead is not None and not stopping:
             workers.replace(dead)
-    manager.tell("STOPPING=1")
+    manager.notify("STOPPING=1")
     workers.end()
 
 

@@ -28,8 +28,8 @@ class ServiceManager(msgspec.Struct, frozen=True):
     sockets: dict[str, int] = {}
     """The descriptors of the listening sockets that it keeps open for us, by name."""
 
-    def tell(self, state: str) -> None:
-        """Tell a state: READY=1, STOPPING=1, WATCHDOG=1. A manager that does not listen is no fault of ours."""
+    def notify(self, state: str) -> None:
+        """Report a state: READY=1, STOPPING=1, WATCHDOG=1. A manager that does not listen is no fault of ours."""
         if not self.address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
@@ -38,19 +38,19 @@ class ServiceManager(msgspec.Struct, frozen=True):
             except OSError:
                 return
 
-    def tell_all_is_well(self, told_at: float) -> float:
-        """Tell that all is well, twice as often as it is wanted; return when that was told last."""
+    def notify_watchdog(self, notified_at: float) -> float:
+        """Report that all is well, twice per watchdog interval; return the time of the last report."""
         now = time.monotonic()
-        if self.watchdog_seconds is None or now - told_at < self.watchdog_seconds / 2:
-            return told_at
-        self.tell("WATCHDOG=1")
+        if self.watchdog_seconds is None or now - notified_at < self.watchdog_seconds / 2:
+            return notified_at
+        self.notify("WATCHDOG=1")
         return now
 
     async def keep_watched(self) -> None:
-        """Tell it for as long as the event loop turns."""
-        told_at = 0.0
+        """Report that all is well for as long as the event loop runs."""
+        notified_at = 0.0
         while self.watchdog_seconds:
-            told_at = self.tell_all_is_well(told_at)
+            notified_at = self.notify_watchdog(notified_at)
             await asyncio.sleep(self.watchdog_seconds / 4)
 
 

@@ -20,26 +20,26 @@ class Audit:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def list(self, wanted: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
+    async def list(self, entry_filter: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
         """Return one page of entries, oldest first."""
         statement = select(audit).order_by(audit.c.id)
-        pairs = ((audit.c.actor, wanted.actor), (audit.c.subject, wanted.subject), (audit.c.key, wanted.key))
+        pairs = ((audit.c[name], getattr(entry_filter, name)) for name in ("actor", "subject", "key"))
         statement = statement.where(*(column == value for column, value in pairs if value is not None))
-        if wanted.since is not None:
-            statement = statement.where(audit.c.id >= uuid7_floor(wanted.since))
-        if wanted.until is not None:
-            statement = statement.where(audit.c.id < uuid7_floor(wanted.until))
+        if entry_filter.since is not None:
+            statement = statement.where(audit.c.id >= uuid7_floor(entry_filter.since))
+        if entry_filter.until is not None:
+            statement = statement.where(audit.c.id < uuid7_floor(entry_filter.until))
         if after is not None:
             statement = statement.where(audit.c.id > after)
         async with self._engine.connect() as connection:
             found, has_more = await fetch_page(connection, statement, ["id"], limit, lambda row: Entry(**row))
         return make_page(found, lambda entry: str(entry.id), has_more=has_more)
 
-    async def stream(self, wanted: EntryFilter) -> AsyncIterator[Entry]:
+    async def stream(self, entry_filter: EntryFilter) -> AsyncIterator[Entry]:
         """Yield every entry, oldest first, a page at a time."""
         after: UUID | None = None
         while True:
-            page = await self.list(wanted, after, EXPORT_PAGE)
+            page = await self.list(entry_filter, after, EXPORT_PAGE)
             for entry in drain(page):
                 yield entry
             if page.next is None:

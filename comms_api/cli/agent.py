@@ -54,11 +54,11 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--spool-bytes", type=click.IntRange(min=4096), default=64 * 2**20, help="Most events kept unsent.")
 @click.option("--wait-seconds", type=click.FloatRange(min=0), default=60.0, help="How long a poll is held.")
 @click.option("--once", is_flag=True, help="Collect, send, execute what waits, and end.")
-def agent(**given: Any) -> None:
+def agent(**options: Any) -> None:
     """Enroll, log in, send this host's events and inventory, and execute orders, until SIGTERM."""
     log_to(sys.stderr, "INFO")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    asyncio.run(_run(Options(**given)))
+    asyncio.run(_run(Options(**options)))
 
 
 async def _run(options: Options) -> None:

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import click
 
-from comms_api.cli.operator import Given, Operator, operation, path_part
+from comms_api.cli.operator import JsonObject, Operator, operation, path_part
 from comms_api.cli.output import print_json, print_table, say
 from comms_api.errors import CommsError
 
 SKEW_SECONDS_MAXIMUM = 1.0
 AGAIN_SECONDS = 1.0
 AGREEMENT_SECONDS = 6.0
-"""How long nodes may differ before it is told: after a change each serves it from its next heartbeat on."""
+"""How long nodes may differ before it is reported: each node serves a change from its next heartbeat on."""
 
 WAIT_SECONDS = 60.0
 _DIFFERENCE = "nodes serve different"
 
-Nodes = Sequence[Given]
+Nodes = Sequence[JsonObject]
 
 
 @click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
@@ -41,11 +41,11 @@ def _say_all(problems: Sequence[str], otherwise: str) -> None:
         say(line)
 
 
-def _title(node: Given) -> str:
+def _title(node: JsonObject) -> str:
     return f"{node['name']}/{node['worker']}"
 
 
-def _state(node: Given) -> str:
+def _state(node: JsonObject) -> str:
     state: str = node["state"]
     return state if state in {"lost", node["wanted_state"]} else f"{state}, soon {node['wanted_state']}"
 
@@ -111,7 +111,7 @@ def _problems(found: Nodes) -> list[str]:
     return [*idle, *of_each, *_clashes(found), *_differences(found)]
 
 
-def _problems_of(node: Given) -> list[str]:
+def _problems_of(node: JsonObject) -> list[str]:
     if node["state"] == "lost":
         return [f"{_title(node)} is lost: silent for {node['silent_seconds']:g} s"]
     late = [f"{_title(node)}: late by {node['lag_seconds']:g} s: {', '.join(node['late'])}"] if node["late"] else []
@@ -159,7 +159,7 @@ def files(operator: Operator, *, as_json: bool) -> None:
 @_AS_JSON
 def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> None:
     """Have a node send its agents elsewhere, for maintenance; it goes on serving what still comes."""
-    _want(operator, name, "drain", as_json=as_json)
+    _request_state(operator, name, "drain", as_json=as_json)
     if is_waiting:
         _wait_until_drained(operator, name)
 
@@ -169,19 +169,19 @@ def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> 
 @_AS_JSON
 def resume(operator: Operator, *, name: str, as_json: bool) -> None:
     """Have a node take agents again."""
-    _want(operator, name, "resume", as_json=as_json)
+    _request_state(operator, name, "resume", as_json=as_json)
 
 
-def _want(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
-    wanted = _ask_of(operator, name, verb)
+def _request_state(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
+    node = _ask_of(operator, name, verb)
     if as_json:
-        print_json(wanted)
+        print_json(node)
     else:
-        say(f"{wanted['name']}: requested state {wanted['wanted_state']}")
+        say(f"{node['name']}: requested state {node['wanted_state']}")
 
 
-def _ask_of(operator: Operator, name: str, verb: str) -> Given:
-    answer: Given = operator.ask("POST", f"/nodes/{path_part(name)}/{verb}").json()
+def _ask_of(operator: Operator, name: str, verb: str) -> JsonObject:
+    answer: JsonObject = operator.ask("POST", f"/nodes/{path_part(name)}/{verb}").json()
     return answer
 
 
@@ -193,7 +193,7 @@ def _wait_until_drained(operator: Operator, name: str) -> None:
         time.sleep(AGAIN_SECONDS)
 
 
-def _may_hold_polls(node: Given) -> bool:
+def _may_hold_polls(node: JsonObject) -> bool:
     if node["state"] == "lost":
         raise CommsError(f"{_title(node)} is lost: whether it holds polls is not known")
     return bool(node["state"] == "active" or node["polls"])

@@ -6,7 +6,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from comms_api.cli.operator import Given, Operator, operation
+from comms_api.cli.operator import JsonObject, Operator, operation
 from comms_api.cli.output import copy, print_fitting, print_json
 from comms_api.cli.waiting import wait_for, waiting_option
 
@@ -40,55 +40,57 @@ def commands() -> None:
 @click.option("--idempotency-key", help="Submit once, however often this is run with the same key.")
 @click.option("--dry-run", is_flag=True, help="Only tell who would get it.")
 @waiting_option
-def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **given: Any) -> None:
+def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any) -> None:
     """Submit one command."""
-    command = _command(given)
+    command = _command(options)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     query = {"dry_run": "true"} if dry_run else {}
     body = msgspec.json.encode(command)
-    [told] = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()["commands"]
+    [submitted] = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()["commands"]
     if dry_run:
-        click.echo(f"{told['orders']} would get it")
-        for recipient in told["recipients"]:
+        click.echo(f"{submitted['orders']} would get it")
+        for recipient in submitted["recipients"]:
             click.echo(recipient)
         return
-    click.echo(f"{told['request_id']} {told['orders']} order(s)")
+    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s)")
     if is_waiting:
-        wait_for(operator, told["request_id"])
+        wait_for(operator, submitted["request_id"])
 
 
-def _command(given: Given) -> Given:
+def _command(options: JsonObject) -> JsonObject:
     try:
-        args = msgspec.Raw(given["args"].encode())
+        args = msgspec.Raw(options["args"].encode())
         msgspec.json.decode(args)
     except msgspec.DecodeError as error:
         raise click.BadParameter(str(error), param_hint="--args") from None
-    rollout = _present(given, "percent", "per_minute", "max_in_flight", "failure_ratio")
+    rollout = _present(options, "percent", "per_minute", "max_in_flight", "failure_ratio")
     command = {
         "source": SOURCE,
-        "target": _target(given),
-        "action": {"name": given["action"], "args": args},
-        "timeout": given["timeout"],
-        "priority": given["priority"],
+        "target": _target(options),
+        "action": {"name": options["action"], "args": args},
+        "timeout": options["timeout"],
+        "priority": options["priority"],
     }
-    return command | _present(given, "start_at") | ({"rollout": rollout} if rollout else {})
+    return command | _present(options, "start_at") | ({"rollout": rollout} if rollout else {})
 
 
-def _present(given: Given, *names: str) -> Given:
-    return {name: given[name] for name in names if given[name] is not None}
+def _present(options: JsonObject, *names: str) -> JsonObject:
+    return {name: options[name] for name in names if options[name] is not None}
 
 
-def _target(given: Given) -> Given:
-    targets: list[Given] = [
-        {"type": kind, "id": list(ids)} for kind, ids in (("agent", given["agents"]), ("group", given["groups"])) if ids
+def _target(options: JsonObject) -> JsonObject:
+    targets: list[JsonObject] = [
+        {"type": kind, "id": list(ids)}
+        for kind, ids in (("agent", options["agents"]), ("group", options["groups"]))
+        if ids
     ]
-    targets += [{"type": "all"}] if given["is_all"] else []
-    targets += [{"type": "server", "id": given["service"]}] if given["service"] else []
+    targets += [{"type": "all"}] if options["is_all"] else []
+    targets += [{"type": "server", "id": options["service"]}] if options["service"] else []
     if len(targets) != 1:
         raise click.UsageError("say for whom: one of --agent, --group, --all, --service")
-    pairs = [label.partition(":") for label in given["labels"]]
+    pairs = [label.partition(":") for label in options["labels"]]
     labels = {key: value for key, _, value in pairs}
-    narrowed = _present(given, "os", "version", "status") | ({"labels": labels} if labels else {})
+    narrowed = _present(options, "os", "version", "status") | ({"labels": labels} if labels else {})
     return targets[0] | ({"filter": narrowed} if narrowed else {})
 
 
@@ -98,10 +100,10 @@ _REQUEST_ID = click.argument("request_id", type=click.UUID)
 @operation(commands, "list")
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
-def list_commands(operator: Operator, **given: Any) -> None:
+def list_commands(operator: Operator, **filters: Any) -> None:
     """List commands, oldest first."""
     rows = []
-    for command in operator.pages("/commands", _present(given, "action", "target")):
+    for command in operator.pages("/commands", _present(filters, "action", "target")):
         named = _describe_target(command["target"])
         created = command["created_at"][:19]
         rows.append(
@@ -110,7 +112,7 @@ def list_commands(operator: Operator, **given: Any) -> None:
     print_fitting(("command", "created", "action", "target", "user", "phase"), rows)
 
 
-def _describe_target(target: Given) -> str:
+def _describe_target(target: JsonObject) -> str:
     names = target.get("id", "")
     if isinstance(names, list):
         more = [f"{len(names) - NAMES_SHOWN} more"] if len(names) > NAMES_SHOWN else []
@@ -139,8 +141,8 @@ def wait(operator: Operator, request_id: UUID) -> None:
 @_REQUEST_ID
 def cancel(operator: Operator, request_id: UUID) -> None:
     """Cancel every order of a command that has not ended."""
-    told = operator.ask("POST", f"/commands/{request_id}/cancel").json()
-    click.echo(f"{told['cancelled']} order(s) cancelled, {told['told']} recipient(s) will be told")
+    answer = operator.ask("POST", f"/commands/{request_id}/cancel").json()
+    click.echo(f"{answer['cancelled']} order(s) cancelled, {answer['told']} recipient(s) will be told")
 
 
 @operation(commands, "pause")
@@ -165,10 +167,10 @@ def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_wait
     """Submit a command again to those whose orders failed."""
     statuses = ["failure", "cancelled"] if with_cancelled else ["failure"]
     answer = operator.ask("POST", f"/commands/{request_id}/retry", json={"statuses": statuses})
-    [told] = answer.json()["commands"]
-    click.echo(f"{told['request_id']} {told['orders']} order(s)")
+    [submitted] = answer.json()["commands"]
+    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s)")
     if is_waiting:
-        wait_for(operator, told["request_id"])
+        wait_for(operator, submitted["request_id"])
 
 
 @operation(commands, "results")

@@ -18,7 +18,7 @@ from comms_api.text.printable import is_name
 
 TIMEOUT_SECONDS = 60.0
 
-Given: TypeAlias = dict[str, Any]
+JsonObject: TypeAlias = dict[str, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -98,9 +98,9 @@ class Operator:
         _check(answer)
         return answer
 
-    def pages(self, path: str, query: Given) -> Iterator[Given]:
+    def pages(self, path: str, query: JsonObject) -> Iterator[JsonObject]:
         """Yield the items of every page."""
-        after: Given = {}
+        after: JsonObject = {}
         while True:
             page = self.ask("GET", path, params=query | after).json()
             yield from page["items"]

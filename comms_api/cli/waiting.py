@@ -8,7 +8,7 @@ import click
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from comms_api.cli.operator import Given, Operator
+from comms_api.cli.operator import JsonObject, Operator
 from comms_api.cli.output import cell, say
 from comms_api.errors import CommsError
 
@@ -45,11 +45,11 @@ def wait_for(operator: Operator, request_id: str) -> None:
         sys.exit(1)
 
 
-def _show_progress(operator: Operator, request_id: str) -> Given:
+def _show_progress(operator: Operator, request_id: str) -> JsonObject:
     """Return the last progress of a command."""
-    progress: Given = {}
-    counts: Given = {}
-    moved_at, told = time.monotonic(), ""
+    progress: JsonObject = {}
+    counts: JsonObject = {}
+    moved_at, shown_sentence = time.monotonic(), ""
     columns = (TextColumn("orders"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[counts]}"))
     with Progress(*columns, TimeElapsedColumn()) as shown:
         bar = shown.add_task("", total=None, counts="")
@@ -60,25 +60,25 @@ def _show_progress(operator: Operator, request_id: str) -> Given:
             shown.update(bar, total=counts["total"], completed=ended, counts=_describe(progress))
             if not progress["is_done"] and time.monotonic() - moved_at >= QUIET_SECONDS:
                 awaited = _describe_awaited(operator, progress)
-                if awaited != told:
-                    told = awaited
-                    shown.console.print(cell(told), soft_wrap=True)
+                if awaited != shown_sentence:
+                    shown_sentence = awaited
+                    shown.console.print(cell(awaited), soft_wrap=True)
     return progress
 
 
-def _describe(progress: Given) -> str:
+def _describe(progress: JsonObject) -> str:
     orders, phase = progress["orders"], progress["command"]["phase"]
     counts = ", ".join(f"{orders[name]} {name}" for name in (*OPEN, *ENDED) if orders[name])
     return f"{counts}; {phase}" if phase in {"paused", "stopped"} else counts
 
 
-def _follow(operator: Operator, request_id: str) -> Iterator[Given]:
+def _follow(operator: Operator, request_id: str) -> Iterator[JsonObject]:
     """Yield a command's progress each second until it is done or stopped; reconnect when the server restarts."""
     while True:
         began = time.monotonic()
         try:
             path = f"/commands/{request_id}/wait"
-            progress: Given = operator.ask("GET", path, params={"timeout": LOOK_SECONDS}).json()
+            progress: JsonObject = operator.ask("GET", path, params={"timeout": LOOK_SECONDS}).json()
         except httpx.RemoteProtocolError:
             progress = {}
         if progress:
@@ -88,10 +88,10 @@ def _follow(operator: Operator, request_id: str) -> Iterator[Given]:
         time.sleep(max(0.0, LOOK_SECONDS - (time.monotonic() - began)))
 
 
-def _describe_awaited(operator: Operator, progress: Given) -> str:
+def _describe_awaited(operator: Operator, progress: JsonObject) -> str:
     """Return a sentence with the recipients that a command waits for, and the state of each."""
     request_id, total = progress["command"]["request_id"], sum(progress["orders"][name] for name in OPEN)
-    orders: list[Given] = []
+    orders: list[JsonObject] = []
     for status in OPEN:
         query = {"request_id": request_id, "status": status, "limit": NAMED_MAXIMUM}
         orders += operator.ask("GET", "/orders", params=query).json()["items"]
@@ -100,17 +100,17 @@ def _describe_awaited(operator: Operator, progress: Given) -> str:
     return f"Waiting for {', '.join(named + more)}." if named else "No order is open any more."
 
 
-def _describe_recipient(operator: Operator, order: Given) -> str:
+def _describe_recipient(operator: Operator, order: JsonObject) -> str:
     if order["agent_id"] is None:
         return f"the service {order['target']['id']} ({order['status']})"
     try:
-        agent: Given = operator.ask("GET", f"/agents/{order['agent_id']}").json()
+        agent: JsonObject = operator.ask("GET", f"/agents/{order['agent_id']}").json()
     except CommsError as error:
         return f"{order['agent_id']} ({error.detail.rstrip('.')})"
     return f"{agent['name']} ({_state(agent)}, {order['status']})"
 
 
-def _state(agent: Given) -> str:
+def _state(agent: JsonObject) -> str:
     if agent["is_blocked"]:
         return "blocked"
     return "online" if agent["status"] == "active" else f"offline: {agent['status'].replace('_', ' ')}"

@@ -87,30 +87,30 @@ class ByteBudget:
     def _grant(self) -> None:
         """Grant room to one client after the other, and stop at the first request that does not fit."""
         for client in list(self._waiting):
-            own = self._waiting[client]
-            while own and own[0].granted.done():
-                own.popleft()  # it was cancelled, but has not yet run to withdraw
-            if not own:
+            waits = self._waiting[client]
+            while waits and waits[0].granted.done():
+                waits.popleft()  # it was cancelled, but has not yet run to withdraw
+            if not waits:
                 del self._waiting[client]
                 continue
-            if not self._has_room(own[0].size):
+            if not self._has_room(waits[0].size):
                 return
-            if self._has_share(client, own[0].size):
-                wait = own.popleft()
+            if self._has_share(client, waits[0].size):
+                wait = waits.popleft()
                 self._hold(client, wait.size)
                 wait.granted.set_result(None)
                 del self._waiting[client]
-                if own:
-                    self._waiting[client] = own  # at the end of the queue
+                if waits:
+                    self._waiting[client] = waits  # at the end of the queue
 
     def _withdraw(self, client: Hashable, wait: _Wait) -> None:
         if wait.granted.done() and not wait.granted.cancelled():
             self.release(client, wait.size)  # it was granted at the same moment
             return
-        own = self._waiting.get(client, deque())
-        if wait in own:
-            own.remove(wait)
-            if not own:
+        waits = self._waiting.get(client, deque())
+        if wait in waits:
+            waits.remove(wait)
+            if not waits:
                 del self._waiting[client]
         self._grant()
 
@@ -123,7 +123,7 @@ class ByteBudget:
 class CpuBudget:
     """CPU time of the event loop: each client has a share, and an excess delays its next batch.
 
-    A client's own batches are read one at a time, so that what one of them costs is known before the next begins.
+    The batches of one client are read one at a time, so that the cost of each is known before the next begins.
     """
 
     def __init__(self, wait_seconds: float) -> None:
@@ -146,7 +146,7 @@ class CpuBudget:
 
     @asynccontextmanager
     async def turn(self, client: Hashable, take_seconds: Callable[[], float]) -> AsyncIterator[None]:
-        """Give the block its turn among the client's own; raises `TooManyRequests` while the client owes CPU time.
+        """Run the blocks of a client one at a time; raises `TooManyRequests` while the client owes CPU time.
 
         `take_seconds` returns what the request has cost so far; it is charged before the next block begins.
         """

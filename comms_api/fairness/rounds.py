@@ -32,12 +32,12 @@ class RoundQueue:
         left = self._per_round
         while self._waiting and left:
             group = next(iter(self._waiting))
-            own = self._waiting.pop(group)
-            turn = own.popleft()
+            turns = self._waiting.pop(group)
+            turn = turns.popleft()
             if not turn.done():  # otherwise its request or connection was cancelled
                 turn.set_result(None)
                 left -= 1
-            if own:
-                self._waiting[group] = own  # at the end of the queue
+            if turns:
+                self._waiting[group] = turns  # at the end of the queue
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._grant)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from comms_api.agents.store import wanted_configuration
+from comms_api.agents.store import expected_configuration
 from comms_api.database.connection import Connection
 from comms_api.database.schema import (
     NOW,
@@ -114,7 +114,7 @@ _OUTCOME = case(
     (agents.c.id.is_(None), "done"),
     (orders.c.attempt < bindparam("offers_maximum", type_=Integer), "open"),
     (is_one_of(_STATUS, ("success", "cancelled")), "done"),
-    (and_(not_(announcements.c.has_moved), agents.c.configuration == wanted_configuration()), "done"),
+    (and_(not_(announcements.c.has_moved), agents.c.configuration == expected_configuration()), "done"),
     else_="failed",
 )
 

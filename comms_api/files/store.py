@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, text, update
 
-from comms_api.agents.store import is_in_sync, wanted_configuration
+from comms_api.agents.store import expected_configuration, is_in_sync
 from comms_api.database.connection import Connection
 from comms_api.database.schema import agents, group_files, group_members, groups
 from comms_api.files.configuration import YAML_SUFFIXES
@@ -162,6 +162,6 @@ async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str 
 
     None when there is no such agent.
     """
-    statement = select(wanted_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
+    statement = select(expected_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
     row = await connection.first(statement)
     return (row[0], row[1], row[2]) if row else None

@@ -37,7 +37,7 @@ def parse_answer(answer: bytes, question: Question, bytes_maximum: int) -> Exter
         raise BadAnswer(f"it is larger than {bytes_maximum} bytes")
     if not answer.strip():
         raise BadAnswer("it is empty")
-    return _told(_decoded(answer), question)
+    return _outcome(_decoded(answer), question)
 
 
 def _decoded(answer: bytes) -> _Answer:
@@ -57,7 +57,7 @@ def _without_quotes(sentence: str) -> str:
     return "it has an unknown field" if "unknown field" in sentence else sentence
 
 
-def _told(answer: _Answer, question: Question) -> ExternalAgent | Refusal:
+def _outcome(answer: _Answer, question: Question) -> ExternalAgent | Refusal:
     if answer.error == 0 and isinstance(answer.data, ExternalAgent) and answer.message is msgspec.UNSET:
         if not answer.data.answers(question):
             raise BadAnswer(f"its agent is not the one asked for by {question.kind}")

@@ -31,10 +31,10 @@ def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> int:
         return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
 
 
-def _limit(what: int, wanted: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(what, (bound, bound))
+def _limit(resource_kind: int, maximum: int) -> None:
+    hard = resource.getrlimit(resource_kind)[1]
+    bound = maximum if hard == resource.RLIM_INFINITY else min(maximum, hard)
+    resource.setrlimit(resource_kind, (bound, bound))
 
 
 def _become(user: pwd.struct_passwd) -> None:

@@ -193,8 +193,8 @@ class KeyRequests:
             case Refusal():
                 self.counters.refusals += 1
                 self._refusals.remember(question, outcome)
-                told = f"refused with code {outcome.code}: {outcome.message}"
-                logger.info("key request %s %s %s", question.kind, question.value, told)
+                refusal = f"refused with code {outcome.code}: {outcome.message}"
+                logger.info("key request %s %s %s", question.kind, question.value, refusal)
             case BadAnswer():
                 self.counters.bad_answers += 1
                 logger.warning("key request %s %s: bad answer: %s", question.kind, question.value, outcome.reason)

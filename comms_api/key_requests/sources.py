@@ -103,8 +103,8 @@ class SocketSource:
 
 
 def _first_line(answer: bytes) -> bytes:
-    line, _, rest = answer.partition(b"\n")
-    if rest.strip():
+    line, _, remainder = answer.partition(b"\n")
+    if remainder.strip():
         raise BadAnswer("it is more than one line")
     return line
 

@@ -197,9 +197,9 @@ def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it
 
 def test_a_node_without_a_service_manager_tells_nobody_and_is_handed_nothing() -> None:
     nobody = find_manager({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "LISTEN_PID": "1", "LISTEN_FDS": "2"})
-    assert (nobody.watchdog_seconds, nobody.sockets, nobody.tell_all_is_well(0)) == (None, {}, 0)
-    nobody.tell("READY=1")
-    find_manager({"NOTIFY_SOCKET": "/nowhere"}).tell("READY=1")  # a manager that is gone is no fault
+    assert (nobody.watchdog_seconds, nobody.sockets, nobody.notify_watchdog(0)) == (None, {}, 0)
+    nobody.notify("READY=1")
+    find_manager({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")  # a manager that is gone is no fault
     with pytest.raises(ConfigurationError, match="the environment that systemd gives"):
         find_manager({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "two"})
 
