@@ -64,11 +64,12 @@ class Acceptor:
         self._encryption = encryption
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
-        self._handshakes = RoundQueue()
-        """A handshake costs as much CPU time as several requests, and it needs no token.
+        self._turns = RoundQueue()
+        """Handshakes, and the first reads after them.
 
-        The queue is entered when the first bytes of a client are there, so clients that connect and send nothing hold
-        nobody up, and cannot gather handshakes that all begin at once.
+        A handshake costs as much CPU time as several requests, and it needs no token. A client enters the queue when
+        its first bytes are there, so clients that connect and send nothing hold nobody up, and cannot gather handshakes
+        that all begin at once. Clients whose handshakes end together often send their requests together, too.
         """
 
         self._opening: set[asyncio.Task[None]] = set()
@@ -124,14 +125,18 @@ class Acceptor:
         if not self._endpoint.admit(group):
             connection.close()
             return
-        served, opening = Connection(self._endpoint, client, group), _Opening(asyncio.current_task())
+        served, opening = Connection(self._endpoint, client, group, is_paused=True), _Opening(asyncio.current_task())
         self._endpoint.unproven[opening] = None
         try:
             async with asyncio.timeout(self._encryption.handshake_seconds):
                 await self._wait_for_turn(connection, group)
                 await self._start_tls(connection, served)
+                await self._turns.wait_for_turn(group)
+                served.regulate()
         except BaseException as error:
-            if not served.has_begun:
+            if served.has_begun:
+                served.abort()
+            else:
                 self._endpoint.release(group)
             if not isinstance(error, OSError):  # TLS errors and time-outs are ones, too
                 raise
@@ -141,7 +146,7 @@ class Acceptor:
     async def _wait_for_turn(self, connection: socket.socket, group: str) -> None:
         try:
             await wait_until_readable(connection)
-            await self._handshakes.wait_for_turn(group)
+            await self._turns.wait_for_turn(group)
         except BaseException:
             connection.close()
             raise

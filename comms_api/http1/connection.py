@@ -23,10 +23,11 @@ LOOK_SECONDS = 1.0
 """How often a connection that is not read is looked at: whether its client has left."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A client's connection.
 
-    `client` is named where the peer is a proxy. `address_group` is the group that the endpoint has admitted it for.
+    `client` is named where the peer is a proxy. `address_group` is the group that the endpoint has admitted it for. A
+    connection that begins paused reads nothing until `regulate` is called.
     """
 
     __slots__ = (
@@ -49,7 +50,14 @@ class Connection(asyncio.Protocol):
         "reader",
     )
 
-    def __init__(self, endpoint: Endpoint, client: Address | None = None, address_group: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: Address | None = None,
+        address_group: str | None = None,
+        *,
+        is_paused: bool = False,
+    ) -> None:
         self.endpoint = endpoint
         self.address_group = address_group
         self.reader = RequestReader()
@@ -61,7 +69,8 @@ class Connection(asyncio.Protocol):
 
         self._exchange: Exchange | None = None
         self._unread = b""
-        self._is_closing = self._is_paused = self._is_slow = self._is_trusted = False
+        self._is_paused = is_paused
+        self._is_closing = self._is_slow = self._is_trusted = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -87,15 +96,24 @@ class Connection(asyncio.Protocol):
             "extensions": extensions,
         }
         transport.set_write_buffer_limits(ANSWER_BYTES_MAXIMUM, 0)
+        if tls is not None:
+            transport.set_read_buffer_limits(1, 0)  # else uvloop reads up to 768 KiB ahead of the decryption
+        if self._is_paused:
+            transport.pause_reading()
         self.endpoint.add(self)
         if self.endpoint.is_ending:
             self.close()
         else:
             self._become_idle()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return the buffer that all connections share: each copies its bytes from it at once."""
+        return self.endpoint.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Read what the client has sent, as far as its turn has come."""
         if not self._is_closing:
+            data = bytes(self.endpoint.read_buffer[:nbytes])
             self._unread = self._unread + data if self._unread else data
             self._read()
 

@@ -31,6 +31,9 @@ CLOSES = "comms_api.closes"
 METER = "comms_api.meter"
 """A key of a scope's `state`: the `Metered` that runs the request."""
 
+READ_BYTES_MAXIMUM = 96 * 1024
+"""How many bytes of a connection are decrypted at once, before other work has its turn."""
+
 NEARLY_FULL = 0.9
 NOTICE_SECONDS = 60.0
 UNLIMITED = 2**63
@@ -131,6 +134,7 @@ class Endpoint:
         self.proxies = proxies or TrustedProxies()
         self.limits = limits
         self.is_ending = False
+        self.read_buffer = memoryview(bytearray(READ_BYTES_MAXIMUM))
         self.unproven: dict[Abortable, None] = {}
         """Connections that wait for their client without a token, or for their handshake; oldest first."""
 

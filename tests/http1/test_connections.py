@@ -15,7 +15,7 @@ from support.waiting import PATIENCE, until
 
 from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
-from comms_api.http1.endpoint import AT_END, Accounting, Endpoint, Limits
+from comms_api.http1.endpoint import AT_END, READ_BYTES_MAXIMUM, Accounting, Endpoint, Limits
 from comms_api.http1.forwarded import TrustedProxies
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -27,16 +27,37 @@ MORE_THAN_KERNELS_HOLD = 400
 
 @asynccontextmanager
 async def served(
-    app: App, idle_seconds: float = PATIENCE, stall_seconds: float = PATIENCE, **options: Any
+    app: App,
+    idle_seconds: float = PATIENCE,
+    stall_seconds: float = PATIENCE,
+    *,
+    is_paused: bool = False,
+    **options: Any,
 ) -> AsyncIterator[tuple[Endpoint, int]]:
     limits = Limits(idle_seconds, PATIENCE, 2**20, discard_seconds=0.2, stall_seconds=stall_seconds)
     endpoint = Endpoint(app, limits, **options)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(endpoint, is_paused=is_paused), "127.0.0.1", 0)
     try:
         async with asyncio.timeout(PATIENCE):
             yield endpoint, server.sockets[0].getsockname()[1]
     finally:
         endpoint.abort()
+        server.close()
+
+
+@asynccontextmanager
+async def served_over_tls(endpoint: Endpoint) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
+    """Serve on a port, and return it with the client's context."""
+    authority = trustme.CA()
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server_side)
+    authority.configure_trust(client_side)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(endpoint), "127.0.0.1", 0, ssl=server_side)
+    try:
+        yield server.sockets[0].getsockname()[1], client_side
+    finally:
         server.close()
 
 
@@ -414,20 +435,8 @@ def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
         await answer(send, whole)
 
     async def serve() -> list[int]:
-        authority = trustme.CA()
-        server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-        authority.issue_cert("127.0.0.1").configure_cert(server_side)
-        authority.configure_trust(client_side)
-        endpoint = Endpoint(large, Limits(0.3, PATIENCE, 2**20))
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(endpoint), "127.0.0.1", 0, ssl=server_side)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            return await asyncio.gather(
-                *(asyncio.to_thread(read_slowly, client_side, port, *last) for last in ((), (LAST,)))
-            )
-        finally:
-            server.close()
+        async with served_over_tls(Endpoint(large, Limits(0.3, PATIENCE, 2**20))) as (port, tls):
+            return await asyncio.gather(*(asyncio.to_thread(read_slowly, tls, port, *last) for last in ((), (LAST,))))
 
     def read_slowly(tls: ssl.SSLContext, port: int, *headers: str) -> int:
         received = 0
@@ -442,6 +451,45 @@ def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
 
     sizes = uvloop.run(serve(), loop_factory=Loop)
     assert min(sizes) > len(whole)
+
+
+def test_little_of_a_body_is_read_before_the_app_asks_for_it_over_tls() -> None:
+    sizes: list[int] = []
+    go_on = asyncio.Event()
+
+    async def wait(_scope: Any, _receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await answer(send, b"")
+
+    async def serve() -> None:
+        endpoint = Endpoint(wait, Limits(PATIENCE, PATIENCE, 2**20))
+        async with served_over_tls(endpoint) as (port, tls):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n" + PART * 150)
+            await until(lambda: any(taken.reader.body_bytes for taken in endpoint._connections))  # noqa: SLF001 - no client can see it
+            await asyncio.sleep(0.3)  # for more to be read, if it were
+            [connection] = endpoint._connections  # noqa: SLF001 - the same
+            transport = connection._transport  # noqa: SLF001 - the same
+            sizes.extend((connection.reader.body_bytes, transport.get_read_buffer_size()))
+            writer.transport.abort()
+            go_on.set()
+            await until(lambda: not endpoint._connections)  # noqa: SLF001 - the same
+
+    uvloop.run(serve(), loop_factory=Loop)
+    assert AHEAD_BYTES_MAXIMUM < sizes[0] < AHEAD_BYTES_MAXIMUM + READ_BYTES_MAXIMUM
+    assert 0 < sizes[1] <= 256 * 1024
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_begins_paused_reads_nothing_before_its_turn() -> None:
+    async with served(echo, is_paused=True) as (endpoint, port):
+        exchanged = asyncio.create_task(exchange(port, get("/", LAST)))
+        await until(lambda: bool(endpoint._connections))  # noqa: SLF001 - no client can see it
+        await asyncio.sleep(0.1)  # for the request to be read, if it were
+        [connection] = endpoint._connections  # noqa: SLF001 - the same
+        assert endpoint.requests.total == 0
+        connection.regulate()
+        assert (await exchanged).endswith(b"/")
 
 
 def test_a_certificate_names_its_client_by_one_common_name() -> None:
