@@ -9,7 +9,7 @@ import msgspec
 
 from comms_api.addresses import read_network
 from comms_api.agents import enrollment_tokens, store
-from comms_api.agents.changes import note_moved
+from comms_api.agents.configuration_changes import note_moved
 from comms_api.agents.keys import LOGIN_FAILURES, KeyRules, made_key, replace_key
 from comms_api.agents.model import (
     Agent,
@@ -21,8 +21,8 @@ from comms_api.agents.model import (
     NewEnrollmentToken,
 )
 from comms_api.agents.naming import find_ids, get_ids, read_id
-from comms_api.agents.replacing import Replacing
-from comms_api.agents.store import Known
+from comms_api.agents.replacement import ReplacementRule
+from comms_api.agents.store import NewAgent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.pages import Page, make_page, page_of
@@ -33,7 +33,7 @@ from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.revocations.service import Revocations
 from comms_api.revocations.store import revoke_tokens
 from comms_api.settings import Settings
-from comms_api.text.notices import Notices
+from comms_api.text.limited_log import LimitedLog
 from comms_api.text.printable import is_name
 from comms_api.tokens.secret import Secret
 
@@ -51,9 +51,9 @@ class Agents:
         self._clock = clock
         self._revocations = revocations
         self._rules = KeyRules.of(settings)
-        self._replacing = Replacing.of(settings)
-        self._enrollments = Notices(logger, logging.INFO)
-        self._refusals = Notices(logger, logging.WARNING)
+        self._replacement_rule = ReplacementRule.of(settings)
+        self._enrollments = LimitedLog(logger, logging.INFO)
+        self._refusals = LimitedLog(logger, logging.WARNING)
 
     async def resolve(self, text: str) -> UUID:
         """Return the id of the agent with this id or name; raises `NotFound` for an unknown name."""
@@ -68,8 +68,6 @@ class Agents:
             return [text.lower()]
         async with self._engine.connect() as connection:
             return [text, *map(str, (await find_ids(connection, [text])).values())]
-
-    # -- enrolling
 
     async def enroll(self, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
         """Add an agent under the id it chose, or one of ours.
@@ -120,13 +118,13 @@ class Agents:
 
     async def _enroll(self, connection: Connection, enrollment: Enrollment) -> EnrolledAgent:
         agent_id = enrollment.id or self._clock.uuid7()
-        known = Known(agent_id, self._secret.hash_key(enrollment.key))
-        if not await store.insert_agent(connection, known, enrollment):
+        new_agent = NewAgent(agent_id, self._secret.hash_key(enrollment.key))
+        if not await store.insert_agent(connection, new_agent, enrollment):
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name)
-            await self._replacing.delete_silent(connection, agent_id, enrollment.name)
+            await self._replacement_rule.delete_silent(connection, agent_id, enrollment.name)
             self._revocations.announce()
-            if not await store.insert_agent(connection, known, enrollment):
+            if not await store.insert_agent(connection, new_agent, enrollment):
                 raise Conflict(
                     f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
                 )
@@ -153,8 +151,6 @@ class Agents:
         if not is_name(enrollment.name):
             raise Invalid("name: must not contain control characters, and not be . or ..")
 
-    # -- showing
-
     async def get(self, agent_id: UUID) -> Agent:
         """Return one agent; raises `NotFound`."""
         async with self._engine.connect() as connection:
@@ -168,8 +164,6 @@ class Agents:
         async with self._engine.connect() as connection:
             found, has_more = await store.list_agents(connection, agent_filter, after, limit)
         return make_page(found, lambda agent: str(agent.id), has_more=has_more)
-
-    # -- changing
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.
@@ -211,8 +205,6 @@ class Agents:
                 raise NotFound(f"There is no agent {agent_id}.")
             await revoke_tokens(connection, str(agent_id))
         await self._revocations.revoke_again(str(agent_id))
-
-    # -- enrollment tokens
 
     async def make_token(self, token: NewEnrollmentToken, user: str) -> MadeEnrollmentToken:
         """Make an enrollment token; raises `NotFound` for a group that is none."""

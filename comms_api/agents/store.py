@@ -85,8 +85,8 @@ _COLUMNS = (
 )
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What the server knows of an agent beside what it enrolls with."""
+class NewAgent(msgspec.Struct, frozen=True):
+    """The columns of a new agent that its enrollment does not determine."""
 
     id: UUID
     key_hash: bytes
@@ -94,20 +94,20 @@ class Known(msgspec.Struct, frozen=True):
     allowed_addresses: Sequence[str] = ()
 
 
-async def insert_agent(connection: Connection, known: Known, enrollment: Enrollment) -> bool:
+async def insert_agent(connection: Connection, new_agent: NewAgent, enrollment: Enrollment) -> bool:
     """Add an agent; return False, adding nothing, when its id or its name is taken."""
     statement = (
         insert(agents)
         .values(
-            id=known.id,
+            id=new_agent.id,
             name=enrollment.name,
-            key_hash=known.key_hash,
+            key_hash=new_agent.key_hash,
             type=enrollment.type,
             version=enrollment.version,
             host=enrollment.host or {},
             labels=enrollment.labels,
-            external_id=known.external_id,
-            allowed_addresses=list(known.allowed_addresses),
+            external_id=new_agent.external_id,
+            allowed_addresses=list(new_agent.allowed_addresses),
         )
         .on_conflict_do_nothing()
         .returning(agents.c.id)
@@ -115,7 +115,7 @@ async def insert_agent(connection: Connection, known: Known, enrollment: Enrollm
     return await connection.scalar(statement) is not None
 
 
-async def find_rivals(connection: Connection, agent_id: UUID, name: str, silent_seconds: float) -> dict[UUID, bool]:
+async def find_holders(connection: Connection, agent_id: UUID, name: str, silent_seconds: float) -> dict[UUID, bool]:
     """Return the agents that have an id or a name, and of each whether it has been silent for so long; locks them."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
     is_silent = silence > seconds_interval(silent_seconds)

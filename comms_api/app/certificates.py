@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from comms_api.app.files import PUBLIC, write_new
+from comms_api.app.private_files import PUBLIC, write_new
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 

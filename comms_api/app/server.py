@@ -13,11 +13,11 @@ import msgspec
 import uvloop
 
 from comms_api.app.apis import agent_api, management_api
+from comms_api.app.capacity import capacity_of
 from comms_api.app.certificates import Certificate, check_pair
 from comms_api.app.hypercorn_server import Loop, Site, serve
 from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
-from comms_api.app.open_files import capacity_of
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import Address, keep_running, open_engine

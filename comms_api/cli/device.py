@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.app.files import replace_private
+from comms_api.app.private_files import replace_private
 
 FOLDER = Path("comms-api", "devices")
 _TOKEN = re.compile(r"[0-9a-f]{32,128}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from comms_api.app.files import new_password, replace_private
+from comms_api.app.private_files import new_password, replace_private
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connect import database
 from comms_api.database.failures import describe_outage, is_outage

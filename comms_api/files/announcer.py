@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.agents.changes import note_again
+from comms_api.agents.configuration_changes import note_again
 from comms_api.commands.model import NewCommand
 from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as

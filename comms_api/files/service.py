@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.agents.changes import note_files_changed
+from comms_api.agents.configuration_changes import note_files_changed
 from comms_api.agents.store import update_agent
 from comms_api.database.connection import Connection, Engine
 from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from comms_api.agents.changes import note_files_changed, note_group_left, note_moved
+from comms_api.agents.configuration_changes import note_files_changed, note_group_left, note_moved
 from comms_api.agents.naming import get_ids
 from comms_api.database.connection import Engine
 from comms_api.database.pages import Page, page_of

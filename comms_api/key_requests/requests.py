@@ -20,7 +20,7 @@ import msgspec
 
 from comms_api.errors import CommsError, Unavailable
 from comms_api.key_requests.answers import BadAnswer
-from comms_api.key_requests.breaker import Spared, SparedSource
+from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.health import check_program, check_socket
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.sources import ProgramSource, SocketSource, Source, SourceUnavailable
@@ -183,7 +183,7 @@ class KeyRequests:
     def _note_fallback(self, error: SourceUnavailable, left: int) -> None:
         if left > 1:
             self.counters.fallbacks += 1
-            level = logging.DEBUG if isinstance(error, Spared) else logging.INFO
+            level = logging.DEBUG if isinstance(error, CircuitOpen) else logging.INFO
             logger.log(level, "key request goes on to the program: %s", error.reason)
 
     def _note(self, question: Question, outcome: Outcome) -> None:
@@ -201,14 +201,16 @@ class KeyRequests:
             case _:
                 self.counters.unavailable += 1
                 reason = outcome.reason if isinstance(outcome, SourceUnavailable) else outcome.detail
-                level = logging.DEBUG if isinstance(outcome, Spared) else logging.WARNING  # the pause itself is logged
+                level = (
+                    logging.DEBUG if isinstance(outcome, CircuitOpen) else logging.WARNING
+                )  # the pause itself is logged
                 logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
 
 
 def _sources(settings: KeySettings) -> list[Source]:
     sources: list[Source] = []
     if settings.socket:
-        sources.append(SparedSource(SocketSource(settings.socket, settings.answer_bytes_maximum)))
+        sources.append(CircuitBreaker(SocketSource(settings.socket, settings.answer_bytes_maximum)))
     if settings.program:
-        sources.append(SparedSource(ProgramSource(settings)))
+        sources.append(CircuitBreaker(ProgramSource(settings)))
     return sources

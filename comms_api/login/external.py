@@ -8,9 +8,9 @@ from comms_api.addresses import network_of
 from comms_api.agents import store
 from comms_api.agents.keys import KeyRules, replace_key
 from comms_api.agents.model import Admission
-from comms_api.agents.replacing import Replacing
+from comms_api.agents.replacement import ReplacementRule
 from comms_api.agents.service import normal_networks
-from comms_api.agents.store import EXTERNAL_TYPE, Known
+from comms_api.agents.store import EXTERNAL_TYPE, NewAgent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import DatabaseClock
@@ -69,7 +69,7 @@ class ExternalAgents:
         self._revocations = revocations
         self._by_address = settings.key_request_by_address
         self._rules = KeyRules.of(settings)
-        self._replacing = Replacing.of(settings)
+        self._replacement_rule = ReplacementRule.of(settings)
         asked = key_settings(settings)
         self._requests = KeyRequests(asked) if asked.is_enabled else None
 
@@ -129,21 +129,21 @@ class ExternalAgents:
 
     async def _enroll(self, connection: Connection, found: ExternalAgent, key_hash: bytes) -> Admission:
         is_number = found.id.isdecimal()
-        known = Known(
+        new_agent = NewAgent(
             id=self._clock.uuid7() if is_number else UUID(found.id),
             key_hash=key_hash,
             external_id=found.id if is_number else None,
             allowed_addresses=normal_networks([found.ip]),
         )
         enrollment = Enrollment(name=found.name, key="", type=EXTERNAL_TYPE)
-        name = found.id if is_number else known.id
-        await store.insert_agent(connection, known, enrollment)
+        name = found.id if is_number else new_agent.id
+        await store.insert_agent(connection, new_agent, enrollment)
         # Its own row, or that of another node that has asked at the same time.
         admission = await store.find_admission(connection, name)
         if admission is None:  # another agent has its name
-            await self._replacing.delete_silent(connection, known.id, found.name)
+            await self._replacement_rule.delete_silent(connection, new_agent.id, found.name)
             self._revocations.announce()
-            await store.insert_agent(connection, known, enrollment)
+            await store.insert_agent(connection, new_agent, enrollment)
             admission = await store.find_admission(connection, name)
         if admission is None:
             raise Conflict(f"Another agent has just taken the name {found.name!r} of the external database.", code=1708)

@@ -17,7 +17,7 @@ from comms_api.lockouts.service import FailureLimit
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
-from comms_api.text.notices import Notices
+from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
 
@@ -54,8 +54,8 @@ class Login:
         self._presence = presence
         self._waiting_maximum = waiting_maximum
         self._waiting = 0
-        self._logins = Notices(logger, logging.INFO)
-        self._refusals = Notices(logger, logging.WARNING)
+        self._logins = LimitedLog(logger, logging.INFO)
+        self._refusals = LimitedLog(logger, logging.WARNING)
 
     async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
         """Return a token for the agent API, to the agent that its certificate names, if it has one.

@@ -15,7 +15,7 @@ from comms_api.database.pages import Page, page_of
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.revocations.service import Revocations
 from comms_api.revocations.store import revoke_tokens, was_revoked_since
-from comms_api.text.notices import Notices
+from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.issuer import MANAGEMENT, Role, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store
@@ -54,8 +54,8 @@ class Users:
         self._guesses = GuessLimits(engine)
         self._digest_key = secrets.token_bytes(32)
         self._tokens_of_passwords: dict[bytes, str] = {}
-        self._logins = Notices(logger, logging.INFO)
-        self._refusals = Notices(logger, logging.WARNING)
+        self._logins = LimitedLog(logger, logging.INFO)
+        self._refusals = LimitedLog(logger, logging.WARNING)
 
     async def log_in(self, name: str, password: str, origin: Origin) -> TokenPair:
         """Return tokens for the management API, and a device token for the next login.

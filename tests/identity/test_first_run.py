@@ -11,7 +11,7 @@ import pytest
 from support.server import KEY, PASSWORD, Server, environment, new_id, start_server
 from support.waiting import wait_until
 
-from comms_api.text.notices import LINES_MAXIMUM, Notices
+from comms_api.text.limited_log import LINES_MAXIMUM, LimitedLog
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_reset_that_cannot_be_is_one_line(node: Server, url: str, name: str, p
 
 def test_notices_are_bounded_and_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
     minute = [0.0]
-    notices = Notices(getLogger("notices"), INFO, lambda: minute[0])
+    notices = LimitedLog(getLogger("notices"), INFO, lambda: minute[0])
     with caplog.at_level(INFO, "notices"):
         for number in range(LINES_MAXIMUM + 5):
             notices.write(f"one\nline \x1b {number}")

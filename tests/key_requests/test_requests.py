@@ -23,9 +23,9 @@ from support.sources import (
 from support.waiting import PATIENCE, until
 
 from comms_api.errors import CommsError, Unavailable
-from comms_api.key_requests import breaker, requests
+from comms_api.key_requests import circuit_breaker, requests
 from comms_api.key_requests.answers import BadAnswer
-from comms_api.key_requests.breaker import Spared, SparedSource
+from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests, RecentRefusals
 from comms_api.key_requests.sources import SocketSource, SourceUnavailable
@@ -221,16 +221,16 @@ async def test_a_no_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, pat
 
 async def test_a_source_that_fails_again_and_again_is_spared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    source = SparedSource(SocketSource(path, 4096), clock)
-    for _ in range(breaker.FAILURES_MAXIMUM):
+    source = CircuitBreaker(SocketSource(path, 4096), clock)
+    for _ in range(circuit_breaker.FAILURES_MAXIMUM):
         with pytest.raises(SourceUnavailable) as failed:
             await source.ask(ASKED, PATIENCE)
-        assert not isinstance(failed.value, Spared)
+        assert not isinstance(failed.value, CircuitOpen)
     assert "5 failures in a row" in caplog.text
     async with answering(path, by_id) as asked:
-        with pytest.raises(Spared):
+        with pytest.raises(CircuitOpen):
             await source.ask(ASKED, PATIENCE)
-        clock.seconds = breaker.PAUSE_SECONDS
+        clock.seconds = circuit_breaker.PAUSE_SECONDS
         assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
         assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
     assert len(asked) == 2
@@ -238,9 +238,9 @@ async def test_a_source_that_fails_again_and_again_is_spared(path: Path, caplog:
 
 async def test_one_question_tries_a_spared_source_while_others_are_turned_away(path: Path) -> None:
     clock = Clock()
-    source = SparedSource(SocketSource(path, 4096), clock)
+    source = CircuitBreaker(SocketSource(path, 4096), clock)
     await asyncio.gather(*(source.ask(ASKED, PATIENCE) for _ in range(5)), return_exceptions=True)
-    clock.seconds = breaker.PAUSE_SECONDS
+    clock.seconds = circuit_breaker.PAUSE_SECONDS
     async with answering(path, never) as asked:
         questions = [asyncio.create_task(source.ask(ASKED, PATIENCE)) for _ in range(5)]
         await until(lambda: asked and sum(question.done() for question in questions) == 4)
@@ -248,7 +248,7 @@ async def test_one_question_tries_a_spared_source_while_others_are_turned_away(p
         trying.cancel()
         outcomes = await asyncio.gather(*questions, return_exceptions=True)
     assert len(asked) == 1
-    assert sum(isinstance(outcome, Spared) for outcome in outcomes) == 4
+    assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) == 4
 
 
 async def test_the_client_is_told_no_path_and_the_log_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Spare a source that fails again and again: no question for a while, then one, and all again once it answers."""
+"""Stop asking a source that fails again and again; then ask one question at intervals until it answers."""
 
 import logging
 import time
@@ -14,11 +14,11 @@ FAILURES_MAXIMUM = 5
 PAUSE_SECONDS = 5.0
 
 
-class Spared(SourceUnavailable):
+class CircuitOpen(SourceUnavailable):
     """The external source of agents does not answer and is left alone for a moment; come back later."""
 
 
-class SparedSource:
+class CircuitBreaker:
     """A source that is not asked for `PAUSE_SECONDS` after `FAILURES_MAXIMUM` failures of transport in a row."""
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class SparedSource:
         self._paused_until = 0.0
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Ask the source; raises `Spared` at once while it is spared. A bad answer is no failure of transport."""
+        """Ask the source; raises `CircuitOpen` at once during a pause. A bad answer is no failure of transport."""
         self._admit()
         try:
             answer = await self._source.ask(question, seconds)
@@ -45,7 +45,7 @@ class SparedSource:
         if self._failures < FAILURES_MAXIMUM:
             return
         if self._clock() < self._paused_until:
-            raise Spared(f"it failed {self._failures} times in a row")
+            raise CircuitOpen(f"it failed {self._failures} times in a row")
         self._paused_until = self._clock() + PAUSE_SECONDS  # one question goes through, the others wait for its answer
 
     def _count_failure(self, reason: str) -> None:

@@ -15,7 +15,7 @@ CHARACTERS_MAXIMUM = 512
 _REFUSALS = (Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenticated)
 
 
-class Notices:
+class LimitedLog:
     """Writes at most 60 lines a minute of one level, then the number of lines left out."""
 
     def __init__(self, logger: logging.Logger, level: int, now: Callable[[], float] = time.monotonic) -> None:

@@ -14,22 +14,22 @@ DAY_SECONDS = 86_400.0
 NEVER_SECONDS = 100 * 365 * DAY_SECONDS
 
 
-class Replacing(msgspec.Struct, frozen=True):
+class ReplacementRule(msgspec.Struct, frozen=True):
     """The period of silence after which an agent may be replaced."""
 
     silent_seconds: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Replacing":
+    def of(cls, settings: Settings) -> "ReplacementRule":
         """Return the period from the settings; without `reenroll_after_days`, no agent is ever replaced."""
         days = settings.reenroll_after_days
         return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
 
     async def delete_silent(self, connection: Connection, agent_id: UUID, name: str) -> None:
         """Delete the agents that have this id or name; raises `Conflict` unless all have been silent long enough."""
-        rivals = await store.find_rivals(connection, agent_id, name, self.silent_seconds)
-        if not all(rivals.values()):
+        holders = await store.find_holders(connection, agent_id, name, self.silent_seconds)
+        if not all(holders.values()):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
-        for rival in rivals:
-            await store.delete_agent(connection, rival)
-            await revoke_tokens(connection, str(rival))
+        for holder in holders:
+            await store.delete_agent(connection, holder)
+            await revoke_tokens(connection, str(holder))
