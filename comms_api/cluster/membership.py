@@ -102,7 +102,7 @@ class Membership:
     async def leave(self) -> None:
         """Remove this process from the members after the current heartbeat.
 
-        Cancelling the heartbeat is no alternative: the server may run its statement after the removal, and so add the
+        Cancelling the heartbeat is no alternative: PostgreSQL may run its statement after the removal, and so add the
         process again.
         """
         if self._beating is not None:
