@@ -66,13 +66,19 @@ class StatelessReader:
             fault, header = _fault(line), _find_header(line)
             if header is not None:
                 self._problem = name_fault(header.module, header.collector)
-                self._runs.append(EventRun(header.module, header.collector, []))
+                self._begin_run(header.module, header.collector)
             if fault is not None:
                 self._quarantine(fault, line)
             elif header is None and self._problem is not None:
                 self._quarantine(self._problem, line)
             elif header is None:
                 self._runs[-1].lines.append(line)
+
+    def _begin_run(self, module: str, collector: str) -> None:
+        """Begin a run, or continue the last one: real agents send a header before each event."""
+        last = self._runs[-1] if self._runs else None
+        if last is None or (last.module, last.collector) != (module, collector):
+            self._runs.append(EventRun(module, collector, []))
 
     def finish(self) -> StatelessBatch:
         """Return the whole batch."""

@@ -96,6 +96,14 @@ def test_a_stateless_batch_is_the_same_wherever_its_windows_end(windows: list[li
     assert reader.finish() == exhaust(read_stateless(body_of(whole), 100))
 
 
+def test_events_with_a_header_each_are_one_run() -> None:
+    header, other = b'{"module":"logcollector","collector":"file"}', b'{"module":"fim","collector":"file"}'
+    body = body_of([header, b'{"n":1}', header, b'{"n":2}', other, b'{"n":3}', header, b'{"n":4}'])
+    batch = exhaust(read_stateless(body, 100))
+    lines = [(run.module, run.lines) for run in batch.runs]
+    assert lines == [("logcollector", [b'{"n":1}', b'{"n":2}']), ("fim", [b'{"n":3}']), ("logcollector", [b'{"n":4}'])]
+
+
 @given(st.lists(st.sampled_from([b"", b"a", b"b" * framing.WINDOW_BYTES, b" c "]), max_size=20), st.booleans())
 def test_windows_have_every_line_once_and_number_it(lines: list[bytes], repeats: bool) -> None:  # noqa: FBT001
     lines = lines * (framing.WINDOW_LINES if repeats else 1)
