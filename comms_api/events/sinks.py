@@ -32,7 +32,7 @@ def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: 
     if settings.events_sink == "postgresql":
         return PostgresqlSink(engine, quarantine, slices)
     check_sink(settings)
-    sink: Sink = import_module("comms_api.events.jetstream.sink").JetStreamSink(quarantine, settings)
+    sink: Sink = import_module("comms_api.events.jetstream.sink").JetStreamSink(quarantine, slices, settings)
     return sink
 
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support.batches import metadata, stateless
 from support.nats import NatsServer, nats_servers, urls_of
+from support.others import assert_others_are_served
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
@@ -102,6 +103,32 @@ def test_a_batch_larger_than_a_message_is_cut_between_events(
     [hidden] = management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"]
     assert hidden["line_bytes"] == len(giant)
     assert "larger than a message" in hidden["reason"]
+
+
+def test_a_batch_of_very_many_messages_delays_nobody_and_ends_with_its_client(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id, quiet = server.enroll(management, "runs"), server.enroll(management, "quiet")
+    client = server.log_in(agent_id)
+    alternating = [b'{"module":"a"}', b"{}", b'{"module":"b"}', b"{}"] * 20_000
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/events/stateless", content=b"\n".join([metadata(agent_id), *alternating]), timeout=2)
+    assert_others_are_served(server, management, quiet)
+    assert "'/events/stateless' blocked the event loop" not in (server.folder / "log").read_text()
+    relay(variables, "postgresql")
+    assert 64 <= len(rows(agent_id)) < 40_000
+
+
+def test_a_run_of_lines_that_are_all_too_long_has_no_message(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "giants")
+    giant = json.dumps({"x": "y" * MAX_PAYLOAD}).encode()
+    assert server.log_in(agent_id).post("/events/stateless", content=stateless(agent_id, giant)).status_code == 204
+    relay(variables, "postgresql")
+    assert rows(agent_id) == []
+    hidden = management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"]
+    assert [line["line_bytes"] for line in hidden] == [len(giant)]
 
 
 def test_what_is_delivered_again_is_not_stored_again(

@@ -23,6 +23,9 @@ AGENT, MODULE, COLLECTOR, FIRST_ID = "Comms-Agent", "Comms-Module", "Comms-Colle
 HEADERS_BYTES_MAXIMUM = 2048
 """Of the longest module and collector there can be; servers count headers as a part of what a message may have."""
 
+MESSAGE_LINES_MAXIMUM = 16 * 1024
+"""Enough for lines of 64 bytes: a message takes a millisecond or two to make and to read."""
+
 _NO_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -43,7 +46,10 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 def encode_messages(first_id: UUID, agent_id: UUID, runs: Iterable[EventRun], bytes_maximum: int) -> Iterator[Message]:
-    """Yield the messages of a batch, none larger than `bytes_maximum` with its headers; no line may be so by itself."""
+    """Yield the messages of a batch, none larger than `bytes_maximum` with its headers.
+
+    No line may be longer than `line_bytes_maximum` allows, and no run may be empty.
+    """
     number = first_id.int
     for run in runs:
         for lines in _parts(run.lines, bytes_maximum - HEADERS_BYTES_MAXIMUM):
@@ -60,7 +66,7 @@ def _parts(lines: Sequence[bytes], bytes_maximum: int) -> Iterator[Sequence[byte
     start = size = 0
     for index, line in enumerate(lines):
         size += len(line) + 1
-        if size > bytes_maximum and index > start:
+        if index > start and (size > bytes_maximum or index - start == MESSAGE_LINES_MAXIMUM):
             yield lines[start:index]
             start, size = index, len(line) + 1
     yield lines[start:]
