@@ -1,4 +1,4 @@
-"""A PostgreSQL for the session, a migrated database for each test that wants one, and a server for each module."""
+"""A PostgreSQL for the session, migrated databases, and a server for each module."""
 
 import asyncio
 import os
@@ -25,13 +25,13 @@ from comms_api.embedded_postgresql.cluster import embedded_postgres
 
 TEMPLATE = "comms_api_template"
 
-# Both measure time, which on a busy machine says nothing about the code.
+# Both depend on time, which says nothing about the code on a busy machine.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the tests of faults counted, when they passed as well."""
+    """Show what the tests of faults counted, also when they passed."""
     for report in terminalreporter.getreports("passed"):
         if "faults" in report.keywords and report.capstdout:
             terminalreporter.section(report.nodeid.rpartition("::")[2], sep="-")
@@ -45,7 +45,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    """Kills every process that this session starts, however it ends; a process left after the last test is a fault."""
+    """Kills every process of this session, however it ends; a process left after the last test is a failure."""
     guard = Guard()
     guard.watch(tmp_path_factory.getbasetemp())
     yield guard
@@ -61,7 +61,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
 
 @pytest.fixture(scope="session")
 def scratch(guard: Guard) -> Iterator[Path]:
-    """A folder that other users may enter, as `tmp_path` of root may not be."""
+    """A folder that other users may enter; the `tmp_path` of root is closed to them."""
     folder = Path(tempfile.mkdtemp(prefix="comms api test "))
     folder.chmod(0o755)
     guard.watch(folder, scratch=True)
@@ -71,7 +71,7 @@ def scratch(guard: Guard) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(scratch: Path) -> Iterator[Path]:
-    """The folder for device tokens of command lines: not the home of the user who runs the tests."""
+    """The folder for device tokens of the command line, outside the home of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(scratch / "state"))
         yield scratch / "state"
@@ -79,9 +79,9 @@ def state_folder(scratch: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(scratch: Path) -> Iterator[URL]:
-    """The server that tests make their databases on: the given one, or an embedded one."""
-    if given := os.environ.get("COMMS_API_DATABASE_URL"):
-        yield driver_url(given)
+    """The server on which tests create databases: `COMMS_API_DATABASE_URL`, or an embedded one."""
+    if url := os.environ.get("COMMS_API_DATABASE_URL"):
+        yield driver_url(url)
         return
     with embedded_postgres(scratch / "postgres", durable=False) as cluster:
         yield make_url(cluster.url)
@@ -89,7 +89,7 @@ def postgres(scratch: Path) -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def template(postgres: URL) -> Iterator[str]:
-    """The name of a migrated database that others are copied from."""
+    """The name of a migrated database, which others are copied from."""
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
     run_sql(postgres, f"CREATE DATABASE {name}")
 
@@ -100,16 +100,16 @@ def template(postgres: URL) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def new_database(postgres: URL, template: str) -> Iterator[Callable[[], str]]:
-    """Returns the URL of a fresh copy of the migrated database."""
-    made: list[str] = []
+    """Creates a copy of the migrated database and returns its URL."""
+    names: list[str] = []
 
     def create() -> str:
-        made.append(f"comms_api_test_{uuid.uuid4().hex[:12]}")
-        run_sql(postgres, f"CREATE DATABASE {made[-1]} TEMPLATE {template} STRATEGY file_copy")
-        return postgres.set(database=made[-1]).render_as_string(hide_password=False)
+        names.append(f"comms_api_test_{uuid.uuid4().hex[:12]}")
+        run_sql(postgres, f"CREATE DATABASE {names[-1]} TEMPLATE {template} STRATEGY file_copy")
+        return postgres.set(database=names[-1]).render_as_string(hide_password=False)
 
     yield create
-    for name in made:
+    for name in names:
         run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -135,9 +135,9 @@ def query(database_url: str) -> Callable[..., list[asyncpg.Record]]:
 @pytest.fixture(scope="module")
 def folder(scratch: Path) -> Path:
     """A new folder for a server."""
-    made = scratch / uuid.uuid4().hex[:8]
-    made.mkdir()
-    return made
+    path = scratch / uuid.uuid4().hex[:8]
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The attacks beside which the bench measures are sent whole, and once more at the same times."""
+"""Attacks of the bench are sent completely, and a replay sends them at the same times."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a fleet needs, by the arithmetic of `docs/operations/sizing.md`."""
+"""The arithmetic of `docs/operations/sizing.md`."""
 
 import msgspec
 import pytest
@@ -53,13 +53,13 @@ def test_half_the_utilisation_needs_twice_the_cores() -> None:
     assert plan(1_000, RATES, COSTS, half).node_cores == 2 * plan(1_000, RATES, COSTS, POLICY).node_cores
 
 
-def test_the_smallest_fleet_has_two_nodes_and_a_larger_one_a_node_to_spare() -> None:
+def test_the_smallest_fleet_has_two_nodes_and_a_large_fleet_has_a_spare_node() -> None:
     assert plan(1, RATES, COSTS, POLICY).nodes == 2
     large = plan(1_000_000, RATES, COSTS, POLICY)
     assert (large.nodes - 1) * POLICY.cores_maximum >= large.node_cores > (large.nodes - 2) * POLICY.cores_maximum
 
 
-def test_the_saturating_resource_is_that_of_the_largest_ratio() -> None:
+def test_the_saturating_resource_has_the_largest_ratio() -> None:
     need = plan(10_000, RATES, COSTS, POLICY)
     first = saturating(need, LIMITS)
     assert ratios(need, LIMITS)[first] == max(ratios(need, LIMITS).values())
@@ -67,31 +67,31 @@ def test_the_saturating_resource_is_that_of_the_largest_ratio() -> None:
     assert saturating(need, plenty) != first
 
 
-def test_the_agents_that_a_resource_carries_need_all_of_it() -> None:
+def test_the_number_of_agents_that_a_resource_carries_needs_its_whole_limit() -> None:
     carried = agents_carried("disk_tb", plan(1_000_000, RATES, COSTS, POLICY), LIMITS)
     assert plan(carried, RATES, COSTS, POLICY).disk_tb == pytest.approx(LIMITS.disk_tb, rel=1e-3)
 
 
-def test_events_that_go_elsewhere_take_nothing_of_postgresql() -> None:
-    elsewhere = msgspec.structs.replace(RATES, are_events_in_postgresql=False)
+def test_events_in_jetstream_only_cost_postgresql_nothing() -> None:
+    in_jetstream = msgspec.structs.replace(RATES, are_events_in_postgresql=False)
     costs = msgspec.structs.replace(FREE, event_database_us=5, event_bytes=600, event_us=7)
-    assert database_us(elsewhere, costs, 5) == kept_bytes(elsewhere, costs, POLICY) == 0
-    assert node_us(elsewhere, costs) == node_us(RATES, costs) > 0
+    assert database_us(in_jetstream, costs, 5) == kept_bytes(in_jetstream, costs, POLICY) == 0
+    assert node_us(in_jetstream, costs) == node_us(RATES, costs) > 0
 
 
 def test_tls_at_the_balancer_saves_a_connection_for_each_request() -> None:
     costs = msgspec.structs.replace(FREE, connection_us=1_000, login_us=1_000)
-    ended = msgspec.structs.replace(RATES, is_tls_at_the_balancer=True)
-    assert node_us(RATES, costs) > node_us(ended, costs) == 0
+    tls_ended = msgspec.structs.replace(RATES, is_tls_at_the_balancer=True)
+    assert node_us(RATES, costs) > node_us(tls_ended, costs) == 0
 
 
-def test_a_storm_lasts_at_least_as_long_as_its_agents_take_to_be_served() -> None:
+def test_a_storm_lasts_at_least_as_long_as_serving_its_agents() -> None:
     storm = simulate(5_000, Worker(per_second=500), Outage(5, 5))
     assert 5 + 5_000 / 500 <= storm.seconds < 60
     assert storm.connections_refused > 0
 
 
-def test_a_worker_whose_queue_is_short_refuses_and_takes_every_agent_back_all_the_same() -> None:
+def test_a_worker_with_a_short_queue_refuses_agents_and_still_serves_all_of_them() -> None:
     long, short = (simulate(3_000, Worker(500, waiting_maximum=most), Outage(5, 0)) for most in (3_000, 100))
     assert long.refusals == 0 < short.refusals
     assert short.seconds > long.seconds

@@ -1,4 +1,4 @@
-"""Every block of code in the documents is one that works: settings load, JSON parses, command lines are understood."""
+"""Every code block in the documents works: settings load, JSON parses, command lines are valid."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ PROGRAM_END = re.compile(r"^(\||&|>|<|;|#|&&|\|\|)")
 
 
 class Block(NamedTuple):
-    """A block of code and where it is."""
+    """A code block and its page."""
 
     page: Path
     language: str
@@ -58,9 +58,9 @@ def test_settings_within_a_sentence_load(page: Path, tmp_path: Path) -> None:
         try:
             [name] = tomllib.loads(line)
         except tomllib.TOMLDecodeError:
-            continue  # of PostgreSQL, whose values have no quotes
+            continue  # a setting of PostgreSQL, whose values have no quotes
         assert name in Settings.__struct_fields__, line
-        if name != "client_certificates":  # which needs a file beside it
+        if name != "client_certificates":  # needs a second setting
             file.write_text(line)
             load_settings({}, file)
 
@@ -81,12 +81,12 @@ def test_sql_runs(block: Block, own_database: str) -> None:
 
 @pytest.fixture
 def own_database(new_database: Callable[[], str]) -> str:
-    """A database that one test may change freely."""
+    """A database for one test only."""
     return new_database()
 
 
 @blocks("console")
-def test_programs_of_a_session_are_there_and_their_json_parses(block: Block) -> None:
+def test_programs_of_a_session_exist_and_their_json_parses(block: Block) -> None:
     for line in block.text.splitlines():
         if line.startswith("$ python3 "):
             assert (block.page.parent / line.split()[2]).is_file(), line
@@ -119,7 +119,7 @@ def test_command_lines_and_variables_exist(block: Block) -> None:
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command in a block that needs no shell."""
+    """Yield the words of each command in a block."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
         for word in shlex.split(re.sub(r"\s#.*", "", line).removeprefix("#"), posix=True):
@@ -132,7 +132,7 @@ def simple_commands(text: str) -> Iterator[list[str]]:
 
 
 def parse(command: click.Command, words: list[str]) -> None:
-    """Raise click's error for an option or a command that is none; files need not exist."""
+    """Raise click's error for an unknown option or command; files need not exist."""
     context = click.Context(command)
     if isinstance(command, click.Group):
         child = command.get_command(context, words[0])

@@ -1,4 +1,4 @@
-"""`make load`: a server with a PostgreSQL of its own, a fleet for some time, and a reckoning with the database."""
+"""`make load`: load a server that has its own PostgreSQL with a simulated fleet, and compare with the database."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from load.reckoning import Line, reckon
+from load.comparison import Line, compare
 from rich.console import Console
 from rich.table import Table
 from support.server import Server, running_server
@@ -29,7 +29,7 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class Plan:
-    """How big the fleet is, how long it lives, and how it comes and goes."""
+    """The size of the fleet, its lifetime, and its shape."""
 
     locust: str
     agents: int
@@ -38,35 +38,35 @@ class Plan:
 
 
 @click.command()
-@click.option("--locust", default="locust", help="The program, which lives in an environment of its own.")
+@click.option("--locust", default="locust", help="The program locust, which has a separate environment.")
 @click.option("--agents", default=100, type=click.IntRange(1), show_default=True)
 @click.option("--seconds", default=75, type=click.IntRange(10), show_default=True)
 @click.option("--shape", default="steady", type=click.Choice(["steady", "storm", "soak"]), show_default=True)
 def main(locust: str, agents: int, seconds: int, shape: str) -> None:
-    """Load a server that is started for it; the exit code is 1 if anything failed or does not add up."""
+    """Start a server and load it; the exit code is 1 if a request failed or acknowledged data is missing."""
     console, plan = Console(), Plan(locust, agents, seconds, shape)
     BUILD.mkdir(exist_ok=True)
     with _temporary_folder() as folder, embedded_postgres(folder / "data", durable=True) as cluster:
         with running_server(folder, cluster.url) as server, _memory_of(server) as samples:
             code = _run_locust(plan, server)
-        lines = asyncio.run(reckon(cluster.url, json.loads((folder / "tally.json").read_text())))
+        lines = asyncio.run(compare(cluster.url, json.loads((folder / "tally.json").read_text())))
     _show(console, lines, samples)
     console.print(f"report: {BUILD / 'load.html'}; figures: {BUILD / 'load_stats.csv'} and its neighbours")
     is_right = code == 0 and all(line.holds for line in lines)
-    console.print("[green]everything acknowledged is there[/]" if is_right else "[red]failed[/]")
+    console.print("[green]all acknowledged data is in the database[/]" if is_right else "[red]failed[/]")
     sys.exit(0 if is_right else 1)
 
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="comms-api-load-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="comms-api-load-") as name:
+        folder = Path(name)
         folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user
         yield folder
 
 
 def _run_locust(plan: Plan, server: Server) -> int:
-    """Prepare a group and a token, and run the fleet to its end; its summary goes to our output."""
+    """Create a group and a token, and run the fleet; its summary goes to standard output."""
     (server.folder / "enrollment-token").write_text(_prepare(server))
     options = {
         "locustfile": Path(__file__).with_name("locustfile.py"),
@@ -94,36 +94,36 @@ def _run_locust(plan: Plan, server: Server) -> int:
 
 
 def _prepare(server: Server) -> str:
-    """Make the group and return a token to enroll in it."""
+    """Create the group, and return a token to enroll in it."""
     management = server.management()
     management.post("/groups", json={"name": GROUP}).raise_for_status()
-    made = management.post("/enrollment-tokens", json={"groups": [GROUP], "expires_in": 86_400})
-    return str(made.raise_for_status().json()["token"])
+    answer = management.post("/enrollment-tokens", json={"groups": [GROUP], "expires_in": 86_400})
+    return str(answer.raise_for_status().json()["token"])
 
 
 @contextmanager
 def _memory_of(server: Server) -> Iterator[list[int]]:
     """Sample the server's resident memory during the block."""
-    samples, is_over = [server.resident_bytes()], threading.Event()
+    samples, has_ended = [server.resident_bytes()], threading.Event()
 
-    def gather() -> None:
-        while not is_over.wait(SAMPLE_SECONDS):
+    def sample() -> None:
+        while not has_ended.wait(SAMPLE_SECONDS):
             samples.append(server.resident_bytes())
 
-    gatherer = threading.Thread(target=gather)
-    gatherer.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         yield samples
     finally:
-        is_over.set()
-        gatherer.join()
+        has_ended.set()
+        sampler.join()
 
 
 def _show(console: Console, lines: list[Line], samples: list[int]) -> None:
     table = Table("", "acknowledged", "in the database", "")
     for line in lines:
         mark = "[green]✓[/]" if line.holds else "[red]✗[/]"
-        table.add_row(line.name, line.told(), f"{line.stored:,}", mark)
+        table.add_row(line.name, line.acknowledged(), f"{line.stored:,}", mark)
     console.print(table)
     third, middle, last = samples[len(samples) // 3], samples[len(samples) // 2], samples[-1]
     megabytes = " → ".join(f"{sample / MEGABYTE:.0f}" for sample in (samples[0], third, middle, last))

@@ -1,4 +1,4 @@
-"""Load tests: a simulated fleet and its operator. How to run them: docs/operations/load-tests.md."""
+"""Load tests: a simulated fleet and its operator. docs/operations/load-tests.md says how to run them."""
 
 from fleet import options  # noqa: F401 - adds the command-line options
 from fleet.agents import RealAgent, ReferenceAgent

@@ -1,4 +1,4 @@
-"""HAProxy and nginx as processes, with the configurations of `deploy/` on free ports of this machine."""
+"""Run HAProxy and nginx with the configurations of `deploy/`, on free ports of this machine."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ PACKAGES = {
     "pgbouncer": ("pgbouncer",),
 }
 TRUSTED_ADDRESS = "127.0.0.2"
-"""Where a balancer that ends TLS comes from."""
+"""The source address of a balancer that terminates TLS."""
 
 PROXYING_ADDRESS = "127.0.0.3"
 """The source address of a balancer that passes TLS through and sends PROXY headers."""
@@ -39,7 +39,7 @@ BEHIND_BALANCERS = {"trusted_proxies": f"{TRUSTED_ADDRESS}/32", "proxy_protocol_
 
 @dataclass
 class Balancer:
-    """A balancer that runs; its URLs are as those of a node."""
+    """A running balancer; its URLs work like those of a node."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -55,11 +55,13 @@ class Balancer:
         return int(self.management_url.rpartition(":")[2])
 
     def connections_to(self, node: Server) -> int:
-        """Return how many connections it holds to the agents' port of a node."""
+        """Return the number of connections to the agent API of a node."""
         master = psutil.Process(self.process.pid)
-        found = [one for each in (master, *master.children()) for one in each.net_connections("tcp")]
-        to_node = [one for one in found if one.raddr and one.raddr.port == node.agent_port]
-        return len({one.laddr for one in to_node if one.status == psutil.CONN_ESTABLISHED})
+        found = [
+            connection for process in (master, *master.children()) for connection in process.net_connections("tcp")
+        ]
+        to_node = [connection for connection in found if connection.raddr and connection.raddr.port == node.agent_port]
+        return len({connection.laddr for connection in to_node if connection.status == psutil.CONN_ESTABLISHED})
 
 
 def configuration(name: str) -> str:
@@ -68,18 +70,18 @@ def configuration(name: str) -> str:
 
 
 def install(program: str) -> str:
-    """Return the path of a program, installed first if that is possible; skip the test if it is not."""
+    """Return the path of a program; install it if needed, or skip the test if that is impossible."""
     packages = PACKAGES[program]
     apt = shutil.which("apt-get")
     if os.geteuid() == 0 and apt:
         with (Path(tempfile.gettempdir()) / "comms-api-tests-apt.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same tests may be at it
-            if not _is_there(program):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other test processes may install it, too
+            if not _is_installed(program):
                 _install(apt, packages)
-    if not _is_there(program):
-        pytest.skip(f"{program} is not installed, and cannot be: apt-get install {' '.join(packages)}")
+    if not _is_installed(program):
+        pytest.skip(f"{program} is not installed: apt-get install {' '.join(packages)}")
     if os.geteuid() != 0:
-        pytest.skip(f"{program}: its configuration names the user that it becomes, which takes root")
+        pytest.skip(f"{program} must be started by root, because its configuration names a user to run as")
     return str(shutil.which(program, path=_path()))
 
 
@@ -89,9 +91,9 @@ def _install(apt: str, packages: Sequence[str]) -> None:
         subprocess.run([apt, "-qq", *command], env=environment, capture_output=True, timeout=5 * PATIENCE, check=False)
 
 
-def _is_there(program: str) -> bool:
-    is_whole = program != "nginx" or Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
-    return is_whole and shutil.which(program, path=_path()) is not None
+def _is_installed(program: str) -> bool:
+    has_modules = program != "nginx" or Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
+    return has_modules and shutil.which(program, path=_path()) is not None
 
 
 def _path() -> str:
@@ -102,7 +104,7 @@ def _path() -> str:
 def running_balancer(
     name: str, folder: Path, nodes: Sequence[Server], changes: Mapping[str, str] | None = None
 ) -> Iterator[Balancer]:
-    """Run a balancer before up to three nodes that share a certificate."""
+    """Run a balancer in front of up to three nodes that share a certificate."""
     program = install(name.partition("/")[0])
     folder.mkdir(parents=True, exist_ok=True)
     agent, management = free_ports(2)

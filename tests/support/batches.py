@@ -1,4 +1,4 @@
-"""Builders of the bodies that agents send."""
+"""Build the bodies that agents and operators send."""
 
 import json
 from typing import Any
@@ -10,14 +10,14 @@ def metadata(agent_id: UUID | str) -> bytes:
 
 
 def stateless(agent_id: UUID | str, *events: Any, module: str = "logcollector") -> bytes:
-    """Return a batch of one run; an event that is bytes is sent as it is."""
+    """Return a batch with one run of events; bytes are sent unchanged."""
     header = json.dumps({"module": module, "collector": "file"}).encode()
     lines = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
     return b"\n".join([metadata(agent_id), header, *lines]) + b"\n"
 
 
 def state(id_: str, operation: str = "create", data: Any = None, module: str = "fim", collector: str = "file") -> bytes:
-    """Return one item: its header and, unless it deletes, its data line."""
+    """Return one item: its header and, unless the operation is delete, its data line."""
     header = json.dumps({"id": id_, "module": module, "collector": collector, "operation": operation}).encode()
     if operation == "delete":
         return header

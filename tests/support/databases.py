@@ -1,4 +1,4 @@
-"""Databases for tests: statements on one, and the schema in an empty one."""
+"""Run statements in databases, and create the schema in an empty one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from comms_api.settings import Settings
 from support.waiting import PATIENCE
 
 PATIENT = Settings(database_timeout_seconds=PATIENCE)
-"""Settings for an engine of a test: a statement over many rows may take its time on a busy machine."""
+"""Settings for the engine of a test: a large statement takes long on a busy machine."""
 
 
 def plain_url(url: URL) -> str:
@@ -35,7 +35,7 @@ def run_sql(server: URL, *statements: str) -> None:
 
 
 async def migrate(url: URL | str) -> None:
-    """Make the schema and the partitions of an empty database."""
+    """Create the schema and the partitions in an empty database."""
     engine = open_engine(url, PATIENT)
     await upgrade_schema(engine)
     await create_partitions(engine)

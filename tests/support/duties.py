@@ -1,4 +1,4 @@
-"""The duties of services that a test makes itself."""
+"""Perform the duties of services that a test builds."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,14 +10,14 @@ from comms_api.duties.repeating import Duty, repeating
 
 
 class Service(Protocol):
-    """Declares its duties."""
+    """A service with duties."""
 
     def duties(self) -> list[Duty]: ...
 
 
 @asynccontextmanager
 async def performing(*services: Service) -> AsyncIterator[None]:
-    """Perform the duties of services beside the block."""
+    """Perform the duties of services during the block."""
     duties = [duty for service in services for duty in service.duties()]
     async with repeating(duties, DutyHealth(explain_outage)):
         yield

@@ -1,4 +1,4 @@
-"""Guesses at a key or a password, made at the same time."""
+"""Simultaneous guesses at a key or a password."""
 
 import math
 import time
@@ -9,14 +9,14 @@ import httpx
 
 GUESSES = 24
 EVALUATED_AT_ONCE = 6
-"""Five failures are free, and the one more that locks is evaluated as well."""
+"""Five failures are free, and the server also evaluates the sixth, which locks."""
 
 FORGIVEN_EVERY_SECONDS = 180.0
 FIRST_LOCK_SECONDS = 1.0
 
 
 def guess_at_once(try_to_log_in: Callable[[int], httpx.Response], guesses: int = GUESSES) -> None:
-    """Guess, and check that the guesses were counted one by one: each beyond the free ones waits for a lock to end."""
+    """Guess, and check that guesses count one by one: each guess after the free ones waits until a lock ends."""
     started = time.monotonic()
     with ThreadPoolExecutor(min(guesses, 64)) as threads:
         answers = list(threads.map(try_to_log_in, range(guesses)))
@@ -27,5 +27,5 @@ def guess_at_once(try_to_log_in: Callable[[int], httpx.Response], guesses: int =
 
 
 def _locks_ended(seconds: float) -> int:
-    """Return how many locks, each twice as long as the one before, can have ended: on a slow machine, more."""
+    """Return how many locks may have ended in this time; each lock lasts twice as long as the previous one."""
     return int(math.log2(1 + seconds / FIRST_LOCK_SECONDS * 2 ** (seconds / FORGIVEN_EVERY_SECONDS)))

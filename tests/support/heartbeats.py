@@ -1,4 +1,4 @@
-"""Wait for the reports in nodes' heartbeats."""
+"""Wait for the numbers that nodes report in heartbeats."""
 
 import httpx
 
@@ -6,7 +6,7 @@ from support.waiting import wait_until
 
 
 def polls_held(management: httpx.Client) -> dict[str, int]:
-    """Return how many polls each node that is not lost held at its last heartbeat."""
+    """Return the number of polls that each live node held at its last heartbeat."""
     held: dict[str, int] = {}
     for node in management.get("/nodes").json():
         if node["state"] != "lost":
@@ -20,7 +20,7 @@ def wait_for_polls(management: httpx.Client, count: int) -> None:
 
 
 def wait_for_heartbeats(management: httpx.Client, name: str, count: int) -> None:
-    """Wait until a node has beaten this many times from now on."""
+    """Wait for this many further heartbeats of a node."""
 
     def seen_at() -> str:
         return next(str(node["seen_at"]) for node in management.get("/nodes").json() if node["name"] == name)

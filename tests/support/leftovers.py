@@ -1,8 +1,8 @@
 """Kill every process that a test run has started, however the run ends.
 
-A run names itself in `TEST_RUN`, which the processes that it starts inherit. PostgreSQL is a daemon with an environment
-of its own, so its processes are recognised by their working directory. `Guard` starts a process that waits for the end
-of the run, also by SIGKILL, and then ends all of these.
+A run writes its name to `TEST_RUN`, which its child processes inherit. PostgreSQL is a daemon with a different
+environment, so its processes are recognised by their working directory. `Guard` starts a process that waits until the
+run ends, even by SIGKILL, and then ends the processes of the run.
 """
 
 import os
@@ -44,25 +44,25 @@ class Guard:
         )
 
     def watch(self, folder: Path, *, scratch: bool = False) -> None:
-        """Take processes that work in a folder for the run's own, and remove a scratch folder after them."""
+        """Treat processes that work in a folder as processes of the run; remove a scratch folder after the run."""
         self._folders.append(folder)
         assert self._process.stdin is not None
         self._process.stdin.write(f"{'scratch' if scratch else 'kept'} {folder}\n".encode())
         self._process.stdin.flush()
 
     def leftovers(self) -> list[psutil.Process]:
-        """Return the processes of this run that live."""
+        """Return the live processes of this run."""
         return list(running(self.run, self._folders))
 
     def close(self) -> None:
-        """Kill the rest of the run, and end the guard."""
+        """Kill the processes that are left, and end the guard."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def running(run: str, folders: Iterable[Path] = ()) -> Iterator[psutil.Process]:
-    """Yield the processes of a run that live, except this one."""
+    """Yield the live processes of a run, except this process."""
     homes = [home for folder in folders for home in _homes(folder)]
     for process in psutil.process_iter():
         try:
@@ -70,31 +70,31 @@ def running(run: str, folders: Iterable[Path] = ()) -> Iterator[psutil.Process]:
             if is_alive and (run in process.environ().get(VARIABLE, "") or _works_in(process, homes)):
                 yield process
         except (psutil.Error, OSError):
-            continue  # it has ended, or belongs to somebody else
+            continue  # it has ended, or belongs to another user
 
 
 def _works_in(process: psutil.Process, homes: Iterable[Path]) -> bool:
-    # A folder that was removed has " (deleted)" behind its name.
+    # The kernel appends " (deleted)" to the name of a removed folder.
     return process.name() == "postgres" and any(Path(process.cwd()).is_relative_to(home) for home in homes)
 
 
 def _homes(folder: Path) -> Iterator[Path]:
-    """Yield a folder, and the folders elsewhere with the embedded databases of its data directories."""
+    """Yield a folder, and the folders elsewhere that contain the embedded databases of its data directories."""
     yield folder
     yield from (link.resolve() for link in folder.rglob("postgres") if link.is_symlink())
 
 
 def end(run: str, folders: Iterable[Path]) -> None:
-    """End the processes of a run: politely, so that PostgreSQL gives back its memory, then by force."""
+    """End the processes of a run: by SIGTERM, so that PostgreSQL releases its memory, and after a while by SIGKILL."""
     started, idle = time.monotonic(), 0
-    asked: set[psutil.Process] = set()
+    terminated: set[psutil.Process] = set()
     while idle < IDLE_SCANS and time.monotonic() - started < GIVE_UP_SECONDS:
         left = set(running(run, folders))
         idle = 0 if left else idle + 1
         is_late = time.monotonic() - started > TERMINATE_SECONDS
-        for process in left if is_late else left - asked:
+        for process in left if is_late else left - terminated:
             _send(process, *((SIGKILL,) if is_late else (SIGTERM, SIGCONT)))
-        asked |= left
+        terminated |= left
         time.sleep(PAUSE_SECONDS)
 
 
@@ -107,7 +107,7 @@ def _send(process: psutil.Process, *signals: Signals) -> None:
 
 
 def _guard(run: str) -> None:
-    """Wait until the run has closed its end of our standard input, as the kernel does for one that was killed."""
+    """Wait until the run closes our standard input, which the kernel does if the run was killed."""
     lines = [line.rstrip("\n").split(" ", 1) for line in sys.stdin]
     end(run, [Path(folder) for _, folder in lines])
     for kind, folder in lines:

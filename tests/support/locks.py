@@ -1,4 +1,4 @@
-"""Force transactions into an interleaving: wait until each of them waits for a lock, or has ended."""
+"""Force an interleaving of transactions: wait until each of them waits for a lock or has ended."""
 
 import asyncio
 import time
@@ -16,9 +16,9 @@ _COUNT_BLOCKED = text("""
 
 
 async def until_blocked(engine: Engine, tasks: "Sequence[asyncio.Future[Any]]", blocked: int | None = None) -> int:
-    """Wait until every unfinished task, or a given number of them, waits for a lock; return how many do.
+    """Wait until all unfinished tasks, or `blocked` of them, wait for a lock; return how many wait.
 
-    Nobody else may wait for locks in this database.
+    No other session of this database may wait for a lock.
     """
     started = time.monotonic()
     async with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""A name server whose answers a test changes as it goes."""
+"""A name server whose answers a test can change."""
 
 import socket
 import struct
@@ -12,7 +12,7 @@ POINTER_TO_THE_QUESTION = 0xC00C
 
 
 class NameServer:
-    """Answers questions for IPv4 addresses (RFC 1035)."""
+    """Answers queries for IPv4 addresses (RFC 1035)."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.addresses: dict[str, str] = {}
@@ -20,7 +20,7 @@ class NameServer:
         self._listener = listener
 
     def serve(self) -> None:
-        """Answer until somebody sends nothing."""
+        """Answer until an empty datagram arrives."""
         while True:
             question, sender = self._listener.recvfrom(4096)
             if not question:
@@ -28,23 +28,23 @@ class NameServer:
             self._listener.sendto(self._answer(question), sender)
 
     def _answer(self, question: bytes) -> bytes:
-        labels, place = [], HEAD_BYTES
-        while length := question[place]:
-            labels.append(question[place + 1 : place + 1 + length].decode())
-            place += 1 + length
-        [wanted] = struct.unpack_from(">H", question, place + 1)
+        labels, position = [], HEAD_BYTES
+        while length := question[position]:
+            labels.append(question[position + 1 : position + 1 + length].decode())
+            position += 1 + length
+        [record_type] = struct.unpack_from(">H", question, position + 1)
         address = self.addresses.get(".".join(labels))
         found = b""
-        if address is not None and wanted == A:
+        if address is not None and record_type == A:
             found = struct.pack(">HHHIH", POINTER_TO_THE_QUESTION, A, INTERNET, TTL_SECONDS, 4)
             found += socket.inet_aton(address)
         head = struct.pack(">HHHHH", NO_SUCH_NAME if address is None else NO_ERROR, 1, bool(found), 0, 0)
-        return question[:2] + head + question[HEAD_BYTES : place + 5] + found
+        return question[:2] + head + question[HEAD_BYTES : position + 5] + found
 
 
 @contextmanager
 def running_name_server() -> Iterator[NameServer]:
-    """Run a name server that knows no name yet."""
+    """Run a name server without names."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         server = NameServer(listener)

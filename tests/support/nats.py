@@ -1,4 +1,4 @@
-"""Servers of NATS JetStream: real processes on free ports, with their files in a folder of the test's."""
+"""Run NATS servers with JetStream: real processes on free ports, with files in a folder of the test."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
 
 
 class NatsServer:
-    """One server; started again, it has its ports and its files."""
+    """One server; after a restart, it has the same ports and files."""
 
     def __init__(self, folder: Path, name: str, port: int, *settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class NatsServer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let it take bytes and do nothing with them for the block."""
+        """Stop the process for the block: the kernel accepts bytes, but the server does nothing."""
         assert self._process is not None
         pause(self._process.pid)
         try:
@@ -49,7 +49,7 @@ class NatsServer:
             self._process.send_signal(SIGCONT)
 
     def kill(self) -> None:
-        """End it as a power failure of its machine would, but for the disk."""
+        """Kill the server. Its disk survives."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=PATIENCE)
@@ -58,19 +58,19 @@ class NatsServer:
 
 @contextmanager
 def nats_servers(folder: Path, count: int, *settings: str) -> Iterator[Sequence[NatsServer]]:
-    """Run so many servers, which are a cluster if there are several."""
+    """Run this many servers, as a cluster if there are several."""
     ports = free_ports(2 * count)
     routes = ports[count:]
     urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
     servers = [
         NatsServer(
-            folder / f"n{place}",
-            f"n{place}",
-            ports[place],
-            *([f"cluster {{ name: test, listen: 127.0.0.1:{routes[place]}, routes: [{urls}] }}"] if count > 1 else []),
+            folder / f"n{number}",
+            f"n{number}",
+            ports[number],
+            *([f"cluster {{ name: test, listen: 127.0.0.1:{routes[number]}, routes: [{urls}] }}"] if count > 1 else []),
             *settings,
         )
-        for place in range(count)
+        for number in range(count)
     ]
     try:
         for server in servers:

@@ -1,4 +1,4 @@
-"""Commands with their orders, submitted and claimed by the stores' functions, and the services around them."""
+"""Submit commands and claim their orders by the functions of the stores, and build the services around these."""
 
 import time
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from comms_api.tokens.keyring import Keyring, new_signing_key
 async def submit(
     engine: Engine, agents: int, seconds: float = 600, rollout: Rollout | None = None
 ) -> tuple[UUID, list[UUID]]:
-    """Submit a command to new agents; return its id and theirs."""
+    """Submit a command to new agents; return its id and the agents' ids."""
     request_id, group = uuid7_at(datetime.now(UTC).timestamp()), uuid7_at(1_780_000_000).hex
     ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
     async with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Three database hosts by the files of deploy/patroni, on this one: etcd, Patroni and PostgreSQL of Debian."""
+"""Run three database hosts on this machine with the files of deploy/patroni: Debian's etcd, Patroni, PostgreSQL."""
 
 import json
 import os
@@ -29,13 +29,13 @@ PROGRAMS = ("patroni", "etcd")
 
 
 def postgres_programs() -> Path:
-    """The folder of the newest PostgreSQL that Debian has installed."""
+    """Return the folder of the newest PostgreSQL that is installed."""
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
 @dataclass
 class Host:
-    """A database host: its two services and where they are told to be."""
+    """A database host: its services, and the local address of each address in the files."""
 
     name: str
     folder: Path
@@ -43,11 +43,11 @@ class Host:
     services: dict[str, subprocess.Popen[bytes]]
 
     def text(self, template: str) -> str:
-        """A file of deploy/patroni as this host has it: every address is one of this machine."""
+        """Return a file of deploy/patroni for this host, with local addresses."""
         text = (DEPLOY / template).read_text().replace("10.0.0.0/24", "127.0.0.0/8")
-        # The files are those of the first host; its own lines become this host's, those that list all stay.
-        own = HOSTS[int(self.name[-1]) - 1]
-        lines = [line if line.count("10.0.0.") > 1 else line.replace(HOSTS[0], own) for line in text.splitlines()]
+        # The files are for the first host: replace its address, except in lines that list all hosts.
+        address = HOSTS[int(self.name[-1]) - 1]
+        lines = [line if line.count("10.0.0.") > 1 else line.replace(HOSTS[0], address) for line in text.splitlines()]
         text = "\n".join(lines).replace("NAME=db1", f"NAME={self.name}")
         return re.sub(r"10\.0\.0\.\d+:\d+", lambda found: self.local[found[0]], text)
 
@@ -63,12 +63,12 @@ class Host:
     def start_patroni(self) -> None:
         text = self.text("patroni.yml").replace("/var/run/postgresql", ".").replace("/etc/patroni", "..")
         (self.folder / "config.yml").write_text(text)
-        places = {
+        paths = {
             "PATRONI_POSTGRESQL_DATA_DIR": str(self.folder / "data"),
             "PATRONI_POSTGRESQL_BIN_DIR": str(postgres_programs()),
             "PATRONI_POSTGRESQL_PGPASS": str(self.folder / "pgpass"),
         }
-        self._run("patroni", self.environment("node.env") | places, self.folder / "config.yml")
+        self._run("patroni", self.environment("node.env") | paths, self.folder / "config.yml")
 
     def _run(self, program: str, env: Mapping[str, str], *arguments: Path) -> None:
         path = shutil.which(program)
@@ -87,7 +87,7 @@ class Host:
             )
 
     def switch_over(self) -> None:
-        """Ask for another leader, as an operator does before maintenance."""
+        """Switch to another leader, as an operator does before maintenance."""
         arguments = ["patronictl", "-c", self.folder / "config.yml", "switchover", "comms-api", "--force"]
         env = {
             "PATH": os.environ["PATH"],
@@ -103,7 +103,7 @@ class Host:
         return self.environment("node.env")["PATRONI_POSTGRESQL_CONNECT_ADDRESS"]
 
     def cluster(self) -> list[dict[str, Any]]:
-        """What this host's Patroni says of all."""
+        """Return the members of the cluster according to this host's Patroni."""
         address = self.environment("node.env")["PATRONI_RESTAPI_CONNECT_ADDRESS"]
         with urllib.request.urlopen(f"http://{address}/cluster", timeout=5) as answer:
             members: list[dict[str, Any]] = json.load(answer)["members"]
@@ -113,7 +113,7 @@ class Host:
         kill_postgres(self.folder / "data")
 
     def kill(self, *programs: str) -> None:
-        """End services, and PostgreSQL with Patroni, as a power cut would."""
+        """Kill services, and PostgreSQL together with Patroni, as a power failure would."""
         for program in programs:
             if service := self.services.pop(program, None):
                 service.send_signal(signal.SIGKILL)
@@ -123,7 +123,7 @@ class Host:
 
 
 def roles(hosts: list[Host]) -> dict[str, str]:
-    """What each member is, as the first Patroni that answers has it; a leader that does not run is none."""
+    """Return the role of each running member according to the first Patroni that answers."""
     for host in hosts:
         with suppress(OSError):
             return {member["name"]: member["role"] for member in host.cluster() if member["state"] != "stopped"}
@@ -131,7 +131,7 @@ def roles(hosts: list[Host]) -> dict[str, str]:
 
 
 def make_folder(folder: Path, authority: trustme.CA) -> None:
-    """Make a host's folder, with its certificate, for the user that runs its services."""
+    """Create a host's folder with its certificate, owned by the user that runs the services."""
     folder.mkdir(mode=0o700)
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
@@ -144,18 +144,19 @@ def make_folder(folder: Path, authority: trustme.CA) -> None:
 
 @contextmanager
 def patroni_hosts(home: Path) -> Iterator[list[Host]]:
-    """Run three hosts for the block, with a leader, a synchronous standby and a further replica."""
+    """Run three hosts for the block: a leader, a synchronous standby and a further replica."""
     home.mkdir(mode=0o755)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(home / "ca.pem")
-    places = [f"{host}:{port}" for host in HOSTS for port in PORTS]
-    local = {place: f"127.0.0.1:{port}" for place, port in zip(places, free_ports(len(places)), strict=True)}
+    addresses = [f"{host}:{port}" for host in HOSTS for port in PORTS]
+    ports = free_ports(len(addresses))
+    local = {address: f"127.0.0.1:{port}" for address, port in zip(addresses, ports, strict=True)}
     hosts = [Host(f"db{number}", home / f"db{number}", local, {}) for number in (1, 2, 3)]
     with ExitStack() as stack:
         for host in hosts:
             make_folder(host.folder, authority)
             stack.callback(host.kill, *PROGRAMS)
             host.start()
-        wanted = ["leader", "replica", "sync_standby"]
-        wait_until(lambda: sorted(roles(hosts).values()) == wanted, says=lambda: roles(hosts))
+        expected = ["leader", "replica", "sync_standby"]
+        wait_until(lambda: sorted(roles(hosts).values()) == expected, says=lambda: roles(hosts))
         yield hosts

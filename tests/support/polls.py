@@ -1,4 +1,4 @@
-"""Many held polls from one thread, each on a TLS connection of its own."""
+"""Hold many polls from one thread, each on its own TLS connection."""
 
 import asyncio
 import ssl
@@ -46,7 +46,9 @@ async def held_polls(
         head = f"GET /commands?wait={wait_seconds} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
         writer.write(head.encode())
         polls.append(Poll(reader, writer))
-    await asyncio.sleep(0.5)  # most have arrived; a test that needs all of them waits for a heartbeat that counts them
+    await asyncio.sleep(
+        0.5
+    )  # most polls have arrived by now; a test that needs all of them waits for a heartbeat that counts them
     try:
         yield polls
     finally:

@@ -1,15 +1,15 @@
-"""Ports for programs that must be told one before they listen, or that listen there again after they were killed."""
+"""Ports for programs that need a port number before they listen, or the same port after a restart."""
 
 import random
 import socket
 from contextlib import ExitStack
 
 LISTENING = range(20_000, 32_000)
-"""Below the kernel's ephemeral ports, so that no connection on its way out has taken one in the meantime."""
+"""Below the kernel's ephemeral ports, so that no outgoing connection takes one in the meantime."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many different ports that nobody listens on."""
+    """Return this many different free ports."""
     with ExitStack() as held:
         ports: list[int] = []
         for port in random.sample(LISTENING, len(LISTENING)):
@@ -18,11 +18,11 @@ def free_ports(count: int) -> list[int]:
                 ports.append(port)
             if len(ports) == count:
                 return ports
-    raise RuntimeError(f"no {count} ports of {LISTENING} are free")
+    raise RuntimeError(f"fewer than {count} ports of {LISTENING} are free")
 
 
 def fixed_binds() -> dict[str, str]:
-    """Return the settings of a node that is to find its ports free when it starts again."""
+    """Return settings with fixed ports for a node that is restarted."""
     agent, management = free_ports(2)
     return {"agent_bind": f"127.0.0.1:{agent}", "management_bind": f"127.0.0.1:{management}"}
 

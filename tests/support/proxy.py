@@ -1,4 +1,4 @@
-"""An HTTP proxy that tunnels TLS (RFC 9110, section 9.3.6), in a separate thread."""
+"""Run an HTTP proxy that tunnels TLS (RFC 9110, section 9.3.6) in a separate thread."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 @dataclass
 class Proxy:
-    """A running proxy, and the targets that it was asked for, as HOST:PORT."""
+    """A running proxy, and the requested targets as HOST:PORT."""
 
     url: str = ""
     targets: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Raw TLS sockets: what a client library would not send, and every byte of the answer."""
+"""Raw TLS sockets, to send what a client library would refuse to send, and to see every byte of the answer."""
 
 import socket
 import ssl
@@ -22,7 +22,7 @@ def connect(tls: ssl.SSLContext, port: int) -> ssl.SSLSocket:
 
 
 def request(method: str, path: str, token: str | None, body: bytes = b"", *headers: str) -> bytes:
-    """Return a request with a Content-Length, unless `headers` say how the body is framed."""
+    """Return a request with a Content-Length, unless `headers` say that the body is chunked."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
     if token:
         lines.append(f"Authorization: Bearer {token}")
@@ -38,7 +38,7 @@ def chunked(body: bytes, size: int) -> bytes:
 
 
 def read_answer(connection: ssl.SSLSocket) -> Answer:
-    """Read one answer to its end."""
+    """Read one complete answer."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _receive(connection)
@@ -58,7 +58,7 @@ def _receive(connection: ssl.SSLSocket) -> bytes:
 
 
 def send_parts(tls: ssl.SSLContext, port: int, parts: Iterable[bytes]) -> Answer:
-    """Send a request in the given parts, each a TLS record of its own, and read the answer."""
+    """Send a request in parts, each in its own TLS record, and read the answer."""
     with connect(tls, port) as connection:
         for part in parts:
             connection.sendall(part)

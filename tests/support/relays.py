@@ -11,7 +11,7 @@ COMMAND = [sys.executable, "-m", "comms_api", "events", "relay", "--to"]
 
 
 def relay(variables: Mapping[str, str], target: str, *options: str) -> str:
-    """Relay what waits, and return what was written."""
+    """Relay all waiting events, and return the output."""
     command = [*COMMAND, target, "--once", *options]
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
@@ -20,7 +20,7 @@ def relay(variables: Mapping[str, str], target: str, *options: str) -> str:
 
 @contextmanager
 def started_relay(variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Relay to PostgreSQL beside the block."""
+    """Relay to PostgreSQL during the block."""
     process = subprocess.Popen([*COMMAND, "postgresql"], env=variables)
     try:
         yield process

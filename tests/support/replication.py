@@ -1,4 +1,4 @@
-"""A PostgreSQL primary and its synchronous standby, on TCP ports of this host, that a test may kill and promote."""
+"""Run a PostgreSQL primary and its synchronous standby, which a test may kill and promote."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c wal_lev
 
 @dataclass
 class Postgres:
-    """One server, below a folder that its user may enter."""
+    """One server, in a folder that its user may enter."""
 
     folder: Path
     account: Account
@@ -50,7 +50,7 @@ class Postgres:
         log = self.folder.with_suffix(".log")
         log.touch()
         log.chmod(0o666)
-        # Its output must not keep our pipe open, so it goes to a file.
+        # The server would keep a pipe open, so its output goes to a file.
         self.run("pg_ctl", "start", "--wait", "--silent", "-D", self.folder, "-l", log, "-o", options)
 
     def stop(self) -> None:
@@ -74,22 +74,22 @@ class Postgres:
         self.run("pg_ctl", "promote", "--wait", "--silent", "-D", self.folder)
 
     def kill(self) -> None:
-        """End every process of the server as a power cut would: none of them says goodbye."""
+        """Kill every process of the server, as a power failure would."""
         kill_postgres(self.folder)
 
 
 def kill_postgres(cluster: Path) -> None:
-    """Kill every process of the server of a data directory, if it runs."""
+    """Kill every process of the server of a data directory, if it is running."""
     with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
         postmaster = psutil.Process(int((cluster / "postmaster.pid").read_text().split()[0]))
-        pause(postmaster.pid)  # so that it starts nothing while its children go
+        pause(postmaster.pid)  # so that it starts no process while its children are killed
         for process in (*postmaster.children(recursive=True), postmaster):
             process.kill()
 
 
 @contextmanager
 def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
-    """Run both for the block; no commit returns before the standby has it on its disk."""
+    """Run both for the block; a commit returns when the standby has it on disk."""
     account = server_account("nobody")
     make_server_directory(home, account)
     home.chmod(0o755)
@@ -105,7 +105,7 @@ def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
         source = f"host=127.0.0.1 port={primary.port} user={USER} application_name=standby"
         primary.run("pg_basebackup", "-d", source, "-D", standby.folder, "-R", "-c", "fast", "-C", "-S", "standby")
         standby.start()
-        # Only now, so that the standby does not inherit it: promoted, it would wait for itself.
+        # Set this after the backup: otherwise the promoted standby would wait for itself.
         primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         primary.query("SELECT pg_reload_conf()")
         wait_until(lambda: primary.is_replicated)

@@ -1,4 +1,4 @@
-"""Builders of sources of agents: programs that run and sockets that answer, well behaved or not."""
+"""Build sources of agents, correct or faulty: programs, and sockets that answer."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def refusal_json(code: int = 4, message: str = "no such agent") -> bytes:
 
 
 def script(folder: Path, *lines: str) -> tuple[str]:
-    """Write a program whose `$1` and `$2` are the kind and the value, and return its command."""
+    """Write a program that gets the kind and the value as `$1` and `$2`, and return its command."""
     path = folder / f"program-{len(list(folder.iterdir()))}.sh"
     path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     path.chmod(0o755)
@@ -56,7 +56,7 @@ def settings(program: tuple[str, ...] = (), socket: Path | None = None, **change
 
 @asynccontextmanager
 async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
-    """Serve connections at a Unix socket, and end what is left of them."""
+    """Serve connections at a Unix socket, and end those that are left after the block."""
     connections: set[tuple[asyncio.Task[None], asyncio.StreamWriter]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await asyncio.sleep(0.01)  # what has been accepted is handed over
+        await asyncio.sleep(0.01)  # let `accept` see the accepted connections
         server.close()
         for task, writer in connections:
             task.cancel()
@@ -77,7 +77,7 @@ async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
-    """Serve one answer per connection, then close; yields what has been asked."""
+    """Serve one answer per connection, then close it; yield the requests."""
     asked: list[str] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,20 +91,20 @@ async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
 
 
 def always(answer: bytes) -> Answering:
-    """Give the same answer to everything."""
+    """Answer every request alike."""
 
-    async def give(_: str) -> bytes:
+    async def repeat(_: str) -> bytes:
         return answer
 
-    return give
+    return repeat
 
 
 async def never(_: str) -> bytes:
-    """Hang."""
+    """Do not answer."""
     await asyncio.sleep(3600)
     return b""
 
 
 async def by_id(request: str) -> bytes:
-    """Know every agent that is asked for by id."""
+    """Answer with an agent of the requested id."""
     return agent_json(id=request.removeprefix("id:"))

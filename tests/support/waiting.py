@@ -1,4 +1,4 @@
-"""Wait for what another process or thread will have done."""
+"""Wait for another process or thread."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGSTOP
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE", "120"))
-"""How many seconds a test waits for an event before it fails: generous, since a busy machine may be slow."""
+"""The seconds that a test waits for an event before it fails: many, because a busy machine is slow."""
 
 
 def wait_until(
@@ -18,7 +18,7 @@ def wait_until(
     pause_seconds: float = 0.05,
     patience_seconds: float = PATIENCE,
 ) -> float:
-    """Wait for the condition and return how many seconds that took; `says` explains a failure."""
+    """Wait for the condition and return the seconds that it took; `says` explains a failure."""
     started = time.monotonic()
     while not condition():
         waited = time.monotonic() - started
@@ -28,14 +28,14 @@ def wait_until(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for the condition beside the other tasks of the loop."""
+    """Wait for the condition while other tasks of the loop run."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - other processes have no events of this loop
             await asyncio.sleep(0.01)
 
 
 def pause(pid: int) -> None:
-    """Stop a process and return when none of its threads runs any more, which is not when the signal is sent."""
+    """Stop a process, and return when all its threads have stopped, which is later than the signal."""
     os.kill(pid, SIGSTOP)
     wait_until(lambda: {_state(thread) for thread in Path(f"/proc/{pid}/task").iterdir()} <= set("TZX"))
 

@@ -1,1 +1,1 @@
-"""The simulated fleet: it knows the protocol as `docs/protocol.md` tells it, and no code of the server."""
+"""The simulated fleet. It follows `docs/protocol.md` and imports no code of the server."""

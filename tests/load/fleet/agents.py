@@ -1,4 +1,4 @@
-"""Agents: enroll, log in, then send batches and hold a poll side by side, as real ones do."""
+"""Agents that enroll, log in, and then send batches while they hold a poll, as real agents do."""
 
 import hashlib
 import time
@@ -20,7 +20,7 @@ from fleet.tally import count, count_answer, count_sent
 POLL_PAUSE_SECONDS = 1.0
 POLL_FAILED_PAUSE_SECONDS = 30.0
 PAUSE_SECONDS = 5.0
-"""Between two attempts to do what must be done first."""
+"""The pause between two attempts to enroll or to report."""
 
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
 EXPECTED_STATUS = {"create": 201, "update": 200, "delete": 200}
@@ -35,7 +35,7 @@ def _let_reports_end(**_: Any) -> None:
 
 
 class Agent(Session):
-    """What both kinds share. Every wait of it is one that real agents keep."""
+    """The common part of both kinds of agents. All pauses are those of real agents."""
 
     abstract = True
     host = "https://localhost:27000"
@@ -44,14 +44,14 @@ class Agent(Session):
     enrolls_by_user = False
 
     def on_start(self) -> None:
-        """Be an agent that was away, or enroll as a new one; then log in and hold the poll."""
+        """Resume an agent that was away, or enroll a new one; then log in and hold a poll."""
         self.memory = AT_REST.pop() if AT_REST else self._enroll()
         self._is_handling = False
         self.refresh()
         self._poller = _POLLERS.spawn(self._keep_polling)
 
     def on_stop(self) -> None:
-        """Be away: end the poll, but not the report of an order that is under way."""
+        """Go away: end the poll, unless an order is being reported."""
         if not hasattr(self, "_poller"):
             return
         if not self._is_handling:
@@ -63,7 +63,7 @@ class Agent(Session):
         return float(self.options.batch_seconds)
 
     def read_token(self) -> str:
-        """Log in; what real agents take as final ends this one."""
+        """Log in; a refusal that is final for real agents ends this agent."""
         credentials = {"uuid": self.memory.id, "key": self.memory.key}
         path = self.prefix + self.login_path
         with self.client.request("POST", path, name=path, catch_response=True, json=credentials) as answer:
@@ -77,13 +77,13 @@ class Agent(Session):
         return str(answer.json()["token"])
 
     def call(self, method: str, path: str, **content: Any) -> ResponseContextManager:
-        """Ask the agent API; the statistics know the path without its query."""
+        """Send a request to the agent API; the statistics use the path without the query."""
         url = self.prefix + path
         return self.ask(method, url, url.partition("?")[0], **content)
 
     @task(6)
     def send_events(self) -> None:
-        """Send a stateless batch: what was not acknowledged before, or a new one."""
+        """Send a stateless batch: the last one, if it was not acknowledged, or a new one."""
         size = self.options.batch_events
         batch = self.memory.waiting.setdefault("events", Batch(bodies.events(size), size))
         if is_good(self._send("stateless", batch)):
@@ -91,7 +91,7 @@ class Agent(Session):
 
     @task(3)
     def send_states(self) -> None:
-        """Send a stateful batch likewise, and look at the result of each item."""
+        """Send a stateful batch in the same way, and check the result of each item."""
         changes = bodies.changes(self.memory, self.options.batch_states)
         new = Batch(bodies.states(changes), len(changes), changes)
         batch = self.memory.waiting.setdefault("states", new)
@@ -100,16 +100,16 @@ class Agent(Session):
         if is_good(answer):
             del self.memory.waiting["states"]
             self._apply(batch.changes)
-        if is_good(answer) and is_first:  # of one that may have arrived before, the statuses say little
+        if is_good(answer) and is_first:  # the statuses of a batch sent again say little
             self._check(batch.changes, [item["status"] for item in answer.json()["results"]])
 
     @task(1)
     def fetch_files(self) -> None:
-        """Look whether the configuration has changed."""
+        """Check whether the configuration has changed."""
         self.refresh()
 
     def refresh(self) -> None:
-        """Fetch the file of the agent's group, unless it has it."""
+        """Fetch the file of the agent's group, unless it is unchanged."""
         name = f"{self.options.group}.yml"
         path = f"/files?file_name={name}"
         headers = {"If-None-Match": self.memory.tags[name]} if name in self.memory.tags else {}
@@ -126,7 +126,7 @@ class Agent(Session):
         return self.call("POST", f"/events/{kind}", sending=sending, data=body, headers=headers)
 
     def _apply(self, changes: list[Change]) -> None:
-        """Remember which states the server has now."""
+        """Remember the states that the server has now."""
         created = {id_ for operation, id_ in changes if operation == "create"}
         deleted = {id_ for operation, id_ in changes if operation == "delete"}
         self.memory.states |= created
@@ -134,7 +134,7 @@ class Agent(Session):
         count(states_created=len(created), states_deleted=len(deleted))
 
     def _check(self, changes: list[Change], statuses: list[int]) -> None:
-        """Count an answer that is good by its status and wrong by its content as a failure."""
+        """Count an answer with a wrong result as a failure, although its status is a success."""
         expected = [EXPECTED_STATUS[operation] for operation, _ in changes]
         if statuses != expected:
             fault = ValueError(f"{statuses} instead of {expected}")
@@ -147,10 +147,10 @@ class Agent(Session):
                 while True:
                     self.pause(self._poll())
         finally:
-            self.client.client.close()  # as a process that ends does
+            self.client.client.close()  # as the end of a process does
 
     def _poll(self) -> float:
-        """Hold one poll and do what it brings; return the pause that a real agent makes then."""
+        """Hold one poll and execute its orders; return the pause that a real agent makes afterwards."""
         answer = self.call("GET", f"/commands?wait={self.options.poll_seconds:g}")
         if not is_good(answer):
             return POLL_PAUSE_SECONDS if answer.status_code in {401, 408, 429, 503} else POLL_FAILED_PAUSE_SECONDS
@@ -160,10 +160,9 @@ class Agent(Session):
         return POLL_PAUSE_SECONDS
 
     def judge(self, answer: ResponseContextManager) -> float:
-        """Take the time of a held poll for what says something about the server.
+        """Replace the response time of a poll, since the agent itself chose how long the poll is held.
 
-        That is how much later than asked an empty one was answered, and how long the oldest order of another had waited
-        since it was made; the time that it was held is the agent's own wish.
+        For an empty poll the time is the delay after that; for a poll with orders, the age of the oldest order.
         """
         about = answer.request_meta
         if about["name"] == f"{self.prefix}/commands" and is_good(answer):
@@ -186,7 +185,7 @@ class Agent(Session):
             self.pause(PAUSE_SECONDS)
 
     def _has_reported(self) -> bool:
-        """Report once; each result that ended its order is counted."""
+        """Report once, and count the results that ended an order."""
         reported = list(self.memory.unreported)
         answer = self.report(reported)
         if is_good(answer):
@@ -196,11 +195,11 @@ class Agent(Session):
         return is_good(answer)
 
     def report(self, orders: list[str]) -> ResponseContextManager:
-        """Tell that orders succeeded."""
+        """Report that orders succeeded."""
         raise NotImplementedError
 
     def _enroll(self) -> Memory:
-        """Enroll, each time as another agent: one that got no answer may have been enrolled."""
+        """Enroll, with a new id for each attempt: without an answer, the previous one may be enrolled."""
         while True:
             id_ = bodies.new_id()
             memory = Memory(id_, f"load-{id_[-12:]}")
@@ -209,7 +208,7 @@ class Agent(Session):
             self.pause(PAUSE_SECONDS)
 
     def _is_enrolled(self, enrollment: dict[str, Any]) -> bool:
-        """Enroll in the way of this kind of agent if there is what it takes, or in the other."""
+        """Enroll by a user or by a token: the usual way of this kind of agent, or the other if the options lack it."""
         options = self.options
         by_user = options.enrollment_token_file is None or (self.enrolls_by_user and options.password_file is not None)
         url, name = (f"{options.management_url}/agents", "/agents") if by_user else ("/enroll", "/enroll")
@@ -228,13 +227,13 @@ class Agent(Session):
 
 
 def _age_ms(orders: list[dict[str, Any]]) -> float:
-    """Return how long ago the oldest order was made: its id is a UUIDv7, by the database's clock."""
+    """Return the age of the oldest order; its id is a UUIDv7 by the database's clock."""
     oldest = min(int(order["order_id"].replace("-", "")[:12], 16) for order in orders)
     return max(0.0, time.time() * 1000 - oldest)
 
 
 class RealAgent(Agent):
-    """Speaks as real agents do: a new connection for each request, results as states, enrolled by a user."""
+    """Behaves like a real agent: a new connection for each request, results as states, enrolled by a user."""
 
     weight = 3
     prefix = "/api/v1"
@@ -247,25 +246,25 @@ class RealAgent(Agent):
     }
 
     def report(self, orders: list[str]) -> ResponseContextManager:
-        """Tell it by a stateful batch."""
+        """Report by a stateful batch."""
         body = bodies.lines(bodies.metadata(self.memory, [self.options.group])) + bodies.result_states(orders)
         url, headers = f"{self.prefix}/events/stateful", {"Content-Type": "application/json"}
         return self.ask("POST", url, f"{url}: results", ("reports", len(orders)), data=body, headers=headers)
 
 
 class ReferenceAgent(Agent):
-    """Speaks as the reference agent does: connections that stay open, reports, and which files it runs."""
+    """Behaves like the reference agent: keep-alive connections, reports, and the hash of its configuration."""
 
     weight = 1
 
     def report(self, orders: list[str]) -> ResponseContextManager:
-        """Tell it by a batch of reports."""
+        """Report by a batch of reports."""
         result = {"code": 0, "message": "done", "data": {}}
         reports = [{"order_id": order, "result": result} for order in orders]
         return self.call("POST", "/commands/results", sending=("reports", len(orders)), json={"results": reports})
 
     def refresh(self) -> None:
-        """Fetch what has changed, and tell what it runs then."""
+        """Fetch changed files, and report the hash of the configuration."""
         super().refresh()
         answer = self.call("GET", "/configuration")
         if is_good(answer):

@@ -1,4 +1,4 @@
-"""What agents send, in the words of real ones."""
+"""The bodies that agents send, like those of real agents."""
 
 import json
 import random
@@ -13,7 +13,7 @@ OPERATING_SYSTEMS = ("Debian GNU/Linux", "Ubuntu", "Rocky Linux", "Amazon Linux"
 SERVICES = ("sshd", "sudo", "systemd", "nginx", "postfix", "kernel")
 DELETED_SHARE, CREATED_SHARE = 0.1, 0.5
 STATES_MAXIMUM = 500
-"""How many states an agent has before it deletes as many as it creates."""
+"""With more states than this, an agent deletes as many as it creates."""
 
 
 def new_id() -> str:
@@ -23,13 +23,13 @@ def new_id() -> str:
 
 
 def enrollment(memory: Memory, groups: list[str]) -> dict[str, Any]:
-    """Return what an agent is enrolled with."""
+    """Return the body that enrolls an agent."""
     about = metadata(memory, groups)["agent"]
     return about | {"key": memory.key}
 
 
 def metadata(memory: Memory, groups: list[str]) -> dict[str, Any]:
-    """Return the first line of every batch."""
+    """Return the first line of a batch."""
     number = int(memory.id[-4:], 16)
     system = {"name": OPERATING_SYSTEMS[number % len(OPERATING_SYSTEMS)], "type": "Linux"}
     host = {
@@ -48,7 +48,7 @@ def lines(*values: Any) -> bytes:
 
 
 def events(count: int) -> bytes:
-    """Return the lines of so many events of 400 bytes or so, with the sub-header that they stand under."""
+    """Return the lines of this many events of about 400 bytes, after their header."""
     return lines({"module": "logcollector", "collector": "file"}, *(_event() for _ in range(count)))
 
 
@@ -67,20 +67,20 @@ def _event() -> dict[str, Any]:
 
 
 def changes(memory: Memory, count: int) -> list[Change]:
-    """Return so many changes of the agent's states, each of another one, that all can be made."""
+    """Return this many possible changes of the agent's states, each of another state."""
     known = random.sample(sorted(memory.states), min(len(memory.states), count))
     deleted_share = 0.5 if len(memory.states) > STATES_MAXIMUM else DELETED_SHARE
-    made: list[Change] = []
+    chosen: list[Change] = []
     for _ in range(count):
         if not known or random.random() < CREATED_SHARE:  # noqa: S311 - made up
-            made.append(("create", uuid.uuid4().hex))
+            chosen.append(("create", uuid.uuid4().hex))
         else:
-            made.append(("delete" if random.random() < deleted_share else "update", known.pop()))  # noqa: S311
-    return made
+            chosen.append(("delete" if random.random() < deleted_share else "update", known.pop()))  # noqa: S311
+    return chosen
 
 
 def states(changed: list[Change]) -> bytes:
-    """Return the lines of a stateful batch, without the first."""
+    """Return the lines of a stateful batch without the first one."""
     return b"".join(_state(operation, id_) for operation, id_ in changed)
 
 
@@ -104,7 +104,7 @@ def _package(id_: str) -> dict[str, Any]:
 
 
 def result_states(orders: list[str]) -> bytes:
-    """Return the reports of orders that succeeded, as real agents make them: states of the module `command`."""
+    """Return reports of succeeded orders in the form of real agents: states of the module `command`."""
     done = {"command": {"result": {"code": 0, "message": "Command executed"}}}
     parts: list[dict[str, Any]] = []
     for order in orders:

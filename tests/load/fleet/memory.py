@@ -1,4 +1,4 @@
-"""What an agent keeps on its disk, so that it is the same agent after an outage."""
+"""What an agent keeps on disk to be the same agent after an outage."""
 
 import random
 import string
@@ -18,7 +18,7 @@ def _new_key() -> str:
 
 @dataclass
 class Batch:
-    """Events or changes that wait for their acknowledgement; `was_sent` when they may have arrived already."""
+    """Events or changes that are not acknowledged; if `was_sent`, the server may have them."""
 
     body: bytes
     size: int
@@ -28,7 +28,7 @@ class Batch:
 
 @dataclass
 class Memory:
-    """One agent's."""
+    """The memory of one agent."""
 
     id: str
     name: str
@@ -40,4 +40,4 @@ class Memory:
 
 
 AT_REST: list[Memory] = []
-"""Agents that are enrolled and away; whoever starts is one of them first."""
+"""Agents that are enrolled and away; a starting agent resumes one of them first."""

@@ -1,4 +1,4 @@
-"""The operator: submits commands to the group and waits for them, keeps its file, and looks at the fleet."""
+"""The operator submits commands to the group and waits for their end, stores its file, and lists the fleet."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from fleet.tally import count
 
 ACTIONS = ("restart", "fetch-config", "ping")
 ORDER_SECONDS = 600
-"""How long orders wait for agents that are away."""
+"""The timeout of orders for agents that are away."""
 
 WATCH_SECONDS = 5
 
@@ -24,7 +24,7 @@ class Operator(Session):
 
     def on_start(self) -> None:
         """Store a file for the group, wait for its first agent, and submit a first command."""
-        self.keep_file()
+        self.store_file()
         while not self._has_agents():
             self.pause(1)
         self.command()
@@ -43,12 +43,12 @@ class Operator(Session):
         return self.read_management_token()
 
     def call(self, method: str, path: str, name: str, **content: Any) -> ResponseContextManager:
-        """Ask the management API."""
+        """Send a request to the management API."""
         return self.ask(method, self.options.management_url + path, name, **content)
 
     @task(6)
     def command(self) -> None:
-        """Submit a command to the group and watch it until every order has ended, or the fleet is stopped."""
+        """Submit a command to the group, and watch it until every order has ended or the fleet stops."""
         action = {"name": random.choice(ACTIONS), "args": {}, "version": "6.0.0"}  # noqa: S311 - any will do
         target = {"type": "group", "id": self.options.group}
         body = {"source": "Users/Services", "target": target, "action": action, "timeout": ORDER_SECONDS}
@@ -72,15 +72,15 @@ class Operator(Session):
         self.environment.events.request.fire(request_type="COMMAND", name="submitted → every order ended", **about)
 
     @task(1)
-    def keep_file(self) -> None:
-        """Put a new version of the group's file; its agents are told to fetch it."""
+    def store_file(self) -> None:
+        """Store a new version of the group's file, which its agents are ordered to fetch."""
         group = self.options.group
         content = f"logcollector:\n  enabled: true\n  read_interval: {random.randrange(10**6)}\n"  # noqa: S311 - any
         self.call("PUT", f"/groups/{group}/files/{group}.yml", "/groups/{name}/files/{file} (management)", data=content)
 
     @task(2)
-    def look(self) -> None:
-        """List what an operator's screen shows."""
+    def list_fleet(self) -> None:
+        """List agents and failed orders, as an operator's screen does."""
         group = self.options.group
         self.call("GET", f"/agents?group={group}&limit=50", "/agents (management)")
         self.call("GET", "/orders?status=failure&limit=50", "/orders (management)")

@@ -1,4 +1,4 @@
-"""What agents and operators share: a token that is renewed in time, and a judgement of every answer."""
+"""The common part of agents and operators: a token that is renewed in time, and an assessment of every answer."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from fleet.tally import count_answer, count_sent
 
 RENEW_SECONDS = 2.0
-"""How long before its end a real agent renews its token."""
+"""The time before its expiry when a real agent renews its token."""
 
 LOGIN_PAUSE_SECONDS = 5.0
 
@@ -43,23 +43,23 @@ class Session(FastHttpUser):
         self.is_stopping = Event()
         self._login = RLock()
         self._token: str | None = None
-        self._token_ends_at = 0.0
-        self._is_proven = False
+        self._token_expires_at = 0.0
+        self._has_worked = False
 
     def ssl_context_factory(self, **_: Any) -> ssl.SSLContext:
-        """Return one context for all users: it trusts the given authority alone."""
+        """Return one context for all users, which trusts the authority of `--ca` only."""
         return _tls_context(self.environment.parsed_options.ca)
 
     def read_token(self) -> str:
-        """Try to log in, once; return the token, or "" when there was no good answer."""
+        """Try to log in once; return the token, or "" if that failed."""
         raise NotImplementedError
 
     def ask(
         self, method: str, url: str, name: str, sending: tuple[str, int] | None = None, **content: Any
     ) -> ResponseContextManager:
-        """Send a request with a good token; return its answer, good or not, after the pause that the server asks.
+        """Send a request with a valid token; return its answer after the pause that the server requests.
 
-        `sending` says what is tallied: a noun, and how many of it are sent.
+        `sending` is tallied: the kind of the items and their number.
         """
         token = self._good_token()
         headers = {"Authorization": f"Bearer {token}"} | content.pop("headers", {})
@@ -72,26 +72,26 @@ class Session(FastHttpUser):
             if answer.status_code in {401, 403} and self._token == token:
                 self._token = None
             if is_good(answer):
-                self._is_proven = True
+                self._has_worked = True
         self.is_stopping.wait(pause)
         return answer
 
     def pause(self, seconds: float) -> None:
-        """Wait; a user who is to stop, stops here."""
+        """Wait, and end this user if it is stopped meanwhile."""
         if self.is_stopping.wait(seconds):
             raise StopUser
 
     def wait_time(self) -> float:
-        """Spread calls around their interval; the wait is made here, as locust's own would end within a request."""
+        """Wait for about the interval here, because a stop interrupts locust's own waiting within a request."""
         self.pause(self.interval_seconds() * random.uniform(0.5, 1.5))  # noqa: S311 - spreading, no secret
         return 0.0
 
     def interval_seconds(self) -> float:
-        """Return the time from one call to the next."""
+        """Return the mean time between two calls."""
         raise NotImplementedError
 
     def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 - locust's own signature
-        """Stop between two requests, so that no answer is lost, unless forced to."""
+        """Stop between two requests, so that no answer is lost, unless `force` is set."""
         self.is_stopping.set()
         if force:
             return bool(super().stop(force))
@@ -99,17 +99,17 @@ class Session(FastHttpUser):
         return False
 
     def judge(self, answer: ResponseContextManager) -> float:
-        """Decide what an answer counts as, and return how many seconds to wait before the next request.
+        """Decide whether an answer is a failure, and return how many seconds to wait before the next request.
 
-        "Come back later" and the end of a token are part of the protocol: they get rows of their own and are no
-        failures, unless no time is named or the token has never been good for anything.
+        A 429 or 503 with Retry-After and the expiry of a token are part of the protocol: they are no failures and have
+        separate rows. A 401 for a token that never worked is a failure.
         """
         status, again = answer.status_code, (answer.headers or {}).get("retry-after", "")
         if status in {429, 503} and again.isdecimal():
             answer.request_meta["name"] += f" → {status}, later"
             answer.success()
             return float(again) * random.uniform(1, 1.5)  # noqa: S311 - spreading, no secret
-        if status == HTTPStatus.UNAUTHORIZED and self._is_proven:
+        if status == HTTPStatus.UNAUTHORIZED and self._has_worked:
             answer.request_meta["name"] += " → 401, logs in again"
             answer.success()
         elif status and not is_good(answer):
@@ -117,20 +117,20 @@ class Session(FastHttpUser):
         return 0.0
 
     def on_stop(self) -> None:
-        """Close every connection, as a process that ends does."""
+        """Close every connection, as the end of a process does."""
         self.client.client.close()
 
     def _good_token(self) -> str:
-        with self._login:  # a poll and a batch that find the token old log in once
-            while self._token is None or time.time() >= self._token_ends_at - RENEW_SECONDS:
+        with self._login:  # a poll and a batch with the same expired token log in once
+            while self._token is None or time.time() >= self._token_expires_at - RENEW_SECONDS:
                 if token := self.read_token():
-                    self._token, self._token_ends_at, self._is_proven = token, _ends_at(token), False
+                    self._token, self._token_expires_at, self._has_worked = token, _expires_at(token), False
                 else:
                     self.pause(LOGIN_PAUSE_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - the same
             return self._token
 
     def read_management_token(self) -> str:
-        """Log in as the operator; return "" when that fails."""
+        """Log in as the operator; return "" if that fails."""
         url = f"{self.options.management_url}/security/user/authenticate"
         credentials = (self.options.operator, Path(self.options.password_file).read_text().strip())
         name = "/security/user/authenticate"
@@ -141,7 +141,7 @@ class Session(FastHttpUser):
 
 
 def is_good(answer: ResponseContextManager) -> bool:
-    """Return whether an answer is what was asked for, or says that it is known already."""
+    """Return whether the status is a success or "not modified"."""
     return HTTPStatus.OK <= answer.status_code < HTTPStatus.BAD_REQUEST
 
 
@@ -152,7 +152,7 @@ def _reason(answer: ResponseContextManager) -> str:
         return ""
 
 
-def _ends_at(token: str) -> float:
-    """Return when a token ends, as a real agent reads it; the signature is the server's own affair."""
+def _expires_at(token: str) -> float:
+    """Return when a token expires; like a real agent, ignore the signature."""
     claims = token.split(".")[1]
     return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])

@@ -1,4 +1,4 @@
-"""How many agents there are at a time: `--shape` steady, storm or soak; `-u`, `-r` and `-t` keep their meaning."""
+"""The number of agents over time: `--shape` steady, storm or soak; `-u`, `-r` and `-t` keep their meaning."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from locust import LoadTestShape
 from fleet.operators import Operator
 
 SECONDS = {"steady": 60, "storm": 90, "soak": 3600}
-"""How long each lasts when there is no `-t`."""
+"""The duration of each shape without `-t`."""
 
 
 class Fleet(LoadTestShape):
-    """The shape that was chosen."""
+    """The shape of the option `--shape`."""
 
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there should be now, and how many may start or stop in a second."""
+        """Return the current number of users, and how many may start or stop per second."""
         options = self.runner.environment.parsed_options
         seconds = float(options.run_time or SECONDS[options.shape])
         if self.get_run_time() >= seconds:
@@ -30,11 +30,11 @@ class Fleet(LoadTestShape):
         return (count + Operator.fixed_count if count else 0), rate
 
     def _steady(self, agents: int, _seconds: float, rate: float) -> tuple[int, float]:
-        """All of them, all the time."""
+        """All agents, all the time."""
         return agents, rate
 
     def _storm(self, agents: int, seconds: float, rate: float) -> tuple[int, float]:
-        """Everyone goes after a third of the time, and after the outage everyone is back within a second."""
+        """All agents leave after a third of the time, and return within a second after the outage."""
         outage = self.runner.environment.parsed_options.outage_seconds
         now, start = self.get_run_time(), seconds / 3
         if now < start:
@@ -42,6 +42,6 @@ class Fleet(LoadTestShape):
         return (0 if now < start + outage else agents), float(agents + Operator.fixed_count)
 
     def _soak(self, agents: int, seconds: float, rate: float) -> tuple[int, float]:
-        """Half of them, slowly more until half of the time is over; then all, so that memory has no reason to grow."""
+        """Half of the agents, slowly growing to all at half-time; from then on memory should not grow."""
         grown = min(1.0, 0.5 + self.get_run_time() / seconds)
         return max(1, int(agents * grown)), rate

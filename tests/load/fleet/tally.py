@@ -1,4 +1,4 @@
-"""What the server has acknowledged, counted over all users of all workers, to be held against its database."""
+"""Count what the server acknowledged to all users of all workers, for a comparison with the database."""
 
 import json
 from collections import Counter
@@ -14,17 +14,17 @@ _COUNTS: Counter[str] = Counter()
 
 
 def count(**counts: int) -> None:
-    """Add to the counts of these names."""
+    """Add to the counts with these names."""
     _COUNTS.update(counts)
 
 
 def count_sent(noun: str, size: int) -> None:
-    """Count so many things that are about to be sent."""
+    """Count items that are about to be sent."""
     count(**{f"{noun}_sent": size})
 
 
 def count_answer(noun: str, size: int, status: int) -> None:
-    """Count what an answer says of so many things that were sent; an outage leaves open whether they are there."""
+    """Count sent items as acknowledged or refused; after a 5xx or a broken connection, neither is known."""
     if HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST:
         count(**{f"{noun}_acknowledged": size})
     elif HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -1,4 +1,4 @@
-"""Hold what the fleet was told against what the database has."""
+"""Compare the answers that the fleet received with the database."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _STORED = """
 
 @dataclass(frozen=True)
 class Line:
-    """What must be there, at least and at most, and what is there."""
+    """How many rows must be in the database (`least` to `least + unsure`), and how many are there."""
 
     name: str
     least: int
@@ -35,17 +35,17 @@ class Line:
 
     @property
     def holds(self) -> bool:
-        """Whether it adds up, and something was done at all."""
+        """Whether the number of rows is right, and not 0 where some are required."""
         is_within = self.least <= self.stored <= self.least + self.unsure
         return is_within and (self.least > 0 or not self.must_be_some)
 
-    def told(self) -> str:
-        """Return what was acknowledged, and what may have been stored beside, as its answer never came."""
+    def acknowledged(self) -> str:
+        """Return the acknowledged number, and the maximum if some requests had no answer."""
         return f"{self.least:,}" + (f" to {self.least + self.unsure:,}" if self.unsure else "")
 
 
-async def reckon(url: str, tally: Mapping[str, int]) -> list[Line]:
-    """Compare counts, line by line."""
+async def compare(url: str, tally: Mapping[str, int]) -> list[Line]:
+    """Compare the fleet's counts with the database."""
     connection = await asyncpg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
     try:
         stored = await connection.fetchrow(_STORED)
@@ -54,22 +54,22 @@ async def reckon(url: str, tally: Mapping[str, int]) -> list[Line]:
     return list(_lines(Counter(tally), stored))
 
 
-def _lines(told: Counter[str], stored: Mapping[str, int]) -> Iterator[Line]:
-    yield Line("agents enrolled", told["agents_acknowledged"], stored["agents"], _unsure(told, "agents"))
-    yield Line("events", told["events_acknowledged"], stored["events"], _unsure(told, "events"))
+def _lines(counts: Counter[str], stored: Mapping[str, int]) -> Iterator[Line]:
+    yield Line("agents enrolled", counts["agents_acknowledged"], stored["agents"], _unsure(counts, "agents"))
+    yield Line("events", counts["events_acknowledged"], stored["events"], _unsure(counts, "events"))
     yield Line("events in quarantine", 0, stored["quarantined"], must_be_some=False)
-    states, either_way = told["states_created"] - told["states_deleted"], _unsure(told, "changes")
-    yield Line("states created and not deleted", states - either_way, stored["states"], 2 * either_way)
-    yield Line("commands", told["commands_acknowledged"], stored["commands"], _unsure(told, "commands"))
-    not_seen = told["commands_sent"] - told["commands_ended"]
-    yield Line("commands seen to end", told["commands_ended"], stored["ended_commands"], not_seen)
-    yield Line("orders that commands came to", stored["expanded"], stored["orders"])
-    yield Line("orders, each once, open or ended", stored["different_orders"], stored["orders"])
-    yield Line("orders ended by a result", told["orders_ended"], stored["succeeded"], _unsure(told, "reports"))
+    states, unsure = counts["states_created"] - counts["states_deleted"], _unsure(counts, "changes")
+    yield Line("states created and not deleted", states - unsure, stored["states"], 2 * unsure)
+    yield Line("commands", counts["commands_acknowledged"], stored["commands"], _unsure(counts, "commands"))
+    not_ended = counts["commands_sent"] - counts["commands_ended"]
+    yield Line("commands that ended", counts["commands_ended"], stored["ended_commands"], not_ended)
+    yield Line("orders of all commands", stored["expanded"], stored["orders"])
+    yield Line("distinct orders, open or ended", stored["different_orders"], stored["orders"])
+    yield Line("orders ended by a result", counts["orders_ended"], stored["succeeded"], _unsure(counts, "reports"))
     yield Line("orders ended otherwise", 0, stored["failed"], must_be_some=False)
-    yield Line("files fetched", told["files_fetched"], told["files_fetched"])
+    yield Line("files fetched", counts["files_fetched"], counts["files_fetched"])
 
 
-def _unsure(told: Counter[str], noun: str) -> int:
-    """Return how much was sent and neither acknowledged nor refused: it may be there or not."""
-    return told[f"{noun}_sent"] - told[f"{noun}_acknowledged"] - told[f"{noun}_refused"]
+def _unsure(counts: Counter[str], noun: str) -> int:
+    """Return how many items were sent and neither acknowledged nor refused: the database may or may not have them."""
+    return counts[f"{noun}_sent"] - counts[f"{noun}_acknowledged"] - counts[f"{noun}_refused"]
