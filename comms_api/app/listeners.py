@@ -67,7 +67,8 @@ def open_listeners(settings: Settings, inherited: Mapping[str, int] | None = Non
     inherited, workers = inherited or {}, settings.workers
     addresses = {"agent": settings.agent_bind, "management": settings.management_bind}
     for name in addresses.keys() - inherited.keys():
-        _probe(f"{name}_bind", addresses[name])
+        # Sockets that share a port would share it with another program of ours as well, and nobody would notice.
+        _bind(f"{name}_bind", addresses[name], shared=False).close()
     agents, managements = (
         _open_all(f"{name}_bind", address, workers, inherited.get(name)) for name, address in addresses.items()
     )
@@ -91,11 +92,6 @@ def address_of(listener: socket.socket) -> str:
 def url_of(listener: socket.socket, machine: str = "localhost") -> str:
     """Return where a client reaches the socket, if it knows the machine by this name."""
     return f"https://{address_of(listener)}".replace("//0.0.0.0:", f"//{machine}:").replace("//[::]:", f"//{machine}:")
-
-
-def _probe(setting: str, address: str) -> None:
-    # Sockets that share a port would share it with another program of ours as well, and nobody would notice.
-    _bind(setting, address, shared=False).close()
 
 
 def _take(setting: str, address: str, *, shared: bool) -> socket.socket:

@@ -103,14 +103,35 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
-    drained, settings = asyncio.Event(), node.settings
-    capacity, requests = capacity_of(settings), node.membership.requests
+    drained, sites = asyncio.Event(), _sites(node, listeners, certificate)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
+    listeners.listen()  # a client that comes before the server does waits in their backlog
+    servers = [asyncio.create_task(serve(site, drained)) for site in sites]
+    ready()
+    await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
+    listeners.close()  # a connection that nobody will accept should go to another node now
+    node.membership.stop()
+    node.watch.drain()
+    drained.set()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(node.settings.drain_seconds):
+            await node.membership.requests.wait_until_idle()
+    # A server would wait on for idle connections whose clients are slow to close them.
+    await asyncio.wait(servers, timeout=FLUSH_SECONDS)
+    _cut_off(servers)
+    for outcome in await asyncio.gather(*servers, return_exceptions=True):
+        if isinstance(outcome, Exception) and not stopping.is_set():
+            raise outcome  # it ended by itself, and whoever started us should learn of it
+
+
+def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[Site]:
+    settings, capacity = node.settings, capacity_of(node.settings)
+    site = partial(Site, certificate=certificate, settings=settings, requests=node.membership.requests)
 
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
-    site = partial(Site, certificate=certificate, settings=settings, requests=requests)
-    sites = [
+    return [
         site(
             agent_api(node),
             listeners.agent,
@@ -125,24 +146,6 @@ async def _serve(
             accounting=Accounting(charge, node.answers.count),
         ),
     ]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
-    listeners.listen()  # a client that comes before the server does waits in their backlog
-    servers = [asyncio.create_task(serve(site, drained)) for site in sites]
-    ready()
-    await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
-    listeners.close()  # a connection that nobody will accept should go to another node now
-    node.membership.stop()
-    node.watch.drain()
-    drained.set()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain_seconds):
-            await requests.wait_until_idle()
-    # A server would wait on for idle connections whose clients are slow to close them.
-    await asyncio.wait(servers, timeout=FLUSH_SECONDS)
-    _cut_off(servers)
-    for outcome in await asyncio.gather(*servers, return_exceptions=True):
-        if isinstance(outcome, Exception) and not stopping.is_set():
-            raise outcome  # it ended by itself, and whoever started us should learn of it
 
 
 def _renew_certificate(sites: Sequence[Site]) -> None:

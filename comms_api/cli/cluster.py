@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -96,13 +96,11 @@ def health(operator: Operator, *, as_json: bool) -> None:
 def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str]:
     """Return what is wrong, once it is nothing but what nodes that have just changed show for a moment."""
     deadline = time.monotonic() + AGREEMENT_SECONDS
-    while (found := find(_nodes(operator))) and not _is_lasting(found) and time.monotonic() < deadline:
+    while (problems := find(_nodes(operator))) and time.monotonic() < deadline:
+        if any(_DIFFERENCE not in problem for problem in problems):
+            break
         time.sleep(AGAIN_SECONDS)
-    return found
-
-
-def _is_lasting(problems: Iterable[str]) -> bool:
-    return any(_DIFFERENCE not in problem for problem in problems)
+    return problems
 
 
 def _problems(found: Nodes) -> list[str]:

@@ -201,9 +201,8 @@ class KeyRequests:
             case _:
                 self.counters.unavailable += 1
                 reason = outcome.reason if isinstance(outcome, SourceUnavailable) else outcome.detail
-                level = (
-                    logging.DEBUG if isinstance(outcome, CircuitOpen) else logging.WARNING
-                )  # the pause itself is logged
+                is_paused = isinstance(outcome, CircuitOpen)  # the begin of the pause has been logged
+                level = logging.DEBUG if is_paused else logging.WARNING
                 logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
 
 

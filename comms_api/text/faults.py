@@ -74,7 +74,8 @@ def complete_fault(sentence: str, form: object, path: str = "") -> str:
     types: Iterable[Type] = [type_info(form)]
     for step in _STEP.finditer(path):
         types = [inner for one in types for inner in _inner(one, step[1])]
-    values = [repr(value) for one in types for member in _alternatives(one) for value in _literals(member)]
+    literals = [member for one in types for member in _alternatives(one) if isinstance(member, LiteralType)]
+    values = [repr(value) for literal in literals for value in literal.values]
     return f"{sentence}; expected one of {', '.join(values)}" if values else sentence
 
 
@@ -97,10 +98,6 @@ def _alternatives(one: Type) -> Iterator[Type]:
         yield from one.types
     else:
         yield one
-
-
-def _literals(one: Type) -> Iterable[object]:
-    return one.values if isinstance(one, LiteralType) else ()
 
 
 def _deepest_member(body: bytes) -> str:
