@@ -17,7 +17,7 @@ HEADER_BYTES_MAXIMUM = 4 * 1024
 METADATA_BYTES_MAXIMUM = 2**20
 
 WINDOW_BYTES = 32 * 1024
-WINDOW_LINES = 256
+WINDOW_LINES = 64
 """A window ends with the line that exceeds its bytes, or after this many lines."""
 
 CHECKED_BYTES_MAXIMUM = 8 * 2**20
