@@ -133,7 +133,7 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
         settings=settings,
         tokens=tokens,
         signing_keys=signing_keys,
-        bodies=Bodies(settings),
+        bodies=Bodies(settings, slices.turns),
         answers=Answers(settings),
         agent_answers=Answers(settings),
         cpu=cpu,

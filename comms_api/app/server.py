@@ -131,19 +131,20 @@ def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[S
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
+    accounting = partial(Accounting, charge, turns=node.slices.turns)
     return [
         site(
             agent_api(node),
             listeners.agent,
             connections_maximum=capacity.agents,
             asks_names=settings.client_certificates != "off",
-            accounting=Accounting(charge, node.agent_answers.count),
+            accounting=accounting(node.agent_answers.count),
         ),
         site(
             management_api(node),
             listeners.management,
             connections_maximum=capacity.management,
-            accounting=Accounting(charge, node.answers.count),
+            accounting=accounting(node.answers.count),
         ),
     ]
 

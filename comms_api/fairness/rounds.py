@@ -1,43 +1,80 @@
 """Spread work that many clients cause at once over the rounds of the event loop.
 
-Tasks that are ready at the same time run in one round, and everybody else waits for its end. A queue lets a few pieces
-of one kind of work begin in each round. Groups of clients take turns, so a client with much work delays one of another
-group by one piece.
+Tasks that are ready at the same time run in one round, and everybody else waits for its end. A queue lets one piece of
+work begin in each round. Groups of clients take turns, so a client with much work delays one of another group by one
+piece.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Hashable
 
+IDLE_SECONDS = 0.0001
+"""A round of the event loop that takes no longer had nothing else to do."""
+
+BUSY_SECONDS = 0.005
+"""On a loop that is never idle, a piece of background work begins this long after the one before."""
+
 
 class RoundQueue:
-    """The pieces of one kind of work that could begin now; at most `per_round` do in each round of the event loop."""
+    """One kind of work, of which one piece begins in each round of the event loop."""
 
-    def __init__(self, per_round: int = 1) -> None:
-        self._per_round = per_round
+    def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
         """By group; the first group is next."""
 
     async def wait_for_turn(self, group: Hashable) -> None:
-        """Return when a piece of this group's work may begin."""
+        """Return when a piece of this group's work may begin; it lasts until the caller waits for anything."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._grant)
+            self._look_in_next_round(loop)
         self._waiting.setdefault(group, deque()).append(turn)
         await turn
 
+    def _look_in_next_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon(self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_due():
+            self._grant()
+        if self._waiting:
+            self._look_in_next_round(loop)
+
+    def _is_due(self) -> bool:
+        """Return whether a piece may begin in this round."""
+        return True
+
     def _grant(self) -> None:
-        """Grant the turns of this round; the next ones come in the next round."""
-        left = self._per_round
-        while self._waiting and left:
+        while self._waiting:
             group = next(iter(self._waiting))
             turns = self._waiting.pop(group)
             turn = turns.popleft()
-            if not turn.done():  # otherwise its request or connection was cancelled
-                turn.set_result(None)
-                left -= 1
             if turns:
                 self._waiting[group] = turns  # at the end of the queue
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._grant)
+            if not turn.done():  # otherwise its request or connection was cancelled
+                turn.set_result(None)
+                return
+
+
+class IdleQueue(RoundQueue):
+    """Background work: a piece begins after a round that had nothing else to do, or `BUSY_SECONDS` after the last.
+
+    Pieces of about a millisecond delay others little, even if they use up the rest of a core.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked_at = self._granted_at = 0.0
+
+    def _look_in_next_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looked_at = time.perf_counter()
+        super()._look_in_next_round(loop)
+
+    def _is_due(self) -> bool:
+        now = time.perf_counter()
+        is_due = now - self._looked_at < IDLE_SECONDS or now - self._granted_at > BUSY_SECONDS
+        if is_due:
+            self._granted_at = now
+        return is_due

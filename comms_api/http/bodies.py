@@ -44,12 +44,6 @@ PACE_SECONDS = 1.0
 PACE_BYTES = 64 * 1024
 """A client that sends fewer bytes than this in `PACE_SECONDS` loses the room that it has not filled."""
 
-CHUNKS_PER_ROUND = 4
-"""How many chunks of large bodies are taken in a round of the event loop.
-
-Nothing more is read from a connection until its last chunk has been taken: a chunk is decrypted, copied and counted.
-"""
-
 INLINE_BYTES = 16 * 1024
 """Larger compressed bodies are decoded in a thread, and also small ones that expand."""
 
@@ -62,15 +56,17 @@ FAILED_BYTES_COLLECTED = 32 * 2**20
 
 
 class Bodies:
-    """Reads the bodies of one node's requests."""
+    """Reads the bodies of one node's requests; each chunk of a large one waits for `turns`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, turns: RoundQueue) -> None:
         self._limit = settings.body_bytes_maximum
         total = settings.bytes_in_flight_maximum // COPIES
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
         self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
         self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
-        self.chunks = RoundQueue(CHUNKS_PER_ROUND)
+        self.chunks = turns
+        """Of large bodies. Nothing more is read from a connection until its last chunk has been taken."""
+
         lines = settings.bytes_in_flight_maximum // LINES_SHARE
         self._lines = ByteBudget(lines, lines // 2, wait_seconds)
         self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)

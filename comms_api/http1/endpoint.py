@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from comms_api.fairness.rounds import RoundQueue
 from comms_api.http1.forwarded import TrustedProxies
 from comms_api.http1.requests import RequestCount
 
@@ -93,6 +94,9 @@ class Accounting(msgspec.Struct, frozen=True):
     it is a stream.
     """
 
+    turns: RoundQueue | None = None
+    """The pieces of large answers wait for these turns."""
+
 
 NO_ACCOUNTING = Accounting()
 
@@ -130,6 +134,7 @@ class Endpoint:
     ) -> None:
         self.app = app
         self.accounting = accounting
+        self.turns = accounting.turns or RoundQueue()
         self.requests = requests or RequestCount()
         self.proxies = proxies or TrustedProxies()
         self.limits = limits

@@ -216,12 +216,15 @@ class Exchange:
 
         A piece of a large part is a copy, so that the transport's buffer does not keep the whole part in memory.
         """
+        connection = self._connection
         if sum(map(len, parts)) <= PIECE_BYTES:
             parts = (b"".join(parts),)
         for part in parts:
             for start in range(0, len(part), PIECE_BYTES):
-                self._connection.write(bytes(part[start : start + PIECE_BYTES]))
-                await self._connection.wait_until_writable()
+                if start:
+                    await connection.endpoint.turns.wait_for_turn(connection.address_group or connection)
+                connection.write(bytes(part[start : start + PIECE_BYTES]))
+                await connection.wait_until_writable()
 
     def _send_head(self) -> None:
         """Send the head of an answer whose body does not follow at once."""

@@ -28,7 +28,7 @@ SMALL_CHANGES = 200
 """A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
 
-LIMITS = PartLimits(changes=10_000, changed_bytes=8 * 2**20, read_bytes=4 * 2**20)
+LIMITS = PartLimits(changes=10_000, changed_bytes=2 * 2**20, read_bytes=2**20)
 """The limits of one transaction; a batch that needs more is applied in several."""
 
 
