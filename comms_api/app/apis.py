@@ -20,6 +20,7 @@ from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
+from comms_api.fairness.concurrency import Concurrency
 from comms_api.files import routes as files
 from comms_api.groups import routes as groups
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
@@ -38,6 +39,9 @@ from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
 
 PREFIX = "/api/v1"
+CLIENT_REQUESTS_MAXIMUM = 4
+"""How many requests of one client are in progress at once, polls aside: half of the default pool of connections."""
+
 """Real agents use it; every path is the same without it."""
 
 MANAGEMENT_SERVICES = (
@@ -116,7 +120,7 @@ def agent_api(node: Node) -> AsgiApp:
         "state_services": states.StateServices(batches, node.agent_answers, node.states),
         "order_services": _order_services(node),
     }
-    guard = require_token(node.tokens, AGENTS, _see(node))
+    guard = require_token(node.tokens, AGENTS, _see(node), _requests(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
     hot = [*events.AGENT_ROUTES, *states.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
     return FastLane(api, guard, hot, services, PREFIX)
@@ -126,6 +130,10 @@ def _order_services(node: Node) -> orders.OrderServices:
     return orders.OrderServices(
         node.bodies, node.slices, node.dispatcher, node.reports, node.settings.poll_wait_seconds
     )
+
+
+def _requests(node: Node) -> Concurrency:
+    return Concurrency(CLIENT_REQUESTS_MAXIMUM, node.settings.body_wait_seconds)
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
@@ -150,7 +158,7 @@ def management_api(node: Node) -> AsgiApp:
             node.bodies, node.submissions, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
-    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, users.basic_login(node.users))
+    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, _requests(node), users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS

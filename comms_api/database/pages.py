@@ -24,7 +24,7 @@ from comms_api.database.connection import Connection, Row
 
 Item = TypeVar("Item")
 
-PAGE_BYTES_MAXIMUM = 8 * 2**20
+PAGE_BYTES_MAXIMUM = 2**20
 ROW_BYTES = 256
 """About the size of a row without its columns of variable length."""
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from comms_api.errors import TooManyRequests, Unavailable
+from comms_api.fairness.concurrency import Concurrency
 
 CPU_SHARE = 0.25
 """The fraction of a core that one client may use permanently."""
@@ -127,12 +128,9 @@ class CpuBudget:
     """
 
     def __init__(self, wait_seconds: float) -> None:
-        self._wait_seconds = wait_seconds
+        self._batches = Concurrency(1, wait_seconds)
         self._used: dict[Hashable, tuple[float, float]] = {}
         """By client: its debt in CPU seconds, and the time of that value."""
-
-        self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
-        """By client with a batch in progress: the batches that wait for it."""
 
     def charge(self, client: Hashable, seconds: float) -> None:
         """Add to what a client has used."""
@@ -150,7 +148,10 @@ class CpuBudget:
 
         `take_seconds` returns what the request has cost so far; it is charged before the next block begins.
         """
-        await self._wait_for_turn(client)
+        try:
+            await self._batches.begin(client)
+        except TimeoutError:
+            raise TooManyRequests("Your other batches are still being read; send fewer at once.") from None
         try:
             excess = self._owed(client) - CPU_BURST_SECONDS
             if excess > 0:
@@ -161,32 +162,4 @@ class CpuBudget:
             yield
         finally:
             self.charge(client, take_seconds())
-            self._end_turn(client)
-
-    async def _wait_for_turn(self, client: Hashable) -> None:
-        waiting = self._turns.get(client)
-        if waiting is None:
-            self._turns[client] = deque()
-            return
-        turn = asyncio.get_running_loop().create_future()
-        waiting.append(turn)
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._end_turn(client)
-            elif turn in waiting:
-                waiting.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise TooManyRequests("Your other batches are still being read; send fewer at once.") from None
-            raise
-
-    def _end_turn(self, client: Hashable) -> None:
-        waiting = self._turns[client]
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():  # otherwise it was cancelled
-                turn.set_result(None)
-                return
-        del self._turns[client]
+            self._batches.end(client)

@@ -8,7 +8,6 @@ piece.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Hashable
 
 IDLE_SECONDS = 0.0001
 """A round of the event loop that takes no longer had nothing else to do."""
@@ -21,10 +20,10 @@ class RoundQueue:
     """One kind of work, of which one piece begins in each round of the event loop."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
         """By group; the first group is next."""
 
-    async def wait_for_turn(self, group: Hashable) -> None:
+    async def wait_for_turn(self, group: object) -> None:
         """Return when a piece of this group's work may begin; it lasts until the caller waits for anything."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()

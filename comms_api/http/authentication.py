@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from asyncpg.pgproto.pgproto import UUID
@@ -11,10 +12,12 @@ from litestar.handlers import BaseRouteHandler
 
 from comms_api.addresses import is_within, network_of
 from comms_api.database.actor import Actor, act_as
-from comms_api.errors import Forbidden, Malformed, Unauthenticated
+from comms_api.errors import Forbidden, Malformed, TooManyRequests, Unauthenticated
+from comms_api.fairness.concurrency import Concurrency
 from comms_api.http.request import (
     CHALLENGE,
     AnyRequest,
+    at_answer,
     client_name,
     find_header,
     remote_address,
@@ -35,14 +38,23 @@ PUBLIC = {"public": True}
 BASIC = {"basic": True}
 """The `opt` of a route that accepts a user name and a password instead of a token; it also declares its roles."""
 
+IS_HELD = "is_held"
+HELD = {IS_HELD: True}
+"""The `opt` of a route that waits for something to happen; its requests do not count as in progress."""
+
 
 def require_token(
-    tokens: Tokens, audience: Audience, seen: Callable[[AnyConnection, Claims], None], log_in: LogIn | None = None
+    tokens: Tokens,
+    audience: Audience,
+    seen: Callable[[AnyConnection, Claims], None],
+    requests: Concurrency,
+    log_in: LogIn | None = None,
 ) -> Guard:
     """Return a guard that requires a valid token for `audience`, and reports its holder to `seen`.
 
     On the management API the token's role must be one that the route declares. A route with `BASIC` also takes
-    passwords, by `log_in`. OPTIONS needs no token: its answer is in the documents.
+    passwords, by `log_in`. OPTIONS needs no token: its answer is in the documents. `requests` bounds the requests of
+    one client in progress.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
@@ -63,9 +75,22 @@ def require_token(
             if connection.scope.get("method") != "GET":
                 act_as(Actor(claims.subject, remote_address(connection)))
         connection.scope["state"].update({_CLAIMS: claims, AUTHENTICATED: True})
+        await _begin(requests, connection, handler)
         seen(connection, claims)
 
     return guard
+
+
+async def _begin(requests: Concurrency, connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Wait until the client has few enough requests in progress, and count this one until its answer begins."""
+    if handler.opt.get(IS_HELD):
+        return
+    client = client_of(connection.scope)
+    try:
+        await requests.begin(client)
+    except TimeoutError:
+        raise TooManyRequests("Your other requests are still in progress; send fewer at once.") from None
+    at_answer(connection.scope, partial(requests.end, client))
 
 
 def _check_path(connection: AnyConnection) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from litestar import Request
 
 from comms_api.fairness.metering import Metered
-from comms_api.http1.endpoint import AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
+from comms_api.http1.endpoint import AT_ANSWER, AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -22,6 +22,11 @@ def close_afterwards(scope: Any) -> None:
 def at_end(scope: Any, call: Callable[[], None]) -> None:
     """Call a function once the answer has been sent or its client has disconnected."""
     scope["state"].setdefault(AT_END, []).append(call)
+
+
+def at_answer(scope: Any, call: Callable[[], None]) -> None:
+    """Call a function once the route has returned or failed: before its answer is sent."""
+    scope["state"].setdefault(AT_ANSWER, []).append(call)
 
 
 def is_head(scope: Any) -> bool:

@@ -26,6 +26,9 @@ AUTHENTICATED = "comms_api.authenticated"
 AT_END = "comms_api.at_end"
 """A key of a scope's `state`: functions to call once the answer has been sent or its client has disconnected."""
 
+AT_ANSWER = "comms_api.at_answer"
+"""A key of a scope's `state`: functions to call once the app begins its answer, or fails to."""
+
 CLOSES = "comms_api.closes"
 """A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from comms_api.errors import TooSlow
 from comms_api.fairness.metering import Metered
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
-from comms_api.http1.endpoint import AT_END, AUTHENTICATED, CLOSES, METER, Closable, Endpoint
+from comms_api.http1.endpoint import AT_ANSWER, AT_END, AUTHENTICATED, CLOSES, METER, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
 
 logger = logging.getLogger(__name__)
@@ -122,11 +122,15 @@ class Exchange:
             logger.exception("an app failed")
         finally:
             endpoint.requests.end()
-            for call in self.state.get(AT_END, ()):
-                call()
+            self._call_back(AT_ANSWER)
+            self._call_back(AT_END)
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
         endpoint.accounting.charge(scope, self._meter.take_seconds())
+
+    def _call_back(self, event: str) -> None:
+        for call in self.state.pop(event, ()):
+            call()
 
     async def _receive(self) -> dict[str, Any]:
         connection, reader = self._connection, self._connection.reader
@@ -167,6 +171,8 @@ class Exchange:
             endpoint.unproven.pop(self._connection, None)
 
     async def _send(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._call_back(AT_ANSWER)
         if self._is_left or self._is_answered:
             return
         if message["type"] == "http.response.start":

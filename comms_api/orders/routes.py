@@ -14,7 +14,7 @@ from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.database.pages import Page
 from comms_api.errors import Forbidden
 from comms_api.fairness.slices import Slices
-from comms_api.http.authentication import agent_of, claims_of
+from comms_api.http.authentication import HELD, agent_of, claims_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
@@ -39,7 +39,7 @@ class OrderServices(msgspec.Struct, frozen=True):
     poll_wait_seconds: float
 
 
-@get(["/commands", "/poll_commands"])
+@get(["/commands", "/poll_commands"], opt=HELD)
 async def poll_commands(
     request: AnyRequest, order_services: NamedDependency[OrderServices], wait: Wait = None
 ) -> Orders:
@@ -86,7 +86,7 @@ async def _report(request: AnyRequest, services: OrderServices, recipient: UUID)
     return ReportOutcomes(sorted(recorded + refused, key=lambda outcome: outcome.index))
 
 
-@get("/services/{service:str}/commands", opt=SERVE)
+@get("/services/{service:str}/commands", opt=SERVE | HELD)
 async def poll_service_commands(
     request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices], wait: Wait = None
 ) -> Orders:
