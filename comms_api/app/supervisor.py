@@ -35,8 +35,10 @@ from comms_api.settings import Settings
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
-COLLECTION_THRESHOLD = 50_000
-"""How many more objects than before are worth a collection; Python's own is 700."""
+COLLECTION_THRESHOLDS = 10_000, 50
+"""A collection of the youngest objects after this many new ones (about a millisecond), of older ones after this many
+collections; Python's defaults are 700 and 10.
+"""
 
 PREPARATION = "comms_api.app.preparation"
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -96,7 +98,7 @@ def _collect_seldom() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECTION_THRESHOLD)
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 def _call_in_child(module: str, *arguments: object) -> Any:

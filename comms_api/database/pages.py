@@ -31,7 +31,7 @@ ROW_BYTES = 256
 ESCAPED_BYTES = 6
 """The most bytes of JSON for one byte of text."""
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 32
 """How many rows the cursor fetches at once; at most this many rows are read beyond a full page."""
 
 

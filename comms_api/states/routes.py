@@ -1,9 +1,10 @@
 """The agent API's stateful batches, and the management API's view of states."""
 
 import re
+from typing import Any
 
 import msgspec
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
@@ -35,7 +36,7 @@ class StateServices(msgspec.Struct, frozen=True):
 
 
 @post("/events/stateful", status_code=200)
-async def change_states(request: AnyRequest, state_services: NamedDependency[StateServices]) -> ItemResults:
+async def change_states(request: AnyRequest, state_services: NamedDependency[StateServices]) -> Response[ItemResults]:
     """Create, update and delete states; one result per item, in order, after the commit.
 
     A batch may be numbered by the header `Batch-Sequence`: 409 when a batch with a higher number has been applied.
@@ -46,7 +47,8 @@ async def change_states(request: AnyRequest, state_services: NamedDependency[Sta
         await state_services.answers.hold(request.scope, len(body))  # the results are about as large
         steps = read_stateful(str(agent_id), sequence, body, batches.items_maximum)
         batch = await batches.read(request, body, steps)
-        return ItemResults(await state_services.states.change(agent_id, batch))
+        results: Any = await state_services.states.change(agent_id, batch)
+    return Response(results, status_code=200)
 
 
 def _read_sequence(request: AnyRequest) -> int | None:

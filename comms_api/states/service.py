@@ -1,11 +1,14 @@
 """Apply stateful batches, each answered after its commit, and read the states."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import heapq
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.connection import Engine
@@ -28,14 +31,14 @@ SMALL_CHANGES = 200
 """A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
 
-LIMITS = PartLimits(changes=10_000, changed_bytes=2 * 2**20, read_bytes=2**20)
+LIMITS = PartLimits(changes=2_500, changed_bytes=2 * 2**20, read_bytes=2**20)
 """The limits of one transaction; a batch that needs more is applied in several."""
 
 
 REPORTS_AT_ONCE = 1_000
 
 
-STEP_RESULTS = 4_000
+STEP_ITEMS = 500
 
 
 class _IsLarge(Enum):
@@ -61,7 +64,7 @@ class States:
         self._engine = engine
         self._report_results = report_results
         self._slices = slices
-        self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, LIMITS.changes // 2)
+        self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, LIMITS.changes)
         self._large_writer = Coalescer[StateChange, StateOutcome](self._apply_in_parts, self._refuse, 1)
         """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
 
@@ -71,31 +74,28 @@ class States:
         small = {"small states writer": self._writer.run(SMALL_CHANGES)}
         return writers | small | {"large states writer": self._large_writer.run()}
 
-    async def change(self, agent_id: UUID, batch: StatefulBatch) -> list[ItemResult]:
-        """Apply a batch and return one result per item, in order, after the commit.
+    async def change(self, agent_id: UUID, batch: StatefulBatch) -> msgspec.Raw:
+        """Apply a batch and return `ItemResults` as JSON, one result per item, in order, after the commit.
 
         Raises `Outdated`, and changes nothing, when a batch of the agent with a higher number has been applied.
         """
-        outcomes: list[StateOutcome] = []
-        if changes := [change for change in batch.changes if change.key[1] != COMMAND_MODULE]:
-            outcomes += await self._change(agent_id, changes)
-        if len(changes) < len(batch.changes):
-            reports = [change for change in batch.changes if change.key[1] == COMMAND_MODULE]
-            for start in range(0, len(reports), REPORTS_AT_ONCE):
-                outcomes += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])
-        return await self._slices.run_metered(_sort([*batch.refused, *outcomes]))
+        changes, reports = await self._slices.run_metered(_split(batch.changes))
+        changed = await self._change(agent_id, changes) if changes else ()
+        reported: list[ItemResult] = []
+        for start in range(0, len(reports), REPORTS_AT_ONCE):
+            reported += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])
+        return await self._slices.run_metered(_encode((batch.refused, changed, reported)))
 
     async def _change(self, agent_id: UUID, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        outcomes = await self._writer.submit(agent_id, changes)
-        if outcomes[0] is IS_LARGE:
-            outcomes = await self._large_writer.submit(agent_id, changes)
-        return outcomes
+        if _is_small(changes):
+            outcomes = await self._writer.submit(agent_id, changes)
+            if outcomes[0] is not IS_LARGE:
+                return outcomes
+        return await self._large_writer.submit(agent_id, changes)
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
         """Apply the changes in one transaction or, if they are too many, those of each agent separately."""
-        changed_bytes = sum(len(change.data or b"") for change in changes)
-        is_small = len(changes) <= LIMITS.changes and changed_bytes <= LIMITS.changed_bytes
-        if is_small and (outcomes := await self._apply_at_once(changes)) is not None:
+        if _is_small(changes) and (outcomes := await self._apply_at_once(changes)) is not None:
             return outcomes
         runs = [list(run) for _, run in groupby(changes, key=lambda change: change.key[0])]
         if len(runs) == 1:
@@ -175,16 +175,34 @@ class States:
         return make_page(found, encode_cursor, has_more=has_more)
 
 
-def _sort(outcomes: Sequence[StateOutcome]) -> Steps[list[ItemResult]]:
-    """Return the results of a batch in the order of its items; raises `Outdated` if that is an outcome."""
-    results: list[ItemResult] = []
+def _is_small(changes: Sequence[StateChange]) -> bool:
+    """Return whether one transaction may apply the changes, as far as that depends on what was sent."""
+    return len(changes) <= LIMITS.changes and sum(len(change.data or b"") for change in changes) <= LIMITS.changed_bytes
+
+
+def _split(changes: Sequence[StateChange]) -> Steps[tuple[list[StateChange], list[StateChange]]]:
+    """Return the changes of states, and the reports of orders."""
+    split: tuple[list[StateChange], list[StateChange]] = ([], [])
+    for number, change in enumerate(changes, 1):
+        split[change.key[1] == COMMAND_MODULE].append(change)
+        if number % STEP_ITEMS == 0:
+            yield None
+    return split
+
+
+def _encode(outcomes: Iterable[Sequence[StateOutcome]]) -> Steps[msgspec.Raw]:
+    """Return `ItemResults` of sequences in the order of items, merged; raises `Outdated` if that is an outcome."""
+    merged = heapq.merge(*map(_results, outcomes), key=lambda result: result.index)
+    parts: list[bytes] = []
+    while results := list(islice(merged, STEP_ITEMS)):
+        parts.append(msgspec.json.encode(results)[1:-1])
+        yield None
+    return msgspec.Raw(b'{"results":[%b]}' % b",".join(parts))
+
+
+def _results(outcomes: Iterable[StateOutcome]) -> Iterator[ItemResult]:
     for outcome in outcomes:
         if isinstance(outcome, Outdated):
             raise outcome
         if isinstance(outcome, ItemResult):
-            results.append(outcome)
-        if len(results) % STEP_RESULTS == 0:
-            yield None
-    results.sort(key=lambda result: result.index)
-    yield None
-    return results
+            yield outcome

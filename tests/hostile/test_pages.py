@@ -111,10 +111,11 @@ def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
     for path in ("/commands", "/orders"):
         answers = list(pages_of(management, path, limit=200, action="run"))
         assert [item["request_id"] for answer in answers for item in answer.json()["items"]] == sent
-        assert len(answers) == 2
+        assert len(answers) > 1
+        assert all(len(answer.content) <= PAGE_BYTES_MAXIMUM for answer in answers)
     query(
         "INSERT INTO audit (id, actor, operation, subject, key, after) "
-        "SELECT gen_random_uuid(), 'test', 'insert', 'large', n::text, json_build_object('x', repeat('x', 3000000)) "
+        "SELECT gen_random_uuid(), 'test', 'insert', 'large', n::text, json_build_object('x', repeat('x', 400000)) "
         "FROM generate_series(1, 5) AS n"
     )
     answers = list(pages_of(management, "/audit", subject="large"))

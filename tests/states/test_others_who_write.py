@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from sqlalchemy import text
 from support.waiting import PATIENCE
 
 from comms_api.database.connection import Connection, Engine
 from comms_api.fairness.slices import Slices
-from comms_api.protocol import ItemResult, OrderResult, ReportOutcome
+from comms_api.protocol import ItemResults, OrderResult, ReportOutcome
 from comms_api.states.model import StateChange, StatefulBatch
 from comms_api.states.service import States
 
@@ -68,8 +69,7 @@ async def test_one_that_appears_meanwhile_is_merged_and_not_lost(
             await write(by_hand, INSERT, agent_id)
             changing = asyncio.create_task(states.change(agent_id, StatefulBatch([change], [])))
             await wait_until_blocked(engine)
-        [result] = await changing
-    assert isinstance(result, ItemResult)
+        [result] = msgspec.json.decode(await changing, type=ItemResults).results
     assert result.status == status
     assert await document(engine, agent_id) == after
 
@@ -84,6 +84,6 @@ async def test_one_that_vanishes_meanwhile_stays_away(engine: Engine) -> None:
             await write(by_hand, "DELETE FROM states WHERE agent_id = :agent_id", agent_id)
             changing = asyncio.create_task(states.change(agent_id, StatefulBatch([change], [])))
             await wait_until_blocked(engine)
-        [result] = await changing
+        [result] = msgspec.json.decode(await changing, type=ItemResults).results
     assert result.status == 200
     assert await document(engine, agent_id) is None
