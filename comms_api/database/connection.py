@@ -73,12 +73,18 @@ class Connection:
         return int(tag.rpartition(" ")[2])
 
     async def stream(self, statement: Executable, rows_at_once: int) -> AsyncGenerator[Row, None]:
-        """Yield the rows, of which `rows_at_once` are fetched together; only inside a transaction."""
+        """Yield the rows; only inside a transaction.
+
+        They are fetched one, two, four … at once, and at most `rows_at_once`, so that a caller who stops early has
+        caused at most as many rows again.
+        """
         sql, values = compile_statement(statement, NO_PARAMETERS)
         cursor = await _answer(self.driver.cursor(sql, *values, record_class=Row))
-        while rows := await _answer(cursor.fetch(rows_at_once)):
+        count = 1
+        while rows := await _answer(cursor.fetch(count)):
             for row in rows:
                 yield row
+            count = min(2 * count, rows_at_once)
 
     async def copy(self, table: str, columns: Sequence[str], source: Any) -> None:
         """Append rows by a binary COPY; `source` is a file or yields bytes."""

@@ -31,8 +31,8 @@ ROW_BYTES = 256
 ESCAPED_BYTES = 6
 """The most bytes of JSON for one byte of text."""
 
-ROWS_AT_ONCE = 32
-"""How many rows the cursor fetches at once; at most this many rows are read beyond a full page."""
+ROWS_AT_ONCE = 64
+"""The most rows to fetch at once; no more rows are read beyond a full page."""
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):

@@ -12,7 +12,7 @@ from comms_api.fairness.rounds import IdleQueue
 
 T = TypeVar("T")
 
-SLICE_SECONDS = 0.001
+SLICE_SECONDS = 0.0005
 """The CPU time of a slice; it ends with the first step that exceeds it."""
 
 Steps: TypeAlias = Generator[Hashable, None, T]
