@@ -133,7 +133,7 @@ def _order_services(node: Node) -> orders.OrderServices:
 
 
 def _requests(node: Node) -> Concurrency:
-    return Concurrency(CLIENT_REQUESTS_MAXIMUM, node.settings.body_wait_seconds)
+    return Concurrency(CLIENT_REQUESTS_MAXIMUM, node.settings.database_timeout_seconds)
 
 
 def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:

@@ -1,9 +1,8 @@
 """The requests of one client leave the connections of the database to others."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 from uuid import UUID
@@ -64,7 +63,4 @@ def test_requests_of_one_user_that_wait_for_the_database_do_not_stop_the_others(
         with locked(database_url, "states"):
             asking = [threads.submit(reader.get, "/states") for _ in range(REQUESTS)]
             assert_others_are_served(server, management, quiet)
-            refused = next(as_completed(asking)).result()
-        statuses = Counter(one.result().status_code for one in asking)
-    assert refused.status_code == 429
-    assert statuses[200] >= CLIENT_REQUESTS_MAXIMUM
+        assert {one.result().status_code for one in asking} == {200}
