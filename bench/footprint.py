@@ -15,8 +15,7 @@ from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import connect, drive
 from bench.messages import event_lines, poll, post, stateful, stateless
 from bench.system import KEY, System
-from comms_api.agents.model import Sighting
-from comms_api.agents.store import record_sightings
+from comms_api.agents.sightings import Sighting, record_sightings
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine

@@ -19,8 +19,8 @@ from bench.fresh import measured_together
 from bench.growth import FLEET, schema_pair
 from bench.growth_orders import FILLING, GROUP
 from bench.system import System
-from comms_api.agents.model import Sighting
-from comms_api.agents.store import find_admission, record_sightings
+from comms_api.agents.sightings import Sighting, record_sightings
+from comms_api.agents.store import find_admission
 from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine

@@ -1,4 +1,4 @@
-"""Note, in the transaction of a change, whose configuration it changes; orders that tell the agents follow soon."""
+"""Record the agents whose configuration a transaction changes; an order soon announces the change to each."""
 
 from collections.abc import Collection, Sequence
 from uuid import UUID
@@ -24,21 +24,21 @@ _MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:id
 
 
 async def note_files_changed(connection: Connection, group: str) -> None:
-    """Note that the files of a group are others, for each of its members."""
+    """Record for each member of a group that the files of the group have changed."""
     await connection.execute(_FILES_CHANGED, {"group": group})
 
 
 async def note_group_left(connection: Connection, group: str) -> None:
-    """Note that the members of a group will not be that any more."""
+    """Record that the members of a group are about to leave it."""
     await connection.execute(_GROUP_LEFT, {"group": group})
 
 
 async def note_moved(connection: Connection, ids: Collection[UUID]) -> None:
-    """Note that these agents are in other groups than before."""
+    """Record that the groups of these agents have changed."""
     await connection.execute(_MOVED, {"ids": list(ids)})
 
 
 async def note_again(connection: Connection, failed: Sequence[tuple[UUID, bool]]) -> None:
-    """Note the changes of failed announcements again: each agent, and whether its groups had changed."""
+    """Record the changes of failed announcements again: each agent, and whether its groups had changed."""
     parameters = {"ids": [agent_id for agent_id, _ in failed], "has_moved": [has_moved for _, has_moved in failed]}
     await connection.execute(_AGAIN, parameters)

@@ -1,4 +1,4 @@
-"""Tokens by which agents enroll without a user: of some uses or any number, for a time, into given groups."""
+"""Enrollment tokens: agents enroll with them without a user. Each has a lifetime, groups, and perhaps a use limit."""
 
 import secrets
 from uuid import UUID
@@ -14,7 +14,7 @@ _SHOWN = tuple(column for column in enrollment_tokens.c if column.name != "token
 
 
 async def insert_token(connection: Connection, token_id: UUID, token: NewEnrollmentToken, user: str) -> str:
-    """Make a token, of which only the hash is kept, and return it."""
+    """Return a new token; only its hash is stored."""
     made = secrets.token_urlsafe(32)
     values = {
         "id": token_id,
@@ -30,14 +30,14 @@ async def insert_token(connection: Connection, token_id: UUID, token: NewEnrollm
 
 
 async def is_known(connection: Connection, token: str) -> bool:
-    """Return whether a token is one of ours and not over; it may be used up."""
+    """Return whether a token exists and has not expired; it may be used up."""
     table = enrollment_tokens.c
     statement = select(table.id).where(table.token_hash == token_digest(token), table.expires_at > func.now())
     return await connection.scalar(statement) is not None
 
 
 async def use_token(connection: Connection, token: str) -> EnrollmentToken | None:
-    """Use a token once, in this transaction; return what it allows, or None when it is not good (any more)."""
+    """Use a token once, in this transaction, and return it; None if it is unknown, used up or expired."""
     table = enrollment_tokens.c
     statement = (
         enrollment_tokens.update()
@@ -51,7 +51,7 @@ async def use_token(connection: Connection, token: str) -> EnrollmentToken | Non
 
 
 async def list_tokens(connection: Connection, after: UUID | None, limit: int) -> list[EnrollmentToken]:
-    """Return tokens, oldest first, those that are over too."""
+    """Return tokens, oldest first, including expired ones."""
     statement = select(*_SHOWN).order_by(enrollment_tokens.c.id).limit(limit)
     if after is not None:
         statement = statement.where(enrollment_tokens.c.id > after)

@@ -57,7 +57,7 @@ def made_key() -> str:
 async def replace_key(
     connection: Connection, agent_id: UUID, changes: dict[str, Any], **expected: object
 ) -> Admission | None:
-    """Change an agent's key and revoke its tokens; unless its columns are as expected, do nothing and return None."""
+    """Change an agent's key and revoke its tokens; do nothing and return None unless its columns are as expected."""
     if not await store.update_agent(connection, agent_id, changes | {"next_key_hash": None}, **expected):
         return None
     await revoke_tokens(connection, str(agent_id))

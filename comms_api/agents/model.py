@@ -1,6 +1,5 @@
 """An agent as operators see it."""
 
-import time
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -129,22 +128,3 @@ class EnrollmentToken(msgspec.Struct, frozen=True):
     user_name: str
     created_at: datetime
     expires_at: datetime
-
-
-class Sighting(msgspec.Struct):
-    """An agent's requests since its last stored sighting; `seen_at` is the monotonic time of the newest."""
-
-    remote_address: str | None
-    logged_in: bool = False
-    seen_at: float = msgspec.field(default_factory=time.monotonic)
-    poll_address: str | None = None
-    displaced_polls: int = 0
-    displaced_poll_address: str | None = None
-
-    def add_earlier(self, earlier: "Sighting") -> None:
-        """Add the requests of an earlier sighting of the same agent."""
-        self.remote_address = self.remote_address or earlier.remote_address
-        self.logged_in = self.logged_in or earlier.logged_in
-        self.poll_address = self.poll_address or earlier.poll_address
-        self.displaced_polls += earlier.displaced_polls
-        self.displaced_poll_address = self.displaced_poll_address or earlier.displaced_poll_address

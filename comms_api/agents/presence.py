@@ -7,8 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from uuid import UUID
 
-from comms_api.agents import store
-from comms_api.agents.model import Sighting
+from comms_api.agents.sightings import Sighting, record_sightings
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
 
@@ -55,7 +54,7 @@ class Presence:
         self._displacements.add(sightings)
         try:
             async with self._engine.connect() as connection:
-                await store.record_sightings(connection, sightings, self._node)
+                await record_sightings(connection, sightings, self._node)
         except Exception:
             self._keep(sightings)
             raise

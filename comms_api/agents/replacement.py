@@ -1,4 +1,4 @@
-"""Let an agent take the id or the name of one that has been silent for long enough."""
+"""Let an agent take the id or the name of another that has been silent for long enough."""
 
 from uuid import UUID
 

@@ -1,7 +1,6 @@
 """The agents' statements; each takes a connection, runs once, and returns plain values."""
 
 import hashlib
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -10,7 +9,6 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
-    Double,
     Interval,
     ScalarSelect,
     Text,
@@ -29,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
-from comms_api.agents.model import Admission, Agent, AgentFilter, Sighting
+from comms_api.agents.model import Admission, Agent, AgentFilter
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.connection import Connection
 from comms_api.database.liveness import LIVE_NAMES
@@ -116,7 +114,7 @@ async def insert_agent(connection: Connection, new_agent: NewAgent, enrollment: 
 
 
 async def find_holders(connection: Connection, agent_id: UUID, name: str, silent_seconds: float) -> dict[UUID, bool]:
-    """Return the agents that have an id or a name, and of each whether it has been silent for so long; locks them."""
+    """Lock the agents that have this id or name; return for each whether it has been silent for `silent_seconds`."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
     is_silent = silence > seconds_interval(silent_seconds)
     statement = select(agents.c.id, is_silent).where(or_(agents.c.id == agent_id, agents.c.name == name))
@@ -260,43 +258,3 @@ async def delete_agent(connection: Connection, agent_id: UUID) -> bool:
     """Remove an agent, its memberships with it; return whether it was there."""
     statement = agents.delete().where(agents.c.id == agent_id).returning(agents.c.id)
     return await connection.scalar(statement) is not None
-
-
-_RECORD_SIGHTINGS = text("""
-    UPDATE agents SET last_seen_at = greatest(last_seen_at, now() - seen.age), node = :node,
-        last_login_at = CASE WHEN seen.logged_in THEN now() - seen.age ELSE last_login_at END,
-        remote_address = coalesce(seen.remote_address, agents.remote_address),
-        poll_address = coalesce(seen.poll_address, agents.poll_address),
-        polled_at = CASE WHEN seen.poll_address IS NULL THEN polled_at ELSE now() - seen.age END,
-        displaced_polls = agents.displaced_polls + seen.displaced_polls,
-        displaced_poll_address = coalesce(seen.displaced_poll_address, agents.displaced_poll_address),
-        displaced_poll_at = CASE WHEN seen.displaced_polls = 0 THEN displaced_poll_at ELSE now() - seen.age END
-    FROM (
-        SELECT id, make_interval(secs => age_seconds) AS age, remote_address, logged_in, poll_address, displaced_polls,
-            displaced_poll_address
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:ages AS float8[]), CAST(:addresses AS text[]),
-            CAST(:logins AS boolean[]), CAST(:poll_addresses AS text[]), CAST(:displaced AS int[]),
-            CAST(:displaced_addresses AS text[]))
-        AS given (id, age_seconds, remote_address, logged_in, poll_address, displaced_polls, displaced_poll_address)
-    ) AS seen
-    WHERE agents.id = seen.id""").bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in ("addresses", "poll_addresses", "displaced_addresses")),
-    bindparam("ages", type_=ARRAY(Double)),
-)
-
-
-async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sighting], node: str) -> None:
-    """Store a node's sightings of agents in one statement; sorted, so that two nodes cannot deadlock."""
-    ids, now = sorted(sightings), time.monotonic()
-    seen = [sightings[agent_id] for agent_id in ids]
-    parameters = {
-        "node": node,
-        "ids": ids,
-        "ages": [now - one.seen_at for one in seen],
-        "addresses": [one.remote_address for one in seen],
-        "logins": [one.logged_in for one in seen],
-        "poll_addresses": [one.poll_address for one in seen],
-        "displaced": [one.displaced_polls for one in seen],
-        "displaced_addresses": [one.displaced_poll_address for one in seen],
-    }
-    await connection.execute(_RECORD_SIGHTINGS, parameters)

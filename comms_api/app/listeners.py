@@ -1,10 +1,10 @@
 """Open the sockets of a node: one pair for each worker, since the kernel spreads connections over sockets.
 
-They are taken first, so that a port in use is told at once, but nobody can connect before a worker serves: a client
-that waited for a node to start would wait for nothing if that takes long, and one that is refused goes to another node.
+They are bound first, so that a port in use is reported at once, but they listen only when a worker serves: until then
+clients are refused and go to another node, instead of waiting for a node that may start slowly.
 
-Sockets that the service manager keeps open are shared by the workers instead: they outlive a restart, and whoever comes
-in between waits.
+If the service manager keeps sockets open, the workers share those instead: they outlive a restart, and connections made
+in between wait in their queue.
 """
 
 import errno

@@ -1,7 +1,7 @@
-"""What a database must have before a node serves: the schema, partitions, an administrator; and a name for the node.
+"""Prepare the database before a node serves: the schema, partitions, an administrator, and the name of the node.
 
-Ten nodes that start together do each of these once: they take turns at advisory locks. It is done in a process of its
-own, whose memory (Alembic's, for one) goes when it is done.
+Advisory locks make nodes that start together do each step once. The preparation runs in a process of its own, so that
+the node keeps none of its memory (Alembic's, for example).
 """
 
 import asyncio

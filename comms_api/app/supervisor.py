@@ -55,7 +55,7 @@ class Listening(msgspec.Struct, frozen=True):
 
 
 def serve(settings: Settings, announce: Callable[[Listening], None], manager: ServiceManager = NOBODY) -> None:
-    """Serve until SIGTERM or SIGINT, calling `announce` and telling the manager when agents may connect.
+    """Serve until SIGTERM or SIGINT, calling `announce` and notifying the manager when agents may connect.
 
     SIGHUP has the certificate read again. Raises `ConfigurationError` for whatever an operator must put right first.
     """
@@ -92,9 +92,9 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
 
 
 def _collect_seldom() -> None:
-    """Leave what was imported out of collections, and look for cycles seldom: requests leave few.
+    """Exclude imported objects from garbage collections, and collect seldom: requests leave few cycles.
 
-    Before a fork: a collection writes to each object that it looks at, and what is written to is no longer shared.
+    Call this before a fork: a collection writes to each object that it visits, and its page is no longer shared.
     """
     gc.collect()
     gc.freeze()
@@ -102,7 +102,7 @@ def _collect_seldom() -> None:
 
 
 def _call_in_child(module: str, *arguments: object) -> Any:
-    """Return what a module's `prepare` returns in a process of its own: what it imports is not kept in memory here."""
+    """Return the result of a module's `prepare`, called in a child process: this one keeps none of its imports."""
     receiver, sender = _FORK.Pipe(duplex=False)
     child = _FORK.Process(target=_answer_parent, args=(sender, module, arguments))
     child.start()
@@ -132,7 +132,7 @@ def _answer_parent(sender: Connection, module: str, arguments: Sequence[object])
 
 
 def _supervise(worker: Worker, listeners: list[Listeners], ready: Callable[[], None]) -> None:
-    """Run a process on each pair of sockets, start again one that dies, pass SIGHUP on, and end all on others."""
+    """Run a process on each pair of sockets, replace those that die, forward SIGHUP, and end all on other signals."""
     stopping: list[int] = []
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
@@ -203,7 +203,7 @@ class _Workers:
 
 
 def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
-    """Return a call that does nothing in this process and its children after it was made in one of them."""
+    """Wrap `call` so that it runs at most once across forked processes."""
     was_made = mmap(-1, 1)  # they share it
 
     def call_once() -> None:
@@ -215,7 +215,7 @@ def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
 
 
 def _start(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> ForkProcess:
-    """Start a worker; a signal to end reaches it when it has forgotten our handlers, which would swallow it."""
+    """Start a worker, with signals to end blocked until it has removed the inherited handlers, which swallow them."""
     process = _FORK.Process(target=_run_child, args=(worker, listeners, ready))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
@@ -229,7 +229,7 @@ def _run_child(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[
     for number, pair in enumerate(listeners):
         if number != worker.node_process.worker:
             pair.close()  # a socket that stays open here would take connections after its own worker has ended
-    # The terminal's Ctrl-C reaches the whole group; the supervisor passes it on, once.
+    # Ctrl-C at a terminal reaches the whole process group; the supervisor forwards it once.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A node as a service of systemd: what it tells the service manager, and the sockets that it is handed.
+"""Run a node as a service of systemd: report its state to the service manager, and inherit sockets from it.
 
 The protocols are those of sd_notify(3) and sd_listen_fds(3): datagrams to a socket, and open descriptors from 3 on.
 """
@@ -19,14 +19,14 @@ MICROSECONDS = 1_000_000
 
 
 class ServiceManager(msgspec.Struct, frozen=True):
-    """Who started this process, if it wants to hear of it; one that is not there hears nothing."""
+    """The service manager that started this process; without an address, nothing is reported."""
 
     address: str = ""
     watchdog_seconds: float | None = None
-    """How often it wants to hear that all is well, or it starts the service again."""
+    """The manager restarts the service if it hears nothing for this long."""
 
     sockets: dict[str, int] = {}
-    """The descriptors of the listening sockets that it keeps open for us, by name."""
+    """The descriptors of the listening sockets that the manager keeps open for this service, by name."""
 
     def notify(self, state: str) -> None:
         """Report a state: READY=1, STOPPING=1, WATCHDOG=1. A manager that does not listen is no fault of ours."""
@@ -58,7 +58,7 @@ NOBODY = ServiceManager()
 
 
 def find_manager(environ: Mapping[str, str]) -> ServiceManager:
-    """Return who started this process, by the environment; raises `ConfigurationError` for what systemd never says."""
+    """Return the service manager that the environment names; raises `ConfigurationError` for invalid values."""
     try:
         return ServiceManager(environ.get("NOTIFY_SOCKET", ""), _watchdog_seconds(environ), _sockets(environ))
     except ValueError as error:
@@ -76,5 +76,5 @@ def _sockets(environ: Mapping[str, str]) -> dict[str, int]:
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(environ.get("LISTEN_FDS", 0)))
     for descriptor in descriptors:
-        fcntl(descriptor, F_SETFD, FD_CLOEXEC)  # they are not for the programs that we start
+        fcntl(descriptor, F_SETFD, FD_CLOEXEC)  # programs that this process starts must not inherit them
     return dict(zip(names, descriptors, strict=False))

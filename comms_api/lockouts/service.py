@@ -32,9 +32,9 @@ class FailureLimit:
     async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:
         """Count a failure before the block evaluates a try, so that simultaneous tries count one by one.
 
-        The block's success clears the failures, if the allowance says so, or gives its own back, as does a block that
-        cannot tell (an outage, a full queue). One that ends in `Unauthenticated`, or whose client has left, keeps it.
-        Raises `TooManyRequests` while locked.
+        If the block succeeds, the failures are cleared or, if the allowance says so, only this one is refunded. If it
+        cannot decide (an outage, a full queue), this one is refunded. If it raises `Unauthenticated` or is cancelled,
+        this one stays. Raises `TooManyRequests` while locked.
         """
         await self.charge(who, address)
         try:
@@ -47,10 +47,10 @@ class FailureLimit:
         await (self.clear if self._allowance.success_clears else self.refund)(who, address)
 
     async def charge(self, who: str, address: str | None = None) -> None:
-        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while the two are locked.
+        """Count a failure; raises `TooManyRequests`, with the seconds to wait, while `who` is locked at this address.
 
-        Tries of the same two are charged one at a time, since they wait for the same row: together they would take
-        every connection of the pool. When one finds a lock, or no database, the waiting ones are refused too.
+        Tries of one name and network are charged one at a time: they need the same row, and together would take every
+        connection of the pool. When one is locked out, or the database fails, the waiting ones are refused as well.
         """
         key = (who, network_of(address or ""))
         await self._wait_for_turn(key)
