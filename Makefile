@@ -1,8 +1,8 @@
-# Every target works from a fresh clone: the first one that needs .venv creates it from the locked requirements.
+# Every target works in a fresh clone: the first target that needs .venv creates it from the locked requirements.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-# Tests mostly wait, so more of them than cores run at once. Tests of one file run in one process and share its server.
+# Tests mostly wait, so more tests than cores run at once. The tests of one file run in one process and share its server.
 TESTS_AT_ONCE ?= 3
 LOAD_AGENTS ?= 100
 LOAD_SECONDS ?= 75
@@ -18,7 +18,7 @@ KEY ?= one_event_rps_per_core
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/installed ## Run a server, three agents on this host's logs and inventory, and commands; then compare with the database
+demo: .venv/installed ## Run a server, three agents on this host's logs and inventory, and commands; compare the counts with the database
 	$(BIN)/comms-api demo
 
 test: .venv/installed ## Run every test, on real PostgreSQL, sockets and processes
@@ -33,7 +33,7 @@ coverage: .venv/installed ## Run every test and report line coverage, including 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --skip-empty
 
-check: .venv/installed ## Check lint, formatting, types and import order
+check: .venv/installed ## Check lint rules, formatting, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,13 +49,13 @@ bench: .venv/installed ## Measure everything; writes build/bench.json
 load: .venv/load/installed ## Simulate LOAD_AGENTS agents for LOAD_SECONDS (LOAD_SHAPE: steady, storm or soak); writes build/load.html
 	PYTHONPATH=tests $(BIN)/python -m load --locust .venv/load/bin/locust --agents $(LOAD_AGENTS) --seconds $(LOAD_SECONDS) --shape $(LOAD_SHAPE)
 
-bench-check: .venv/installed ## Measure the cost of requests; fails if one is more than 30 % worse than bench/baseline.json
+bench-check: .venv/installed ## Measure the cost of requests; fail if one is more than 30 % worse than in bench/baseline.json
 	$(BIN)/python -m bench --check bench/baseline.json
 
 bench-plots: .venv/installed ## Draw docs/performance/*.svg from the figures in build/
 	$(BIN)/python -m bench.plots
 
-bench-plans: .venv/installed ## Write query plans of the hot statements on large tables to docs/performance/plans/
+bench-plans: .venv/installed ## Write the query plans of hot statements on large tables to docs/performance/plans/
 	$(BIN)/python -m bench.plans
 
 sizing: .venv/installed ## Compute docs/operations/sizing.md from the figures in build/
@@ -72,7 +72,7 @@ lock: .venv/installed ## Pin the newest versions of all requirements, with hashe
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group flame -o requirements/flame.txt
 
-clean: ## Remove everything that these targets created, including .venv
+clean: ## Remove everything that these targets have created, including .venv
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 .venv/installed: requirements/dev.txt pyproject.toml

@@ -1,7 +1,7 @@
-"""Exit with 0 if the node in this container lives: `python healthcheck.py PORT`.
+"""Exit with 0 if the node in this container is alive: `python healthcheck.py PORT`.
 
-It asks `GET /`, not `/ready`: a node that drains lives, and should not be started again. The certificate is not
-verified, since it names the machine from outside, and nothing is sent.
+It requests `GET /`, not `/ready`: a draining node is alive and must not be restarted. It does not verify the
+certificate, which is valid for the external name of the machine; the request contains no secret.
 """
 
 import ssl
@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 4
 
 
 def main() -> int:
-    """Ask once."""
+    """Send one request and return the exit code."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     connection = HTTPSConnection("127.0.0.1", int(sys.argv[1]), timeout=TIMEOUT_SECONDS, context=tls)
