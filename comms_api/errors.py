@@ -4,19 +4,19 @@ A class docstring is the sentence a client reads when the raiser has nothing mor
 
     CommsError
     ├── ConfigurationError      the operator's settings, files or environment are wrong
-    ├── Malformed               the bytes cannot be read as what they should be
+    ├── Malformed               the bytes cannot be parsed
     │   ├── UnsupportedEncoding the body's encoding is not one we decode
-    │   └── ClientLeft          nobody waits for the answer
+    │   └── ClientLeft          the client disconnected before the answer
     ├── Invalid                 well formed, but a field's value is not allowed
-    ├── Unauthenticated         who are you
-    ├── Forbidden               not yours
-    ├── NotFound                no such thing
-    ├── Conflict                it exists already, or its state forbids this
+    ├── Unauthenticated         the caller is not identified
+    ├── Forbidden               the caller may not do this
+    ├── NotFound                the object does not exist
+    ├── Conflict                the object already exists, or its state forbids the request
     │   └── Outdated            something newer has been applied
     ├── TooLarge                over a stated limit
     ├── TooSlow                 the body did not arrive in time
-    ├── TooManyRequests         slow down; says when to come back
-    └── Unavailable             we are full, or something we depend on is down; says when to come back
+    ├── TooManyRequests         the client must slow down; the error says when to try again
+    └── Unavailable             the node is full or a dependency is down; the error says when to try again
 """
 
 from typing import ClassVar
@@ -70,19 +70,19 @@ class Unauthenticated(CommsError):
 
 
 class Forbidden(CommsError):
-    """This is not yours."""
+    """You may not do this."""
 
     code = 2712
 
 
 class NotFound(CommsError):
-    """There is no such thing."""
+    """It does not exist."""
 
     code = 2713
 
 
 class Conflict(CommsError):
-    """It exists already."""
+    """It already exists."""
 
     code = 2714
 
@@ -93,7 +93,9 @@ class Outdated(Conflict):
     code = 2720
 
     def __init__(self, latest: int) -> None:
-        super().__init__(f"The batch is older than the batch {latest}, which has been applied; nothing was changed.")
+        super().__init__(
+            f"The batch is older than batch {latest}, which has already been applied; nothing was changed."
+        )
         self.latest = latest
 
 
@@ -110,12 +112,12 @@ class TooSlow(CommsError):
 
 
 class TooManyRequests(CommsError):
-    """Too many requests; come back later."""
+    """Too many requests; try again later."""
 
     code = 2717
 
 
 class Unavailable(CommsError):
-    """The service cannot take this now; come back later."""
+    """The service cannot accept this request now; try again later."""
 
     code = 2718

@@ -1,7 +1,7 @@
 """The settings of one node: their names, units, defaults and where they come from.
 
-A TOML file gives them by name; `COMMS_API_<NAME>` in the environment overrides the file. They are read once,
-by the command line, and passed in: no other module looks at the environment.
+A TOML file sets them by name; `COMMS_API_<NAME>` in the environment overrides the file. The command line reads them
+once and passes them in; no other module reads the environment.
 """
 
 import difflib
@@ -25,7 +25,7 @@ CONFIG_VARIABLE = "COMMS_API_CONFIG"
 DEFAULT_CONFIG = Path("comms-api.toml")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Python's representation of a byte in the environment that is not UTF-8 (PEP 383)."""
+"""Python represents a byte that is not UTF-8 in the environment as such a character (PEP 383)."""
 
 LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers"}
 
@@ -103,11 +103,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     def __post_init__(self) -> None:
-        """Check what no single field can say."""
+        """Check the rules between settings, and the values that types cannot check."""
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key must be given together")
+            raise ValueError("tls_certificate and tls_key must be set together")
         if self.client_certificates != "off" and not (self.client_ca and self.client_ca.is_file()):
-            raise ValueError("client_ca: needs a file while client_certificates is not off")
+            raise ValueError("client_ca: must name a file unless client_certificates is off")
         _check_networks("trusted_proxies", self.trusted_proxies)
         _check_networks("proxy_protocol_from", self.proxy_protocol_from)
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
@@ -122,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def secret_path(self) -> Path:
-        """Where the node secret lives."""
+        """The file that contains the node secret."""
         return self.secret_file or self.data_dir / "secret"
 
 
@@ -137,9 +137,9 @@ def _check_networks(setting: str, networks: Iterable[str]) -> None:
 def load_settings(
     environ: Mapping[str, str], config: Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Build the settings from the file, the environment and the command line, the last one winning.
+    """Build the settings from the file, the environment and the command line; later sources override earlier ones.
 
-    Without `config`, the file is `COMMS_API_CONFIG`, or `comms-api.toml` here if there is one.
+    Without `config`, the file is the one that `COMMS_API_CONFIG` names, or `comms-api.toml` in the working directory.
     Raises `ConfigurationError` with one line that names the setting.
     """
     values = _from_file(_config_path(environ, config)) | _from_environment(environ)
@@ -184,7 +184,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
-    """Raise `ConfigurationError` for the first unknown name, with its place and the nearest setting."""
+    """Raise `ConfigurationError` for the first unknown name: where it is, and the most similar setting."""
     known = {f"{prefix}{name.upper() if prefix else name}" for name in Settings.__struct_fields__}
     for name in sorted(set(found) - known):
         [nearest] = difflib.get_close_matches(name, sorted(known), n=1) or [""]
@@ -198,11 +198,11 @@ def _refuse_undecodable(values: Mapping[str, Any]) -> None:
     for name in sorted(values.keys() - paths):
         texts = values[name] if isinstance(values[name], list) else [values[name]]
         if any(isinstance(text, str) and _SURROGATE.search(text) for text in texts):
-            raise ConfigurationError(f"{name}: has bytes that are not UTF-8")
+            raise ConfigurationError(f"{name}: contains bytes that are not UTF-8")
 
 
 def _split(name: str, value: str) -> str | list[str]:
-    """Return a setting's value; those that hold several are given with commas between them."""
+    """Return a setting's value; split lists at commas."""
     if name not in LISTS:
         return value
     return [part.strip() for part in value.split(",") if part.strip()]

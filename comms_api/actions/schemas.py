@@ -187,7 +187,7 @@ def _run_child(where: str, checks: bytes) -> list[list[str]]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("cannot check args against a schema: %s", error)
-        raise Unavailable("The args could not be checked against their schema; come back later.") from None
+        raise Unavailable("The args could not be checked against their schema; try again later.") from None
     if ended.returncode == 0:
         return msgspec.json.decode(ended.stdout, type=list[list[str]])
     last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]

@@ -54,7 +54,7 @@ def read_owner(body: bytes) -> str:
     """Return the agent in the metadata line; raises `Malformed` without a readable id."""
     first = body[: _end_of_line(body, 0)]
     if len(first) > METADATA_BYTES_MAXIMUM:
-        raise Malformed(f"line 1: expected the metadata of up to {METADATA_BYTES_MAXIMUM} bytes")
+        raise Malformed(f"line 1: expected metadata of at most {METADATA_BYTES_MAXIMUM} bytes")
     try:
         return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", first)).agent.id  # a name may contain half a surrogate pair
     except (ValueError, RecursionError) as error:
@@ -72,7 +72,7 @@ def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
         for offset in range(0, len(lines), WINDOW_LINES):
             yield Window(number + offset, lines[offset : offset + WINDOW_LINES], is_utf8)
         start, number = end + 1, number + len(lines)
-        if number > 2 * items_maximum + 3:  # the metadata's line, and the rest after the last line feed
+        if number > 2 * items_maximum + 3:  # the metadata line counts, and so does the text after the last line feed
             raise TooLarge(f"The batch has more than {items_maximum} items.")
 
 
@@ -107,7 +107,7 @@ def name_fault(*names: str) -> str | None:
     """Return why a module or collector cannot be stored, or None."""
     for name in names:
         if "\0" in name or len(name.encode()) > NAME_BYTES_MAXIMUM:
-            return f"module and collector must have up to {NAME_BYTES_MAXIMUM} bytes and no NUL"
+            return f"module and collector must have at most {NAME_BYTES_MAXIMUM} bytes and no NUL"
     return None
 
 

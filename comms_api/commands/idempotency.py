@@ -1,7 +1,7 @@
-"""Submitting again under the same Idempotency-Key is answered as the first time was, and submits nothing.
+"""Answer a repeated Idempotency-Key with the answer to its first request, and submit nothing again.
 
-The key is noted in the transaction that makes the orders: a second request with it waits for the first to commit, and
-a first one that fails leaves no trace.
+The key is stored in the transaction that creates the orders. So a second request with the same key waits until the
+first commits, and a first request that fails leaves no trace.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _ANSWER = msgspec.json.Decoder(list[Submitted])
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """A user's key, and what it was sent with."""
+    """A user's key, and the hash of the body it was sent with."""
 
     user: str
     key: str
@@ -32,7 +32,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 
 def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | None:
-    """Return the key of a request, if it has one; raises `Invalid` for one that is empty, too long or not printable."""
+    """Return the key of a request, if it has one; raises `Invalid` if it is empty, too long or not printable."""
     if header is None:
         return None
     if not (0 < len(header) <= KEY_LENGTH_MAXIMUM and header.isascii() and header.isprintable()):
@@ -41,14 +41,14 @@ def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | Non
 
 
 async def claim_key(connection: Connection, key: IdempotencyKey) -> bool:
-    """Note a key that is new; return False for one that was used, after the transaction that used it has ended."""
+    """Store a new key; return False if it has been used, once the transaction that used it has ended."""
     values = {"user_name": key.user, "key": key.key, "body_hash": key.body_hash}
     statement = insert(idempotency_keys).values(values).on_conflict_do_nothing().returning(idempotency_keys.c.key)
     return await connection.scalar(statement) is not None
 
 
 async def store_answer(connection: Connection, key: IdempotencyKey, answer: Sequence[Submitted]) -> None:
-    """Keep what the first request with this key is answered."""
+    """Store the answer to the first request with this key."""
     await connection.execute(idempotency_keys.update().where(_is(key)).values(answer=list(answer)))
 
 
@@ -59,7 +59,7 @@ async def find_answer(connection: Connection, key: IdempotencyKey) -> list[Submi
     if row is None:
         return None
     if row.body_hash != key.body_hash:
-        raise Invalid("Idempotency-Key: was used with another body")
+        raise Invalid("Idempotency-Key: has already been used with another body")
     return _ANSWER.decode(row.answer)
 
 
@@ -77,7 +77,7 @@ _FORGET = idempotency_keys.delete().where(
 
 
 async def forget_keys(connection: Connection) -> None:
-    """Delete the keys that nobody will repeat any more."""
+    """Delete the keys that are older than `KEPT_HOURS`."""
     await connection.execute(_FORGET)
 
 

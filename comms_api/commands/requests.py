@@ -18,7 +18,7 @@ _COMMAND = msgspec.json.Decoder(NewCommand)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who submits, and when (seconds since 1970); a trusted one, a service, may do so in another user's name."""
+    """Who submits, and when (seconds since 1970); a trusted caller (a service) may submit for another user."""
 
     name: str
     is_trusted: bool
@@ -26,9 +26,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def read_commands(body: bytes, caller: Caller, timeout_maximum_seconds: float) -> list[NewCommand]:
-    """Return the commands of one object, an array, or `{"commands": […]}`; all are good, or none is taken.
+    """Return the commands of one object, an array, or `{"commands": […]}`; one invalid command refuses all of them.
 
-    Raises `Malformed` for what is no JSON or holds no command, `Invalid` for a fault in a command.
+    Raises `Malformed` for a body that is not JSON or has no command, and `Invalid` for a fault in a command.
     """
     raws = _split(body)
     if not raws:
@@ -66,9 +66,9 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
     if command.timeout > timeout_maximum_seconds:
         raise Invalid(f"{where}.timeout: more than {timeout_maximum_seconds:g} seconds")
     if command.start_at is not None and abs(command.start_at.timestamp() - caller.now) > timeout_maximum_seconds:
-        raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds ahead, or long past")
+        raise Invalid(f"{where}.start_at: more than {timeout_maximum_seconds:g} seconds from now")
     if command.user not in {None, caller.name} and not caller.is_trusted:
-        raise Invalid(f"{where}.user: must be {caller.name!r}, who submits it")
+        raise Invalid(f"{where}.user: must be {caller.name!r}, the user who submits it")
     _check_target(where, command.target)
     _check_action(where, command)
     return command
@@ -76,9 +76,9 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
 
 def _check_target(where: str, target: CommandTarget) -> None:
     if target.type == "server" and (target.filter or len(target.ids) != 1):
-        raise Invalid(f"{where}.target: a service is named by one id, without a filter")
+        raise Invalid(f"{where}.target: the type 'server' needs exactly one id and no filter")
     if target.type == "all" and target.id:
-        raise Invalid(f"{where}.target.id: none with the type 'all'; narrow it by a filter")
+        raise Invalid(f"{where}.target.id: not allowed with the type 'all'; use a filter to select agents")
 
 
 def _check_action(where: str, command: NewCommand) -> None:

@@ -58,7 +58,7 @@ class Watch:
                 f"You already watch {WATCHERS_OF_USER_MAXIMUM} commands on this node; stop some first."
             )
         if self._watchers.total() >= WATCHERS_MAXIMUM:
-            raise Unavailable("Too many watch commands on this node; come back later.")
+            raise Unavailable("Too many watch commands on this node; try again later.")
         self._watchers[user] += 1
         return lambda: self._leave(user)
 

@@ -29,9 +29,9 @@ class _Wait(msgspec.Struct, frozen=True, eq=False):
 
 
 class ByteBudget:
-    """Bytes that requests may hold at the same time: `total` of all clients, `share` of each.
+    """Bytes that requests may hold at the same time: `total` for all clients, `share` for each.
 
-    A request that finds no room waits. Clients take turns, and nobody waits longer than `wait_seconds`.
+    A request without room waits for at most `wait_seconds`. Clients take turns.
     """
 
     def __init__(self, total: int, share: int, wait_seconds: float) -> None:
@@ -46,7 +46,7 @@ class ByteBudget:
     async def acquire(self, client: Hashable, size: int) -> None:
         """Hold `size` more bytes for a client once there is room; raises `Unavailable` if that takes too long.
 
-        One request may exceed the share or the total, when it is the only one.
+        A single request may exceed the share or the total if no other request holds bytes.
         """
         if not self._waiting and self._has_room(size) and self._has_share(client, size):
             self._hold(client, size)
@@ -117,12 +117,14 @@ class ByteBudget:
 
     def _refusal(self, client: Hashable, size: int) -> Unavailable:
         if not self._has_share(client, size):
-            return Unavailable("This node holds the maximum of your bytes; wait for its answers.")
-        return Unavailable("This node holds its maximum of bytes; come back later.")
+            return Unavailable(
+                "Your requests and answers use your whole share of this node's memory; wait until they end."
+            )
+        return Unavailable("This node has no memory left for more requests; try again later.")
 
 
 class CpuBudget:
-    """CPU time of the event loop: each client has a share, and an excess delays its next batch.
+    """CPU time of the event loop: each client has a share; a client that exceeds it must wait with its next batch.
 
     The batches of one client are read one at a time, so that the cost of each is known before the next begins.
     """
@@ -156,7 +158,7 @@ class CpuBudget:
             excess = self._owed(client) - CPU_BURST_SECONDS
             if excess > 0:
                 raise TooManyRequests(
-                    "Your batches have used more than your share of CPU time; come back later.",
+                    "Your batches have used more than your share of CPU time; try again later.",
                     retry_after_seconds=excess / CPU_SHARE,
                 )
             yield

@@ -29,9 +29,10 @@ class BoundedExecutor:
         self._lock = Lock()
 
     async def run(self, client: Hashable, call: Callable[[], _T]) -> _T:
-        """Run the call and return its result; raises `Unavailable` if too many calls wait, of all clients or this one.
+        """Run the call and return its result.
 
-        A call whose caller is cancelled counts until it has ended, so the bound always holds.
+        Raises `Unavailable` if too many calls run or wait, of this client or of all clients. A call whose caller is
+        cancelled counts until it has ended, so the bound always holds.
         """
         self._begin(client)
         future = self._pool.submit(call)
@@ -41,9 +42,9 @@ class BoundedExecutor:
     def _begin(self, client: Hashable) -> None:
         with self._lock:
             if self._calls[client] >= self._share:
-                raise Unavailable(f"Too much of your work for {self._name} is waiting; wait for its answers.")
+                raise Unavailable(f"Too much of your work for {self._name} is waiting; wait until it ends.")
             if self._calls.total() >= self._calls_maximum:
-                raise Unavailable(f"Too much work for {self._name} is waiting; come back later.")
+                raise Unavailable(f"Too much work for {self._name} is waiting; try again later.")
             self._calls[client] += 1
 
     def _end(self, client: Hashable) -> None:

@@ -1,4 +1,4 @@
-"""Guards: who is asking, decided from the token before a byte of the body is read."""
+"""Guards: identify the caller by its token, before a byte of the body is read."""
 
 import base64
 import binascii
@@ -52,9 +52,9 @@ def require_token(
 ) -> Guard:
     """Return a guard that requires a valid token for `audience`, and reports its holder to `seen`.
 
-    On the management API the token's role must be one that the route declares. A route with `BASIC` also takes
-    passwords, by `log_in`. OPTIONS needs no token: its answer is in the documents. `requests` bounds the requests of
-    one client in progress.
+    On the management API, the route must declare the token's role. A route with `BASIC` also accepts passwords, which
+    `log_in` checks. OPTIONS needs no token: its answer is public. `requests` bounds the requests that one client has
+    in progress.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
@@ -66,9 +66,9 @@ def require_token(
             token = bearer_token(connection)
         claims = tokens.verify(token, audience)
         if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:
-            raise Forbidden("The certificate names another agent than the token.")
+            raise Forbidden("The certificate and the token name different agents.")
         if claims.networks and not is_within(remote_address(connection), claims.networks):
-            raise Forbidden("The token is not good from this address.")
+            raise Forbidden("The token is not valid from this address.")
         _check_path(connection)
         if audience == MANAGEMENT:
             _check_role(claims, handler)
@@ -82,7 +82,7 @@ def require_token(
 
 
 async def _begin(requests: Concurrency, connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Wait until the client has few enough requests in progress, and count this one until its answer begins."""
+    """Wait until the client may have one more request in progress, and count this request until its answer begins."""
     if handler.opt.get(IS_HELD):
         return
     client = client_of(connection.scope)
@@ -99,7 +99,7 @@ def _check_path(connection: AnyConnection) -> None:
 
 
 def _check_role(claims: Claims, handler: BaseRouteHandler) -> None:
-    """Let pass only the roles that the route declares; one that declares none lets nobody pass."""
+    """Refuse every role that the route does not declare; a route without roles refuses everyone."""
     if claims.role not in handler.opt.get(ROLES, ()):
         raise Forbidden(f"The role {claims.role!r} may not do this.")
 
@@ -133,19 +133,19 @@ def basic_credentials(connection: AnyConnection) -> tuple[str, str]:
 
 
 def claims_of(request: AnyRequest) -> Claims:
-    """Return what the guard has verified."""
+    """Return the claims that the guard has verified."""
     claims: Claims = request.scope["state"][_CLAIMS]
     return claims
 
 
 def subject_of(scope: Any) -> str | None:
-    """Return whom the guard has let pass; None before it, and on public routes."""
+    """Return the agent or user that the guard has admitted; None before the guard has run, and on public routes."""
     claims: Claims | None = scope["state"].get(_CLAIMS)
     return claims.subject if claims is not None else None
 
 
 def client_of(scope: Any) -> str:
-    """Return the client to charge: the agent or user of the request's token, else its address (for IPv6, its /64)."""
+    """Return the client to charge: the token's agent or user, or without a token the address (for IPv6, its /64)."""
     client = scope.get("client")
     return subject_of(scope) or network_of(client[0] if client else "")
 
@@ -156,5 +156,5 @@ def agent_of(request: AnyRequest) -> UUID:
 
 
 def agent_id(claims: Claims) -> UUID:
-    """Return the agent that a token is for, as asyncpg's UUID: that is hashed all day, and in C."""
+    """Return the agent of a token as asyncpg's UUID, because its hash, which is needed often, is computed in C."""
     return UUID(claims.subject)

@@ -10,10 +10,10 @@ from comms_api.http.answers import reserving
 LIMIT_MAXIMUM = 1_000
 
 LARGE = reserving(2 * PAGE_BYTES_MAXIMUM)
-"""The `opt` of a route with pages of rows of any length, which are in memory as rows and as an answer."""
+"""The `opt` of a route with pages of rows of any length: a page is in memory twice, as rows and as an answer."""
 
 EXPORT = reserving(PAGE_BYTES_MAXIMUM)
-"""The `opt` of a route that streams such pages: it has one of them, and a small part of it as an answer."""
+"""The `opt` of a route that streams such pages: one page is in memory, with a small part of it as an answer."""
 
-Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAXIMUM, description="the most items of one page")]
-After = Annotated[str | None, QueryParameter(max_length=1024, description="`next` of the page before")]
+Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAXIMUM, description="the maximum number of items on one page")]
+After = Annotated[str | None, QueryParameter(max_length=1024, description="`next` of the previous page")]

@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP answers: problem details (RFC 9457), with what real agents read beside it."""
+"""Turn errors into HTTP answers: problem details (RFC 9457), plus the members that real agents read."""
 
 import http
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = (1, 5)
-"""The span that clients told to come back are spread over, so that they do not come back together."""
+"""The range of the random Retry-After, so that refused clients do not all return at the same time."""
 
 PATH_CHARACTERS_SHOWN = 128
 
@@ -42,7 +42,7 @@ STATUSES: Mapping[type[errors.CommsError], int] = {
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """RFC 9457's members; `message` and `code` are the ones that real agents read."""
+    """The members of RFC 9457, and `message` and `code`, which real agents read."""
 
     type: str
     title: str
@@ -54,9 +54,9 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
-    """Turn any exception of a route into its answer, and log what an operator must see.
+    """Return the answer to any exception of a route, and log the exceptions that an operator must see.
 
-    A bug is told to the client as a request id and nothing else.
+    The answer to a bug contains an instance id, under which it is logged, and no detail.
     """
     status, detail, code = _describe(request, error)
     instance = f"urn:uuid:{uuid7_at(time.time())}"
@@ -83,8 +83,8 @@ def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
         return 400, f"A value cannot be stored: {error}", errors.Malformed.code
     if is_outage(error):
         why = "took too long" if isinstance(translate(error), LateAnswer) else "cannot be reached"
-        return 503, f"The database {why}; come back later.", errors.Unavailable.code
-    return 500, "Internal error; the operator finds it under this instance id.", errors.CommsError.code
+        return 503, f"The database {why}; try again later.", errors.Unavailable.code
+    return 500, "Internal error; the operator can find it in the log by this instance id.", errors.CommsError.code
 
 
 def _describe_refusal(request: AnyRequest, error: HTTPException) -> tuple[int, str, int]:
@@ -97,7 +97,7 @@ def _describe_refusal(request: AnyRequest, error: HTTPException) -> tuple[int, s
 
 
 def _validation_detail(request: AnyRequest, error: ValidationException) -> str:
-    """Return the fault of each parameter; the body's decoder describes its own, except a missing body."""
+    """Return the fault of each parameter, or that the body is missing; the body's decoder describes other faults."""
     if not isinstance(error.extra, list):
         return error.detail
     parameters = request.scope["route_handler"].parsed_fn_signature.parameters

@@ -118,7 +118,7 @@ class Acceptor:
         try:
             client = await self._client(connection, peer)
         except (OSError, EOFError, ValueError) as error:
-            self._endpoint.notice("refused a connection of the proxy %s: %s", peer and peer.host, error or "too slow")
+            self._endpoint.notice("refused a connection from the proxy %s: %s", peer and peer.host, error or "too slow")
             connection.close()
             return
         group = network_of(client.host) if client is not None else ""

@@ -60,7 +60,7 @@ class Answer:
 
     def _encode_header(self, status: int, name: bytes, value: bytes) -> bytes:
         if b"\n" in name + value or b"\r" in name + value:
-            raise ValueError("a header of an answer has a line break in it")
+            raise ValueError("a header of an answer contains a line break")
         match name.lower():
             case b"connection":
                 self.closes = self.closes or value.lower() == b"close"

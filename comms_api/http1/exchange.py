@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 1024
 SMALL_BODY_BYTES = 64 * 1024
-_FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed.")
+_FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answer the request.")
 
 
 class Wire(Closable, Protocol):
@@ -119,7 +119,7 @@ class Exchange:
         try:
             await endpoint.app(scope, self._receive, self._send)
         except Exception:
-            logger.exception("an app failed")
+            logger.exception("the app failed")
         finally:
             endpoint.requests.end()
             self._call_back(AT_ANSWER)
@@ -239,7 +239,7 @@ class Exchange:
         try:
             self._connection.write(self._encode_head(None))
         except ValueError:
-            logger.exception("an app's answer has no right head")
+            logger.exception("the app sent an invalid head")
             self.refuse(_FAILURE)
 
     def _encode_head(self, length: int | None) -> bytes:

@@ -48,7 +48,7 @@ def parse_header(data: bytes) -> Header | None:
         return _parse_v2(data) if len(data) >= V2_PREFIX_BYTES else None
     if data[:6] == b"PROXY "[: len(data)]:
         return _parse_v1(data)
-    raise ValueError("there is no PROXY header before the client's bytes")
+    raise ValueError("the connection does not begin with a PROXY header")
 
 
 def _parse_v1(data: bytes) -> Header | None:

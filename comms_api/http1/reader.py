@@ -109,7 +109,7 @@ class RequestReader:
         size = data.find(_HEAD_END) + len(_HEAD_END)
         is_whole = size >= len(_HEAD_END)
         if (size if is_whole else len(data)) > HEAD_BYTES_MAXIMUM:
-            detail = f"The head of a request may have {HEAD_BYTES_MAXIMUM} bytes."
+            detail = f"The head of a request must not exceed {HEAD_BYTES_MAXIMUM} bytes."
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
         if not is_whole:
             self._unread = data
@@ -129,7 +129,7 @@ class RequestReader:
         self._extras_bytes += len(data)
         self._parse(data)
         if self._extras_bytes > CHUNK_EXTRAS_BYTES_MAXIMUM:
-            detail = f"Between two chunks, or behind the last, there may be {CHUNK_EXTRAS_BYTES_MAXIMUM} bytes."
+            detail = f"Chunk extensions and trailers must not exceed {CHUNK_EXTRAS_BYTES_MAXIMUM} bytes."
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
         return b""
 
@@ -139,7 +139,7 @@ class RequestReader:
         except HttpParserUpgrade:
             if self._is_overrun:
                 return
-            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "There is no upgrade to another protocol.") from None
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "This server does not switch to another protocol.") from None
         except HttpParserError as error:
             if self._is_overrun:
                 return
@@ -166,7 +166,7 @@ class RequestReader:
         elif name == b"transfer-encoding":
             self._body_left = None
             if value.lower() != b"chunked":
-                self._fault = Refused(HTTPStatus.NOT_IMPLEMENTED, "Of all transfer codings there is only chunked.")
+                self._fault = Refused(HTTPStatus.NOT_IMPLEMENTED, "The only supported transfer coding is chunked.")
 
     def on_headers_complete(self) -> None:
         """Make the head."""
@@ -175,9 +175,9 @@ class RequestReader:
             return
         version = parser.get_http_version()
         if version not in {"1.0", "1.1"}:
-            self._fault = Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server speaks HTTP/1.1.")
+            self._fault = Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server supports HTTP/1.1 only.")
         elif version == "1.1" and sum(name == b"host" for name, _ in self._headers) != 1:
-            self._fault = Refused(HTTPStatus.BAD_REQUEST, "A request needs one header Host.")
+            self._fault = Refused(HTTPStatus.BAD_REQUEST, "A request needs exactly one Host header.")
         path, _, query = self._target.partition(b"?")
         if not path.startswith(b"/"):
             path = self._path_of_absolute_target()

@@ -15,7 +15,7 @@ PAUSE_SECONDS = 5.0
 
 
 class CircuitOpen(SourceUnavailable):
-    """The external source of agents does not answer and is left alone for a moment; come back later."""
+    """The external source of agents does not answer and is left alone for a moment; try again later."""
 
 
 class CircuitBreaker:

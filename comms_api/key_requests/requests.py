@@ -137,7 +137,7 @@ class KeyRequests:
     def _begin(self, question: Question) -> asyncio.Task[Outcome]:
         if self.in_flight >= self._settings.threads + self._settings.queue_size:
             self.counters.overflowed += 1
-            raise Unavailable("Too many key requests wait for an answer; come back later.")
+            raise Unavailable("Too many key requests wait for an answer; try again later.")
         self.counters.lookups += 1
         lookup = asyncio.create_task(self._look_up(question), name=f"key request {question.kind}:{question.value}")
         self._lookups[question] = lookup
@@ -152,7 +152,7 @@ class KeyRequests:
         except Unavailable as error:
             outcome = error
         except asyncio.CancelledError:  # only `close` cancels a lookup
-            outcome = Unavailable("This node is stopping; come back later.")
+            outcome = Unavailable("This node is stopping; try again later.")
         self._note(question, outcome)
         return outcome
 
@@ -162,7 +162,7 @@ class KeyRequests:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         except TimeoutError:
-            raise Unavailable("The key request waited too long for its turn; come back later.") from None
+            raise Unavailable("The key request waited too long for its turn; try again later.") from None
         try:
             yield
         finally:

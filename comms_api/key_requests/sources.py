@@ -43,7 +43,7 @@ _KEY_IN_TEXT = re.compile(r"""(?i)(\bkey\b["']?\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\
 
 
 class SourceUnavailable(Unavailable):
-    """The external source of agents cannot be asked now; come back later."""
+    """The external source of agents cannot be asked now; try again later."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()

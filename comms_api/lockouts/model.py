@@ -22,4 +22,4 @@ class Allowance(msgspec.Struct, frozen=True):
     success_clears: bool = True
     """Whether a success clears the failures, or only refunds its own charge."""
 
-    message: str = "Too many failed logins; come back later."
+    message: str = "Too many failed logins; try again later."

@@ -111,4 +111,4 @@ def _refusal_like(error: Exception) -> CommsError:
     """Return a separate refusal for each request that waited behind a failed one: each gets its own traceback."""
     if isinstance(error, TooManyRequests):
         return TooManyRequests(error.detail, retry_after_seconds=error.retry_after_seconds)
-    return Unavailable("The database did not count a failed login; come back later.")
+    return Unavailable("The database did not count a failed login; try again later.")

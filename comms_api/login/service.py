@@ -76,7 +76,7 @@ class Login:
         """Return an agent that may log in, and the moment before its rights were read."""
         name = _agent_id(credentials.uuid)
         if self._waiting >= self._waiting_maximum:
-            raise Unavailable("Too many agents log in at once; come back later.")
+            raise Unavailable("Too many agents log in at once; try again later.")
         self._waiting += 1
         try:
             admission, read_at = await self._authenticate(name, credentials.key, address)

@@ -60,7 +60,7 @@ def pack(rows: Iterable[ArchivedOrder]) -> bytes:
 def unpack(content: bytes) -> list[ArchivedOrder]:
     """Return a chunk's orders, by id."""
     if zstandard.frame_content_size(content) > CHUNK_BYTES_MAXIMUM:
-        raise ValueError("an archived chunk is larger than any of ours")
+        raise ValueError(f"an archived chunk is larger than {CHUNK_BYTES_MAXIMUM} bytes")
     return [_LINE.decode(line) for line in zstandard.decompress(content).split(b"\n") if line]
 
 

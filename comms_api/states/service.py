@@ -127,7 +127,7 @@ class States:
         for _ in range(ATTEMPTS):
             with suppress(Duplicate):  # somebody who takes no lock wrote one of them meanwhile
                 return await self._try_to_apply(changes)
-        raise Unavailable("Others write the same states; come back later.")
+        raise Unavailable("Others write the same states; try again later.")
 
     async def _try_to_apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
         keys = {change.key: None for change in changes}

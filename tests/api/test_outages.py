@@ -143,7 +143,7 @@ def test_a_statement_that_takes_too_long_is_not_called_an_outage(folder: Path, n
             return answer
 
         answer = asyncio.run(change_while_it_is_locked())
-    assert (answer.status_code, answer.json()["detail"]) == (503, "The database took too long; come back later.")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "The database took too long; try again later.")
 
 
 def stored_numbers(management: httpx.Client) -> list[int]:

@@ -54,10 +54,10 @@ async def test_a_client_at_its_share_does_not_stop_those_behind_it() -> None:
 async def test_whoever_waits_too_long_is_refused_and_holds_nothing() -> None:
     budget = ByteBudget(100, 50, 0.01)
     await budget.acquire("loud", 50)
-    with pytest.raises(Unavailable, match="of your bytes"):
+    with pytest.raises(Unavailable, match="use your whole share"):
         await budget.acquire("loud", 10)
     await budget.acquire("other", 50)
-    with pytest.raises(Unavailable, match="holds its maximum of bytes"):
+    with pytest.raises(Unavailable, match="has no memory left"):
         await budget.acquire("third", 10)
     assert budget.held == 100
 

@@ -124,7 +124,7 @@ TLS = {"COMMS_API_TLS_KEY": "/a", "COMMS_API_TLS_CERTIFICATE": "/a"}
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
 def test_a_setting_that_is_no_text_is_refused_by_its_name_unless_it_is_a_path(field: FieldInfo) -> None:
     is_path = Path in {field.type, *get_args(field.type)}
-    with nullcontext() if is_path else pytest.raises(ConfigurationError, match=f"^{field.name}: has bytes"):
+    with nullcontext() if is_path else pytest.raises(ConfigurationError, match=f"^{field.name}: contains bytes"):
         load_settings(TLS | {f"COMMS_API_{field.name.upper()}": "/\udcff"})
 
 

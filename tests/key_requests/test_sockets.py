@@ -83,7 +83,7 @@ async def test_a_socket_that_answers_a_byte_at_a_time_is_left_at_the_deadline(pa
             await asyncio.sleep(0.02)
 
     async with serving(path, drip):
-        with pytest.raises(SourceUnavailable, match="come back later"):
+        with pytest.raises(SourceUnavailable, match="try again later"):
             await ask(path, seconds=0.2)
 
 

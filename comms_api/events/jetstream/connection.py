@@ -64,7 +64,7 @@ class JetStream:
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
         except TimeoutError:
-            raise Unavailable("The event stream cannot be reached; come back later.") from None
+            raise Unavailable("The event stream cannot be reached; try again later.") from None
 
     async def run(self) -> None:
         """Be connected until cancelled, whatever the servers do."""
@@ -146,7 +146,7 @@ class JetStream:
         except (Error, TimeoutError) as error:
             self.note(error)
             self._changed.set()  # the stream itself may be gone
-            raise Unavailable("The event stream does not acknowledge; come back later.") from error
+            raise Unavailable("The event stream does not acknowledge; try again later.") from error
         self.note(None)
 
     async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
@@ -164,7 +164,7 @@ class JetStream:
     async def _publish_once(self, message: Message, seconds: float) -> None:
         await self.wait_until_ready(min(seconds, ABSENCE_SECONDS))
         if self.client.pending_data_size + len(message.payload) > PENDING_BYTES_MAXIMUM:
-            raise Unavailable("The event stream takes nothing just now; come back later.")
+            raise Unavailable("The event stream takes nothing just now; try again later.")
         await self.context.publish(
             message.subject, message.payload, timeout=seconds, stream=STREAM, headers={**message.headers}
         )
