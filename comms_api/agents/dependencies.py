@@ -34,7 +34,7 @@ async def find_filtered_agent(agents: NamedDependency[Agents], agent: AgentQuery
 
 
 async def find_filtered_targets(agents: NamedDependency[Agents], target: TargetQuery = None) -> list[str]:
-    """Return the target ids that match a query: its own text, and the id of the agent with that name."""
+    """Return the target ids that match a query: the text itself, and the id of the agent with that name."""
     return [] if target is None else await agents.target_names(target)
 
 

@@ -20,7 +20,7 @@ KEY_LENGTH_MAXIMUM = 128
 MADE_KEY_LENGTH = 32
 
 LOGIN_FAILURES = Allowance("agent", 5, first_seconds=1.0)
-"""The failed logins of an agent from a network that are free, and how long further ones lock."""
+"""How many logins of an agent may fail from one network, and how long each further failure locks it out."""
 
 
 class KeyRules(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class KeyRules(msgspec.Struct, frozen=True):
         return len(key) >= self.length_minimum and entropy_bits(key) >= self.entropy_bits_minimum
 
     def check(self, key: str, name: str = "key") -> None:
-        """Raise `Invalid`, which names the field, unless the key is strong and fit for a header."""
+        """Raise `Invalid`, which names the field, unless the key is strong and valid in a header."""
         if not self.length_minimum <= len(key) <= KEY_LENGTH_MAXIMUM:
             raise Invalid(f"{name}: must have {self.length_minimum} to {KEY_LENGTH_MAXIMUM} characters")
         if not (key.isascii() and key.isprintable()):

@@ -15,9 +15,9 @@ AgentStatus = Literal["active", "disconnected", "never_connected"]
 class Agent(msgspec.Struct, frozen=True):
     """One enrolled agent; its key is never shown.
 
-    An agent holds one poll; a newer one displaces it. Where that happens again and again, from two addresses, two
-    machines run on one identity: `poll_address` is where the newest poll came from, `displaced_poll_address` where the
-    last one that was displaced had come from, and `displaced_polls` how many there were.
+    An agent holds one poll; a newer poll displaces it. If this keeps happening from two addresses, two machines use one
+    identity. `poll_address` is the source of the newest poll, `displaced_poll_address` the source of the last displaced
+    one, and `displaced_polls` their number.
     """
 
     id: UUID
@@ -48,10 +48,10 @@ Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=WITH
 
 
 class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which agents are meant: those that match every field that is given.
+    """Selects the agents that match every field that is set.
 
-    In `name`, `os` (the name or the type of the system) and `version` a `*` stands for anything; case is ignored, but
-    not in a whole name.
+    In `name`, `os` (the name or the type of the system) and `version`, `*` matches any text. Case is ignored, except in
+    a `name` without `*`.
     """
 
     name: Pattern | None = None
@@ -67,11 +67,11 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
 
 Networks = Annotated[list[Text], msgspec.Meta(max_length=32)]
-"""Source addresses as CIDR, IPv4 or IPv6; none given: any address."""
+"""Source addresses as CIDR, IPv4 or IPv6; an empty list allows any address."""
 
 
 class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an operator changes of an agent; blocking it or narrowing its addresses ends its tokens."""
+    """An operator's change of an agent; a block or other addresses revoke its tokens."""
 
     labels: Labels | None = None
     allowed_addresses: Networks | None = None
@@ -79,20 +79,20 @@ class AgentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The key that replaces an agent's; without one, the server makes it."""
+    """The new key of an agent; without one, the server generates it."""
 
     key: Text | None = None
 
 
 class AgentKey(msgspec.Struct, frozen=True):
-    """An agent's new key: shown this once."""
+    """An agent's new key; it is shown only once."""
 
     id: UUID
     key: str
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What a login is decided by."""
+    """The data that decide whether an agent may log in."""
 
     id: UUID
     key_hash: bytes
@@ -103,7 +103,7 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A token that enrolls agents: into which groups, how often, and for how long."""
+    """A request for an enrollment token: its lifetime in seconds, its groups, and its number of uses."""
 
     expires_in: Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
     groups: tuple[GroupName, ...] = ()
@@ -112,7 +112,7 @@ class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class MadeEnrollmentToken(msgspec.Struct, frozen=True):
-    """A new enrollment token: shown this once."""
+    """A new enrollment token; it is shown only once."""
 
     id: UUID
     token: str

@@ -59,7 +59,7 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
-    """List agents by id: all, or those that match every filter; `*` in a name, system or version is anything."""
+    """List agents by id: all, or those that match every filter; `*` in a name, system or version matches any text."""
     agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
     return await agents.list(agent_filter, after, limit)
 
@@ -79,13 +79,13 @@ async def get_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> Agent
 
 @patch("/agents/{agent:str}", opt=OPERATE)
 async def change_agent(agent_id: AgentId, data: JSONBody[AgentChange], agents: NamedDependency[Agents]) -> Agent:
-    """Set an agent's labels, its source addresses, or whether it is blocked; the last two end its tokens."""
+    """Set an agent's labels, source addresses, or block; a block or other addresses revoke its tokens."""
     return await agents.change(agent_id, data)
 
 
 @delete("/agents/{agent:str}", opt=OPERATE)
 async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> None:
-    """Delete an agent; its tokens end on every node within seconds, its events and orders stay."""
+    """Delete an agent and revoke its tokens on every node within seconds; its events and orders stay."""
     await agents.delete(agent_id)
 
 
@@ -93,7 +93,7 @@ async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> No
 async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
     """Give an agent a new key after a compromise: this revokes the old key and all tokens, and notifies nobody.
 
-    Without a key in the body, the server makes one. To rotate a good key, send a `rotate-key` command instead.
+    Without a key in the body, the server generates one. To rotate a good key, send a `rotate-key` command instead.
     """
     return await agents.set_key(agent_id, data.key)
 
@@ -102,7 +102,7 @@ async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDep
 async def enroll_by_token(
     request: AnyRequest, agents: NamedDependency[Agents], bodies: NamedDependency[Bodies]
 ) -> EnrolledAgent:
-    """Enroll an agent by an enrollment token, given as a Bearer token, into that token's groups."""
+    """Enroll an agent into the groups of an enrollment token, which is sent as the Bearer token."""
     token, address = bearer_token(request), remote_address(request)
     await agents.check_token(token, address)
     enrollment = read_json(await bodies.receive_public(request), _ENROLLMENT, "an enrollment")
@@ -113,7 +113,10 @@ async def enroll_by_token(
 async def make_enrollment_token(
     request: AnyRequest, data: JSONBody[NewEnrollmentToken], agents: NamedDependency[Agents]
 ) -> MadeEnrollmentToken:
-    """Make a token that enrolls agents into groups: so often, for so many seconds. It is shown this once."""
+    """Create a token that enrolls agents into groups, with a lifetime in seconds; it is shown only once.
+
+    Without `uses`, its number of uses is unlimited.
+    """
     return await agents.make_token(data, claims_of(request).subject)
 
 

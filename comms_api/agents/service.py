@@ -63,17 +63,17 @@ class Agents:
             return (await get_ids(connection, [text]))[0]
 
     async def target_names(self, text: str) -> list[str]:
-        """Return a text, and the id of the agent with that name, if there is one."""
+        """Return the text, and the id of the agent with that name if it exists."""
         if read_id(text) is not None:
             return [text.lower()]
         async with self._engine.connect() as connection:
             return [text, *map(str, (await find_ids(connection, [text])).values())]
 
     async def enroll(self, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
-        """Add an agent under the id it chose, or one of ours.
+        """Add an agent under the id that it chose, or under a new one.
 
-        Raises `Conflict` when id or name is taken, unless by an agent that has been silent so long that it may be
-        replaced; the same agent with the same key is enrolled already.
+        Enrolling the same agent with the same key again changes nothing. Raises `Conflict` when another agent has the
+        id or the name, unless that agent has been silent long enough to be replaced.
         """
         with self._logging_refusal(enrollment, address):
             self._check(enrollment)
@@ -89,14 +89,14 @@ class Agents:
         return enrolled
 
     async def check_token(self, token: str, address: str | None) -> None:
-        """Raise `Unauthenticated` for a token that enrolls nobody, before the rest of its request is read."""
+        """Raise `Unauthenticated` for an unknown or expired token, before the body of the request is read."""
         with self._refusals.refusals("enrollment by a token", address):
             async with self._engine.connect() as connection:
                 if not await enrollment_tokens.is_known(connection, token):
                     raise Unauthenticated("The enrollment token is unknown, used up or expired.")
 
     async def enroll_by_token(self, token: str, enrollment: Enrollment, address: str | None) -> EnrolledAgent:
-        """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not good."""
+        """Add an agent to the groups of an enrollment token; raises `Unauthenticated` when it is not valid."""
         with self._logging_refusal(enrollment, address):
             self._check(enrollment)
             with acting_as(Actor("an enrollment token", address)):
@@ -149,7 +149,7 @@ class Agents:
         if enrollment.type == store.EXTERNAL_TYPE:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
         if not is_name(enrollment.name):
-            raise Invalid("name: must not contain control characters, and not be . or ..")
+            raise Invalid("name: must not be . or .., and must not contain control characters")
 
     async def get(self, agent_id: UUID) -> Agent:
         """Return one agent; raises `NotFound`."""
@@ -168,7 +168,7 @@ class Agents:
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.
 
-        A block and other addresses end its tokens on every node; the end of a block clears its failed logins.
+        A block or other addresses revoke its tokens on every node; lifting a block clears its failed logins.
         """
         values = _values(change)
         async with self._engine.begin() as connection:
@@ -185,8 +185,7 @@ class Agents:
     async def set_key(self, agent_id: UUID, key: str | None) -> AgentKey:
         """Give an agent a new key and revoke its old key, its next key and its tokens; raises `NotFound`.
 
-        From then on its key is the server's own: an external database, which may still have the old one, cannot change
-        it.
+        From then on an external database, which may still have the old key, can no longer change the agent's key.
         """
         chosen = key or made_key()
         self._rules.check(chosen)
@@ -199,7 +198,7 @@ class Agents:
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
-        """Remove an agent and end its tokens on every node; raises `NotFound`. Its events and orders stay."""
+        """Delete an agent and revoke its tokens on every node; its events and orders stay. Raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await store.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
@@ -207,7 +206,7 @@ class Agents:
         await self._revocations.revoke_again(str(agent_id))
 
     async def make_token(self, token: NewEnrollmentToken, user: str) -> MadeEnrollmentToken:
-        """Make an enrollment token; raises `NotFound` for a group that is none."""
+        """Create an enrollment token; raises `NotFound` for an unknown group."""
         token_id = self._clock.uuid7()
         async with self._engine.begin() as connection:
             missing = set(token.groups) - await store.find_groups(connection, token.groups)
@@ -224,7 +223,7 @@ class Agents:
         return page_of(tokens, limit, lambda token: str(token.id))
 
     async def revoke_token(self, token_id: UUID) -> None:
-        """End an enrollment token; raises `NotFound`."""
+        """Revoke an enrollment token; raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await enrollment_tokens.delete_token(connection, token_id):
                 raise NotFound(f"There is no enrollment token {token_id}.")
@@ -234,14 +233,14 @@ def _values(change: AgentChange) -> dict[str, object]:
     members = {name: getattr(change, name) for name in change.__struct_fields__}
     values = {name: value for name, value in members.items() if value is not None}
     if not values:
-        raise Invalid("Give labels, allowed_addresses or is_blocked.")
+        raise Invalid("Set at least one of labels, allowed_addresses and is_blocked.")
     if change.allowed_addresses is not None:
         values["allowed_addresses"] = normal_networks(change.allowed_addresses)
     return values
 
 
 def normal_networks(texts: Sequence[str]) -> list[str]:
-    """Return source addresses as CIDR; raises `Invalid` for what is none. `any` stands for every address."""
+    """Return source addresses as CIDR; `any` alone allows every address. Raises `Invalid` for other texts."""
     if [text.lower() for text in texts] == ["any"]:
         return []
     try:

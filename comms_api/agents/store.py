@@ -1,4 +1,4 @@
-"""The agents' statements; each takes a connection, runs once, and returns plain values."""
+"""SQL statements about agents; each function takes a connection, runs one statement, and returns plain values."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -93,7 +93,7 @@ class NewAgent(msgspec.Struct, frozen=True):
 
 
 async def insert_agent(connection: Connection, new_agent: NewAgent, enrollment: Enrollment) -> bool:
-    """Add an agent; return False, adding nothing, when its id or its name is taken."""
+    """Add an agent; return False and add nothing when its id or its name is taken."""
     statement = (
         insert(agents)
         .values(
@@ -122,7 +122,7 @@ async def find_holders(connection: Connection, agent_id: UUID, name: str, silent
 
 
 async def join_groups(connection: Connection, agent_id: UUID, names: Collection[str]) -> set[str]:
-    """Make an agent a member of those of the named groups that exist; return their names."""
+    """Add an agent to the named groups that exist; return their names."""
     found = select(groups.c.name, literal(agent_id, Uuid)).where(is_one_of(groups.c.name, names))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).returning(group_members.c.group_name)
@@ -130,7 +130,7 @@ async def join_groups(connection: Connection, agent_id: UUID, names: Collection[
 
 
 async def find_groups(connection: Connection, names: Collection[str]) -> set[str]:
-    """Return those of the names that are groups."""
+    """Return the names of existing groups among `names`."""
     return set(await connection.scalars(select(groups.c.name).where(is_one_of(groups.c.name, names))))
 
 
@@ -154,7 +154,7 @@ def conditions(agent_filter: AgentFilter) -> list[ColumnElement[bool]]:
     """Return the conditions on the rows of `agents` that match a filter."""
     name, version, os = agent_filter.name, agent_filter.version, agent_filter.os
     found = []
-    if name is not None:  # the whole name is found by its index
+    if name is not None:  # equality uses the index on the name
         found.append(_like(agents.c.name, name) if "*" in name else agents.c.name == name)
     if version is not None:
         found.append(_like(agents.c.version, version))
@@ -174,7 +174,7 @@ def conditions(agent_filter: AgentFilter) -> list[ColumnElement[bool]]:
 
 
 def expected_configuration() -> ScalarSelect[str]:
-    """Return the hash of the group files that an agent should run: of the lines `GROUP/FILE SHA256`, in order."""
+    """Return the hash of the group files that an agent should run: SHA-256 of the sorted lines `GROUP/FILE SHA256`."""
     line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
     nothing_between = aggregate_order_by(
         literal(""), group_files.c.group_name.collate("C"), group_files.c.file_name.collate("C")
@@ -230,7 +230,7 @@ _FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
 
 
 async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -> list[Admission | None]:
-    """Return what logins are decided by, of agents by their id or their external id; None where there is none."""
+    """Return the admissions of agents, by id or external id, in the order of `names`; None for an unknown agent."""
     external_ids = [name for name in names if isinstance(name, str)]
     ids = [name for name in names if isinstance(name, UUID)]
     found: dict[UUID | str | None, Admission] = {}
@@ -241,7 +241,7 @@ async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -
 
 
 async def find_admission(connection: Connection, name: UUID | str) -> Admission | None:
-    """Return what a login is decided by, of one agent."""
+    """Return the admission of one agent by its id or external id, or None."""
     return (await find_admissions(connection, [name]))[0]
 
 
@@ -255,6 +255,6 @@ OWN_TYPE = case((agents.c.type == EXTERNAL_TYPE, ""), else_=agents.c.type)
 
 
 async def delete_agent(connection: Connection, agent_id: UUID) -> bool:
-    """Remove an agent, its memberships with it; return whether it was there."""
+    """Delete an agent and its memberships; return whether it existed."""
     statement = agents.delete().where(agents.c.id == agent_id).returning(agents.c.id)
     return await connection.scalar(statement) is not None

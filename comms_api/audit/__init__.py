@@ -1,1 +1,1 @@
-"""The audit trail: every change of who may do what and of the fleet, readable and exportable, never changeable."""
+"""The audit trail: every change of the fleet and of permissions; it can be read and exported but never changed."""

@@ -10,9 +10,9 @@ Operation = Literal["insert", "update", "delete"]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One change: by whom, from where, of which row of which table, and what it was before and after; no secrets.
+    """One change of a row: its actor and address, the table and key, and the row before and after, without secrets.
 
-    Where a secret has changed, `after` names it under `changed`.
+    If a secret changed, `after` lists its column under `changed`.
     """
 
     id: UUID
@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class EntryFilter(msgspec.Struct, frozen=True):
-    """Which entries to list; an empty field asks for nothing."""
+    """Selects entries; a field that is None matches every entry."""
 
     actor: str | None = None
     subject: str | None = None

@@ -28,7 +28,7 @@ async def list_audit(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Entry]:
-    """List changes, oldest first: all, or those by an actor, of a kind of subject, of one key, of a time."""
+    """List changes, oldest first, filtered by actor, subject (the table), key and time."""
     return await audit.list(EntryFilter(actor, subject, key, since, until), after, limit)
 
 
@@ -38,7 +38,7 @@ async def export_audit(
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
 ) -> Stream:
-    """Stream the trail of a time, or all of it, as lines of JSON."""
+    """Stream the whole trail, or a period of it, as JSON lines."""
     lines = _lines(audit.stream(EntryFilter(since=since, until=until)))
     headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"'}
     return Stream(lines, media_type="application/x-ndjson", headers=headers)

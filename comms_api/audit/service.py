@@ -1,4 +1,4 @@
-"""Read the audit trail; it is written by the database's triggers, in the transaction of each change."""
+"""Read the audit trail; triggers of the database write it in the transaction of each change."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID

@@ -8,7 +8,7 @@ import msgspec
 from comms_api.protocol import GroupName, Text
 
 Precedence = Annotated[int, msgspec.Meta(ge=-1_000, le=1_000)]
-"""Of groups that say different things, the one with the highest has the last word; of equals, the last by name."""
+"""Decides between groups with conflicting files: the highest precedence wins; among equals, the last name wins."""
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -21,14 +21,14 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a group is made with."""
+    """A group to create."""
 
     name: GroupName
     precedence: Precedence = 0
 
 
 class GroupChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator changes of a group."""
+    """An operator's change of a group."""
 
     precedence: Precedence
 
@@ -43,6 +43,6 @@ class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """How many agents became members; those that were already are not counted."""
+    """How many agents became members; agents that were members before are not counted."""
 
     added: int

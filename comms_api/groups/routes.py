@@ -1,4 +1,4 @@
-"""The management API's groups; `GET /agents?group=` lists the members of one."""
+"""The management API's groups; `GET /agents?group=` lists the members of a group."""
 
 from litestar import delete, get, patch, post, put
 from litestar.di import NamedDependency
@@ -14,7 +14,7 @@ from comms_api.http.roles import OPERATE, READ
 
 @post("/groups", opt=OPERATE)
 async def create_group(data: JSONBody[NewGroup], groups: NamedDependency[Groups]) -> NewGroup:
-    """Make an empty group; 409 when there is one of that name."""
+    """Create an empty group; 409 when its name is taken."""
     await groups.create(data)
     return data
 
@@ -39,19 +39,19 @@ async def delete_group(name: FromPath[str], groups: NamedDependency[Groups]) -> 
 
 @post("/groups/{name:str}/agents", status_code=200, opt=OPERATE)
 async def add_members(name: FromPath[str], data: JSONBody[NewMembers], groups: NamedDependency[Groups]) -> Membership:
-    """Make agents members, all or none: 404 names an agent that is unknown."""
+    """Add agents to a group, all or none; 404 names an unknown agent."""
     return Membership(await groups.add(name, data.agents))
 
 
 @put("/groups/{name:str}/agents/{agent:str}", opt=OPERATE)
 async def add_member(name: FromPath[str], agent_id: AgentId, groups: NamedDependency[Groups]) -> Membership:
-    """Make one agent a member; repeating it changes nothing."""
+    """Add one agent to a group; repeating it changes nothing."""
     return Membership(await groups.add(name, [str(agent_id)]))
 
 
 @delete("/groups/{name:str}/agents/{agent:str}", opt=OPERATE)
 async def remove_member(name: FromPath[str], agent_id: AgentId, groups: NamedDependency[Groups]) -> None:
-    """End one agent's membership."""
+    """Remove one agent from a group."""
     await groups.remove(name, agent_id)
 
 

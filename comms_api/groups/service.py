@@ -1,4 +1,4 @@
-"""Make, fill and delete groups."""
+"""Create, fill and delete groups."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -19,10 +19,10 @@ class Groups:
         self._engine = engine
 
     async def create(self, group: NewGroup) -> None:
-        """Make an empty group; raises `Conflict` when it exists."""
+        """Create an empty group; raises `Conflict` when it exists."""
         async with self._engine.begin() as connection:
             if not await store.insert_group(connection, group.name, group.precedence):
-                raise Conflict(f"There is a group {group.name!r} already.")
+                raise Conflict(f"A group {group.name!r} already exists.")
 
     async def change(self, name: str, change: GroupChange) -> None:
         """Set the precedence of a group; raises `NotFound`."""
@@ -38,27 +38,27 @@ class Groups:
         return page_of(groups, limit, lambda group: group.name)
 
     async def delete(self, name: str) -> None:
-        """Remove a group, not its agents; raises `NotFound`."""
+        """Delete a group but not its agents; raises `NotFound`."""
         async with self._engine.begin() as connection:
-            await store.lock_group(connection, name)  # first, as everybody does
+            await store.lock_group(connection, name)  # first, as in every other operation, to avoid deadlocks
             await note_group_left(connection, name)
             if not await store.delete_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
 
     async def add(self, name: str, agents: Collection[str]) -> int:
-        """Make all of these agents members, or none; raises `NotFound` and names the first unknown one."""
+        """Add all of these agents, or none; raises `NotFound`, which names an unknown agent or group."""
         async with self._engine.begin() as connection:
             if not await store.lock_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
             ids = await get_ids(connection, agents)
             if unknown := await store.find_unknown_agents(connection, ids):
-                raise NotFound(f"There is no agent {min(unknown)}; no one was added.")
+                raise NotFound(f"There is no agent {min(unknown)}; no agent was added.")
             added = await store.insert_members(connection, name, ids)
             await note_moved(connection, added)
             return len(added)
 
     async def remove(self, name: str, agent_id: UUID) -> None:
-        """End one agent's membership; raises `NotFound`."""
+        """Remove one agent from a group; raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await store.delete_member(connection, name, agent_id):
                 raise NotFound(f"The agent {agent_id} is not a member of {name!r}.")

@@ -1,4 +1,4 @@
-"""The groups' statements."""
+"""SQL statements about groups."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -14,7 +14,7 @@ _AGENTS = select(func.count()).where(group_members.c.group_name == groups.c.name
 
 
 async def insert_group(connection: Connection, name: str, precedence: int) -> bool:
-    """Add a group; return False when there is one of that name."""
+    """Add a group; return False when its name is taken."""
     statement = (
         insert(groups).values(name=name, precedence=precedence).on_conflict_do_nothing().returning(groups.c.name)
     )
@@ -22,7 +22,7 @@ async def insert_group(connection: Connection, name: str, precedence: int) -> bo
 
 
 async def list_groups(connection: Connection, after: str | None, limit: int) -> list[Group]:
-    """Return groups by name, beginning behind `after`."""
+    """Return groups by name, starting after `after`."""
     statement = (
         select(groups.c.name, groups.c.precedence, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
     )
@@ -32,7 +32,7 @@ async def list_groups(connection: Connection, after: str | None, limit: int) -> 
 
 
 async def delete_group(connection: Connection, name: str) -> bool:
-    """Remove a group, not its agents; return whether it was there."""
+    """Delete a group but not its agents; return whether it existed."""
     statement = groups.delete().where(groups.c.name == name).returning(groups.c.name)
     return await connection.scalar(statement) is not None
 
@@ -44,18 +44,18 @@ async def lock_group(connection: Connection, name: str) -> bool:
 
 
 async def find_unknown_agents(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
-    """Return those of `ids` that no agent has."""
+    """Return the `ids` that belong to no agent."""
     return set(ids) - set(await connection.scalars(select(agents.c.id).where(is_one_of(agents.c.id, ids))))
 
 
 async def update_group(connection: Connection, name: str, precedence: int) -> bool:
-    """Change a group; return whether there is one."""
+    """Change a group; return whether it exists."""
     statement = groups.update().where(groups.c.name == name).values(precedence=precedence).returning(groups.c.name)
     return await connection.scalar(statement) is not None
 
 
 async def insert_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
-    """Make agents members and return those that were not before."""
+    """Add agents to a group and return those that were not members before."""
     found = select(literal(name), agents.c.id.cast(Uuid)).where(is_one_of(agents.c.id, ids))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()

@@ -1,4 +1,4 @@
-"""The statements of users' devices: browsers and programs that have logged in before, known by a random token."""
+"""SQL statements about users' devices: clients that have logged in before, identified by a random token."""
 
 from sqlalchemy import func, select
 
@@ -9,27 +9,27 @@ DEVICE_SECONDS = 90 * 86_400.0
 """How long to remember a device after its last login."""
 
 DEVICES_MAXIMUM = 32
-"""How many returned devices of a user to remember, and as many that have not returned yet."""
+"""How many devices of a user to remember that have logged in again, and how many that have not."""
 
 _EXPIRES_AT = func.now() + seconds_interval(DEVICE_SECONDS)
 
 
 async def insert_device(connection: Connection, name: str, token_hash: bytes, network: str) -> None:
-    """Remember a device of a user, and the network that it has logged in from."""
+    """Store a device of a user, and the network that it logged in from."""
     values = {"token_hash": token_hash, "user_name": name, "network": network, "expires_at": _EXPIRES_AT}
     await connection.execute(user_devices.insert().values(values))
 
 
 async def renew_device(connection: Connection, token_hash: bytes, network: str) -> None:
-    """Note that a device has returned."""
+    """Record that a device has logged in again."""
     values = {"network": network, "has_returned": True, "seen_at": func.now(), "expires_at": _EXPIRES_AT}
     await connection.execute(user_devices.update().where(user_devices.c.token_hash == token_hash).values(values))
 
 
 async def trim_devices(connection: Connection, name: str) -> None:
-    """Delete a user's devices beyond the maximum, the longest unseen first.
+    """Delete a user's devices beyond the maximum, starting with the longest unused.
 
-    Programs that keep no token create a device with each login, but displace no returned one.
+    Programs that keep no token create a device with each login, but never displace a device that has logged in again.
     """
     columns = user_devices.c
     newest_first = func.row_number().over(partition_by=columns.has_returned, order_by=columns.seen_at.desc())

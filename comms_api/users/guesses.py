@@ -29,9 +29,9 @@ _OF_STRANGERS = Allowance(
 class GuessLimits:
     """Charges a guess to its device, its address or all strangers.
 
-    A device that has logged in before has tries of its own, so nobody else can use them up. Everybody else shares the
-    tries of a user at an address. From addresses where the user has not logged in before, all guesses together are
-    limited as well: beyond 50 failures, one in 30 seconds is evaluated, however many addresses they come from.
+    A device that has logged in before has its own limit, so nobody else can use it up. All other clients share one
+    limit per user and address. Guesses from networks where the user has not logged in before also share one limit per
+    user: after 50 failures, the server evaluates one guess every 30 seconds, from however many addresses they come.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -16,7 +16,7 @@ Password = Annotated[str, msgspec.Meta(min_length=PASSWORD_LENGTH_MINIMUM, max_l
 
 
 class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A user to be; a service's name is the server target that it polls for."""
+    """A user to create; a service's name is the server target that it polls for."""
 
     name: UserName
     password: Password
@@ -32,33 +32,33 @@ class User(msgspec.Struct, frozen=True):
 
 
 class UserChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an administrator changes of a user; either ends the user's tokens."""
+    """An administrator's change of a user; either field revokes the user's tokens."""
 
     password: Password | None = None
     role: Role | None = None
 
 
 class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A user's own new password, and the old one as proof."""
+    """A user's new password, and the old one as proof."""
 
     old: str
     new: Password
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """The token that a new pair is asked with; it is good once."""
+    """A request for a new pair of tokens; the refresh token is valid once."""
 
     refresh_token: str
 
 
 class TokenPair(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A token for the API, for `expires_in` seconds, and one that fetches the next pair."""
+    """A token for the API, valid for `expires_in` seconds, and a refresh token for the next pair."""
 
     token: str
     refresh_token: str
     expires_in: int
     device_token: str | None = None
-    """Returned by a login with a password; sent with the next login, it has its own limit of failures."""
+    """Returned by a login with a password; a login that sends it has its own limit of failures."""
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from comms_api.fairness.executors import BoundedExecutor
 
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""The most passwords of strangers that a process hashes or queues; further ones are 503. A hash takes 25 ms."""
+"""How many strangers' passwords a process hashes or queues; beyond that, logins get 503. A hash takes 25 ms."""
 
 KNOWN_HASHES_MAXIMUM = 64
 """The same for users who are logged in or send a device token: strangers cannot fill their queue."""
@@ -19,21 +19,21 @@ class Passwords:
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
-        """Checked for users who do not exist, so that they take as long as those who do."""
+        """Checked for unknown users, so that their logins take as long as those of known users."""
 
         self._strangers = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
         self._known = BoundedExecutor("passwords of known users", HASH_THREADS, KNOWN_HASHES_MAXIMUM)
 
     def hash(self, password: str) -> str:
-        """Return what to store."""
+        """Return the hash to store."""
         return self._hasher.hash(password)
 
     async def hash_aside(self, client: str, password: str) -> str:
-        """Return what to store, without holding up the event loop."""
+        """Return the hash to store, without blocking the event loop."""
         return await self._known.run(client, lambda: self.hash(password))
 
     async def matches(self, client: str, password: str, stored: str | None, *, is_known: bool) -> bool:
-        """Return whether `password` is the stored one; never for None, but no faster."""
+        """Return whether `password` matches the hash; for None this returns False after the same time."""
         hashes = self._known if is_known else self._strangers
         return await hashes.run(client, lambda: self._verify(password, stored))
 

@@ -22,7 +22,7 @@ _REFRESH = msgspec.json.Decoder(Refresh)
 
 
 class LoginAnswer(msgspec.Struct, frozen=True):
-    """The form that real agents read."""
+    """The envelope that deployed clients expect."""
 
     data: TokenPair
     error: int = 0
@@ -60,7 +60,7 @@ async def refresh_tokens(
 ) -> LoginAnswer:
     """Return the next pair of tokens for a refresh token, which is valid once.
 
-    A token that comes a second time ends all tokens that followed it.
+    Using a token a second time revokes all tokens that followed it.
     """
     refresh = read_json(await bodies.receive_public(request), _REFRESH, '{"refresh_token"}')
     return LoginAnswer(await users.refresh(refresh.refresh_token, remote_address(request)))
@@ -68,7 +68,7 @@ async def refresh_tokens(
 
 @delete("/security/user/authenticate", opt=ANYONE)
 async def log_out(request: AnyRequest, users: NamedDependency[Users]) -> None:
-    """End all of one's tokens, on every node within seconds."""
+    """Revoke all tokens of the caller, on every node within seconds."""
     await users.log_out(claims_of(request).subject)
 
 
@@ -76,19 +76,19 @@ async def log_out(request: AnyRequest, users: NamedDependency[Users]) -> None:
 async def change_own_password(
     request: AnyRequest, data: JSONBody[PasswordChange], users: NamedDependency[Users]
 ) -> None:
-    """Set one's own password, which ends all of one's tokens."""
+    """Set the caller's password and revoke all tokens of the caller."""
     await users.change_password(claims_of(request).subject, data, origin_of(request))
 
 
 @patch("/users/{name:str}", status_code=204, opt=ADMINISTER)
 async def change_user(name: FromPath[str], data: JSONBody[UserChange], users: NamedDependency[Users]) -> None:
-    """Set a user's password or role, which ends the user's tokens."""
+    """Set a user's password or role and revoke the user's tokens."""
     await users.change(name, data)
 
 
 @post("/users", opt=ADMINISTER)
 async def create_user(data: JSONBody[NewUser], users: NamedDependency[Users]) -> dict[str, str]:
-    """Make a user; 409 when there is one of that name. A service's name is the server target that it polls for."""
+    """Create a user; 409 when the name is taken. A service's name is the server target that it polls for."""
     await users.create(data)
     return {"name": data.name, "role": data.role}
 
@@ -101,9 +101,9 @@ async def list_users(users: NamedDependency[Users], after: After = None, limit: 
 
 @delete("/users/{name:str}", opt=ADMINISTER)
 async def delete_user(request: AnyRequest, name: FromPath[str], users: NamedDependency[Users]) -> None:
-    """Delete a user, but not oneself; the user's tokens end on every node within seconds."""
+    """Delete another user; the user's tokens are revoked on every node within seconds."""
     if name == claims_of(request).subject:
-        raise Conflict("Nobody can delete themselves.")
+        raise Conflict("You cannot delete your own user.")
     await users.delete(name)
 
 

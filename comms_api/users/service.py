@@ -1,4 +1,4 @@
-"""Log users in, make and remove them, and make the first."""
+"""Log users in, and create, change and delete them."""
 
 import logging
 import re
@@ -72,8 +72,8 @@ class Users:
     async def token_for(self, name: str, password: str, origin: Origin) -> str:
         """Return a token for a client that sends its password with each request; raises like `log_in`.
 
-        As long as the token is good, the same name and password get it again without the slow check of a password:
-        whatever ends a user's tokens ends this one.
+        While the token is valid, the same name and password get it again without the slow check of the password.
+        Whatever revokes the user's tokens revokes this one as well.
         """
         digest = blake2b(f"{name}:{password}".encode(), key=self._digest_key).digest()
         token = self._tokens_of_passwords.get(digest)
@@ -119,7 +119,7 @@ class Users:
         return await self._passwords.matches(network, password, stored, is_known=False)
 
     async def _remember_device(self, connection: Connection, name: str, origin: Origin, record: LoginRecord) -> str:
-        """Return the device's token from now on: its own, if that is valid."""
+        """Return the device token to use from now on: the one that was sent if it is valid, otherwise a new one."""
         network = network_of(origin.address or "")
         if record.has_device and origin.device_token is not None:
             await renew_device(connection, token_digest(origin.device_token), network)
@@ -140,9 +140,9 @@ class Users:
         return TokenPair(token, refresh_token, self._tokens.lifetime_seconds)
 
     async def refresh(self, refresh_token: str, address: str | None) -> TokenPair:
-        """Return the next pair of tokens; raises `Unauthenticated` for a token that was used, is expired or unknown.
+        """Return the next pair of tokens; raises `Unauthenticated` for an unknown, used or expired token.
 
-        A token that comes again has been stolen, or its successor has: its family ends, and the user's access tokens.
+        A token used twice was stolen, or its successor was: this revokes its family and the user's access tokens.
         """
         read_at, used = self._tokens.now(), _read_refresh_token(refresh_token)
         text, following = _new_refresh_token(used.family or uuid4())
@@ -159,18 +159,18 @@ class Users:
         raise Unauthenticated("The refresh token is no longer valid; log in.")
 
     async def log_out(self, name: str) -> None:
-        """End every token of a user on every node."""
+        """Revoke every token of a user on every node."""
         async with self._engine.begin() as connection:
             await self._end_tokens(connection, name)
         self._revocations.announce()
 
     async def change(self, name: str, change: UserChange) -> None:
-        """Set a user's password or role, and end the user's tokens; raises `NotFound`."""
+        """Set a user's password or role, and revoke the user's tokens; raises `NotFound`."""
         values: dict[str, str] = {"role": change.role} if change.role else {}
         if change.password is not None:
             values["password_hash"] = await self._passwords.hash_aside(name, change.password)
         if not values:
-            raise Invalid("Give a password or a role.")
+            raise Invalid("Set a password or a role.")
         async with self._engine.begin() as connection:
             if not await store.update_user(connection, name, values):
                 raise NotFound(f"There is no user {name!r}.")
@@ -178,12 +178,12 @@ class Users:
         await self._end_again(name, devices=change.password is not None)
 
     async def change_password(self, name: str, change: PasswordChange, origin: Origin) -> None:
-        """Set a user's own password and end the user's tokens; raises `Unauthenticated` when the old one is wrong."""
+        """Set a user's password and revoke the user's tokens; raises `Unauthenticated` when the old one is wrong."""
         await self._check(name, change.old, origin)
         await self.change(name, UserChange(password=change.new))
 
     async def _end_again(self, name: str, *, devices: bool = False) -> None:
-        """End tokens once more, after the change: a login may have read what was before, and issued some meanwhile."""
+        """Revoke tokens again after the change: a concurrent login may have issued some from the old data."""
         async with self._engine.begin() as connection:
             await self._end_tokens(connection, name, devices=devices)
         self._revocations.announce()
@@ -199,7 +199,7 @@ class Users:
         hashed = await self._passwords.hash_aside(user.name, user.password)
         async with self._engine.begin() as connection:
             if not await store.insert_user(connection, user.name, hashed, user.role):
-                raise Conflict(f"A user {user.name!r} exists.")
+                raise Conflict(f"A user {user.name!r} already exists.")
 
     async def list(self, after: str | None, limit: int) -> Page[User]:
         """Return one page of users, by name."""
@@ -208,7 +208,7 @@ class Users:
         return page_of(users, limit, lambda user: user.name)
 
     async def delete(self, name: str) -> None:
-        """Remove a user and end the user's tokens on every node; raises `NotFound`."""
+        """Delete a user and revoke the user's tokens on every node; raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await store.delete_user(connection, name):
                 raise NotFound(f"There is no user {name!r}.")
@@ -233,12 +233,12 @@ async def _refuse_revoked(connection: Connection, name: str, read_at: float) -> 
 
 
 async def create_first_administrator(connection: Connection, password: str) -> None:
-    """Make `admin`."""
+    """Create the user `admin`."""
     await store.insert_user(connection, FIRST_ADMINISTRATOR, Passwords().hash(password), "administrator")
 
 
 async def reset_password(connection: Connection, name: str, password: str) -> None:
-    """Set a user's password and revoke the user's tokens, without the old password; raises `NotFound`."""
+    """Set a user's password without the old one, and revoke the user's tokens; raises `NotFound`."""
     if not await store.update_user(connection, name, {"password_hash": Passwords().hash(password)}):
         raise NotFound(f"There is no user {name!r}.")
     await delete_devices(connection, name)
@@ -247,11 +247,11 @@ async def reset_password(connection: Connection, name: str, password: str) -> No
 
 
 def read_password(setting: str, path: Path) -> str:
-    """Return the password in a file; raises `ConfigurationError`, which names the setting."""
+    """Return the password from a file; raises `ConfigurationError`, which names the setting."""
     try:
         password = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{setting}: {error}") from None
     if len(password) < PASSWORD_LENGTH_MINIMUM:
-        raise ConfigurationError(f"{setting}: needs at least {PASSWORD_LENGTH_MINIMUM} characters")
+        raise ConfigurationError(f"{setting}: the password must have at least {PASSWORD_LENGTH_MINIMUM} characters")
     return password

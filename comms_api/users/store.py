@@ -1,4 +1,4 @@
-"""The users' statements."""
+"""SQL statements about users and their refresh tokens."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from comms_api.users.model import LoginRecord, User
 
 
 async def find_login(connection: Connection, name: str, device_hash: bytes, network: str) -> LoginRecord | None:
-    """Return the data of a user, and of the device and the network of a login; None for an unknown user."""
+    """Return a user, and whether the device and the network of the login are known; None for an unknown user."""
     device = user_devices.c
     is_good = exists().where(device.user_name == users.c.name, device.expires_at > func.now())
     statement = select(
@@ -29,7 +29,7 @@ async def find_login(connection: Connection, name: str, device_hash: bytes, netw
 
 
 async def list_users(connection: Connection, after: str | None, limit: int) -> list[User]:
-    """Return users by name, beginning behind `after`."""
+    """Return users by name, starting after `after`."""
     statement = select(users.c.name, users.c.role, users.c.created_at).order_by(users.c.name).limit(limit)
     if after is not None:
         statement = statement.where(users.c.name > after)
@@ -37,24 +37,24 @@ async def list_users(connection: Connection, after: str | None, limit: int) -> l
 
 
 async def delete_user(connection: Connection, name: str) -> bool:
-    """Remove a user; return whether there was one."""
+    """Delete a user; return whether it existed."""
     return await connection.scalar(users.delete().where(users.c.name == name).returning(users.c.name)) is not None
 
 
 async def is_empty(connection: Connection) -> bool:
-    """Return whether there is no user yet."""
+    """Return whether no user exists yet."""
     return await connection.scalar(select(users.c.name).limit(1)) is None
 
 
 async def insert_user(connection: Connection, name: str, password_hash: str, role: Role) -> bool:
-    """Add a user; return False when there is one of that name."""
+    """Add a user; return False when the name is taken."""
     values = {"name": name, "password_hash": password_hash, "role": role}
     statement = insert(users).values(values).on_conflict_do_nothing().returning(users.c.name)
     return await connection.scalar(statement) is not None
 
 
 async def update_user(connection: Connection, name: str, changes: Mapping[str, str]) -> bool:
-    """Change a user; return whether there is one."""
+    """Change a user; return whether it exists."""
     statement = users.update().where(users.c.name == name).values(changes).returning(users.c.name)
     return await connection.scalar(statement) is not None
 
@@ -81,7 +81,7 @@ async def insert_refresh_token(connection: Connection, name: str, token: Refresh
 
 
 class Renewal(NamedTuple):
-    """The user whose refresh token was presented; a replay has ended its family."""
+    """The user of a presented refresh token; a replay has revoked its family."""
 
     name: str
     role: Role
@@ -91,10 +91,10 @@ class Renewal(NamedTuple):
 async def renew_refresh_token(
     connection: Connection, token: RefreshToken, next_hash: bytes, seconds: float, address: str | None
 ) -> Renewal | None:
-    """Replace a family's token by the next one; if `token` is an earlier one, end the family. None: it had ended.
+    """Replace a family's token by the next one; return None if the family has ended or is unknown.
 
-    The audit trail records the end. Of several simultaneous requests with the same token, one renews it;
-    the others wait for it, and are replays.
+    If `token` is not the current one, this ends the family, and the audit trail records it. Of several simultaneous
+    requests with the same token, one renews it; the others wait for the first and count as replays.
     """
     is_current = refresh_tokens.c.token_hash == token.token_hash
     renewed = (
@@ -125,10 +125,10 @@ async def renew_refresh_token(
 
 
 async def delete_refresh_tokens(connection: Connection, name: str) -> None:
-    """End the refresh tokens of a user."""
+    """Delete the refresh tokens of a user."""
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.user_name == name))
 
 
 async def forget_refresh_tokens(connection: Connection) -> None:
-    """Delete the refresh tokens that are over."""
+    """Delete the expired refresh tokens."""
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.expires_at <= func.now()))

@@ -122,7 +122,10 @@ def test_a_password_is_reset_to_one_of_the_operators(node: Server, url: str, tmp
 
 @pytest.mark.parametrize(
     ("name", "password", "reason"),
-    [("nobody", PASSWORD, "There is no user 'nobody'."), ("admin", "short", "--password-file: needs at least")],
+    [
+        ("nobody", PASSWORD, "There is no user 'nobody'."),
+        ("admin", "short", "--password-file: the password must have at least"),
+    ],
 )
 def test_a_reset_that_cannot_be_is_one_line(node: Server, url: str, name: str, password: str, reason: str) -> None:
     file = node.folder / f"{name}-password"
