@@ -1,7 +1,7 @@
-"""Read what a source answers: exactly one JSON object of one of two shapes, and nothing else.
+"""Parse the answer of a source: exactly one JSON object of one of two shapes.
 
-`{"error": 0, "data": {"id", "name", "ip", "key"}}` is an agent, `{"error": N, "message": "…"}` a refusal. No text of an
-answer is in an error: wherever a broken source puts the key, it is not told on.
+`{"error": 0, "data": {"id", "name", "ip", "key"}}` is an agent, `{"error": N, "message": "…"}` a refusal. Errors never
+quote the answer, since a broken source may put the key anywhere in it.
 """
 
 import msgspec
@@ -11,12 +11,12 @@ from comms_api.key_requests.model import Code, ExternalAgent, Question, Refusal,
 
 
 class BadAnswer(Unavailable):
-    """The external source of agents gave an answer that cannot be used."""
+    """The external source of agents returned an invalid answer."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
-        """For the operator's log, without a word of the answer."""
+        """For the operator's log; it quotes nothing from the answer."""
 
 
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,9 +29,9 @@ _ANSWERS = msgspec.json.Decoder(_Answer)
 
 
 def parse_answer(answer: bytes, question: Question, bytes_maximum: int) -> ExternalAgent | Refusal:
-    """Return the agent that was asked for, or the source's refusal; raises `BadAnswer` for anything else.
+    """Return the requested agent, or the source's refusal; raises `BadAnswer` for any other answer.
 
-    An answer to a question by address must admit that address.
+    The agent in an answer to a question by address must be allowed to log in from that address.
     """
     if len(answer) > bytes_maximum:
         raise BadAnswer(f"it is larger than {bytes_maximum} bytes")
@@ -53,15 +53,15 @@ def _decoded(answer: bytes) -> _Answer:
 
 
 def _without_quotes(sentence: str) -> str:
-    """Return msgspec's sentence, which quotes of the answer nothing but the names of unknown fields."""
+    """Return msgspec's sentence, without the name of an unknown field: nothing else in it quotes the answer."""
     return "it has an unknown field" if "unknown field" in sentence else sentence
 
 
 def _outcome(answer: _Answer, question: Question) -> ExternalAgent | Refusal:
     if answer.error == 0 and isinstance(answer.data, ExternalAgent) and answer.message is msgspec.UNSET:
         if not answer.data.answers(question):
-            raise BadAnswer(f"its agent is not the one asked for by {question.kind}")
+            raise BadAnswer(f"its agent does not match the requested {question.kind}")
         return answer.data
     if answer.error != 0 and isinstance(answer.message, str) and answer.data is msgspec.UNSET:
         return Refusal(answer.error, printable(answer.message))
-    raise BadAnswer("error 0 comes with data and any other error with a message, never with both")
+    raise BadAnswer("error 0 needs data, any other error needs a message, and an answer must not have both")

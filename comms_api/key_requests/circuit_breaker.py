@@ -15,11 +15,11 @@ PAUSE_SECONDS = 5.0
 
 
 class CircuitOpen(SourceUnavailable):
-    """The external source of agents does not answer and is left alone for a moment; try again later."""
+    """The external source of agents keeps failing and is not asked for a few seconds; try again later."""
 
 
 class CircuitBreaker:
-    """A source that is not asked for `PAUSE_SECONDS` after `FAILURES_MAXIMUM` failures of transport in a row."""
+    """Pauses a source for `PAUSE_SECONDS` after `FAILURES_MAXIMUM` transport failures in a row."""
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
@@ -28,7 +28,7 @@ class CircuitBreaker:
         self._paused_until = 0.0
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Ask the source; raises `CircuitOpen` at once during a pause. A bad answer is no failure of transport."""
+        """Ask the source; raises `CircuitOpen` at once during a pause. A bad answer is not a transport failure."""
         self._admit()
         try:
             answer = await self._source.ask(question, seconds)
@@ -46,11 +46,12 @@ class CircuitBreaker:
             return
         if self._clock() < self._paused_until:
             raise CircuitOpen(f"it failed {self._failures} times in a row")
-        self._paused_until = self._clock() + PAUSE_SECONDS  # one question goes through, the others wait for its answer
+        self._paused_until = self._clock() + PAUSE_SECONDS  # let one question through, refuse others meanwhile
 
     def _count_failure(self, reason: str) -> None:
         self._failures += 1
         if self._failures >= FAILURES_MAXIMUM:
             self._paused_until = self._clock() + PAUSE_SECONDS
         if self._failures == FAILURES_MAXIMUM:
-            logger.warning("%d failures in a row, asked again every %g s: %s", self._failures, PAUSE_SECONDS, reason)
+            message = "%d failures in a row; the source is asked every %g s until it answers: %s"
+            logger.warning(message, self._failures, PAUSE_SECONDS, reason)

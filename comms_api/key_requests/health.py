@@ -1,4 +1,4 @@
-"""Check the sources at a node's start: what can never work stops it, what may come is warned of."""
+"""Check the sources at a node's start: stop if a source can never work, warn if it may work later."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ CHECK_SECONDS = 2.0
 
 
 def check_program(settings: KeySettings) -> None:
-    """Raise `ConfigurationError` for a program, a script after an interpreter or a user that cannot be used."""
+    """Raise `ConfigurationError` if the program, its interpreter's script or its user cannot be used."""
     program, *arguments = settings.program
     _check_file(Path(program))
     if not os.access(program, os.X_OK):
@@ -27,7 +27,7 @@ def check_program(settings: KeySettings) -> None:
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise ConfigurationError(f"program: {path} is not found")
+        raise ConfigurationError(f"program: {path} does not exist")
     if not path.is_file():
         raise ConfigurationError(f"program: {path} is not a file")
 
@@ -46,12 +46,12 @@ def _check_user(name: str | None) -> None:
 
 
 async def check_socket(path: Path) -> None:
-    """Connect and close; raises `ConfigurationError` for what is no socket or not ours, warns of one that is silent."""
+    """Connect and close; raise `ConfigurationError` if this is no socket or denies access, warn if it is silent."""
     try:
         _check_kind(path)
         await SocketSource(path, answer_bytes_maximum=1).check(CHECK_SECONDS)
     except PermissionError:
-        raise ConfigurationError(f"socket: {path} may not be connected to by this user") from None
+        raise ConfigurationError(f"socket: this user has no permission to connect to {path}") from None
     except OSError as error:
         logger.warning("nothing answers on the socket of key requests yet: %s: %s", path, error.strerror or "timeout")
 

@@ -1,8 +1,8 @@
-"""Become the program of a key request: bounded, unprivileged, and with nothing of the server's.
+"""Execute the program of a key request with resource limits, as an unprivileged user.
 
-Run as a script by `sources.ProgramSource`, which cannot do this between fork and exec: threads may hold locks there.
-Arguments: user (empty: stay), bytes of memory, seconds of processor time, then the command. Exits as a shell does: 127
-when the command is not found, 126 when it cannot be executed.
+`sources.ProgramSource` runs this as a script. It cannot do this between fork and exec, since other threads may hold
+locks then. Arguments: the user (empty: the current one), the memory in bytes, the processor time in seconds, and the
+command. Exits like a shell: 127 if the command is not found, 126 if it cannot be executed.
 """
 
 import os
@@ -13,15 +13,15 @@ import sys
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 PROCESSES_MAXIMUM = 1024
-"""Of a user of its own: the kernel counts all processes of a user, so the server's own user gets no such limit."""
+"""Applies only to a separate user: the kernel counts all processes of a user, the server's included."""
 
 
 def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> int:
-    """Set the limits, leave the user, and execute the command; returns only when that fails."""
+    """Set the limits, switch to the user, and execute the command; return only when that fails."""
     os.umask(0o077)
     _limit(resource.RLIMIT_AS, int(memory_bytes))
     _limit(resource.RLIMIT_CPU, int(cpu_seconds))
-    _limit(resource.RLIMIT_CORE, 0)  # a core holds the key
+    _limit(resource.RLIMIT_CORE, 0)  # a core dump would contain the key
     if user:
         _become(pwd.getpwnam(user))
     try:

@@ -1,4 +1,4 @@
-"""What is asked, what may be answered, and the settings of the asking."""
+"""Questions, valid answers, and the settings of key requests."""
 
 import shutil
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -17,7 +17,7 @@ ANY_ADDRESS = "any"
 MESSAGE_CHARACTERS_MAXIMUM = 512
 PROGRAM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET_PATH_BYTES_MAXIMUM = 107
-"""What `sun_path` holds (unix(7))."""
+"""The capacity of `sun_path` (unix(7))."""
 
 _UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[47][0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
 _ID = rf"\A([0-9]{{3,8}}|{_UUID})\Z"
@@ -30,10 +30,10 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """Which agent to look for: by its id (3 to 8 digits, or a UUID of version 4 or 7) or by its address (IPv4, IPv6).
+    """The agent to look for: by its id (3 to 8 digits, or a UUID of version 4 or 7) or by its address (IPv4, IPv6).
 
-    The value is normalised, so that equal questions are equal. Raises `Invalid` for any other value: what agents send
-    reaches neither a program nor a socket unread.
+    The value is normalised, so that equivalent questions compare equal. Raises `Invalid` for any other value, so that
+    no unchecked text from an agent reaches a program or a socket.
     """
 
     kind: Literal["id", "ip"]
@@ -44,14 +44,14 @@ class Question(msgspec.Struct, frozen=True):
         try:
             value = msgspec.convert(self.value, ExternalId).lower() if self.kind == "id" else normal_address(self.value)
         except ValueError:
-            raise Invalid(f"This is no {self.kind} that an agent can be asked for by.") from None
+            raise Invalid(f"Not a valid {self.kind} of an agent.") from None
         force_setattr(self, "value", value)
 
 
 class ExternalAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An agent as the external source knows it; its key is in no repr.
+    """An agent as the external source knows it; its repr omits the key.
 
-    `ip` is an address, a network in CIDR notation or `any`: where the agent may log in from.
+    The agent may log in from `ip`: an address, a network in CIDR notation, or `any`.
     """
 
     id: ExternalId
@@ -65,11 +65,11 @@ class ExternalAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         force_setattr(self, "ip", normal_addresses(self.ip))
 
     def __repr__(self) -> str:
-        """Tell everything but the key."""
+        """Return all fields except the key."""
         return f"ExternalAgent(id={self.id!r}, name={self.name!r}, ip={self.ip!r})"
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        """Tell rich's tracebacks no more than others."""
+        """Omit the key from rich's tracebacks as well."""
         return [("id", self.id), ("name", self.name), ("ip", self.ip)]
 
     def admits(self, address: str) -> bool:
@@ -77,24 +77,24 @@ class ExternalAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.ip == ANY_ADDRESS or ip_address(normal_address(address)) in ip_network(self.ip)
 
     def answers(self, question: Question) -> bool:
-        """Return whether this is an agent that was asked for: of this id, or admitted from this address."""
+        """Return whether the agent has the requested id, or may log in from the requested address."""
         return self.id == question.value if question.kind == "id" else self.admits(question.value)
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """The source's own no: a code that is not 0 and a message, printable and of bounded length."""
+    """The source's refusal: a code other than 0, and a printable message of bounded length."""
 
     code: int
     message: str
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked and within which bounds; without a program and a socket nothing is.
+    """The sources of key requests and their limits; without a program and a socket, no key requests are made.
 
-    `program` is a command, to which the kind and the value are appended: its first word an absolute path, or the name
-    of an interpreter, which is looked up in the system's folders. `timeout_seconds` bounds a lookup as a whole, its
-    time in the queue included. `threads` lookups run at a time and `queue_size` more wait. The limits of memory and
-    processor time are those of one run of the program.
+    `program` is a command, to which the kind and the value are appended. Its first word is an absolute path, or the
+    name of an interpreter in the system's folders. `timeout_seconds` bounds a whole lookup, including its time in the
+    queue. At most `threads` lookups run at a time, and at most `queue_size` wait. The limits of memory and processor
+    time apply to each run of the program.
     """
 
     program: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program_cpu_seconds: Annotated[int, Meta(ge=1, le=3600)] = 10
 
     def __post_init__(self) -> None:
-        """Check what no single field can say, and find the interpreter."""
+        """Check the paths, and find the interpreter."""
         if self.program:
             force_setattr(self, "program", _resolved(self.program))
         if self.socket is not None:
@@ -117,13 +117,13 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there is anybody to ask."""
+        """Whether a program or a socket is set."""
         return bool(self.program or self.socket)
 
 
 def _resolved(program: tuple[str, ...]) -> tuple[str, ...]:
     if any("\0" in word for word in program):
-        raise ValueError("program: a NUL is in it")
+        raise ValueError("program: must not contain NUL")
     if program[0].startswith("/"):
         return program
     found = None if "/" in program[0] else shutil.which(program[0], path=PROGRAM_FOLDERS)
@@ -140,7 +140,7 @@ def _check_socket_path(path: Path) -> None:
 
 
 def normal_address(text: str) -> str:
-    """Return an address in its shortest form, a mapped IPv4 address as IPv4; raises `ValueError` without the text."""
+    """Return the shortest form of an address, IPv4-mapped as IPv4; raises `ValueError`, which omits the text."""
     try:
         return str(_unmapped(ip_address(text)))
     except ValueError:
@@ -151,12 +151,12 @@ def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     if isinstance(address, IPv4Address):
         return address
     if address.scope_id is not None:
-        raise ValueError("an address with a zone means something on one host only")
+        raise ValueError("an address with a zone is valid on one host only")
     return address.ipv4_mapped or address
 
 
 def normal_addresses(text: str) -> str:
-    """Return the normal form of an address, a network or `any` in any case; raises `ValueError` without the text.
+    """Return the normal form of an address, a network or `any`; raises `ValueError`, which omits the text.
 
     A network has a prefix length or, with IPv4, a dotted netmask.
     """
@@ -177,7 +177,7 @@ def _normal_network(address: str, prefix: str) -> str:
 
 
 def printable(text: str, characters_maximum: int = MESSAGE_CHARACTERS_MAXIMUM) -> str:
-    """Return `text` fit for a log line: line ends as spaces, what cannot be printed replaced, cut with an ellipsis."""
+    """Return `text` as one log line: join lines, replace unprintable characters, and shorten it with an ellipsis."""
     line = " ".join(text[: characters_maximum + 1].splitlines())
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
     return shown if len(text) <= characters_maximum else f"{shown[:characters_maximum]}…"

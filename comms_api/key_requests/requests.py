@@ -1,4 +1,4 @@
-"""Who asks when: one lookup per question however many ask, a bounded number at a time, a bounded number that wait.
+"""Schedule lookups: one per question, shared by all callers; the running and the waiting lookups are bounded.
 
 ::
 
@@ -6,7 +6,7 @@
          └─ a new lookup: queue ── slot ── socket ──(transport fails)── program
                                               └── refusals are remembered
 
-A lookup is a task of its own, so those who ask may go away; its deadline counts from the first of them.
+A lookup is a separate task, so callers may leave; its deadline counts from the first caller.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ Outcome = ExternalAgent | Refusal | CommsError
 
 
 class Counters(msgspec.Struct):
-    """What has been asked since the start.
+    """The numbers of key requests since the start.
 
-    Of those `asked`, some were answered from memory (`remembered`), `joined` a lookup in flight or found the queue full
-    (`overflowed`); the rest are `lookups`. Each ends as one of `agents`, `refusals`, `bad_answers` and `unavailable`;
-    `fallbacks` of them went on from the socket to the program.
+    Of the requests `asked`, some were answered from memory (`remembered`), some `joined` a lookup in flight, and some
+    found the queue full (`overflowed`); the others are `lookups`. Each lookup ends as one of `agents`, `refusals`,
+    `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued from the socket to the program.
     """
 
     asked: int = 0
@@ -53,7 +53,7 @@ class Counters(msgspec.Struct):
 
 
 class RecentRefusals:
-    """What was refused a moment ago: at most `REFUSALS_MAXIMUM`, the oldest forgotten first."""
+    """Recent refusals: at most `REFUSALS_MAXIMUM`; the oldest is dropped first."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -61,11 +61,11 @@ class RecentRefusals:
         self._refusals: OrderedDict[Question, tuple[Refusal, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many are kept."""
+        """Return the number of refusals."""
         return len(self._refusals)
 
     def find(self, question: Question) -> Refusal | None:
-        """Return the refusal, if it is recent."""
+        """Return the recent refusal of a question, or None."""
         refusal, until = self._refusals.get(question, (None, 0.0))
         if refusal is None or self._clock() < until:
             return refusal
@@ -73,7 +73,7 @@ class RecentRefusals:
         return None
 
     def remember(self, question: Question, refusal: Refusal) -> None:
-        """Keep a refusal for the set time."""
+        """Keep a refusal for the configured time."""
         self._refusals[question] = (refusal, self._clock() + self._seconds)
         self._refusals.move_to_end(question)
         if len(self._refusals) > REFUSALS_MAXIMUM:
@@ -81,7 +81,7 @@ class RecentRefusals:
 
 
 class KeyRequests:
-    """The key requests of one node. To be made and used on one event loop."""
+    """The key requests of one node; create and use it on one event loop."""
 
     def __init__(self, settings: KeySettings) -> None:
         self._settings = settings
@@ -93,14 +93,15 @@ class KeyRequests:
 
     @property
     def in_flight(self) -> int:
-        """How many lookups run or wait for a slot."""
+        """The number of lookups that run or wait for a slot."""
         return len(self._lookups)
 
     async def ask(self, question: Question) -> ExternalAgent | Refusal:
-        """Return the agent asked for, or the source's refusal.
+        """Return the requested agent, or the source's refusal.
 
-        Raises `Unavailable` when the queue is full or the deadline passes in it, `SourceUnavailable` when no source can
-        be asked, `BadAnswer` for what no agent may be made of. Why is logged, once per lookup, and not in the sentence.
+        Raises `Unavailable` when the queue is full or the deadline passes in it, `SourceUnavailable` when no source
+        answers, and `BadAnswer` for an invalid answer. The reason is logged once per lookup; the client does not see
+        it.
         """
         self.counters.asked += 1
         if refusal := self._refusals.find(question):
@@ -108,14 +109,14 @@ class KeyRequests:
             return refusal
         outcome = await asyncio.shield(self._join(question) or self._begin(question))
         if isinstance(outcome, CommsError):
-            raise outcome.with_traceback(None)  # one error for all who asked: each begins its own traceback
+            raise outcome.with_traceback(None)  # the callers share the error, but not its traceback
         return outcome
 
     async def check_health(self) -> None:
         """Check the sources at the node's start.
 
-        Raises `ConfigurationError`, which names the setting, for what can never work; warns of a socket that is not
-        there yet.
+        Raises `ConfigurationError`, which names the setting, if a source can never work. Logs a warning if a socket
+        does not exist yet.
         """
         if self._settings.program:
             check_program(self._settings)
@@ -123,7 +124,7 @@ class KeyRequests:
             await check_socket(self._settings.socket)
 
     async def close(self) -> None:
-        """End every lookup; the programs are killed, and who still asks is told to come back."""
+        """Cancel all lookups and kill their programs; waiting callers get `Unavailable`."""
         lookups = list(self._lookups.values())
         for lookup in lookups:
             lookup.cancel()
@@ -137,7 +138,7 @@ class KeyRequests:
     def _begin(self, question: Question) -> asyncio.Task[Outcome]:
         if self.in_flight >= self._settings.threads + self._settings.queue_size:
             self.counters.overflowed += 1
-            raise Unavailable("Too many key requests wait for an answer; try again later.")
+            raise Unavailable("Too many key requests are waiting for an answer; try again later.")
         self.counters.lookups += 1
         lookup = asyncio.create_task(self._look_up(question), name=f"key request {question.kind}:{question.value}")
         self._lookups[question] = lookup
@@ -169,7 +170,7 @@ class KeyRequests:
             self._slots.release()
 
     async def _ask_sources(self, question: Question, deadline: float) -> ExternalAgent | Refusal:
-        """Ask one source after the other; each may take an equal share of the time that is left."""
+        """Ask the sources in turn; each may take an equal share of the remaining time."""
         failure = SourceUnavailable("neither a program nor a socket is set")
         for left in range(len(self._sources), 0, -1):
             seconds = (deadline - asyncio.get_running_loop().time()) / left
@@ -184,7 +185,7 @@ class KeyRequests:
         if left > 1:
             self.counters.fallbacks += 1
             level = logging.DEBUG if isinstance(error, CircuitOpen) else logging.INFO
-            logger.log(level, "key request goes on to the program: %s", error.reason)
+            logger.log(level, "the socket failed; the key request continues with the program: %s", error.reason)
 
     def _note(self, question: Question, outcome: Outcome) -> None:
         match outcome:
@@ -201,7 +202,7 @@ class KeyRequests:
             case _:
                 self.counters.unavailable += 1
                 reason = outcome.reason if isinstance(outcome, SourceUnavailable) else outcome.detail
-                is_paused = isinstance(outcome, CircuitOpen)  # the begin of the pause has been logged
+                is_paused = isinstance(outcome, CircuitOpen)  # the start of the pause was logged already
                 level = logging.DEBUG if is_paused else logging.WARNING
                 logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
 

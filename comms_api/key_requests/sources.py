@@ -1,7 +1,7 @@
-"""The two sources of agents, a program and a Unix socket: each asks one question within a time and bounds all it reads.
+"""The two sources of agents, a program and a Unix socket; each answers within a timeout, and its output is bounded.
 
-What a program starts lives in its process group and dies with it: at its end, at the deadline, or when the answer grows
-too large. Only a process that leaves the group (setsid) escapes, and then holds nothing of ours.
+A program's child processes are in its process group. The whole group is killed when the program exits, at the deadline,
+or when the answer grows too large. A process that leaves the group (setsid) survives, but holds none of our pipes.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ LEFTOVER_SECONDS = 0.1
 KILL_SECONDS = 1.0
 COMPLAINT_BYTES_MAXIMUM = 4096
 NOISE_BYTES_MAXIMUM = 2**20
-"""Of standard error that is read, though not kept: a program may talk much, but not keep the node busy."""
+"""How much standard error to read, most of it discarded, before the program is killed."""
 
 CUT_CHARACTERS = 1024
-"""More than a key of 128 characters takes in JSON, six for each: the end of a cut text may hold half of one."""
+"""Removed from the end of a truncated text, which may hold part of a key: 128 characters, up to six each in JSON."""
 
 HIDDEN = "***"
 STDERR = 2
@@ -52,21 +52,21 @@ class SourceUnavailable(Unavailable):
 
 
 class Source(Protocol):
-    """Who can be asked for an agent."""
+    """A source that answers questions about agents."""
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Return the answer; raises `BadAnswer`, and `SourceUnavailable` when there is none within `seconds`."""
+        """Return the answer; raises `BadAnswer`, or `SourceUnavailable` if none comes within `seconds`."""
 
 
 class SocketSource:
-    """A server on a Unix stream socket: is sent `id:001` and answers with one line, or with all until it closes."""
+    """A server on a Unix stream socket: it receives `id:001`, and answers with one line or until it closes."""
 
     def __init__(self, path: Path, answer_bytes_maximum: int) -> None:
         self._path = path
         self._maximum = answer_bytes_maximum
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Return its answer; a socket that closes without a byte is unavailable."""
+        """Return the answer; a socket that closes without an answer is unavailable."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._exchange(f"{question.kind}:{question.value}".encode())
@@ -96,7 +96,7 @@ class SocketSource:
         return bytes(answer)
 
     async def check(self, seconds: float) -> None:
-        """Connect and close, which a server must bear; raises `OSError`."""
+        """Connect and close without a question, which a server must tolerate; raises `OSError`."""
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_unix_connection(self._path)
         writer.close()
@@ -110,7 +110,7 @@ def _first_line(answer: bytes) -> bytes:
 
 
 class _Run(asyncio.SubprocessProtocol):
-    """One run of the program: what it has said so far, and whether there is more to wait for."""
+    """One run of the program: its output so far, and whether to wait for more."""
 
     def __init__(self, answer_bytes_maximum: int) -> None:
         self._maximum = answer_bytes_maximum
@@ -122,7 +122,7 @@ class _Run(asyncio.SubprocessProtocol):
         self.complaint = bytearray()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Keep one byte more than the bounds, which tells that there was more; too much of either is enough."""
+        """Keep one byte more than the limit to detect an overflow; stop the run when either output is too large."""
         kept, maximum = (self.complaint, COMPLAINT_BYTES_MAXIMUM) if fd == STDERR else (self.answer, self._maximum)
         kept += data[: maximum + 1 - len(kept)]
         self._noise_bytes += len(data) if fd == STDERR else 0
@@ -130,16 +130,16 @@ class _Run(asyncio.SubprocessProtocol):
             self._is_enough.set()
 
     def process_exited(self) -> None:
-        """Wake who waits for the program's end."""
+        """Wake the task that waits for the program to exit."""
         self._is_enough.set()
         self._has_exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Wake who waits for the last of what it said."""
+        """Wake the task that waits for the last output."""
         self._has_closed.set()
 
     async def finish(self, transport: asyncio.SubprocessTransport, seconds: float) -> int:
-        """Return the exit code, negative for a signal; raises `TimeoutError`. Nothing of the group lives on."""
+        """Return the exit code, negative for a signal; raises `TimeoutError`. Kills the whole group."""
         group = transport.get_pid()
         try:
             async with asyncio.timeout(seconds):
@@ -175,7 +175,7 @@ async def _within(seconds: float, event: asyncio.Event) -> None:
 class ProgramSource:
     """A program that is run for each question, with the kind and the value as its last arguments.
 
-    It gets no shell, no input, no environment of ours, `/` to work in, and a session of its own.
+    It runs without a shell, without input and without the server's environment, in `/` and in a new session.
     """
 
     def __init__(self, settings: KeySettings) -> None:
@@ -185,22 +185,22 @@ class ProgramSource:
         self._command = (sys.executable, "-I", "-S", launch.__file__, *limits, *self._program)
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Return what the program prints, if it ends with exit code 0 within `seconds`."""
+        """Return the answer that the program prints, if it exits with code 0 within `seconds`."""
         transport, run = await self._start_whole(question)
         answer: ExternalAgent | Refusal | None = None
         try:
             self._check_exit(run, await run.finish(transport, seconds))
             answer = parse_answer(bytes(run.answer), question, self._maximum)
         except TimeoutError:
-            raise SourceUnavailable(f"{self._program[0]} did not end within {seconds:g} s") from None
+            raise SourceUnavailable(f"{self._program[0]} did not exit within {seconds:g} s") from None
         finally:
             self._log_complaint(run, answer)
         return answer
 
     async def _start_whole(self, question: Question) -> tuple[asyncio.SubprocessTransport, _Run]:
-        """Start the program; a cancellation waits for the start, since asyncio kills just the new process.
+        """Start the program; a cancellation waits for the start and then kills the whole process group.
 
-        Its children would live on and hold its pipes, and asyncio would wait for them forever.
+        asyncio would kill only the new process; its children would keep the pipes open, and asyncio would wait forever.
         """
         starting = asyncio.create_task(self._start(question))
         try:
@@ -230,21 +230,21 @@ class ProgramSource:
             return
         program = self._program[0]
         if exit_code == launch.NOT_FOUND:
-            raise SourceUnavailable(f"{program} is not found")
+            raise SourceUnavailable(f"{program} does not exist")
         if exit_code == launch.NOT_EXECUTABLE:
             raise SourceUnavailable(f"{program} is not executable")
         if exit_code < 0:
-            raise SourceUnavailable(f"{program} was ended by signal {-exit_code}")
-        raise SourceUnavailable(f"{program} ended with exit code {exit_code}")
+            raise SourceUnavailable(f"{program} was killed by signal {-exit_code}")
+        raise SourceUnavailable(f"{program} exited with code {exit_code}")
 
     def _log_complaint(self, run: _Run, answer: ExternalAgent | Refusal | None) -> None:
         if run.complaint.strip():
             keys = _keys_of(answer, bytes(run.answer))
-            logger.warning("%s complains: %s", self._program[0], without_keys(bytes(run.complaint), keys))
+            logger.warning("%s wrote to standard error: %s", self._program[0], without_keys(bytes(run.complaint), keys))
 
 
 def _keys_of(answer: ExternalAgent | Refusal | None, said: bytes) -> set[str]:
-    """Return every way the key is written in an answer, usable or not."""
+    """Return every spelling of the key in an answer, valid or not."""
     keys = {match.decode(errors="replace") for match in _KEY_IN_JSON.findall(said)}
     if isinstance(answer, ExternalAgent):
         keys |= {answer.key, msgspec.json.encode(answer.key).decode()[1:-1]}
@@ -252,7 +252,7 @@ def _keys_of(answer: ExternalAgent | Refusal | None, said: bytes) -> set[str]:
 
 
 def without_keys(complaint: bytes, keys: set[str]) -> str:
-    """Return a program's complaint as one bounded, printable line that tells neither `keys` nor what looks like one."""
+    """Return a program's standard error as one bounded, printable line; hide `keys` and words that look like keys."""
     text = complaint.decode(errors="replace")
     for key in sorted(keys, key=len, reverse=True):
         text = text.replace(key, HIDDEN)
@@ -263,5 +263,5 @@ def without_keys(complaint: bytes, keys: set[str]) -> str:
 
 
 def _hide_random(word: re.Match[str]) -> str:
-    """Hide a long word with a digit in it: a failed program's key has no name in what it says."""
+    """Hide a long word that contains a digit: a failed program may print a key without a label."""
     return HIDDEN if any(character.isdigit() for character in word[0]) else word[0]

@@ -1,1 +1,1 @@
-"""Login of agents: credentials for a token; and the keys and revocations that every node's tokens share."""
+"""Login of agents: exchange credentials for tokens, and keep the signing keys that all nodes share."""

@@ -1,4 +1,4 @@
-"""Agents that the database does not know, or knows another key of, but an external database may."""
+"""Look up agents in an external database when the agent or its key is unknown here."""
 
 import logging
 import shlex
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 ACTOR = "a key request"
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""The most weak keys that a node hashes or queues; further ones are 503. A hash takes about 25 ms."""
+"""How many weak keys a node hashes or queues; beyond that, logins get 503. A hash takes about 25 ms."""
 
 
 def key_settings(settings: Settings) -> KeySettings:
-    """Return whom to ask, from the node's settings; raises `ConfigurationError`, which names the setting."""
+    """Return the settings of key requests; raises `ConfigurationError`, which names the setting."""
     try:
         return KeySettings(
             program=tuple(shlex.split(settings.key_request_program or "")),
@@ -48,7 +48,7 @@ def key_settings(settings: Settings) -> KeySettings:
 
 
 async def check_sources(settings: Settings) -> None:
-    """Look for the program and the socket; raises `ConfigurationError`, naming the setting, for what cannot work."""
+    """Check the program and the socket; raises `ConfigurationError`, which names the setting, if one cannot work."""
     try:
         await KeyRequests(key_settings(settings)).check_health()
     except ConfigurationError as error:
@@ -57,7 +57,7 @@ async def check_sources(settings: Settings) -> None:
 
 
 class ExternalAgents:
-    """Enrolls agents, and changes their keys, by what an external database says."""
+    """Enrolls agents and updates their keys from an external database."""
 
     def __init__(
         self, engine: Engine, secret: Secret, clock: DatabaseClock, revocations: Revocations, settings: Settings
@@ -74,12 +74,12 @@ class ExternalAgents:
         self._requests = KeyRequests(asked) if asked.is_enabled else None
 
     async def close(self) -> None:
-        """End every lookup."""
+        """Cancel all lookups."""
         if self._requests is not None:
             await self._requests.close()
 
     async def find(self, name: UUID | str, address: str | None) -> ExternalAgent | None:
-        """Return the external database's answer about an agent; raises `Unavailable` while it is unreachable."""
+        """Return an agent from the external database, or None; raises `Unavailable` while it is unreachable."""
         if self._requests is None:
             return None
         found = await self._requests.ask(Question("id", str(name)))
@@ -91,7 +91,7 @@ class ExternalAgents:
         return found
 
     async def enroll(self, found: ExternalAgent, address: str | None) -> Admission:
-        """Enroll an agent that has proved its key; raises `Conflict` when an agent that is not silent has its name."""
+        """Enroll an agent that has proved its key; raises `Conflict` if an agent seen recently has its name."""
         key_hash = await self._hash(found.key, address)
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
@@ -100,9 +100,9 @@ class ExternalAgents:
     async def refresh_key(
         self, admission: Admission, name: UUID | str, key: str, address: str | None
     ) -> Admission | None:
-        """Take over the key, and the addresses, of an agent that came with the key that the external database has now.
+        """Update the key and addresses of an agent if the external database now has the key that the agent sent.
 
-        Only of one that came from there: what an operator has enrolled, no other database changes.
+        This applies only to agents that came from the external database, never to agents that an operator enrolled.
         """
         if self._requests is None or not admission.is_external:
             return None
@@ -117,7 +117,7 @@ class ExternalAgents:
         return refreshed
 
     async def matches_slowly(self, key: str, stored: bytes, address: str | None) -> bool:
-        """Return whether `key` matches a slow hash; false for a fast one, which is compared directly."""
+        """Return whether `key` matches a slow hash; False for a fast hash, which the caller compares directly."""
         if not self._secret.is_slow(stored):
             return False
         return await self._slow.run(network_of(address or ""), lambda: self._secret.key_matches(key, stored))
@@ -138,7 +138,7 @@ class ExternalAgents:
         enrollment = Enrollment(name=found.name, key="", type=EXTERNAL_TYPE)
         name = found.id if is_number else new_agent.id
         await store.insert_agent(connection, new_agent, enrollment)
-        # Its own row, or that of another node that has asked at the same time.
+        # The row inserted here, or by another node that looked the agent up at the same time.
         admission = await store.find_admission(connection, name)
         if admission is None:  # another agent has its name
             await self._replacement_rule.delete_silent(connection, new_agent.id, found.name)

@@ -1,7 +1,7 @@
-"""The signing keys of all nodes: made, replaced on a schedule, read by every node, forgotten when nothing needs them.
+"""The signing keys of all nodes: create them, rotate them on a schedule, and delete keys that no token needs.
 
-A new key is first only read, so that every node can verify by it, and signs after a minute. The one before it verifies
-until the last token that it signed is over. So nobody is logged out by a rotation.
+A new key starts to sign after a minute, when every node has read it and can verify its tokens. The previous key
+verifies until the last token that it signed has expired. Therefore a rotation logs nobody out.
 """
 
 from itertools import pairwise
@@ -20,7 +20,7 @@ DAY_SECONDS = 86_400.0
 
 
 class SigningKeys:
-    """Keeps a keyring in step with the database, and the database's keys fresh."""
+    """Rotates the keys in the database and keeps a keyring up to date with them."""
 
     def __init__(self, engine: Engine, secret: Secret, settings: Settings) -> None:
         self._engine = engine
@@ -30,17 +30,17 @@ class SigningKeys:
         self._overlap_seconds = KNOWN_AFTER_SECONDS + 2 * settings.token_lifetime_seconds + LEEWAY_SECONDS[AGENTS]
 
     async def refresh(self, keyring: Keyring) -> None:
-        """Rotate what is due and bring the keyring up to date; any node may do this at any time."""
+        """Rotate due keys and update the keyring; any node may do this at any time."""
         async with self._engine.begin() as connection:
             await connection.take_turns(KEYS_LOCK)
             keys, now = await self._rotate(connection, self._age_seconds)
         keyring.replace(keys, now)
 
     async def load(self, connection: Connection) -> Keyring:
-        """Return the keys, making the first if there is none, and closing each anew with the secret of now."""
+        """Return the keys, creating the first if necessary, and encrypt each again with the current secret."""
         await connection.take_turns(KEYS_LOCK)
         newest = (await store.list_signing_keys(connection, self._secret))[-1:]
-        # Another algorithm is taken up at the start alone: nodes that disagree would go on replacing each other's keys.
+        # Only a start changes the algorithm: otherwise, nodes that disagree would keep replacing each other's keys.
         is_other = any(key.algorithm != self._algorithm for key in newest)
         keys, now = await self._rotate(connection, 0.0 if is_other else self._age_seconds)
         for key in keys:
@@ -53,8 +53,8 @@ class SigningKeys:
         if not keys or keys[-1].created_at < now - age_seconds:
             await store.insert_signing_key(connection, self._secret, new_signing_key(self._algorithm))
             keys = await store.list_signing_keys(connection, self._secret)
-        # A key is over once its successor has signed for longer than a token lives.
-        over = {key.kid for key, following in pairwise(keys) if following.created_at < now - self._overlap_seconds}
-        if over:
-            await store.delete_signing_keys(connection, over)
-        return [key for key in keys if key.kid not in over], now
+        # A key has expired once its successor has signed for longer than a token's lifetime.
+        expired = {key.kid for key, following in pairwise(keys) if following.created_at < now - self._overlap_seconds}
+        if expired:
+            await store.delete_signing_keys(connection, expired)
+        return [key for key in keys if key.kid not in expired], now

@@ -1,7 +1,7 @@
-"""Routine rotation of agents' keys: on an order, the agent makes its next key and submits it.
+"""Routine rotation of agents' keys: an order asks the agent to generate its next key and submit it.
 
-No order contains the key, so readers of orders, results, exports or the audit trail learn nothing. The old key is valid
-until the first login with the next one, so an agent that crashes at any moment has a good key.
+No order contains the key, so orders, results, exports and the audit trail do not reveal it. The old key stays valid
+until the first login with the next one, so an agent that crashes at any moment still has a valid key.
 """
 
 from uuid import UUID
@@ -19,7 +19,7 @@ from comms_api.tokens.secret import Secret
 
 
 class KeyRotation:
-    """Keeps the hashes of agents' next keys if `rules` accept them, and puts a next key in force."""
+    """Stores the hashes of agents' next keys, if `rules` accept the keys, and activates them."""
 
     def __init__(self, engine: Engine, secret: Secret, revocations: Revocations, rules: KeyRules) -> None:
         self._engine = engine
@@ -28,10 +28,10 @@ class KeyRotation:
         self._rules = rules
 
     async def keep(self, agent_id: UUID, submitted: NextKey) -> None:
-        """Keep the hash of an agent's next key; doing so again changes nothing.
+        """Store the hash of an agent's next key; repeating it changes nothing.
 
-        Raises `Invalid` unless an open order of the agent asks for it, and `Forbidden` unless the agent shows its
-        current key: a token alone, or a key that an operator has replaced meanwhile, changes no key.
+        Raises `Invalid` unless an open order of the agent asks for a rotation. Raises `Forbidden` unless the agent
+        proves its current key: a token is not enough, nor is a key that an operator has replaced meanwhile.
         """
         self._rules.check(submitted.next_key, "next_key")
         async with self._engine.begin() as connection:
@@ -41,14 +41,14 @@ class KeyRotation:
                 raise NotFound("This agent has been deleted.")
             if admission.is_external:
                 raise Invalid(
-                    "next_key: the external database that this agent comes from keeps its key; change it there"
+                    "next_key: this agent comes from an external database, which keeps its key; change the key there"
                 )
             if self._secret.key_matches(submitted.next_key, admission.key_hash):
                 return
             if not self._secret.key_matches(submitted.current_key, admission.key_hash):
                 raise Forbidden("current_key: is not this agent's key.")
             if not await has_rotation_order(connection, agent_id, submitted.order_id):
-                raise Invalid("order_id: this agent has no open order of that id to rotate its key")
+                raise Invalid("order_id: this agent has no open order with this id to rotate its key")
             await update_agent(connection, agent_id, {"next_key_hash": self._secret.hash_key(submitted.next_key)})
 
     def is_next(self, key: str, admission: Admission) -> bool:
@@ -56,7 +56,7 @@ class KeyRotation:
         return admission.next_key_hash is not None and self._secret.key_matches(key, admission.next_key_hash)
 
     async def put_in_force(self, admission: Admission, key: str, address: str | None) -> Admission | None:
-        """Make the next key the agent's only one and revoke its tokens; None if the next key has changed meanwhile."""
+        """Replace the key by the next key and revoke the tokens; return None if the next key has changed meanwhile."""
         with acting_as(Actor(f"agent {admission.id}", address)):
             async with self._engine.begin() as connection:
                 rotated = await replace_key(

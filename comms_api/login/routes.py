@@ -18,7 +18,7 @@ _NEXT_KEY = msgspec.json.Decoder(NextKey)
 
 @post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
 async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
-    """Log an agent in with its id and key: 401 `Invalid key`, 403 `Agent does not exist`, both final for it."""
+    """Log an agent in with its id and key; agents give up after 401 `Invalid key` or 403 `Agent does not exist`."""
     credentials = read_json(await bodies.receive_public(request), _DECODER, '{"uuid", "key"}')
     return Token(await login.log_in(credentials, remote_address(request), client_name(request.scope)))
 
@@ -27,9 +27,9 @@ async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: Nam
 async def submit_next_key(
     request: AnyRequest, rotation: NamedDependency[KeyRotation], bodies: NamedDependency[Bodies]
 ) -> None:
-    """Submit the next key for a `rotate-key` order; the first login with it ends the old key.
+    """Submit the next key for a `rotate-key` order; the first login with it invalidates the old key.
 
-    422 without such an open order, 403 unless `current_key` is the agent's key.
+    422 if the agent has no such open order, 403 if `current_key` is not the agent's key.
     """
     async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         submitted = read_json(body, _NEXT_KEY, '{"order_id", "current_key", "next_key"}')

@@ -29,12 +29,12 @@ EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 class Login:
     """The login of agents.
 
-    A key with a fast hash cannot be guessed, so it is compared whatever happened before. Tries that cost more, a slow
-    hash or a question to the external database, are limited per agent and address. Unknown agents cost a look-up. At
-    most `waiting_maximum` logins wait: in a storm, the others must retry.
+    A key with a fast hash cannot be guessed, so attempts with it are not limited. Expensive attempts, which need a slow
+    hash or a key request, are limited per agent and address. An unknown agent costs one lookup. At most
+    `waiting_maximum` logins wait; beyond that, agents must retry.
     """
 
-    def __init__(  # noqa: PLR0913 - it is where these meet
+    def __init__(  # noqa: PLR0913 - a login needs all of them
         self,
         engine: Engine,
         secret: Secret,
@@ -58,11 +58,11 @@ class Login:
         self._refusals = LimitedLog(logger, logging.WARNING)
 
     async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
-        """Return a token for the agent API, to the agent that its certificate names, if it has one.
+        """Return a token for the agent API; `certified` is the agent id in the client certificate, if there is one.
 
-        Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"): a real agent takes either as
-        final, so neither is ever said while the database cannot be asked. Raises `TooManyRequests` after several wrong
-        keys, and `Unavailable` when too many log in at once.
+        Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"). Agents give up after either,
+        so neither is raised while the database is unreachable. Raises `TooManyRequests` after several wrong keys, and
+        `Unavailable` when too many agents log in at once.
         """
         with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
             admission, read_at = await self._admit(credentials, address, certified)
@@ -73,10 +73,10 @@ class Login:
     async def _admit(
         self, credentials: Credentials, address: str | None, certified: str | None
     ) -> tuple[Admission, float]:
-        """Return an agent that may log in, and the moment before its rights were read."""
+        """Return an agent that may log in, and a time before its permissions were read."""
         name = _agent_id(credentials.uuid)
         if self._waiting >= self._waiting_maximum:
-            raise Unavailable("Too many agents log in at once; try again later.")
+            raise Unavailable("Too many agents are logging in at once; try again later.")
         self._waiting += 1
         try:
             admission, read_at = await self._authenticate(name, credentials.key, address)
@@ -86,7 +86,7 @@ class Login:
         return admission, read_at
 
     async def _authenticate(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
-        """Return the agent whose key this is, and the moment before its rights were read."""
+        """Return the agent with this key, and a time before its permissions were read."""
         read_at = self._tokens.now()
         [admission] = await self.reader.submit(name, [name])
         if admission is None:
@@ -114,7 +114,7 @@ class Login:
         return admission
 
     async def _rotate(self, admission: Admission, key: str, address: str | None) -> Admission:
-        """Put an agent's next key in force; exactly one of several simultaneous logins with it does so."""
+        """Activate an agent's next key; of several simultaneous logins with it, exactly one does so."""
         rotated = await self._rotation.put_in_force(admission, key, address)
         if rotated is None:
             [rotated] = await self.reader.submit(admission.id, [admission.id])
@@ -146,7 +146,7 @@ class Login:
             return await find_admissions(connection, names)
 
     async def _find_nobody(self, _name: UUID | str, _reason: str) -> None:
-        """Answer for a name that PostgreSQL refuses: it is nobody's."""
+        """Return None for a name that PostgreSQL refuses: no agent can have it."""
 
 
 def _check_permission(admission: Admission, address: str | None, certified: str | None) -> None:

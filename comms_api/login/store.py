@@ -1,4 +1,4 @@
-"""Statements about signing keys, and about orders to rotate a key."""
+"""SQL statements about signing keys, and about orders to rotate a key."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -13,7 +13,7 @@ from comms_api.tokens.secret import Secret
 
 
 async def list_signing_keys(connection: Connection, secret: Secret) -> list[SigningKey]:
-    """Return all keys, the newest last; raises `ConfigurationError` when `secret` does not open them."""
+    """Return all keys, oldest first; raises `ConfigurationError` if `secret` cannot decrypt them."""
     columns = signing_keys.c
     statement = select(
         columns.kid, columns.algorithm, columns.private_key, func.extract("epoch", columns.created_at)
@@ -31,18 +31,18 @@ async def insert_signing_key(connection: Connection, secret: Secret, key: Signin
 
 
 async def reseal_signing_key(connection: Connection, secret: Secret, key: SigningKey) -> None:
-    """Encrypt a stored key with the secret of now."""
+    """Encrypt a stored key again with the current secret."""
     values = {"private_key": secret.encrypt(key.private_key)}
     await connection.execute(signing_keys.update().where(signing_keys.c.kid == key.kid).values(values))
 
 
 async def delete_signing_keys(connection: Connection, kids: Collection[str]) -> None:
-    """Forget keys that nothing alive was signed with."""
+    """Delete keys that signed no valid token."""
     await connection.execute(signing_keys.delete().where(is_one_of(signing_keys.c.kid, kids)))
 
 
 async def has_rotation_order(connection: Connection, agent_id: UUID, order_id: UUID) -> bool:
-    """Return whether an agent has an open order of this id to rotate its key."""
+    """Return whether an agent has an open order with this id to rotate its key."""
     statement = (
         select(orders.c.order_id)
         .join(commands, commands.c.request_id == orders.c.request_id)

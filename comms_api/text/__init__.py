@@ -1,1 +1,1 @@
-"""Show untrusted text, describe what is wrong with it, and log it within limits."""
+"""Show untrusted text safely, describe faults in it, and log it within limits."""

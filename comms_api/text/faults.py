@@ -1,4 +1,4 @@
-"""Decode JSON, and describe a fault in it, in a parameter or a setting: its place, its kind, and the valid values."""
+"""Decode JSON, and describe a fault in it, in a parameter or a setting: the field, the fault, and the valid values."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from comms_api.text.printable import WITHOUT_NUL
 T = TypeVar("T")
 
 DEEP = 500
-"""Python gives up at about twice this depth."""
+"""Python's recursion limit is reached at about twice this depth."""
 
 SEARCHED_BYTES = 2**20
 
@@ -36,9 +36,9 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "") -> T:
-    """Decode JSON; raises `Malformed`, whose sentence names the field and what was `expected`.
+    """Decode JSON; raises `Malformed`, whose sentence names the field and the `expected` form.
 
-    The encoding is checked first, since msgspec hands raw members on as they are.
+    The encoding is checked first, since msgspec passes raw members on unchecked.
     """
     try:
         body.decode()
@@ -49,7 +49,7 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[T], expected: str = "")
 
 
 def describe_fault(error: Exception, body: bytes, form: object) -> str:
-    """Return one sentence about why `body` does not match the type `form`; it begins with the field."""
+    """Return one sentence that begins with the field and says why `body` does not match the type `form`."""
     if isinstance(error, RecursionError):
         return f"{_deepest_member(body)}: nested too deeply"
     if not isinstance(error, msgspec.ValidationError):
@@ -58,7 +58,7 @@ def describe_fault(error: Exception, body: bytes, form: object) -> str:
 
 
 def locate_fault(error: msgspec.ValidationError, form: object) -> str:
-    """Return one sentence about why a value does not match the type `form`; it begins with the field."""
+    """Return one sentence that begins with the field and says why a value does not match the type `form`."""
     sentence, _, path = str(error).partition(_AT)
     path = path.removesuffix("`").removeprefix("$")
     fault = complete_fault(sentence, form, path)
@@ -101,7 +101,7 @@ def _alternatives(one: Type) -> Iterator[Type]:
 
 
 def _deepest_member(body: bytes) -> str:
-    """Return the name of the outermost object's deeply nested member, or `body` if it is not found at once."""
+    """Return the name of the outermost object's deeply nested member, or `body` if it is not found quickly."""
     depth, member = 0, b""
     for match in _TOKEN.finditer(body, 0, SEARCHED_BYTES):
         token = match[0]

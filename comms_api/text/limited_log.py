@@ -1,4 +1,4 @@
-"""Log enrollments, logins and refusals, with a limit of lines a minute, since strangers cause them."""
+"""Log enrollments, logins and refusals, with a limit per minute, since strangers can cause them."""
 
 import logging
 import time
@@ -37,7 +37,7 @@ class LimitedLog:
 
     @contextmanager
     def refusals(self, attempt: str, address: str | None) -> Iterator[None]:
-        """Log the refusal if one ends the block."""
+        """Log the error if the block raises a refusal."""
         try:
             yield
         except _REFUSALS as error:

@@ -25,12 +25,12 @@ def as_text(name: str) -> str:
 
 
 def escape_controls(text: str, kept: str = "") -> str:
-    r"""Return a text with such characters escaped as in Python, `\n` or `\x1b`, except the `kept` ones."""
+    r"""Return a text with unsafe characters escaped as in Python, `\n` or `\x1b`, except the `kept` ones."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)
 
 
 def escape_json(text: str) -> str:
-    """Return JSON of several lines with such characters escaped as in JSON."""
+    """Return JSON of several lines with unsafe characters escaped as in JSON."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 

@@ -1,1 +1,1 @@
-"""Short-lived signed tokens: issued at login, checked on every request without asking the database."""
+"""Short-lived signed tokens: issued at login, verified on every request without a database query."""

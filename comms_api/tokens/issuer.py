@@ -1,4 +1,4 @@
-"""Issue and verify tokens (JWT, RFC 7519), and remember the ones that no longer count."""
+"""Issue and verify tokens (JWT, RFC 7519), and refuse revoked ones."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ AGENTS: Audience = "comms-api:agents"
 MANAGEMENT: Audience = "comms-api:management"
 
 Role = Literal["administrator", "operator", "reader", "service"]
-"""What a user may do; the routes of the management API declare the roles that they admit."""
+"""A user's permissions; each route of the management API declares the roles that it admits."""
 
 ISSUER = "comms-api"
 LEEWAY_SECONDS: Mapping[Audience, float] = {AGENTS: 5.0, MANAGEMENT: 0.0}
 """How long past `exp` a token is still accepted. Agents renew by their own clocks, shortly before `exp`."""
 
 FUTURE_SECONDS = 60
-"""Two nodes' measures of one clock are never so far apart: such a token would outlive its end and its revocation."""
+"""How far in the future `iat` may be. Nodes' clocks never differ by more; such a token would outlive its revocation."""
 
 CACHE_SIZE = 100_000
 # `exp` and `iat` are checked by the database's clock, not the node's, in `verify`.
@@ -31,31 +31,31 @@ _OPTIONS: Options = {"require": ["exp", "iat", "sub", "aud", "iss"], "verify_exp
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a verified token says; times in seconds since 1970."""
+    """The claims of a verified token; times are in seconds since 1970."""
 
     subject: str
     audience: str
     issued_at: float
     expires_at: float
     role: str = ""
-    """What a user may do; agents have none."""
+    """The user's role; empty for agents."""
 
     networks: tuple[str, ...] = ()
-    """The source addresses (CIDR) that it is good from; none: any."""
+    """The source addresses (CIDR) that may use the token; if empty, any address."""
 
 
 class Tokens:
     """Issues tokens, verifies them, and refuses revoked ones. `now` is the clock that all nodes share.
 
-    Verified tokens are cached, so that verifying one again costs a dictionary look-up. The cache is bounded and drops
-    the oldest; it keeps one token per agent, since an agent that has logged in again does not send the earlier one.
+    Verified tokens are cached, so that verifying one again costs a dictionary lookup. The cache is bounded and drops
+    the oldest token. It keeps one token per agent, since an agent that logs in again no longer sends its earlier token.
     """
 
     def __init__(self, keyring: Keyring, lifetime_seconds: int, now: Callable[[], float]) -> None:
         self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
         self.revocations_seconds = lifetime_seconds + max(LEEWAY_SECONDS.values()) + FUTURE_SECONDS
-        """How long to keep a revocation: no token that it ends is accepted for longer."""
+        """How long to keep a revocation: by then, every token that it revokes has expired."""
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._newest: dict[str, str] = {}
@@ -69,10 +69,10 @@ class Tokens:
         networks: Sequence[str] = (),
         issued_at: float | None = None,
     ) -> str:
-        """Return a token for `subject`, good from its networks.
+        """Return a token for `subject`, valid only from its networks.
 
-        `iat` carries a fraction, so that a revocation can tell two tokens of one second apart. It is the moment before
-        the rights were read, so that a revocation between that and now ends this token as well.
+        `iat` has a fraction, so that a revocation can distinguish two tokens of the same second. It is a time before
+        the permissions were read, so that a revocation since then revokes this token as well.
         """
         issued_at = issued_at or self.now()
         claims = (
@@ -91,7 +91,7 @@ class Tokens:
         return jwt.encode(claims, keyring.private_key, keyring.algorithm, headers={"kid": keyring.kid})
 
     def verify(self, token: str, audience: Audience) -> Claims:
-        """Return what `token` says; raises `Unauthenticated` unless every part of it holds now."""
+        """Return the claims of `token`; raises `Unauthenticated` if it is invalid, expired or revoked."""
         claims = self._verified.get(token) or self._remember(token, self._decode(token, audience))
         if claims.audience != audience:
             raise Unauthenticated("The token is for another API.")
@@ -103,11 +103,11 @@ class Tokens:
         return claims
 
     def revoke(self, revoked_at: dict[str, float]) -> None:
-        """Refuse the tokens of each subject that were issued up to its moment; replaces the earlier set."""
+        """Refuse each subject's tokens that were issued up to this time; replaces the previous revocations."""
         self._revoked = revoked_at
 
     def is_revoked(self, claims: Claims) -> bool:
-        """Return whether a token that was good has been revoked since."""
+        """Return whether a token has been revoked since it was verified."""
         return claims.issued_at <= self._revoked.get(claims.subject, 0.0)
 
     def _remember(self, token: str, claims: Claims) -> Claims:
@@ -139,7 +139,7 @@ class Tokens:
             subject=claims["sub"],
             audience=claims["aud"],
             issued_at=issued_at,
-            # A node that issued longer-lived tokens must not have them outlive the revocations that this node reads.
+            # Tokens of a node with a longer lifetime must not outlive the revocations that this node keeps.
             expires_at=min(float(claims["exp"]), issued_at + self.lifetime_seconds),
             role=claims.get("role", ""),
             networks=tuple(claims.get("networks", ())),

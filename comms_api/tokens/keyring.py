@@ -1,4 +1,4 @@
-"""The keys that sign tokens: one signs, all verify, and they change without logging anyone out."""
+"""The keys that sign tokens: one key signs, all keys verify, and a rotation logs nobody out."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ from comms_api.errors import ConfigurationError
 Algorithm = Literal["ES256", "EdDSA", "RS256"]
 
 KNOWN_AFTER_SECONDS = 60.0
-"""How old a key must be to sign: by then every node has read it."""
+"""The age from which a key may sign: by then every node has read it."""
 
 RSA_BITS = 3072
 
@@ -35,7 +35,7 @@ _TO_JWK: Mapping[Algorithm, Callable[[Any], Any]] = {
 
 
 class SigningKey(msgspec.Struct, frozen=True):
-    """One private key (PEM, PKCS #8), the id that tokens name it by, and when it was made (seconds since 1970)."""
+    """A private key (PEM, PKCS #8), the id that names it in tokens, and its creation time (seconds since 1970)."""
 
     kid: str
     algorithm: Algorithm
@@ -44,28 +44,28 @@ class SigningKey(msgspec.Struct, frozen=True):
 
 
 class Verifier(msgspec.Struct, frozen=True):
-    """A public key and the one algorithm that it is good for."""
+    """A public key and the one algorithm that it may verify."""
 
     algorithm: Algorithm
     key: PublicKey
 
 
 def new_signing_key(algorithm: Algorithm = "ES256") -> SigningKey:
-    """Make a key."""
+    """Generate a key."""
     key = _MAKE[algorithm]()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return SigningKey(secrets.token_hex(8), algorithm, pem)
 
 
 class Keyring:
-    """The keys of all nodes, the newest last: the newest that every node knows signs, every one verifies."""
+    """The keys of all nodes, oldest first: the newest key that every node knows signs, and all keys verify."""
 
     def __init__(self, keys: Iterable[SigningKey], now: float = 0.0) -> None:
         self._private_keys: dict[str, PrivateKey] = {}
         self.replace(list(keys), now)
 
     def replace(self, keys: list[SigningKey], now: float) -> None:
-        """Take the keys as they are now, the newest last; those that are known are not read again."""
+        """Replace the keys, oldest first; keys that are already loaded are not parsed again."""
         self._private_keys = {key.kid: self._private_keys.get(key.kid) or _load(key) for key in keys}
         known = [key for key in keys if key.created_at <= now - KNOWN_AFTER_SECONDS]
         signer = known[-1] if known else keys[0]
@@ -86,5 +86,5 @@ def _jwk(kid: str, verifier: Verifier) -> dict[str, str]:
 def _load(signing_key: SigningKey) -> PrivateKey:
     key = serialization.load_pem_private_key(signing_key.private_key, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
-        raise ConfigurationError("signing_keys: a key of no kind that signs tokens")
+        raise ConfigurationError("signing_keys: a stored key is of an unsupported kind")
     return key

@@ -106,7 +106,7 @@ def test_a_node_with_another_secret_claims_no_name(folder: Path, new_database: C
             (folder / "another").mkdir(exist_ok=True)
             code, error = refuse(folder / "another", url, node_name=name, **binds)
             assert code == 1
-            assert "it is not the secret this database was set up with" in error
+            assert "this is not the secret that this database was set up with" in error
         after = nodes(server.management())
     assert [(node["id"], node["name"]) for node in after] == [(node["id"], node["name"]) for node in before]
 

@@ -50,7 +50,7 @@ async def test_a_file_that_is_no_socket_never_works(tmp_path: Path) -> None:
 
 async def test_a_missing_program_or_script_never_works(tmp_path: Path) -> None:
     for program in [(f"{tmp_path}/missing",), ("/bin/sh", f"{tmp_path}/missing")]:
-        with pytest.raises(ConfigurationError, match=f"^program: {tmp_path}/missing is not found"):
+        with pytest.raises(ConfigurationError, match=f"^program: {tmp_path}/missing does not exist"):
             await check(program)
 
 

@@ -96,7 +96,7 @@ async def test_its_memory_processor_time_and_core_are_limited(tmp_path: Path) ->
 
 async def test_memory_beyond_the_limit_is_not_given(tmp_path: Path) -> None:
     greedy = script(tmp_path, "head -c 200000000 /dev/zero | tail -c 190000000 >&2 || exit 9", echo(agent_json()))
-    assert "exit code 9" in await reason_of(greedy, program_memory_bytes=32 * 2**20)
+    assert "code 9" in await reason_of(greedy, program_memory_bytes=32 * 2**20)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -132,9 +132,9 @@ async def test_an_answer_that_never_ends_is_cut_off_at_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        (["exit 3"], "ended with exit code 3"),
-        ([echo(agent_json()), "exit 3"], "ended with exit code 3"),
-        (["kill -9 $$"], "was ended by signal 9"),
+        (["exit 3"], "exited with code 3"),
+        ([echo(agent_json()), "exit 3"], "exited with code 3"),
+        (["kill -9 $$"], "was killed by signal 9"),
     ],
 )
 async def test_a_failure_is_told_by_its_code(tmp_path: Path, lines: list[str], reason: str) -> None:
@@ -142,14 +142,14 @@ async def test_a_failure_is_told_by_its_code(tmp_path: Path, lines: list[str], r
 
 
 async def test_a_missing_and_an_unexecutable_program_are_told_apart(tmp_path: Path) -> None:
-    assert await reason_of((str(tmp_path / "missing"),)) == f"{tmp_path}/missing is not found"
+    assert await reason_of((str(tmp_path / "missing"),)) == f"{tmp_path}/missing does not exist"
     for path in (plain_file(tmp_path), plain_file(tmp_path, b"\1\2\3", 0o755), str(tmp_path)):
         assert await reason_of((path,)) == f"{path} is not executable"
 
 
 async def test_a_slow_program_is_ended_at_the_deadline(tmp_path: Path) -> None:
     reason = await reason_of(script(tmp_path, f"exec sleep {NEVER_SECONDS}"), SHORT_SECONDS)
-    assert "did not end within 0.3 s" in reason
+    assert "did not exit within 0.3 s" in reason
 
 
 async def test_a_program_may_tidy_up_when_it_is_told_to_end(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_a_lookup_that_is_cancelled_while_its_program_starts_leaves_nothin
 async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await run(script(tmp_path, f"echo 'row 001 {KEY} found\nslowly' >&2", echo(agent_json())))
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warned == [f"{tmp_path}/program-0.sh complains: row 001 *** found slowly"]
+    assert warned == [f"{tmp_path}/program-0.sh wrote to standard error: row 001 *** found slowly"]
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ async def test_a_failed_programs_complaint_tells_no_key(
 async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loud = script(tmp_path, "head -c 1000000 /dev/zero | tr '\\0' x >&2", echo(agent_json()))
     assert isinstance(await run(loud), ExternalAgent)
-    complaints = [record.getMessage() for record in caplog.records if "complains" in record.getMessage()]
+    complaints = [record.getMessage() for record in caplog.records if "wrote to standard error" in record.getMessage()]
     assert len(complaints) == 1
     assert 1000 < len(complaints[0]) < 4500
 
 
 async def test_a_program_that_complains_without_end_is_ended(tmp_path: Path) -> None:
-    assert "was ended by signal 9" in await reason_of(script(tmp_path, "yes >&2"))
+    assert "was killed by signal 9" in await reason_of(script(tmp_path, "yes >&2"))

@@ -146,7 +146,7 @@ async def test_a_full_queue_is_told_at_once(path: Path) -> None:
         asking = KeyRequests(settings(socket=path, threads=1, queue_size=2))
         waiting = [asyncio.create_task(asking.ask(question)) for question in questions(3)]
         await until(lambda: asking.in_flight == len(waiting))
-        with pytest.raises(Unavailable, match=r"^Too many key requests wait for an answer; try again later\.$"):
+        with pytest.raises(Unavailable, match=r"^Too many key requests are waiting for an answer; try again later\.$"):
             await asking.ask(Question("id", "999"))
         joined = asyncio.create_task(asking.ask(questions(1)[0]))
         await asyncio.sleep(0)
