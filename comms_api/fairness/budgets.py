@@ -68,7 +68,7 @@ class ByteBudget:
         self.charge(client, -size)
 
     def charge(self, client: Hashable, size: int) -> None:
-        """Hold `size` more bytes even without room (fewer if negative), and grant free bytes to waiting requests."""
+        """Hold `size` more bytes (fewer if negative) even without room, and grant free bytes to waiting requests."""
         self._hold(client, size)
         if not self._held_by[client]:
             del self._held_by[client]

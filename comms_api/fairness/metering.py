@@ -1,6 +1,6 @@
 """Measure a coroutine's CPU time on the event loop, in total and for each step.
 
-A step is what runs between two waits; nothing else runs on the event loop meanwhile. CPU time is the thread's own, so a
+A step runs between two waits; nothing else runs on the event loop meanwhile. The CPU time is that of the thread, so a
 busy machine does not make a step longer.
 """
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS_MAXIMUM = 0.05
-"""Longer steps are logged, because everybody else had to wait."""
+"""Longer steps are logged, because all other tasks had to wait."""
 
 
 class Metered(Coroutine[Any, Any, T]):

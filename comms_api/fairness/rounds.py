@@ -1,8 +1,7 @@
 """Spread work that many clients cause at once over the rounds of the event loop.
 
-Tasks that are ready at the same time run in one round, and everybody else waits for its end. A queue lets one piece of
-work begin in each round. Groups of clients take turns, so a client with much work delays one of another group by one
-piece.
+Tasks that are ready at the same time run in one round, and all other tasks wait until it ends. A queue lets one piece
+of work begin in each round. Groups of clients take turns, so a busy client delays another group by one piece.
 """
 
 import asyncio
@@ -10,14 +9,14 @@ import time
 from collections import deque
 
 IDLE_SECONDS = 0.0001
-"""A round of the event loop that takes no longer had nothing else to do."""
+"""The event loop is idle if a round takes no longer than this."""
 
 BUSY_SECONDS = 0.005
-"""On a loop that is never idle, a piece of background work begins this long after the one before."""
+"""On a loop that is never idle, a piece of background work begins this long after the previous piece."""
 
 
 class RoundQueue:
-    """One kind of work, of which one piece begins in each round of the event loop."""
+    """One kind of work; one piece of it begins in each round of the event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
@@ -58,9 +57,9 @@ class RoundQueue:
 
 
 class IdleQueue(RoundQueue):
-    """Background work: a piece begins after a round that had nothing else to do, or `BUSY_SECONDS` after the last.
+    """Background work: a piece begins after an idle round, or `BUSY_SECONDS` after the previous piece.
 
-    Pieces of about a millisecond delay others little, even if they use up the rest of a core.
+    Pieces of about a millisecond delay other work little, even if they use all remaining CPU time.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Run long computations on the event loop in slices, in the time that nobody else needs.
+"""Run long computations on the event loop in slices, while the loop is idle.
 
-A computation is a generator of short steps. At most one slice of all computations runs between two rounds of the event
-loop, however many of them there are.
+A computation is a generator of short steps. At most one slice runs between two rounds of the event loop, however many
+computations there are.
 """
 
 import time
@@ -20,7 +20,7 @@ Steps: TypeAlias = Generator[Hashable, None, T]
 
 
 def charge_nobody(_client: Hashable, _seconds: float) -> None:
-    """Charge nobody, or leave that to the request's meter."""
+    """Charge nobody; the request's meter may do so."""
 
 
 class Slices:

@@ -1,7 +1,7 @@
 """Charge unsent answers to the clients that do not read them.
 
-A client has a share of bytes that it may leave unread. Each API has a total of bytes that are really in memory: a
-content that is sent to many clients counts once.
+A client may leave its share of bytes unread. The answers of each API may hold a total of bytes in memory; a content
+that is sent to many clients counts once.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from comms_api.http1.endpoint import UNLIMITED
 from comms_api.settings import Settings
 
 APIS = 2
-"""Agents that do not read their answers cannot block operators, nor the other way round."""
+"""Each API has half of the total, so agents that do not read their answers cannot block operators, or vice versa."""
 
 SHARE_BYTES = 32 * 2**20
 """How many bytes of answers may wait for one client."""
@@ -59,7 +59,7 @@ class Answers:
             await self.hold(connection.scope, size)
 
     async def hold(self, scope: Any, size: int, *, is_shared: bool = False) -> None:
-        """Hold bytes until the answer has been sent; of a shared content, only the client's share is charged here.
+        """Hold bytes until the answer has been sent; for a shared content, charge only the client's share.
 
         Raises `Unavailable` when there is no room in time.
         """
@@ -74,9 +74,9 @@ class Answers:
         self._register(scope, _Charge(client, size, is_shared))
 
     def count(self, scope: Any, size: int) -> None:
-        """Charge a whole answer with its size, which replaces its reservation, even without room.
+        """Charge the size of a whole answer instead of its reservation, even without room.
 
-        A client that is beyond its share then waits before the next answer is made for it.
+        If the client exceeds its share, its next request waits before its answer is built.
         """
         charge: _Charge | None = scope["state"].get(_CHARGE)
         if charge is None:

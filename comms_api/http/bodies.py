@@ -1,7 +1,7 @@
 """Read request bodies within the budgets of their clients.
 
-A body is admitted before a byte of it is read, when its turn comes. What a client has announced is held for it only
-while the body arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
+A body waits for its turn before a byte of it is read. The budget reserves the announced size only while the body
+arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ LINE_BYTES = 160
 """The memory that a line of a batch takes in addition to its bytes, until it has been stored."""
 
 LINES_SHARE = 2
-"""The lines of batches may take this fraction of `bytes_in_flight_maximum`, half of that for one client."""
+"""The lines of batches may take 1/LINES_SHARE of `bytes_in_flight_maximum`, and those of one client half of that."""
 
 CLIENTS_TO_FILL = 8
 SMALL_BODY_BYTES = 64 * 1024
 LARGE_BODY_BYTES = 4 * 2**20
 SMALL_SHARE = 8
-"""This fraction of the bytes is reserved for small bodies, so that they never wait behind large ones."""
+"""1/SMALL_SHARE of the bytes is reserved for small bodies, so that they never wait behind large bodies."""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
@@ -65,7 +65,7 @@ class Bodies:
         self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
         self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
         self.chunks = turns
-        """Of large bodies. Nothing more is read from a connection until its last chunk has been taken."""
+        """The turns of large bodies' chunks. A connection reads nothing more until its chunk is taken."""
 
         lines = settings.bytes_in_flight_maximum // LINES_SHARE
         self._lines = ByteBudget(lines, lines // 2, wait_seconds)
@@ -73,13 +73,13 @@ class Bodies:
         self._failed_bytes = 0
 
     def receive(self, request: AnyRequest, bytes_maximum: int | None = None) -> "_Reading":
-        """Return a block that begins with the decoded body, which counts as held until the block ends.
+        """Return a context manager that yields the decoded body and holds its bytes until the block ends.
 
-        Without the route's own maximum, `body_bytes_maximum` applies.
+        `body_bytes_maximum` applies unless the route passes a lower maximum.
 
-        Raises `Unavailable` before reading when there is no room in time, `TooLarge`, `UnsupportedEncoding`,
-        `Malformed` for a body that is not what its Content-Encoding says, and `ClientLeft`: an abandoned request is
-        neither parsed nor, if its client leaves before its turn comes, stored.
+        Raises `Unavailable` when there is no room in time, `TooLarge`, `UnsupportedEncoding`, `Malformed` for a body
+        that does not match its Content-Encoding, and `ClientLeft`. An abandoned request is not parsed; if its client
+        disconnects before its turn comes, it is not stored either.
         """
         return _Reading(request, self, min(self._limit, bytes_maximum or self._limit))
 
@@ -97,7 +97,7 @@ class Bodies:
     async def receive_public(self, request: AnyRequest) -> bytes:
         """Return the body of a route without a token, of at most `PUBLIC_BYTES_MAXIMUM` bytes.
 
-        It is in no budget: `http1` buffers as much for every connection, and the number of connections is limited.
+        No budget counts it: `http1` buffers as much for every connection, and the number of connections is limited.
         """
         encoding = _encoding_of(request)
         _refuse_if_larger(_announced_bytes(request), PUBLIC_BYTES_MAXIMUM)
@@ -187,7 +187,7 @@ class _Reading:
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
         if len(body) > LARGE_BODY_BYTES:
-            await asyncio.sleep(0)  # it took a while to join, and it will take a while to read
+            await asyncio.sleep(0)  # joining the chunks took a while, and parsing them will, so let other tasks run
         return body
 
     async def _read_chunks(self) -> bytes:
@@ -212,7 +212,7 @@ class _Reading:
         return b"".join(pieces)
 
     async def _hold(self, size: int) -> None:
-        """Hold `size` bytes in all, if that is more than before."""
+        """Increase the held bytes to `size`, if they are fewer."""
         _refuse_if_larger(size, self._limit)
         if size <= self._held:
             return
@@ -223,7 +223,7 @@ class _Reading:
         self._held = size
 
     def _keep_pace(self) -> None:
-        """Release the room that the client does not fill."""
+        """Release the unfilled room of a client that sends too slowly."""
         if self._size - self._paced_size < PACE_BYTES:
             self._budget.release(self._client, self._held - self._size)
             self._held = self._size

@@ -1,4 +1,4 @@
-"""Decode compressed bodies piece by piece, within bounds: of bytes, of frames, and of time on the event loop."""
+"""Decode compressed bodies piece by piece, within bounds for bytes, frames, and time on the event loop."""
 
 import zlib
 from typing import Protocol
@@ -8,11 +8,11 @@ import zstandard
 from comms_api.errors import Malformed
 
 FRAMES_MAXIMUM = 64
-"""How many frames (zstd) or members (gzip) a body may have: each costs time, even an empty one."""
+"""How many frames (zstd) or members (gzip) a body may have: even an empty frame costs time."""
 
 PIECE_BYTES = 256 * 1024
 ZSTD_WINDOW_BYTES = 8 * 2**20
-"""RFC 9659 requires no more of an HTTP receiver."""
+"""The window size that RFC 9659 requires HTTP receivers to support."""
 
 ZSTD_STEP_BYTES = 256
 """How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 8 MiB at most."""

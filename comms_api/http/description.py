@@ -1,6 +1,6 @@
-"""Show an API's OpenAPI description: in YAML, and as one page of HTML without scripts and resources of other hosts.
+"""Show an API's OpenAPI description in YAML, and as one HTML page without scripts or resources of other hosts.
 
-Making it takes up to 0.3 s, so a guard makes it in a thread when somebody asks for it first.
+Rendering takes up to 0.3 s, so a guard renders both in a thread on the first request.
 """
 
 import base64
@@ -63,12 +63,12 @@ class DescriptionYaml(YamlRenderPlugin):
 
 
 def description_guard(plugins: Sequence[OpenAPIRenderPlugin]) -> Guard:
-    """Return a guard of the routes that show the description; these plugins keep what they have made of it."""
+    """Return a guard that renders the description once, before its first request; the plugins keep the results."""
     thread, is_ready = BoundedExecutor("API description", 1, CALLS_MAXIMUM), Event()
 
     def make(request: Request[Any, Any, Any]) -> None:
         if not is_ready.is_set():
-            described: Any = request.app.plugins.get("OpenAPIPlugin")  # it keeps the description
+            described: Any = request.app.plugins.get("OpenAPIPlugin")  # it caches the description
             for plugin in plugins:
                 plugin.render(request, described.provide_openapi_schema())
             is_ready.set()

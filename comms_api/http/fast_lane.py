@@ -82,14 +82,14 @@ class FastLane:
         route = None if scope["query_string"] else self._routes.get((scope["method"], scope["path"]))
         if route is None:
             return self._app(scope, receive, send)
-        scope.setdefault("state", {})  # of ASGI's optional members the one that the guard writes to
+        scope.setdefault("state", {})  # optional in ASGI, but the guard writes to it
         return self._serve(route, Request(scope, receive, send))
 
     async def _serve(self, route: _Route, request: AnyRequest) -> None:
         try:
             await self._guard(request, route.handler)
             content = await route.call(request, **route.services)
-        except Exception as error:  # noqa: BLE001 - every error has its answer
+        except Exception as error:  # noqa: BLE001 - every error gets an answer
             content = answer_problem(request, error)
         if isinstance(content, Response):
             answer = content.to_asgi_response(None, request)

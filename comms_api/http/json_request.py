@@ -1,4 +1,4 @@
-"""Decode a route's JSON body directly into its type, so that every fault names its field and none is a bug."""
+"""Decode a route's JSON body directly into its type, so that every fault is a 400 that names its field."""
 
 from functools import cache
 from typing import Any
@@ -16,8 +16,8 @@ BODIES = "bodies"
 class JsonRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded as the type of its route's `data`.
 
-    Litestar would make plain objects of any depth first, and take a fault for a bug when the field is called as one of
-    the route's services is.
+    Litestar would first decode plain objects of any depth. It would also answer 500 to a fault in a field that has the
+    same name as one of the route's services.
     """
 
     _raw: bytes | None = None
@@ -36,6 +36,6 @@ class JsonRequest(Request[Any, Any, Any]):
         return read_json(await self.body(), _decoder(form))
 
 
-@cache  # one for each form that a route declares
+@cache  # one decoder for each type that a route declares
 def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(form)

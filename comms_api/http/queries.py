@@ -1,4 +1,4 @@
-"""Refuse query parameters that a route does not declare: a filter with a typo would match everything."""
+"""Refuse query parameters that a route does not declare: a misspelled filter would otherwise match everything."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ NAME_CHARACTERS_SHOWN = 64
 
 
 class DeclaredQueries:
-    """Knows the query parameters of every route of an app, those of its dependencies included, after `learn`.
+    """The declared query parameters of every route of an app and of its dependencies; empty until `learn` is called.
 
-    Routes that need no token accept any: foreign programs call health checks and logins.
+    Routes that need no token accept any parameter, because other programs call health checks and logins.
     """
 
     def __init__(self) -> None:

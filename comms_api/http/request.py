@@ -1,4 +1,4 @@
-"""The request as our routes see it."""
+"""Access to what `http1` and the guards know about a request."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -11,11 +11,11 @@ from comms_api.http1.endpoint import AT_ANSWER, AT_END, CLOSES, HAS_LEFT, IS_HEA
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 CHALLENGE = "challenge"
-"""The key in a request's state of the schemes that a 401 names (RFC 9110), if these are not Bearer alone."""
+"""The key in a request's state for the WWW-Authenticate value of a 401 (RFC 9110), if it is not Bearer alone."""
 
 
 def close_afterwards(scope: Any) -> None:
-    """Have the client's next request come by another connection, so that a load balancer may choose anew."""
+    """Close the connection after the answer, so that a load balancer can choose another node for the next request."""
     scope["state"][CLOSES] = True
 
 
@@ -25,7 +25,7 @@ def at_end(scope: Any, call: Callable[[], None]) -> None:
 
 
 def at_answer(scope: Any, call: Callable[[], None]) -> None:
-    """Call a function once the route has returned or failed: before its answer is sent."""
+    """Call a function once the route has returned or failed, before its answer is sent."""
     scope["state"].setdefault(AT_ANSWER, []).append(call)
 
 
@@ -48,7 +48,7 @@ def meter_of(scope: Any) -> Metered[None]:
 
 
 def find_header(scope: Any, name: bytes) -> str | None:
-    """Return the first header of a name in lower case; Litestar would make a dictionary of all of them first."""
+    """Return the first header with a lower-case name; Litestar would first build a dictionary of all headers."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value, "latin-1")
@@ -56,19 +56,19 @@ def find_header(scope: Any, name: bytes) -> str | None:
 
 
 def client_name(scope: Any) -> str | None:
-    """Return whom the client's certificate names; None without one, or where none is asked for."""
+    """Return the common name of the client's certificate; None without a certificate."""
     name: str | None = ((scope.get("extensions") or {}).get("tls") or {}).get("client_cert_name")
     return name
 
 
 def remote_address(connection: Any) -> str | None:
-    """Return the address that asks; behind a proxy only if that is trusted (see `http1/forwarded`)."""
+    """Return the client's address; behind a trusted proxy, the address that it reports (see `http1/forwarded`)."""
     client = connection.scope.get("client")
     return client[0] if client else None
 
 
 async def until_disconnect(request: AnyRequest) -> None:
-    """Return when the client is gone."""
-    # A server frees a vanished client's request only if somebody awaits its next message.
+    """Return when the client has disconnected."""
+    # `http1` frees the request of a disconnected client only if the app awaits its next message.
     while (await request.receive())["type"] != "http.disconnect":
         pass

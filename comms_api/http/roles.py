@@ -1,4 +1,4 @@
-"""Who may call a route of the management API: declared beside it, checked by the guard."""
+"""The roles that may call a route of the management API; each route declares them, and the guard checks them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def _only(*roles: Role) -> dict[str, Any]:
 
 
 ADMINISTER = _only("administrator")
-"""The `opt` of a route that changes who may do what."""
+"""The `opt` of a route that changes permissions."""
 OPERATE = _only("administrator", "operator")
 """The `opt` of a route that changes the fleet."""
 READ = _only("administrator", "operator", "reader")
@@ -20,6 +20,6 @@ READ = _only("administrator", "operator", "reader")
 SUBMIT = _only("administrator", "operator", "service")
 """The `opt` of a route that submits commands."""
 SERVE = _only("service")
-"""The `opt` of a route by which a service gets its own orders."""
+"""The `opt` of a route that returns a service's orders."""
 ANYONE = _only("administrator", "operator", "reader", "service")
-"""The `opt` of a route for every user that is logged in."""
+"""The `opt` of a route for every logged-in user."""

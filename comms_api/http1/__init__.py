@@ -1,1 +1,1 @@
-"""HTTP/1.1 (RFC 9112) for an ASGI app, on connections that somebody else accepts."""
+"""HTTP/1.1 (RFC 9112) for an ASGI app, on a listening socket that the caller opens."""

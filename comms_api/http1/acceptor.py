@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 ACCEPTED_AT_ONCE = 64
-"""How many connections are accepted before other work has its turn."""
+"""How many connections to accept before other tasks run."""
 
 PAUSE_SECONDS = 0.1
-"""The pause in accepting after the system has refused another open file."""
+"""How long to stop accepting connections after the system has refused to open another file."""
 
 HEADER_SECONDS = 5.0
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -68,7 +68,7 @@ class Acceptor:
         """Handshakes, and the first reads after them.
 
         A handshake costs as much CPU time as several requests, and it needs no token. A client enters the queue when
-        its first bytes are there, so clients that connect and send nothing hold nobody up, and cannot gather handshakes
+        its first bytes arrive. So clients that connect and send nothing delay nobody, and cannot collect handshakes
         that all begin at once. Clients whose handshakes end together often send their requests together, too.
         """
 
@@ -138,7 +138,7 @@ class Acceptor:
                 served.abort()
             else:
                 self._endpoint.release(group)
-            if not isinstance(error, OSError):  # TLS errors and time-outs are ones, too
+            if not isinstance(error, OSError):  # TLS errors and timeouts are OSErrors, too
                 raise
         finally:
             self._endpoint.unproven.pop(opening, None)

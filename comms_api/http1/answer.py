@@ -1,4 +1,4 @@
-"""The bytes of an answer (RFC 9112, 6)."""
+"""Encode answers as bytes (RFC 9112, 6)."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -15,7 +15,7 @@ STANDARD_HEADERS = {
     b"strict-transport-security": b"max-age=31536000",
     b"x-content-type-options": b"nosniff",
 }
-"""The headers of every answer, refusals included; an app may send its own value of each."""
+"""The headers of every answer, including refusals; an app may replace the value of each."""
 
 _STANDARD_LINES = {name: b"%b: %b\r\n" % (name, value) for name, value in STANDARD_HEADERS.items()}
 _ALL_STANDARD_LINES = b"".join(_STANDARD_LINES.values())
@@ -23,13 +23,13 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 
 class Answer:
-    """Encodes what an ASGI app sends; the head first, once, then parts of the body."""
+    """Encodes the answer of an ASGI app: first the head, once, then the parts of the body."""
 
     __slots__ = ("_has_chunks", "_is_bodiless", "_left", "closes", "is_begun")
 
     def __init__(self) -> None:
         self.closes = False
-        """Whether the connection closes behind the answer; its headers may say so as well."""
+        """Whether the connection closes after the answer; the app's headers can set this, too."""
 
         self.is_begun = False
         self._is_bodiless = self._has_chunks = False
@@ -37,15 +37,15 @@ class Answer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the body has as many bytes as were announced."""
+        """Whether the body has all the announced bytes."""
         return not self._left
 
     def encode_head(
         self, start: Mapping[str, Any], method: str, version: str, date_line: bytes, length: int | None
     ) -> bytes:
-        """Return the head, for a request's method and version; `length` is the body's, if it is known.
+        """Return the head for a request's method and version; `length` is the length of the body, if it is known.
 
-        How the body is framed is no matter of the app. Raises `ValueError` for a header that would be more than one.
+        The framing of the body does not depend on the app. Raises `ValueError` for a header with a line break.
         """
         status, headers = start["status"], start.get("headers", ())
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line, _standard_lines(headers)]
@@ -68,7 +68,7 @@ class Answer:
             case b"transfer-encoding":
                 return b""
             case b"allow" if b"GET" in value:
-                value += b", HEAD"  # which is served as a GET
+                value += b", HEAD"  # a HEAD is served as a GET
             case b"content-length":
                 self._left = int(value)
                 if status == NO_CONTENT:
@@ -80,13 +80,13 @@ class Answer:
             self._left = length
             return b"content-length: %d\r\n" % length
         if version == "1.0":
-            self.closes = True  # which ends the body
+            self.closes = True  # the end of the connection ends the body
             return b""
         self._has_chunks = True
         return b"transfer-encoding: chunked\r\n"
 
     def encode_body(self, body: bytes | memoryview, *, is_last: bool) -> tuple[bytes | memoryview, ...]:
-        """Return a part of the body with its frame; raises `ValueError` for more than was announced."""
+        """Return a part of the body with its framing; raises `ValueError` if the body exceeds its announced length."""
         if self._is_bodiless:
             return ()
         if self._left is not None:
@@ -107,7 +107,7 @@ def _standard_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def encode_refusal(refused: Refused, date_line: bytes) -> bytes:
-    """Return the answer to what no app has answered; the connection closes behind it."""
+    """Return an answer that does not come from the app; the connection closes after it."""
     body = str(refused).encode()
     start = {"status": refused.status, "headers": [(b"content-type", b"text/plain")]}
     answer = Answer()

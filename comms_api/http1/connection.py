@@ -1,7 +1,7 @@
-"""Serve a connection: its requests are an ASGI app's, one after the other.
+"""Serve the requests of a connection with an ASGI app, one after the other.
 
-Of what a client sends ahead, little is taken in: of a body that the app does not read, and of requests behind the one
-that is being answered. The rest is left to TCP.
+A connection buffers little of what a client sends ahead: of a body that the app does not read, and of pipelined
+requests. TCP flow control holds back everything else.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from comms_api.http1.reader import Head, Refused, RequestReader
 
 AHEAD_BYTES_MAXIMUM = 64 * 1024
 ANSWER_BYTES_MAXIMUM = 64 * 1024
-"""How much of an answer waits for the client before the app does."""
+"""How much of an answer to buffer for the client before the app must wait."""
 
 LOOK_SECONDS = 1.0
-"""How often a connection that is not read is looked at: whether its client has left."""
+"""How often to check whether the client has disconnected while the connection is not read."""
 
 
 class Connection(asyncio.BufferedProtocol):
     """A client's connection.
 
-    `client` is named where the peer is a proxy. `address_group` is the group that the endpoint has admitted it for. A
-    connection that begins paused reads nothing until `regulate` is called.
+    `client` is set if the peer is a proxy. `address_group` is the group that the endpoint counts the connection for.
+    A connection that begins paused reads nothing until `regulate` is called.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: Any = None
         self._loop = asyncio.get_running_loop()
         self._base_scope: dict[str, Any] = {}
-        """What its requests have in common."""
+        """The members of the scope that are the same for all its requests."""
 
         self._exchange: Exchange | None = None
         self._unread = b""
@@ -78,11 +78,11 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has been registered at its endpoint, which stops counting it when it ends."""
+        """Whether the endpoint has registered the connection, and so stops counting it when it ends."""
         return bool(self._base_scope)
 
     def connection_made(self, transport: Any) -> None:
-        """Begin."""
+        """Register at the endpoint and wait for the first request."""
         self._transport = transport
         tls = transport.get_extra_info("ssl_object")
         extensions = {} if tls is None else {"tls": {"client_cert_name": common_name(tls.getpeercert())}}
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         }
         transport.set_write_buffer_limits(ANSWER_BYTES_MAXIMUM, 0)
         if tls is not None:
-            transport.set_read_buffer_limits(1, 0)  # else uvloop reads up to 768 KiB ahead of the decryption
+            transport.set_read_buffer_limits(1, 0)  # otherwise uvloop reads up to 768 KiB ahead of decryption
         if self._is_paused:
             transport.pause_reading()
         self.endpoint.add(self)
@@ -107,18 +107,18 @@ class Connection(asyncio.BufferedProtocol):
             self._become_idle()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        """Return the buffer that all connections share: each copies its bytes from it at once."""
+        """Return the buffer that all connections share; each connection copies its bytes from it at once."""
         return self.endpoint.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Read what the client has sent, as far as its turn has come."""
+        """Read the new bytes, but not beyond the request in progress."""
         if not self._is_closing:
             data = bytes(self.endpoint.read_buffer[:nbytes])
             self._unread = self._unread + data if self._unread else data
             self._read()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Tell the app; and forget what refers back here, for it would stay until circles are looked for."""
+        """Tell the app, and break reference cycles, which would live until the next garbage collection."""
         self._is_closing = True
         self._stop_idling()
         self._stop_looking()
@@ -131,13 +131,13 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
 
     def pause_writing(self) -> None:
-        """Hold back the app: its client does not read; give it up if it goes on like that."""
+        """Make the app wait while the client does not read; abort if the client stalls for too long."""
         self._is_slow = True
         self._writable = self._loop.create_future()
         self._stall_timer = self._loop.call_later(self.endpoint.limits.stall_seconds, self.abort)
 
     def resume_writing(self) -> None:
-        """Let the app go on."""
+        """Let the app continue."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -146,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
             writable.set_result(None)
 
     def write(self, data: bytes) -> None:
-        """Send to the client, unless it has left."""
+        """Send to the client, unless it has disconnected."""
         if data and not self._has_ended():
             self._transport.write(data)
 
@@ -158,11 +158,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._has_ended() or _has_left(self._transport)
 
     async def wait_until_writable(self) -> None:
-        """Return once the client has read enough, or has left."""
+        """Return once the client has read enough, or has disconnected."""
         if self._writable is not None:
             await asyncio.shield(self._writable)
         elif self._has_ended():
-            await asyncio.sleep(0)  # so that the app can be told
+            await asyncio.sleep(0)  # let `connection_lost` run and tell the app
 
     def _read(self) -> None:
         try:
@@ -203,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
 
     def answered(self, *, closes: bool) -> None:
-        """Go on to the next request, if there can be one."""
+        """Continue with the next request, or close the connection."""
         if self._exchange is not None and self._exchange.state.get(AUTHENTICATED):
             self._is_trusted = True
         self._exchange = None
@@ -215,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read()
 
     def _part(self) -> None:
-        """Close behind an answer; a slow client is given time for what is still on its way."""
+        """Close after an answer; a slow client gets `idle_seconds` to read what is still buffered."""
         if self._is_slow:
             self._is_closing = True
             self._become_idle()
@@ -223,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
 
     def regulate(self) -> None:
-        """Read on from the network, unless enough waits to be read here."""
+        """Read from the network while the buffer has room; pause reading otherwise."""
         if self._is_closing:
             return
         is_enough = len(self._unread) + self.reader.body_bytes > AHEAD_BYTES_MAXIMUM
@@ -236,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_paused = is_enough
 
     def _look(self) -> None:
-        """See whether the client has left: a connection that is not read hears of nothing."""
+        """Check whether the client has disconnected, since a paused transport does not report it."""
         if self._has_ended() or (self.reader.is_complete and _has_left(self._transport)):
             self.abort()
             self.connection_lost(None)
@@ -260,12 +260,12 @@ class Connection(asyncio.BufferedProtocol):
             self._idle_timer = None
 
     def close_if_idle(self) -> None:
-        """Close, unless a request is being served."""
+        """Close, unless a request is in progress."""
         if self._exchange is None:
             self.close()
 
     def close(self) -> None:
-        """Close, once what has been written is sent."""
+        """Close once all written bytes have been sent."""
         self._is_closing = True
         self._stop_idling()
         self._stop_looking()
@@ -280,20 +280,20 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _has_left(transport: Any) -> bool:
-    """Ask the kernel, which knows whether the client has closed even while nobody reads what came before that."""
+    """Ask the kernel whether the client has closed the connection; unread bytes do not hide this from it."""
     socket = transport.get_extra_info("socket")
     descriptor = -1 if socket is None else socket.fileno()
     if descriptor < 0:
         return True
     poll = select.poll()
-    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # Linux has it
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))  # only Linux has it
     return bool(poll.poll(0))
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str | None:
     """Return the common name of a certificate's subject, as `ssl` describes it; None without a certificate.
 
-    One that has no such name, or several, names nobody: the empty string.
+    Without a common name, or with several, this is the empty string, which matches no agent.
     """
     if not certificate:
         return None

@@ -1,4 +1,4 @@
-"""The state that the connections of one site share, and how they end."""
+"""The state that the connections of one site share: limits, counts, and shutdown."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ AT_END = "comms_api.at_end"
 """A key of a scope's `state`: functions to call once the answer has been sent or its client has disconnected."""
 
 AT_ANSWER = "comms_api.at_answer"
-"""A key of a scope's `state`: functions to call once the app begins its answer, or fails to."""
+"""A key of a scope's `state`: functions to call once the app begins its answer, or ends without one."""
 
 CLOSES = "comms_api.closes"
 """A key of a scope's `state`: an app sets it to true to close the connection after the answer."""
@@ -36,7 +36,7 @@ METER = "comms_api.meter"
 """A key of a scope's `state`: the `Metered` that runs the request."""
 
 READ_BYTES_MAXIMUM = 96 * 1024
-"""How many bytes of a connection are decrypted at once, before other work has its turn."""
+"""How many bytes of a connection to decrypt before other tasks run."""
 
 NEARLY_FULL = 0.9
 NOTICE_SECONDS = 60.0
@@ -49,14 +49,14 @@ The answer ends with its head: the app may not send a body, and sees its client 
 """
 
 HAS_LEFT = "comms_api.has_left"
-"""A key of a request's scope: a call that returns whether the client has closed its connection, as the kernel knows it.
+"""A key of a request's scope: a function that asks the kernel whether the client has closed its connection.
 
-It reads nothing, so it also detects a client that left while this process was frozen or busy.
+It reads nothing, so it also detects a client that disconnected while this process was frozen or busy.
 """
 
 
 def charge_nobody(_scope: Any, _seconds: float) -> None:
-    """Do not count CPU time."""
+    """Charge no CPU time."""
 
 
 def count_no_answer(_scope: Any, _size: int) -> None:
@@ -70,16 +70,16 @@ class Limits(msgspec.Struct, frozen=True):
     """How long a connection may wait for the head of a request."""
 
     body_seconds: float
-    """How long a client may take to send a body, from when the app asks for it."""
+    """How long a client may take to send a body after the app asks for it."""
 
     body_bytes: int
     """How many bytes of an unread body to discard before closing the connection."""
 
     discard_seconds: float = 5.0
-    """How long to discard them."""
+    """How long to discard an unread body before closing the connection."""
 
     stall_seconds: float = 30.0
-    """How long a client may take to make room for more of an answer."""
+    """How long a client may take to read what is buffered of an answer."""
 
     connections: int = UNLIMITED
     connections_per_address: int = UNLIMITED
@@ -90,11 +90,11 @@ class Accounting(msgspec.Struct, frozen=True):
     """Charges the requests of a site to their clients."""
 
     charge: Charge = charge_nobody
-    """Called after each request with its scope, and its seconds of CPU time on the event loop."""
+    """Called after each request with its scope and its CPU seconds on the event loop."""
 
     count_answer: CountAnswer = count_no_answer
-    """Called before an answer is sent with the scope, and the size of the answer's last part: the whole answer, unless
-    it is a stream.
+    """Called before the last part of an answer is sent, with the scope and the size of that part. Unless the answer is
+    a stream, this part is the whole answer.
     """
 
     turns: RoundQueue | None = None
@@ -124,7 +124,7 @@ class Closable(Abortable, Protocol):
 class Endpoint:
     """The app and the limits of one site, and its open connections.
 
-    `requests` may count those of several sites. `proxies` name the clients of the requests that they forward.
+    Several sites may share `requests`. `proxies` finds the clients of forwarded requests.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Endpoint:
         self.is_ending = False
         self.read_buffer = memoryview(bytearray(READ_BYTES_MAXIMUM))
         self.unproven: dict[Abortable, None] = {}
-        """Connections that wait for their client without a token, or for their handshake; oldest first."""
+        """Connections in their handshake, or waiting for a client that has shown no token; oldest first."""
 
         self._connections: set[Closable] = set()
         self._admitted: Counter[str] = Counter()
@@ -155,9 +155,9 @@ class Endpoint:
         self._dated_at = 0
 
     def admit(self, group: str) -> bool:
-        """Count a connection from a group of addresses, unless that exceeds a limit.
+        """Count a connection from a group of addresses and return True, or return False if that exceeds a limit.
 
-        When the site is full, the oldest connection that waits for a client without a token makes room.
+        When the site is full, the oldest connection in `unproven` is closed to make room.
         """
         limits, held = self.limits, self._admitted[group]
         if held >= limits.connections_per_address:
@@ -180,16 +180,16 @@ class Endpoint:
             del self._admitted[group]
 
     def close_an_unproven_connection(self) -> bool:
-        """Close the oldest connection that waits for a client without a token; return whether there was one."""
+        """Close the oldest connection in `unproven`; return whether there was one."""
         if not self.unproven:
             return False
         oldest = next(iter(self.unproven))
-        del self.unproven[oldest]  # it closes in a later cycle of the event loop, and makes room once
+        del self.unproven[oldest]  # closing ends in a later cycle of the event loop; do not count it twice
         oldest.abort()
         return True
 
     def notice(self, message: str, *arguments: object) -> None:
-        """Log a warning about clients, at most once a minute for each kind."""
+        """Log a warning about clients, at most once a minute for each message."""
         now = time.monotonic()
         if now - self._noticed_at.get(message, -NOTICE_SECONDS) >= NOTICE_SECONDS:
             self._noticed_at[message] = now
@@ -208,7 +208,7 @@ class Endpoint:
             self._closed.set()
 
     def end(self) -> None:
-        """Close the connections that are idle, and have each other one close behind its answer."""
+        """Close idle connections now, and each other connection after its answer."""
         self.is_ending = True
         for connection in list(self._connections):
             connection.close_if_idle()
@@ -219,12 +219,12 @@ class Endpoint:
             await self._closed.wait()
 
     def abort(self) -> None:
-        """Cut off the connections that are left."""
+        """Abort the remaining connections."""
         for connection in list(self._connections):
             connection.abort()
 
     def date_line(self) -> bytes:
-        """Return the header that dates an answer (RFC 9110, 6.6.1), made once a second."""
+        """Return the Date header (RFC 9110, 6.6.1), which is formatted at most once a second."""
         now = int(time.time())
         if now != self._dated_at:
             self._date_line, self._dated_at = f"date: {formatdate(now, usegmt=True)}\r\n".encode(), now

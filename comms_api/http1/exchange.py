@@ -2,9 +2,9 @@
 
 An app may answer before it has read the body. If the connection closed with unread bytes, the kernel would reset it
 and the client could lose the answer. So the rest of the body is read and discarded, within a limit of bytes and of
-time. A small body is discarded before the answer, and the connection stays open. A larger one is discarded after the
-answer, which announces that the connection closes. A body that the client holds back (Expect: 100-continue) is never
-requested only to be discarded.
+time. A small body is discarded before the answer, and the connection stays open. A larger body is discarded after the
+answer, which announces that the connection closes. The server never requests a body that the client holds back
+(Expect: 100-continue) only to discard it.
 """
 
 import asyncio
@@ -28,29 +28,29 @@ _FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answe
 
 
 class Wire(Closable, Protocol):
-    """What an exchange needs of its connection."""
+    """The methods of a connection that an exchange uses."""
 
     endpoint: Endpoint
     reader: RequestReader
 
     def write(self, data: bytes) -> None:
-        """Send to the client, unless it has left."""
+        """Send to the client, unless it has disconnected."""
 
     async def wait_until_writable(self) -> None:
-        """Return once the client has read enough, or has left."""
+        """Return once the client has read enough, or has disconnected."""
 
     def regulate(self) -> None:
-        """Read on from the network, unless enough waits to be read here."""
+        """Read from the network while the buffer has room; pause reading otherwise."""
 
     def answered(self, *, closes: bool) -> None:
-        """Go on to the next request, if there can be one."""
+        """Continue with the next request, or close the connection."""
 
     def close(self) -> None:
-        """Close, once what has been written is sent."""
+        """Close once all written bytes have been sent."""
 
 
 class Exchange:
-    """A request whose head has been read, until it is answered or its client has left."""
+    """A request whose head has been read, until it is answered or its client disconnects."""
 
     __slots__ = (
         "_answer",
@@ -79,7 +79,7 @@ class Exchange:
         self._is_body_taken = self._is_answered = self._is_left = False
         self._scope: dict[str, Any] = {}
         self.state: dict[str, Any] = {}
-        """The `state` of the request's scope, where the app leaves notes for its connection."""
+        """The `state` of the request's scope, through which the app gives instructions to its connection."""
 
         self._start: Mapping[str, Any] | None = None
         """The buffered `http.response.start`, sent together with the first body part."""
@@ -97,17 +97,17 @@ class Exchange:
         self._task = asyncio.create_task(self._meter)
 
     def leave(self) -> None:
-        """Tell the app that its client has left."""
+        """Tell the app that its client has disconnected."""
         self._is_left = True
         self.wake()
 
     def wake(self) -> None:
-        """Let the app have the news: more of the body, or the end."""
+        """Wake the app because more of the body has arrived, or the exchange has ended."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def refuse(self, refused: Refused) -> None:
-        """Answer in the app's place, unless it has begun to, and close the connection."""
+        """Answer instead of the app, unless the app has begun its answer, and close the connection."""
         if not self._answer.is_begun:
             self._connection.write(encode_refusal(refused, self._connection.endpoint.date_line()))
         self.leave()
@@ -206,7 +206,7 @@ class Exchange:
         return announced != b"" and int(announced) <= SMALL_BODY_BYTES and not self._awaits_permission
 
     async def _discard(self) -> None:
-        """Read the rest of the body and drop it, within the limits of bytes and of time."""
+        """Read the rest of the body and discard it, within the limits of bytes and of time."""
         reader, limits = self._connection.reader, self._connection.endpoint.limits
         left = limits.body_bytes
         is_late = self._deadline is not None and self._deadline <= asyncio.get_running_loop().time()

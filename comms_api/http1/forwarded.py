@@ -13,9 +13,9 @@ ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
 class TrustedProxies:
     """Finds the client of a request in one header, if the request comes from a trusted proxy.
 
-    Only the header that the proxies set is read, since they forward a client's own other header. From the right, the
-    first address that is not a trusted proxy's is the client's; anybody may have written what stands left of it. A
-    header from anyone else is ignored.
+    Only the header that the proxies set is read, because they forward the other header as the client sent it. The
+    client is the rightmost address that is not a trusted proxy; anyone may have written the addresses to its left.
+    Headers of other peers are ignored.
     """
 
     def __init__(self, networks: Sequence[str] = (), header: ForwardedHeader = "X-Forwarded-For") -> None:
@@ -44,7 +44,7 @@ def _hops_of_x_forwarded_for(value: str) -> Iterator[str]:
 
 
 def _hops_of_forwarded(value: str) -> Iterator[str]:
-    """Yield the `for` of each element (RFC 7239), last first, so that a client's unclosed quote spoils no other."""
+    """Yield the `for` of each element (RFC 7239), last first, so that a client's unclosed quote spoils no later one."""
     for element in _elements_from_the_right(value):
         pairs = (pair.partition("=") for pair in element.split(";"))
         yield next((node.strip().strip('"') for name, _, node in pairs if name.strip().lower() == "for"), "")

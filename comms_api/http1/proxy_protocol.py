@@ -1,6 +1,6 @@
 """Read the header in which a load balancer names its client (HAProxy's PROXY protocol, versions 1 and 2).
 
-The header comes before the client's own bytes, so before TLS. Exactly its bytes are taken from the socket.
+The header precedes the client's bytes, and so it precedes TLS. Exactly its bytes are read from the socket.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 async def read_header(connection: socket.socket) -> Address | None:
-    """Take the header from a non-blocking socket and return the client it names; raises `ValueError`, `EOFError`."""
+    """Read the header from a non-blocking socket and return the client it names; raises `ValueError`, `EOFError`."""
     head = b""
     while True:
         await wait_until_readable(connection)

@@ -1,8 +1,8 @@
-"""Read requests from the bytes of a connection: llhttp, in C, does the parsing, and is strict.
+"""Read requests from the bytes of a connection; llhttp, a strict parser in C, parses them.
 
-A head is given to it in one piece that ends with the head, and of a body no more than is announced. So what is behind
-a request stays bytes, however much a client sends ahead. Only the end of a body in chunks is llhttp's to find: what
-comes in one piece with that end and belongs to another request is lost, and the connection can only be closed.
+llhttp receives a whole head at once, and no more of a body than was announced. So the bytes after a request stay
+unparsed, however much a client sends ahead. Only llhttp can find the end of a chunked body. If the same piece also
+contains bytes of the next request, these are lost, and the connection must close.
 """
 
 from http import HTTPStatus
@@ -14,15 +14,15 @@ from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgr
 
 HEAD_BYTES_MAXIMUM = 16 * 1024
 CHUNK_EXTRAS_BYTES_MAXIMUM = 64 * 1024
-"""How much may come between two pieces of a body in chunks, or behind the last: extensions and trailers."""
+"""The maximum size of chunk extensions between two chunks, or of the trailers after the last chunk."""
 
 _HEAD_END = b"\r\n\r\n"
 _VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
-"""llhttp also accepts requests of RTSP and ICE."""
+"""llhttp also accepts requests of RTSP and ICE, so the version is checked here."""
 
 
 class Refused(Exception):
-    """What is no request, or none that is served; its connection is of no use any more."""
+    """The bytes are not a valid or supported request; the connection must close."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a request says before its body; names of headers are in lower case."""
+    """The part of a request before its body; header names are in lower case."""
 
     method: str
     version: str
@@ -41,7 +41,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class RequestReader:
-    """Reads one request, and after `restart` the next. Methods named `on_…` are for llhttp."""
+    """Reads one request, and after `restart` the next one. llhttp calls the methods named `on_…`."""
 
     __slots__ = (
         "_body",
@@ -71,27 +71,27 @@ class RequestReader:
         """Whether the body has ended."""
 
         self.is_last = False
-        """Whether the connection must close behind the answer."""
+        """Whether the connection must close after the answer."""
 
         self.body_bytes = 0
-        """How much of the body has not been taken."""
+        """The size of the body parts that `take_body` has not returned yet."""
 
         self._body: list[bytes] = []
         self._body_left: int | None = 0
         self._extras_bytes = 0
         self._is_overrun = False
-        """Whether another request has begun, behind chunks."""
+        """Whether another request has begun in the same piece as the end of a chunked body."""
 
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fault: Refused | None = None
 
     def close(self) -> None:
-        """Read nothing more, and let go of the parser, which refers to its reader."""
+        """Stop reading, and release the parser, which refers to this reader."""
         self._parser = None
 
     def read(self, data: bytes) -> bytes:
-        """Read what belongs to the request, and return what is behind it; raises `Refused`."""
+        """Read the bytes of the current request, and return the bytes after it; raises `Refused`."""
         while data and self.head is None:
             data = self._read_head(self._unread + data if self._unread else data)
         if data and not self.is_complete:
@@ -99,12 +99,12 @@ class RequestReader:
         return data
 
     def take_body(self) -> bytes:
-        """Return what has come of the body since the last call."""
+        """Return the bytes of the body that have arrived since the last call."""
         body, self._body, self.body_bytes = self._body, [], 0
         return body[0] if len(body) == 1 else b"".join(body)
 
     def _read_head(self, data: bytes) -> bytes:
-        """Read a head; empty lines may come before it."""
+        """Read a head; empty lines may precede it."""
         data = data.lstrip(b"\r\n")
         size = data.find(_HEAD_END) + len(_HEAD_END)
         is_whole = size >= len(_HEAD_END)
@@ -148,15 +148,15 @@ class RequestReader:
             raise self._fault
 
     def on_message_begin(self) -> None:
-        """Hear of a request: of another one only behind chunks."""
+        """Note the start of a request; llhttp sees the start of another one only after a chunked body."""
         self._is_overrun = self.is_last = self.is_complete
 
     def on_url(self, url: bytes) -> None:
-        """Hear of (a part of) the target."""
+        """Append a part of the target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Hear of a header; a trailer says nothing to us."""
+        """Add a header; ignore trailers."""
         if self.head is not None:
             return
         name = name.lower()
@@ -169,7 +169,7 @@ class RequestReader:
                 self._fault = Refused(HTTPStatus.NOT_IMPLEMENTED, "The only supported transfer coding is chunked.")
 
     def on_headers_complete(self) -> None:
-        """Make the head."""
+        """Build the head and check its version and its Host header."""
         parser = self._parser
         if self.head is not None:
             return
@@ -190,15 +190,15 @@ class RequestReader:
         try:
             return parse_url(self._target).path or b"/"
         except HttpParserInvalidURLError:
-            return self._target  # no path is like that: 404
+            return self._target  # no route has such a path, so the answer is 404
 
     def on_body(self, data: bytes) -> None:
-        """Hear of a part of the body."""
+        """Append a part of the body."""
         if not self.is_complete:
             self._body.append(data)
             self.body_bytes += len(data)
             self._extras_bytes = 0
 
     def on_message_complete(self) -> None:
-        """Hear of the request's end."""
+        """Note the end of the request."""
         self.is_complete = True

@@ -4,7 +4,7 @@ import asyncio
 
 
 class RequestCount:
-    """How many requests have come, and whether any is in progress."""
+    """The number of requests so far, and whether any is in progress."""
 
     def __init__(self) -> None:
         self.total = 0
