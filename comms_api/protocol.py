@@ -30,20 +30,20 @@ RESULT_TIMEOUT = 3
 RESULT_UNKNOWN = 4
 
 DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
-"""What a real agent reports, with code 1, when an order it already holds is offered to it again."""
+"""The message that a real agent reports, with code 1, when the server offers it an order that it already holds."""
 
 
 CANCEL_ACTION = "cancel"
-"""Tells an agent that it need not go on: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
+"""Tells an agent to stop work: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
 
 SET_GROUP_ACTION = "set-group"
-"""Sets an agent's groups: args `{"groups":[…]}`. In a group that it does not belong to, it loses its configuration."""
+"""Sets an agent's groups: args `{"groups":[…]}`. A real agent loses its configuration in a wrong group."""
 
 ROTATE_KEY_ACTION = "rotate-key"
 """Makes an agent create its next key and submit it; no args."""
 
 BATCH_SEQUENCE = "Batch-Sequence"
-"""The header with the number of a stateful batch; in a refusal (409), the number of the newest one applied."""
+"""The header with the number of a stateful batch; in a refusal (409), the number of the newest applied batch."""
 
 BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 
@@ -71,7 +71,7 @@ def contains_nul(json: bytes) -> bool:
 
 
 def no_data() -> msgspec.Raw:
-    """Return the JSON of no data; msgspec reads raw JSON only where nothing else may stand."""
+    """Return `null` as raw JSON. msgspec cannot decode `Raw | None`, so missing data is `null`."""
     return msgspec.Raw(b"null")
 
 
@@ -81,7 +81,7 @@ def no_args() -> msgspec.Raw:
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What an agent logs in with."""
+    """The id and the key of an agent that logs in."""
 
     uuid: str
     key: str
@@ -119,7 +119,7 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AgentMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who sends a batch, as the agent tells it; only `id` is checked, against the token."""
+    """The agent's description of itself in a batch; only `id` is checked, against the token."""
 
     id: str
     name: str = ""
@@ -143,7 +143,7 @@ class StatelessHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatefulHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The line before a state's data line; alone when it deletes."""
+    """The line before a state's data line; a deletion has no data line."""
 
     id: str
     module: str
@@ -152,7 +152,7 @@ class StatefulHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 class ItemResult(msgspec.Struct, frozen=True, gc=False):
-    """What became of one item of a stateful batch; `index` counts from 0."""
+    """The result of one item of a stateful batch; `index` counts from 0."""
 
     index: int
     id: str
@@ -167,21 +167,21 @@ class ItemResults(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whom a command is for, as its agents are told."""
+    """The target of a command, as its agents see it."""
 
     id: str
     type: TargetType
 
 
 class CancelArguments(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the order to cancel names: the command, or one order of it."""
+    """The args of a cancel order: the command to cancel, or one order of it."""
 
     request_id: UUID | None = None
     order_id: UUID | None = None
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What an agent is to do; `args` is a JSON object or array, kept byte for byte."""
+    """The action that an agent performs; `args` is a JSON object or array, kept byte for byte."""
 
     name: Name
     args: msgspec.Raw = msgspec.field(default_factory=no_args)
@@ -189,7 +189,7 @@ class Action(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """One command as one agent gets it; `document_id` is what the agent reports its result under."""
+    """One command for one agent; the agent reports its result under `document_id`."""
 
     document_id: str
     request_id: str
@@ -236,7 +236,7 @@ class RawOrderResults(msgspec.Struct, frozen=True):
 
 
 class ReportOutcome(msgspec.Struct, frozen=True):
-    """What became of one report: `updated`, `noop`, or why it was refused."""
+    """The outcome of one report: `updated`, `noop`, or the reason for its refusal."""
 
     index: int
     order_id: str
@@ -259,7 +259,7 @@ class WantedFile(msgspec.Struct, frozen=True):
 
 
 class WantedFiles(msgspec.Struct, frozen=True):
-    """The files that an agent should have, in the order in which they are merged; of one name the last counts."""
+    """The files that an agent should have, in merge order; of several files with one name, the last one counts."""
 
     files: list[WantedFile]
 

@@ -1,8 +1,8 @@
-"""Cut the body of a batch into windows of lines, however its bytes were split on the way.
+"""Cut the body of a batch into windows of lines.
 
-A batch is lines of JSON. A body without a readable metadata line is `Malformed`. A fault of one item never fails the
-others, since a real agent would resend the same batch forever; a byte that is not UTF-8 is a fault of its line
-alone. No step of reading a batch takes more than a window: `events/stateless` and `states/stateful` read one at a time.
+A batch is lines of JSON. A body without a readable metadata line is `Malformed`. An invalid item never fails the other
+items, since a real agent would resend the same batch forever. A byte that is not UTF-8 invalidates only its line. To
+keep each step short, `events/stateless` and `states/stateful` read one window at a time.
 """
 
 import re
@@ -21,7 +21,7 @@ WINDOW_LINES = 64
 """A window ends with the line that exceeds its bytes, or after this many lines."""
 
 CHECKED_BYTES_MAXIMUM = 8 * 2**20
-"""A longer window contains a line that is refused for its length; it is not decoded."""
+"""A longer window contains a line that is too long and will be refused, so the window is not decoded."""
 
 
 class _Agent(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class _Agent(msgspec.Struct, frozen=True):
 
 
 class _Metadata(msgspec.Struct, frozen=True):
-    """The one member of the metadata line that counts; a fault in another must not block an agent's queue."""
+    """The only member of the metadata line that is read; a fault in another member must not block an agent's queue."""
 
     agent: _Agent
 
@@ -112,10 +112,10 @@ def name_fault(*names: str) -> str | None:
 
 
 def as_utf8(line: bytes) -> bytes:
-    """Return a decodable form of a line, so that a header with a broken name still separates its neighbours."""
+    """Return a decodable form of a line, so that a header with a broken name still ends the run before it."""
     return line.decode(errors="replace").encode()
 
 
 def may_have(member: bytes, line: bytes) -> bool:
-    """Return whether the line may contain a member with that name, which may be written with escapes."""
+    """Return whether the line may contain a member with this name; the name may be written with escapes."""
     return member in line or b"\\u" in line

@@ -1,7 +1,7 @@
-"""The statements that hold the orders of a command back and let them go: pause, resume, and the steps of a rollout.
+"""The statements that hold and release the orders of a command: pause, resume, and the steps of a rollout.
 
-A held order is one that no agent has been offered (`attempt` 0) with `offer_at` at infinity. Its time to live begins
-when it is released; until then it is kept as long as the longest timeout allowed, from its command's start or pause.
+A held order has never been offered (`attempt` is 0), and its `offer_at` is infinity. Its timeout begins when it is
+released. Until then it is kept for the longest allowed timeout after its command's start or pause.
 
 Each function that changes a phase takes the command's turn before it locks anything else (`turns`).
 """
@@ -21,7 +21,7 @@ from comms_api.orders.turns import is_first, take_turn
 
 
 class Rolling(msgspec.Struct, frozen=True):
-    """A command whose rollout is due to go on, locked by this transaction."""
+    """A command whose rollout is in progress, locked by this transaction."""
 
     request_id: UUID
     rollout: Rollout
@@ -33,7 +33,7 @@ class Rolling(msgspec.Struct, frozen=True):
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """Why a command is not to go on, and how long what is held is kept."""
+    """Why a command is paused or stopped, and how long its held orders are kept."""
 
     phase: Literal["paused", "stopped"]
     reason: str
@@ -44,7 +44,7 @@ _LIST = text("SELECT request_id FROM commands WHERE phase = 'rolling' AND starts
 
 
 async def list_rolling(connection: Connection) -> list[UUID]:
-    """Return the commands whose rollout is under way."""
+    """Return the commands whose rollout is in progress."""
     return await connection.scalars(_LIST)
 
 
@@ -63,7 +63,7 @@ _FIND = text("""
 
 
 async def lock_rolling(connection: Connection, request_id: UUID) -> Rolling | None:
-    """Return a command's rollout for this transaction alone; None when it has stopped, or another node is at it."""
+    """Lock a command's rollout and return it; None if it is not in progress or another node works on it."""
     if not await is_first(connection, request_id):
         return None
     await take_turn(connection, request_id)
@@ -91,7 +91,7 @@ _STAND = text("""
 
 
 async def find_progress(connection: Connection, request_id: UUID, credit: float) -> RolloutProgress:
-    """Count where a rollout stands."""
+    """Return the progress of a rollout: the counts of its orders, and its credit."""
     [row] = await connection.execute(_STAND, {"id": request_id})
     return RolloutProgress(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
 
@@ -106,7 +106,7 @@ _RELEASE = text("""
 
 
 async def release_held(connection: Connection, request_id: UUID, limit: int | None = None) -> int:
-    """Let held orders of a command go out, oldest first, and begin their time to live; return how many."""
+    """Release up to `limit` held orders of a command, oldest first, and start their timeouts; return how many."""
     return await connection.change(_RELEASE, {"id": request_id, "limit": limit})
 
 
@@ -116,7 +116,7 @@ _STEP = text("""
 
 
 async def record_step(connection: Connection, rolling: Rolling, phase: Phase, reason: str, credit: float) -> None:
-    """Note what a step of a rollout has come to."""
+    """Store the result of a step of a rollout."""
     parameters = {"id": rolling.request_id, "phase": phase, "reason": reason, "credit": credit}
     await connection.execute(_STEP, parameters)
 
@@ -129,7 +129,7 @@ _HOLD = text("""
             AND EXISTS (SELECT FROM commands WHERE request_id = :id AND phase IN ('released', 'rolling'))
         ORDER BY order_id FOR UPDATE))""")
 
-# Waits for a transaction that is ending the order, and then takes the next one.
+# If a transaction is ending the order, this waits for it and then selects the next order.
 _KEEP_OPEN = text("SELECT order_id FROM orders WHERE request_id = :id ORDER BY order_id LIMIT 1 FOR KEY SHARE")
 
 _HALT = text("""
@@ -179,5 +179,5 @@ _END_PAUSES = text("""
 
 
 async def end_pauses(connection: Connection, paused: Sequence[UUID]) -> None:
-    """End the pauses of commands without open orders, since such a command never has one again."""
+    """End the pauses of commands without open orders, since such a command never gets new orders."""
     await connection.execute(_END_PAUSES, {"ids": list(paused)})

@@ -1,4 +1,4 @@
-"""The statement that turns a command into orders: one order per recipient, and the command with their number."""
+"""The statement that expands a command: it adds one order per recipient, and the command with their number."""
 
 from functools import cache
 from typing import Any
@@ -41,14 +41,14 @@ NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
 
 ORDER_BYTES = 2_048
-"""The most bytes of an order in an answer, without its args and its user: names and ids are bounded."""
+"""The maximum size of an order in an answer, without its args and its user: names and ids are bounded."""
 
 
 _TIMESTAMP = DateTime(timezone=True)
 
 
 class Expansion(msgspec.Struct, frozen=True):
-    """A command to expand into orders; orders that are held back expire after `held_seconds` at the latest."""
+    """A command to expand into orders; held orders expire after `held_seconds` at the latest."""
 
     request_id: UUID
     user: str
@@ -117,7 +117,7 @@ _SUBMITTED_COLUMNS = (
     "phase",
     "rollout",
 )
-"""The columns of a command that keep what was submitted."""
+"""The columns of a command that store its submitted values."""
 
 
 def _column_parameter(name: str) -> BindParameter[Any]:
@@ -125,7 +125,7 @@ def _column_parameter(name: str) -> BindParameter[Any]:
     return bindparam(name, type_=JSON(none_as_null=True) if isinstance(column_type, JSON) else column_type)
 
 
-# Subqueries, so that they are evaluated once, and not for each order.
+# As subqueries, these are evaluated once instead of for each order.
 _START = func.greatest(func.now(), cast(bindparam("start_at", type_=_TIMESTAMP), _TIMESTAMP))
 _STARTS_AT = select(_START).scalar_subquery()
 _EXPIRES_AT = select(_START + seconds_interval(bindparam("life_seconds", type_=Double))).scalar_subquery()
@@ -135,7 +135,7 @@ _OFFER_AT = select(case((bindparam("is_held", type_=Boolean), NEVER), else_=_STA
 async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> Submitted:
     """Add a command and one order per recipient, and return the command with the ids of the first `shown` orders.
 
-    One statement, which may be a transaction by itself; a command without recipients is not added.
+    This is one statement, so it needs no transaction around it. A command without recipients is not added.
     """
     [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
     return _submitted(expansion, count, order_ids)
@@ -144,7 +144,7 @@ async def expand_command(connection: Connection, expansion: Expansion, shown: in
 async def expand_and_claim(
     connection: Connection, expansion: Expansion, shown: int, lease_seconds: float
 ) -> tuple[Submitted, list[Claimed]]:
-    """Expand a command, and claim its orders at once, except orders to recipients that an older order is due to."""
+    """Expand a command and claim its orders at once, except orders for recipients with an older due order."""
     parameters = _parameters(expansion) | {"lease_seconds": lease_seconds}
     rows = await connection.execute(_expand(expansion.recipients, shown, claims=True), parameters)
     [(count, order_ids, claimed, agents, *_)] = rows
@@ -193,7 +193,7 @@ _build_once = cache(_build)
 
 def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:
     recipient = chosen.subquery("recipient")
-    # Nothing but the recipients in its FROM: joined with the command, the planner looks each agent up by itself.
+    # FROM contains only the recipients. If it also joined the command, the planner would look up each agent separately.
     row: dict[str, ColumnElement[Any]] = {
         "order_id": func.uuid7(),
         "request_id": _column_parameter("request_id"),

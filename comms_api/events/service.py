@@ -1,4 +1,4 @@
-"""Store stateless batches, each answered when it is durable, and read the events."""
+"""Store stateless batches durably, and read the events."""
 
 from uuid import UUID
 
@@ -12,17 +12,16 @@ from comms_api.events.sinks import Sink
 
 
 class Events:
-    """The stateless events of the fleet."""
+    """The stateless events of the fleet; `clock` makes the ids of batches."""
 
     def __init__(self, engine: Engine, clock: DatabaseClock, sink: Sink, quarantine: Quarantine) -> None:
-        """Take the clock that ids are made by, and where events and what cannot be one go."""
         self._engine = engine
         self._clock = clock
         self.sink = sink
         self.quarantine = quarantine
 
     async def append(self, agent_id: UUID, batch: StatelessBatch) -> None:
-        """Store a batch and return when it is durable; what cannot be an event goes to the quarantine."""
+        """Store a batch and return when it is durable; invalid lines go to the quarantine."""
         if batch.quarantined:
             await self.quarantine.add(agent_id, batch.quarantined, batch.hidden)
         if batch.runs:

@@ -38,10 +38,9 @@ def read_stateless(body: bytes, items_maximum: int) -> Steps[StatelessBatch]:
 
 
 class StatelessReader:
-    """The contents of the windows so far."""
+    """Collects the runs and the invalid lines of the windows of one batch."""
 
     def __init__(self) -> None:
-        """Expect a sub-header."""
         self._runs: list[EventRun] = []
         self._quarantined: list[Quarantined] = []
         self._hidden = 0
@@ -61,7 +60,7 @@ class StatelessReader:
             self.read_line_by_line(lines)
 
     def read_line_by_line(self, lines: Sequence[bytes]) -> None:
-        """Read lines that need not be events of the last run."""
+        """Read lines of any kind: sub-headers, events and invalid lines."""
         for line in lines:
             fault, header = _fault(line), _find_header(line)
             if header is not None:
@@ -92,7 +91,7 @@ class StatelessReader:
 
 
 def _are_events(lines: Sequence[bytes]) -> bool:
-    """Return whether all lines are valid and none may be a header, as nearly all agents send them."""
+    """Return whether all lines are valid events and none may be a header; this holds for nearly all windows."""
     try:
         for line in lines:
             if _OBJECT.decode(line).module is not _ABSENT or len(line) > EVENT_BYTES_MAXIMUM:
@@ -114,4 +113,4 @@ def _find_header(line: bytes) -> StatelessHeader | None:
     try:
         return _HEADER.decode(as_utf8(line))
     except (msgspec.DecodeError, RecursionError):
-        return None  # an event with a member of that name
+        return None  # it is an event that has a member `module`

@@ -1,7 +1,7 @@
-"""Finished orders of past days, packed into compressed chunks; and the statements that forget what is over.
+"""Pack the finished orders of past days into compressed chunks, and delete old commands.
 
-A chunk holds consecutive orders of one command and one day as lines of JSON under zstd. What is packed is final: a day
-is archived only when no order from it, or from before it, is open.
+A chunk holds consecutive orders of one command and one day as lines of JSON, compressed with zstd. A chunk never
+changes: a day is archived only when no order of that day, or of an earlier day, is open.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from comms_api.protocol import OrderStatus
 UUID_VERSION = 7
 ARCHIVE_LOCK = 0x61726368697665
 STEP_BYTES_MAXIMUM = 8 * 2**20
-"""About what one step may hold of results; the order that crosses it still goes with it."""
+"""The maximum of result bytes in one step; a step ends with the order that exceeds it."""
 
 CHUNK_BYTES_MAXIMUM = 64 * 2**20
-"""No chunk of ours is as large; one that says so is not unpacked."""
+"""Every chunk is smaller than this. A chunk with a larger announced size is damaged and is not unpacked."""
 
 
 class ArchivedOrder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A finished order as a chunk holds it; the rest of it is its command's."""
+    """A finished order as a chunk stores it; its other columns are in its command."""
 
     order_id: UUID
     request_id: UUID
@@ -83,7 +83,7 @@ async def archive_orders(connection: Connection, day: date, limit: int) -> int:
     low = datetime.combine(day, time.min, UTC)
     bounds = {"low": uuid7_floor(low), "high": uuid7_floor(low + timedelta(days=1))}
     rows = await connection.execute(_TAKE, bounds | {"limit": limit, "bytes": STEP_BYTES_MAXIMUM})
-    # One node does this, one step at a time: it never takes more than one of the loop's threads.
+    # One node archives, one step at a time, so this never occupies more than one of the loop's threads.
     for chunk in await asyncio.to_thread(_chunks, rows):
         await connection.execute(insert(archived_orders).values(chunk))
     return len(rows)
@@ -110,7 +110,7 @@ def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
 
 
 Unpack: TypeAlias = Callable[[bytes], Awaitable[list[ArchivedOrder]]]
-"""Returns a chunk's orders, as `unpack` does, without holding up the event loop."""
+"""Does the same as `unpack` without blocking the event loop."""
 
 
 async def find_archived(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> ArchivedOrder | None:
@@ -131,7 +131,7 @@ async def find_archived(connection: Connection, order_id: UUID, unpack_aside: Un
 
 
 async def find_chunk(connection: Connection, request_id: UUID, read: Collection[UUID]) -> tuple[UUID, bytes] | None:
-    """Return the id and the content of a command's next chunk that is not among those read; None when there is none."""
+    """Return the id and the content of a command's first chunk that is not in `read`, or None."""
     statement = (
         select(archived_orders.c.chunk_id, archived_orders.c.content)
         .where(archived_orders.c.request_id == request_id)
@@ -151,12 +151,12 @@ async def find_oldest_order(connection: Connection) -> UUID | None:
 
 _DELETE_COMMANDS = text("""
     DELETE FROM commands WHERE request_id IN (
-        -- A day later than the partitions of their orders, which end with whole days.
+        -- One day later than the partitions of their orders, because a partition contains whole days.
         SELECT request_id FROM commands WHERE expires_at < now() - make_interval(days => :days + 1)
             AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = commands.request_id)
         ORDER BY expires_at LIMIT :limit)""")
 
 
 async def delete_commands(connection: Connection, older_than_days: int, limit: int) -> int:
-    """Forget up to `limit` commands whose orders have been dropped by age; return how many."""
+    """Delete up to `limit` commands whose orders have been dropped by age; return how many."""
     return await connection.change(_DELETE_COMMANDS, {"days": older_than_days, "limit": limit})

@@ -1,6 +1,6 @@
-"""The statements by which agents get their orders: claim, release, extend.
+"""The statements that claim orders for agents, release them and extend their leases.
 
-A claimed order is leased: it is offered again when its `offer_at` has come and it has not ended.
+A claimed order is leased until `offer_at`. If it has not ended by then, it is offered again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from comms_api.protocol import Action, Order
 
 ANSWER_ORDERS_MAXIMUM = 1_000
 ANSWER_BYTES_MAXIMUM = 4 * 2**20
-"""Real agents refuse an answer above 8 MB; the order that crosses this bound still goes with it."""
+"""Real agents refuse an answer above 8 MB. An answer ends with the order that exceeds this bound."""
 
 _CLAIM = text(f"""
     WITH due AS (
@@ -32,7 +32,7 @@ _CLAIM = text(f"""
     ), claimed AS (
         UPDATE orders SET attempt = attempt + 1, sent_at = coalesce(sent_at, now()),
             offer_at = now() + make_interval(secs => :lease_seconds)
-        -- An array, and not a join: so the planner goes by the primary key, however large it takes `due` to be.
+        -- With an array instead of a join, the planner uses the primary key whatever its estimate for `due` is.
         WHERE orders.order_id = ANY(ARRAY(SELECT order_id FROM due))
         RETURNING orders.order_id, orders.agent_id, orders.request_id, orders.attempt, orders.position,
             orders.priority
@@ -43,11 +43,10 @@ _CLAIM = text(f"""
 
 
 async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_seconds: float) -> list[Claimed]:
-    """Lease the orders that are due to any of `agents`, and return them: the most urgent first, then the oldest.
+    """Lease the due orders of `agents`, and return them: the most urgent first, then the oldest.
 
-    An agent gets all of its orders, unless they would make an answer that real agents refuse for its size.
-
-    One statement for all of them; an order that another node is claiming is skipped, not waited for.
+    An agent gets all of its due orders, up to the size of an answer that real agents accept. One statement serves all
+    agents; it skips orders that another node is claiming and does not wait for them.
     """
     rows = await connection.execute(_CLAIM, {"agents": list(agents), "lease_seconds": lease_seconds})
     return [_claimed(row) for row in rows]
@@ -88,7 +87,7 @@ _RELEASE = text(f"""
     ), locked AS MATERIALIZED ({LOCK.format("JOIN claimed USING (order_id, attempt)")}
     )
     UPDATE orders SET attempt = attempt - 1, sent_at = CASE WHEN attempt = 1 THEN NULL ELSE sent_at END,
-        -- Its command may have been paused or stopped meanwhile, and then it is held like the rest.
+        -- If its command has been paused or stopped meanwhile, the order is held like the command's other orders.
         offer_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN 'infinity' ELSE now() END,
         expires_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN greatest(
             orders.expires_at, commands.expires_at) ELSE orders.expires_at END
@@ -97,9 +96,10 @@ _RELEASE = text(f"""
 
 
 async def release_orders(connection: Connection, claimed: Sequence[Claimed]) -> None:
-    """Undo claims whose agent was gone before the answer, in one transaction.
+    """Undo claims whose agent disconnected before the answer, in one transaction.
 
-    An order that thereby was never offered is held if its command is, so the phase must not change meanwhile.
+    An order that was claimed for the first time counts as never offered, and is held if its command is paused or
+    stopped. So the phase of the command must not change meanwhile.
     """
     if first := {UUID(claim.order.request_id) for claim in claimed if claim.attempt == 1}:
         await share_turns(connection, first)
@@ -120,7 +120,7 @@ _EXTEND = text(f"""
 
 
 async def extend_leases(connection: Connection, running: Sequence[tuple[UUID, UUID]], lease_seconds: float) -> None:
-    """Offer again later the orders (id, agent) whose agents say that they are at work on them."""
+    """Extend the leases of orders (id, agent) whose agents report that they are still working on them."""
     parameters = {
         "order_ids": [order_id for order_id, _ in running],
         "agents": [agent_id for _, agent_id in running],
