@@ -1,4 +1,4 @@
-"""Run the migrations on the connection that `comms-api serve` hands over, or on one of our own."""
+"""Run the migrations on the connection that `comms-api serve` passes, or on a new one."""
 
 import asyncio
 
@@ -17,12 +17,12 @@ from comms_api.settings import current_settings
 
 
 def include_name(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
-    """Leave out the partitions: a duty makes and drops them, not a revision."""
+    """Leave out the partitions, because a duty creates and drops them, not a revision."""
     return not (kind == "table" and name is not None and is_partition(name))
 
 
 def migrate(connection: Connection) -> None:
-    """Run what was asked for, in one transaction."""
+    """Run the requested migrations in one transaction."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -36,7 +36,7 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_with_own_connection() -> None:
-    """Find the database as the server would, and run there; raises `CommandError`, which Alembic shows in one line."""
+    """Run the migrations on the server's database; raises `CommandError`, which Alembic shows in one line."""
     try:
         async with database(current_settings(), msgspec.json.decode) as engine, engine.sqlalchemy.begin() as connection:
             await connection.run_sync(migrate)
@@ -48,7 +48,7 @@ async def migrate_with_own_connection() -> None:
         raise
 
 
-if given := context.config.attributes.get("connection"):
-    migrate(given)
+if connection := context.config.attributes.get("connection"):
+    migrate(connection)
 else:
     asyncio.run(migrate_with_own_connection())

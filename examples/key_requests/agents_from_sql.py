@@ -41,7 +41,7 @@ class Refused(Exception):
 
 
 def answer(database: str, kind: str, value: str) -> dict[str, Any]:
-    """Return the answer to one request, whatever happens."""
+    """Return the answer to one request; a refusal is an answer too."""
     try:
         return {"error": 0, "data": find_agent(database, kind, value)}
     except Refused as refused:
@@ -49,7 +49,7 @@ def answer(database: str, kind: str, value: str) -> dict[str, Any]:
 
 
 def find_agent(database: str, kind: str, value: str) -> dict[str, str]:
-    """Return the one agent of this id or address; raises `Refused`."""
+    """Return the only agent with this id or address; raises `Refused`."""
     if kind not in STATEMENTS or not value:
         raise Refused(BAD_ARGUMENTS, "expected id or ip, and a value")
     query = _query_postgres if database.startswith(POSTGRES) else _query_sqlite
@@ -79,7 +79,7 @@ def _query_postgres(url: str, statement: str, value: str) -> list[tuple[str, ...
 
 
 async def _query_asyncpg(url: str, statement: str, value: str) -> list[tuple[str, ...]]:
-    import asyncpg  # noqa: PLC0415 - only who asks PostgreSQL needs a driver
+    import asyncpg  # noqa: PLC0415 - only PostgreSQL needs a driver
 
     try:
         connection = await asyncpg.connect(url, timeout=5)
@@ -92,7 +92,7 @@ async def _query_asyncpg(url: str, statement: str, value: str) -> list[tuple[str
 
 
 def _query_psycopg(url: str, statement: str, value: str) -> list[tuple[str, ...]]:
-    import psycopg  # noqa: PLC0415 - only who asks PostgreSQL needs a driver
+    import psycopg  # noqa: PLC0415 - only PostgreSQL needs a driver
 
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:

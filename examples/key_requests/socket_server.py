@@ -3,8 +3,8 @@
 
 Usage: socket_server.py SOCKET DATABASE
 
-DATABASE is as for agents_from_sql.py, whose answers these are. Only this user and group may connect (0660).
-A connection that says nothing is a health check.
+DATABASE and the answers are those of agents_from_sql.py. Only this user and group may connect (mode 0660).
+A connection that sends nothing is a health check.
 """
 
 import json
@@ -22,12 +22,12 @@ OWNER_AND_GROUP_ONLY = 0o117
 
 
 class KeyRequest(socketserver.BaseRequestHandler):
-    """One connection: one request and its answer."""
+    """A connection with one request and its answer."""
 
     server: "KeyRequestServer"
 
     def handle(self) -> None:
-        """Answer what is asked; close at once when nothing is."""
+        """Answer the request; close at once if there is none."""
         self.request.settimeout(REQUEST_SECONDS)
         try:
             request = self.request.recv(REQUEST_BYTES_MAXIMUM)
@@ -39,7 +39,7 @@ class KeyRequest(socketserver.BaseRequestHandler):
 
 
 class KeyRequestServer(socketserver.ThreadingUnixStreamServer):
-    """A thread for each connection, on a socket that others may not enter for a moment."""
+    """Serves each connection in a thread; the socket never accepts other users, not even while it is created."""
 
     daemon_threads = True
     request_queue_size = 128

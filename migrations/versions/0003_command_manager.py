@@ -14,7 +14,7 @@ depends_on = None
 ROLLING = "commands_rolling_idx"
 CLAIM = "orders_claim_idx"
 
-# Four times as fast as our own, which PostgreSQL before 18 keeps; a plain call, so that the planner puts it in place.
+# PostgreSQL 18 has a function four times as fast as ours; older releases keep ours. The planner inlines this call.
 NATIVE_UUID7 = """
 DO $$ BEGIN
     IF current_setting('server_version_num')::int >= 180000 THEN
@@ -127,7 +127,7 @@ def downgrade() -> None:
     op.drop_table("actions")
     op.drop_index(CLAIM, "orders")
     op.add_column("orders", sa.Column("lease_until", sa.DateTime(timezone=True)))
-    # What is held back, or has not begun, stays so: it is kept like an order that somebody holds.
+    # Orders that are held back, or whose start is later, stay held: they get a lease until then.
     op.execute("UPDATE orders SET lease_until = offer_at WHERE attempt > 0 OR offer_at > now()")
     for name in ("priority", "offer_at", "bytes"):
         op.drop_column("orders", name)

@@ -13,8 +13,8 @@ depends_on = None
 
 AGENT_COLUMNS = ("external_id", "allowed_addresses", "is_blocked", "configuration", "node")
 
-# The trail is written by the database itself, in the transaction of the change, whoever makes it. Who that is, the
-# transaction says by set_config; what is done without saying so is the database user's own doing.
+# Triggers write the audit trail in the transaction of each change. The transaction names the acting user by set_config;
+# without that, the trail names the database user.
 RECORD = """
 CREATE FUNCTION record_change() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

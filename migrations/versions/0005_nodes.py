@@ -1,4 +1,4 @@
-"""Nodes: who is here, how it is, and what operators want of it.
+"""Nodes: their heartbeats, their state, and the state that operators request.
 
 Revision: 0005, after 0004
 """
@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("rebalanced_at", sa.DateTime(timezone=True)),
         postgresql_with={"fillfactor": "50"},
     )
-    # What is wanted is an operator's; the rest is the node's own and changes every two seconds.
+    # Operators set the requested state. The node itself updates the other columns every two seconds.
     op.execute(
         "CREATE TRIGGER record_change AFTER UPDATE OF wanted_state, wanted_polls ON nodes FOR EACH ROW"
         " EXECUTE FUNCTION record_change('name', 'worker')"

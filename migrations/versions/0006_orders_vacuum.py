@@ -1,4 +1,4 @@
-"""The queue keeps the pages that it needs: vacuum does not cut them off.
+"""Let the queue of orders keep its pages: vacuum does not truncate the table.
 
 Revision: 0006, after 0005
 """

@@ -1,4 +1,4 @@
-"""Who removes a lost node is in the audit trail; nodes that come and go by themselves are not.
+"""Record in the audit trail who removes a lost node, but not the nodes that start and stop by themselves.
 
 Revision: 0007, after 0006
 """

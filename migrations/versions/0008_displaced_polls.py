@@ -1,4 +1,4 @@
-"""Where an agent's newest poll came from, and how often a newer poll displaced one that was held.
+"""Add the address of an agent's newest poll, and how often a newer poll displaced a held one.
 
 Revision: 0008, after 0007
 """

@@ -1,4 +1,4 @@
-"""The number of the newest stateful batch of each agent, so that an older one cannot undo it.
+"""Add the number of each agent's newest stateful batch, so that an older batch cannot undo it.
 
 Revision: 0009, after 0008
 """

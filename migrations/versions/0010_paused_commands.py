@@ -1,4 +1,4 @@
-"""An index of paused commands: a duty ends their pauses once all their orders have ended.
+"""Add an index of paused commands, for the duty that ends their pauses when all their orders have ended.
 
 Revision: 0010, after 0009
 """

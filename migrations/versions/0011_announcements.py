@@ -1,4 +1,4 @@
-"""The orders that announce configurations, until they have succeeded, so that failed ones are repeated.
+"""Keep the orders that announce configurations until they have succeeded, so that failed ones are repeated.
 
 Revision: 0011, after 0010
 """

@@ -1,4 +1,4 @@
-"""An agent's next key, while its key is being rotated; its hash is in no audit trail.
+"""Add an agent's next key for the rotation of its key; the audit trail omits its hash.
 
 Revision: 0012, after 0011
 """

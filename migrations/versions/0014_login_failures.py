@@ -1,4 +1,4 @@
-"""Failed logins are counted for all nodes together.
+"""Count failed logins for all nodes together.
 
 Revision: 0014, after 0013
 """

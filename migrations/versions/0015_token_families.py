@@ -1,4 +1,4 @@
-"""The refresh tokens of a login are a family.
+"""Make the refresh tokens of one login a family.
 
 Revision: 0015, after 0014
 """

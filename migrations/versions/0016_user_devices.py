@@ -1,4 +1,4 @@
-"""Devices that have logged in as a user before are known by a token.
+"""Remember the devices of users by a token.
 
 Revision: 0016, after 0015
 """
