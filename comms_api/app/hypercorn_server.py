@@ -50,7 +50,7 @@ class Loop(uvloop.Loop):
 
 
 def _log_unless_of_a_client(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), OSError):  # TLS errors and time-outs are ones, too
+    if not isinstance(context.get("exception"), OSError):  # includes TLS errors and timeouts
         loop.default_exception_handler(context)
 
 

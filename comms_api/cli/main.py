@@ -20,7 +20,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """Return a command; None for a name that is none."""
+        """Return a command, or None if there is none of this name."""
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"comms_api.cli.{name}"), name)

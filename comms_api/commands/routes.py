@@ -193,7 +193,7 @@ async def export_results(
 async def cancel_command(
     request: AnyRequest, request_id: FromPath[UUID], commands: NamedDependency[Commands]
 ) -> Cancelled:
-    """Cancel every order of a command that has not ended; agents that hold one are told at their next poll.
+    """Cancel every order of a command that has not ended; agents that hold one get a `cancel` order at their next poll.
 
     Repeating it changes nothing.
     """

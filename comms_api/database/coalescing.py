@@ -44,7 +44,11 @@ class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
 
 
 class Coalescer(Generic[Item, Outcome]):
-    """Gathers the items of many callers, stores them together, and gives each caller its own outcomes."""
+    """Gathers the items of many callers, stores them together, and gives each caller its own outcomes.
+
+    `store` stores a group and returns one outcome per item, in order; `refuse` handles a poisoned item. A group ends
+    with the submission that reaches `group_size_maximum`.
+    """
 
     def __init__(
         self,
@@ -52,10 +56,6 @@ class Coalescer(Generic[Item, Outcome]):
         refuse: Callable[[Item, str], Awaitable[Outcome]],
         group_size_maximum: int = GROUP_SIZE_MAXIMUM,
     ) -> None:
-        """Take a function that stores a group (one outcome per item, in order) and one that handles a poisoned item.
-
-        A group ends with the submission that reaches `group_size_maximum`.
-        """
         self._store = store
         self._refuse = refuse
         self._group_size_maximum = group_size_maximum

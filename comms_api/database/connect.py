@@ -97,7 +97,7 @@ def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where the database is, and the embedded server, if it is that one."""
+    """The URL of the database, and the embedded server if that is the database."""
 
     url: str
     embedded: Cluster | None = None

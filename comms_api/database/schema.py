@@ -48,7 +48,7 @@ NOW = func.now()
 
 
 def seconds_interval(seconds: float | ColumnElement[float]) -> Function[Any]:
-    """Return an interval of so many seconds, as an expression."""
+    """Return an expression for an interval of seconds."""
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
@@ -389,7 +389,7 @@ orders = Table(
     *_order_columns(),
     Column("position", BigInteger, Identity(always=True), nullable=False, comment="oldest first"),
     Column("priority", Integer, nullable=False, server_default=text("0"), comment="highest first"),
-    # When it may be offered next: at its start, or when the last lease is over; or never, held back (infinity).
+    # When it may be offered next: at its start, or when the last lease expires; infinity while it is held back.
     _timestamp("offer_at", nullable=False),
     Column("bytes", Integer, nullable=False, server_default=text("0"), comment="about what it takes in an answer"),
     # A claim moves only columns without an index, and half of each page is free for it: every move is HOT.

@@ -29,7 +29,7 @@ async def _do_nothing() -> None:
 
 
 class Duty(msgspec.Struct, frozen=True):
-    """Work to perform each time that `wake` is set, and every so many seconds if `wake` is not."""
+    """Work to perform whenever `wake` is set, and at the latest `every_seconds` after the last time."""
 
     name: str
     perform: Callable[[], Awaitable[object]]
@@ -96,7 +96,7 @@ def _is_cancelled() -> bool:
 
 
 def retry_seconds(failures: int, every_seconds: float | None) -> float:
-    """Return the pause after so many failures: it doubles up to the interval of the duty, with jitter."""
+    """Return the pause after a number of failures: it doubles up to the interval of the duty, with jitter."""
     longest = ON_DEMAND_RETRY_SECONDS_MAXIMUM if every_seconds is None else every_seconds
     return min(longest, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 32)) * _share(LEAST_RETRY_SHARE)
 

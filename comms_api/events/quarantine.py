@@ -24,7 +24,7 @@ AGENT_SHARE = 10
 
 TRIMMED_SHARE = 10
 TRIMMED_ROWS_MINIMUM = 1_000
-"""The oldest lines go whenever this process has added a tenth of what is kept, or so many if that is more."""
+"""A process trims the quarantine after it has added a tenth of its limit, but at least this many lines."""
 
 
 class Quarantine:

@@ -32,7 +32,7 @@ def read_range(header: str | None, size: int) -> Range | Literal["beyond"] | Non
     if found is None or found.groups() == ("", ""):
         return None
     first, last = found.groups()
-    if not first:  # the last so many bytes
+    if not first:  # the last N bytes
         return Range(max(0, size - int(last)), size - 1) if int(last) and size else "beyond"
     if last and int(last) < int(first):
         return None

@@ -110,7 +110,7 @@ async def put_file(
     files: NamedDependency[Files],
     bodies: NamedDependency[Bodies],
 ) -> GroupFile:
-    """Store the body as a file's next version; its group's agents are told. YAML is checked first."""
+    """Store the body as a file's next version, and announce it to the group's agents. YAML is checked first."""
     async with bodies.receive(request) as body:
         return await files.put(group, name, body, claims_of(request).subject)
 

@@ -42,7 +42,7 @@ class Files:
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
     async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
-        """Store a file's next version, which its group's agents are told of; the same content again changes nothing.
+        """Store a file's next version and announce it to the group's agents; the same content again changes nothing.
 
         Raises `NotFound` for the group, `Invalid` for a name or YAML that is wrong, `TooLarge`.
         """

@@ -36,7 +36,7 @@ TargetIds = Annotated[list[Text], Meta(min_length=1, max_length=TARGETS_MAXIMUM)
 
 
 class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whom a command is for: agents, groups, all agents, or a service; `filter` narrows agents down."""
+    """The recipients of a command: agents, groups, all agents, or a service; `filter` narrows agents down."""
 
     type: TargetType
     id: Text | TargetIds = ""

@@ -89,7 +89,7 @@ class Document:
         self._written, self._members, self.size = written, None, len(written)
 
     def change(self, members: dict[str, msgspec.Raw], growth: int) -> None:
-        """Set members, and be so many bytes larger."""
+        """Set members; `growth` is the number of bytes that this adds."""
         self._read().update(members)
         self._written, self.size = None, self.size + growth
 

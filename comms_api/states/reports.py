@@ -19,7 +19,7 @@ _REPORT = msgspec.json.Decoder(_Report, strict=False)
 
 
 def read_result(change: StateChange) -> OrderResult | str:
-    """Return the result that `change` reports, its id being the order's; or why it is none."""
+    """Return the result that `change` reports (its id is the order's), or why it is not a report."""
     if change.operation != "update" or change.data is None:
         return 'operation: a result is an "update"'
     try:

@@ -1,4 +1,4 @@
-"""A node that is told to end, or cannot begin, ends with all that it started; what failed is not kept."""
+"""A node that is stopped, or cannot start, ends with all its processes; failed requests leave nothing in memory."""
 
 import asyncio
 import signal

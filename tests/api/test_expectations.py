@@ -1,4 +1,4 @@
-"""Clients that wait to be asked for their body (RFC 9110, 10.1.1): they are, if it is wanted."""
+"""A client that expects 100 Continue (RFC 9110, 10.1.1) gets it if the server reads the body."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -176,9 +176,9 @@ def test_a_cancelled_command_is_not_offered_and_a_late_result_changes_nothing(
     assert client.post("/commands/results", json=report).json()["results"][0]["result"] == "noop"
     stored = management.get(f"/orders/{order['order_id']}").json()
     assert (stored["status"], stored["result"]["message"]) == ("cancelled", "cancelled after delivery by admin")
-    # The agent that holds it is told at its next poll.
-    [told] = client.get("/commands?wait=5").json()["commands"]
-    assert told["action"] == {"name": "cancel", "args": {"request_id": submitted["request_id"]}, "version": ""}
+    # The agent that holds the order gets a `cancel` order at its next poll.
+    [cancel] = client.get("/commands?wait=5").json()["commands"]
+    assert cancel["action"] == {"name": "cancel", "args": {"request_id": submitted["request_id"]}, "version": ""}
 
 
 def test_one_order_is_cancelled_once(server: Server, management: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""URLs with one host or several: what the driver is told, what is refused, and which of the hosts is taken."""
+"""URLs with one or several hosts: the driver's arguments, refused URLs, and the choice of the host."""
 
 import asyncio
 import os

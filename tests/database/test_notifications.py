@@ -1,4 +1,4 @@
-"""Notifications: the node that commits is told at once, the others by PostgreSQL, and nobody twice."""
+"""Notifications: the committing node wakes at once, the others through PostgreSQL, and none wakes twice."""
 
 import asyncio
 from collections import Counter

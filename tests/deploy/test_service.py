@@ -73,7 +73,7 @@ def certificates(folder: Path) -> Certificates:
 
 
 def seen_by(server: Server, connections: int = 12) -> set[bytes]:
-    """Return the certificates that so many new connections see, at both APIs."""
+    """Return the certificates that new connections to both APIs see."""
     seen = set()
     for port in (server.agent_port, server.management_port) * (connections // 2):
         with connect(server.tls, port) as connection:

@@ -19,8 +19,18 @@ Findings: TypeAlias = Iterator[tuple[int, str, str]]
 PHRASES: Table = {
     r"all the while": "throughout …, while …",
     r"(do|does|did|done) away with": "remove, delete, kill",
-    r"see to it": "ensure that …",
     r"holds? (its|his|their) peace": "does not answer",
+    r"of now": "the current …",
+    r"see to it": "ensure that …",
+    r"so many(?! \w+ that)": "at most N, this many, N",
+    r"(that|it|they|which) (is|are) (none|ones)(?=[.,;:]| too)": "is not a …, includes …",
+    r"(that|which) nobody has(?! \w+ed)": "unused, unknown",
+    r"that one('s| has| was| is)": "name the thing",
+    r"what is of": "the rows of …: name the thing",
+    r"(?-i:Whom)": "name the thing: the recipients of …",
+    r"(is|are|was|were) over(?! [`\d]| (the|a|an|half))": "has expired, has ended",
+    r"(is|are|was|were) told(?! apart)": "receives, learns, is sent, is reported",
+    r"(is|are|was|were) wanted": "is requested, is needed",
 }
 """Words in any file, in any case, also across a line break."""
 
@@ -30,7 +40,7 @@ NAMES: Table = {
 """Names of variables, parameters, attributes, functions and classes, without leading underscores."""
 
 DOCSTRINGS: Table = {
-    r"__init__: Take the (app|connection|engine|settings)\.": "nothing: the signature says it",
+    r"__init__: Take\b": "nothing: the signature says it, or the docstring of the class",
 }
 """Beginnings of `NAME: SUMMARY`, for the docstrings of functions, classes and modules (whose name is `module`)."""
 
@@ -104,6 +114,7 @@ def test_no_docstring_begins_without_saying_anything() -> None:
     ("source", "lines"),
     [
         ("# It waits\n# all the\n# while.\n", [2]),
+        ("# Whom it is for\n# and from whom\n", [1]),
         ('"""All the while."""\nall_the_while = 0\n', [1]),
         ("x = 1\ndef f(them, *, those=0): x._stuff = them\n", [2, 2, 2]),
         ("class A:\n    def __init__(self, engine):\n        '''Take the engine.'''\n", [2]),

@@ -22,7 +22,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 PART_BYTES = 65_536
 PART = b"x" * PART_BYTES
 MORE_THAN_KERNELS_HOLD = 400
-"""So many parts."""
+"""The number of parts."""
 
 
 @asynccontextmanager

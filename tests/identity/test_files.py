@@ -1,4 +1,4 @@
-"""Group files: an agent gets its own groups' alone, is told of a change by one order, and drift is a query."""
+"""Group files: an agent gets only those of its groups, one order announces a change, and drift is a query."""
 
 import hashlib
 import time
@@ -19,7 +19,7 @@ def put(management: httpx.Client, group: str, name: str, content: str) -> httpx.
 
 
 def poll(client: httpx.Client, wait: float = 5) -> list[dict[str, Any]]:
-    """Return what an agent is told to do; it reports that it was done."""
+    """Return the actions of an agent's orders, and report them as done."""
     orders: list[dict[str, Any]] = client.get(f"/commands?wait={wait:g}").json()["commands"]
     results = [{"order_id": order["order_id"], "result": {"code": 0}} for order in orders]
     client.post("/commands/results", json={"results": results})

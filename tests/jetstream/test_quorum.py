@@ -145,7 +145,7 @@ def _senders(server: Server, management: httpx.Client, name: str, count: int) ->
 
 
 def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[], bool]:
-    """Tell when each of the senders has counted so many more than now."""
+    """Return a condition: each of the senders has counted `count` more than now."""
     least = [getattr(sender, name) + count for sender in senders]
     return lambda: all(getattr(sender, name) >= minimum for sender, minimum in zip(senders, least, strict=True))
 

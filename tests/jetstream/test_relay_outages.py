@@ -1,4 +1,4 @@
-"""A relay whose database or reader does not keep up: it waits, says so once, and ends when it is told to."""
+"""A relay whose database or reader is too slow waits, logs that once, and still ends on SIGTERM."""
 
 import asyncio
 import json

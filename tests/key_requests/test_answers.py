@@ -1,4 +1,4 @@
-"""An answer is one of two shapes to the byte, and nothing of any other is told on."""
+"""An answer has exactly one of two forms; nothing of any other answer is passed on."""
 
 import json
 from typing import Any

@@ -48,7 +48,7 @@ async def unpack_at_once(content: bytes) -> list[ArchivedOrder]:
 
 @dataclass
 class Seen:
-    """What a storm has done, as those who did it were told."""
+    """The effects of a storm, according to the answers."""
 
     claimed: list[tuple[UUID, UUID]] = field(default_factory=list)
     released: set[UUID] = field(default_factory=set)

@@ -35,8 +35,8 @@ def _close_soon(connection: Any, *_waiters: object) -> None:
 
 
 # A statement that takes too long closes its connection; asyncpg would ask the server to cancel it. A COMMIT that waits
-# for the synchronous standby, when cancelled, is kept on the primary alone and shown to others, who would be told of
-# what may yet be lost (PostgreSQL's manual, Synchronous Replication). Left alone it goes on waiting, and nobody sees
+# for the synchronous standby, when cancelled, is kept on the primary alone and becomes visible, although it
+# may still be lost (PostgreSQL's manual, Synchronous Replication). Left alone it goes on waiting, and nobody sees
 # it. What else takes too long ends by the server's own `statement_timeout`, which spares COMMIT.
 _Connection = type("Connection", (asyncpg.Connection,), {"_cancel_current_command": _close_soon})
 

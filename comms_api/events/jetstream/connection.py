@@ -59,7 +59,7 @@ class JetStream:
         self.context = JetStreamContext(self.client)
 
     async def wait_until_ready(self, seconds: float | None = None) -> None:
-        """Return while connected, with the stream there; raises `Unavailable` after so many seconds."""
+        """Wait until the stream exists on an open connection; raises `Unavailable` after this many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
@@ -207,7 +207,7 @@ def _new_stream() -> StreamConfig:
         subjects=[SUBJECTS],
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
-        # When it is full, agents are told to come back: nothing that was acknowledged makes room for anything.
+        # When the stream is full, agents get 503: acknowledged events are never dropped to make room.
         discard=DiscardPolicy.NEW,
         duplicate_window=DUPLICATES_SECONDS,
     )

@@ -58,7 +58,7 @@ def encode_messages(first_id: UUID, agent_id: UUID, runs: Iterable[EventRun], by
 
 
 def line_bytes_maximum(bytes_maximum: int) -> int:
-    """Return how long a line may be that goes into a message of so many bytes."""
+    """Return the maximum length of a line in a message of `bytes_maximum`."""
     return bytes_maximum - HEADERS_BYTES_MAXIMUM - 1
 
 

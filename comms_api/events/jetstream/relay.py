@@ -129,7 +129,7 @@ class Relay:
 
 @asynccontextmanager
 async def _ended_after(stopping: asyncio.Event, seconds: float) -> AsyncIterator[None]:
-    """Cut the block off when it lasts longer than so many seconds after `stopping`."""
+    """Cancel the block if it is still running this many seconds after `stopping`."""
 
     async def limit_it() -> None:
         await stopping.wait()
