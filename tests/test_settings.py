@@ -36,7 +36,7 @@ def test_every_command_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"COMMS_API_WORKRES": "2"}, "COMMS_API_WORKRES: no such setting; did you mean COMMS_API_WORKERS?"),
         ({"COMMS_API_XYZZY": "2"}, "the environment: COMMS_API_XYZZY: no such setting"),
@@ -54,10 +54,10 @@ def test_every_command_is_documented() -> None:
         ({"COMMS_API_PROXY_PROTOCOL_FROM": "10.0.0.0/33"}, "proxy_protocol_from: '10.0.0.0/33' "),
     ],
 )
-def test_a_wrong_setting_is_named(environ: dict[str, str], told: str) -> None:
+def test_a_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         load_settings(environ)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -70,18 +70,18 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("workers = ", "comms-api.toml: "),
         ("wokers = 1", r"comms-api\.toml: wokers: no such setting; did you mean workers\?$"),
         (None, "No such file"),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, told: str) -> None:
+def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "comms-api.toml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         load_settings({}, file)
 
 
@@ -92,7 +92,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"COMMS_API_DATABASE_URL": "mysql://x"}, "database_url: must begin with postgresql://"),
         (
@@ -106,7 +106,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
-    tmp_path: Path, environ: dict[str, str], told: str
+    tmp_path: Path, environ: dict[str, str], message: str
 ) -> None:
     places = {"COMMS_API_DATA_DIR": str(tmp_path / "data"), "COMMS_API_CERTS_DIR": str(tmp_path / "certs")}
     binds = {"COMMS_API_AGENT_BIND": "127.0.0.1:0", "COMMS_API_MANAGEMENT_BIND": "127.0.0.1:0"}
@@ -114,7 +114,7 @@ def test_a_setting_that_cannot_work_stops_the_start_with_its_name(
         binds["COMMS_API_MANAGEMENT_BIND"] = "256.0.0.1:1"
     result = CliRunner().invoke(comms_api, ["serve"], env=places | binds | environ)
     assert isinstance(result.exception, ConfigurationError)
-    assert told in str(result.exception)
+    assert message in str(result.exception)
     assert "secret@" not in str(result.exception)
 
 

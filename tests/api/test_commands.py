@@ -22,11 +22,11 @@ Fleet = dict[str, httpx.Client]
 Query = Callable[..., list[Any]]
 
 
-def submit(management: httpx.Client, *wanted: dict[str, Any]) -> list[str]:
+def submit(management: httpx.Client, *commands: dict[str, Any]) -> list[str]:
     """Submit commands and return their ids."""
-    answer = management.post("/commands", json={"commands": list(wanted)})
+    answer = management.post("/commands", json={"commands": list(commands)})
     assert answer.status_code == 201, answer.text
-    return [told["request_id"] for told in answer.json()["commands"]]
+    return [submitted["request_id"] for submitted in answer.json()["commands"]]
 
 
 def poll(client: httpx.Client, wait: float = 60) -> list[dict[str, Any]]:
@@ -101,8 +101,8 @@ def test_a_dry_run_tells_who_would_get_a_command(
     before = management.get("/orders").json()
     answer = management.post("/commands?dry_run=true", json=command("x") | {"target": target})
     assert answer.status_code == 200, answer.text
-    [told] = answer.json()["commands"]
-    assert (told["orders"], names(fleet, told["recipients"])) == (len(meant), meant)
+    [preview] = answer.json()["commands"]
+    assert (preview["orders"], names(fleet, preview["recipients"])) == (len(meant), meant)
     assert management.get("/orders").json() == before
 
 
@@ -123,18 +123,18 @@ def test_each_of_several_agents_gets_one_order_with_its_groups(management: httpx
 def test_unknown_names_are_listed_for_every_command(management: httpx.Client, fleet: Fleet) -> None:
     good = fleet["a"].headers["X-Agent"]
     stranger = str(new_id())
-    wanted = [
+    commands = [
         command("x") | {"target": {"type": "agent", "id": [good, stranger, "nonsense"]}},
         command(good),
         command("x") | {"target": {"type": "group", "id": ["blue", "nowhere"]}},
         command("postman", "server", action="fetch"),
     ]
-    answer = management.post("/commands", json=wanted)
+    answer = management.post("/commands", json=commands)
     assert answer.status_code == 422
-    told = answer.json()["detail"]
-    assert f"commands[0].target.id: there is no agent '{stranger}', 'nonsense'" in told
-    assert "commands[2].target.id: there is no group 'nowhere'" in told
-    assert "commands[3].target.id: there is no service 'postman'" in told
+    detail = answer.json()["detail"]
+    assert f"commands[0].target.id: there is no agent '{stranger}', 'nonsense'" in detail
+    assert "commands[2].target.id: there is no group 'nowhere'" in detail
+    assert "commands[3].target.id: there is no service 'postman'" in detail
     for target in ({"type": "group", "id": "empty"}, {"type": "all", "filter": {"os": "plan9"}}):
         assert management.post("/commands", json=command("x") | {"target": target}).status_code == 422
 
@@ -186,8 +186,8 @@ def test_a_fault_names_the_command_and_the_field(
 def test_the_actions_of_services_have_schemas(
     management: httpx.Client, action: str, target: str, args: object, *, is_good: bool
 ) -> None:
-    wanted = command(target, "server") | {"action": {"name": action, "args": args}}
-    answer = management.post("/commands?dry_run=1", json=wanted)
+    body = command(target, "server") | {"action": {"name": action, "args": args}}
+    answer = management.post("/commands?dry_run=1", json=body)
     assert answer.status_code == (200 if is_good else 422), answer.text
 
 
@@ -197,8 +197,8 @@ def test_a_service_polls_its_own_orders_as_agents_do(server: Server, management:
     held = Thread(target=lambda: answers.append(rbac.get("/services/rbac/commands?wait=60").json()["commands"]))
     held.start()
     time.sleep(0.3)
-    wanted = command("rbac", "server") | {"action": {"name": "refresh", "args": {"index": ["roles"]}}}
-    [request_id] = submit(management, wanted)
+    refresh = command("rbac", "server") | {"action": {"name": "refresh", "args": {"index": ["roles"]}}}
+    [request_id] = submit(management, refresh)
     held.join()
     [order] = answers[0]
     assert order["target"] == {"type": "server", "id": "rbac"}
@@ -222,13 +222,13 @@ def test_a_registered_action_is_checked_by_its_schema(management: httpx.Client, 
     agent_id = fleet["d"].headers["X-Agent"]
 
     def scan(args: object, target: Any = None) -> httpx.Response:
-        wanted = command(agent_id) | {"action": {"name": "scan", "args": args}}
-        return management.post("/commands?dry_run=1", json=wanted | (target or {}))
+        body = command(agent_id) | {"action": {"name": "scan", "args": args}}
+        return management.post("/commands?dry_run=1", json=body | (target or {}))
 
     assert scan({"path": "/etc"}).status_code == 200
-    told = scan({"path": "etc", "depth": 10}).json()["detail"]
-    assert "commands[0].action.args.path" in told
-    assert "commands[0].action.args.depth" in told
+    detail = scan({"path": "etc", "depth": 10}).json()["detail"]
+    assert "commands[0].action.args.path" in detail
+    assert "commands[0].action.args.depth" in detail
     assert scan({"path": "/etc"}, {"target": {"type": "server", "id": "rbac"}}).status_code == 422
     assert "scan" in [action["name"] for action in management.get("/actions").json()]
     for name, bad in (("restart", schema), ("x", {"type": "no"}), ("x", {"$ref": "https://localhost/schema"})):
@@ -251,8 +251,8 @@ def test_an_agent_that_comes_back_gets_all_of_its_orders_the_urgent_ones_first(
     server: Server, management: httpx.Client
 ) -> None:
     agent_id = server.enroll(management, "offline")
-    wanted = [command(agent_id, action=f"n{number}", priority=number % 2 * 10) for number in range(150)]
-    submit(management, *wanted)
+    commands = [command(agent_id, action=f"n{number}", priority=number % 2 * 10) for number in range(150)]
+    submit(management, *commands)
     orders = poll(server.log_in(agent_id))
     expected = [f"n{number}" for parity in (1, 0) for number in range(150) if number % 2 == parity]
     assert [order["action"]["name"] for order in orders] == expected
@@ -338,7 +338,7 @@ def test_a_wait_ends_with_the_last_result_and_a_stream_tells_every_step(
     [request_id] = submit(management, command("watched", "group"))
     url = f"/commands/{request_id}"
     assert management.get(f"{url}/wait?timeout=0.3").json()["is_done"] is False
-    told: list[tuple[str, dict[str, int]]] = []
+    received: list[tuple[str, dict[str, int]]] = []
 
     def watch() -> None:
         with management.stream("GET", f"{url}/events") as answer:
@@ -348,18 +348,18 @@ def test_a_wait_ends_with_the_last_result_and_a_stream_tells_every_step(
                 kind, _, value = line.partition(": ")
                 name = value if kind == "event" else name
                 if kind == "data":
-                    told.append((name, json.loads(value)))
+                    received.append((name, json.loads(value)))
 
     watching = Thread(target=watch)
     watching.start()
-    wait_until(lambda: bool(told))
+    wait_until(lambda: bool(received))
     for client in clients:
         report(client, poll(client))
     answer = management.get(f"{url}/wait?timeout=60").json()
     assert (answer["is_done"], answer["orders"]["success"]) == (True, 2)
     watching.join()
-    assert told[0] == ("progress", told[0][1] | {"pending": 2, "success": 0})
-    assert told[-1] == ("done", told[-1][1] | {"pending": 0, "sent": 0, "success": 2})
+    assert received[0] == ("progress", received[0][1] | {"pending": 2, "success": 0})
+    assert received[-1] == ("done", received[-1][1] | {"pending": 0, "sent": 0, "success": 2})
 
 
 def test_results_are_exported_whole_and_harmless(server: Server, management: httpx.Client) -> None:
@@ -389,7 +389,7 @@ def test_orders_are_found_by_what_their_command_says(management: httpx.Client) -
         assert {order["request_id"] for order in found} == {request_id}, query
         assert len(found) == 2
     assert management.get("/orders", params={"action": "found", "until": since}).json()["items"] == []
-    assert [told["request_id"] for told in management.get("/commands?action=found").json()["items"]] == [request_id]
+    assert [found["request_id"] for found in management.get("/commands?action=found").json()["items"]] == [request_id]
     [order, _] = management.get("/orders?action=found").json()["items"]
     assert order.keys() >= {
         "source", "user", "target", "action", "timeout", "status", "order_id", "request_id", "agent_id",
@@ -470,8 +470,8 @@ def test_a_set_group_with_own_groups_or_none_is_accepted_until_they_change(
 
 @pytest.mark.parametrize("args", ['{"groups":[' + "9" * 5000 + "]}", '{"groups":' + "[" * 300 + "]" * 300 + "}"])
 def test_args_that_no_reader_likes_are_refused(management: httpx.Client, fleet: Fleet, args: str) -> None:
-    wanted = command(fleet["a"].headers["X-Agent"]) | {"action": {"name": "set-group", "args": {}}}
-    body = json.dumps(wanted).replace('"args": {}', f'"args": {args}')
+    set_group = command(fleet["a"].headers["X-Agent"]) | {"action": {"name": "set-group", "args": {}}}
+    body = json.dumps(set_group).replace('"args": {}', f'"args": {args}')
     assert management.post("/commands", content=body).status_code in {400, 422}
 
 

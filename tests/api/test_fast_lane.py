@@ -52,7 +52,7 @@ def pass_on(response: Response[Any]) -> Response[Any]:
     return response
 
 
-def told(answer: httpx.Response) -> tuple[int, dict[str, str], object]:
+def parts_of(answer: httpx.Response) -> tuple[int, dict[str, str], object]:
     headers = {name: value for name, value in answer.headers.items() if name not in UNLIKE}
     body = answer.json() if answer.content else None
     if isinstance(body, dict):
@@ -63,7 +63,7 @@ def told(answer: httpx.Response) -> tuple[int, dict[str, str], object]:
 @pytest.mark.parametrize(("path", "body"), BATCHES)
 def test_both_lanes_answer_alike(agent: tuple[UUID, httpx.Client], path: str, body: Body) -> None:
     agent_id, client = agent
-    answers = [told(client.post(path + lane, content=body(agent_id))) for lane in ("", OTHERWISE)]
+    answers = [parts_of(client.post(path + lane, content=body(agent_id))) for lane in ("", OTHERWISE)]
     assert answers[0] == answers[1]
 
 
@@ -72,7 +72,7 @@ def test_both_lanes_refuse_an_encoding_alike(agent: tuple[UUID, httpx.Client], e
     _, client = agent
     headers = {"Content-Encoding": encoding}
     answers = [
-        told(client.post("/events/stateless" + lane, content=b"x" * 100_000, headers=headers))
+        parts_of(client.post("/events/stateless" + lane, content=b"x" * 100_000, headers=headers))
         for lane in ("", OTHERWISE)
     ]
     assert answers[0] == answers[1]
@@ -82,9 +82,9 @@ def test_both_lanes_refuse_an_encoding_alike(agent: tuple[UUID, httpx.Client], e
 def test_both_lanes_want_a_token_and_an_allowed_method(server: Server) -> None:
     client = server.client(server.agent_url)
     for path in ("/events/stateless", "/events/stateful", "/commands/results"):
-        assert told(client.post(path)) == told(client.post(path + OTHERWISE))
-        assert told(client.get(path)) == told(client.get(path + OTHERWISE))
-    assert told(client.get("/commands")) == told(client.get("/commands" + OTHERWISE))
+        assert parts_of(client.post(path)) == parts_of(client.post(path + OTHERWISE))
+        assert parts_of(client.get(path)) == parts_of(client.get(path + OTHERWISE))
+    assert parts_of(client.get("/commands")) == parts_of(client.get("/commands" + OTHERWISE))
 
 
 def test_a_login_by_either_lane_gives_a_token(agent: tuple[UUID, httpx.Client]) -> None:
@@ -101,7 +101,7 @@ def test_a_submission_by_either_lane_is_answered_alike(management: httpx.Client,
         management.post("/groups", json={"name": "lanes"})
         management.post("/agents", json={"id": str(new_id()), "name": path, "key": KEY, "groups": ["lanes"]})
     body = {} if group is None else command(group, "group")
-    answers = [told(management.post(path + lane, json=body)) for lane in ("", SPELT_OTHERWISE)]
+    answers = [parts_of(management.post(path + lane, json=body)) for lane in ("", SPELT_OTHERWISE)]
     assert [answer[0] for answer in answers] == [{"lanes": 200 if "plugin" in path else 201}.get(str(group), 422)] * 2
     if group == "lanes":
         assert [set(answer[2]) for answer in answers] == [set(answers[0][2])] * 2  # type: ignore[call-overload] # objects
@@ -111,7 +111,7 @@ def test_a_submission_by_either_lane_is_answered_alike(management: httpx.Client,
 
 def test_both_lanes_let_only_the_declared_roles_submit(server: Server, management: httpx.Client) -> None:
     reader = server.user(management, "lanes-reader", "reader")
-    answers = [told(reader.post("/commands" + lane, json={})) for lane in ("", SPELT_OTHERWISE)]
+    answers = [parts_of(reader.post("/commands" + lane, json={})) for lane in ("", SPELT_OTHERWISE)]
     assert answers[0] == answers[1]
     assert answers[0][0] == 403
 

@@ -122,7 +122,7 @@ def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "line 1"),
         (b"{}\n", "line 1"),
@@ -132,12 +132,12 @@ def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID
     ],
 )
 def test_a_batch_whose_items_cannot_be_told_apart_is_400_with_the_line(
-    client: httpx.Client, body: bytes, told: str
+    client: httpx.Client, body: bytes, message: str
 ) -> None:
     for path in ("/events/stateless", "/events/stateful"):
         answer = client.post(path, content=body)
         assert answer.status_code == 400
-        assert told in answer.json()["message"]
+        assert message in answer.json()["message"]
 
 
 OPERATIONS = ("create", "update", "delete")

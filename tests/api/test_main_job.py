@@ -56,8 +56,8 @@ def test_stateful_items_are_answered_one_by_one_in_order(server: Server, managem
         state("b", "delete"),
     )
     results = client.post("/events/stateful", content=body).json()["results"]
-    told = [(result["index"], result["id"], result["status"]) for result in results]
-    assert told == [(0, "a", 201), (1, "a", 409), (2, "a", 200), (3, "b", 201), (4, "a", 200), (5, "nothing", 404),
+    statuses = [(result["index"], result["id"], result["status"]) for result in results]
+    assert statuses == [(0, "a", 201), (1, "a", 409), (2, "a", 200), (3, "b", 201), (4, "a", 200), (5, "nothing", 404),
                     (6, "b", 200)]  # fmt: skip
     assert [result["result"] for result in results][4] == "noop"
     states = management.get("/states", params={"agent_id": str(agent_id)}).json()["items"]
@@ -67,13 +67,13 @@ def test_stateful_items_are_answered_one_by_one_in_order(server: Server, managem
 def test_a_command_to_an_agent_is_polled_and_reported(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "order")
     client = server.log_in(agent_id)
-    wanted = command(agent_id, action="ping", timeout=60)
-    wanted["action"]["args"] = {"deep": [True, {"a": None}]}
-    submitted = management.post("/commands", json=wanted)
+    ping = command(agent_id, action="ping", timeout=60)
+    ping["action"]["args"] = {"deep": [True, {"a": None}]}
+    submitted = management.post("/commands", json=ping)
     assert submitted.status_code == 201, submitted.text
     [order] = client.get("/commands").json()["commands"]
     assert order["order_id"] == order["document_id"] == submitted.json()["commands"][0]["order_ids"][0]
-    assert order["action"] == wanted["action"]
+    assert order["action"] == ping["action"]
     result = {"order_id": order["order_id"], "result": {"code": 0, "message": "pong", "data": {"n": 1}}}
     answer = client.post("/commands/results", json={"results": [result, result]})
     outcome = answer.json()["results"]
@@ -194,11 +194,11 @@ def test_one_order_is_cancelled_once(server: Server, management: httpx.Client) -
 
 def test_submitting_again_under_one_key_submits_once(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "idempotent")
-    wanted, header = command(agent_id), {"Idempotency-Key": "once"}
+    body, header = command(agent_id), {"Idempotency-Key": "once"}
     answers: list[Any] = []
 
     def submit() -> None:
-        answers.append(management.post("/commands", json=wanted, headers=header).json())
+        answers.append(management.post("/commands", json=body, headers=header).json())
 
     threads = [Thread(target=submit) for _ in range(8)]
     for thread in threads:
@@ -208,9 +208,9 @@ def test_submitting_again_under_one_key_submits_once(server: Server, management:
     assert len({answer["commands"][0]["request_id"] for answer in answers}) == 1
     orders = management.get("/orders", params={"agent_id": str(agent_id)}).json()["items"]
     assert len(orders) == 1
-    other = management.post("/commands", json=wanted | {"timeout": 7}, headers=header)
+    other = management.post("/commands", json=body | {"timeout": 7}, headers=header)
     assert (other.status_code, "another body" in other.json()["message"]) == (422, True)
-    assert management.post("/commands", json=wanted, headers={"Idempotency-Key": "x" * 256}).status_code == 422
+    assert management.post("/commands", json=body, headers={"Idempotency-Key": "x" * 256}).status_code == 422
 
 
 def test_a_submission_that_failed_leaves_its_key_free(server: Server, management: httpx.Client) -> None:
@@ -223,10 +223,10 @@ def test_arguments_that_an_action_does_not_take_are_dropped(server: Server, mana
     for group in ("dropped-a", "dropped-b"):
         management.post("/groups", json={"name": group})
     agent_id = server.enroll(management, "dropped", ("dropped-a", "dropped-b"))
-    wanted = [
+    commands = [
         command(agent_id) | {"action": {"name": "fetch-config", "args": {"stray": 1}}},
         command(agent_id) | {"action": {"args": {"groups": ["dropped-a", "dropped-b"]}, "name": "set-group"}},
     ]
-    assert management.post("/commands", json=wanted).status_code == 201
+    assert management.post("/commands", json=commands).status_code == 201
     orders = server.log_in(agent_id).get("/commands?wait=5").json()["commands"]
     assert [order["action"]["args"] for order in orders] == [{}, {"groups": ["dropped-a", "dropped-b"]}]

@@ -28,11 +28,11 @@ def test_head_answers_as_get_does_without_a_body(both: tuple[httpx.Client, httpx
         assert len(paths) >= 5
         for path in (*paths, "/", "/api/v1/"):
             url = path + ("?wait=0" if "commands" in path else "")
-            wanted, answer = client.get(url), client.head(url)
-            assert (answer.status_code, answer.content) == (wanted.status_code, b""), path
-            names = [response.headers.keys() - {"transfer-encoding"} for response in (wanted, answer)]
+            expected, answer = client.get(url), client.head(url)
+            assert (answer.status_code, answer.content) == (expected.status_code, b""), path
+            names = [response.headers.keys() - {"transfer-encoding"} for response in (expected, answer)]
             assert names[0] == names[1], path
-            assert answer.headers.get("content-type") == wanted.headers.get("content-type")
+            assert answer.headers.get("content-type") == expected.headers.get("content-type")
     health, ready = both[0].head("/"), both[0].head("/ready")
     assert health.headers["content-length"] == ready.headers["content-length"] == "0"
 

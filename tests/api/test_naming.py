@@ -72,7 +72,7 @@ def test_a_name_that_no_agent_has_is_named(management: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "detail"),
     [
         ("/agents?lable=a:b", "'lable': no such query parameter; did you mean 'label'?"),
         ("/orders?agent=web-1", "'agent': no such query parameter; did you mean 'agent_id'?"),
@@ -83,10 +83,10 @@ def test_a_name_that_no_agent_has_is_named(management: httpx.Client) -> None:
         ("/agents?status=dead", "expected one of 'active', 'disconnected', 'never_connected'"),
     ],
 )
-def test_a_wrong_query_is_400_and_says_what_is_right(management: httpx.Client, path: str, told: str) -> None:
+def test_a_wrong_query_is_400_and_says_what_is_right(management: httpx.Client, path: str, detail: str) -> None:
     answer = management.get(path)
     assert answer.status_code == 400
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 def test_what_needs_no_token_and_the_agent_api_ignore_unknown_queries(server: Server, agent_id: UUID) -> None:
@@ -98,7 +98,7 @@ def test_what_needs_no_token_and_the_agent_api_ignore_unknown_queries(server: Se
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "detail"),
     [
         ("/users", {"name": "a", "password": "correct horse", "role": "root"}, "role: Invalid enum value 'root'"),
         ("/users", {"name": "a", "password": "correct horse", "role": "root"}, "'administrator', 'operator'"),
@@ -107,11 +107,11 @@ def test_what_needs_no_token_and_the_agent_api_ignore_unknown_queries(server: Se
     ],
 )
 def test_a_wrong_member_is_named_with_what_is_right(
-    management: httpx.Client, path: str, body: dict[str, Any], told: str
+    management: httpx.Client, path: str, body: dict[str, Any], detail: str
 ) -> None:
     answer = management.post(path, json=body)
     assert answer.status_code in {400, 422}
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 def test_a_path_that_is_not_there_is_named_with_its_api(server: Server, management: httpx.Client) -> None:

@@ -182,10 +182,10 @@ def test_commands_that_cannot_be_expanded_create_nothing(
         ),
         ([], "no commands"),
     ]
-    for body, told in bad:
+    for body, message in bad:
         answer = management.post("/commands", json={"commands": body})
         assert answer.status_code in {400, 422}
-        assert told in answer.json()["message"]
+        assert message in answer.json()["message"]
     assert management.post("/commands").status_code == 400
     assert query("SELECT 1 FROM commands") == query("SELECT 1 FROM orders") == []
 
@@ -247,7 +247,7 @@ def test_the_plugin_path_answers_in_the_plugins_form(
     assert management.post("/groups", json={"name": "plugin"}).status_code == 201
     for number in range(12):
         server.enroll(management, f"plugin{number}", ("plugin",))
-    wanted = {
+    body = {
         "timeout": 100,
         "action": {"args": ["/bin/x", "-a"], "name": "run", "version": "5"},
         "user": "Management API",
@@ -256,8 +256,8 @@ def test_the_plugin_path_answers_in_the_plugins_form(
     }
     # A trusted service submits in its users' names; nobody else may.
     plugin = server.user(management, "dashboard", "service")
-    assert management.post("/commands", json=wanted).status_code == 422
-    answer = plugin.post("/_plugins/_command_manager/commands", json={"commands": [wanted]})
+    assert management.post("/commands", json=body).status_code == 422
+    answer = plugin.post("/_plugins/_command_manager/commands", json={"commands": [body]})
     assert (answer.status_code, answer.json()["_index"], answer.json()["result"]) == (200, "wazuh-commands", "OK")
     ids = {order["_id"] for order in answer.json()["orders"]}
     assert answer.json()["_documents"] == answer.json()["orders"]

@@ -296,8 +296,8 @@ def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: 
             time.sleep(1.35)  # longer than it drains
             half.close()
             assert ending.process.wait(timeout=PATIENCE) == 0
-    told = (ending.folder / "log").read_text().rpartition("draining")[2]
-    assert "ERROR" not in told, told
+    log = (ending.folder / "log").read_text().rpartition("draining")[2]
+    assert "ERROR" not in log, log
 
 
 def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: Path, database_url: str) -> None:

@@ -137,8 +137,8 @@ def test_a_change_with_nul_is_refused_with_the_field(management: httpx.Client, a
 
 def test_a_command_with_nul_is_refused_with_the_field(management: httpx.Client, agent_id: UUID, query: Query) -> None:
     def with_action(**members: Any) -> dict[str, Any]:
-        wanted = command(agent_id)
-        return wanted | {"action": wanted["action"] | members}
+        body = command(agent_id)
+        return body | {"action": body["action"] | members}
 
     commands: list[tuple[str, dict[str, Any]]] = [
         ("action.name", with_action(name=NUL)),
@@ -155,8 +155,8 @@ def test_a_command_with_nul_is_refused_with_the_field(management: httpx.Client, 
         ("target.filter.labels", command("") | {"target": {"type": "all", "filter": {"labels": {"a": NUL}}}}),
     ]
     for path in ("/commands", "/commands?dry_run=true", "/_plugins/_command_manager/commands"):
-        for field, wanted in commands:
-            answer = management.post(path, json=wanted)
+        for field, body in commands:
+            answer = management.post(path, json=body)
             assert (answer.status_code, answer.json()["detail"].count("commands[0]")) == (422, 1), answer.text
             assert field in answer.json()["detail"]
     assert query("SELECT 1 FROM commands") == []

@@ -195,10 +195,10 @@ def test_a_command_line_does_what_it_says(line: Line, values: Values, tmp_path: 
             output.append(text)
             if line.is_stopped and re.search(line.output, text):
                 process.send_signal(signal.SIGTERM)
-    told = "".join(output)
-    assert line.code in {None, process.returncode}, told
-    assert re.search(line.output, told, re.MULTILINE), told
-    assert "Traceback" not in told
+    shown = "".join(output)
+    assert line.code in {None, process.returncode}, shown
+    assert re.search(line.output, shown, re.MULTILINE), shown
+    assert "Traceback" not in shown
 
 
 def _commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:

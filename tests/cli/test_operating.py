@@ -103,8 +103,8 @@ def test_a_command_is_rehearsed_held_back_and_cancelled(
     server: Server, management: httpx.Client, terminal: Terminal
 ) -> None:
     agent_id = str(server.enroll(management, "alone"))
-    told = terminal.good("send", "--agent", agent_id, "--action", "ping", "--dry-run").split()
-    assert told == ["1", "would", "get", "it", agent_id]
+    preview = terminal.good("send", "--agent", agent_id, "--action", "ping", "--dry-run").split()
+    assert preview == ["1", "would", "get", "it", agent_id]
     sent = ("send", "--agent", "alone", "--action", "ping", "--idempotency-key", "once")
     request_id = terminal.good(*sent).split()[0]
     assert terminal.good(*sent).split()[0] == request_id
@@ -115,7 +115,7 @@ def test_a_command_is_rehearsed_held_back_and_cancelled(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (("send", "--action", "ping"), 2, "say for whom"),
         (("send", "--all", "--action", "ping", "--args", "{"), 2, "--args"),
@@ -124,10 +124,10 @@ def test_a_command_is_rehearsed_held_back_and_cancelled(
         (("show", "nonsense"), 2, "not a valid UUID"),
     ],
 )
-def test_a_fault_is_told_in_one_line(terminal: Terminal, words: tuple[str, ...], code: int, told: str) -> None:
+def test_a_fault_is_reported_in_one_line(terminal: Terminal, words: tuple[str, ...], code: int, message: str) -> None:
     result: tuple[int, Any, str] = terminal.run(*words)
     assert result[0] == code
-    assert told in result[2]
+    assert message in result[2]
     assert "Traceback" not in result[2]
 
 

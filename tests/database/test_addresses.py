@@ -27,7 +27,7 @@ ASKED = {"target_session_attrs": "read-write"}
 TWO = {"host": ["a.example", "b.example"], "port": [5432, 5433], "database": "name"} | ASKED
 
 
-def told(url: str) -> dict[str, Any]:
+def arguments_of(url: str) -> dict[str, Any]:
     """What asyncpg is called with."""
     _, options = dialect().create_connect_args(driver_url(url))
     return dict(options)
@@ -58,9 +58,9 @@ def told(url: str) -> dict[str, Any]:
     ],
 )
 def test_a_url_names_one_host_or_several_as_libpq_does(url: str, expected: dict[str, Any]) -> None:
-    assert {name: told(url).get(name) for name in ASKED | expected} == ASKED | expected
+    assert {name: arguments_of(url).get(name) for name in ASKED | expected} == ASKED | expected
     assert driver_url(driver_url(url)) == driver_url(url)
-    assert told(driver_url(url).render_as_string(hide_password=False)) == told(url)
+    assert arguments_of(driver_url(url).render_as_string(hide_password=False)) == arguments_of(url)
 
 
 @pytest.mark.parametrize(

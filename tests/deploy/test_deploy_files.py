@@ -185,8 +185,8 @@ def test_the_units_are_well_formed(tmp_path: Path) -> None:
     done = subprocess.run(
         [program, "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
-    told = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "comms-api" in line]
-    assert told == []
+    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "comms-api" in line]
+    assert complaints == []
 
 
 def test_the_service_is_exposed_to_little() -> None:
@@ -205,15 +205,15 @@ def test_the_service_is_exposed_to_little() -> None:
 
 
 def test_the_sockets_have_the_ports_of_the_settings_and_the_names_that_a_node_knows() -> None:
-    given = {}
+    sockets = {}
     for unit in UNITS:
         if unit.suffix == ".socket":
             text = unit.read_text()
             [[name]] = [re.findall(r"^FileDescriptorName=(.+)$", text, re.MULTILINE)]
-            given[name] = re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)
+            sockets[name] = re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)
             assert "Service=comms-api.service" in text.splitlines()
     settings = Settings()
-    assert given == {
+    assert sockets == {
         "agent": [settings.agent_bind.rpartition(":")[2]],
         "management": [settings.management_bind.rpartition(":")[2]],
     }

@@ -37,8 +37,8 @@ WATCHDOG_SECONDS = 12.0
 
 WITH_SOCKETS = """
 import os, sys
-for wanted, given in enumerate(map(int, sys.argv[1:]), start=3):
-    os.dup2(given, wanted)
+for target, descriptor in enumerate(map(int, sys.argv[1:]), start=3):
+    os.dup2(descriptor, target)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "management:agent"}
 os.execv(sys.executable, [sys.executable, "-m", "comms_api", "serve"])
 """
@@ -120,12 +120,12 @@ def test_a_new_key_that_has_a_password_is_refused_and_nobody_is_asked_for_it(
 ) -> None:
     certificates.issue()
     binds = fixed_binds()
-    given = environment(folder, database_url, **certificates.settings, **binds)
+    variables = environment(folder, database_url, **certificates.settings, **binds)
     silent, standard_input = socket.socketpair()
     with silent, standard_input, (folder / "log").open("w") as log:
         # Without a terminal, it would be asked for at the standard input.
         asked: dict[str, Any] = {"stdin": standard_input, "stderr": log, "start_new_session": True}
-        with service([sys.executable, "-m", "comms_api", "serve"], given, **asked) as process:
+        with service([sys.executable, "-m", "comms_api", "serve"], variables, **asked) as process:
             wait_until(lambda: is_served(binds["agent_bind"]))
             key = load_pem_private_key((folder / "key.pem").read_bytes(), None)
             closed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
@@ -146,9 +146,9 @@ def manager(folder: Path) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def service(arguments: list[str], given: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def service(arguments: list[str], variables: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a node as a service manager does."""
-    process = subprocess.Popen(arguments, env=given, stdout=subprocess.DEVNULL, **options)
+    process = subprocess.Popen(arguments, env=variables, stdout=subprocess.DEVNULL, **options)
     try:
         yield process
     finally:
@@ -164,26 +164,26 @@ def service(arguments: list[str], given: dict[str, str], **options: Any) -> Iter
 def test_systemd_hears_that_a_node_is_ready_well_and_stopping(
     workers: int, folder: Path, database_url: str, manager: socket.socket
 ) -> None:
-    given = environment(folder, database_url, workers=workers)
-    given |= {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
-    with service([sys.executable, "-m", "comms_api", "serve"], given):
-        told = {manager.recv(4096)}
-        while b"READY=1" not in told:
-            told.add(manager.recv(4096))
+    variables = environment(folder, database_url, workers=workers)
+    variables |= {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
+    with service([sys.executable, "-m", "comms_api", "serve"], variables):
+        messages = {manager.recv(4096)}
+        while b"READY=1" not in messages:
+            messages.add(manager.recv(4096))
         since = time.monotonic()
         assert manager.recv(4096) == b"WATCHDOG=1"
         assert time.monotonic() - since < WATCHDOG_SECONDS
-    rest = []
-    while b"STOPPING=1" not in rest:
-        rest.append(manager.recv(4096))
-    assert set(rest) <= {b"WATCHDOG=1", b"STOPPING=1"}
+    last_messages = []
+    while b"STOPPING=1" not in last_messages:
+        last_messages.append(manager.recv(4096))
+    assert set(last_messages) <= {b"WATCHDOG=1", b"STOPPING=1"}
 
 
 def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it_served(
     folder: Path, database_url: str, manager: socket.socket
 ) -> None:
-    given = environment(folder, database_url, workers=2) | {"NOTIFY_SOCKET": str(folder / "notify")}
-    with service([sys.executable, "-m", "comms_api", "serve"], given) as process:
+    variables = environment(folder, database_url, workers=2) | {"NOTIFY_SOCKET": str(folder / "notify")}
+    with service([sys.executable, "-m", "comms_api", "serve"], variables) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: len(children.read_text().split()) == 2, pause_seconds=0.001)
         os.kill(int(children.read_text().split()[0]), SIGKILL)
@@ -211,18 +211,18 @@ def test_who_connects_during_a_restart_waits_for_it(
     folder = scratch / f"handed-{workers}"
     folder.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as agent, socket.create_server(("127.0.0.1", 0)) as management:
-        given = environment(folder, new_database(), workers=workers)
+        variables = environment(folder, new_database(), workers=workers)
         handed = (management.fileno(), agent.fileno())
         program = [sys.executable, "-c", WITH_SOCKETS, *map(str, handed)]
         urls = [f"https://127.0.0.1:{listener.getsockname()[1]}/" for listener in (agent, management)]
         with ThreadPoolExecutor(len(urls)) as threads:
             first = [threads.submit(ask, folder, url) for url in urls]
-            with service(program, given, pass_fds=handed):
+            with service(program, variables, pass_fds=handed):
                 assert [answer.result() for answer in first] == [200, 200]
             waiting = [threads.submit(ask, folder, url) for url in urls]
             time.sleep(0.5)
             assert [answer.done() for answer in waiting] == [False, False]
-            with service(program, given, pass_fds=handed):
+            with service(program, variables, pass_fds=handed):
                 assert [answer.result() for answer in waiting] == [200, 200]
 
 

@@ -36,8 +36,9 @@ PHRASES: Table = {
 
 NAMES: Table = {
     r"them|those|these|its?|whom|stuff|things?": "a name that says what the value is",
+    r"told|given|rest": "the answer, the message, the arguments, the payload: what the value is",
 }
-"""Names of variables, parameters, attributes, functions and classes, without leading underscores."""
+"""Names without leading underscores, except declared fields of classes: those are the protocol's."""
 
 DOCSTRINGS: Table = {
     r"__init__: Take\b": "nothing: the signature says it, or the docstring of the class",
@@ -62,7 +63,9 @@ def phrases_in(text: str) -> Findings:
 
 
 def names_in(tree: ast.AST) -> Findings:
-    for node in ast.walk(tree):
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    fields = {id(node.target) for found in classes for node in found.body if isinstance(node, ast.AnnAssign)}
+    for node in (node for node in ast.walk(tree) if id(node) not in fields):
         match node:
             case (
                 ast.Name(id=name, ctx=ast.Store())
@@ -117,6 +120,7 @@ def test_no_docstring_begins_without_saying_anything() -> None:
         ("# Whom it is for\n# and from whom\n", [1]),
         ('"""All the while."""\nall_the_while = 0\n', [1]),
         ("x = 1\ndef f(them, *, those=0): x._stuff = them\n", [2, 2, 2]),
+        ("class A:\n    told: int\n    def told(self): ...\n", [3]),
         ("class A:\n    def __init__(self, engine):\n        '''Take the engine.'''\n", [2]),
     ],
 )

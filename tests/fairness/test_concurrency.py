@@ -1,4 +1,4 @@
-"""A client has at most so many pieces of work in progress; the rest waits in order, and gives up in time."""
+"""A client has a limited number of pieces of work in progress; others wait in order, and give up after a while."""
 
 import asyncio
 

@@ -13,8 +13,8 @@ PORTS = (51234).to_bytes(2, "big") + (27000).to_bytes(2, "big")
 TLV = b"\x05\x00\x03abc"
 
 
-def v2(command: int, family: int, rest: bytes) -> bytes:
-    return V2_SIGNATURE + bytes([command, family]) + len(rest).to_bytes(2, "big") + rest
+def v2(command: int, family: int, payload: bytes) -> bytes:
+    return V2_SIGNATURE + bytes([command, family]) + len(payload).to_bytes(2, "big") + payload
 
 
 HEADERS = [
@@ -59,7 +59,7 @@ def test_a_malformed_header_is_refused(data: bytes) -> None:
         parse_header(data)
 
 
-@given(st.binary(max_size=300) | st.binary(max_size=200).map(lambda rest: V2_SIGNATURE + rest))
+@given(st.binary(max_size=300) | st.binary(max_size=200).map(lambda payload: V2_SIGNATURE + payload))
 def test_no_bytes_fail_in_another_way(data: bytes) -> None:
     try:
         header = parse_header(data)

@@ -87,8 +87,8 @@ def test_only_a_trusted_proxy_names_the_client(
 
 def test_a_token_enrolls_so_many_agents_into_its_groups(server: Server, management: httpx.Client) -> None:
     management.post("/groups", json={"name": "tokened"})
-    wanted = {"groups": ["tokened"], "uses": 2, "expires_in": 60, "description": "rack 7"}
-    made = management.post("/enrollment-tokens", json=wanted).json()
+    body = {"groups": ["tokened"], "uses": 2, "expires_in": 60, "description": "rack 7"}
+    made = management.post("/enrollment-tokens", json=body).json()
     client = server.client(server.agent_url, made["token"])
     answers = [client.post("/enroll", json={"id": str(new_id()), "name": f"t{number}", "key": KEY, "groups": ["x"]})
                for number in range(3)]  # fmt: skip
@@ -103,8 +103,8 @@ def test_a_token_enrolls_so_many_agents_into_its_groups(server: Server, manageme
 def test_a_token_that_is_over_or_revoked_enrolls_nobody_and_a_failed_use_is_not_used_up(
     server: Server, management: httpx.Client
 ) -> None:
-    def token(**wanted: Any) -> dict[str, str]:
-        made: dict[str, str] = management.post("/enrollment-tokens", json={"expires_in": 60} | wanted).json()
+    def token(**members: Any) -> dict[str, str]:
+        made: dict[str, str] = management.post("/enrollment-tokens", json={"expires_in": 60} | members).json()
         return made
 
     def enroll(made: dict[str, str], name: str) -> int:

@@ -25,9 +25,9 @@ def test_every_change_is_recorded_with_its_actor(server: Server, management: htt
     request_id = operator.post("/commands", json=command(agent_id, user="auditor")).json()["commands"][0]["request_id"]
     operator.post(f"/commands/{request_id}/cancel")
     management.delete(f"/agents/{agent_id}")
-    told = [(entry["actor"], entry["operation"], entry["after"] and entry["after"]["labels"])
+    changes = [(entry["actor"], entry["operation"], entry["after"] and entry["after"]["labels"])
             for entry in entries(management, subject="agents", key=agent_id)]  # fmt: skip
-    assert told == [("admin", "insert", {}), ("auditor", "update", {"site": "one"}), ("admin", "delete", None)]
+    assert changes == [("admin", "insert", {}), ("auditor", "update", {"site": "one"}), ("admin", "delete", None)]
     assert {entry["address"] for entry in entries(management, key=agent_id)} == {"127.0.0.1"}
     assert [entry["operation"] for entry in entries(management, key=f"audited/{agent_id}")] == ["insert", "delete"]
     phases = [entry["after"]["phase"] for entry in entries(management, subject="commands", key=request_id)]

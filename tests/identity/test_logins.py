@@ -17,7 +17,7 @@ AT_ONCE = 24
 
 
 def test_of_many_logins_at_once_each_has_its_own_answer(server: Server, management: httpx.Client) -> None:
-    own = [server.enroll(management, f"own {number}") for number in range(AT_ONCE)]
+    enrolled = [server.enroll(management, f"enrolled {number}") for number in range(AT_ONCE)]
     robbed = [server.enroll(management, f"robbed {number}") for number in range(AT_ONCE)]
     strangers = [new_id() for _ in range(AT_ONCE)]
 
@@ -28,11 +28,11 @@ def test_of_many_logins_at_once_each_has_its_own_answer(server: Server, manageme
             return answer.status_code, answer.json()["detail"]
         return 200, jwt.decode(answer.json()["token"], options={"verify_signature": False})["sub"]
 
-    asked = [each for group in zip(own, robbed, strangers, strict=True) for each in group]
+    asked = [each for group in zip(enrolled, robbed, strangers, strict=True) for each in group]
     keys = [KEY, "w" * 32, KEY] * AT_ONCE
     with ThreadPoolExecutor(AT_ONCE) as threads:
         answers = list(threads.map(log_in, asked, keys))
-    assert answers[0::3] == [(200, str(agent_id)) for agent_id in own]
+    assert answers[0::3] == [(200, str(agent_id)) for agent_id in enrolled]
     assert answers[1::3] == [(401, "Invalid key")] * AT_ONCE
     assert answers[2::3] == [(403, "Agent does not exist")] * AT_ONCE
 
