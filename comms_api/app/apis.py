@@ -39,10 +39,10 @@ from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
 
 PREFIX = "/api/v1"
+"""Real agents use it; every path is the same without it."""
+
 CLIENT_REQUESTS_MAXIMUM = 4
 """How many requests of one client are in progress at once, polls aside: half of the default pool of connections."""
-
-"""Real agents use it; every path is the same without it."""
 
 MANAGEMENT_SERVICES = (
     "agents",

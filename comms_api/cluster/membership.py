@@ -50,7 +50,7 @@ class Membership:
         health: DutyHealth,
     ) -> None:
         self.requests = RequestCount()
-        """Of this process; where they are served, they are counted."""
+        """The requests of this process; its sites count them."""
 
         self.is_draining = False
         self._engine = engine

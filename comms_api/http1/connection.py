@@ -84,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         """Register at the endpoint and wait for the first request."""
         self._transport = transport
+        self._client = self._client or address_of(transport.get_extra_info("peername"))
         tls = transport.get_extra_info("ssl_object")
         extensions = {} if tls is None else {"tls": {"client_cert_name": common_name(tls.getpeercert())}}
         self._base_scope = {
@@ -91,7 +92,6 @@ class Connection(asyncio.BufferedProtocol):
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "scheme": "http" if tls is None else "https",
             "root_path": "",
-            "client": self._client or address_of(transport.get_extra_info("peername")),
             "server": address_of(transport.get_extra_info("sockname")),
             "extensions": extensions,
         }
@@ -173,7 +173,11 @@ class Connection(asyncio.BufferedProtocol):
                 elif self.reader.head is not None:
                     self._begin(self.reader.head)
         except Refused as refused:
-            self._refuse(refused)
+            if self._exchange is not None:
+                self._exchange.refuse(refused)
+            else:
+                self.write(encode_refusal(refused, self.endpoint.date_line()))
+                self.close()
         self.regulate()
 
     def _begin(self, head: Head) -> None:
@@ -181,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_slow = False
         scope = {
             **self._base_scope,
-            "client": self.endpoint.proxies.find_client(self._base_scope["client"], head.headers),
+            "client": self.endpoint.proxies.find_client(self._client, head.headers),
             "http_version": head.version,
             "method": "GET" if head.method == "HEAD" else head.method,
             "path": head.path,
@@ -194,13 +198,6 @@ class Connection(asyncio.BufferedProtocol):
         }
         self._exchange = Exchange(self, head)
         self._exchange.begin(scope)
-
-    def _refuse(self, refused: Refused) -> None:
-        if self._exchange is not None:
-            self._exchange.refuse(refused)
-        else:
-            self.write(encode_refusal(refused, self.endpoint.date_line()))
-            self.close()
 
     def answered(self, *, closes: bool) -> None:
         """Continue with the next request, or close the connection."""
