@@ -1,4 +1,4 @@
-"""How many orders a rollout lets go: every bound holds at every step, and it comes to its end."""
+"""A rollout releases orders within every bound at every step, and it ends."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ ROLLOUTS = st.builds(
 
 
 @given(rollout=ROLLOUTS, total=st.integers(1, 300), answers=st.lists(st.integers(0, 60), max_size=400))
-def test_every_bound_holds_at_every_step_and_all_orders_go_in_the_end(
+def test_every_bound_holds_at_every_step_and_all_orders_are_released_in_the_end(
     rollout: Rollout, total: int, answers: list[int]
 ) -> None:
     held, in_flight, credit, seconds = total, 0, 1.0, 0
@@ -35,7 +35,7 @@ def test_every_bound_holds_at_every_step_and_all_orders_go_in_the_end(
         assert seconds < 60 * total + len(answers) + 60, "it never ends"
 
 
-def test_a_stage_waits_for_the_last_order_of_the_one_before() -> None:
+def test_a_stage_waits_for_the_last_order_of_the_previous_stage() -> None:
     tenth = Rollout(percent=10)
     assert releasable(tenth, RolloutProgress(100, 100, 0, 0, 0, 0, 0)) == 10
     assert releasable(tenth, RolloutProgress(100, 90, 1, 9, 0, 0, 0)) == 0
@@ -44,14 +44,14 @@ def test_a_stage_waits_for_the_last_order_of_the_one_before() -> None:
     assert releasable(tenth, RolloutProgress(3, 3, 0, 0, 0, 0, 0)) == 1
 
 
-def test_a_rate_saves_up_a_minute_at_most() -> None:
+def test_a_rate_saves_up_at_most_one_minute() -> None:
     rate = Rollout(per_minute=120)
     assert credit_after(rate, 0, 1) == 2
     assert credit_after(rate, 0, 3600) == 120
     assert releasable(rate, RolloutProgress(1000, 1000, 0, 0, 0, 0, 2.9)) == 2
 
 
-def test_failures_stop_it_once_enough_have_ended_or_nothing_more_will() -> None:
+def test_failures_stop_a_rollout_once_enough_orders_have_ended_or_no_more_can_end() -> None:
     wary = Rollout(failure_ratio=0.2, failures_after=10)
     assert excess_failures(wary, RolloutProgress(100, 90, 6, 4, 4, 0, 0)) is None
     assert excess_failures(wary, RolloutProgress(100, 90, 0, 4, 4, 0, 0)) is not None

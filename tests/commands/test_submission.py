@@ -1,4 +1,4 @@
-"""Submitting: one statement if one will do, nothing left behind by what is refused, nobody told before the commit."""
+"""A submission uses few statements, leaves nothing behind if it is refused, and notifies agents after the commit."""
 
 import asyncio
 from collections.abc import Iterable
@@ -75,42 +75,40 @@ async def test_a_command_to_one_agent_is_one_round_trip_and_knows_its_actor(
     with acting_as(Actor("olga", "192.0.2.1")), recorded_statements(engine) as sent:
         [submitted] = await submissions.submit("olga", [restart(agent_id)])
         assert first_words(sent) == ["WITH"]
-        async with engine.connect() as connection:  # the actor is not told in a statement before, either
+        async with engine.connect() as connection:  # no earlier statement sets the actor, either
             settings = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT set_config%'")
             assert await connection.execute(settings) == [(0,)]
-        await asyncio.sleep(0)  # asyncpg tells of a statement a little later
+        await asyncio.sleep(0)  # asyncpg reports a statement a little later
         sent.clear()
         await submissions.submit("olga", [restart(agent_id), restart(agent_id)])
         assert first_words(sent) == ["BEGIN", "WITH", "WITH", "COMMIT"]
     async with engine.connect() as connection:
         audited = text("SELECT actor, address, CAST(after ->> 'orders' AS int) FROM audit WHERE key = :key")
         assert await connection.first(audited, {"key": str(submitted.request_id)}) == ("olga", "192.0.2.1", 1)
-        # What the statement said of its actor ended with it.
+        # The statement set the actor only for itself.
         assert not await connection.scalar(text("SELECT current_setting('comms_api.actor', true)"))
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])
-async def test_a_command_to_a_stranger_leaves_nothing_behind(
+async def test_a_command_to_an_unknown_agent_leaves_nothing_behind(
     engine: Engine, submissions: Submissions, known: int
 ) -> None:
-    agents, stranger = await add_agents(engine, known), new_id()
-    with pytest.raises(Invalid, match=f"there is no agent '{stranger}'; nothing was submitted"):
-        await submissions.submit("olga", [restart(*agents, stranger)])
+    agents, unknown = await add_agents(engine, known), new_id()
+    with pytest.raises(Invalid, match=f"there is no agent '{unknown}'; nothing was submitted"):
+        await submissions.submit("olga", [restart(*agents, unknown)])
     async with engine.connect() as connection:
         left = text("""SELECT (SELECT count(*) FROM orders WHERE agent_id = ANY(:ids)),
             (SELECT count(*) FROM commands WHERE :name = ANY(target_ids))""")
-        assert await connection.first(left, {"ids": [*agents, stranger], "name": str(stranger)}) == (0, 0)
+        assert await connection.first(left, {"ids": [*agents, unknown], "name": str(unknown)}) == (0, 0)
 
 
-async def test_an_agent_that_is_named_twice_is_no_stranger_and_gets_one_order(
-    engine: Engine, submissions: Submissions
-) -> None:
+async def test_an_agent_that_is_named_twice_gets_one_order(engine: Engine, submissions: Submissions) -> None:
     [agent_id] = await add_agents(engine, 1)
     [submitted] = await submissions.submit("olga", [restart(agent_id, str(agent_id).upper())])
     assert submitted.orders == 1
 
 
-async def test_nobody_is_told_of_orders_before_their_commit(engine: Engine, dispatcher: Dispatcher) -> None:
+async def test_agents_are_notified_of_orders_after_the_commit(engine: Engine, dispatcher: Dispatcher) -> None:
     under_way: list[int] = []
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: under_way.append(engine.sqlalchemy.pool.checkedout())})  # type: ignore[attr-defined] # of its pool
     commands = Commands(engine, DatabaseClock(), notifier, Settings())
@@ -133,21 +131,19 @@ def claims_of(agent_id: UUID) -> Claims:
 
 
 async def kept(engine: Engine, agent_id: UUID) -> list[tuple[int, bool, bool]]:
-    """Return of each open order its attempt, whether it was sent, and whether it is leased."""
+    """Return for each open order its attempt, whether it was sent, and whether it is leased."""
     async with engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(ORDERS_OF, {"agent_id": agent_id})]
 
 
-async def offered_anew(engine: Engine, agent_id: UUID) -> list[Claimed]:
+async def offered_again(engine: Engine, agent_id: UUID) -> list[Claimed]:
     """Let the leases of an agent end, and claim its orders."""
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE orders SET offer_at = now() WHERE agent_id = :id"), {"id": agent_id})
         return await claim_orders(connection, [agent_id], 60)
 
 
-async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
-    engine: Engine, dispatcher: Dispatcher
-) -> None:
+async def test_the_submission_itself_answers_a_poll_that_is_held_here(engine: Engine, dispatcher: Dispatcher) -> None:
     [agent_id] = await add_agents(engine, 1)
     notified: list[object] = []
     submissions = submissions_of(engine, dispatcher, notified)
@@ -156,10 +152,10 @@ async def test_a_poll_that_is_held_here_is_answered_by_the_submission_itself(
         assert (first_words(sent), notified) == (["WITH"], [])
         [order] = await answer
     assert await kept(engine, agent_id) == [(1, True, True)]
-    assert await offered_anew(engine, agent_id) == [Claimed(agent_id, 2, order)]
+    assert await offered_again(engine, agent_id) == [Claimed(agent_id, 2, order)]
 
 
-async def test_what_is_older_goes_first_to_a_poll_that_is_held_here(
+async def test_a_poll_that_is_held_here_gets_older_orders_first(
     engine: Engine, submissions: Submissions, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
@@ -168,11 +164,11 @@ async def test_what_is_older_goes_first_to_a_poll_that_is_held_here(
         second = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
         assert not answer.done()
     assert await kept(engine, agent_id) == [(0, False, False)] * 2
-    claimed = await offered_anew(engine, agent_id)
+    claimed = await offered_again(engine, agent_id)
     assert [claim.order.order_id for claim in claimed] == [str(order_id) for order_id in first + second]
 
 
-async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_here(
+async def test_a_poll_that_is_held_here_does_not_get_an_order_that_is_due_later(
     engine: Engine, submissions: Submissions, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
@@ -183,7 +179,7 @@ async def test_an_order_that_is_due_later_is_not_given_to_a_poll_that_is_held_he
     assert await kept(engine, agent_id) == [(0, False, True)]
 
 
-async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
+async def test_an_order_whose_poll_has_ended_meanwhile_is_released_and_notified(
     engine: Engine, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)
@@ -196,21 +192,21 @@ async def test_an_order_whose_poll_has_gone_meanwhile_is_given_back_and_told_of(
     assert notified == [{str(agent_id)}]
 
 
-async def test_an_older_order_whose_claim_is_under_way_goes_first(engine: Engine, dispatcher: Dispatcher) -> None:
-    """The claim is committed and its answer late: in the database nothing older is due any more."""
+async def test_an_older_order_whose_claim_is_in_progress_goes_first(engine: Engine, dispatcher: Dispatcher) -> None:
+    """The claim has been committed, but its answer is late, so the database has no older due order any more."""
     notifier = Notifier(engine, {ORDERS_CHANNEL: dispatcher.wake})
     submissions = make_submissions(engine, notifier, dispatcher)
     [agent_id] = await add_agents(engine, 1)
     [older] = (await submissions.submit("olga", [restart(agent_id)]))[0].order_ids
     async with engine.connect() as connection:
-        await claim_orders(connection, [], 60)  # it is prepared on the connection that will be taken next
+        await claim_orders(connection, [], 60)  # prepares the statement on the connection that the pool returns next
         transport = connection.driver._transport  # noqa: SLF001 - nothing public delays an answer
     transport.pause_reading()
     async with performing(dispatcher):
         with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer:
             await until(lambda: engine.sqlalchemy.pool.checkedout() == 1)  # type: ignore[attr-defined] # of its pool
             async with asyncio.timeout(PATIENCE):
-                while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit is no event of this loop
+                while await kept(engine, agent_id) != [(1, True, True)]:  # noqa: ASYNC110 - a commit causes no event in this loop
                     await asyncio.sleep(0.01)
             await submissions.submit("olga", [restart(agent_id)])
             assert not answer.done()

@@ -1,4 +1,4 @@
-"""The files of `deploy/` held to the program and to each other, as far as they can be without running them."""
+"""The files of `deploy/` match the program and each other, as far as tests can check this without running them."""
 
 import re
 import shutil
@@ -31,14 +31,14 @@ KEYS_OF_SERVICES = {
     *("restart", "init", "cap_drop", "security_opt", "read_only", "tmpfs", "stop_grace_period", "ulimits"),
     *("healthcheck", "shm_size"),
 }
-"""Those of the Compose specification that we use; a slip of the pen is none of them."""
+"""The keys of the Compose specification that we use; a misspelled key is not among them."""
 
 EXPOSURE_MAXIMUM = 2.0
-"""Of ten, by `systemd-analyze security`; up to 2 it calls a unit OK."""
+"""The maximum score, out of ten, in `systemd-analyze security`, which calls a unit with up to 2 OK."""
 
 
 @pytest.mark.parametrize("path", [path for path in DEPLOY.rglob("*") if path.is_file()], ids=lambda path: path.name)
-def test_every_setting_named_in_a_file_of_deploy_is_one(path: Path) -> None:
+def test_every_setting_named_in_a_file_of_deploy_exists(path: Path) -> None:
     names = set(re.findall(rf"\b{PREFIX}([A-Z_]+)", path.read_text())) - {"CONFIG"}
     assert {name.lower() for name in names} <= set(Settings.__struct_fields__)
 
@@ -51,7 +51,7 @@ def instructions(name: str) -> list[str]:
     return re.findall(rf"^{name} +(.+)$", text, re.MULTILINE)
 
 
-def test_the_container_runs_as_nobody_special_with_a_health_check_and_pinned_requirements() -> None:
+def test_the_container_runs_without_privileges_with_a_health_check_and_pinned_requirements() -> None:
     assert re.findall(r"^FROM (\S+)", CONTAINER, re.MULTILINE) == ["python:3.11-slim-bookworm"] * 2
     [user] = instructions("USER")
     assert int(user) > 1000
@@ -85,7 +85,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def test_the_health_check_tells_a_node_that_lives_from_one_that_does_not(server: Server) -> None:
+def test_the_health_check_distinguishes_a_live_node_from_a_dead_one(server: Server) -> None:
     program = [sys.executable, DEPLOY / "healthcheck.py"]
     for port, code in ((server.management_port, 0), (server.agent_port, 0), (1, 1)):
         assert subprocess.run([*program, str(port)], check=False, timeout=PATIENCE).returncode == code
@@ -219,8 +219,8 @@ def test_the_sockets_have_the_ports_of_the_settings_and_the_names_that_a_node_kn
     }
 
 
-def test_the_service_does_without_its_sockets_and_is_started_again_for_as_long_as_it_takes() -> None:
-    assert "Sockets=" not in SERVICE  # that would have them started with it
+def test_the_service_runs_without_its_sockets_and_is_restarted_without_limit() -> None:
+    assert "Sockets=" not in SERVICE  # this would start the sockets with the service
     of_unit = SERVICE.partition("[Service]")[0].splitlines()
     assert "StartLimitIntervalSec=0" in of_unit
     assert "Restart=always" in SERVICE.splitlines()

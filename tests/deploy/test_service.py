@@ -1,4 +1,4 @@
-"""A node as a service: a new certificate on SIGHUP, what it tells systemd, and sockets that outlive a restart."""
+"""A node as a service: a new certificate on SIGHUP, notifications to systemd, and sockets that outlive a restart."""
 
 import os
 import socket
@@ -42,12 +42,12 @@ for target, descriptor in enumerate(map(int, sys.argv[1:]), start=3):
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "management:agent"}
 os.execv(sys.executable, [sys.executable, "-m", "comms_api", "serve"])
 """
-"""Does as systemd does: descriptors from 3 on, for the process that the service begins with."""
+"""Passes sockets as systemd does: as descriptors from 3 on, to the first process of the service."""
 
 
 @dataclass
 class Certificates:
-    """The files that a node serves with, and the authority that fills them."""
+    """The certificate files of a node, and the authority that issues them."""
 
     folder: Path
     authority: trustme.CA
@@ -57,7 +57,7 @@ class Certificates:
         return {"tls_certificate": self.folder / "chain.pem", "tls_key": self.folder / "key.pem"}
 
     def issue(self) -> bytes:
-        """Write a new certificate over the one before, and return it as a client sees it."""
+        """Replace the certificate with a new one, and return the new one as a client sees it."""
         issued = self.authority.issue_cert("localhost", "127.0.0.1")
         issued.cert_chain_pems[0].write_to_path(self.folder / "chain.pem")
         issued.private_key_pem.write_to_path(self.folder / "key.pem")
@@ -101,7 +101,7 @@ def test_sighup_brings_a_new_certificate_and_a_held_poll_survives(
             assert b"order_id" in read_answer(poll).body
 
 
-def test_a_certificate_without_its_key_leaves_the_one_before_in_use(
+def test_a_certificate_without_its_key_leaves_the_previous_one_in_use(
     folder: Path, database_url: str, certificates: Certificates
 ) -> None:
     old = certificates.issue()
@@ -115,7 +115,7 @@ def test_a_certificate_without_its_key_leaves_the_one_before_in_use(
         assert seen_by(server) == {old}
 
 
-def test_a_new_key_that_has_a_password_is_refused_and_nobody_is_asked_for_it(
+def test_a_new_key_that_has_a_password_is_refused_without_a_prompt(
     folder: Path, database_url: str, certificates: Certificates
 ) -> None:
     certificates.issue()
@@ -123,7 +123,7 @@ def test_a_new_key_that_has_a_password_is_refused_and_nobody_is_asked_for_it(
     variables = environment(folder, database_url, **certificates.settings, **binds)
     silent, standard_input = socket.socketpair()
     with silent, standard_input, (folder / "log").open("w") as log:
-        # Without a terminal, it would be asked for at the standard input.
+        # Without a terminal, a prompt would read the standard input.
         asked: dict[str, Any] = {"stdin": standard_input, "stderr": log, "start_new_session": True}
         with service([sys.executable, "-m", "comms_api", "serve"], variables, **asked) as process:
             wait_until(lambda: is_served(binds["agent_bind"]))
@@ -136,7 +136,7 @@ def test_a_new_key_that_has_a_password_is_refused_and_nobody_is_asked_for_it(
 
 @pytest.fixture
 def manager(folder: Path) -> Iterator[socket.socket]:
-    """What a service manager listens at."""
+    """The socket at which a service manager receives notifications."""
     path = folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(path))
@@ -161,7 +161,7 @@ def service(arguments: list[str], variables: dict[str, str], **options: Any) -> 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_systemd_hears_that_a_node_is_ready_well_and_stopping(
+def test_a_node_notifies_systemd_that_it_is_ready_alive_and_stopping(
     workers: int, folder: Path, database_url: str, manager: socket.socket
 ) -> None:
     variables = environment(folder, database_url, workers=workers)
@@ -179,7 +179,7 @@ def test_systemd_hears_that_a_node_is_ready_well_and_stopping(
     assert set(last_messages) <= {b"WATCHDOG=1", b"STOPPING=1"}
 
 
-def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it_served(
+def test_a_node_notifies_systemd_that_it_is_ready_although_its_first_worker_died_early(
     folder: Path, database_url: str, manager: socket.socket
 ) -> None:
     variables = environment(folder, database_url, workers=2) | {"NOTIFY_SOCKET": str(folder / "notify")}
@@ -195,17 +195,17 @@ def test_systemd_hears_that_a_node_is_ready_when_its_first_worker_died_before_it
         manager.settimeout(PATIENCE)
 
 
-def test_a_node_without_a_service_manager_tells_nobody_and_is_handed_nothing() -> None:
+def test_a_node_without_a_service_manager_sends_no_notification_and_gets_no_sockets() -> None:
     nobody = find_manager({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "LISTEN_PID": "1", "LISTEN_FDS": "2"})
     assert (nobody.watchdog_seconds, nobody.sockets, nobody.notify_watchdog(0)) == (None, {}, 0)
     nobody.notify("READY=1")
-    find_manager({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")  # a manager that is gone is no fault
+    find_manager({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")  # a manager that has ended is not an error
     with pytest.raises(ConfigurationError, match="the environment that systemd gives"):
         find_manager({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "two"})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_who_connects_during_a_restart_waits_for_it(
+def test_connections_made_during_a_restart_wait_for_its_end(
     workers: int, scratch: Path, new_database: Callable[[], str]
 ) -> None:
     folder = scratch / f"handed-{workers}"
@@ -234,7 +234,7 @@ def is_served(address: str) -> bool:
 
 
 def ask(folder: Path, url: str) -> int:
-    """Ask once there is an authority to trust; it is made on the first start."""
+    """Send a request once the certificate authority exists, which the first start creates."""
     authority = folder / "certs" / "ca.pem"
     wait_until(authority.exists)
     return httpx.get(url, verify=ssl.create_default_context(cafile=authority), timeout=PATIENCE).status_code

@@ -1,4 +1,4 @@
-"""A request that its client has given up must not undo the effect of a later request."""
+"""A request that its client has abandoned must not undo the effect of a later request."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def frozen(server: Server) -> Iterator[None]:
 
 
 def leave(connection: ssl.SSLSocket) -> None:
-    """Send the end of the stream, as on closing; really closing would reset the connection and lose the request."""
+    """End the stream, as closing does; closing the socket would reset the connection and lose the request."""
     connection.shutdown(socket.SHUT_WR)
 
 
@@ -56,7 +56,7 @@ def states_of(query: Query, agent_id: UUID) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def test_a_state_of_a_client_that_has_left_is_not_applied(
+def test_a_state_of_a_client_that_has_disconnected_is_not_applied(
     server: Server, other: Server, management: httpx.Client, query: Query
 ) -> None:
     agent_id = server.enroll(management, "impatient")
@@ -71,13 +71,13 @@ def test_a_state_of_a_client_that_has_left_is_not_applied(
             leave(connection)
             for version in (1, 2):
                 assert other.client(other.agent_url, token).post("/events/stateful", content=change(version)).is_success
-        # A batch of the same agent waits for the ones before it.
+        # A batch waits for the earlier batches of its agent.
         body = stateful(agent_id, state("later"))
         assert server.client(server.agent_url, token).post("/events/stateful", content=body).is_success
     assert states_of(query, agent_id) == {"1": '{"v": 2}', "later": "{}"}
 
 
-def test_an_older_batch_is_refused_although_its_client_seems_to_wait(
+def test_an_older_batch_is_refused_although_its_client_still_seems_connected(
     server: Server, other: Server, management: httpx.Client, query: Query
 ) -> None:
     agent_id = server.enroll(management, "behind a proxy")
@@ -147,7 +147,7 @@ def test_a_batch_that_is_sent_again_is_applied_again(server: Server, management:
     assert states_of(query, agent_id) == {"a": '{"v": 1}', "c": "{}"}
 
 
-def test_events_of_a_client_that_has_left_are_not_stored(
+def test_events_of_a_client_that_has_disconnected_are_not_stored(
     server: Server, management: httpx.Client, query: Query
 ) -> None:
     agent_id = server.enroll(management, "impatient too")

@@ -1,4 +1,4 @@
-"""The quarantine keeps the newest lines and stays small, and no agent pushes out the lines of the others."""
+"""The quarantine keeps the newest lines and stays small, and no agent pushes out the lines of other agents."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from comms_api.events.quarantine import AGENT_SHARE, TRIMMED_ROWS_MINIMUM
 KEPT, BATCHES, LINES = 500, 40, 400
 
 
-def test_a_flood_of_bad_lines_is_trimmed_while_it_comes(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_flood_of_bad_lines_is_trimmed_while_it_arrives(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     with running_server(folder / "flood", url, quarantine_rows_maximum=KEPT) as server:
         management = server.management()

@@ -9,7 +9,7 @@ from comms_api.fairness.concurrency import Concurrency
 pytestmark = pytest.mark.anyio
 
 
-async def test_one_more_waits_until_another_of_its_client_ends() -> None:
+async def test_a_piece_beyond_the_maximum_waits_until_another_of_its_client_ends() -> None:
     concurrency = Concurrency(2, 60)
     for client in ("loud", "loud", "quiet"):
         await concurrency.begin(client)
@@ -23,7 +23,7 @@ async def test_one_more_waits_until_another_of_its_client_ends() -> None:
     await fourth
 
 
-async def test_one_that_waits_too_long_gives_up_and_takes_no_turn() -> None:
+async def test_a_piece_that_waits_too_long_gives_up_and_takes_no_turn() -> None:
     concurrency = Concurrency(1, 0.01)
     await concurrency.begin("loud")
     with pytest.raises(TimeoutError):
@@ -32,7 +32,7 @@ async def test_one_that_waits_too_long_gives_up_and_takes_no_turn() -> None:
     await concurrency.begin("loud")
 
 
-async def test_one_that_is_cancelled_when_its_turn_comes_passes_it_on() -> None:
+async def test_a_piece_that_is_cancelled_when_its_turn_comes_passes_the_turn_on() -> None:
     concurrency = Concurrency(1, 60)
     await concurrency.begin("loud")
     gone, following = (asyncio.create_task(concurrency.begin("loud")) for _ in range(2))

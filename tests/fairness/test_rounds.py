@@ -10,7 +10,7 @@ from comms_api.fairness.rounds import BUSY_SECONDS, IdleQueue, RoundQueue
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_that_has() -> None:
+async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_pieces_wait() -> None:
     queue, begun = RoundQueue(), list[str]()
 
     async def begin(group: str) -> None:
@@ -22,7 +22,7 @@ async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_tha
     assert begun == ["loud", "quiet", "other", "loud", "loud", "loud", "loud"]
 
 
-async def test_one_piece_begins_in_a_round_of_the_event_loop() -> None:
+async def test_one_piece_begins_in_each_round_of_the_event_loop() -> None:
     queue, begun = RoundQueue(), list[int]()
 
     async def begin(number: int) -> None:
@@ -38,7 +38,7 @@ async def test_one_piece_begins_in_a_round_of_the_event_loop() -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_work_that_was_given_up_takes_no_turn() -> None:
+async def test_cancelled_work_takes_no_turn() -> None:
     queue = RoundQueue()
     waiting = [asyncio.create_task(queue.wait_for_turn(group)) for group in ("loud", "loud", "quiet")]
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_work_that_was_given_up_takes_no_turn() -> None:
     await queue.wait_for_turn("loud")
 
 
-async def test_background_work_begins_seldom_on_a_busy_loop_and_goes_on_once_it_is_idle() -> None:
+async def test_background_work_begins_rarely_on_a_busy_loop_and_continues_once_it_is_idle() -> None:
     queue, begun = IdleQueue(), list[float]()
 
     async def begin() -> None:
@@ -58,7 +58,7 @@ async def test_background_work_begins_seldom_on_a_busy_loop_and_goes_on_once_it_
     waiting = [asyncio.create_task(begin()) for _ in range(100)]
     started = time.perf_counter()
     for _ in range(50):
-        time.sleep(0.001)  # noqa: ASYNC251 - what keeps the loop busy
+        time.sleep(0.001)  # noqa: ASYNC251 - keeps the loop busy
         await asyncio.sleep(0)
     assert 1 <= len(begun) <= 1 + (time.perf_counter() - started) / BUSY_SECONDS
     await asyncio.gather(*waiting)

@@ -1,4 +1,4 @@
-"""Answers are what another implementation of HTTP/1.1 reads as what the app sent."""
+"""Another implementation of HTTP/1.1 reads from our answers what the app sent."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -28,7 +28,7 @@ def encode(
 
 
 def read(data: bytes, version: str, method: str) -> tuple[h11.Response, bytes]:
-    """Return what a client reads that sees the end of the connection only where HTTP/1.0 needs it."""
+    """Return what a client reads; it sees the end of the connection only if it speaks HTTP/1.0."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
     client.send(h11.EndOfMessage())
@@ -79,7 +79,7 @@ def test_an_app_may_send_its_own_value_of_a_standard_header(name: bytes) -> None
     assert sorted(sent) == sorted((STANDARD_HEADERS | {name: b"own"}).items())
 
 
-def test_a_body_is_as_long_as_it_was_said_to_be() -> None:
+def test_a_body_is_as_long_as_announced() -> None:
     with pytest.raises(ValueError, match="longer"):
         encode(200, [(b"Content-Length", b"2")], [b"12", b"3"], "1.1", "GET")
     answer = Answer()
@@ -98,14 +98,14 @@ def test_an_app_may_close_the_connection(header: tuple[bytes, bytes], *, closes:
     assert head.lower().count(b"connection:") == (1 if closes else 0)
 
 
-def test_how_a_body_is_framed_is_no_matter_of_the_app() -> None:
+def test_the_framing_of_a_body_does_not_depend_on_the_app() -> None:
     response, body = read(encode(200, [(b"Transfer-Encoding", b"chunked")], [b"a", b"b"], "1.1", "GET"), "1.1", "GET")
     assert body == b"ab"
     assert [value for name, value in response.headers if name == b"transfer-encoding"] == [b"chunked"]
     assert b"content-length" not in encode(204, [(b"content-length", b"0")], [b""], "1.1", "GET")
 
 
-def test_a_refusal_says_why() -> None:
+def test_a_refusal_states_its_reason() -> None:
     response, body = read(encode_refusal(Refused(HTTPStatus.BAD_REQUEST, "No."), DATE), "1.1", "GET")
     assert (response.status_code, body) == (400, b"No.")
     assert {(b"connection", b"close"), *STANDARD_HEADERS.items()} <= set(response.headers)

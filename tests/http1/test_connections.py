@@ -1,4 +1,4 @@
-"""One connection, several requests: in turn, bounded, and with an end that its client can tell."""
+"""A connection serves its requests in order and within bounds, and its client can detect its end."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Finished orders leave for the archive whole, in bounded steps, and the pending set does not feel the history."""
+"""The archive keeps finished orders complete, packs them in bounded steps, and does not slow down open orders."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
@@ -110,7 +110,7 @@ async def test_history_is_forgotten_by_age_with_its_commands(engine: Engine, com
 
 
 async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Engine) -> None:
-    """Two hundred thousand finished orders, and none of their pages touched."""
+    """With 200,000 finished orders, the statements read none of their pages."""
     today = datetime.now(UTC).date()
     async with engine.begin() as connection:
         await finish(connection, today, 200_000)
@@ -145,6 +145,6 @@ async def explain(engine: Engine, statement: str, parameters: dict[str, object])
 
 
 def buffers(plan: str) -> int:
-    """Return how many pages the whole statement touched: the first line that tells is the root's."""
+    """Return how many pages the statement read: the first line with a count belongs to the root of the plan."""
     line = next(line for line in plan.splitlines() if "Buffers:" in line)
     return sum(int(word.partition("=")[2]) for word in line.split() if word.startswith(("hit=", "read=")))

@@ -1,4 +1,4 @@
-"""What many at once do to the same orders: nobody waits for each other in a circle, and nobody hides another's word."""
+"""Concurrent operations on the same orders do not deadlock and do not hide each other's results."""
 
 import asyncio
 import random
@@ -51,19 +51,19 @@ async def test_reports_and_a_cancellation_of_the_same_orders_do_not_deadlock(eng
         assert sum(ended) == 600
 
 
-async def test_another_agents_report_neither_hides_the_own_one_nor_learns_of_the_order(engine: Engine) -> None:
-    _, [owner, stranger] = await submit(engine, 2)
+async def test_another_agents_report_does_not_hide_the_owners_report_or_reveal_the_order(engine: Engine) -> None:
+    _, [owner, other] = await submit(engine, 2)
     [order_id] = [UUID(claimed.order.order_id) for claimed in await claim(engine, [owner])]
     result = OrderResult(str(order_id), Result(0, "done"))
     reports = Reports(engine, 60)
-    outcomes = await reports._record([Report(stranger, 0, result), Report(owner, 0, result)])  # noqa: SLF001 - one group
+    outcomes = await reports._record([Report(other, 0, result), Report(owner, 0, result)])  # noqa: SLF001 - one group
     assert [(outcome.result, outcome.status) for outcome in outcomes] == [
         ("no such order of this agent", 404),
         ("updated", 200),
     ]
 
 
-async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(engine: Engine) -> None:
+async def test_a_claim_that_is_released_while_its_command_is_paused_is_held(engine: Engine) -> None:
     request_id, ids = await submit(engine, 1)
     claimed = await claim(engine, ids)
     async with engine.begin() as connection:
@@ -75,7 +75,7 @@ async def test_a_claim_that_is_given_back_while_its_command_is_paused_is_held(en
     assert len(await claim(engine, ids)) == 1
 
 
-async def test_failures_stop_what_is_released_and_not_sent_and_it_is_kept(engine: Engine) -> None:
+async def test_failures_hold_and_keep_orders_that_are_released_and_not_sent(engine: Engine) -> None:
     request_id, ids = await submit(engine, 10, seconds=60, rollout=Rollout(failure_ratio=0.1, failures_after=3))
     rollouts = Rollouts(engine, Notifier(engine, {}), Settings())
     assert await rollouts.advance() == 10

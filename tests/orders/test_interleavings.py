@@ -1,7 +1,7 @@
-"""Any two operations on the orders of one command, forced into each interleaving, leave the command sound.
+"""Any two operations on the orders of one command, forced into each interleaving, leave the command consistent.
 
-A third connection, the gate, holds the rows that both will want. The first operation starts and comes as far as the
-gate or its end, then the second does, and then the gate opens: what the first has read before is old by then.
+A third connection, the gate, locks the rows that both operations need. The first operation runs until it ends or waits
+for the gate; then the second one does the same. Then the gate opens: rows that the first has read may be stale by then.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ GATES = {
 
 @dataclass
 class Case:
-    """A command with orders that were offered, and others that were not."""
+    """A command with some orders that were offered, and some that were not."""
 
     engine: Engine
     request_id: UUID
@@ -106,7 +106,7 @@ def rollouts(engine: Engine) -> Rollouts:
 
 
 async def make_case(engine: Engine, phase: str, agents: int, offered: int) -> Case:
-    """Submit a command, have some agents claim, let the time of the first and the last open order run out."""
+    """Submit a command, claim the orders of some agents, and let the first and the last open order expire."""
     request_id, ids = await submit(engine, agents, rollout=ROLLOUT if phase in {"rolling", "failing"} else None)
     case = Case(engine, request_id, ids, [])
     await case.execute("DELETE FROM orders WHERE request_id <> :id")
@@ -132,7 +132,7 @@ async def perform(case: Case, name: str) -> object:
 
 
 async def interleave(case: Case, gate: str, names: Sequence[str]) -> list[object]:
-    """Let the operations reach the gate one by one, open it, and return their results."""
+    """Let the operations reach the gate one by one, open the gate, and return their results."""
     tasks: list[asyncio.Task[object]] = []
     async with case.engine.begin() as connection:
         await connection.execute(text(GATES[gate]), {"id": case.request_id})
@@ -161,13 +161,13 @@ _FAULTS = " OR ".join(f"(phase = '{phase}' AND NOT ({condition}))" for phase, co
 
 
 async def check(case: Case, finished_before: int, names: Sequence[str], answers: Sequence[object]) -> None:
-    """Check that the phase and the orders agree, and that each ending reported the truth."""
+    """Check that the phase and the orders agree, and that each ending returned the right number."""
     assert not await case.execute(f"{_STANDING} AND ({_FAULTS})"), names
     [row] = await case.execute(_STANDING)
     ended = [answer for name, answer in zip(names, answers, strict=True) if name in ENDINGS]
     assert row.finished - finished_before == sum(ended), names  # type: ignore[arg-type] # an ending returns a number
     cancelled = [answer for name, answer in zip(names, answers, strict=True) if name == "cancel command"]
-    assert row.cancelled == sum(cancelled), names  # type: ignore[arg-type] # it too
+    assert row.cancelled == sum(cancelled), names  # type: ignore[arg-type] # and so does a cancellation
     assert (row.phase == "cancelled") == (row.cancelled > 0), names
     await rollouts(case.engine).advance()
     [row] = await case.execute(_STANDING)
@@ -177,7 +177,7 @@ async def check(case: Case, finished_before: int, names: Sequence[str], answers:
 @pytest.mark.parametrize("gate", list(GATES))
 @pytest.mark.parametrize("phase", ["released", "paused", "rolling", "failing"])
 @pytest.mark.parametrize(("agents", "offered"), [(4, 2), (1, 1), (1, 0)])
-async def test_two_operations_leave_a_sound_command_in_each_interleaving(
+async def test_two_operations_leave_a_consistent_command_in_each_interleaving(
     engine: Engine, phase: str, gate: str, agents: int, offered: int
 ) -> None:
     for names in PAIRS:
@@ -204,7 +204,7 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
     await later
 
 
-async def test_a_release_that_waits_delays_nobodys_claim(engine: Engine) -> None:
+async def test_a_release_that_waits_does_not_delay_claims(engine: Engine) -> None:
     request_id, [gone, waiting] = await submit(engine, 2)
     dispatcher = make_dispatcher(engine)
     async with performing(dispatcher):
@@ -217,7 +217,7 @@ async def test_a_release_that_waits_delays_nobodys_claim(engine: Engine) -> None
         assert [order.request_id for order in await poll(dispatcher, gone)] == [str(request_id)]
 
 
-async def test_a_poll_whose_token_has_ended_since_its_guard_gets_nothing(engine: Engine) -> None:
+async def test_a_poll_whose_token_was_revoked_after_the_guard_gets_nothing(engine: Engine) -> None:
     _, [agent_id] = await submit(engine, 1)
     tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
     dispatcher = Dispatcher(engine, tokens, Presence(engine, "one"), Settings())

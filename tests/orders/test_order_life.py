@@ -1,4 +1,4 @@
-"""The life of orders under concurrency: whoever deletes the row ends the order, and nobody else does."""
+"""The life of orders under concurrency: only the transaction that deletes the row ends the order."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def make_orders(connection: Connection, agents: int, seconds: float = 60) -> list[UUID]:
-    """Enroll agents in a group of their own and submit a command to it; return their ids."""
+    """Enroll agents in a new group and submit a command to it; return their ids."""
     group = uuid7_at(1_780_000_000).hex
     ids = [uuid7_at(1_780_000_000) for _ in range(agents)]
     await connection.execute(text("INSERT INTO groups (name) VALUES (:group)"), {"group": group})
@@ -60,7 +60,7 @@ async def test_concurrent_claimers_never_claim_an_order_twice(engine: Engine) ->
     assert set(claimed.values()) == {1}
 
 
-async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_order(engine: Engine) -> None:
+async def test_exactly_one_of_concurrent_results_cancellations_and_expiry_ends_an_order(engine: Engine) -> None:
     async with engine.begin() as connection:
         ids = await make_orders(connection, 40)
         claimed = await claim_orders(connection, ids, 60)
@@ -94,7 +94,7 @@ async def test_of_results_cancellations_and_expiry_at_once_exactly_one_ends_an_o
             assert orders[0].status in {"success", "failure", "cancelled"}
 
 
-async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(engine: Engine) -> None:
+async def test_an_agent_cannot_end_another_agents_order_or_an_order_that_was_not_offered(engine: Engine) -> None:
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
         [order], _ = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
@@ -106,7 +106,7 @@ async def test_an_agent_cannot_end_anothers_order_nor_one_it_was_not_offered(eng
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
 
 
-async def test_a_released_claim_is_as_if_it_had_not_been_made(engine: Engine) -> None:
+async def test_releasing_a_claim_restores_the_order(engine: Engine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
         before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
@@ -149,7 +149,7 @@ async def test_a_claim_reads_open_orders_by_their_index(engine: Engine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("ANALYZE orders"))
         rows = await connection.scalars(
-            text("EXPLAIN " + leases._CLAIM.text),  # noqa: SLF001 - its plan is what is asked about
+            text("EXPLAIN " + leases._CLAIM.text),  # noqa: SLF001 - the test checks its plan
             {"agents": [uuid7_at(1_780_000_000)] * 2000, "lease_seconds": 1.0},
         )
         plan = "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Statements are planned once: what was planned while a table was empty is still good when it is full."""
+"""Statements are planned once: a plan made for an empty table is still good for a full table."""
 
 import time
 
@@ -17,7 +17,7 @@ AGENTS = 1_500
 SEQUENTIAL = text("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'orders'")
 
 
-async def test_a_plan_of_an_empty_table_does_not_read_the_whole_of_a_full_one(engine: Engine) -> None:
+async def test_a_plan_made_for_an_empty_table_does_not_read_all_of_a_full_table(engine: Engine) -> None:
     ids = [uuid7_at(time.time()) for _ in range(AGENTS)]
     async with engine.connect() as connection:
         await connection.execute(text("TRUNCATE orders"))
@@ -45,7 +45,7 @@ OPEN = 20_000
 OVER = 2_000
 
 
-async def test_expiry_reads_the_orders_that_are_over_and_not_all_that_are_open(engine: Engine) -> None:
+async def test_expiry_reads_expired_orders_and_not_all_open_orders(engine: Engine) -> None:
     async with engine.connect() as connection:
         await connection.execute(
             text("""INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, offer_at)

@@ -52,7 +52,7 @@ class Seen:
 
     claimed: list[tuple[UUID, UUID]] = field(default_factory=list)
     released: set[UUID] = field(default_factory=set)
-    """Orders whose claim was committed and then taken back; in between, they could be reported."""
+    """Orders whose claim was committed and then released; in between, they could be reported."""
     ended: int = 0
 
     def end(self, orders: int) -> None:
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Row:
-    """An order as the database has it."""
+    """An order as it is in the database."""
 
     agent_id: UUID
     request_id: UUID
@@ -94,7 +94,7 @@ OPERATIONS = st.tuples(
 
 
 class OrderLife(RuleBasedStateMachine):
-    """Orders of three agents on a database of its own."""
+    """Orders of three agents in a separate database."""
 
     url: str
 
@@ -107,7 +107,6 @@ class OrderLife(RuleBasedStateMachine):
         self.agents = [uuid7_at(1_780_000_000) for _ in range(3)]
         self.requests: list[UUID] = []
         self.known: dict[UUID, Row] = {}
-        self.at_rest = True
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -147,17 +146,17 @@ class OrderLife(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(operation=OPERATIONS, times=st.integers(2, 5))
     def race(self, operation: Operation, times: int) -> None:
-        """Have several do the same at once."""
+        """Run the same operation several times at once."""
         self.storm_of([operation] * times)
 
     @precondition(lambda self: self.known)
     @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=8))
     def storm(self, operations: list[Operation]) -> None:
-        """Do any of these at once."""
+        """Run different operations at once."""
         self.storm_of(operations)
 
     def storm_of(self, operations: list[Operation]) -> None:
-        """Do these at once, each on a connection of its own."""
+        """Run operations at once, each on a separate connection."""
         seen = Seen()
 
         async def all_at_once() -> None:
@@ -234,24 +233,24 @@ class OrderLife(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(number=st.integers(0, 1_000))
     def time_passes(self, number: int) -> None:
-        """End an order's time to live."""
+        """Let an order expire."""
         statement = text("UPDATE orders SET expires_at = now() - interval '1 s' WHERE order_id = :id")
         self.run(self.in_transaction(lambda connection: connection.execute(statement, {"id": self.pick(number)})))
 
     @rule()
     def leases_end(self) -> None:
-        """Let what agents hold be offered again."""
+        """End all leases, so that the orders are offered again."""
         statement = text("UPDATE orders SET offer_at = now() WHERE attempt > 0")
         self.run(self.in_transaction(lambda connection: connection.execute(statement)))
 
     @rule(limit=st.integers(1, 5))
     def archive(self, limit: int) -> None:
-        """Pack some of what has ended; every order is found as before."""
+        """Archive some finished orders; every order can be found as before."""
         self.run(self.in_transaction(archive_orders, datetime.now(UTC).date(), limit))
         self.look()
 
     def look(self) -> None:
-        """Read every order and compare it with what it was."""
+        """Read every order and compare it with its previous state."""
 
         async def read() -> dict[UUID, Row]:
             rows: dict[UUID, Row] = {}
@@ -292,7 +291,7 @@ class OrderLife(RuleBasedStateMachine):
         self.runner.close()
 
 
-def test_an_order_may_be_reported_between_its_claim_and_the_release_of_it(new_database: Callable[[], str]) -> None:
+def test_an_order_may_be_reported_between_its_claim_and_its_release(new_database: Callable[[], str]) -> None:
     OrderLife.url = new_database()
     machine = OrderLife()
     try:
@@ -311,7 +310,7 @@ def test_every_storm_leaves_every_order_in_one_legal_state(new_database: Callabl
             max_examples=25,
             stateful_step_count=20,
             deadline=None,
-            phases=[Phase.generate],  # what depends on the order of events is not made smaller by trying again
+            phases=[Phase.generate],  # failures depend on timing, so Hypothesis cannot shrink them
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -1,4 +1,4 @@
-"""Any folders of tests can be run together, and with the load test."""
+"""Any test folders can run together, also with the load test."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""However a run of the tests ends, it leaves no process behind."""
+"""A test run leaves no process behind, however it ends."""
 
 import os
 import subprocess

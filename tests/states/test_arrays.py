@@ -1,4 +1,4 @@
-"""Array literals: PostgreSQL reads what was written."""
+"""PostgreSQL reads from array literals the texts that were written."""
 
 import pytest
 from sqlalchemy import text
@@ -13,7 +13,7 @@ SPECIAL = ['"', '""', '","', "\\", '\\"', "\\n", 'C:\\Program Files\\"x"', '{"a"
 
 
 @pytest.mark.parametrize("texts", [[], ["one"], PLAIN, SPECIAL, PLAIN + SPECIAL, [SPECIAL[0]], [SPECIAL[3]]])
-async def test_every_text_comes_back_as_it_was(engine: Engine, texts: list[str]) -> None:
+async def test_every_text_is_read_as_it_was_written(engine: Engine, texts: list[str]) -> None:
     async with engine.connect() as connection:
         statement = text("SELECT CAST(CAST(:literal AS text) AS text[])")
         assert await connection.execute(statement, {"literal": array_literal(texts)}) == [(texts,)]

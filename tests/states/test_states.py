@@ -20,7 +20,7 @@ keys = st.tuples(st.sampled_from(AGENTS), st.just("fim"), st.just(""), st.sample
 
 
 def merged(document: dict[str, Any], partial: dict[str, Any]) -> dict[str, Any]:
-    """RFC 7396 without its deletions: what a person would write."""
+    """Merge by RFC 7396 without its deletions, in the most obvious way."""
     return document | {
         name: merged(document[name], value)
         if isinstance(value, dict) and isinstance(document.get(name), dict)
@@ -53,7 +53,9 @@ def apply_one(change: StateChange, states: dict[StateKey, Any]) -> int:
 
 
 @given(st.dictionaries(keys, objects), changes())
-def test_a_folded_batch_is_the_batch_applied_one_by_one(before: dict[StateKey, Any], batch: list[StateChange]) -> None:
+def test_folding_a_batch_equals_applying_its_changes_one_by_one(
+    before: dict[StateKey, Any], batch: list[StateChange]
+) -> None:
     states = dict(before)
     statuses = [apply_one(change, states) for change in batch]
     folded = exhaust(fold(batch, {key: encoded(data) for key, data in before.items()}))
@@ -73,7 +75,7 @@ def merge(document: bytes, partial: bytes) -> bytes:
 
 
 @given(objects, st.lists(objects))
-def test_many_merges_into_one_document_are_as_if_it_had_been_written_after_each(
+def test_many_merges_into_one_document_equal_writing_it_after_each_merge(
     document: dict[str, Any], partials: list[dict[str, Any]]
 ) -> None:
     into, written = Document(encoded(document)), encoded(document)
@@ -89,7 +91,7 @@ def test_many_merges_into_one_document_are_as_if_it_had_been_written_after_each(
 
 
 @given(objects, objects)
-def test_merging_twice_changes_nothing_more(document: dict[str, Any], partial: dict[str, Any]) -> None:
+def test_a_second_merge_of_the_same_document_changes_nothing(document: dict[str, Any], partial: dict[str, Any]) -> None:
     once = merge(encoded(document), encoded(partial))
     assert json.loads(once) == merged(document, partial)
     assert merge(once, encoded(partial)) is once
@@ -102,7 +104,7 @@ def test_values_are_moved_byte_for_byte() -> None:
     )
 
 
-def test_objects_deeper_than_the_bound_are_replaced_whole() -> None:
+def test_objects_deeper_than_the_bound_are_replaced_as_a_whole() -> None:
     def nested(leaf: str) -> bytes:
         depth = MERGE_DEPTH_MAXIMUM + 1
         return b'{"a":' * depth + leaf.encode() + b"}" * depth
@@ -110,13 +112,13 @@ def test_objects_deeper_than_the_bound_are_replaced_whole() -> None:
     assert merge(nested('{"x":1}'), nested('{"y":2}')) == nested('{"y":2}')
 
 
-def test_objects_that_are_nested_too_deeply_to_be_read_are_replaced_whole() -> None:
+def test_objects_that_are_nested_too_deeply_to_be_read_are_replaced_as_a_whole() -> None:
     deep = b'{"x":' * 2_000 + b"1" + b"}" * 2_000
     assert merge(deep, b'{"y":2}') == b'{"y":2}'
     assert merge(b'{"y":2}', deep) == deep
 
 
-def test_a_large_document_is_read_once_however_many_are_merged_into_it() -> None:
+def test_a_large_document_is_read_once_however_many_documents_are_merged_into_it() -> None:
     key = (AGENTS[0], "fim", "", "large")
     large = encoded({f"member{number}": number for number in range(40_000)})
     once, often = ([StateChange(index, key, "update", b'{"a":%d}' % index) for index in range(n)] for n in (5, 500))
@@ -143,7 +145,7 @@ def test_a_state_does_not_grow_beyond_its_bound() -> None:
 
 
 @given(st.dictionaries(keys, objects), changes(), st.integers(1, 5), st.integers(1, 30), st.integers(1, 30))
-def test_a_batch_in_parts_is_the_batch_applied_one_by_one(
+def test_applying_a_batch_in_parts_equals_applying_its_changes_one_by_one(
     before: dict[StateKey, Any], batch: list[StateChange], count: int, changed_bytes: int, read_bytes: int
 ) -> None:
     states, stored = dict(before), {key: encoded(data) for key, data in before.items()}
