@@ -1,4 +1,4 @@
-"""What the tests of hostile clients share."""
+"""Fixtures for the tests of hostile clients."""
 
 from uuid import UUID
 

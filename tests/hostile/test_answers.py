@@ -20,7 +20,7 @@ FILE_BYTES = 4 * MIB
 READERS = 60
 SHARE_BYTES = 32 * MIB
 TOTAL_BYTES = 40 * MIB
-"""For the agent API; the management API has the same."""
+"""The total of the agent API; the management API has the same total."""
 
 GROWTH_BYTES_MAXIMUM = 60 * MIB
 
@@ -47,7 +47,7 @@ def content(management: httpx.Client) -> bytes:
 
 
 def ask(stack: ExitStack, server: Server, token: str, *headers: str, name: str = "large.bin") -> ssl.SSLSocket:
-    """Ask for a file, and read nothing."""
+    """Request a file, and read nothing."""
     connection = stack.enter_context(connect(server.tls, server.agent_port))
     connection.sendall(request("GET", f"/files?file_name={name}", token, b"", *headers))
     return connection
@@ -91,7 +91,7 @@ def test_many_clients_that_do_not_read_the_same_merge_share_one_copy(
         assert read_answer(readers[-1]).body == whole.body
 
 
-def test_files_that_nobody_reads_are_held_up_to_a_total(server: Server, management: httpx.Client, quiet: UUID) -> None:
+def test_unread_files_are_held_up_to_a_total(server: Server, management: httpx.Client, quiet: UUID) -> None:
     assert management.post("/groups", json={"name": "many"}).status_code == 201
     names = [f"{number}.bin" for number in range(2 * TOTAL_BYTES // FILE_BYTES)]
     for name in names:
@@ -107,7 +107,7 @@ def test_files_that_nobody_reads_are_held_up_to_a_total(server: Server, manageme
         wait_until(lambda: read_answer(ask(stack, server, tokens[0], name=names[0])).status == 200)
 
 
-def test_a_client_that_has_the_file_is_told_so_beyond_its_share(
+def test_a_client_beyond_its_share_still_gets_304_for_a_file_it_has(
     server: Server, management: httpx.Client, content: bytes
 ) -> None:
     token = server.token(server.enroll(management, "informed", ("large",)))

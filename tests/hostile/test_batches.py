@@ -63,7 +63,7 @@ def results_of(answer: Answer) -> list[dict[str, Any]]:
     return results
 
 
-def test_parallel_batches_of_bad_lines_are_read_one_by_one_and_the_agent_pays_for_them(
+def test_parallel_batches_of_bad_lines_are_read_one_by_one_and_charged_to_the_agent(
     server: Server, management: httpx.Client, quiet: UUID
 ) -> None:
     loud = server.enroll(management, "loud with lines")
@@ -154,7 +154,7 @@ def test_large_states_of_very_many_members_are_merged_without_a_long_step(
         items = [state(str(number), "update", document(offset)) for number in range(3)]
         answer = post(server, loud, "/events/stateful", stateful(loud, *items))
         if answer.status == 429:
-            return  # it pays for the first ones
+            return  # the agent owes CPU time for the first batches
         assert {result["status"] for result in results_of(answer)} <= {200, 201}
 
 
@@ -182,7 +182,7 @@ def test_a_small_batch_that_touches_large_states_is_applied_in_bounded_memory(
     assert_others_are_served(server, management, quiet)
 
 
-def test_lines_are_charged_beside_their_bytes(
+def test_lines_are_charged_in_addition_to_their_bytes(
     server: Server, management: httpx.Client, quiet: UUID, query: Query
 ) -> None:
     agents = [server.enroll(management, f"lines {number}") for number in range(8)]
@@ -204,7 +204,7 @@ def test_lines_are_charged_beside_their_bytes(
     assert server.resident_bytes() - before < 256 * MIB
 
 
-def test_batches_whose_clients_have_left_are_not_stored(
+def test_batches_whose_clients_have_disconnected_are_not_stored(
     server: Server, management: httpx.Client, query: Query, database_url: str
 ) -> None:
     agents = [server.enroll(management, f"impatient {number}") for number in range(12)]

@@ -1,4 +1,4 @@
-"""Bodies that are announced large, arrive slowly, expand hugely or come all at once affect only their sender."""
+"""Bodies that are announced large, arrive slowly, expand hugely or arrive all at once affect only their sender."""
 
 import gzip
 import select
@@ -48,7 +48,7 @@ def decode_all(decoder: Decoder) -> bytes:
     return b"".join(pieces)
 
 
-def test_a_public_route_takes_small_bodies_only(server: Server) -> None:
+def test_a_public_route_accepts_only_small_bodies(server: Server) -> None:
     for port, path in ((server.management_port, "/security/user/refresh"), (server.agent_port, "/login")):
         with connect(server.tls, port) as connection:
             connection.sendall(request("POST", path, None, b"", "Content-Length: 16777216") + b"{")
@@ -146,7 +146,7 @@ def first_readable(connections: list[ssl.SSLSocket]) -> ssl.SSLSocket:
     return found
 
 
-def test_what_a_client_announces_and_does_not_send_is_not_held_for_it(
+def test_no_room_is_held_for_bytes_that_a_client_announces_and_does_not_send(
     server: Server, management: httpx.Client, loud: UUID, quiet: UUID
 ) -> None:
     agents = [server.enroll(management, f"slow-{number}") for number in range(10)]
@@ -164,7 +164,7 @@ def test_what_a_client_announces_and_does_not_send_is_not_held_for_it(
         assert_others_are_served(server, management, quiet)
 
 
-def test_a_crowd_of_large_batches_is_served_in_turn_or_told_to_come_back(
+def test_a_crowd_of_large_batches_is_served_in_turn_or_refused_with_retry_after(
     server: Server, management: httpx.Client, quiet: UUID, query: Callable[..., list[tuple[int, ...]]]
 ) -> None:
     agents = [server.enroll(management, f"crowd-{number}") for number in range(CROWD)]

@@ -51,7 +51,7 @@ async def test_a_client_at_its_share_does_not_stop_those_behind_it() -> None:
     assert budget.held == 100
 
 
-async def test_whoever_waits_too_long_is_refused_and_holds_nothing() -> None:
+async def test_a_request_that_waits_too_long_is_refused_and_holds_nothing() -> None:
     budget = ByteBudget(100, 50, 0.01)
     await budget.acquire("loud", 50)
     with pytest.raises(Unavailable, match="use your whole share"):
@@ -62,7 +62,7 @@ async def test_whoever_waits_too_long_is_refused_and_holds_nothing() -> None:
     assert budget.held == 100
 
 
-async def test_a_wait_that_is_given_up_in_the_moment_of_its_turn_is_passed_over() -> None:
+async def test_a_wait_that_is_cancelled_at_the_moment_of_its_turn_is_skipped() -> None:
     budget = ByteBudget(100, 100, 60)
     await budget.acquire("first", 100)
     waiting = [asyncio.create_task(budget.acquire(client, 100)) for client in ("gone", "next")]
@@ -76,7 +76,7 @@ async def test_a_wait_that_is_given_up_in_the_moment_of_its_turn_is_passed_over(
     assert budget.held == 100
 
 
-async def test_a_turn_that_is_given_up_in_the_moment_it_comes_is_passed_over() -> None:
+async def test_a_turn_that_is_cancelled_at_the_moment_it_comes_is_passed_on() -> None:
     budget, read = CpuBudget(60), list[str]()
     tasks = list[asyncio.Task[None]]()
 
@@ -92,7 +92,7 @@ async def test_a_turn_that_is_given_up_in_the_moment_it_comes_is_passed_over() -
     assert read == ["first", "next"]
 
 
-async def test_a_body_larger_than_everything_may_come_alone() -> None:
+async def test_a_body_larger_than_the_total_is_accepted_alone() -> None:
     budget = ByteBudget(100, 50, 0.01)
     await budget.acquire("large", 1000)
     with pytest.raises(Unavailable):
@@ -123,7 +123,7 @@ def test_no_mix_of_waits_releases_and_cancellations_loses_a_byte(steps: list[tup
     asyncio.run(run())
 
 
-async def test_cpu_time_beyond_the_burst_is_owed_before_the_next_batch() -> None:
+async def test_cpu_time_beyond_the_burst_delays_the_next_batch() -> None:
     budget = CpuBudget(60)
     async with budget.turn("loud", lambda: CPU_BURST_SECONDS + 10):
         pass

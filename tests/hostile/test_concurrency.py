@@ -1,4 +1,4 @@
-"""The requests of one client leave the connections of the database to others."""
+"""The requests of one client leave database connections for other clients."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from support.waiting import PATIENCE
 from comms_api.app.apis import CLIENT_REQUESTS_MAXIMUM
 
 REQUESTS = 4 * CLIENT_REQUESTS_MAXIMUM
-"""More than a pool has connections."""
+"""More requests than a pool has connections."""
 
 
 @contextmanager
 def locked(url: str, table: str) -> Iterator[None]:
-    """Let no statement read a table during the block."""
+    """Block every statement that reads a table during the block."""
     held, ends = Event(), Event()
 
     async def hold() -> None:
@@ -55,7 +55,7 @@ def quiet(server: Server, management: httpx.Client) -> UUID:
     return server.enroll(management, "quiet")
 
 
-def test_requests_of_one_user_that_wait_for_the_database_do_not_stop_the_others(
+def test_requests_of_one_user_that_wait_for_the_database_do_not_stop_other_users(
     server: Server, management: httpx.Client, quiet: UUID, database_url: str
 ) -> None:
     reader = server.user(management, "loud", "reader")

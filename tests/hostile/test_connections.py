@@ -104,7 +104,7 @@ def test_failed_handshakes_leave_no_open_files(server: Server) -> None:
     wait_until(lambda: is_served(server))
 
 
-def test_an_address_holds_no_more_connections_than_the_setting_says(
+def test_an_address_holds_no_more_connections_than_the_setting_allows(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     with (
@@ -158,7 +158,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_header_from_anybody_else_is_not_believed(server: Server) -> None:
+def test_a_header_from_an_untrusted_peer_is_ignored(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.agent_port), timeout=PATIENCE) as plain:
         plain.sendall(NAMED)
         assert is_closed(plain)

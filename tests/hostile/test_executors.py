@@ -11,7 +11,7 @@ from comms_api.fairness.executors import BoundedExecutor
 pytestmark = pytest.mark.anyio
 
 
-async def test_one_client_has_a_quarter_of_the_calls_and_others_are_served() -> None:
+async def test_one_client_has_a_quarter_of_the_calls_and_other_clients_are_served() -> None:
     executor, release = BoundedExecutor("test", 2, 8), threading.Event()
     held = [asyncio.create_task(executor.run("loud", release.wait)) for _ in range(2)]
     await asyncio.sleep(0)

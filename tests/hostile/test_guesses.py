@@ -1,4 +1,4 @@
-"""Guesses at keys and passwords are counted one by one, on all nodes together, and lock out nobody else."""
+"""All nodes together count guesses at keys and passwords one by one, and guesses lock out no other client."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ def weaken_key(server: Server, database_url: str, agent_id: UUID) -> None:
 
 @pytest.fixture(scope="module")
 def lock(server: Server, database_url: str) -> Callable[..., None]:
-    """Guesses at a user, from here or from a device, until that is locked; the lock outlives the test."""
+    """Guess a password from this address or from a device until it is locked; the lock outlives the test."""
 
     def guess_until_locked(name: str, device: str | None = None) -> None:
         wait_until(lambda: log_in(server, name, "wrong password", device=device).status_code == 429)
@@ -76,7 +76,7 @@ def test_guesses_at_a_user_through_two_nodes_are_evaluated_one_by_one(
     assert log_in(other_node, "guessed", address="127.0.0.2").status_code == 200
 
 
-def test_wrong_guesses_from_anywhere_keep_no_administrator_out(server: Server, management: httpx.Client) -> None:  # noqa: ARG001
+def test_wrong_guesses_from_anywhere_do_not_lock_out_an_administrator(server: Server, management: httpx.Client) -> None:  # noqa: ARG001
     device = device_of(server, "admin")
     for number in range(9):
         assert log_in(server, "admin", f"wrong password {number}", address="127.0.9.1").status_code in {401, 429}
@@ -99,7 +99,7 @@ def test_strangers_at_the_same_address_do_not_use_up_the_tries_of_a_device(
     assert log_in(server, "neighbour", device=device).status_code == 429
 
 
-def test_whoever_has_stolen_a_device_has_the_tries_of_one(
+def test_a_thief_of_a_device_token_has_the_tries_of_one_device(
     server: Server, management: httpx.Client, lock: Callable[..., None]
 ) -> None:
     server.user(management, "stolen", "reader")
@@ -109,7 +109,7 @@ def test_whoever_has_stolen_a_device_has_the_tries_of_one(
     assert log_in(server, "stolen").status_code == 200
 
 
-def test_a_device_of_one_user_is_a_stranger_to_another(
+def test_a_device_token_of_one_user_is_worth_nothing_for_another_user(
     server: Server, management: httpx.Client, lock: Callable[..., None]
 ) -> None:
     for name in ("one", "another"):
@@ -158,7 +158,7 @@ def test_counting_a_failure_waits_for_no_disk_and_no_standby(database_url: str) 
 
 
 @pytest.mark.anyio
-async def test_a_right_key_of_full_strength_asks_nothing_of_the_failures(
+async def test_a_login_with_a_correct_strong_key_does_not_read_the_failures(
     server: Server, management: httpx.Client, engine: Engine
 ) -> None:
     agent_id = server.enroll(management, "strong")

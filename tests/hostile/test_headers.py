@@ -41,14 +41,14 @@ def test_answers_of_both_apis_have_the_standard_headers(
 
 
 @pytest.mark.parametrize("head", [b"no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000])
-def test_refusals_before_any_route_have_them_too(server: Server, head: bytes) -> None:
+def test_refusals_before_any_route_have_the_standard_headers_too(server: Server, head: bytes) -> None:
     for port in (server.agent_port, server.management_port):
         with connect(server.tls, port) as connection:
             connection.sendall(head)
             assert HEADERS.items() <= read_answer(connection).headers.items()
 
 
-def test_a_file_may_be_stored_if_it_is_asked_for_again(server: Server, management: httpx.Client) -> None:
+def test_a_file_may_be_stored_if_it_is_revalidated(server: Server, management: httpx.Client) -> None:
     assert management.post("/groups", json={"name": "headers"}).status_code == 201
     assert management.put("/groups/headers/files/a.txt", content=b"a").status_code == 200
     answer = management.get("/groups/headers/files/a.txt")
@@ -61,7 +61,7 @@ def test_a_file_may_be_stored_if_it_is_asked_for_again(server: Server, managemen
 
 
 class Page(HTMLParser):
-    """What a page names and loads."""
+    """The links of a page, and the resources that it loads."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ READ_BY_HAND = {
     ("post", "/authentication"),
     ("put", "/configuration"),
 }
-"""The routes whose body the OpenAPI description does not have, and that refuse it before anything else."""
+"""Routes whose body is not in the OpenAPI description; they check it before anything else."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_deep_json_is_refused_by_every_route_and_the_member_is_named(routes: lis
 
 
 @pytest.mark.parametrize("value", [b"{}", b"[{}]", DEEP, b'"\\ud800"', b"1e999", b"null", b"[null]"])
-def test_a_member_of_a_wrong_type_is_never_a_fault(routes: list[Route], value: bytes) -> None:
+def test_a_member_of_a_wrong_type_is_never_a_500(routes: list[Route], value: bytes) -> None:
     for route in routes:
         for member in route.members or ["results", "uuid", "source", "target", "action", "schema"]:
             answer = route.send(b'{"%s": %s}' % (member.encode(), value))
@@ -81,7 +81,7 @@ def test_a_member_of_a_wrong_type_is_never_a_fault(routes: list[Route], value: b
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"\xff", b'"', b"[" * 100_000, DEEP])
-def test_a_body_that_is_no_object_is_never_a_fault(routes: list[Route], body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_never_a_500(routes: list[Route], body: bytes) -> None:
     for route in routes:
         assert route.send(body).status_code < 500, route
 
@@ -119,14 +119,14 @@ def test_a_kilobyte_that_becomes_megabytes_of_json_is_refused_by_every_route_at_
     assert_others_are_served(server, management, quiet)
 
 
-def test_a_group_takes_a_bounded_number_of_names_at_once(management: httpx.Client) -> None:
+def test_a_group_accepts_a_bounded_number_of_names_at_once(management: httpx.Client) -> None:
     assert management.post("/groups", json={"name": "many"}).status_code == 201
     answer = management.post("/groups/many/agents", json={"agents": ["a"] * 10_001})
     assert answer.status_code == 400
     assert "agents: Expected `array` of length <= 10000" in answer.json()["detail"]
 
 
-def test_the_faults_of_many_commands_are_cut(management: httpx.Client) -> None:
+def test_the_faults_of_many_commands_are_truncated(management: httpx.Client) -> None:
     answer = management.post("/commands", json=[command("nobody", "group")] * 100)
     assert answer.status_code == 422
     assert answer.json()["detail"].count("there is no group") == 10
@@ -152,7 +152,7 @@ def test_very_many_results_are_refused_or_recorded_without_a_long_step(
     assert "reports writer blocked the event loop" not in log
 
 
-def test_results_that_are_no_list_are_malformed_however_long_the_body_is(
+def test_results_that_are_not_a_list_are_malformed_however_long_the_body_is(
     server: Server, management: httpx.Client
 ) -> None:
     agent = server.log_in(server.enroll(management, "unreadable"))

@@ -25,7 +25,7 @@ NOT_SENT = 0
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    """A node that holds no poll for long."""
+    """A node that answers polls quickly."""
     with running_server(folder, database_url, poll_wait_seconds=0.05) as running:
         yield running
 
@@ -52,7 +52,7 @@ class Probe:
         try:
             answer = case.call(base_url=self._url, session=self._session, verify=self._ca, timeout=PATIENCE)
         except (requests.exceptions.InvalidHeader, UnicodeEncodeError):
-            return NOT_SENT  # no client can
+            return NOT_SENT  # no client can send this
         return answer.status_code
 
 
@@ -64,12 +64,12 @@ def run_cases(operation: Any, mode: GenerationMode, send: Callable[[Case], None]
     def run(case: Case) -> None:
         send(case)
 
-    with suppress(Unsatisfiable):  # nothing about this operation can be wrong
+    with suppress(Unsatisfiable):  # no request for this operation can be invalid
         run()
 
 
 @pytest.mark.parametrize("api", ["management", "agent"])
-def test_no_request_to_an_api_is_a_fault(server: Server, api: str) -> None:
+def test_no_request_to_an_api_is_a_500(server: Server, api: str) -> None:
     administrator = server.management()
     client = administrator if api == "management" else server.log_in(server.enroll(administrator, "probed"))
     description = client.get("/schema/openapi.json").json()
@@ -80,4 +80,4 @@ def test_no_request_to_an_api_is_a_fault(server: Server, api: str) -> None:
             run_cases(operation, mode, probe.send)
     print(f"{api}: {len(operations)} operations, {dict(probe.statuses)}")
     assert probe.faults == []
-    assert probe.statuses[401] < probe.statuses.total() / 5  # the token was good
+    assert probe.statuses[401] < probe.statuses.total() / 5  # the token was valid

@@ -30,10 +30,10 @@ MIB = 2**20
 STATE_BYTES = MIB - 1_000
 STATES = 60
 EVENT_BYTES = 12 * MIB
-"""One is more than a page; earlier versions stored such events."""
+"""One event is larger than a page; earlier versions stored such events."""
 
 GROWTH_BYTES_MAXIMUM = 64 * MIB
-"""For a page: rows as they come, as values, and as an answer."""
+"""The memory of one page: as rows from the database, as values, and as an answer."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def pages_of(management: httpx.Client, path: str, **filters: object) -> Iterator
         after = {"after": answer.json()["next"]}
 
 
-def test_pages_of_large_states_are_bounded_and_none_is_left_out(
+def test_pages_of_large_states_are_bounded_and_complete(
     server: Server, management: httpx.Client, loud: UUID, quiet: UUID
 ) -> None:
     management.get("/states", params={"limit": 1})
@@ -77,7 +77,7 @@ def test_pages_of_large_states_are_bounded_and_none_is_left_out(
     assert server.peak_bytes() - before < GROWTH_BYTES_MAXIMUM
 
 
-def test_an_event_larger_than_a_page_comes_alone(
+def test_an_event_larger_than_a_page_is_alone_on_its_page(
     management: httpx.Client, loud: UUID, query: Callable[..., Any]
 ) -> None:
     half = PAGE_BYTES_MAXIMUM // 2

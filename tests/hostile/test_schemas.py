@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[Schema, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_schema_that_could_explode_is_refused_with_a_sentence(
+def test_a_schema_that_could_explode_is_refused_with_a_reason(
     server: Server, management: httpx.Client, kind: str
 ) -> None:
     schema, sentence = REFUSED[kind]
@@ -92,7 +92,7 @@ SLOW: dict[str, tuple[Schema, Any]] = {
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_others_are_served(
+def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_other_clients_are_served(
     server: Server, management: httpx.Client, quiet: UUID, kind: str
 ) -> None:
     schema, args = SLOW[kind]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 MIB = 2**20
 
 
-async def test_a_content_is_loaded_once_though_one_of_those_who_wait_gives_up() -> None:
+async def test_a_content_is_loaded_once_although_one_reader_gives_up() -> None:
     budget, loads, allowed = ByteBudget(100, 100, 60), list[int](), asyncio.Event()
     shared = SharedContents()
 
@@ -33,11 +33,11 @@ async def test_a_content_is_loaded_once_though_one_of_those_who_wait_gives_up() 
     allowed.set()
     found = await asyncio.gather(*waiting[1:])
     assert {id(content) for content in found} == {id(found[0])}
-    assert (len(loads), budget.held) == (2, 10)  # the first gave up while it loaded
+    assert (len(loads), budget.held) == (2, 10)  # the first reader gave up while it loaded
 
 
-async def test_a_copy_counts_until_nobody_has_it_and_a_failure_counts_nothing() -> None:
-    size = RECENT_BYTES_MAXIMUM + 1  # too large to be kept for the next
+async def test_a_copy_counts_until_it_is_released_and_a_failure_counts_nothing() -> None:
+    size = RECENT_BYTES_MAXIMUM + 1  # too large to be kept for the next reader
     budget = ByteBudget(size, size, 0.01)
     shared = SharedContents()
 
@@ -67,13 +67,13 @@ def end(scope: dict[str, Any]) -> None:
         call()
 
 
-async def test_a_whole_answer_counts_with_its_size_in_the_place_of_what_was_reserved() -> None:
+async def test_the_size_of_a_whole_answer_replaces_its_reservation() -> None:
     answers = Answers(Settings(answer_bytes_in_flight_maximum=128 * MIB))
     page, unread, other = scope_of("192.0.2.1"), scope_of("192.0.2.1"), scope_of("192.0.2.2")
     await answers.hold(page, 16 * MIB)
     answers.count(page, MIB)
     assert answers.memory.held == MIB
-    answers.count(unread, 2 * SHARE_BYTES)  # nobody knew how large it would be
+    answers.count(unread, 2 * SHARE_BYTES)  # this answer had no reservation
     assert answers.memory.held == MIB + 2 * SHARE_BYTES
     end(unread)
     await answers.hold(other, SHARE_BYTES)

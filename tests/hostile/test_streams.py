@@ -1,4 +1,4 @@
-"""Clients that open many streams and exports, and read none of them, do not affect others."""
+"""Clients that open many streams and exports, and read none of them, do not affect other clients."""
 
 import json
 import ssl
@@ -48,7 +48,7 @@ def ask(stack: ExitStack, server: Server, user: httpx.Client, path: str) -> ssl.
     return connection
 
 
-def test_one_user_cannot_take_the_places_of_all_who_watch(
+def test_one_user_cannot_occupy_every_watch(
     server: Server, management: httpx.Client, quiet: UUID, request_id: str
 ) -> None:
     greedy, modest = (server.user(management, name, "reader") for name in ("greedy", "modest"))
@@ -64,7 +64,7 @@ def test_one_user_cannot_take_the_places_of_all_who_watch(
     wait_until(lambda: greedy.get(f"/commands/{request_id}/wait?timeout=0").status_code == 200)
 
 
-def test_exports_that_are_not_read_hold_no_connection_to_the_database_and_little_memory(
+def test_unread_exports_hold_no_database_connection_and_little_memory(
     server: Server, management: httpx.Client, quiet: UUID, request_id: str, query: Callable[..., Any]
 ) -> None:
     ids = [uuid7_at(time.time()) for _ in range(RESULTS)]
@@ -91,7 +91,7 @@ def test_exports_that_are_not_read_hold_no_connection_to_the_database_and_little
     assert {json.loads(line)["order_id"] for line in lines} >= {str(order_id) for order_id in ids}
 
 
-def test_a_user_with_many_unread_exports_waits_for_the_next(
+def test_a_user_with_many_unread_exports_waits_before_the_next_one(
     server: Server, management: httpx.Client, quiet: UUID, request_id: str
 ) -> None:
     greedy = server.user(management, "hoarder", "reader")

@@ -1,4 +1,4 @@
-"""Bytes that are not text, anywhere in a request or the environment, are refused with a sentence, never a 500."""
+"""Bytes that are not text, anywhere in a request or the environment, are refused with a reason, never a 500."""
 
 import re
 import subprocess
@@ -20,8 +20,8 @@ from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings, load_settings
 
 PARTS = ("%FF", "%ED%A0%80", "%C0%AF", "%F4%90%80%80", "a%00b", "\xff")
-"""Bytes that no text has in UTF-8, half a pair, an overlong form, a number beyond the last character, NUL, and a byte
-that is not encoded."""
+"""An invalid byte, half a surrogate pair, an overlong form, a number beyond the last character, NUL, and a byte that is
+not percent-encoded."""
 
 HEADERS = (
     "Authorization", "Accept", "Content-Type", "Content-Encoding", "Cookie", "Forwarded", "Host", "Idempotency-Key",
@@ -48,7 +48,7 @@ def paths_of(client: httpx.Client) -> Iterator[tuple[str, str]]:
 
 
 def status(server: Server, client: httpx.Client, method: str, path: str, *headers: str) -> int:
-    """Send a request in latin-1, as it is, and return the status of its answer."""
+    """Send a request in latin-1 without changes, and return the status of its answer."""
     token = client.headers["Authorization"].removeprefix("Bearer ")
     text = request(method, path, None, b"", f"Authorization: Bearer {token}", *headers).decode()
     with connect(server.tls, int(client.base_url.port or 0)) as connection:
@@ -57,7 +57,7 @@ def status(server: Server, client: httpx.Client, method: str, path: str, *header
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_path_with_bytes_that_are_no_text_is_no_fault(
+def test_a_path_with_bytes_that_are_not_text_is_no_500(
     server: Server, management: httpx.Client, agent: httpx.Client, part: str
 ) -> None:
     for client in (management, agent):
@@ -68,7 +68,7 @@ def test_a_path_with_bytes_that_are_no_text_is_no_fault(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_query_with_bytes_that_are_no_text_is_no_fault(
+def test_a_query_with_bytes_that_are_not_text_is_no_500(
     server: Server, management: httpx.Client, agent: httpx.Client, part: str
 ) -> None:
     for client in (management, agent):
@@ -81,7 +81,7 @@ def test_a_query_with_bytes_that_are_no_text_is_no_fault(
 
 
 @pytest.mark.parametrize("value", ["\xff", "\xed\xa0\x80", "bytes=\xff", "Bearer \xff", "Basic /+==", "a=\xff"])
-def test_a_header_with_bytes_that_are_no_text_is_no_fault(
+def test_a_header_with_bytes_that_are_not_text_is_no_500(
     server: Server, management: httpx.Client, agent: httpx.Client, value: str
 ) -> None:
     for client, path in ((management, "/agents"), (agent, "/files?file_name=merged.yml")):
@@ -89,7 +89,7 @@ def test_a_header_with_bytes_that_are_no_text_is_no_fault(
             assert status(server, client, "GET", path, f"{name}: {value}") < 500, name
 
 
-def test_credentials_that_are_no_text_are_401(server: Server) -> None:
+def test_credentials_that_are_not_text_are_401(server: Server) -> None:
     with httpx.Client(base_url=server.management_url, verify=server.tls, timeout=PATIENCE) as client:
         for credentials in (
             "Basic /////w==",
@@ -107,7 +107,7 @@ LONE = '"\\ud800"'
 
 @pytest.mark.parametrize("args", [f'{{"groups":[{LONE}]}}', f"{{{LONE}:1}}", f"[{LONE}]", f'{{"a":{LONE}}}'])
 @pytest.mark.parametrize("action", ["set-group", "rotate-key", "anything", "strict"])
-def test_args_with_half_a_pair_are_no_fault(
+def test_args_with_half_a_surrogate_pair_are_no_500(
     management: httpx.Client, agent: httpx.Client, action: str, args: str
 ) -> None:
     management.put("/actions/strict", json={"schema": {"additionalProperties": {"type": "string", "pattern": "a"}}})
@@ -122,14 +122,14 @@ TLS = {"COMMS_API_TLS_KEY": "/a", "COMMS_API_TLS_CERTIFICATE": "/a"}
 
 
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
-def test_a_setting_that_is_no_text_is_refused_by_its_name_unless_it_is_a_path(field: FieldInfo) -> None:
+def test_a_setting_that_is_not_text_is_refused_by_name_unless_it_is_a_path(field: FieldInfo) -> None:
     is_path = Path in {field.type, *get_args(field.type)}
     with nullcontext() if is_path else pytest.raises(ConfigurationError, match=f"^{field.name}: contains bytes"):
         load_settings(TLS | {f"COMMS_API_{field.name.upper()}": "/\udcff"})
 
 
 @pytest.mark.parametrize("setting", ["agent_bind", "database_url", "trusted_proxies", "workers", "certs_dir"])
-def test_a_node_with_a_setting_that_is_no_text_says_so_in_one_line_or_serves(
+def test_a_node_with_a_setting_that_is_not_text_logs_one_line_or_serves(
     folder: Path, database_url: str, setting: str
 ) -> None:
     env = {key.encode(): value.encode() for key, value in environment(folder, database_url).items()}

@@ -62,7 +62,7 @@ async def served_over_tls(endpoint: Endpoint) -> AsyncIterator[tuple[int, ssl.SS
 
 
 async def exchange(port: int, data: bytes) -> bytes:
-    """Return all that comes until the server closes."""
+    """Return all bytes until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     received = await reader.read()
@@ -91,7 +91,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_requests_sent_at_once_are_answered_in_turn() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     under_way: list[str] = []
     seen: list[int] = []
 
@@ -110,7 +110,7 @@ async def test_requests_sent_at_once_are_answered_in_turn() -> None:
 
 
 @pytest.mark.anyio
-async def test_little_is_taken_in_ahead_of_an_app_and_a_client_that_leaves_is_noticed_all_the_same() -> None:
+async def test_little_is_read_ahead_of_an_app_and_a_disconnect_is_still_noticed() -> None:
     gone = asyncio.Event()
 
     async def wait(_scope: Any, receive: Any, _send: Any) -> None:
@@ -123,7 +123,7 @@ async def test_little_is_taken_in_ahead_of_an_app_and_a_client_that_leaves_is_no
         writer.write(get("/") + get("/behind") * 4_000)
         await writer.drain()
         await until(lambda: any(len(taken._unread) > AHEAD_BYTES_MAXIMUM for taken in endpoint._connections))  # noqa: SLF001 - no client can see it
-        await asyncio.sleep(0.1)  # for more to be taken in, if it were
+        await asyncio.sleep(0.1)  # time in which a wrong server would read more
         [connection] = endpoint._connections  # noqa: SLF001 - the same
         assert AHEAD_BYTES_MAXIMUM < len(connection._unread) < 6 * AHEAD_BYTES_MAXIMUM  # noqa: SLF001 - the same
         writer.close()
@@ -131,7 +131,7 @@ async def test_little_is_taken_in_ahead_of_an_app_and_a_client_that_leaves_is_no
 
 
 @pytest.mark.anyio
-async def test_an_app_is_held_back_by_a_client_that_does_not_read() -> None:
+async def test_an_app_waits_for_a_client_that_does_not_read() -> None:
     sent, gone = [0], asyncio.Event()
 
     async def flood(_scope: Any, _receive: Any, send: Any) -> None:
@@ -148,11 +148,11 @@ async def test_an_app_is_held_back_by_a_client_that_does_not_read() -> None:
         await asyncio.sleep(0.5)
         assert 0 < sent[0] < MORE_THAN_KERNELS_HOLD / 2
         writer.transport.abort()
-        await gone.wait()  # whoever has left holds nobody back
+        await gone.wait()  # the app does not wait for a disconnected client
 
 
 @pytest.mark.anyio
-async def test_a_client_that_never_reads_its_answer_is_given_up() -> None:
+async def test_a_client_that_never_reads_its_answer_is_disconnected() -> None:
     gone = asyncio.Event()
 
     async def flood(_scope: Any, _receive: Any, send: Any) -> None:
@@ -215,7 +215,7 @@ async def test_an_app_that_fails_does_not_leave_its_client_waiting(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ends", ["with an answer", "with a fault", "with its client"])
-async def test_what_an_app_leaves_for_the_end_of_a_request_is_called_however_it_ends(ends: str) -> None:
+async def test_the_callbacks_for_the_end_of_a_request_run_however_it_ends(ends: str) -> None:
     calls, begun = list[str](), asyncio.Event()
 
     async def leave(scope: Any, receive: Any, send: Any) -> None:
@@ -237,7 +237,7 @@ async def test_what_an_app_leaves_for_the_end_of_a_request_is_called_however_it_
 
 
 @pytest.mark.anyio
-async def test_an_app_that_does_not_answer_is_answered_for() -> None:
+async def test_the_server_answers_for_an_app_that_does_not_answer() -> None:
     async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
         pass
 
@@ -256,7 +256,7 @@ async def test_a_body_that_is_shorter_than_announced_ends_the_connection() -> No
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_read_is_told_in_the_apps_place_even_when_it_waits_for_a_body() -> None:
+async def test_the_server_refuses_malformed_bytes_even_while_the_app_waits_for_a_body() -> None:
     reasons: list[str] = []
     is_read = asyncio.Event()
 
@@ -279,7 +279,7 @@ async def test_what_cannot_be_read_is_told_in_the_apps_place_even_when_it_waits_
 
 
 @pytest.mark.anyio
-async def test_a_head_goes_out_before_its_body_is_there() -> None:
+async def test_a_head_is_sent_before_its_body_is_ready() -> None:
     go_on = asyncio.Event()
 
     async def pause(_scope: Any, _receive: Any, send: Any) -> None:
@@ -311,7 +311,7 @@ async def test_a_connection_that_is_idle_or_drips_a_head_is_closed() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_behind_their_answer() -> None:
+async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_after_their_answer() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(scope: Any, receive: Any, send: Any) -> None:
@@ -382,7 +382,7 @@ async def test_a_head_that_cannot_be_sent_is_a_500_and_its_body_does_not_follow(
 
 
 @pytest.mark.anyio
-async def test_a_client_that_leaves_a_stream_is_not_written_to_any_more(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_disconnects_from_a_stream_gets_no_more_writes(caplog: pytest.LogCaptureFixture) -> None:
     gone = asyncio.Event()
 
     async def flood(_scope: Any, _receive: Any, send: Any) -> None:
@@ -403,7 +403,7 @@ async def test_a_client_that_leaves_a_stream_is_not_written_to_any_more(caplog: 
 
 
 @pytest.mark.anyio
-async def test_a_body_that_has_been_sent_is_read_to_its_end_though_its_client_sends_no_more() -> None:
+async def test_a_complete_body_is_read_to_its_end_after_its_client_stops_sending() -> None:
     go_on, ended = asyncio.Event(), asyncio.Event()
     body = b"x" * 6 * AHEAD_BYTES_MAXIMUM
     received: list[bytes] = []
@@ -467,7 +467,7 @@ def test_little_of_a_body_is_read_before_the_app_asks_for_it_over_tls() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
             writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n" + PART * 150)
             await until(lambda: any(taken.reader.body_bytes for taken in endpoint._connections))  # noqa: SLF001 - no client can see it
-            await asyncio.sleep(0.3)  # for more to be read, if it were
+            await asyncio.sleep(0.3)  # time in which a wrong server would read more
             [connection] = endpoint._connections  # noqa: SLF001 - the same
             transport = connection._transport  # noqa: SLF001 - the same
             sizes.extend((connection.reader.body_bytes, transport.get_read_buffer_size()))
@@ -485,14 +485,14 @@ async def test_a_connection_that_begins_paused_reads_nothing_before_its_turn() -
     async with served(echo, is_paused=True) as (endpoint, port):
         exchanged = asyncio.create_task(exchange(port, get("/", LAST)))
         await until(lambda: bool(endpoint._connections))  # noqa: SLF001 - no client can see it
-        await asyncio.sleep(0.1)  # for the request to be read, if it were
+        await asyncio.sleep(0.1)  # time in which a wrong server would read the request
         [connection] = endpoint._connections  # noqa: SLF001 - the same
         assert endpoint.requests.total == 0
         connection.regulate()
         assert (await exchanged).endswith(b"/")
 
 
-def test_a_certificate_names_its_client_by_one_common_name() -> None:
+def test_a_certificate_names_its_client_by_exactly_one_common_name() -> None:
     assert common_name({"subject": ((("countryName", "X"),), (("commonName", "a"),))}) == "a"
     assert common_name(None) is common_name({}) is None
     several = {"subject": ((("commonName", "a"), ("commonName", "b")),)}

@@ -33,7 +33,9 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("header", "client"), HEADERS)
-def test_a_header_ends_where_it_says_however_it_arrives(header: bytes, client: tuple[str, int] | None) -> None:
+def test_a_header_ends_at_its_announced_length_however_it_arrives(
+    header: bytes, client: tuple[str, int] | None
+) -> None:
     assert [parse_header(header[:size]) for size in range(1, len(header))] == [None] * (len(header) - 1)
     expected = Header(len(header), Address(*client) if client else None)
     assert parse_header(header + b"\x16\x03\x01 a client's hello") == expected
@@ -60,7 +62,7 @@ def test_a_malformed_header_is_refused(data: bytes) -> None:
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=200).map(lambda payload: V2_SIGNATURE + payload))
-def test_no_bytes_fail_in_another_way(data: bytes) -> None:
+def test_no_bytes_raise_another_error(data: bytes) -> None:
     try:
         header = parse_header(data)
     except ValueError:

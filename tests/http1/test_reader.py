@@ -1,4 +1,4 @@
-"""Requests are read the same however their bytes were split, and what is no request is refused."""
+"""The reader reads requests however their bytes were split, and refuses other bytes."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -29,7 +29,7 @@ def with_chunks(body: bytes, sizes: Sequence[int]) -> bytes:
 
 
 def read_in_pieces(data: bytes, cuts: Sequence[int]) -> tuple[RequestReader, bytes, bytes]:
-    """Return the reader, the body, and what was left behind the request."""
+    """Return the reader, the body, and the bytes after the request."""
     reader, body, left = RequestReader(), b"", b""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for start, end in pairwise(edges):
@@ -46,7 +46,7 @@ def refusal_of(data: bytes) -> HTTPStatus:
 
 
 @given(BODIES, CUTS)
-def test_a_request_ends_where_it_says_and_the_next_stays_unread(body: bytes, cuts: list[int]) -> None:
+def test_a_request_ends_at_its_announced_length_and_the_next_one_stays_unread(body: bytes, cuts: list[int]) -> None:
     reader, received, left = read_in_pieces(b"\r\n" + with_length(body) + BEHIND, cuts)
     assert reader.head is not None
     assert (reader.head.method, reader.head.path, reader.head.raw_path) == ("POST", "/a b", b"/a%20b")
@@ -62,7 +62,7 @@ def test_a_request_ends_where_it_says_and_the_next_stays_unread(body: bytes, cut
 
 
 @given(BODIES, CUTS, CUTS)
-def test_a_body_in_chunks_is_put_together_and_its_trailers_are_no_headers(
+def test_a_chunked_body_is_joined_and_its_trailers_are_not_headers(
     body: bytes, sizes: list[int], cuts: list[int]
 ) -> None:
     reader, received, left = read_in_pieces(with_chunks(body, sizes), cuts)
@@ -72,7 +72,7 @@ def test_a_body_in_chunks_is_put_together_and_its_trailers_are_no_headers(
 
 
 @pytest.mark.parametrize("behind", [BEHIND, b"no HTTP", with_length(b"behind"), UPGRADE])
-def test_a_request_in_one_piece_with_the_end_of_chunks_is_not_taken_for_the_body_and_ends_the_connection(
+def test_a_request_in_one_piece_with_the_end_of_chunks_is_not_read_as_body_and_ends_the_connection(
     behind: bytes,
 ) -> None:
     reader = RequestReader()
@@ -144,7 +144,7 @@ def test_a_target_has_a_path(target: bytes, path: str, query: bytes) -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1",
     ],
 )
-def test_what_is_no_request_or_could_be_two_is_refused(lines: bytes) -> None:
+def test_malformed_and_ambiguous_requests_are_refused(lines: bytes) -> None:
     assert refusal_of(lines + b"\r\n\r\n") == 400
 
 
@@ -157,12 +157,12 @@ def test_what_is_no_request_or_could_be_two_is_refused(lines: bytes) -> None:
         (b"CONNECT a:1 HTTP/1.1\r\nHost: a", 501),
     ],
 )
-def test_what_is_not_served_is_refused(lines: bytes, status: int) -> None:
+def test_unsupported_requests_are_refused(lines: bytes, status: int) -> None:
     assert refusal_of(lines + b"\r\n\r\n") == status
 
 
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
-def test_a_head_is_bounded_whether_its_end_has_come_or_not(end: bytes) -> None:
+def test_a_head_is_bounded_whether_its_end_has_arrived_or_not(end: bytes) -> None:
     start = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
     reader = RequestReader()
     reader.read(start + b"x" * (HEAD_BYTES_MAXIMUM - len(start) - 4) + b"\r\n\r\n")
@@ -170,7 +170,7 @@ def test_a_head_is_bounded_whether_its_end_has_come_or_not(end: bytes) -> None:
     assert refusal_of(start + b"x" * HEAD_BYTES_MAXIMUM + end) == 431
 
 
-def test_what_comes_between_chunks_is_bounded_and_chunks_are_not() -> None:
+def test_chunk_extensions_are_bounded_and_chunks_are_not() -> None:
     reader = RequestReader()
     reader.read(CHUNKED)
     for _ in range(200):
@@ -186,7 +186,7 @@ def test_what_comes_between_chunks_is_bounded_and_chunks_are_not() -> None:
         assert refused.value.status == 431
 
 
-def test_empty_lines_before_a_request_are_passed_over_however_many() -> None:
+def test_any_number_of_empty_lines_before_a_request_is_skipped() -> None:
     reader = RequestReader()
     assert reader.read(b"\r\n" * 500_000) == b""
     assert reader.read(b"\r\n" * 500_000 + BEHIND + b"rest") == b"rest"

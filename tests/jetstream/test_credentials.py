@@ -1,4 +1,4 @@
-"""A stream behind TLS and accounts: whom the settings name is let in, and nobody else."""
+"""A stream behind TLS and accounts admits the user of the settings and nobody else."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ STORAGE = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), 
 
 
 class Key:
-    """A key of NATS's own kind."""
+    """A key in the format of NATS."""
 
     def __init__(self, kind: int) -> None:
         self.seed: bytes = nkeys.encode_seed(os.urandom(32), kind)
@@ -56,7 +56,7 @@ def accounts(scratch: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(accounts: Path) -> Iterator[NatsServer]:
-    """A server that lets in who has the file `user.creds` and trusts the authority of `ca.pem`."""
+    """A server with a certificate from `ca.pem` that admits clients with the file `user.creds`."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(accounts / "ca.pem")
@@ -92,7 +92,7 @@ def _settings(server: NatsServer, accounts: Path, **changes: Any) -> Settings:
 
 
 async def _publish(settings: Settings) -> int:
-    """Publish a message, and return how many are in the stream then."""
+    """Publish a message, and return how many messages the stream has then."""
     stream = JetStream(settings)
     running = asyncio.create_task(stream.run())
     try:
@@ -105,14 +105,14 @@ async def _publish(settings: Settings) -> int:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_who_has_the_credentials_and_trusts_the_authority_gets_in(server: NatsServer, accounts: Path) -> None:
+async def test_a_client_with_the_credentials_and_the_authority_is_admitted(server: NatsServer, accounts: Path) -> None:
     assert await _publish(_settings(server, accounts)) == 1
 
 
 @pytest.mark.parametrize(
     "changes", [{"nats_credentials": "stranger.creds"}, {"nats_credentials": None}, {"nats_ca": None}]
 )
-async def test_nobody_else_does(server: NatsServer, accounts: Path, changes: dict[str, str | None]) -> None:
+async def test_other_clients_are_refused(server: NatsServer, accounts: Path, changes: dict[str, str | None]) -> None:
     paths = {name: value and accounts / value for name, value in changes.items()}
     with pytest.raises(Unavailable):
         await _publish(_settings(server, accounts, **paths))

@@ -1,4 +1,4 @@
-"""The limits of a stream: those of the settings, and what happens at them."""
+"""The limits of a stream come from the settings; what happens when they are reached."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +44,7 @@ def _message() -> Message:
     return message
 
 
-async def test_a_full_stream_refuses_and_takes_again_when_it_is_larger(server: NatsServer) -> None:
+async def test_a_full_stream_refuses_messages_until_it_is_enlarged(server: NatsServer) -> None:
     async with _stream(server, nats_stream_bytes=2**20, nats_timeout_seconds=1) as stream:
         for _ in range(9):
             await stream.publish(_message())
@@ -66,7 +66,7 @@ async def test_a_message_is_stored_once_however_often_it_is_published(server: Na
         assert (await stream.context.stream_info(STREAM)).state.messages == 1
 
 
-async def test_a_stream_that_was_deleted_is_made_again(server: NatsServer) -> None:
+async def test_a_deleted_stream_is_created_again(server: NatsServer) -> None:
     async with _stream(server, nats_stream_bytes=2**24, nats_timeout_seconds=1) as stream:
         await stream.context.delete_stream(STREAM)
         with pytest.raises(Unavailable):
@@ -84,7 +84,7 @@ async def _is_published(stream: JetStream) -> bool:
     return True
 
 
-async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server: NatsServer) -> None:
+async def test_a_connection_closes_on_request_whatever_it_is_doing(server: NatsServer) -> None:
     settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
     for number in range(200):
         running = asyncio.create_task(JetStream(settings).run())
@@ -94,7 +94,7 @@ async def test_a_connection_ends_when_it_is_told_to_whatever_it_was_doing(server
         assert ended, number
 
 
-async def test_more_publishes_than_may_be_in_flight_wait_for_their_turn(server: NatsServer) -> None:
+async def test_publishes_beyond_the_maximum_in_flight_wait_for_their_turn(server: NatsServer) -> None:
     async with _stream(server, nats_stream_bytes=2**28) as stream:
         await asyncio.gather(*(stream.publish(_message()) for _ in range(600)))
         assert (await stream.context.stream_info(STREAM)).state.messages == 600

@@ -1,4 +1,4 @@
-"""Three servers that lose one, lose their quorum, and come back: what was acknowledged is there, once."""
+"""Three servers lose one, lose their quorum, and recover: every acknowledged event is stored exactly once."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ def variables(folder: Path, database_url: str, settings: dict[str, Any]) -> dict
 
 
 class Sender:
-    """An agent that sends one batch after the other, and each again until it is acknowledged."""
+    """An agent that sends one batch after the other, and repeats each until it is acknowledged."""
 
     def __init__(self, agent_id: UUID, client: httpx.Client) -> None:
         self.agent_id, self._client = agent_id, client
@@ -111,7 +111,7 @@ def _report(what: str, senders: Sequence[Sender], found: Counter[tuple[UUID, int
 
 @pytest.fixture
 def find(query: Callable[..., list[asyncpg.Record]]) -> Callable[[Sequence[Sender]], Counter[tuple[UUID, int, int]]]:
-    """Counts the events that are stored of some agents, by agent, batch and number."""
+    """Counts the stored events of some agents by agent, batch and number."""
 
     def read(senders: Sequence[Sender]) -> Counter[tuple[UUID, int, int]]:
         ids = [sender.agent_id for sender in senders]
@@ -151,7 +151,7 @@ def _have_more(senders: Sequence[Sender], name: str, count: int) -> Callable[[],
 
 
 @pytest.mark.faults
-def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_doubled(
+def test_killing_the_leader_and_a_relay_under_load_loses_and_duplicates_nothing(
     server: Server,
     management: httpx.Client,
     servers: Sequence[NatsServer],
@@ -180,7 +180,7 @@ def test_the_leader_and_a_relay_are_killed_under_load_and_nothing_is_lost_or_dou
 
 
 @pytest.mark.faults
-def test_without_a_quorum_503_and_back_without_a_restart(
+def test_without_a_quorum_batches_are_503_and_the_node_recovers_without_a_restart(
     server: Server,
     management: httpx.Client,
     servers: Sequence[NatsServer],

@@ -32,7 +32,7 @@ MESSAGES = 1500
 
 @pytest.fixture(scope="module")
 def cluster(scratch: Path) -> Iterator[Cluster]:
-    """A PostgreSQL that the tests may stop."""
+    """A PostgreSQL server that the tests may stop."""
     with embedded_postgres(scratch / "relay postgres", durable=False) as running:
         asyncio.run(migrate(running.url))
         yield running
@@ -103,7 +103,7 @@ def count_events(cluster: Cluster) -> int:
 def started(
     variables: Mapping[str, str], log: Path, *options: str, **streams: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Relay beside the block, with a log of its own."""
+    """Run a relay with a separate log during the block."""
     with log.open("wb") as stderr:
         process = subprocess.Popen([*COMMAND, *options], env=variables, stderr=stderr, **streams)
     try:
@@ -113,7 +113,7 @@ def started(
         process.wait(timeout=PATIENCE)
 
 
-def test_an_outage_is_told_once_and_its_end_too_and_sigterm_ends_a_relay_meanwhile(
+def test_an_outage_and_its_end_are_logged_once_and_sigterm_ends_a_relay_meanwhile(
     cluster: Cluster, settings: dict[str, Any], variables: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -124,7 +124,7 @@ def test_an_outage_is_told_once_and_its_end_too_and_sigterm_ends_a_relay_meanwhi
         try:
             publish(settings, MESSAGES, b"{}")
             wait_until(lambda: "the database is away" in log.read_text())
-            time.sleep(2)  # time for a second log line, if there were one
+            time.sleep(2)  # time in which a wrong relay would log a second line
             assert log.read_text().count("the database is away") == 1
         finally:
             cluster.bring_up()
@@ -159,7 +159,7 @@ def test_a_relay_that_is_started_before_its_database_waits_for_it(
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
 
-def test_a_relay_tells_that_all_is_well_again_when_its_consumer_was_deleted(
+def test_a_relay_logs_its_recovery_after_its_consumer_was_deleted(
     cluster: Cluster, settings: dict[str, Any], variables: dict[str, str], tmp_path: Path
 ) -> None:
     log, before = tmp_path / "log", count_events(cluster)
@@ -175,7 +175,7 @@ def test_a_relay_tells_that_all_is_well_again_when_its_consumer_was_deleted(
     assert len(log.read_text().splitlines()) == 2
 
 
-def test_a_slow_reader_does_not_keep_a_relay_from_ending_and_only_what_it_took_is_acknowledged(
+def test_a_slow_reader_does_not_keep_a_relay_from_ending_and_only_lines_it_read_are_acknowledged(
     settings: dict[str, Any], variables: dict[str, str], tmp_path: Path
 ) -> None:
     publish(settings, 40, json.dumps({"filled": "x" * 5000}).encode())
@@ -196,13 +196,13 @@ def test_a_slow_reader_does_not_keep_a_relay_from_ending_and_only_what_it_took_i
     assert not set(whole) & set(relayed_later)
 
 
-def test_standard_output_that_is_closed_is_told_in_one_line(variables: dict[str, str]) -> None:
+def test_a_closed_standard_output_is_reported_in_one_line(variables: dict[str, str]) -> None:
     command = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "stdout"]
     ended = subprocess.run(command, env=variables, stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
     assert (ended.returncode, ended.stderr) == (1, "comms-api: --to stdout: standard output is closed\n")
 
 
-def test_a_name_that_no_consumer_can_have_is_told_in_one_line(variables: dict[str, str]) -> None:
+def test_an_invalid_consumer_name_is_reported_in_one_line(variables: dict[str, str]) -> None:
     command = [*COMMAND, "stdout", "--consumer", "a b.c>"]
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 1
@@ -212,7 +212,7 @@ def test_a_name_that_no_consumer_can_have_is_told_in_one_line(variables: dict[st
 
 @pytest.mark.parametrize("changes", [{"username": "stranger"}, {"database": "none"}])
 @pytest.mark.parametrize("command", [["events", "relay"], ["serve"]])
-def test_a_database_that_refuses_its_url_is_told_in_one_line(
+def test_a_database_that_refuses_its_url_is_reported_in_one_line(
     cluster: Cluster, variables: dict[str, str], command: Sequence[str], changes: dict[str, str]
 ) -> None:
     url = make_url(cluster.url).set(**changes).render_as_string()

@@ -1,4 +1,4 @@
-"""Events through a stream: acknowledged, relayed to the table and to lines, in order, byte for byte, once."""
+"""Events in a stream are acknowledged, and relayed to the table and to lines in order, byte for byte, exactly once."""
 
 import json
 import re
@@ -62,7 +62,7 @@ Rows = Callable[[UUID], list[tuple[str, str, bytes]]]
 
 @pytest.fixture(scope="module")
 def rows(query: Callable[..., list[asyncpg.Record]]) -> Rows:
-    """Returns what is stored of an agent, in order."""
+    """Returns the stored events of an agent, in order."""
 
     def read(agent_id: UUID) -> list[tuple[str, str, bytes]]:
         found = query("SELECT module, collector, event FROM events WHERE agent_id = $1 ORDER BY id", agent_id)
@@ -131,7 +131,7 @@ def test_a_run_of_lines_that_are_all_too_long_has_no_message(
     assert [line["line_bytes"] for line in hidden] == [len(giant)]
 
 
-def test_what_is_delivered_again_is_not_stored_again(
+def test_redelivered_messages_are_not_stored_again(
     server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
 ) -> None:
     agent_id = server.enroll(management, "again")
@@ -142,7 +142,7 @@ def test_what_is_delivered_again_is_not_stored_again(
     stored = rows(agent_id)
     assert len(stored) == 60
     client.post("/events/stateless", content=stateless(agent_id, {"new": 1}))
-    # A consumer of another name gets the whole stream, as one would be whose acknowledgements were all lost.
+    # A consumer with another name gets the whole stream, like a consumer whose acknowledgements were all lost.
     relay(variables, "postgresql", "--consumer", "replay")
     assert rows(agent_id) == [*stored, ("logcollector", "file", b'{"new": 1}')]
     assert management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"] == []
@@ -161,12 +161,12 @@ def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
         answer = client.post("/events/stateless", content=batch)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-    # What the server had received it stores now, and then learns of the same batch again.
+    # The server now stores what it had received, and then receives the same batch again.
     assert client.post("/events/stateless", content=batch).status_code == 204
     relay(variables, "postgresql")
     first = rows(agent_id)
     assert len(first) == 2
-    # Sent again without need, it is another batch with the same events: they were acknowledged twice.
+    # If the agent repeats an acknowledged batch, it counts as another batch, so its events are stored twice.
     assert client.post("/events/stateless", content=batch).status_code == 204
     relay(variables, "postgresql")
     assert rows(agent_id) == first * 2
@@ -184,7 +184,7 @@ def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
 
 
 def wait_until_it_heeds(number: Signals, process: subprocess.Popen[str]) -> None:
-    """Wait until a process that was started just now has got as far as handling a signal."""
+    """Wait until a process that has just started handles signals."""
     wait_until(lambda: handled_signals(process.pid) >> (number - 1) & 1)
 
 
@@ -193,7 +193,7 @@ def handled_signals(pid: int) -> int:
     return int(mask, 16)
 
 
-def test_two_relays_share_the_work_and_finish_what_they_hold_on_sigterm(
+def test_two_relays_share_the_work_and_finish_their_messages_on_sigterm(
     server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
 ) -> None:
     agent_id = server.enroll(management, "shared")
@@ -237,7 +237,7 @@ def test_a_reader_that_closes_the_pipe_ends_the_relay_with_one_line(
         ({"NATS_SERVERS": "http://localhost"}, "nats_servers"),
     ],
 )
-def test_a_stream_that_cannot_be_used_is_told_by_its_setting(changes: dict[str, str], message: str) -> None:
+def test_an_unusable_stream_is_reported_with_its_setting(changes: dict[str, str], message: str) -> None:
     environ = {f"COMMS_API_{name}": value for name, value in changes.items()}
     with pytest.raises(ConfigurationError, match=message):
         check_sink(load_settings({"COMMS_API_EVENTS_SINK": "jetstream"} | environ))
@@ -248,7 +248,7 @@ def test_nothing_of_nats_is_imported_for_postgresql() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
+def test_without_the_extra_one_line_names_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
         "find = util.find_spec\n"
