@@ -1,6 +1,8 @@
 """Run blocking work on threads, with a bounded queue per kind, so that one kind never starves another."""
 
 import asyncio
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +19,12 @@ CLIENTS_TO_FILL = 4
 class BoundedExecutor:
     """Runs one kind of work on at most `threads` threads; at most `calls_maximum` calls run or wait at once.
 
-    One client has at most a quarter of the calls.
+    One client has at most a quarter of the calls. With a `niceness`, other threads and processes have priority.
     """
 
-    def __init__(self, name: str, threads: int, calls_maximum: int) -> None:
+    def __init__(self, name: str, threads: int, calls_maximum: int, niceness: int = 0) -> None:
         self._name = name
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(threads, name, _lower_priority, (niceness,))
         self._calls_maximum = calls_maximum
         self._share = max(1, calls_maximum // CLIENTS_TO_FILL)
         self._calls: Counter[Hashable] = Counter()
@@ -35,7 +37,11 @@ class BoundedExecutor:
         cancelled counts until it has ended, so the bound always holds.
         """
         self._begin(client)
-        future = self._pool.submit(call)
+        try:
+            future = self._pool.submit(call)
+        except RuntimeError as error:  # the system refuses another thread
+            self._end(client)
+            raise Unavailable(f"No thread can be started for {self._name}; come back later.") from error
         future.add_done_callback(lambda _: self._end(client))
         return await asyncio.wrap_future(future)
 
@@ -52,3 +58,9 @@ class BoundedExecutor:
             self._calls[client] -= 1
             if not self._calls[client]:
                 del self._calls[client]
+
+
+def _lower_priority(niceness: int) -> None:
+    """Be nicer to others by so much in this thread; only Linux has a niceness for each thread (sched(7))."""
+    if niceness and sys.platform == "linux":
+        os.nice(niceness)

@@ -12,12 +12,14 @@ import sys
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+NICENESS = 10
 PROCESSES_MAXIMUM = 1024
 """Applies only to a separate user: the kernel counts all processes of a user, the server's included."""
 
 
 def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> int:
-    """Set the limits, switch to the user, and execute the command; return only when that fails."""
+    """Lower the priority, set the limits, switch to the user, and execute the command; return only when that fails."""
+    os.nice(NICENESS)
     os.umask(0o077)
     _limit(resource.RLIMIT_AS, int(memory_bytes))
     _limit(resource.RLIMIT_CPU, int(cpu_seconds))

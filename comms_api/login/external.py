@@ -26,9 +26,10 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 ACTOR = "a key request"
-HASH_THREADS = 2
+HASH_THREADS = 1
+HASH_NICENESS = 10
 HASHES_MAXIMUM = 256
-"""How many weak keys a node hashes or queues; beyond that, logins get 503. A hash takes about 25 ms."""
+"""How many weak keys a process hashes or queues; beyond that, logins get 503. A hash takes about 25 ms."""
 
 
 def key_settings(settings: Settings) -> KeySettings:
@@ -64,7 +65,7 @@ class ExternalAgents:
     ) -> None:
         self._engine = engine
         self._secret = secret
-        self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM)
+        self._slow = BoundedExecutor("weak keys", HASH_THREADS, HASHES_MAXIMUM, HASH_NICENESS)
         self._clock = clock
         self._revocations = revocations
         self._by_address = settings.key_request_by_address

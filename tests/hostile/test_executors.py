@@ -1,6 +1,7 @@
 """Each kind of blocking work has a bounded queue, and one client cannot fill it."""
 
 import asyncio
+import os
 import threading
 
 import pytest
@@ -35,3 +36,20 @@ async def test_work_beyond_the_bound_is_refused_and_abandoned_work_counts_until_
     release.set()
     assert await held[1]
     assert (await executor.run("first", threading.current_thread)).name.startswith("test")
+
+
+async def test_work_for_which_no_thread_can_be_started_counts_for_nobody() -> None:
+    executor = BoundedExecutor("test", 1, 4)
+    executor._pool.shutdown()  # noqa: SLF001 - it refuses work as it does when the system refuses a thread
+    for _ in range(2):  # a client's share is one
+        with pytest.raises(Unavailable, match="No thread can be started for test"):
+            await executor.run("loud", threading.current_thread)
+
+
+async def test_threads_for_slow_work_leave_the_processor_to_others() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = priority()
+    assert await BoundedExecutor("test", 1, 4, niceness=3).run("client", priority) == before + 3
+    assert await BoundedExecutor("test", 1, 4).run("client", priority) == priority() == before

@@ -12,6 +12,7 @@ from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_js
 from support.waiting import PATIENCE, until, wait_until
 
 from comms_api.key_requests.answers import BadAnswer
+from comms_api.key_requests.launch import NICENESS
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 from comms_api.key_requests.sources import ProgramSource, SourceUnavailable
 
@@ -92,6 +93,11 @@ async def test_its_memory_processor_time_and_core_are_limited(tmp_path: Path) ->
     )
     answer = await run(program, program_memory_bytes=64 * 2**20, program_cpu_seconds=3)
     assert answer == Refusal(7, "65536 3 0 0077")
+
+
+async def test_it_has_a_lower_priority_than_the_server(tmp_path: Path) -> None:
+    answer = await run(script(tmp_path, """printf '{"error":7,"message":"%s"}' "$(nice)" """))
+    assert answer == Refusal(7, str(min(os.nice(0) + NICENESS, 19)))
 
 
 async def test_memory_beyond_the_limit_is_not_given(tmp_path: Path) -> None:
