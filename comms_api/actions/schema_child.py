@@ -1,8 +1,8 @@
 """Validate JSON against JSON Schemas within limits of memory and CPU time.
 
 Run as a script by `schemas.Schemas`: slow work can be killed in a process, but not in a thread. Reads
-`[[schema, instance], …]`, each a text of JSON, from standard input and writes `[[fault, …], …]`. A schema that cannot
-be used is a `ValueError`; its text is the last line of standard error.
+`[[schema, instance], …]`, each a text of JSON, from standard input. Writes
+`{"faults": [[fault, …], …], "refused": "why a schema cannot be used", "cpu_seconds": 0.1}`.
 Arguments: bytes of memory, seconds of CPU time.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import time
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -67,7 +68,12 @@ def main(memory_bytes: int, cpu_seconds: int) -> None:
     ):
         resource.setrlimit(kind, (limit, limit))
     checks: list[list[Any]] = json.load(sys.stdin)
-    json.dump([find_faults(schema, instance) for schema, instance in checks], sys.stdout)
+    faults, refused = list[list[str]](), ""
+    try:
+        faults = [find_faults(schema, instance) for schema, instance in checks]
+    except ValueError as error:
+        refused = str(error)
+    json.dump({"faults": faults, "refused": refused, "cpu_seconds": time.process_time()}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import msgspec
 from comms_api.actions import schema_child
 from comms_api.actions.schema_child import VALIDATORS_CACHED, compile_schema
 from comms_api.errors import Invalid, Unavailable
+from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.protocol import contains_nul
 
@@ -61,10 +62,23 @@ class Check(msgspec.Struct, frozen=True):
     args: bytes
 
 
-class Schemas:
-    """Checks schemas and args for one node; each check that needs a process starts its own."""
+class _Answer(msgspec.Struct, frozen=True):
+    """What a child process found, and the CPU time that it took."""
 
-    def __init__(self) -> None:
+    cpu_seconds: float
+    faults: list[list[str]] = []
+    refused: str = ""
+    """Why a schema cannot be used, or the checks were not finished."""
+
+
+class Schemas:
+    """Checks schemas and args for one node.
+
+    Each check that needs a process starts its own. Its CPU time is charged to the user.
+    """
+
+    def __init__(self, cpu: CpuBudget) -> None:
+        self._cpu = cpu
         self._children = BoundedExecutor("schema checks", CHILDREN, CHECKS_MAXIMUM)
 
     async def check_schema(self, schema: bytes, user: str) -> None:
@@ -90,9 +104,13 @@ class Schemas:
             raise Invalid("; ".join(faults))
 
     async def _find_faults(self, checks: Sequence[Check], user: str) -> list[str]:
+        self._cpu.refuse_debtor(user)
         texts = [(check.schema, check.args.decode()) for check in checks]
-        found = await self._children.run(user, partial(_run_child, checks[0].where, msgspec.json.encode(texts)))
-        pairs = zip(checks, found, strict=True)
+        answer = await self._children.run(user, partial(_run_child, msgspec.json.encode(texts)))
+        self._cpu.charge(user, answer.cpu_seconds)
+        if answer.refused:
+            raise Invalid(f"{checks[0].where}: {answer.refused}")
+        pairs = zip(checks, answer.faults, strict=True)
         return [check.where + fault for check, faults in pairs for fault in faults][: schema_child.FAULTS_SHOWN]
 
 
@@ -179,7 +197,7 @@ class _Walk:
         return value
 
 
-def _run_child(where: str, checks: bytes) -> list[list[str]]:
+def _run_child(checks: bytes) -> _Answer:
     command = [sys.executable, "-I", str(CHILD), str(MEMORY_BYTES), str(CPU_SECONDS)]
     try:
         ended = subprocess.run(  # noqa: S603 - our own program
@@ -189,12 +207,8 @@ def _run_child(where: str, checks: bytes) -> list[list[str]]:
         logger.warning("cannot check args against a schema: %s", error)
         raise Unavailable("The args could not be checked against their schema; try again later.") from None
     if ended.returncode == 0:
-        return msgspec.json.decode(ended.stdout, type=list[list[str]])
+        return msgspec.json.decode(ended.stdout, type=_Answer)
     last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    if last.startswith("ValueError: "):
-        raise Invalid(f"{where}: {last.removeprefix('ValueError: ')}")
     logger.warning("a check of args against a schema was aborted: exit status %d, %s", ended.returncode, last)
-    raise Invalid(
-        f"{where}: checking this took more than {CPU_SECONDS} s of CPU time or {MEMORY_BYTES >> 20} MiB; "
-        "make the schema simpler, or the args smaller"
-    )
+    reason = f"checking this took more than {CPU_SECONDS} s of CPU time or {MEMORY_BYTES >> 20} MiB"
+    return _Answer(CPU_SECONDS, refused=f"{reason}; make the schema simpler, or the args smaller")

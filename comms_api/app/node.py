@@ -125,10 +125,9 @@ async def open_node(engine: Engine, secret: Secret, settings: Settings, process:
     external = ExternalAgents(engine, secret, clock, revocations, settings)
     rotation = KeyRotation(engine, secret, revocations, KeyRules.of(settings))
     reports = Reports(engine, settings.lease_seconds)
-    schemas = Schemas()
     quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
     cpu = CpuBudget(settings.body_wait_seconds)
-    slices = Slices(cpu.charge)
+    slices, schemas = Slices(cpu.charge), Schemas(cpu)
     node = Node(
         settings=settings,
         tokens=tokens,

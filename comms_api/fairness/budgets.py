@@ -144,6 +144,15 @@ class CpuBudget:
         used, noted_at = self._used.get(client, (0.0, 0.0))
         return max(0.0, used - (time.monotonic() - noted_at) * CPU_SHARE)
 
+    def refuse_debtor(self, client: Hashable) -> None:
+        """Raise `TooManyRequests` while a client owes CPU time."""
+        excess = self._owed(client) - CPU_BURST_SECONDS
+        if excess > 0:
+            raise TooManyRequests(
+                "Your requests have used more than your share of CPU time; try again later.",
+                retry_after_seconds=excess / CPU_SHARE,
+            )
+
     @asynccontextmanager
     async def turn(self, client: Hashable, take_seconds: Callable[[], float]) -> AsyncIterator[None]:
         """Run the blocks of a client one at a time; raises `TooManyRequests` while the client owes CPU time.
@@ -155,12 +164,7 @@ class CpuBudget:
         except TimeoutError:
             raise TooManyRequests("Your other batches are still being read; send fewer at once.") from None
         try:
-            excess = self._owed(client) - CPU_BURST_SECONDS
-            if excess > 0:
-                raise TooManyRequests(
-                    "Your batches have used more than your share of CPU time; try again later.",
-                    retry_after_seconds=excess / CPU_SHARE,
-                )
+            self.refuse_debtor(client)
             yield
         finally:
             self.charge(client, take_seconds())

@@ -15,6 +15,7 @@ from comms_api.commands.submission import Submissions
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.fairness.budgets import CpuBudget
 from comms_api.orders.dispatcher import Dispatcher
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Claimed, CommandTarget
@@ -54,7 +55,7 @@ def make_dispatcher(engine: Engine) -> Dispatcher:
 def make_submissions(engine: Engine, notifier: Notifier, dispatcher: Dispatcher | None = None) -> Submissions:
     """Return the service that submits commands, with a dispatcher that holds no poll unless one is given."""
     holding = dispatcher or make_dispatcher(engine)
-    return Submissions(engine, DatabaseClock(), notifier, holding, Schemas(), Settings())
+    return Submissions(engine, DatabaseClock(), notifier, holding, Schemas(CpuBudget(0)), Settings())
 
 
 async def claim(engine: Engine, ids: list[UUID]) -> list[Claimed]:
