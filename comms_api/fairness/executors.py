@@ -41,7 +41,7 @@ class BoundedExecutor:
             future = self._pool.submit(call)
         except RuntimeError as error:  # the system refuses another thread
             self._end(client)
-            raise Unavailable(f"No thread can be started for {self._name}; come back later.") from error
+            raise Unavailable(f"No thread can be started for {self._name}; try again later.") from error
         future.add_done_callback(lambda _: self._end(client))
         return await asyncio.wrap_future(future)
 

@@ -140,9 +140,8 @@ def test_one_user_cannot_occupy_every_check(server: Server, management: httpx.Cl
         answers = [pool.submit(operator.post, "/commands", json=submitted) for _ in range(8)]
         wait_until(lambda: [answer.result().status_code for answer in answers if answer.done()])
         assert management.put("/actions/other", json={"schema": {"type": "object"}}).status_code == 200
-    statuses = sorted(answer.result().status_code for answer in answers)
-    assert 503 in statuses
-    assert set(statuses) <= {422, 429, 503}  # one that comes late may find that its user owes CPU time
+    statuses = {answer.result().status_code for answer in answers}
+    assert statuses <= {422, 429, 503}  # a request waits until four earlier ones have ended, and its user may owe time
 
 
 class RecordingBudget(CpuBudget):
