@@ -20,7 +20,10 @@ from comms_api.app.listeners import Listeners
 from comms_api.app.node import Node, open_node
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess
-from comms_api.database.connect import Address, keep_running, open_engine
+from comms_api.database.connect import Address, open_engine
+from comms_api.database.failures import explain_outage
+from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import Duty, repeating
 from comms_api.http.authentication import client_of
 from comms_api.http1.endpoint import Accounting
 from comms_api.settings import Settings
@@ -28,7 +31,7 @@ from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
-ORPHAN_CHECK_SECONDS = 1.0
+PARENT_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 MAPPED_BLOCK_BYTES = 64 * 1024
 FLUSH_SECONDS = 0.3
@@ -76,23 +79,22 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     engine = open_engine(worker.database.url, worker.settings)
-    keeper = asyncio.create_task(keep_running(worker.database))  # a node cannot be opened without it
+
+    async def check_parent() -> None:
+        if not has_parent():
+            stopping.set()
+
+    health = DutyHealth(explain_outage)
+    # The node cannot be opened, nor closed, without the first of these.
+    duties = [*worker.database.duties(), *worker.manager.duties(), Duty("supervisor", check_parent, PARENT_SECONDS)]
     try:
-        async with open_node(engine, worker.secret, worker.settings, worker.node_process) as node:
-            watches = (_watch_parent(has_parent, stopping), worker.manager.keep_watched())
-            tasks = [asyncio.create_task(watch) for watch in watches]
+        async with (
+            repeating(duties, health),
+            open_node(engine, worker.secret, worker.settings, worker.node_process, health) as node,
+        ):
             await _serve(node, listeners, worker.certificate, stopping, ready)
-            for task in tasks:
-                task.cancel()
     finally:
-        keeper.cancel()
         await engine.dispose()
-
-
-async def _watch_parent(has_parent: Callable[[], bool], stopping: asyncio.Event) -> None:
-    while has_parent():  # noqa: ASYNC110 - the kernel has no event for it
-        await asyncio.sleep(ORPHAN_CHECK_SECONDS)
-    stopping.set()
 
 
 async def _serve(

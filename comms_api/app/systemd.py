@@ -3,7 +3,6 @@
 The protocols are those of sd_notify(3) and sd_listen_fds(3): datagrams to a socket, and open descriptors from 3 on.
 """
 
-import asyncio
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from fcntl import F_SETFD, FD_CLOEXEC, fcntl
 
 import msgspec
 
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError
 
 FIRST_DESCRIPTOR = 3
@@ -46,12 +46,14 @@ class ServiceManager(msgspec.Struct, frozen=True):
         self.notify("WATCHDOG=1")
         return now
 
-    async def keep_watched(self) -> None:
-        """Report that all is well for as long as the event loop runs."""
-        notified_at = 0.0
-        while self.watchdog_seconds:
-            notified_at = self.notify_watchdog(notified_at)
-            await asyncio.sleep(self.watchdog_seconds / 4)
+    def duties(self) -> list[Duty]:
+        """Return the duty that reports that the event loop runs, twice as often as the manager asks for."""
+        if self.watchdog_seconds is None:
+            return []
+        return [Duty("watchdog", self._report, self.watchdog_seconds / 2)]
+
+    async def _report(self) -> None:
+        self.notify("WATCHDOG=1")
 
 
 NOBODY = ServiceManager()

@@ -4,9 +4,11 @@ A notification makes each node apply a request at once. If it is lost, the node'
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from comms_api.cluster import store
 from comms_api.cluster.model import (
+    FORGOTTEN_AFTER_SECONDS,
     ForgottenNode,
     NodeAgents,
     NodeStatus,
@@ -15,8 +17,10 @@ from comms_api.cluster.model import (
     WantedState,
 )
 from comms_api.database.connection import Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_duty
 from comms_api.database.listener import Notifier
 from comms_api.database.liveness import LOST_AFTER_SECONDS
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict, NotFound
 
 NODES_CHANNEL = "comms_api_nodes"
@@ -31,6 +35,11 @@ class Cluster:
     def __init__(self, engine: Engine, notifier: Notifier) -> None:
         self._engine = engine
         self._notifier = notifier
+
+    def duties(self) -> Sequence[Duty]:
+        """Return the duty that deletes nodes that have been lost for an hour."""
+        forget = partial(store.forget_lost, silent_seconds=FORGOTTEN_AFTER_SECONDS)
+        return [transaction_duty("lost nodes", self._engine, HOUSEKEEPING_SECONDS, forget)]
 
     async def list(self) -> Sequence[NodeStatus]:
         """Return every process of every node, including those that were lost within the last hour."""

@@ -10,6 +10,7 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, make_page
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.orders import transitions
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
@@ -18,6 +19,8 @@ from comms_api.orders.queries import count_orders, list_failures
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 from comms_api.settings import Settings
+
+ROLLOUT_SECONDS = 1.0
 
 
 class Commands:
@@ -90,6 +93,10 @@ class Rollouts:
         self._engine = engine
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
+
+    def duties(self) -> list[Duty]:
+        """Return the duty that advances rollouts."""
+        return [Duty("rollouts", self.advance, ROLLOUT_SECONDS)]
 
     async def advance(self) -> int:
         """Advance every rollout by a step, end pauses without open orders, and return how many orders were released."""

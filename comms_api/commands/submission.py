@@ -22,7 +22,7 @@ from comms_api.commands.expansion import (
     expansion_of,
     rehearse_command,
 )
-from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, get_answer, store_answer
+from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, forget_keys, get_answer, store_answer
 from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, NewCommand, Rehearsed, Retry, Submitted
 from comms_api.commands.targets import (
     agent_names,
@@ -32,8 +32,10 @@ from comms_api.commands.targets import (
     with_agent_ids,
 )
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_duty
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.model import Counts
@@ -65,6 +67,10 @@ class Submissions:
         self._held_seconds = settings.order_timeout_maximum_seconds
         self._lease_seconds = settings.lease_seconds
         self._passes_unknown = settings.unknown_actions == "pass"
+
+    def duties(self) -> list[Duty]:
+        """Return the duty that deletes expired idempotency keys."""
+        return [transaction_duty("idempotency keys", self._engine, HOUSEKEEPING_SECONDS, forget_keys)]
 
     async def submit(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None

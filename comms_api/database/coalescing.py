@@ -13,11 +13,13 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
 
 from comms_api.database.failures import Refusal, is_outage
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
 
 Item = TypeVar("Item")
@@ -86,21 +88,23 @@ class Coalescer(Generic[Item, Outcome]):
         self._wanted.set()
         return await submission.answer
 
-    async def run(self, size_maximum: int = UNLIMITED) -> None:
-        """Store submissions of up to `size_maximum` until cancelled; any number of these may run."""
+    def duty(self, name: str, size_maximum: int = UNLIMITED) -> Duty:
+        """Return the duty of one more writer, which stores submissions of up to `size_maximum`."""
         self._writers += 1
-        while True:
-            await self._wanted.wait()
-            group = self._take_group(size_maximum)
-            if not group:
-                self._wanted.clear()
-                continue
-            owners = {submission.owner for submission in group}
-            self._served |= owners
+        return Duty(name, partial(self._store_group, size_maximum), wake=self._wanted)
+
+    async def _store_group(self, size_maximum: int) -> None:
+        group = self._take_group(size_maximum)
+        if not group:
+            return
+        owners = {submission.owner for submission in group}
+        self._served |= owners
+        try:
             await self._serve(group)
+        finally:
             self._served -= owners
             self._unanswered -= sum(submission.size for submission in group)
-            self._wanted.set()
+            self._wanted.set()  # for submissions that came meanwhile, and for those of these owners
 
     def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
         """Take a writer's share of all there is, so that one writer does not take everything while the others wait."""

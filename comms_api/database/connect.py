@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from comms_api.database.address.hosts import can_be_written, connect_writable
 from comms_api.database.address.url import driver_url
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake
+from comms_api.duties.repeating import Duty
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
-from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,15 @@ class Address(msgspec.Struct, frozen=True):
     url: str
     embedded: Cluster | None = None
 
+    def duties(self) -> list[Duty]:
+        """Return the duty that starts the embedded server again whenever it is gone; it is due at once."""
+        if self.embedded is None:
+            return []
+        # One call at a time, of one process: it takes one of the loop's threads.
+        duty = Duty("embedded PostgreSQL", partial(asyncio.to_thread, self.embedded.revive), REVIVAL_SECONDS)
+        duty.wake.set()
+        return [duty]
+
 
 @contextmanager
 def database_address(settings: Settings) -> Iterator[Address]:
@@ -111,17 +121,6 @@ def database_address(settings: Settings) -> Iterator[Address]:
     else:
         with embedded_postgres(settings.data_dir, run_as=settings.embedded_postgres_user) as cluster:
             yield Address(cluster.url, cluster)
-
-
-async def keep_running(address: Address) -> None:
-    """Start the embedded server again whenever it is gone, until cancelled; another server has others to do so."""
-    while address.embedded is not None:
-        try:
-            # One call at a time, of one process: it takes one of the loop's threads.
-            await asyncio.to_thread(address.embedded.revive)
-        except ConfigurationError as error:
-            logger.warning("tried again in %g s: %s", REVIVAL_SECONDS, error)
-        await asyncio.sleep(REVIVAL_SECONDS)
 
 
 @asynccontextmanager

@@ -73,7 +73,8 @@ class DutyRecord:
         if outage := self._explain(error):
             self._log.note(*outage)
         elif isinstance(error, CommsError):
-            self._log.note(error.detail)
+            cause = error.__cause__
+            self._log.note(error.detail, f"{type(cause).__name__}: {cause}" if cause else "")
         else:
             self._log.note(f"failed with {type(error).__name__}", bug=error)
 

@@ -1,7 +1,6 @@
 """Store events in PostgreSQL: all requests that wait share one COPY and one commit."""
 
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 from comms_api.database.coalescing import Coalescer
@@ -9,6 +8,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.failures import Duplicate, MissingPartition
 from comms_api.database.partitions import create_partitions, list_days
 from comms_api.database.uuid7 import uuid7_time
+from comms_api.duties.repeating import Duty
 from comms_api.events import store
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, Quarantined
@@ -36,9 +36,9 @@ class PostgresqlSink:
         rows = await self._slices.run_metered(encode_rows(first_id, agent_id, runs))
         await self._writer.submit(agent_id, rows, sum(map(len, rows)))
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+    def duties(self) -> list[Duty]:
         """Return the writers."""
-        return {"events writer": self._writer.run(), "small events writer": self._writer.run(SMALL_BYTES)}
+        return [self._writer.duty("events writer"), self._writer.duty("small events writer", SMALL_BYTES)]
 
     async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
         try:

@@ -1,12 +1,13 @@
 """Where stateless events go: what every sink does, and which one the settings name."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from comms_api.database.connection import Engine
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError
 from comms_api.events.model import EventRun
 from comms_api.events.postgresql_sink import PostgresqlSink
@@ -23,8 +24,8 @@ class Sink(Protocol):
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Return once the events are durable; what can never be stored goes to the quarantine."""
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return what must run, until cancelled, for `append` to return; called once."""
+    def duties(self) -> list[Duty]:
+        """Return the duties that must be performed for `append` to return; called once."""
 
 
 def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from select import PIPE_BUF, select
-from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from comms_api.database.uuid7 import uuid7_time
+from comms_api.duties.repeating import Duty
 from comms_api.errors import CommsError
 from comms_api.events.model import Event, EventRun
 
@@ -45,9 +45,9 @@ class StdoutSink:
                 # A program of its own, which serves no requests, and one call at a time.
                 await asyncio.to_thread(select, [], [self._descriptor], [], WAIT_SECONDS)
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return nothing: writing needs no other task."""
-        return {}
+    def duties(self) -> list[Duty]:
+        """Return none: writing needs no duty."""
+        return []
 
 
 def _lines(first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> Iterator[bytes]:

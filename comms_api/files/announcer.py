@@ -13,6 +13,7 @@ from comms_api.commands.submission import Submissions
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
+from comms_api.duties.repeating import Duty
 from comms_api.files.announcements import (
     Change,
     check_announcements,
@@ -35,6 +36,9 @@ EXECUTION_SECONDS = 600.0
 AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"
 
+ANNOUNCE_SECONDS = 1.0
+REPEAT_SECONDS = 5.0
+
 
 class Announcer:
     """Submits the orders that announce changes of files and groups; any node may do this at any time."""
@@ -45,6 +49,13 @@ class Announcer:
         self._notifier = notifier
         self._timeout_seconds = settings.order_timeout_maximum_seconds  # orders wait for absent agents
         self._offers_maximum = math.ceil(EXECUTION_SECONDS / settings.lease_seconds) + 2
+
+    def duties(self) -> list[Duty]:
+        """Return the duties that announce changes and repeat failed announcements."""
+        return [
+            Duty("announcements", self.announce, ANNOUNCE_SECONDS),
+            Duty("repeated announcements", self.repeat, REPEAT_SECONDS),
+        ]
 
     async def announce(self) -> int:
         """Order agents to apply changed configurations; return how many.

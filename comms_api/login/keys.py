@@ -9,6 +9,7 @@ from itertools import pairwise
 from sqlalchemy import text
 
 from comms_api.database.connection import Connection, Engine
+from comms_api.duties.repeating import Duty
 from comms_api.login import store
 from comms_api.settings import Settings
 from comms_api.tokens.issuer import AGENTS, LEEWAY_SECONDS
@@ -17,6 +18,7 @@ from comms_api.tokens.secret import Secret
 
 KEYS_LOCK = 0x6B657973
 DAY_SECONDS = 86_400.0
+REFRESH_SECONDS = 15.0
 
 
 class SigningKeys:
@@ -28,6 +30,10 @@ class SigningKeys:
         self._algorithm = settings.token_algorithm
         self._age_seconds = settings.signing_key_days * DAY_SECONDS
         self._overlap_seconds = KNOWN_AFTER_SECONDS + 2 * settings.token_lifetime_seconds + LEEWAY_SECONDS[AGENTS]
+
+    def duties(self, keyring: Keyring) -> list[Duty]:
+        """Return the duty that refreshes the keys."""
+        return [Duty("signing keys", lambda: self.refresh(keyring), REFRESH_SECONDS)]
 
     async def refresh(self, keyring: Keyring) -> None:
         """Rotate due keys and update the keyring; any node may do this at any time."""

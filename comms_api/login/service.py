@@ -12,8 +12,11 @@ from comms_api.agents.presence import Presence
 from comms_api.agents.store import find_admissions, update_agent
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
+from comms_api.database.housekeeping import transaction_duty
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
 from comms_api.lockouts.service import FailureLimit
+from comms_api.lockouts.store import delete_forgotten
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
 from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
@@ -23,6 +26,7 @@ from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
 
+FAILURES_SECONDS = 60.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
@@ -47,7 +51,7 @@ class Login:
         self._external = external
         self._rotation = rotation
         self._engine = engine
-        self.reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
+        self._reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
         self._failures = FailureLimit(engine, LOGIN_FAILURES)
         self._secret = secret
         self._tokens = tokens
@@ -56,6 +60,13 @@ class Login:
         self._waiting = 0
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
+
+    def duties(self) -> list[Duty]:
+        """Return the duties that read admissions and forget failures."""
+        return [
+            self._reader.duty("login reader"),
+            transaction_duty("login failures", self._engine, FAILURES_SECONDS, delete_forgotten),
+        ]
 
     async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
         """Return a token for the agent API; `certified` is the agent id in the client certificate, if there is one.
@@ -88,7 +99,7 @@ class Login:
     async def _authenticate(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
         """Return the agent with this key, and a time before its permissions were read."""
         read_at = self._tokens.now()
-        [admission] = await self.reader.submit(name, [name])
+        [admission] = await self._reader.submit(name, [name])
         if admission is None:
             return await self._enroll(name, key, address), self._tokens.now()
         if self._rotation.is_next(key, admission):
@@ -117,7 +128,7 @@ class Login:
         """Activate an agent's next key; of several simultaneous logins with it, exactly one does so."""
         rotated = await self._rotation.put_in_force(admission, key, address)
         if rotated is None:
-            [rotated] = await self.reader.submit(admission.id, [admission.id])
+            [rotated] = await self._reader.submit(admission.id, [admission.id])
         if rotated is None or not self._secret.key_matches(key, rotated.key_hash):
             raise Unauthenticated("Invalid key")
         return rotated

@@ -6,9 +6,11 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.partitions import drop_partitions, drop_partitions_before, ensure_partition, list_days
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
+from comms_api.duties.repeating import Duty
 from comms_api.orders import archive
 from comms_api.orders.transitions import expire_orders
 from comms_api.settings import Settings
@@ -24,9 +26,18 @@ class Maintenance:
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
+        self._expiry_seconds = settings.expiry_interval_seconds
         self._expiry_step = settings.expiry_orders_maximum
         self._archive_days = settings.orders_archive_days
         self._retention_days = settings.orders_retention_days
+
+    def duties(self) -> list[Duty]:
+        """Return the duties that expire, archive and delete orders."""
+        return [
+            Duty("expiry", self.expire, self._expiry_seconds),
+            Duty("orders archive", self.archive, HOUSEKEEPING_SECONDS),
+            Duty("orders retention", self.drop_history, HOUSEKEEPING_SECONDS),
+        ]
 
     async def expire(self) -> int:
         """End every expired order and return how many."""

@@ -12,6 +12,7 @@ import msgspec
 
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Malformed, TooLarge
 from comms_api.fairness.slices import Steps
 from comms_api.orders.leases import extend_leases
@@ -103,7 +104,11 @@ class Reports:
     def __init__(self, engine: Engine, lease_seconds: float) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
-        self.writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
+        self._writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
+
+    def duties(self) -> list[Duty]:
+        """Return the writer."""
+        return [self._writer.duty("reports writer")]
 
     async def report(self, agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
         """Record one agent's results and return an outcome for each, in order, after the commit.
@@ -114,7 +119,7 @@ class Reports:
         reports = [Report(agent_id, index, result) for index, result in enumerate(results)]
         outcomes: list[ReportOutcome] = []
         for start in range(0, len(reports), REPORTS_AT_ONCE):
-            outcomes += await self.writer.submit(agent_id, reports[start : start + REPORTS_AT_ONCE])
+            outcomes += await self._writer.submit(agent_id, reports[start : start + REPORTS_AT_ONCE])
         return outcomes
 
     async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:

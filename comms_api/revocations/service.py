@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from comms_api.database.connection import Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_duty
 from comms_api.database.listener import Notifier
 from comms_api.duties.repeating import Duty
-from comms_api.revocations.store import list_revocations, revoke_tokens
+from comms_api.revocations.store import delete_revocations, list_revocations, revoke_tokens
 from comms_api.tokens.issuer import Tokens
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
@@ -53,8 +55,12 @@ class RevocationReader:
         self._is_announced.set()
 
     def duties(self) -> list[Duty]:
-        """Return the duty that reads the revocations each second, and on demand."""
-        return [Duty("revocations", self.refresh, REFRESH_SECONDS, self._is_announced)]
+        """Return the duty that reads the revocations each second, and on demand, and the one that deletes old ones."""
+        delete_old = partial(delete_revocations, seconds=2 * self._tokens.revocations_seconds)
+        return [
+            Duty("revocations", self.refresh, REFRESH_SECONDS, self._is_announced),
+            transaction_duty("revocations clean-up", self._engine, HOUSEKEEPING_SECONDS, delete_old),
+        ]
 
     async def refresh(self) -> None:
         """Read the revocations, and apply them if they have changed."""

@@ -1,11 +1,11 @@
 """Apply stateful batches, each answered after its commit, and read the states."""
 
 import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from itertools import groupby, islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,7 @@ from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.connection import Engine
 from comms_api.database.failures import Duplicate
 from comms_api.database.pages import Page, make_page
+from comms_api.duties.repeating import Duty
 from comms_api.errors import Outdated, Unavailable
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
@@ -68,11 +69,13 @@ class States:
         self._large_writer = Coalescer[StateChange, StateOutcome](self._apply_in_parts, self._refuse, 1)
         """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+    def duties(self) -> Sequence[Duty]:
         """Return the writers."""
-        writers = {f"states writer {number}": self._writer.run() for number in range(STATE_WRITERS)}
-        small = {"small states writer": self._writer.run(SMALL_CHANGES)}
-        return writers | small | {"large states writer": self._large_writer.run()}
+        return [
+            *(self._writer.duty(f"states writer {number}") for number in range(STATE_WRITERS)),
+            self._writer.duty("small states writer", SMALL_CHANGES),
+            self._large_writer.duty("large states writer"),
+        ]
 
     async def change(self, agent_id: UUID, batch: StatefulBatch) -> msgspec.Raw:
         """Apply a batch and return `ItemResults` as JSON, one result per item, in order, after the commit.

@@ -11,7 +11,9 @@ import msgspec
 
 from comms_api.addresses import network_of
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_duty
 from comms_api.database.pages import Page, page_of
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.revocations.service import Revocations
 from comms_api.revocations.store import revoke_tokens, was_revoked_since
@@ -19,7 +21,7 @@ from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.issuer import MANAGEMENT, Role, Tokens
 from comms_api.tokens.secret import token_digest
 from comms_api.users import store
-from comms_api.users.devices import delete_devices, insert_device, renew_device, trim_devices
+from comms_api.users.devices import delete_devices, forget_devices, insert_device, renew_device, trim_devices
 from comms_api.users.guesses import GuessLimits
 from comms_api.users.model import (
     PASSWORD_LENGTH_MINIMUM,
@@ -56,6 +58,13 @@ class Users:
         self._tokens_of_passwords: dict[bytes, str] = {}
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
+
+    def duties(self) -> list[Duty]:
+        """Return the duties that delete expired refresh tokens and devices."""
+        return [
+            transaction_duty("refresh tokens", self._engine, HOUSEKEEPING_SECONDS, store.forget_refresh_tokens),
+            transaction_duty("users' devices", self._engine, HOUSEKEEPING_SECONDS, forget_devices),
+        ]
 
     async def log_in(self, name: str, password: str, origin: Origin) -> TokenPair:
         """Return tokens for the management API, and a device token for the next login.

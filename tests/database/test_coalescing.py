@@ -1,19 +1,24 @@
 """Coalescing: one statement for all who wait, and nobody's fault but one's own."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import text
+from support.duties import performing
 from support.server import new_id
 from support.waiting import PATIENCE
 
-from comms_api.database.coalescing import IS_CALLER_GONE, Coalescer
+from comms_api.database.coalescing import IS_CALLER_GONE, UNLIMITED, Coalescer
 from comms_api.database.connection import Engine
-from comms_api.database.failures import MissingPartition, Refusal
+from comms_api.database.failures import MissingPartition, Refusal, explain_outage
 from comms_api.database.partitions import partition_name
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
+from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import repeating
 from comms_api.errors import ClientLeft
 from comms_api.events.copy_format import encode_rows, read_row
 from comms_api.events.model import EventRun, StatelessBatch
@@ -21,6 +26,7 @@ from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
 from comms_api.fairness.slices import Slices, exhaust
+from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -45,13 +51,18 @@ class Table:
         return f"refused {item}: {reason}"
 
 
+@asynccontextmanager
+async def writing(coalescer: Coalescer[Any, Any], *sizes: int) -> AsyncIterator[None]:
+    """Run a writer for each maximum size, or one for all sizes."""
+    duties = [coalescer.duty(f"writer {number}", size) for number, size in enumerate(sizes or (UNLIMITED,))]
+    async with repeating(duties, DutyHealth(explain_outage)):
+        yield
+
+
 async def run(table: Table, act: Callable[[Coalescer[int, str]], asyncio.Future[object]]) -> object:
     coalescer = Coalescer[int, str](table.store, table.refuse)
-    task = asyncio.create_task(coalescer.run())
-    try:
+    async with writing(coalescer):
         return await act(coalescer)
-    finally:
-        task.cancel()
 
 
 async def test_all_who_wait_share_one_statement_and_get_their_own_outcomes() -> None:
@@ -75,13 +86,12 @@ async def test_a_poisoned_item_is_refused_alone() -> None:
 async def test_an_outage_reaches_every_caller_and_the_next_is_served() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
-    task = asyncio.create_task(coalescer.run())
-    table.is_down = True
-    failed = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(5)), return_exceptions=True)
-    assert {type(error) for error in failed} == {ConnectionRefusedError}
-    table.is_down = False
-    assert await coalescer.submit("a", [1]) == ["stored 1"]
-    task.cancel()
+    async with writing(coalescer):
+        table.is_down = True
+        failed = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(5)), return_exceptions=True)
+        assert {type(error) for error in failed} == {ConnectionRefusedError}
+        table.is_down = False
+        assert await coalescer.submit("a", [1]) == ["stored 1"]
 
 
 async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
@@ -93,23 +103,21 @@ async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
         return await table.store(items)
 
     coalescer = Coalescer[int, str](store, table.refuse)
-    task = asyncio.create_task(coalescer.run())
-    outcomes = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(10)), return_exceptions=True)
-    assert [type(outcomes[7]), outcomes[:7], outcomes[8:]] == [
-        KeyError, [[f"stored {n}"] for n in range(7)], [["stored 8"], ["stored 9"]]
-    ]  # fmt: skip
-    task.cancel()
+    async with writing(coalescer):
+        outcomes = await asyncio.gather(*(coalescer.submit(n, [n]) for n in range(10)), return_exceptions=True)
+        assert [type(outcomes[7]), outcomes[:7], outcomes[8:]] == [
+            KeyError, [[f"stored {n}"] for n in range(7)], [["stored 8"], ["stored 9"]]
+        ]  # fmt: skip
 
 
 async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
-    task = asyncio.create_task(coalescer.run())
-    gone, stays = asyncio.create_task(coalescer.submit("a", [1])), asyncio.create_task(coalescer.submit("b", [2]))
-    await asyncio.sleep(0)
-    gone.cancel()
-    assert await stays == ["stored 2"]
-    task.cancel()
+    async with writing(coalescer):
+        gone, stays = asyncio.create_task(coalescer.submit("a", [1])), asyncio.create_task(coalescer.submit("b", [2]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await stays == ["stored 2"]
 
 
 async def test_a_submission_whose_caller_left_before_its_turn_is_dropped() -> None:
@@ -122,12 +130,11 @@ async def test_a_submission_whose_caller_left_before_its_turn_is_dropped() -> No
 
     waiting = [asyncio.create_task(submit(number)) for number in range(6)]
     await asyncio.sleep(0)
-    writer = asyncio.create_task(coalescer.run())
-    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [list, ClientLeft, ClientLeft, ClientLeft, list, list]
-    assert {number for statement in table.statements for number in statement} == {0, 4, 5}
-    assert await coalescer.submit("one", [6]) == ["stored 6"]
-    writer.cancel()
+    async with writing(coalescer):
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [list, ClientLeft, ClientLeft, ClientLeft, list, list]
+        assert {number for statement in table.statements for number in statement} == {0, 4, 5}
+        assert await coalescer.submit("one", [6]) == ["stored 6"]
 
 
 async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None:
@@ -136,11 +143,10 @@ async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None
     shouted = [asyncio.create_task(coalescer.submit("loud", range(10_000))) for _ in range(9)]
     quiet = asyncio.create_task(coalescer.submit("quiet", [1]))
     await asyncio.sleep(0)
-    writer = asyncio.create_task(coalescer.run())
-    assert await quiet == ["stored 1"]
-    assert [task.done() for task in shouted] == [True, True, *[False] * 7]
-    await asyncio.gather(*shouted)
-    writer.cancel()
+    async with writing(coalescer):
+        assert await quiet == ["stored 1"]
+        assert [task.done() for task in shouted] == [True, True, *[False] * 7]
+        await asyncio.gather(*shouted)
 
 
 async def test_a_reserved_writer_stores_small_submissions_while_large_ones_keep_the_others_busy() -> None:
@@ -152,15 +158,15 @@ async def test_a_reserved_writer_stores_small_submissions_while_large_ones_keep_
         return await table.store(items)
 
     coalescer = Coalescer[int, str](store, table.refuse, 1_000)
-    writers = [asyncio.create_task(coalescer.run()), asyncio.create_task(coalescer.run(200))]
-    large = [asyncio.create_task(coalescer.submit(f"large {number}", range(900))) for number in range(9)]
-    small = [asyncio.create_task(coalescer.submit(f"small {number}", [number])) for number in range(20)]
-    assert await asyncio.wait_for(asyncio.gather(*small), PATIENCE) == [[f"stored {number}"] for number in range(20)]
-    assert not any(task.done() for task in large)
-    may_end.set()
-    await asyncio.gather(*large)
-    for writer in writers:
-        writer.cancel()
+    async with writing(coalescer, UNLIMITED, 200):
+        large = [asyncio.create_task(coalescer.submit(f"large {number}", range(900))) for number in range(9)]
+        small = [asyncio.create_task(coalescer.submit(f"small {number}", [number])) for number in range(20)]
+        assert await asyncio.wait_for(asyncio.gather(*small), PATIENCE) == [
+            [f"stored {number}"] for number in range(20)
+        ]
+        assert not any(task.done() for task in large)
+        may_end.set()
+        await asyncio.gather(*large)
 
 
 async def test_a_group_ends_with_the_submission_that_reaches_the_size_of_a_group() -> None:
@@ -168,10 +174,9 @@ async def test_a_group_ends_with_the_submission_that_reaches_the_size_of_a_group
     coalescer = Coalescer[int, str](table.store, table.refuse, 1_000)
     waiting = [asyncio.create_task(coalescer.submit(number, [number], size=400)) for number in range(7)]
     await asyncio.sleep(0)
-    writer = asyncio.create_task(coalescer.run())
-    await asyncio.gather(*waiting)
-    assert table.statements == [[0, 1, 2], [3, 4, 5], [6]]
-    writer.cancel()
+    async with writing(coalescer):
+        await asyncio.gather(*waiting)
+        assert table.statements == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None:
@@ -187,16 +192,14 @@ async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None
         return -item
 
     coalescer = Coalescer[int, int](store, refuse)
-    writers = [asyncio.create_task(coalescer.run()) for _ in range(3)]
-    shouted = [asyncio.create_task(coalescer.submit("loud", [number] * 20_000)) for number in range(3)]
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert await asyncio.wait_for(coalescer.submit("quiet", [7]), PATIENCE) == [7]
-    assert begun == [0, 7]
-    may_end.set()
-    assert [outcomes[0] for outcomes in await asyncio.gather(*shouted)] == [0, 1, 2]
-    for writer in writers:
-        writer.cancel()
+    async with writing(coalescer, *[UNLIMITED] * 3):
+        shouted = [asyncio.create_task(coalescer.submit("loud", [number] * 20_000)) for number in range(3)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(coalescer.submit("quiet", [7]), PATIENCE) == [7]
+        assert begun == [0, 7]
+        may_end.set()
+        assert [outcomes[0] for outcomes in await asyncio.gather(*shouted)] == [0, 1, 2]
 
 
 async def test_nothing_is_stored_at_once() -> None:
@@ -210,17 +213,15 @@ async def test_nothing_is_stored_at_once() -> None:
 async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
-    writers = [asyncio.create_task(coalescer.run()) for _ in range(2)]
+    async with writing(coalescer, *[UNLIMITED] * 2):
 
-    async def act(owner: int) -> None:
-        for _ in range(10):
-            await coalescer.submit(owner, [owner])
+        async def act(owner: int) -> None:
+            for _ in range(10):
+                await coalescer.submit(owner, [owner])
 
-    await asyncio.gather(*(act(owner) for owner in range(50)))
-    # Else one stores 48 at a time and the other one of the two that come in the meantime.
-    assert max(map(len, table.statements[2:-2])) <= 26
-    for writer in writers:
-        writer.cancel()
+        await asyncio.gather(*(act(owner) for owner in range(50)))
+        # Else one stores 48 at a time and the other one of the two that come in the meantime.
+        assert max(map(len, table.statements[2:-2])) <= 26
 
 
 async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_are_quarantined(
@@ -229,20 +230,20 @@ async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_
     clock = DatabaseClock()
     quarantine = Quarantine(engine, clock, 10)
     sink = PostgresqlSink(engine, quarantine, Slices())
-    events = Events(engine, clock, sink, quarantine)
-    writers = [asyncio.create_task(task) for task in sink.tasks().values()]
-    today, agent_id = partition_name("events", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
-    async with engine.begin() as connection:
-        await connection.execute(text(f"DROP TABLE {today}"))
-    large = b'{"text":"%s"}' % (b"x" * 20_000)
-    await asyncio.gather(
-        *(events.append(agent_id, StatelessBatch([EventRun("m", "c", [large])], [])) for _ in range(9))
-    )
-    await sink.append(uuid7_at(clock.now() - 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"old":1}'])])
-    with pytest.raises(MissingPartition):
-        await sink.append(uuid7_at(clock.now() + 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"from":"later"}'])])
-    for writer in writers:
-        writer.cancel()
+    events = Events(engine, clock, sink, quarantine, Settings())
+    async with performing(sink):
+        today, agent_id = partition_name("events", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
+        async with engine.begin() as connection:
+            await connection.execute(text(f"DROP TABLE {today}"))
+        large = b'{"text":"%s"}' % (b"x" * 20_000)
+        await asyncio.gather(
+            *(events.append(agent_id, StatelessBatch([EventRun("m", "c", [large])], [])) for _ in range(9))
+        )
+        await sink.append(uuid7_at(clock.now() - 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"old":1}'])])
+        with pytest.raises(MissingPartition):
+            await sink.append(
+                uuid7_at(clock.now() + 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"from":"later"}'])]
+            )
     assert [bytes(event.event) for event in (await events.list(agent_id, None, None, 10)).items] == [large] * 9
     [quarantined] = (await quarantine.list(agent_id, None, 10)).items
     assert (quarantined.line, quarantined.reason[-23:]) == ('{"old":1}', " are not kept any more.")
@@ -260,17 +261,15 @@ async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(
     clock = DatabaseClock()
     quarantine = Quarantine(engine, clock, 10)
     sink = PostgresqlSink(engine, quarantine, Slices())
-    events = Events(engine, clock, sink, quarantine)
+    events = Events(engine, clock, sink, quarantine, Settings())
     async with engine.connect() as connection:
         await clock.synchronise(connection)
-    writers = [asyncio.create_task(task) for task in sink.tasks().values()]
-    agents = [new_id() for _ in range(4)]
-    # Framing would have caught this one; the writer must not depend on it.
-    bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
-    good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
-    await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))
-    for writer in writers:
-        writer.cancel()
+    async with performing(sink):
+        agents = [new_id() for _ in range(4)]
+        # Framing would have caught this one; the writer must not depend on it.
+        bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
+        good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
+        await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))
     stored = [await events.list(agent, None, None, 10) for agent in agents]
     assert [[bytes(event.event) for event in page.items] for page in stored] == [
         [b'{"ok":1}', b'{"ok":2}'], *[[b'{"ok":3}']] * 3

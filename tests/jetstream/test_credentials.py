@@ -1,6 +1,5 @@
 """A stream behind TLS and accounts admits the user of the settings and nobody else."""
 
-import asyncio
 import base64
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any
 import nkeys
 import pytest
 import trustme
+from support.duties import performing
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
 
@@ -94,15 +94,11 @@ def _settings(server: NatsServer, accounts: Path, **changes: Any) -> Settings:
 async def _publish(settings: Settings) -> int:
     """Publish a message, and return how many messages the stream has then."""
     stream = JetStream(settings)
-    running = asyncio.create_task(stream.run())
-    try:
+    async with performing(stream):
         await stream.wait_until_ready(1.5)
         [message] = encode_messages(new_id(), new_id(), [EventRun("m", "c", [b"{}"])], 2**20)
         await stream.publish(message)
         return (await stream.context.stream_info(STREAM)).state.messages
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_client_with_the_credentials_and_the_authority_is_admitted(server: NatsServer, accounts: Path) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.duties import performing
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
 from support.waiting import PATIENCE
 
+from comms_api.database.failures import explain_outage
+from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import repeat
 from comms_api.errors import Unavailable
 from comms_api.events.jetstream.connection import DAY_SECONDS, STREAM, JetStream
 from comms_api.events.jetstream.messages import Message, encode_messages
@@ -30,13 +34,9 @@ def server(scratch: Path) -> Iterator[NatsServer]:
 async def _stream(server: NatsServer, **limits: Any) -> AsyncIterator[JetStream]:
     settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, **limits)
     stream = JetStream(settings)
-    running = asyncio.create_task(stream.run())
-    try:
+    async with performing(stream):
         await stream.wait_until_ready(10)
         yield stream
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 def _message() -> Message:
@@ -87,7 +87,8 @@ async def _is_published(stream: JetStream) -> bool:
 async def test_a_connection_closes_on_request_whatever_it_is_doing(server: NatsServer) -> None:
     settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
     for number in range(200):
-        running = asyncio.create_task(JetStream(settings).run())
+        [duty] = JetStream(settings).duties()
+        running = asyncio.create_task(repeat(duty, DutyHealth(explain_outage)))
         await asyncio.sleep(number * 0.00005)
         running.cancel()
         ended, _ = await asyncio.wait([running], timeout=PATIENCE)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 from support.databases import PATIENT, migrate
+from support.duties import performing
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import COMMAND, relay
 from support.server import environment, new_id
@@ -67,13 +68,9 @@ def publish(settings: Mapping[str, Any], count: int, line: bytes) -> None:
 
 async def with_stream(settings: Mapping[str, Any], use: Callable[[JetStream], Awaitable[None]]) -> None:
     stream = JetStream(Settings(**settings | {"nats_servers": (settings["nats_servers"],)}))
-    running = asyncio.create_task(stream.run())
-    try:
+    async with performing(stream):
         await stream.wait_until_ready(PATIENCE)
         await use(stream)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 def waiting(settings: Mapping[str, Any], consumer: str) -> int:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from sqlalchemy import text
+from support.duties import performing
 from support.waiting import PATIENCE
 
 from comms_api.database.connection import Connection, Engine
@@ -29,11 +30,8 @@ async def no_reports(_agent_id: UUID, results: Sequence[OrderResult]) -> Sequenc
 @asynccontextmanager
 async def states_of(engine: Engine) -> AsyncIterator[States]:
     states = States(engine, no_reports, Slices())
-    writers = [asyncio.create_task(writer) for writer in states.tasks().values()]
-    async with asyncio.timeout(PATIENCE):
+    async with performing(states), asyncio.timeout(PATIENCE):
         yield states
-    for writer in writers:
-        writer.cancel()
 
 
 async def wait_until_blocked(engine: Engine) -> None:

@@ -4,10 +4,9 @@ Needs the extra `jetstream`: this module is imported by name, and only when the 
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -16,12 +15,10 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from comms_api.duties.health import HealthLog
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.events.jetstream.messages import SUBJECTS, Message
 from comms_api.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 STREAM = "comms_events"
 DUPLICATES_SECONDS = 120.0
@@ -33,7 +30,6 @@ PINGS_OUTSTANDING_MAXIMUM = 2
 """A server that is gone without a word is noticed within ten seconds."""
 
 RECONNECT_SECONDS = 1
-AGAIN_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 ABSENCE_SECONDS = 0.5
 """How long a request waits for a connection: long enough to find another server, too short to be a hang."""
@@ -53,8 +49,10 @@ class JetStream:
         self._settings = settings
         self._options = _connection_options(settings)
         self._ready, self._changed = asyncio.Event(), asyncio.Event()
+        self._changed.set()
+        self._trouble: Exception | None = None
+        self._opened = AsyncExitStack()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAXIMUM)
-        self._health = HealthLog(logger, "event stream")
         self.client = Client()
         self.context = JetStreamContext(self.client)
 
@@ -66,21 +64,31 @@ class JetStream:
         except TimeoutError:
             raise Unavailable("The event stream cannot be reached; try again later.") from None
 
-    async def run(self) -> None:
-        """Be connected until cancelled, whatever the servers do."""
-        try:
-            while True:
-                await self._stay_connected()
-                await asyncio.sleep(AGAIN_SECONDS)
-        finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await self.client.close()
+    def duties(self) -> list[Duty]:
+        """Return the duty that connects, and makes sure that the stream exists, at the start and after any trouble."""
+        return [Duty("event stream", self._prepare, wake=self._changed, finish=self._opened.aclose)]
 
-    async def _stay_connected(self) -> None:
-        self.client = Client()
-        self.context = JetStreamContext(self.client, timeout=self._settings.nats_timeout_seconds)
+    async def _prepare(self) -> None:
+        trouble, self._trouble = self._trouble, None
         try:
+            if not (self.client.is_connected or self.client.is_reconnecting):
+                await self._connect()
+            if self.client.is_connected:
+                await ensure_stream(self.context, self._settings)
+                self._ready.set()
+        except (Error, OSError, TimeoutError) as error:
+            trouble = self._trouble or error
+        finally:
+            _insist_on_cancellation()
+        if trouble is not None or not self.client.is_connected:
+            raise Unavailable("the servers cannot be used") from trouble
+
+    async def _connect(self) -> None:
+        await self._opened.aclose()
+        self.client = Client()
+        self._opened.push_async_callback(_close, self.client)
+        self.context = JetStreamContext(self.client, timeout=self._settings.nats_timeout_seconds)
+        async with asyncio.timeout(CONNECT_SECONDS * (1 + len(self._settings.nats_servers))):
             await self.client.connect(
                 **self._options,
                 error_cb=self._on_error,
@@ -88,46 +96,23 @@ class JetStream:
                 reconnected_cb=self._on_connected,
                 closed_cb=self._on_disconnected,
             )
-        except (Error, OSError, TimeoutError) as error:
-            self.note(error)
-            return
-        finally:
-            _insist_on_cancellation()
-        while not self.client.is_closed:
-            self._changed.clear()
-            if self.client.is_connected and not await self._has_stream():
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            if self.client.is_connected:
-                self._ready.set()
-            await self._changed.wait()
-
-    async def _has_stream(self) -> bool:
-        """Make the stream, or give it the limits of the settings; False, and a line in the log, if that fails."""
-        try:
-            await ensure_stream(self.context, self._settings)
-        except (Error, OSError, TimeoutError) as error:
-            self.note(error)
-            return False
-        finally:
-            _insist_on_cancellation()
-        self.note(None)
-        return True
+        self._trouble = None  # of servers that were tried before this one
 
     async def _on_connected(self) -> None:
         self._ready.set()
-        self._changed.set()  # whether these servers have the stream is looked at beside what is published
+        self._changed.set()  # whether these servers have the stream is checked while messages are published
 
     async def _on_disconnected(self) -> None:
         self._ready.clear()
         self._changed.set()
 
     async def _on_error(self, error: Exception) -> None:
-        self.note(error)
+        self.report(error)
 
-    def note(self, error: BaseException | None) -> None:
-        """Log what is wrong, or that nothing is, when that changes; not each time."""
-        self._health.note(None if error is None else f"{type(error).__name__}: {error}")
+    def report(self, error: Exception) -> None:
+        """Let the duty fail with an error that a user of the connection met, and check the stream again."""
+        self._trouble = error
+        self._changed.set()
 
     @property
     def message_bytes_maximum(self) -> int:
@@ -144,10 +129,8 @@ class JetStream:
             async with asyncio.timeout_at(ends_at), self._slots:
                 await self._try(lambda seconds: self._publish_once(message, seconds), ends_at)
         except (Error, TimeoutError) as error:
-            self.note(error)
-            self._changed.set()  # the stream itself may be gone
+            self.report(error)
             raise Unavailable("The event stream does not acknowledge; try again later.") from error
-        self.note(None)
 
     async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
         while True:
@@ -168,6 +151,12 @@ class JetStream:
         await self.context.publish(
             message.subject, message.payload, timeout=seconds, stream=STREAM, headers={**message.headers}
         )
+
+
+async def _close(client: Client) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await client.close()
 
 
 def _insist_on_cancellation() -> None:

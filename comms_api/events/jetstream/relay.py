@@ -16,10 +16,11 @@ from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 
-from comms_api.database.failures import describe_outage, is_outage
-from comms_api.duties.health import HealthLog
+from comms_api.database.failures import explain_outage
+from comms_api.duties.health import DutyHealth, HealthLog
+from comms_api.duties.repeating import repeating
 from comms_api.errors import Malformed, Unavailable
-from comms_api.events.jetstream.connection import CLOSE_SECONDS, STREAM, JetStream
+from comms_api.events.jetstream.connection import STREAM, JetStream
 from comms_api.events.jetstream.messages import decode_message
 from comms_api.events.sinks import Sink
 from comms_api.settings import Settings
@@ -53,19 +54,15 @@ class Relay:
 
         More than one loop keeps a sink busy that stores in groups; one keeps the order of the stream.
         """
-        tasks = self._sink.tasks() | {"event stream": self._stream.run()}
-        beside = [asyncio.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
-        try:
-            async with _ended_after(stopping, self._drain_seconds):
+        duties = [*self._sink.duties(), *self._stream.duties()]
+        async with repeating(duties, DutyHealth(explain_outage)), _ended_after(stopping, self._drain_seconds):
+            try:
                 await asyncio.gather(*(self._relay(stopping, ends_when_drained) for _ in range(loops)))
                 if self._stream.client.is_connected:
                     with suppress(Error):
                         await self._stream.client.flush()
-        finally:
-            stopping.set()
-            for task in beside:
-                task.cancel()
-            await asyncio.wait(beside, timeout=2 * CLOSE_SECONDS)
+            finally:
+                stopping.set()
 
     async def _relay(self, stopping: asyncio.Event, ends_when_drained: bool) -> None:  # noqa: FBT001
         while not stopping.is_set():
@@ -76,12 +73,11 @@ class Relay:
             except Unavailable:
                 continue
             except Error as error:
-                self._stream.note(error)
+                self._stream.report(error)
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _relay_while_connected(self, stopping: asyncio.Event, ends_when_drained: bool) -> bool:  # noqa: FBT001
         client, subscription = self._stream.client, await self._subscribe()
-        self._stream.note(None)
         try:
             while not stopping.is_set() and client is self._stream.client:
                 messages = await _fetch(subscription)
@@ -117,9 +113,9 @@ class Relay:
         try:
             await self._sink.append(delivered.first_id, delivered.agent_id, [delivered.run])
         except Exception as error:
-            if not is_outage(error):
+            if not (outage := explain_outage(error)):
                 raise
-            self._database.note("the database is away", describe_outage(error))
+            self._database.note(*outage)
             await message.nak(AGAIN_SECONDS)
             return False
         self._database.note(None)

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
 from comms_api.database.coalescing import IS_CALLER_GONE
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
 from comms_api.events.jetstream.connection import ABSENCE_SECONDS, JetStream
 from comms_api.events.jetstream.messages import encode_messages, line_bytes_maximum
@@ -36,9 +36,9 @@ class JetStreamSink:
         self._stream = JetStream(settings)
         self._uncertain = Uncertain()
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+    def duties(self) -> list[Duty]:
         """Return what keeps the connection."""
-        return {"event stream": self._stream.run()}
+        return self._stream.duties()
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         """Return after the acknowledgement of every message; raises `Unavailable` when one is missing."""
