@@ -1,4 +1,4 @@
-"""Who is behind the changes of a transaction: known to the database, whose triggers write the audit trail."""
+"""The actor of a transaction; the database's triggers record it in the audit trail."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from sqlalchemy import Text, bindparam, func, literal_column, select
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """A user, or the part of the server that acts by itself; and the address that asked for it."""
+    """A user, or a part of the server that acts by itself, and the address of the client."""
 
     name: str
     address: str | None = None
@@ -19,13 +19,13 @@ _ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
 def act_as(actor: Actor) -> None:
-    """Let the transactions that this task begins from now on be an actor's."""
+    """Attribute the transactions that this task begins from now on to an actor."""
     _ACTOR.set(actor)
 
 
 @contextmanager
 def acting_as(actor: Actor) -> Iterator[None]:
-    """Let the transactions of the block be an actor's."""
+    """Attribute the transactions of the block to an actor."""
     before = _ACTOR.set(actor)
     try:
         yield
@@ -42,7 +42,7 @@ ACTOR_SETTINGS = tuple(
     func.set_config(name, bindparam(parameter, type_=Text), literal_column("true"))
     for name, parameter in (("comms_api.actor", "actor"), ("comms_api.address", "actor_address"))
 )
-"""For the select list of a statement that may be a transaction by itself: they tell the database who acts."""
+"""Pass the actor to the database; for the select list of a statement that may be a transaction by itself."""
 
 SET_ACTOR = select(*ACTOR_SETTINGS)
 

@@ -1,11 +1,11 @@
-"""Let all requests that wait share one statement and one commit, without sharing one another's faults, and in turn.
+"""Let all waiting requests share one statement and one commit, in turn and without sharing each other's failures.
 
-While one group is being stored the next one gathers, so a group is as large as the database is slow: alone, a request
-waits for nobody. If PostgreSQL refuses the data of a group, the group is halved until the refused items are alone, and
+While one group is being stored, the next one gathers, so a slower database gets larger groups, and a single request
+waits for no other. If PostgreSQL refuses the data of a group, the group is halved until the refused items are alone;
 only they are answered as poisoned. Owners (agents) take turns, one submission each, and one writer at a time stores an
 owner's submissions, so a busy owner delays the others by at most one submission. A writer can be reserved for small
-submissions, so that these do not wait while large ones keep the others busy. A submission whose caller has left is
-dropped when its turn comes.
+submissions, so that they do not wait while large ones keep the other writers busy. A submission whose caller has left
+is dropped when its turn comes.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def _is_never_gone() -> bool:
 
 
 IS_CALLER_GONE: ContextVar[Callable[[], bool]] = ContextVar("is_caller_gone", default=_is_never_gone)
-"""Whether the caller of this task is gone; checked again when its turn comes."""
+"""Returns whether the caller of this task has left; called when its turn comes."""
 
 
 class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
@@ -62,36 +62,36 @@ class Coalescer(Generic[Item, Outcome]):
         self._refuse = refuse
         self._group_size_maximum = group_size_maximum
         self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
-        """By owner; the first is next."""
+        """The waiting submissions by owner; the first owner is next."""
 
         self._served: set[Hashable] = set()
-        """The owners of what is being stored: another writer would only wait for the same locks."""
+        """The owners of the submissions being stored: another writer would only wait for the same locks."""
 
-        self._wanted = asyncio.Event()
+        self._has_work = asyncio.Event()
         self._writers = 0
         self._unanswered = 0
-        """The size of all submissions that wait or are being stored."""
+        """The total size of the submissions that wait or are being stored."""
 
     async def submit(self, owner: Hashable, items: Sequence[Item], size: int | None = None) -> Sequence[Outcome]:
-        """Return the outcomes of an owner's `items` after their commit; raises what the store raised.
+        """Return the outcomes of an owner's `items` after their commit; raises the error of `store`.
 
         Without a `size`, the number of items is the size of the submission.
 
-        Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken. A caller that
-        is cancelled does not take its items back: they may be stored already.
+        Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken. Cancelling
+        the caller does not withdraw its items: they may be stored already.
         """
         answer = asyncio.get_running_loop().create_future()
         size = len(items) if size is None else size
         submission = _Submission[Item, Outcome](owner, items, size, answer, IS_CALLER_GONE.get())
         self._waiting.setdefault(owner, deque()).append(submission)
         self._unanswered += size
-        self._wanted.set()
+        self._has_work.set()
         return await submission.answer
 
     def duty(self, name: str, size_maximum: int = UNLIMITED) -> Duty:
         """Return the duty of one more writer, which stores submissions of up to `size_maximum`."""
         self._writers += 1
-        return Duty(name, partial(self._store_group, size_maximum), wake=self._wanted)
+        return Duty(name, partial(self._store_group, size_maximum), wake=self._has_work)
 
     async def _store_group(self, size_maximum: int) -> None:
         group = self._take_group(size_maximum)
@@ -104,45 +104,45 @@ class Coalescer(Generic[Item, Outcome]):
         finally:
             self._served -= owners
             self._unanswered -= sum(submission.size for submission in group)
-            self._wanted.set()  # for submissions that came meanwhile, and for those of these owners
+            self._has_work.set()  # for submissions that came meanwhile, and for those of these owners
 
     def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
-        """Take a writer's share of all there is, so that one writer does not take everything while the others wait."""
+        """Take one writer's share of the submissions, so that other writers can store the others meanwhile."""
         group: list[_Submission[Item, Outcome]] = []
-        wanted = max(1, min(self._group_size_maximum, -(-self._unanswered // self._writers)))
-        while wanted > 0 and (owners := self._next_owners(wanted, size_maximum)):
+        missing = max(1, min(self._group_size_maximum, -(-self._unanswered // self._writers)))
+        while missing > 0 and (owners := self._next_owners(missing, size_maximum)):
             for submission in map(self._take_next, owners):
                 if submission.is_caller_gone():
                     self._unanswered -= submission.size
                     _settle(submission.answer, ClientLeft())
                 else:
                     group.append(submission)
-                    wanted -= submission.size
+                    missing -= submission.size
         return group
 
     def _take_next(self, owner: Hashable) -> _Submission[Item, Outcome]:
-        own = self._waiting.pop(owner)
-        submission = own.popleft()
-        if own:
-            self._waiting[owner] = own  # at the end of the queue
+        submissions = self._waiting.pop(owner)
+        submission = submissions.popleft()
+        if submissions:
+            self._waiting[owner] = submissions  # at the end of the queue
         return submission
 
-    def _next_owners(self, wanted: int, size_maximum: int) -> list[Hashable]:
-        """Return the owners whose turn it is, until the size of their next submissions is `wanted`."""
+    def _next_owners(self, missing: int, size_maximum: int) -> list[Hashable]:
+        """Return the next owners in turn, until the sizes of their next submissions add up to `missing`."""
         owners, taken = list[Hashable](), 0
-        for owner, own in self._waiting.items():
-            if taken >= wanted:
+        for owner, submissions in self._waiting.items():
+            if taken >= missing:
                 break
-            if own[0].size <= size_maximum and owner not in self._served:
+            if submissions[0].size <= size_maximum and owner not in self._served:
                 owners.append(owner)
-                taken += own[0].size
+                taken += submissions[0].size
         return owners
 
     async def _serve(self, group: Sequence[_Submission[Item, Outcome]]) -> None:
         try:
             items = [item for submission in group for item in submission.items]
             outcomes = await store_or_halve(items, self._store, self._refuse)
-        except Exception as error:  # noqa: BLE001 - every waiting request must learn of it
+        except Exception as error:  # noqa: BLE001 - every waiting request must receive it
             await self._fail(group, error)
             return
         start = 0
@@ -153,7 +153,7 @@ class Coalescer(Generic[Item, Outcome]):
 
     async def _fail(self, group: Sequence[_Submission[Item, Outcome]], error: Exception) -> None:
         if len(group) > 1 and not is_outage(error):
-            for submission in group:  # a bug that one of them meets must not cost the others
+            for submission in group:  # a bug triggered by one submission must not fail the others
                 await self._serve([submission])
         else:
             for submission in group:

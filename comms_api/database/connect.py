@@ -1,4 +1,4 @@
-"""The one way to the database: a given URL, or the embedded server of the data directory."""
+"""Connect to the database: to `database_url`, or to the embedded server in the data directory."""
 
 import asyncio
 import logging
@@ -28,10 +28,10 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 """For each host; several are tried at once."""
 
 COURTESY_SECONDS = 1.0
-"""How much longer than the server itself a statement is waited for: then the server hangs, or a COMMIT does."""
+"""Client-side grace period on top of `statement_timeout`; after it, the server or a COMMIT hangs."""
 
 REVIVAL_SECONDS = 3.0
-"""How often a node looks whether its embedded server still runs."""
+"""How often a node checks that its embedded server still runs."""
 
 DISPOSE_SECONDS = 3.0
 
@@ -39,20 +39,20 @@ SESSION = {
     "application_name": "comms-api",
     "timezone": "UTC",
     "jit": "off",
-    # Statements are planned once and kept. A plan that was made while a table was all but empty must not read the whole
-    # of it when it is full: whatever has an index goes by it.
+    # Plans of prepared statements are kept. A plan made for an almost empty table must not scan the whole table once it
+    # is large, so indexes are always preferred.
     "enable_seqscan": "off",
 }
 
 
 DISCONNECTED_AFTER = "comms_api.disconnected_after"
-"""The session setting with the seconds that an agent may be silent and still count as active."""
+"""The session setting that holds how many seconds an agent may be silent and still count as active."""
 
 
 def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> Engine:
-    """Return an engine whose pool hands out no connection that is closed or whose server has become a standby.
+    """Return an engine whose pool discards connections that are closed or whose server has become a standby.
 
-    JSON is handed on as the bytes it is; only Alembic, which compares it, asks for it to be read.
+    By default JSON stays as raw bytes; only Alembic, which compares it, passes a decoder.
     """
     _ignore_unreachable_home()
     engine = create_async_engine(
@@ -60,7 +60,7 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_timeout_seconds,
-        pool_use_lifo=True,  # the connection that was used last has most statements prepared and planned
+        pool_use_lifo=True,  # the most recently used connection has the most prepared statements
         json_deserializer=read_json,
         connect_args={
             "async_creator_fn": connect_writable,
@@ -78,9 +78,9 @@ def open_engine(url: str | URL, settings: Settings, read_json: Callable[[str], o
 
 
 def _ignore_unreachable_home() -> None:
-    """Let a node connect that may not enter its home folder, as under systemd's ProtectHome.
+    """Let a node connect that cannot enter its home folder, as under systemd's ProtectHome.
 
-    asyncpg looks there for `.pgpass` and certificates and fails where libpq goes on.
+    asyncpg looks for `.pgpass` and certificates there and fails, whereas libpq continues.
     """
     try:
         (Path.home() / ".pgpass").exists()
@@ -91,7 +91,7 @@ def _ignore_unreachable_home() -> None:
 
 
 def _refuse_unusable(connection: Any, _record: object, _proxy: object) -> None:
-    # asyncpg knows at once when the server goes away, so this costs no round trip, unlike a pre-ping.
+    # asyncpg notices at once when the server disconnects, so unlike a pre-ping this needs no round trip.
     driver = connection.driver_connection
     if not can_be_written(driver) or driver.is_in_transaction():
         raise DisconnectionError
@@ -115,7 +115,7 @@ class Address(msgspec.Struct, frozen=True):
 
 @contextmanager
 def database_address(settings: Settings) -> Iterator[Address]:
-    """Yield where the database is, with the embedded server running as long as no URL is given."""
+    """Yield the address of the database; without `database_url`, run the embedded server during the block."""
     if settings.database_url is not None:
         yield Address(settings.database_url)
     else:
@@ -125,7 +125,7 @@ def database_address(settings: Settings) -> Iterator[Address]:
 
 @asynccontextmanager
 async def database(settings: Settings, read_json: Callable[[str], object] = msgspec.Raw) -> AsyncIterator[Engine]:
-    """Open an engine for as long as the block lasts; raises `ConfigurationError` when PostgreSQL refuses its URL."""
+    """Open an engine for the block; raises `ConfigurationError` if PostgreSQL refuses the node."""
     with database_address(settings) as address:
         engine = open_engine(address.url, settings, read_json)
         try:

@@ -1,8 +1,8 @@
 """The one way to run SQL: SQLAlchemy builds statements, pools and migrates; asyncpg, the driver, runs them.
 
-Run by SQLAlchemy, a statement took three times as long (docs/decisions/0011-direct-statements.md). `Engine.connect`
-gives a connection on which each statement is a transaction by itself, `Engine.begin` one inside a transaction. The
-driver's errors are translated here, into those of `failures`.
+SQLAlchemy took three times as long to run a statement (docs/decisions/0011-direct-statements.md). On a connection of
+`Engine.connect`, each statement is a transaction by itself; `Engine.begin` runs its whole block in one transaction.
+This module translates the driver's errors into those of `failures`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ NO_PARAMETERS: Parameters = MappingProxyType({})
 
 
 class Row(asyncpg.Record):
-    """A row: unpack it by position, or read a column by its name."""
+    """A row: unpack it by position, or read a column by name."""
 
     __slots__ = ()
 
@@ -75,8 +75,8 @@ class Connection:
     async def stream(self, statement: Executable, rows_at_once: int) -> AsyncGenerator[Row, None]:
         """Yield the rows; only inside a transaction.
 
-        They are fetched one, two, four … at once, and at most `rows_at_once`, so that a caller who stops early has
-        caused at most as many rows again.
+        Fetches double in size from one row up to `rows_at_once`, so that a caller who stops early fetches at most about
+        twice as many rows as it reads.
         """
         sql, values = compile_statement(statement, NO_PARAMETERS)
         cursor = await _answer(self.driver.cursor(sql, *values, record_class=Row))
@@ -92,9 +92,9 @@ class Connection:
 
     @asynccontextmanager
     async def try_lock(self, lock: int) -> AsyncIterator[bool]:
-        """Have the advisory lock of this number during the block, unless another session has it; yield whether.
+        """Hold an advisory lock during the block unless another session holds it; yield whether it is held.
 
-        A block that fails closes the connection, which ends the lock.
+        If the block fails, the connection is closed, which releases the lock.
         """
         [[is_locked]] = await _answer(self.driver.fetch("SELECT pg_try_advisory_lock($1)", lock))
         try:
@@ -106,15 +106,15 @@ class Connection:
             await _answer(self.driver.fetch("SELECT pg_advisory_unlock($1)", lock))
 
     async def take_turns(self, lock: int) -> None:
-        """Wait until no other transaction has the advisory lock of this number, and keep it until this one ends."""
+        """Wait for an advisory lock and hold it until this transaction ends."""
         await _answer(self.driver.fetch("SELECT pg_advisory_xact_lock($1)", lock))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Make the statements of the block one transaction.
 
-        A block that is cancelled is not rolled back here: its connection is closed. The driver's own transaction raises
-        that it cannot roll back, and so hides the cancellation.
+        A cancelled block is not rolled back here, since its connection is closed. The driver's own transactions raise
+        an error then, because they cannot roll back, and so hide the cancellation.
         """
         await _answer(self.driver.execute("BEGIN"))
         try:
@@ -128,7 +128,7 @@ class Connection:
 
 
 class Engine:
-    """Hands out connections of a pool; `sqlalchemy` is the engine whose pool it is, for migrations."""
+    """Lends connections from a pool; migrations use `sqlalchemy`, the engine that owns the pool."""
 
     def __init__(self, sqlalchemy: AsyncEngine) -> None:
         self.sqlalchemy = sqlalchemy
@@ -152,7 +152,7 @@ class Engine:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Connection]:
-        """Lend a connection for one transaction, by the actor of this task if it has one."""
+        """Lend a connection for one transaction, attributed to the actor of this task if it has one."""
         async with self.connect() as connection, connection.transaction():
             if has_actor():
                 await connection.execute(SET_ACTOR, actor_parameters())
@@ -181,10 +181,10 @@ _DIALECT = registry.load("postgresql.asyncpg")(json_serializer=_encode_json)
 class _Argument(msgspec.Struct, frozen=True):
     name: str
     position: int | None
-    """Of its value among the statement's values; None if it is a parameter."""
+    """The index of its value among the statement's values; None if it is a parameter."""
 
     convert: Callable[[Any], object] | None
-    """Makes a value into one that the driver takes."""
+    """Converts a value to one that the driver accepts."""
 
     def value(self, parameters: Parameters, values: Sequence[Any]) -> object:
         value = parameters[self.name] if self.position is None else values[self.position].value
@@ -192,7 +192,7 @@ class _Argument(msgspec.Struct, frozen=True):
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """The common part of statements that differ in their values only."""
+    """The common part of statements that differ only in their values."""
 
     sql: str
     arguments: Sequence[_Argument]

@@ -1,15 +1,15 @@
-"""The errors of the database: an outage passes (503), a refused value is the sender's fault (400), the rest are bugs.
+"""Database errors: outages are temporary (503), refused values are the client's fault (400), others are bugs.
 
 DatabaseError
-├── Refusal                 PostgreSQL will never take these data
+├── Refusal                 PostgreSQL will never accept these data
 │   └── Duplicate           a row with this key exists
 └── Outage                  PostgreSQL cannot be used just now
-    ├── LateAnswer          it was reached and has not answered in time
+    ├── LateAnswer          it was reached but has not answered in time
     ├── MissingPartition    no partition exists for a row
     └── RefusedNode         it refuses our user, password or database
 
-If an operator changes the password or renames the database under running nodes, that is an outage. A node that starts
-stops with that error instead: its settings may be wrong.
+For a running node, a changed password or a renamed database is an outage. A starting node exits with that error
+instead, since its settings may be wrong.
 """
 
 import logging
@@ -27,7 +27,7 @@ class DatabaseError(Exception):
 
 
 class Refusal(DatabaseError):
-    """PostgreSQL will never take these data."""
+    """PostgreSQL will never accept these data."""
 
 
 class Duplicate(Refusal):
@@ -39,7 +39,7 @@ class Outage(DatabaseError):
 
 
 class LateAnswer(Outage):
-    """PostgreSQL was reached and has not answered in time."""
+    """PostgreSQL was reached but has not answered in time."""
 
 
 class MissingPartition(Outage):
@@ -76,14 +76,14 @@ _KINDS: tuple[tuple[type[DatabaseError], tuple[type[BaseException], ...]], ...] 
             asyncpg.OperatorInterventionError,  # shutting down, still starting
             asyncpg.InsufficientResourcesError,  # disk full, too many connections
             asyncpg.LockNotAvailableError,
-            asyncpg.TransactionRollbackError,  # a deadlock, a conflict: it goes through the next time
+            asyncpg.TransactionRollbackError,  # a deadlock or a conflict: a retry succeeds
             asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
             asyncpg.TargetServerAttributeNotMatched,  # the hosts that answer are standbys
             asyncpg.PostgresIOError,
         ),
     ),
 )
-"""The driver's errors by what they mean here; the first match counts."""
+"""The driver's errors of each kind; the first match counts."""
 
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
@@ -96,25 +96,25 @@ DRIVER_ERRORS = (
 
 
 def translate(error: BaseException) -> DatabaseError:
-    """Return an error of the driver, or of SQLAlchemy around it, as one of ours."""
+    """Convert an error of the driver, or of SQLAlchemy around it, into a `DatabaseError`."""
     if isinstance(error, DatabaseError):
         return error
     if isinstance(error, DBAPIError) and error.orig is not None:
         return translate(error.orig)
     if isinstance(error, AsyncAdapt_Error) and error.__cause__ is not None:
         return translate(error.__cause__)
-    kind = next((ours for ours, theirs in _KINDS if isinstance(error, theirs)), DatabaseError)
+    kind = next((kind for kind, driver_errors in _KINDS if isinstance(error, driver_errors)), DatabaseError)
     if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
-        kind = MissingPartition  # a CHECK that fails has a name
+        kind = MissingPartition  # a failed CHECK constraint has a name
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, TypeError | ValueError):
-        kind = DatabaseError  # asyncpg files wrong arguments under InterfaceError as well
+        kind = DatabaseError  # asyncpg raises InterfaceError for wrong arguments as well
     translated = kind(str(error))
     translated.__cause__ = error
     return translated
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether `error`, or an error that it was raised from, says that PostgreSQL cannot be used just now."""
+    """Return whether `error`, or an error that it was raised from, is an outage."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(translate(cause), Outage):
@@ -124,25 +124,25 @@ def is_outage(error: BaseException) -> bool:
 
 
 def find_mistake(error: BaseException) -> ConfigurationError | None:
-    """Return why PostgreSQL refuses this node: its user, password, database or rights; None for other errors."""
+    """Return the error of a node whose user, password, database or permissions are refused; None for other errors."""
     translated = translate(error)
     sentence = f"database_url: the database cannot be used: {translated}"
     return ConfigurationError(sentence) if isinstance(translated, RefusedNode) else None
 
 
 def describe_outage(error: BaseException) -> str:
-    """Return an outage as one line for the log, without the statement and its parameters: these hold agents' data."""
+    """Return one log line about an outage; omit the statement and parameters, which hold agents' data."""
     cause = translate(error).__cause__ or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
 def explain_outage(error: BaseException) -> tuple[str, str] | None:
-    """Return what is wrong, and why, if an error is an outage; None for other errors."""
+    """Return a summary and the cause of an outage; None for other errors."""
     return ("the database is away", describe_outage(error)) if is_outage(error) else None
 
 
 def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:
-    """Log that `what` failed: an outage in one line, a bug of ours with where it is."""
+    """Log that `what` failed: an outage as one line, a bug with its traceback."""
     if outage := explain_outage(error):
         logger.warning("%s: %s (%s)", what, *outage)
     else:

@@ -1,8 +1,8 @@
-"""Send PostgreSQL's notifications and receive them on one connection, which is opened again when it breaks.
+"""Send PostgreSQL notifications, and receive them on one connection that reconnects when it breaks.
 
-A notification may be lost, so whoever acts on one also polls now and then. After each reconnection every channel's
-function is called once. A payload names the node that sent it, which has already acted on it and ignores it, and, if
-they are few, the ids that it is about.
+A notification may be lost, so its receivers also poll periodically. After each reconnection, every channel's function
+is called once. A payload names the node that sent it, which has acted on it already and ignores it. If there are at
+most `NAMED_MAXIMUM`, the payload also lists the ids that the notification is about.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from comms_api.duties.repeating import Duty
 
 RECONNECT_SECONDS = 0.25
 COALESCING_SECONDS = 0.002
-"""How long a notification waits for others; this node acts on it at once."""
+"""How long to wait for more notifications before sending; this node acts on each at once."""
 
 NAMED_MAXIMUM = 100
 """The most ids in a payload (PostgreSQL allows 8,000 bytes); with more, a notification is about every id."""
@@ -47,7 +47,7 @@ class Listener:
         self._has_ended.set()
 
     def duties(self) -> list[Duty]:
-        """Return the duty that connects, at the start and whenever the connection has ended."""
+        """Return the duty that connects at the start and reconnects whenever the connection has ended."""
         return [Duty("listener", self._listen, wake=self._has_ended, finish=self._disconnect)]
 
     async def _listen(self) -> None:
@@ -55,7 +55,7 @@ class Listener:
         async with AsyncExitStack() as connecting:
             connection = await connecting.enter_async_context(self._engine.connect())
             driver = connection.driver
-            connecting.callback(driver.terminate)  # it must not go back to the pool with its listeners
+            connecting.callback(driver.terminate)  # it must not return to the pool with its listeners
             driver.add_termination_listener(self._on_end)
             connecting.callback(driver.remove_termination_listener, self._on_end)
             for channel in self._channels:
@@ -77,11 +77,10 @@ class Listener:
 
 
 class Notifier:
-    """Sends notifications after the commits that cause them, many callers sharing one statement.
+    """Sends notifications after the commits that cause them; many callers share one statement.
 
-    This node acts on each at once, by the functions of `local`.
-
-    Inside the committing transaction NOTIFY would hold a database-wide lock across the fsync.
+    This node acts on each notification at once, through the functions in `local`. NOTIFY does not run in the committing
+    transaction, since there it would hold a database-wide lock during the fsync.
     """
 
     def __init__(self, engine: Engine, local: Channels) -> None:
@@ -89,10 +88,10 @@ class Notifier:
         self._engine = engine
         self._local = local
         self._unsent: dict[str, set[str]] = {}
-        self._wanted = asyncio.Event()
+        self._has_work = asyncio.Event()
 
     def notify(self, channel: str, about: About = ()) -> None:
-        """Notify this node now and the others soon; the change must be committed. Their sweeps repair a loss."""
+        """Notify this node now and the others soon; call it after the commit. Sweeps make up for lost notifications."""
         if channel in self._local:
             self._local[channel](about)
         unsent = self._unsent.get(channel)
@@ -100,15 +99,15 @@ class Notifier:
             self._unsent[channel] = set(about)
         elif unsent:  # otherwise it is about every id already
             self._unsent[channel] = unsent.union(about) if about else set()
-        self._wanted.set()
+        self._has_work.set()
 
     def duties(self) -> list[Duty]:
-        """Return the duty that sends the notifications; if it fails, a sweep finds the work."""
-        return [Duty("notifier", self._send, wake=self._wanted)]
+        """Return the duty that sends the notifications; if it fails, the sweeps find the work."""
+        return [Duty("notifier", self._send, wake=self._has_work)]
 
     async def _send(self) -> None:
         await asyncio.sleep(COALESCING_SECONDS)
-        self._wanted.clear()
+        self._has_work.clear()
         unsent, self._unsent = self._unsent, {}
         payloads = [" ".join((self.name, *(about if len(about) <= NAMED_MAXIMUM else ()))) for about in unsent.values()]
         async with self._engine.connect() as connection:

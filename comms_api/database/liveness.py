@@ -1,4 +1,4 @@
-"""The live nodes: their last heartbeat is recent, by the database's clock."""
+"""Live nodes: nodes with a recent heartbeat, by the database's clock."""
 
 from typing import Any
 

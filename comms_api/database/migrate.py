@@ -1,7 +1,7 @@
-"""Bring the schema to the newest revision, once, however many nodes start together.
+"""Upgrade the schema to the newest revision, once, even if many nodes start together.
 
-While a cluster is upgraded node by node, a node may start on a schema that is newer than its code. Revisions only add
-until every node is new, so it serves on it.
+While a cluster is upgraded node by node, a node may start on a schema that is newer than its code. Such a node runs
+normally, since revisions only add to the schema until every node is upgraded.
 """
 
 import logging
@@ -21,13 +21,13 @@ from comms_api.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-MIGRATIONS_LOCK = 0x636F6D6D73  # "comms": PostgreSQL's advisory locks are numbers
+MIGRATIONS_LOCK = 0x636F6D6D73  # "comms" in ASCII: advisory locks are numbers
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
 
 
 def migrations_folder() -> Path:
-    """Return where the revisions are: in the checkout, or inside an installed package."""
+    """Return the folder of the revisions: in the checkout, or inside the installed package."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "migrations"
     return installed if installed.exists() else package.parent / "migrations"
@@ -42,9 +42,9 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def guard_migration(connection: Connection) -> None:
-    """Let one migration run at a time, and none wait for ever behind a long transaction.
+    """Run one migration at a time, and never wait forever behind a long transaction.
 
-    The advisory lock is waited for without a limit (another node is migrating) and ends with the transaction.
+    The wait for the advisory lock, which another migrating node holds, is unlimited; the transaction's end releases it.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATIONS_LOCK})
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
@@ -65,16 +65,16 @@ async def upgrade_schema(engine: Engine) -> None:
         if is_outage(error):
             raise
         raise ConfigurationError(
-            f"database_url: the schema cannot be made in this database: {describe_outage(error)}"
+            f"database_url: the schema cannot be created in this database: {describe_outage(error)}"
         ) from error
 
 
 def _upgrade(connection: Connection) -> None:
-    guard_migration(connection)  # whoever migrates just now may be of a newer release
+    guard_migration(connection)  # the node that is migrating may have a newer release
     config = alembic_config(connection)
     revision = MigrationContext.configure(connection).get_current_revision()
     newest = ScriptDirectory.from_config(config).get_current_head()
-    if revision is not None and newest is not None and revision > newest:  # they are numbered
+    if revision is not None and newest is not None and revision > newest:  # revisions are numbered
         logger.warning("the schema, revision %s, is of a newer release than this one, revision %s", revision, newest)
         return
     command.upgrade(config, "head")

@@ -1,4 +1,4 @@
-"""Keyset pages: every list comes in pages, bounded in rows and in bytes, and each says where the next begins."""
+"""Keyset pages: lists are returned in pages of bounded rows and bytes, each with the cursor of the next page."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -26,34 +26,34 @@ Item = TypeVar("Item")
 
 PAGE_BYTES_MAXIMUM = 2**20
 ROW_BYTES = 256
-"""About the size of a row without its columns of variable length."""
+"""The approximate size of a row without its variable-length columns."""
 
 ESCAPED_BYTES = 6
-"""The most bytes of JSON for one byte of text."""
+"""The maximum number of JSON bytes for one byte of text."""
 
 ROWS_AT_ONCE = 64
-"""The most rows to fetch at once; no more rows are read beyond a full page."""
+"""The maximum number of rows to fetch at once, and to read beyond a full page."""
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
-    """One page; `next` is null on the last one, else the `after` of the next request."""
+    """One page; `next` is the `after` of the next request, or null on the last page."""
 
     items: list[Item]
     next: str | None
 
 
 def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: bool) -> Page[Item]:
-    """Make a page of `items`; others may follow it."""
+    """Return a page of `items`."""
     return Page(items, cursor(items[-1]) if has_more else None)
 
 
 def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
-    """Make a page of `items`, which the caller asked for with `limit + 1` to learn whether more follow."""
+    """Return a page of at most `limit` items; the caller fetched `limit + 1` to learn whether more follow."""
     return make_page(items[:limit], cursor, has_more=len(items) > limit)
 
 
 def drain(page: Page[Item]) -> Iterator[Item]:
-    """Yield the items of a page and drop each one, so that a slow client holds only the rest."""
+    """Yield the items of a page and drop each one, so that a slow client keeps only the remaining ones in memory."""
     page.items.reverse()
     while page.items:
         yield page.items.pop()
@@ -68,7 +68,7 @@ async def fetch_page(
 ) -> tuple[list[Item], bool]:
     """Return the first rows of a statement that is ordered by the columns `key`, and whether more follow.
 
-    They are at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row has a page to itself.
+    A page has at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row gets its own page.
     """
     items: list[Item] = []
     rows = connection.stream(_measured(statement, key, limit), ROWS_AT_ONCE)
@@ -81,7 +81,7 @@ async def fetch_page(
 
 
 def _measured(statement: Select[Any], key: Sequence[str], limit: int) -> Select[Any]:
-    """Return the statement; all columns are null from the first row that does not fit on the page."""
+    """Return the statement with all columns set to null from the first row that does not fit on the page."""
     rows = statement.limit(limit + 1).subquery()
     size = sum((_size(column) for column in rows.c), start=literal(ROW_BYTES))
     # OFFSET makes PostgreSQL compute each size once; ORDER BY lets it avoid reading and sorting all rows.

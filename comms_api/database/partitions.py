@@ -1,8 +1,8 @@
-"""Daily partitions of the tables that grow without end: made ahead, dropped by age, never stopping a writer.
+"""Daily partitions of the tables that grow without limit: created ahead and dropped by age, without blocking writers.
 
-A partition is made as a plain table and then attached, and detached concurrently before it is dropped: both take
-SHARE UPDATE EXCLUSIVE on the parent, which an INSERT or COPY does not conflict with (PostgreSQL manual, ALTER TABLE).
-There is no default partition, since with one `DETACH … CONCURRENTLY` is refused.
+A partition is created as a plain table and then attached; it is detached concurrently before it is dropped. Both take
+SHARE UPDATE EXCLUSIVE on the parent, which does not conflict with INSERT or COPY (PostgreSQL manual, ALTER TABLE).
+There is no default partition, since PostgreSQL refuses `DETACH … CONCURRENTLY` if there is one.
 """
 
 import logging
@@ -25,24 +25,24 @@ _NAME = re.compile(rf"^({'|'.join(PARTITIONED_TABLES)})_(\d{{8}})$")
 
 
 def is_partition(name: str) -> bool:
-    """Return whether a table of this name is a partition of ours."""
+    """Return whether the name is that of one of these partitions."""
     return _NAME.match(name) is not None
 
 
 def partition_name(table: str, day: date) -> str:
-    """Return the name of the partition that holds the ids made on `day` (UTC)."""
+    """Return the name of the partition for ids created on `day` (UTC)."""
     return f"{table}_{day:%Y%m%d}"
 
 
 def partition_day(name: str) -> date:
-    """Return the day a partition holds."""
+    """Return the day of a partition."""
     return datetime.strptime(name[-8:], "%Y%m%d").replace(tzinfo=UTC).date()
 
 
 async def create_partitions(engine: Engine) -> list[str]:
-    """Make the partitions of yesterday to a week ahead that are missing and return their names; idempotent."""
+    """Create the missing partitions from yesterday to a week ahead and return their names; idempotent."""
     async with engine.begin() as connection:
-        # Two nodes that made the same partition at once would fail one another.
+        # Two nodes that create the same partition at once would make each other fail.
         await connection.take_turns(PARTITIONS_LOCK)
         await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
@@ -66,7 +66,7 @@ async def list_days(engine: Engine, table: str) -> list[date]:
 
 
 async def ensure_partition(engine: Engine, table: str, day: date) -> None:
-    """Make the partition of a day if it is missing."""
+    """Create the partition of a day if it is missing."""
     async with engine.begin() as connection:
         await connection.take_turns(PARTITIONS_LOCK)
         if partition_name(table, day) not in await _partitions(connection):
@@ -74,7 +74,7 @@ async def ensure_partition(engine: Engine, table: str, day: date) -> None:
 
 
 async def drop_partitions(engine: Engine, table: str, older_than_days: int) -> list[str]:
-    """Drop the partitions of `table` that are over `older_than_days` days old; return their names."""
+    """Drop the partitions of `table` older than `older_than_days` days; return their names."""
     async with engine.connect() as connection:
         today: date = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
     return await drop_partitions_before(engine, table, today - timedelta(days=older_than_days))
@@ -83,7 +83,7 @@ async def drop_partitions(engine: Engine, table: str, older_than_days: int) -> l
 async def drop_partitions_before(engine: Engine, table: str, oldest: date) -> list[str]:
     """Drop the partitions of `table` of the days before `oldest`; return their names.
 
-    Idempotent: what a node leaves that dies between the detaching and the dropping, the next one finishes.
+    Idempotent: if a node dies after it detached a partition, the next node drops that partition.
     """
     async with engine.connect() as connection:
         names = [
@@ -122,7 +122,7 @@ async def _drop(connection: Connection, table: str, names: Iterable[str]) -> Non
 
 
 async def _partitions(connection: Connection) -> set[str]:
-    # By name and not by pg_inherits, so that one detached and not yet dropped is found as well.
+    # By name, not by pg_inherits, so that detached partitions that were not dropped yet are found as well.
     names = await connection.scalars(
         text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace")
     )

@@ -1,10 +1,10 @@
-"""Every table on one page, as the migrations leave it (a test proves that they agree).
+"""Every table on one page, as the migrations create it (a test proves that they agree).
 
-Two shapes recur. Ids of events and orders are UUIDv7, so they sort by time: the tables that grow without end are
-range-partitioned on the id itself, a look-up by id touches one partition, and dropping old data is dropping a table.
-And an order that is open lives in `orders`, one that has ended in `finished_orders`: the set that every claim,
-sweep and expiry reads stays small whatever the history holds, and an ended order cannot change. After some days it is
-packed with its neighbours into a compressed chunk of `archived_orders`.
+Two patterns recur. Ids of events and orders are UUIDv7, so they sort by time. The tables that grow without limit are
+range-partitioned on this id: a lookup by id touches one partition, and old data is deleted by dropping a table.
+Open orders are in `orders`, ended ones in `finished_orders`: the table that every claim, sweep and expiry reads stays
+small however long the history is, and an ended order cannot change. After some days, ended orders are packed together
+into compressed chunks in `archived_orders`.
 """
 
 from collections.abc import Collection
@@ -53,7 +53,7 @@ def seconds_interval(seconds: float | ColumnElement[float]) -> Function[Any]:
 
 
 def is_one_of(column: ColumnElement[Any], values: Collection[object]) -> ColumnElement[bool]:
-    """Return whether a column has one of the values: one array, so that their number does not change the statement."""
+    """Return a condition that a column has one of the values, passed as one array so that the statement is constant."""
     return column == any_(literal(list(values), ARRAY(column.type)))
 
 
@@ -79,7 +79,7 @@ agents = Table(
     Column("is_blocked", Boolean, nullable=False, server_default=text("false")),
     Column("configuration", Text, comment="the hash of the group files it says it runs"),
     _timestamp("created_at", nullable=False),
-    # The two moves of an agent that is alive: no index, so that the update stays on its page (HOT).
+    # Requests of live agents change these columns: they have no index, so that the update stays on its page (HOT).
     _timestamp("last_login_at"),
     _timestamp("last_seen_at"),
     Column("remote_address", Text),
@@ -138,7 +138,7 @@ announcements = Table(
     Column("failures", Integer, nullable=False, server_default=text("0"), comment="orders that failed before"),
     _timestamp("check_at", nullable=False),
 )
-# The announcements whose orders are looked at next.
+# The announcements whose orders are checked next.
 Index(None, announcements.c.check_at)
 
 group_members = Table(
@@ -186,7 +186,7 @@ user_devices = Table(
     _timestamp("seen_at", nullable=False),
     _timestamp("expires_at", nullable=False),
 )
-# The devices of the user who logs in.
+# The devices of a user who logs in.
 Index(None, user_devices.c.user_name)
 
 enrollment_tokens = Table(
@@ -237,7 +237,7 @@ nodes = Table(
     Column("boot_id", Text, nullable=False, comment="tells one start of a machine from every other"),
     Column("version", Text, nullable=False),
     _timestamp("started_at", nullable=False),
-    # The heartbeat moves only columns without an index, and half of each page is free for it: every move is HOT.
+    # A heartbeat changes only columns without an index, and half of each page is free: every update is HOT.
     _timestamp("seen_at", nullable=False),
     Column("state", Text, nullable=False, server_default="active"),
     Column("polls", Integer, nullable=False, server_default=text("0")),
@@ -246,7 +246,7 @@ nodes = Table(
     Column("skew_seconds", Double, nullable=False, server_default=text("0")),
     Column("key_ids", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("files_sha256", Text, nullable=False, server_default=""),
-    # What operators want of it; these alone are in the audit trail.
+    # The state that operators requested; only these columns are in the audit trail.
     Column("wanted_state", Text, nullable=False, server_default="active"),
     Column("wanted_polls", Integer),
     _timestamp("rebalanced_at"),
@@ -268,9 +268,9 @@ login_failures = Table(
     Column("failures", Double, nullable=False),
     _timestamp("failed_at", nullable=False),
     _timestamp("locked_until", nullable=False),
-    # Counting waits for no disk and no standby; a crash forgets the failures.
+    # Counting does not wait for a disk or a standby; a crash loses the counts.
     prefixes=["UNLOGGED"],
-    # A charge moves only columns without an index: every move is HOT.
+    # A charge changes only columns without an index: every update is HOT.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -344,9 +344,9 @@ commands = Table(
     _timestamp("created_at", nullable=False),
     _timestamp("expires_at", nullable=False),
 )
-# The rollouts that the duty advances; few of all commands.
+# The rollouts that the duty advances; a small part of all commands.
 Index("commands_rolling_idx", commands.c.request_id, postgresql_where=text("phase = 'rolling'"))
-# The pauses that the same duty ends when every order has ended.
+# The paused commands that the same duty ends when all their orders have ended.
 Index("commands_paused_idx", commands.c.request_id, postgresql_where=text("phase = 'paused'"))
 
 actions = Table(
@@ -392,11 +392,11 @@ orders = Table(
     # When it may be offered next: at its start, or when the last lease expires; infinity while it is held back.
     _timestamp("offer_at", nullable=False),
     Column("bytes", Integer, nullable=False, server_default=text("0"), comment="about what it takes in an answer"),
-    # A claim moves only columns without an index, and half of each page is free for it: every move is HOT.
-    # A queue that is empty now needs its pages again at once; cutting them off would lock the table for everybody.
+    # A claim changes only columns without an index, and half of each page is free: every update is HOT.
+    # An empty queue soon needs its pages again, and truncating them would lock the whole table.
     postgresql_with={"fillfactor": "50", "vacuum_truncate": "off"},
 )
-# The claim: the open orders of each waiting agent, the most urgent and then the oldest first.
+# Claims: the open orders of each waiting agent, by priority and then by age.
 Index("orders_claim_idx", orders.c.agent_id, orders.c.priority.desc(), orders.c.position)
 # Expiry.
 Index(None, orders.c.expires_at)

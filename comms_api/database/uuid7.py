@@ -1,4 +1,4 @@
-"""UUIDv7 (RFC 9562, section 5.7): ids that sort by when they were made, by the database's clock."""
+"""UUIDv7 (RFC 9562, section 5.7): ids that sort by their creation time, by the database's clock."""
 
 import os
 import time
@@ -10,22 +10,22 @@ from sqlalchemy import text
 from comms_api.database.connection import Connection
 
 TICKS = 4096
-"""Of a millisecond: the twelve bits behind the millisecond tell its fraction (section 6.2, method 3)."""
+"""Ticks per millisecond: the twelve bits after the millisecond hold its fraction (section 6.2, method 3)."""
 STEP_BACK_TICKS = 5_000 * TICKS
-"""A clock that is set back by less has been corrected; by more, it was wrong."""
+"""If the clock is set back by less, ids continue to increase; if by more, the earlier time was wrong."""
 
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
 _RANDOM_BITS = 62
 _COUNTER = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""What nobody sets, and what goes on while the host sleeps."""
+"""A counter that cannot be set and, where the system offers one, continues while the host sleeps."""
 
 
 class DatabaseClock:
-    """PostgreSQL's clock, as this node last saw it: the one clock for ids and tokens on every node.
+    """PostgreSQL's clock, as this node last read it: the shared clock for ids and tokens on every node.
 
-    Until it is set it is the node's clock. In between it goes by a counter, so that a step of the node's clock has no
-    effect.
+    Until it is first set, it shows the node's time. Between readings it advances by a counter, so that a step of the
+    node's clock has no effect.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class DatabaseClock:
         self._last_tick = 0
 
     def now(self) -> float:
-        """Return seconds since 1970, as PostgreSQL counts them."""
+        """Return the time of PostgreSQL, in seconds since 1970."""
         return self._began_at + time.clock_gettime(_COUNTER)
 
     @property
     def skew_seconds(self) -> float:
-        """Return how far the node's own clock is ahead."""
+        """Return how far the node's clock is ahead of PostgreSQL's."""
         return time.time() - self.now()
 
     def set(self, now: float) -> None:
@@ -46,13 +46,13 @@ class DatabaseClock:
         self._began_at = now - time.clock_gettime(_COUNTER)
 
     async def synchronise(self, connection: Connection) -> None:
-        """Query the time; each way is assumed to take half of the round trip."""
+        """Read the time from PostgreSQL, assuming that each direction takes half of the round trip."""
         asked_at = time.clock_gettime(_COUNTER)
         answer = await connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
         self.set(float(answer) + (time.clock_gettime(_COUNTER) - asked_at) / 2)
 
     def uuid7(self) -> UUID:
-        """Return a new id, which sorts behind those that this clock has given out."""
+        """Return a new id that sorts after the earlier ids of this clock."""
         tick = _tick(self.now())
         if tick <= self._last_tick < tick + STEP_BACK_TICKS:
             tick = self._last_tick + 1
@@ -61,12 +61,12 @@ class DatabaseClock:
 
 
 def uuid7_at(seconds: float) -> UUID:
-    """Return a new id made at `seconds` since 1970."""
+    """Return a new id with this creation time, in seconds since 1970."""
     return _uuid7(_tick(seconds))
 
 
 def _tick(seconds: float) -> int:
-    return int(seconds * 1000 * TICKS)  # in this order, so that a whole millisecond stays one
+    return int(seconds * 1000 * TICKS)  # in this order, so that a whole millisecond stays whole
 
 
 def _uuid7(tick: int) -> UUID:
@@ -76,11 +76,11 @@ def _uuid7(tick: int) -> UUID:
 
 
 def uuid7_floor(moment: datetime) -> UUID:
-    """Return the bound below every id made at or after `moment`, to the millisecond; without a zone it is UTC's."""
+    """Return the lower bound of the ids created at or after `moment`, to the millisecond; a naive time is UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return UUID(int=max(0, int(aware.timestamp() * 1000)) << 80)
 
 
 def uuid7_time(value: UUID) -> datetime:
-    """Return when an id was made, to the millisecond."""
+    """Return the creation time of an id, to the millisecond."""
     return datetime.fromtimestamp((value.int >> 80) / 1000, UTC)

@@ -1,1 +1,1 @@
-"""The PostgreSQL that this package brings for operators who name none: its cluster, home, users and locks."""
+"""The embedded PostgreSQL, used when no database URL is set: its cluster, home, users and locks."""

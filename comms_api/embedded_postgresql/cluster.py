@@ -1,14 +1,14 @@
-"""The PostgreSQL that comes with us, for operators who name none: its cluster, settings, users and end.
+"""The embedded PostgreSQL, used when no database URL is set: create, start and stop its cluster.
 
-A home holds the cluster, its settings and three locks, which the kernel drops when their holders die:
+A home holds the cluster, its settings and three locks, which the kernel releases when their holders die:
 
-- `start.lock`   held by whoever starts or stops the server, so one process at a time decides;
-- `users.lock`   shared by every process that uses the server: who can have it alone is the last one out;
-- `server.lock`  inherited by the server itself, so it is held exactly as long as one of its processes lives.
-  The number in `postmaster.pid` may be another process after a crash or a reboot; this lock cannot lie.
+- `start.lock`   held while a process starts or stops the server, so that one process at a time does so;
+- `users.lock`   shared by every process that uses the server; the process that can lock it exclusively is the last;
+- `server.lock`  inherited by the server, and so held exactly as long as one of its processes lives. Unlike the
+  number in `postmaster.pid`, which may belong to another process after a crash or a reboot, it is always right.
 
-The server listens on one Unix socket and lets in two users of the operating system: the one that starts it
-and the one it runs as. There is no password to lose.
+The server listens on one Unix socket and admits two users of the operating system: the one that starts it
+and the one it runs as. There is no password.
 """
 
 import fcntl
@@ -60,13 +60,13 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "wal_compression": "pglz",
     "synchronous_commit": "on",
-    # `orders` turns over all the time, and until dead rows are vacuumed it takes new pages.
+    # Rows of `orders` change constantly, and the table grows until its dead rows are vacuumed.
     "autovacuum_naptime": "15s",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
-    # A ring of seven files; no statements, because they carry what agents send.
+    # Seven files, one per weekday; statements are not logged, because they contain agents' data.
     "logging_collector": "on",
     "log_filename": "postgresql-%a.log",
     "log_rotation_age": "1d",
@@ -79,20 +79,20 @@ SETTINGS = {
 
 
 def quoted(value: str) -> str:
-    """Return a value as PostgreSQL's configuration file spells it."""
+    """Quote a value for PostgreSQL's configuration file."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def last_lines(text: str) -> str:
-    """Return the end of a log, short enough for an error's sentence."""
+    """Return the end of a log, short enough for an error message."""
     return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])[-LOG_TAIL_BYTES:]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One data directory's PostgreSQL: made once, then started and stopped.
+    """The PostgreSQL cluster of a data directory: created once, then started and stopped.
 
-    Callers of `bring_up` and `stop` hold `start.lock`, or know that they are alone.
+    Callers of `bring_up` and `stop` must hold `start.lock`, or be the only process that uses the cluster.
     """
 
     home: Path
@@ -102,39 +102,39 @@ class Cluster:
 
     @property
     def path(self) -> Path:
-        """Return PostgreSQL's own data directory."""
+        """Return PostgreSQL's data directory."""
         return self.home / "cluster"
 
     @property
     def socket_dir(self) -> Path:
-        """Return the folder of the socket, as clients name it for a host."""
+        """Return the folder of the socket, which clients use as the host."""
         return (self.home / "socket").resolve()
 
     @property
     def url(self) -> str:
-        """Return SQLAlchemy's URL, complete so that PG… environment variables have no effect."""
+        """Return a URL for SQLAlchemy; it is complete, so that PG… environment variables have no effect."""
         query = {"host": str(self.socket_dir), "port": str(PORT), "passfile": str(self.home / "no-passwords")}
         return str(URL.create("postgresql+asyncpg", ROLE, database=DATABASE, query=query))
 
     def bring_up(self) -> None:
-        """Make the cluster if there is none, start the server if it does not run, and wait until it answers.
+        """Create the cluster if necessary, start the server if it is not running, and wait until it answers.
 
-        A server that a killed process left running is used as it is.
+        A server that a killed process left running is reused.
         """
         if not self.path.exists():
             self._create()
         self._start()
 
     def revive(self) -> None:
-        """Start the server again if it is gone; a data directory that is gone as well is not made anew.
+        """Restart the server if it has stopped; never create a missing data directory again.
 
-        Every process that uses the server may do this at any time. What another one is starting or stopping just now
-        is left to it. Raises ConfigurationError.
+        Every process that uses the server may call this at any time. It does nothing while another process starts or
+        stops the server. Raises ConfigurationError.
         """
         with failures_named(self.home), open_lock(self.home / "start.lock") as lock:
             if try_lock(lock) and not self.is_running():
                 self._start()
-                logger.warning("the embedded PostgreSQL in %s was gone and is started again", self.home)
+                logger.warning("the embedded PostgreSQL in %s had stopped and was restarted", self.home)
 
     def _start(self) -> None:
         self._refuse_other_version()
@@ -146,16 +146,16 @@ class Cluster:
             raise ConfigurationError(f"the embedded PostgreSQL {reason}:\n{self._log_tail()}")
 
     def stop(self, mode: str = "fast") -> None:
-        """End the server's sessions and the server; with `immediate`, as a crash would."""
+        """End the server's sessions and stop the server; `immediate` stops it like a crash."""
         self._run("pg_ctl", "stop", "--no-wait", "--mode", mode, "--pgdata", self.path)
         if not eventually(lambda: not self.is_running()):
             logger.warning("the embedded PostgreSQL in %s is still shutting down", self.home)
         elif (self.home / "socket").is_symlink():
-            with suppress(OSError):  # not empty: the server did not end well, and the next one needs the folder
+            with suppress(OSError):  # not empty: the server crashed, and the next one needs the folder
                 self.socket_dir.rmdir()
 
     def is_running(self) -> bool:
-        """Say whether any process of the server lives."""
+        """Return whether any process of the server is alive."""
         with open_lock(self.home / "server.lock") as lock:
             return not try_lock(lock)
 
@@ -168,9 +168,9 @@ class Cluster:
         return self.account.run(self.programs / program, *arguments)
 
     def _create(self) -> None:
-        """Make the cluster under another name and rename it, so that one that exists is complete.
+        """Create the cluster under a temporary name and rename it, so that an existing cluster is always complete.
 
-        The programs inherit the lock: while those of a killed process still write, the next one waits.
+        The programs inherit the lock: if this process is killed while they write, the next process waits for them.
         """
         unfinished = self.home / "cluster.new"
         with locked(self.home / "server.lock") as lock:
@@ -192,11 +192,11 @@ class Cluster:
         fds = [lock.fileno()]
         done = self.account.run(self.programs / program, *arguments, stdin=stdin, pass_fds=fds)
         if done.returncode != 0:
-            said = last_lines(done.stdout)
-            raise ConfigurationError(f"cannot make a database in {self.home}: {program}:\n{said}")
+            output = last_lines(done.stdout)
+            raise ConfigurationError(f"cannot create a database in {self.home}: {program}:\n{output}")
 
     def _sync_home(self) -> None:
-        """Make the rename last: a cluster that lost its name in a power cut would be made anew."""
+        """Make the rename durable: otherwise a power failure could undo it, and the cluster would be created again."""
         folder = os.open(self.home, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -208,12 +208,12 @@ class Cluster:
         theirs = (self.path / "PG_VERSION").read_text().strip()
         if theirs != ours:
             raise ConfigurationError(
-                f"{self.path} was made by PostgreSQL {theirs} and this is {ours}: dump it with pg_dump "
+                f"{self.path} was created by PostgreSQL {theirs}, but this is {ours}: dump it with pg_dump "
                 f"from the {WHEEL} {theirs} wheel, move the folder away, start, and restore the dump"
             )
 
     def _launch(self) -> None:
-        """Let the shell start the server and leave, so that it is nobody's child and outlives us."""
+        """Start the server from a shell that exits at once, so that the server outlives this process."""
         make_socket_dir(self.home, self.account)
         make_server_directory(self.home / "log", self.account)
         self._write_settings()
@@ -226,8 +226,8 @@ class Cluster:
     def _remove_stale_pid_files(self) -> None:
         """Remove the pid files of a dead server; the caller holds `server.lock`.
 
-        PostgreSQL refuses to start if a process has that number. After a crash, a reboot or a copy of the data
-        directory, that is another program or the server of the original.
+        PostgreSQL refuses to start while a process has the number in the file. After a crash, a reboot or a copy of the
+        data directory, that may be an unrelated program or the server of the original.
         """
         for pid_file in (self.path / "postmaster.pid", self.socket_dir / f".s.PGSQL.{PORT}.lock"):
             with suppress(FileNotFoundError, IndexError):
@@ -235,13 +235,13 @@ class Cluster:
                     pid_file.unlink()
 
     def _write_settings(self) -> None:
-        """Write the server's three files where its user cannot; ALTER SYSTEM remains the operator's."""
+        """Write the server's three files where its user cannot change them; operators may still use ALTER SYSTEM."""
         starter = pwd.getpwuid(os.geteuid()).pw_name
         names = sorted({starter, self.account.name})
         self._write("pg_hba.conf", f"local all {ROLE} peer map=owners\n")
         self._write("pg_ident.conf", "".join(f'owners "{name}" {ROLE}\n' for name in names))
         settings = SETTINGS | {
-            # A list, so a path is quoted as a name inside the quoted value.
+            # The value is a list, so the path is quoted as a name inside the quoted value.
             "unix_socket_directories": '"' + str(self.socket_dir).replace('"', '""') + '"',
             "hba_file": str(self.home / "pg_hba.conf"),
             "ident_file": str(self.home / "pg_ident.conf"),
@@ -254,10 +254,10 @@ class Cluster:
     def _write(self, name: str, text: str) -> None:
         path = self.home / name
         path.write_bytes(os.fsencode(text))
-        path.chmod(0o644)  # whatever our umask is, the server reads it
+        path.chmod(0o644)  # the server must be able to read it, whatever the umask
 
     def _log_tail(self) -> str:
-        """Return the end of what the server said last, before or after it had a log of its own."""
+        """Return the end of the server's newest log, or of the output of its start."""
         logs = [*(self.home / "log").glob("*.log"), self.home / "start.log"]
         newest = max(logs, key=lambda log: log.stat().st_mtime_ns)
         return f"{last_lines(newest.read_text(errors='replace'))}\n(from {newest})"
@@ -265,7 +265,7 @@ class Cluster:
 
 @contextmanager
 def failures_named(data_dir: Path) -> Iterator[None]:
-    """Turn what the system refuses into the operator's error."""
+    """Turn errors of the operating system into a ConfigurationError for the operator."""
     try:
         yield
     except (OSError, TimeoutExpired) as error:
@@ -276,10 +276,10 @@ def failures_named(data_dir: Path) -> Iterator[None]:
 def embedded_postgres(
     data_dir: Path, *, run_as: str = "nobody", durable: bool = True, shared_dir: Path = SHARED_DIR
 ) -> Iterator[Cluster]:
-    """Run a data directory's PostgreSQL for the block, together with every other process that uses it.
+    """Run the PostgreSQL of a data directory during the block, shared with every other process that uses it.
 
-    The first one in starts the server, the last one out stops it. `run_as` matters to root alone. Without
-    `durable` a power cut may lose the cluster: for tests. Raises ConfigurationError.
+    The first process starts the server, and the last one stops it. Only root uses `run_as`. Without `durable`, which is
+    for tests, a power failure may lose the cluster. Raises ConfigurationError.
     """
     with failures_named(data_dir):
         account = server_account(run_as)

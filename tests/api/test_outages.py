@@ -190,7 +190,7 @@ def test_a_node_whose_own_postgresql_is_killed_goes_on_by_itself_and_keeps_what_
             kill_postgresql(home / "data", spares_children=spares_children)
             wait_until(lambda: not is_acknowledged())
             wait_until(is_acknowledged)
-            wait_until(lambda times=times: (home / "log").read_text().count("was gone and is started again") == times)
+            wait_until(lambda times=times: (home / "log").read_text().count("had stopped and was restarted") == times)
         assert client.get("/commands?wait=0").status_code == 200
         assert set(acknowledged) <= set(stored_numbers(management))
     assert not (home / "data/postgres/cluster/postmaster.pid").exists()

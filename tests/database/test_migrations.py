@@ -195,7 +195,7 @@ def test_the_alembic_command_says_in_one_line_why_it_cannot_work(folder: Path, u
     ("preparation", "reason"),
     [
         ("UPDATE alembic_version SET version_num = '0000x'", "the schema cannot be upgraded: Can't locate revision"),
-        ("DELETE FROM alembic_version", "the schema cannot be made in this database: Duplicate"),
+        ("DELETE FROM alembic_version", "the schema cannot be created in this database: Duplicate"),
     ],
 )
 async def test_a_database_that_holds_something_else_is_refused_in_one_line(

@@ -81,7 +81,7 @@ def start(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     [
         ("transaction", IGNORED, "leads to a pooler that shares sessions (pgbouncer with pool_mode = transaction)"),
         ("statement", IGNORED, "transaction blocks not allowed in statement pooling mode"),
-        ("session", "extra_float_digits", "leads to a pooler that refuses our settings (unsupported startup parameter"),
+        ("session", "extra_float_digits", "leads to a pooler that refuses settings (unsupported startup parameter"),
     ],
 )
 def test_a_pooler_that_cannot_work_is_refused_at_the_start(

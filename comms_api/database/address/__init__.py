@@ -1,1 +1,1 @@
-"""From `database_url` to a connection: the URL and its parameters, the hosts it names, and poolers in between."""
+"""From `database_url` to a connection: the URL and its parameters, its hosts, and poolers."""

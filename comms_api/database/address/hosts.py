@@ -1,7 +1,7 @@
-"""Connections to whichever of the database's hosts can be written to, which notice when it is gone.
+"""Connect to the first database host that accepts writes, and detect when that host is gone.
 
-asyncpg tries hosts one after the other within one time limit, so that the first, if its power is out, would use it up
-for all. Here they are tried at once, each with a limit of its own.
+asyncpg tries hosts in sequence within one shared time limit, so a first host without power would use up the whole
+limit. This module tries all hosts at once, each with its own limit.
 """
 
 import asyncio
@@ -17,38 +17,38 @@ from comms_api.database.failures import find_mistake, is_outage
 from comms_api.errors import ConfigurationError
 
 DEAD_HOST_SECONDS = 5
-"""How long a host may acknowledge nothing before its connections are closed."""
+"""How long a host may send no acknowledgement before its connections are closed."""
 
 PROBES = {
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 2),
     "keepalives_interval": (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 1),
     "keepalives_count": (socket.IPPROTO_TCP, "TCP_KEEPCNT", DEAD_HOST_SECONDS - 2),
-    # Unacknowledged data that was sent counts, too.
+    # This limit also covers sent data that is not acknowledged.
     "tcp_user_timeout": (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", DEAD_HOST_SECONDS * 1000),
     "keepalives": (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
 }
-"""libpq's parameters with their socket options and our defaults; a system may lack some of them."""
+"""libpq's parameters with their socket options and default values; a system may lack some of them."""
 
 
 def _close_soon(connection: Any, *_waiters: object) -> None:
     asyncio.get_running_loop().call_soon(connection.terminate)
 
 
-# A statement that takes too long closes its connection; asyncpg would ask the server to cancel it. A COMMIT that waits
-# for the synchronous standby, when cancelled, is kept on the primary alone and becomes visible, although it
-# may still be lost (PostgreSQL's manual, Synchronous Replication). Left alone it goes on waiting, and nobody sees
-# it. What else takes too long ends by the server's own `statement_timeout`, which spares COMMIT.
+# A statement that takes too long closes its connection; asyncpg would ask the server to cancel it. A cancelled COMMIT
+# that waits for the synchronous standby becomes visible on the primary, although a failover may still lose it
+# (PostgreSQL manual, Synchronous Replication). If it is not cancelled, it keeps waiting and stays invisible. The
+# server's `statement_timeout`, which does not apply to COMMIT, ends all other statements.
 _Connection = type("Connection", (asyncpg.Connection,), {"_cancel_current_command": _close_soon})
 
 
 async def connect_writable(host: Any = None, port: Any = None, **options: Any) -> Any:
     """Return a connection to the first host that answers and accepts writes.
 
-    The options are asyncpg's, and libpq's where asyncpg has none. When no host will do, raises the refusal of one, such
-    as a wrong password, rather than that another is away.
+    The options are those of asyncpg, and of libpq where asyncpg has none. If no host is suitable, a refusal by one of
+    them, such as a wrong password, is raised in preference to an outage of another.
     """
     numbers = {name: int(options.pop(name)) for name in NUMBERS & options.keys()}
-    options["timeout"] = numbers.get("connect_timeout") or options.get("timeout")  # 0 would wait without a limit
+    options["timeout"] = numbers.get("connect_timeout") or options.get("timeout")  # 0 would mean no limit
     settings = {name: options.pop(name) for name in SERVER_SETTINGS & options.keys()}
     options["server_settings"] = {**options.get("server_settings", {}), **settings}
     in_url = {name: options.pop(name) for name in ONLY_IN_A_URL & options.keys()}
@@ -72,7 +72,7 @@ async def _first(attempts: Sequence["asyncio.Task[Any]"]) -> Any:
     for attempt in asyncio.as_completed(attempts):
         try:
             return await attempt
-        except Exception as error:  # noqa: BLE001 - another host may do better
+        except Exception as error:  # noqa: BLE001 - another host may succeed
             errors.append(error)
     raise next((error for error in errors if find_mistake(error) or not is_outage(error)), errors[0])
 
@@ -84,7 +84,7 @@ async def _connect(host: str | None, port: object, options: Mapping[str, Any], n
         connection: Any = await asyncpg.connect(
             connection_class=_Connection, **{**options, **without_tls, "host": host, "port": port}
         )
-    except (ValueError, KeyError) as error:  # of a parameter, a PG… variable, or no name for our user number
+    except (ValueError, KeyError) as error:  # a wrong parameter or PG… variable, or a user number without a name
         if isinstance(error, OSError):  # an invalid certificate is both
             raise
         raise ConfigurationError(f"database_url, or a variable such as PGPORT: {error}") from None
@@ -93,7 +93,7 @@ async def _connect(host: str | None, port: object, options: Mapping[str, Any], n
 
 
 def _probe(connection: Any, numbers: Mapping[str, int]) -> None:
-    """Let the system ask now and then whether the other host is still there."""
+    """Enable TCP keepalive, so that the system detects a dead host."""
     peer = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg takes no options of sockets
     if peer.family == socket.AF_UNIX:
         return
@@ -106,7 +106,7 @@ def _probe(connection: Any, numbers: Mapping[str, int]) -> None:
 def can_be_written(connection: Any) -> bool:
     """Return whether a connection is open and its server accepts writes, without a round trip.
 
-    The server reports its settings unasked, at the latest with its answer to a write that it refuses.
+    The server reports changed settings by itself, at the latest when it refuses a write.
     """
     if connection.is_closed():
         return False

@@ -1,6 +1,6 @@
-"""The parameters of `database_url`, under libpq's names and with its meanings.
+"""The parameters of `database_url`, with libpq's names and meanings.
 
-asyncpg handles most of them and this package some; any other is refused by its name
+asyncpg handles most of them and this package some; an error names any other
 (PostgreSQL manual, "Parameter Key Words").
 """
 

@@ -11,16 +11,16 @@ from comms_api.database.failures import DatabaseError
 from comms_api.errors import ConfigurationError
 
 LOOKS = 5
-"""How often to query both connections: other clients of the pooler may take a session in between."""
+"""How often to query both connections, since other clients of the pooler may take a session in between."""
 
 _STATEMENT_OF_ANOTHER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _PID = text("SELECT pg_backend_pid()")
 
 
 async def refuse_poolers(engine: Engine) -> None:
-    """Raise `ConfigurationError` unless each connection keeps its session and accepts our settings.
+    """Raise `ConfigurationError` unless each connection keeps its session and accepts the session settings.
 
-    A pooler makes up the process number that it announces, so a connection without one costs a single statement.
+    A pooler announces an invented process number, so one statement is enough to check a direct connection.
     """
     try:
         keeps_sessions = await _keeps_sessions(engine)
@@ -28,15 +28,15 @@ async def refuse_poolers(engine: Engine) -> None:
         cause = error.__cause__
         if isinstance(cause, asyncpg.ProtocolViolationError):
             raise ConfigurationError(
-                f"database_url: leads to a pooler that refuses our settings ({cause}): connect to PostgreSQL itself"
+                f"database_url: leads to a pooler that refuses settings ({cause}): connect directly to PostgreSQL"
             ) from None
         if not isinstance(cause, _STATEMENT_OF_ANOTHER):
             raise
         keeps_sessions = False
     if not keeps_sessions:
         raise ConfigurationError(
-            "database_url: leads to a pooler that shares sessions (pgbouncer with pool_mode = transaction): connect to"
-            " PostgreSQL itself, or use pool_mode = session"
+            "database_url: leads to a pooler that shares sessions (pgbouncer with pool_mode = transaction): connect"
+            " directly to PostgreSQL, or use pool_mode = session"
         )
 
 

@@ -1,7 +1,7 @@
-"""Convert the URL of the database from libpq's form, with one host or several, to SQLAlchemy's.
+"""Convert the URL of the database from libpq's form, with one host or several, to that of SQLAlchemy.
 
 `postgresql://user:password@host:5432/name?sslmode=require`, and with a primary and its standbys
-`postgresql://user@host1:5432,host2:5432/name?target_session_attrs=read-write`. Drivers' own forms work too.
+`postgresql://user@host1:5432,host2:5432/name?target_session_attrs=read-write`. The drivers' forms work too.
 """
 
 import re
@@ -17,13 +17,13 @@ from comms_api.errors import ConfigurationError
 PORT = "5432"
 PORT_MAXIMUM = 65_535
 
-# As SQLAlchemy takes URLs apart, up to the end of the hosts.
+# Splits URLs as SQLAlchemy does, up to the end of the hosts.
 _URL = re.compile(r"(?P<before>[\w+]+://(?:[^:/]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*)(?P<after>.*)", re.DOTALL)
 _HOST = re.compile(r"(/.+|\[[^\]]+\]|[^:\[\]]+|[\da-fA-F]*:[\da-fA-F:]*:[\da-fA-F.]*)(?::(\d+))?")
 
 
 def driver_url(url: str | URL) -> URL:
-    """Return `url` for SQLAlchemy and asyncpg; raises `ConfigurationError` without showing a password."""
+    """Return `url` for SQLAlchemy and asyncpg; raises `ConfigurationError`, which never shows the password."""
     hosts, single_host_url = _take_hosts(url) if isinstance(url, str) else ([], url)
     try:
         parsed = make_url(single_host_url)
@@ -69,7 +69,7 @@ def _values(lists: str | Sequence[str]) -> list[str]:
 def _list_hosts(hosts: Sequence[tuple[str, str]], ports: Sequence[str]) -> dict[str, str]:
     """Return hosts in the form that libpq, SQLAlchemy and asyncpg share."""
     if len(ports) not in {0, 1, len(hosts)}:
-        raise ConfigurationError("database_url: needs one port for all hosts, or one for each")
+        raise ConfigurationError("database_url: expected one port for all hosts, or one for each host")
     others = ports if len(ports) == len(hosts) else [*ports, PORT][:1] * len(hosts)
     return {
         "host": ",".join(name for name, _ in hosts),
