@@ -1,4 +1,4 @@
-"""The command manager as operators, services and agents meet it, on a real server."""
+"""The command manager as operators, services and agents use it, on a real server."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def report(client: httpx.Client, orders: list[dict[str, Any]], code: int = 0, me
 
 @pytest.fixture(scope="module")
 def fleet(server: Server, management: httpx.Client) -> Fleet:
-    """Four agents, of two groups, three systems and two labels; the last one never logs in."""
+    """Four agents in two groups, with three systems and two labels; the last one never logs in."""
     for group in ("blue", "green", "empty"):
         management.post("/groups", json={"name": group})
     hosts = {
@@ -95,7 +95,7 @@ def names(fleet: Fleet, recipients: list[str]) -> str:
         ({"type": "group", "id": "green", "filter": {"labels": {"site": "one", "tier": "test"}}}, "c"),
     ],
 )
-def test_a_dry_run_tells_who_would_get_a_command(
+def test_a_dry_run_lists_the_agents_that_would_get_a_command(
     management: httpx.Client, fleet: Fleet, target: dict[str, Any], meant: str
 ) -> None:
     before = management.get("/orders").json()
@@ -272,7 +272,7 @@ def test_an_order_is_not_offered_before_its_start(server: Server, management: ht
     assert stored["request_id"] == request_id
 
 
-def test_what_is_paused_is_not_offered_until_it_is_resumed(server: Server, management: httpx.Client) -> None:
+def test_a_paused_command_is_not_offered_until_it_is_resumed(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "paused")
     client = server.log_in(agent_id)
     [request_id] = submit(management, command(agent_id))
@@ -330,7 +330,7 @@ def test_failed_orders_are_repeated_and_no_others(server: Server, management: ht
     assert [order["action"]["name"] for order in poll(bad)] == ["ping"]
 
 
-def test_a_wait_ends_with_the_last_result_and_a_stream_tells_every_step(
+def test_a_wait_ends_with_the_last_result_and_a_stream_reports_every_step(
     server: Server, management: httpx.Client
 ) -> None:
     management.post("/groups", json={"name": "watched"})
@@ -362,7 +362,7 @@ def test_a_wait_ends_with_the_last_result_and_a_stream_tells_every_step(
     assert received[-1] == ("done", received[-1][1] | {"pending": 0, "sent": 0, "success": 2})
 
 
-def test_results_are_exported_whole_and_harmless(server: Server, management: httpx.Client) -> None:
+def test_results_are_exported_completely_and_safely(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "exported")
     client = server.log_in(agent_id)
     [request_id] = submit(management, command(agent_id))
@@ -376,7 +376,7 @@ def test_results_are_exported_whole_and_harmless(server: Server, management: htt
 
 
 @pytest.mark.usefixtures("fleet")
-def test_orders_are_found_by_what_their_command_says(management: httpx.Client) -> None:
+def test_orders_are_found_by_fields_of_their_command(management: httpx.Client) -> None:
     since = datetime.now(UTC).isoformat()
     [request_id] = submit(management, command("green", "group", action="found") | {"source": "Content manager"})
     for query in (
@@ -407,13 +407,13 @@ def test_orders_are_found_by_what_their_command_says(management: httpx.Client) -
         ("/orders?until=9999-12-31T23:59:59Z&limit=1", 200),
     ],
 )
-def test_what_lies_beyond_all_time_is_no_fault_of_ours(management: httpx.Client, path: str, status: int) -> None:
+def test_a_time_out_of_range_is_not_a_server_error(management: httpx.Client, path: str, status: int) -> None:
     assert management.get(path).status_code == status
 
 
-def test_a_client_that_goes_away_gives_up_its_wait(server: Server, management: httpx.Client) -> None:
+def test_a_wait_ends_when_its_client_leaves(server: Server, management: httpx.Client) -> None:
     [request_id] = submit(management, command(server.enroll(management, "watched by many")))
-    impatient = httpx.Timeout(PATIENCE, read=0.05)  # a connection may take its time, only the answer may not
+    impatient = httpx.Timeout(PATIENCE, read=0.05)  # only the answer has a short timeout, not the connection
     for _ in range(30):
         with pytest.raises(httpx.ReadTimeout):
             management.get(f"/commands/{request_id}/wait?timeout=60", timeout=impatient)
@@ -469,7 +469,7 @@ def test_a_set_group_with_own_groups_or_none_is_accepted_until_they_change(
 
 
 @pytest.mark.parametrize("args", ['{"groups":[' + "9" * 5000 + "]}", '{"groups":' + "[" * 300 + "]" * 300 + "}"])
-def test_args_that_no_reader_likes_are_refused(management: httpx.Client, fleet: Fleet, args: str) -> None:
+def test_arguments_that_readers_cannot_parse_are_refused(management: httpx.Client, fleet: Fleet, args: str) -> None:
     set_group = command(fleet["a"].headers["X-Agent"]) | {"action": {"name": "set-group", "args": {}}}
     body = json.dumps(set_group).replace('"args": {}', f'"args": {args}')
     assert management.post("/commands", content=body).status_code in {400, 422}

@@ -36,7 +36,7 @@ def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, 
         answer = read_answer(connection)
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         connection.sendall(b"x" * size)
-        assert connection.recv(65536) == b""  # nothing behind the answer
+        assert connection.recv(65536) == b""  # nothing follows the answer
 
 
 def test_with_a_good_token_the_body_is_asked_for_each_time(server: Server, agent_id: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Hostile and unlucky bytes: stored exactly, or refused alone, and never a neighbour's loss."""
+"""Hostile and malformed bytes are stored exactly or refused alone; other items are never lost."""
 
 import gzip
 import json

@@ -99,7 +99,7 @@ def run_on_terminal(server: Server, *words: str) -> str:
     return printed.decode()
 
 
-def test_texts_of_strangers_do_nothing_to_a_terminal(server: Server, management: httpx.Client) -> None:
+def test_untrusted_texts_have_no_effect_on_a_terminal(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "[link=x]host[/link]")
     submitted = management.post("/commands", json=command(agent_id, action=HOSTILE)).json()["commands"][0]
     client = server.log_in(agent_id)
@@ -122,7 +122,7 @@ def test_texts_of_strangers_do_nothing_to_a_terminal(server: Server, management:
         assert not {"\x1b", "\x07", "\u202e"} & set(printed)
 
 
-def test_a_node_of_dots_is_no_part_of_a_path(server: Server) -> None:
+def test_a_node_name_of_dots_is_refused(server: Server) -> None:
     assert "'..' is not a name" in run(server, "cluster", "drain", "..")
 
 

@@ -1,4 +1,4 @@
-"""A database that refuses its nodes while they run: an outage, until the operator lets them in again."""
+"""A database that refuses its running nodes is an outage, until the operator admits them again."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class LockOut(NamedTuple):
-    """How the operator locks nodes out and lets them in again, and the reason that their log gives."""
+    """How the operator locks nodes out and admits them again, and the reason in their log."""
 
     statements: tuple[str, ...]
     reversal: tuple[str, ...]

@@ -19,7 +19,7 @@ def test_health_is_an_empty_200(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v10", "/api/v1login", "/api/v1/api/v1", "/api"])
-def test_what_only_looks_like_the_prefix_is_not_found(server: Server, path: str) -> None:
+def test_a_path_that_only_resembles_the_prefix_is_not_found(server: Server, path: str) -> None:
     assert server.client(server.agent_url).get(path).status_code == 404
 
 

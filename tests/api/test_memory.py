@@ -1,4 +1,4 @@
-"""What a worker holds in memory, and what it shares with others."""
+"""The memory of a worker, and the part that it shares with others."""
 
 import subprocess
 import sys
@@ -9,10 +9,10 @@ from support.server import start_server
 from support.waiting import PATIENCE
 
 NOT_NEEDED = ("alembic", "httpx", "nats", "rich")
-"""What preparations, other commands and other sinks import."""
+"""Modules that only preparations, other commands and other sinks import."""
 
 
-def test_what_only_some_need_is_not_imported_by_all() -> None:
+def test_workers_do_not_import_modules_that_they_do_not_need() -> None:
     program = "import sys, comms_api.cli.serve, comms_api.app.hypercorn_server; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert set(NOT_NEEDED) & set(done.stdout.split()) == set()

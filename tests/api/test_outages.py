@@ -1,4 +1,4 @@
-"""Crashes and outages: what was acknowledged is kept, what was claimed is offered again, and 503 passes."""
+"""Crashes and outages: acknowledged events are kept, claimed orders are offered again, and 503 is temporary."""
 
 import asyncio
 import os
@@ -120,7 +120,7 @@ def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path,
             for call in calls:
                 started = time.monotonic()
                 answer = call()
-                # A statement would be waited for, or a free connection, for an hour.
+                # Statements and waits for a connection would last up to an hour.
                 assert (answer.status_code, time.monotonic() - started < PATIENCE) == (503, True), answer.text
                 assert int(answer.headers["retry-after"]) >= 1
             cluster.bring_up()
@@ -158,7 +158,7 @@ def stored_numbers(management: httpx.Client) -> list[int]:
 
 
 def kill_postgresql(data_dir: Path, *, spares_children: bool) -> None:
-    """Kill the embedded server of a data directory as the kernel does; its children notice when they are spared."""
+    """Kill the embedded server of a data directory as the kernel does; surviving children exit by themselves."""
     postmaster = int((data_dir / "postgres/cluster/postmaster.pid").read_text().split()[0])
     children = [] if spares_children else Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     for pid in (postmaster, *map(int, children)):
@@ -166,9 +166,7 @@ def kill_postgresql(data_dir: Path, *, spares_children: bool) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_node_whose_own_postgresql_is_killed_goes_on_by_itself_and_keeps_what_it_acknowledged(
-    folder: Path, workers: int
-) -> None:
+def test_a_node_restarts_its_killed_postgresql_and_keeps_acknowledged_events(folder: Path, workers: int) -> None:
     home = folder / f"own{workers}"
     with running_server(home, None, workers=workers) as server:
         management = server.management()

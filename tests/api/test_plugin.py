@@ -1,4 +1,4 @@
-"""The callers of the command manager plugin, unchanged: HTTP Basic, their sources and their users."""
+"""Unchanged callers of the command manager plugin: HTTP Basic, their sources and their users."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,12 +41,12 @@ def test_a_password_is_checked_once(server: Server, management: httpx.Client, qu
     client = server.client(server.management_url)
     client.headers["Authorization"] = basic("frequent", PASSWORD)
     assert submit(client).status_code == 200
-    query("UPDATE users SET password_hash = 'none' WHERE name = 'frequent'")  # a change by hand ends no tokens
+    query("UPDATE users SET password_hash = 'none' WHERE name = 'frequent'")  # a manual change revokes no tokens
     assert submit(client).status_code == 200
 
 
 @pytest.mark.parametrize("credentials", ["", "Basic nonsense", basic("dashboard", "wrong"), basic("nobody", PASSWORD)])
-def test_whoever_is_not_known_is_asked_who_it_is(caller: httpx.Client, credentials: str) -> None:
+def test_unknown_callers_are_asked_for_credentials(caller: httpx.Client, credentials: str) -> None:
     answer = caller.post(PATH, json=refresh(), headers={"Authorization": credentials})
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer, Basic realm=")

@@ -1,4 +1,4 @@
-"""Held polls: they cost nobody anything, and each is answered with its own agent's orders alone."""
+"""Held polls do not slow other requests, and each is answered only with the orders of its agent."""
 
 import asyncio
 import ssl
@@ -25,7 +25,7 @@ Leave = Callable[[ssl.SSLSocket], object]
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    """A node whose leases do not run out while a test looks."""
+    """A node whose leases do not expire during a test."""
     with running_server(folder, database_url, lease_seconds=3600, sweep_seconds=0.5) as running:
         yield running
 
@@ -75,7 +75,7 @@ async def test_an_order_for_one_agent_answers_its_poll_alone(
 
 
 @pytest.mark.anyio
-async def test_ten_thousand_orders_for_absent_agents_delay_nobody(
+async def test_ten_thousand_orders_for_absent_agents_delay_no_poll(
     server: Server, management: httpx.Client, agents: dict[UUID, str], query: Query
 ) -> None:
     await asyncio.to_thread(
@@ -99,7 +99,7 @@ async def test_ten_thousand_orders_for_absent_agents_delay_nobody(
 
 
 @pytest.mark.anyio
-async def test_of_two_polls_of_one_agent_the_newest_wins(
+async def test_the_newest_of_two_polls_of_one_agent_wins(
     server: Server, management: httpx.Client, agents: dict[UUID, str]
 ) -> None:
     agent_id, token = list(agents.items())[30]

@@ -1,4 +1,4 @@
-"""Ports that somebody else has when a node starts."""
+"""Ports that are in use when a node starts."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""Who is refused, when, and that the refusal can be read."""
+"""Refused requests: which ones, when, and with readable answers."""
 
 import time
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def test_a_client_still_writing_reads_its_401(server: Server, agent_id: UUID) ->
         assert (answer.status, b"message" in answer.body) == (401, True)
 
 
-def test_a_connection_outlives_a_refusal_of_a_small_body_and_is_told_of_the_end_after_a_large_one(
+def test_a_connection_survives_the_refusal_of_a_small_body_and_is_closed_after_a_large_one(
     server: Server,
 ) -> None:
     def refused(size: int) -> dict[str, str]:
@@ -112,8 +112,8 @@ def test_an_expired_token_is_401_with_its_own_code(server: Server, database_url:
         token = other.token(agent_id)
         known, unknown = (node.client(node.agent_url, token) for node in (other, server))
         wait_until(lambda: known.get("/commands?wait=0").status_code != 200)
-        assert time.monotonic() - started > 9  # its life and the leeway, less the part of a second that `exp` drops
-        for client in (known, known, unknown):  # a node forgets an expired token, or has never seen it
+        assert time.monotonic() - started > 9  # its lifetime and the leeway, minus the fraction that `exp` drops
+        for client in (known, known, unknown):  # the node drops an expired token, or has never seen it
             answer = client.get("/commands?wait=0")
             assert (answer.status_code, answer.json()["code"]) == (401, 2707)
             assert answer.json()["message"] == "The token has expired."
@@ -126,7 +126,7 @@ def test_deleting_an_agent_ends_its_tokens_and_its_held_poll(server: Server, man
         connection.sendall(request("GET", "/commands?wait=60", token))
         wait_for_polls(management, 1)
         assert management.delete(f"/agents/{agent_id}").status_code == 204
-        assert read_answer(connection).status == 401  # a poll that has run out would be answered with 200
+        assert read_answer(connection).status == 401  # a poll that ends by timeout would get 200
     assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 401
     assert server.client(server.agent_url).post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 403
 
@@ -208,13 +208,13 @@ def test_a_query_that_cannot_be_answered_is_400(management: httpx.Client, path: 
     assert management.get(path).status_code == 400
 
 
-def test_a_wait_that_is_no_time_is_refused_and_not_a_fault(server: Server, agent_id: UUID) -> None:
+def test_an_invalid_wait_is_refused_and_is_not_a_server_error(server: Server, agent_id: UUID) -> None:
     client = server.client(server.agent_url, server.token(agent_id))
     assert client.get("/commands?wait=nan").status_code == 400
     assert client.get("/commands?wait=-1").status_code == 400
 
 
-def test_every_route_but_the_public_ones_wants_a_token(server: Server, management: httpx.Client) -> None:
+def test_every_route_except_the_public_ones_requires_a_token(server: Server, management: httpx.Client) -> None:
     public = {"/", "/ready", "/login", "/authentication", "/.well-known/jwks.json", "/security/user/refresh"}
     ids = dict.fromkeys(("agent", "request_id", "order_id", "token_id"), new_id())
     agent = server.client(server.agent_url, server.token(server.enroll(management, "schema")))
@@ -232,7 +232,7 @@ def test_every_route_but_the_public_ones_wants_a_token(server: Server, managemen
                 assert (status == 401) == (path not in public), prefix + path
 
 
-def test_bytes_that_are_no_text_are_400_everywhere(server: Server, management: httpx.Client, agent_id: UUID) -> None:
+def test_bytes_that_are_not_text_are_400_everywhere(server: Server, management: httpx.Client, agent_id: UUID) -> None:
     client = server.client(server.agent_url, server.token(agent_id))
     assert client.post("/commands/results", content=b'{"results":"\xff"}').status_code == 400
     command = (
@@ -254,7 +254,7 @@ def test_the_plugin_path_answers_in_the_plugins_form(
         "target": {"type": "group", "id": "plugin"},
         "source": "Engine",
     }
-    # A trusted service submits in its users' names; nobody else may.
+    # Only a trusted service may submit in its users' names.
     plugin = server.user(management, "dashboard", "service")
     assert management.post("/commands", json=body).status_code == 422
     answer = plugin.post("/_plugins/_command_manager/commands", json={"commands": [body]})

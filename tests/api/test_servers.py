@@ -45,13 +45,13 @@ def agent_id(server: Server) -> UUID:
 
 @pytest.fixture
 def ending(folder: Path, new_database: Callable[[], str], request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that the test ends; its time to drain is the parameter."""
+    """A server that the test stops; the parameter is its drain time."""
     with running_server(folder, new_database(), drain_seconds=request.param, poll_wait_seconds=3600) as running:
         yield running
 
 
 def is_refused(port: int) -> bool:
-    """Tell whether nobody listens; the connection that arrives as the listener closes is reset."""
+    """Return whether nobody listens; a connection made while the listener closes is reset."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except (ConnectionRefusedError, ConnectionResetError):
@@ -104,7 +104,7 @@ async def serve_in_three_parts(server: Server) -> None:
     listeners.listen()
     serving = asyncio.create_task(serve(site_of(server, in_three_parts, listeners.agent, settings), ended))
     port = listeners.agent.getsockname()[1]
-    # A client's kernel waits 40 ms before it acknowledges a part, each time; a busy machine is not as regular.
+    # A client's kernel waits 40 ms before it acknowledges each part; a busy machine is less regular.
     fast = partial(wait_until, lambda: min(seconds_of_answers(server.tls, port)) < 0.03)
     await asyncio.to_thread(fast)
     listeners.close()
@@ -173,7 +173,7 @@ def inherited_sockets(pid: int) -> list[str]:
     """Return the descriptors of sockets that a program would inherit from a process, beside the standard ones."""
     found, process = [], Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
-        with suppress(FileNotFoundError):  # it was closed meanwhile
+        with suppress(FileNotFoundError):  # it has been closed meanwhile
             flags = (process / "fdinfo" / descriptor.name).read_text().partition("flags:")[2].split()[0]
             is_socket = str(descriptor.readlink()).startswith("socket:") and int(descriptor.name) > STDERR
             if is_socket and not int(flags, 8) & os.O_CLOEXEC:
@@ -284,7 +284,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("ending", [1], indirect=True)
-def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: Server) -> None:
+def test_sigterm_does_not_wait_for_stalled_clients(ending: Server) -> None:
     agent_id = ending.enroll(ending.management(), "waiting")
     with connect(ending.tls, ending.agent_port) as idle, connect(ending.tls, ending.agent_port) as half:
         idle.sendall(request("GET", "/", None).replace(b"Connection: close\r\n", b""))
@@ -293,7 +293,7 @@ def test_sigterm_does_not_wait_for_clients_that_neither_go_on_nor_leave(ending: 
         with socket.create_connection(("127.0.0.1", ending.agent_port)):
             time.sleep(0.5)
             ending.process.terminate()
-            time.sleep(1.35)  # longer than it drains
+            time.sleep(1.35)  # longer than its drain time
             half.close()
             assert ending.process.wait(timeout=PATIENCE) == 0
     log = (ending.folder / "log").read_text().rpartition("draining")[2]
@@ -304,7 +304,9 @@ def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: P
     server = start_server(folder, database_url, workers=2)
     try:
         supervisor = psutil.Process(server.process.pid)
-        wait_until(lambda: len(served_by(server, supervisor)) == 2)  # the first one serves when the node is announced
+        wait_until(
+            lambda: len(served_by(server, supervisor)) == 2
+        )  # the node is announced when its first worker serves
         first = supervisor.children()[0]
         first.kill()
         wait_until(lambda: len(served_by(server, supervisor) - {first.pid}) == 2)

@@ -1,4 +1,4 @@
-"""PostgreSQL has no NUL: a text that contains it is refused by its field's name, wherever a request has texts."""
+"""PostgreSQL cannot store NUL: every text of a request that contains it is refused with the name of its field."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ OWN_CHECKS = {
     "Result.message": "has NUL replaced: a report is not refused for it",
     "_Named.order_id": "is only sent back",
 }
-"""The texts of requests that need no pattern, and why."""
+"""Texts of requests that need no pattern, and the reasons."""
 
 
 def request_models() -> Iterator[type]:

@@ -28,7 +28,7 @@ TWO = {"host": ["a.example", "b.example"], "port": [5432, 5433], "database": "na
 
 
 def arguments_of(url: str) -> dict[str, Any]:
-    """What asyncpg is called with."""
+    """Return the arguments for asyncpg."""
     _, options = dialect().create_connect_args(driver_url(url))
     return dict(options)
 
@@ -107,13 +107,13 @@ def test_a_parameter_that_cannot_be_honoured_is_named(parameter: str, reason: st
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of a server that accepts and then says nothing, as one that hangs."""
+    """The port of a server that accepts connections and never answers, as if it hung."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
 
 def beside(url: str, port: int) -> str:
-    """Put a host on 127.0.0.1 before the database's own."""
+    """Return the URL with a host on 127.0.0.1 before the actual one."""
     parsed = driver_url(url)
     assert isinstance(parsed.query["host"], str)
     query = {"host": f"127.0.0.1,{parsed.query['host']}", "port": f"{port},{parsed.query['port']}"}
@@ -129,7 +129,7 @@ def embedded_url(database_url: str) -> str:
 
 
 @pytest.mark.anyio
-async def test_a_host_that_hangs_does_not_hold_up_the_one_that_answers(embedded_url: str, silent: int) -> None:
+async def test_a_hanging_host_does_not_delay_the_one_that_answers(embedded_url: str, silent: int) -> None:
     engine = open_engine(beside(embedded_url, silent), Settings())
     started = time.monotonic()
     async with engine.connect() as connection:
@@ -148,7 +148,7 @@ async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) 
 
 
 @pytest.mark.anyio
-async def test_the_files_of_tls_are_read_as_the_url_names_them(tmp_path: Path) -> None:
+async def test_tls_files_are_read_from_the_paths_in_the_url(tmp_path: Path) -> None:
     (tmp_path / "a ca.pem").write_text("no certificate")
     engine = open_engine(f"postgresql://a,b/name?sslmode=verify-full&sslrootcert={tmp_path}/a+ca.pem", Settings())
     with pytest.raises(DatabaseError) as caught:
@@ -158,7 +158,7 @@ async def test_the_files_of_tls_are_read_as_the_url_names_them(tmp_path: Path) -
 
 
 @pytest.mark.anyio
-async def test_a_host_that_refuses_us_is_told_of_rather_than_one_that_is_away(embedded_url: str) -> None:
+async def test_the_error_of_a_refusing_host_wins_over_that_of_an_unreachable_one(embedded_url: str) -> None:
     missing = driver_url(beside(embedded_url, 1)).set(database="no_such_database")
     engine = open_engine(missing, Settings())
     with pytest.raises(Exception, match="no_such_database"):
@@ -167,7 +167,7 @@ async def test_a_host_that_refuses_us_is_told_of_rather_than_one_that_is_away(em
 
 
 async def read_only_after(url: str, statement: str) -> list[object]:
-    """What connections of one pool say one after the other: whose server they are on and whether it can be written."""
+    """Return what successive connections of one pool report: their server process and whether it is writable."""
     engine, said = open_engine(url, Settings()), []
     for again in (True, False):
         async with engine.connect() as connection:
@@ -188,7 +188,7 @@ async def test_a_connection_whose_server_has_become_read_only_leaves_the_pool(da
 
 @pytest.fixture
 def own_database(new_database: Callable[[], str]) -> str:
-    """A database that one test may change as it likes."""
+    """A database that one test may change freely."""
     return new_database()
 
 
@@ -247,7 +247,7 @@ async def test_parameters_of_a_session_reach_the_server(database_url: str) -> No
 
 
 @pytest.mark.anyio
-async def test_connect_timeout_goes_before_our_own(silent: int) -> None:
+async def test_connect_timeout_overrides_the_default(silent: int) -> None:
     engine = open_engine(f"postgresql://127.0.0.1:{silent}/name?connect_timeout=3600", Settings())
     connecting = asyncio.create_task(engine.connect().__aenter__())
     await asyncio.wait({connecting}, timeout=CONNECT_TIMEOUT_SECONDS + 1)
@@ -273,7 +273,7 @@ async def test_a_wrong_variable_of_libpq_is_named(
 
 
 @pytest.mark.anyio
-async def test_variables_of_libpq_do_not_touch_the_embedded_database(
+async def test_variables_of_libpq_do_not_affect_the_embedded_database(
     monkeypatch: pytest.MonkeyPatch, embedded_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "pgpass").write_bytes(b"\xff")
@@ -299,11 +299,11 @@ except Exception as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a home folder to another user")
-def test_a_home_folder_that_cannot_be_entered_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_home_folder_that_cannot_be_entered_is_ignored(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     os.chown(home, server_account("nobody").uid, -1)
-    ordinary = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")  # else root enters every folder
+    ordinary = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")  # otherwise root enters every folder
     command = (*ordinary, sys.executable, "-c", CONNECT)
     done = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=True)
     assert done.stdout == "ConnectionRefusedError\n"

@@ -1,4 +1,4 @@
-"""Coalescing: one statement for all who wait, and nobody's fault but one's own."""
+"""Coalescing: all waiting callers share one statement, and each gets only its own failures."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Table:
-    """Stores numbers; refuses the negative ones, as PostgreSQL refuses what is no JSON."""
+    """Stores numbers; refuses negative ones, as PostgreSQL refuses invalid JSON."""
 
     def __init__(self) -> None:
         self.statements: list[list[int]] = []
@@ -65,7 +65,7 @@ async def run(table: Table, act: Callable[[Coalescer[int, str]], asyncio.Future[
         return await act(coalescer)
 
 
-async def test_all_who_wait_share_one_statement_and_get_their_own_outcomes() -> None:
+async def test_all_waiting_callers_share_one_statement_and_get_their_own_outcomes() -> None:
     table = Table()
     outcomes = await run(table, lambda c: asyncio.gather(*(c.submit(n, [n, n + 100]) for n in range(50))))
     assert outcomes == [[f"stored {n}", f"stored {n + 100}"] for n in range(50)]
@@ -94,7 +94,7 @@ async def test_an_outage_reaches_every_caller_and_the_next_is_served() -> None:
         assert await coalescer.submit("a", [1]) == ["stored 1"]
 
 
-async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
+async def test_a_bug_triggered_by_one_caller_does_not_fail_the_others() -> None:
     table = Table()
 
     async def store(items: Sequence[int]) -> list[str]:
@@ -110,7 +110,7 @@ async def test_a_bug_that_one_caller_meets_does_not_cost_the_others() -> None:
         ]  # fmt: skip
 
 
-async def test_a_caller_that_goes_away_takes_nobody_along() -> None:
+async def test_a_caller_that_leaves_does_not_affect_the_others() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
     async with writing(coalescer):
@@ -137,7 +137,7 @@ async def test_a_submission_whose_caller_left_before_its_turn_is_dropped() -> No
         assert await coalescer.submit("one", [6]) == ["stored 6"]
 
 
-async def test_one_who_shouts_delays_the_others_by_one_of_its_requests() -> None:
+async def test_a_busy_owner_delays_the_others_by_one_of_its_requests() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
     shouted = [asyncio.create_task(coalescer.submit("loud", range(10_000))) for _ in range(9)]
@@ -179,7 +179,7 @@ async def test_a_group_ends_with_the_submission_that_reaches_the_size_of_a_group
         assert table.statements == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None:
+async def test_a_busy_owner_occupies_one_writer_and_leaves_the_others_free() -> None:
     begun, may_end = [], asyncio.Event()
 
     async def store(items: Sequence[int]) -> Sequence[int]:
@@ -202,7 +202,7 @@ async def test_one_who_shouts_holds_one_writer_and_the_others_are_free() -> None
         assert [outcomes[0] for outcomes in await asyncio.gather(*shouted)] == [0, 1, 2]
 
 
-async def test_nothing_is_stored_at_once() -> None:
+async def test_an_empty_submission_has_no_outcomes() -> None:
     table = Table()
     assert await asyncio.wait_for(run(table, lambda c: asyncio.gather(c.submit("a", []), c.submit("b", [1]))), 5) == [
         [],
@@ -210,7 +210,7 @@ async def test_nothing_is_stored_at_once() -> None:
     ]
 
 
-async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> None:
+async def test_writers_share_the_waiting_submissions() -> None:
     table = Table()
     coalescer = Coalescer[int, str](table.store, table.refuse)
     async with writing(coalescer, *[UNLIMITED] * 2):
@@ -220,11 +220,11 @@ async def test_writers_share_what_waits_so_that_none_waits_for_the_others() -> N
                 await coalescer.submit(owner, [owner])
 
         await asyncio.gather(*(act(owner) for owner in range(50)))
-        # Else one stores 48 at a time and the other one of the two that come in the meantime.
+        # Otherwise one writer stores 48 at a time and the other only what arrives in the meantime.
         assert max(map(len, table.statements[2:-2])) <= 26
 
 
-async def test_a_missing_partition_is_made_and_of_days_that_are_not_kept_events_are_quarantined(
+async def test_a_missing_partition_is_created_and_events_of_expired_days_are_quarantined(
     engine: Engine,
 ) -> None:
     clock = DatabaseClock()
@@ -257,7 +257,7 @@ async def test_an_encoded_row_can_be_read_back() -> None:
     assert [read_row(row)[0].int - first.int for row in rows] == [0, 1, 2]
 
 
-async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(engine: Engine) -> None:
+async def test_items_that_only_postgresql_refuses_are_quarantined_and_the_others_stored(engine: Engine) -> None:
     clock = DatabaseClock()
     quarantine = Quarantine(engine, clock, 10)
     sink = PostgresqlSink(engine, quarantine, Slices())
@@ -266,7 +266,7 @@ async def test_what_postgresql_alone_refuses_is_quarantined_and_the_rest_stored(
         await clock.synchronise(connection)
     async with performing(sink):
         agents = [new_id() for _ in range(4)]
-        # Framing would have caught this one; the writer must not depend on it.
+        # Framing would refuse this item, but the writer must not depend on that.
         bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
         good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
         await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))

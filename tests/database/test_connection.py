@@ -1,4 +1,4 @@
-"""Statements on the driver: what fails or is cancelled in the midst of one leaves no useless connection behind."""
+"""Statements on the driver: failures and cancellations leave no unusable connection in the pool."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ FAULT = text("SELECT 1 / (CAST(:zero AS int))")
 
 
 async def assert_usable(engine: Engine) -> None:
-    """Take every connection of the pool, each in turn, and run a statement and a transaction on it."""
+    """Run a statement and a transaction on every connection of the pool in turn."""
     async with engine.connect() as first, engine.connect() as second:
         for connection in (first, second):
             assert await connection.execute(ONE) == [(1,)]
@@ -30,7 +30,7 @@ async def assert_usable(engine: Engine) -> None:
                 assert await connection.execute(ONE) == [(1,)]
 
 
-async def test_a_fault_rolls_back_and_the_connection_lives_on(engine: Engine) -> None:
+async def test_an_error_rolls_back_and_the_connection_stays_usable(engine: Engine) -> None:
     async with engine.connect() as connection:
         pid = connection.driver.get_server_pid()
     with pytest.raises(DatabaseError):
@@ -42,9 +42,7 @@ async def test_a_fault_rolls_back_and_the_connection_lives_on(engine: Engine) ->
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
-async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
-    engine: Engine, *, in_transaction: bool
-) -> None:
+async def test_a_cancellation_during_a_statement_reaches_the_caller(engine: Engine, *, in_transaction: bool) -> None:
     async def wait() -> None:
         async with engine.connect() as connection:
             if in_transaction:
@@ -60,10 +58,10 @@ async def test_who_is_cancelled_in_the_midst_of_a_statement_learns_of_it(
     await assert_usable(engine)
 
 
-async def test_a_connection_that_is_left_in_a_transaction_is_not_used_again(engine: Engine) -> None:
+async def test_a_connection_left_in_a_transaction_is_not_reused(engine: Engine) -> None:
     async def fail() -> None:
         async with engine.connect() as connection:
-            await connection.driver.execute("BEGIN")  # as if that of a transaction had been cancelled too late
+            await connection.driver.execute("BEGIN")  # as if a transaction was cancelled after its BEGIN
             await connection.execute(FAULT, {"zero": 0})
 
     with pytest.raises(DatabaseError):
@@ -114,9 +112,7 @@ async def test_values_that_differ_in_number_are_an_array(engine: Engine) -> None
         ("SELECT nothing", DatabaseError),
     ],
 )
-async def test_an_error_says_what_it_means_to_the_caller(
-    engine: Engine, statement: str, kind: type[DatabaseError]
-) -> None:
+async def test_driver_errors_are_translated(engine: Engine, statement: str, kind: type[DatabaseError]) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SET statement_timeout = '100ms'"))
         with pytest.raises(DatabaseError) as caught:

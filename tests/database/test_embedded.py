@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, with real servers: shared, killed, half made, too new, too deep, run by root."""
+"""The embedded PostgreSQL with real servers: shared, killed, unfinished, too new, in a long path, run by root."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ with embedded_postgres(pathlib.Path(sys.argv[1]), durable=False, shared_dir=path
 
 @contextmanager
 def reachable_folder(scratch: Path) -> Iterator[Path]:
-    """Make a folder that the server's user can reach, unlike root's tmp_path, and short enough for a socket."""
+    """Create a folder that the server's user can reach, unlike root's tmp_path, and short enough for a socket."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -67,7 +67,7 @@ def folder(scratch: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def data_dir(scratch: Path) -> Iterator[Path]:
-    """One cluster for every test that leaves it whole: making one takes a second."""
+    """A cluster shared by the tests that do not damage it, since creating one takes a second."""
     with reachable_folder(scratch) as path:
         yield path / "data"
 
@@ -119,7 +119,7 @@ def psql(cluster: Cluster, account: Account) -> str:
 
 @contextmanager
 def open_socket(cluster: Cluster) -> Iterator[None]:
-    """Take the file permissions away, so that only the server itself can refuse."""
+    """Open the file permissions, so that only the server itself can refuse."""
     socket = cluster.socket_dir / ".s.PGSQL.5432"
     cluster.socket_dir.chmod(0o755)
     socket.chmod(0o777)
@@ -153,7 +153,7 @@ def test_a_server_killed_by_the_kernel_starts_again(data_dir: Path, postgres: Po
 
 @contextmanager
 def living_process(account: Account) -> Iterator[int]:
-    """The number of a process of the server's user that is no server."""
+    """The id of a process of the server's user that is not a server."""
     user = account.uid if os.geteuid() == 0 else None
     with subprocess.Popen(["/bin/sleep", "3600"], user=user, cwd="/") as process:
         try:
@@ -177,7 +177,7 @@ def test_pid_files_with_the_number_of_another_process_do_not_stop_the_start(data
 def test_a_snapshot_of_a_data_directory_in_use_is_a_database_of_its_own(folder: Path, postgres: Postgres) -> None:
     with postgres(folder / "original") as cluster:
         ask(cluster, "CREATE TABLE kept AS SELECT 7 AS number")
-        with paused_server(cluster):  # a copy of files that do not change is as atomic as a snapshot
+        with paused_server(cluster):  # a copy of unchanging files is as atomic as a snapshot
             subprocess.run(["/bin/cp", "-a", folder / "original", folder / "copy"], check=True)
         with postgres(folder / "copy") as copy:
             ask(copy, "UPDATE kept SET number = 8")
@@ -186,7 +186,7 @@ def test_a_snapshot_of_a_data_directory_in_use_is_a_database_of_its_own(folder: 
 
 @contextmanager
 def paused_server(cluster: Cluster) -> Iterator[None]:
-    """Stop every process of a server for the block, after its writes have reached the files."""
+    """Suspend every process of a server during the block, after its writes have reached the files."""
     ask(cluster, "CHECKPOINT")
     pid = int((cluster.path / "postmaster.pid").read_text().split()[0])
     processes = [psutil.Process(pid), *psutil.Process(pid).children()]
@@ -225,7 +225,7 @@ def test_an_unusable_shared_memory_folder_does_not_stop_the_start(folder: Path, 
     assert holder.returncode == 0
 
 
-def test_of_many_that_miss_the_server_at_once_one_starts_it_again(data_dir: Path, postgres: Postgres) -> None:
+def test_one_of_many_simultaneous_callers_restarts_the_server(data_dir: Path, postgres: Postgres) -> None:
     with postgres(data_dir) as cluster, ThreadPoolExecutor(8) as threads:
         cluster.revive()
         started = started_at(cluster)
@@ -234,7 +234,7 @@ def test_of_many_that_miss_the_server_at_once_one_starts_it_again(data_dir: Path
         assert started_at(cluster) > started
 
 
-def test_what_another_process_starts_or_stops_just_now_is_left_to_it(data_dir: Path, postgres: Postgres) -> None:
+def test_a_server_that_another_process_starts_or_stops_is_left_alone(data_dir: Path, postgres: Postgres) -> None:
     with postgres(data_dir) as cluster:
         cluster.stop()
         with locked(cluster.home / "start.lock"):
@@ -244,7 +244,7 @@ def test_what_another_process_starts_or_stops_just_now_is_left_to_it(data_dir: P
         assert cluster.is_running()
 
 
-def test_a_server_whose_data_are_gone_is_not_made_anew(folder: Path, postgres: Postgres) -> None:
+def test_a_server_whose_data_are_gone_is_not_created_again(folder: Path, postgres: Postgres) -> None:
     with postgres(folder / "data") as cluster:
         cluster.stop()
         cluster.path.rename(folder / "elsewhere")
@@ -330,7 +330,7 @@ def test_a_socket_path_that_is_too_long_is_replaced(folder: Path, postgres: Post
 
 
 @as_root
-def test_a_short_socket_folder_of_somebody_else_is_refused(folder: Path) -> None:
+def test_a_short_socket_folder_of_another_user_is_refused(folder: Path) -> None:
     home, nobody = folder / ("long" * 25), server_account("nobody")
     home.mkdir()
     make_socket_dir(home, nobody)
@@ -341,7 +341,7 @@ def test_a_short_socket_folder_of_somebody_else_is_refused(folder: Path) -> None
     short.rmdir()
 
 
-def test_a_cluster_that_was_never_finished_is_made_anew(folder: Path, postgres: Postgres) -> None:
+def test_an_unfinished_cluster_is_created_again(folder: Path, postgres: Postgres) -> None:
     unfinished = folder / "data" / "postgres" / "cluster.new"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")

@@ -1,4 +1,4 @@
-"""Ids that sort by when they were made."""
+"""Ids that sort by their creation time."""
 
 import time
 from datetime import UTC, datetime
@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at, uuid7_floor, uuid7_time
 
 
-def test_an_id_tells_the_millisecond_it_was_made_in() -> None:
+def test_an_id_contains_its_creation_time_in_milliseconds() -> None:
     moment = datetime(2026, 11, 21, 4, 22, 33, 123_000, tzinfo=UTC)
     assert uuid7_time(uuid7_floor(moment)) == moment
     made = uuid7_at(moment.timestamp())
     assert (made.version, made.variant, uuid7_time(made)) == (7, "specified in RFC 4122", moment)
 
 
-def test_ids_of_one_millisecond_sort_by_when_they_were_made() -> None:
+def test_ids_of_one_millisecond_sort_by_creation() -> None:
     moments = [1_780_000_000 + microsecond / 1e6 for microsecond in range(0, 1000, 10)]
     made = [uuid7_at(moment) for moment in moments]
     assert made == sorted(made)
@@ -37,7 +37,7 @@ def test_a_clock_that_was_wrong_leaves_no_ids_of_the_future() -> None:
     assert abs(uuid7_time(clock.uuid7()).timestamp() - time.time()) < 1
 
 
-def test_a_node_s_own_clock_only_shows_how_far_it_is_off() -> None:
+def test_the_nodes_clock_only_determines_its_skew() -> None:
     clock = DatabaseClock()
     clock.set(time.time() - 5)
     assert abs(clock.skew_seconds - 5) < 0.5

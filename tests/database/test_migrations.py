@@ -1,4 +1,4 @@
-"""The migrations, as an operator runs them; and that they end at the schema that the code believes in."""
+"""The migrations as an operator runs them; they result in the schema that the code expects."""
 
 import asyncio
 import subprocess
@@ -45,7 +45,7 @@ def test_up_down_and_up_again_agree_with_the_schema(folder: Path, new_database: 
     assert "No new upgrade operations detected" in alembic(env, "check")
 
 
-def test_the_tables_have_the_storage_parameters_that_the_schema_tells_of(new_database: Callable[[], str]) -> None:
+def test_the_tables_have_the_storage_parameters_of_the_schema(new_database: Callable[[], str]) -> None:
     # Alembic's check leaves them out.
     options = "SELECT relname, option FROM pg_class, unnest(reloptions) AS option WHERE relkind IN ('r', 'p')"
     stored = {(row["relname"], row["option"]) for row in querying(new_database())(options)}
@@ -57,7 +57,7 @@ def test_the_tables_have_the_storage_parameters_that_the_schema_tells_of(new_dat
 
 
 LAST_RELEASED = "0004"
-"""The revision of the last release, whose nodes may still run when the first of this one migrates."""
+"""The revision of the last release, whose nodes may still run when the first new node migrates."""
 
 COLUMNS = """
     SELECT table_name || '.' || column_name AS name, concat_ws(' ', data_type, is_nullable, column_default) AS shape,
@@ -75,13 +75,13 @@ Shape = tuple[dict[str, tuple[str, bool]], set[tuple[str, str]]]
 
 
 def shape(url: str) -> Shape:
-    """Return the columns of all tables, and the rules that their rows must obey."""
+    """Return the columns and constraints of all tables."""
     columns = {row["name"]: (row["shape"], row["may_be_missing"]) for row in querying(url)(COLUMNS)}
     return columns, {(row["relname"], row["rule"]) for row in querying(url)(RULES)}
 
 
 def faults(before: Shape, after: Shape) -> list[str]:
-    """Return what code that knows the schema before would trip over in the one after."""
+    """Return the changes that would break code written for the earlier schema."""
     (old, old_rules), (new, new_rules) = before, after
     tables = {name.split(".")[0] for name in old}
     changed = [name for name in old if new.get(name) != old[name]]
@@ -94,7 +94,7 @@ def faults(before: Shape, after: Shape) -> list[str]:
     return sorted(changed + needed + rules)
 
 
-def test_the_code_of_the_last_release_finds_all_that_it_knows(folder: Path, new_database: Callable[[], str]) -> None:
+def test_the_last_release_finds_every_column_that_it_uses(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     env = environment(folder, url)
     alembic(env, "downgrade", LAST_RELEASED)
@@ -146,13 +146,13 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
         await connection.execute(text("DROP TABLE " + (await partitions(connection))[-1]))
     async with engine.connect() as writer:
         await writer.driver.execute("BEGIN")
-        # A row that is not committed holds the lock that ingestion holds.
+        # An uncommitted row holds the same lock as ingestion.
         await writer.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
         made = await asyncio.wait_for(create_partitions(engine), PATIENCE)
         assert [is_partition(name) for name in made] == [True]
         dropping = asyncio.create_task(drop_partitions(engine, "events", 30))
         await asyncio.sleep(0.3)
-        # Detaching waits for the writer, and nobody waits for the detaching.
+        # Detaching waits for the writer, and no writer waits for it.
         async with engine.begin() as another:
             await another.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
         await writer.driver.execute("COMMIT")

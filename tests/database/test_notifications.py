@@ -18,7 +18,7 @@ CHANNEL = "comms_api_test"
 
 
 class Node:
-    """A notifier and a listener, and how often each channel was heard."""
+    """A notifier and a listener that count the notifications of each channel."""
 
     def __init__(self, engine: Engine) -> None:
         self.heard: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class Node:
 
 @asynccontextmanager
 async def running(*nodes: Node) -> AsyncIterator[None]:
-    """Run the nodes for the block; a listener reports every channel once when it is connected."""
+    """Run the nodes during the block; a listener reports every channel once when it connects."""
     async with performing(*(part for node in nodes for part in (node.listener, node.notifier))):
         await until(lambda: all(node.heard[CHANNEL] for node in nodes))
         for node in nodes:
@@ -51,19 +51,19 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_node_that_commits_is_told_before_postgresql_is(engine: Engine) -> None:
+async def test_the_committing_node_is_notified_before_postgresql(engine: Engine) -> None:
     node = Node(engine)
     node.notifier.notify(CHANNEL)
     assert node.heard == {CHANNEL: 1}
 
 
-async def test_a_channel_that_a_node_does_not_hear_is_none_of_its_business(engine: Engine) -> None:
+async def test_a_node_ignores_channels_that_it_does_not_listen_to(engine: Engine) -> None:
     node = Node(engine)
     node.notifier.notify("elsewhere")
     assert not node.heard
 
 
-async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engine: Engine) -> None:
+async def test_every_other_node_is_notified_and_the_sender_only_once(engine: Engine) -> None:
     one, two, three = nodes = [Node(engine) for _ in range(3)]
     async with running(*nodes):
         one.notifier.notify(CHANNEL)
@@ -73,7 +73,7 @@ async def test_every_other_node_hears_it_and_the_own_does_not_hear_it_again(engi
     assert [node.heard for node in nodes] == [{CHANNEL: 1, "other": 1}] * 3
 
 
-async def test_it_says_whom_it_is_about_unless_that_is_anybody_or_too_many(engine: Engine) -> None:
+async def test_a_notification_lists_its_ids_unless_there_are_too_many(engine: Engine) -> None:
     one, two = nodes = [Node(engine) for _ in range(2)]
     many = {f"{number:036}" for number in range(NAMED_MAXIMUM)}
 

@@ -1,4 +1,4 @@
-"""The real pgbouncer between a node and its database: refused where it shares sessions, used where it does not."""
+"""A real pgbouncer between a node and its database: refused if it shares sessions, otherwise used."""
 
 import socket
 import subprocess
@@ -49,7 +49,7 @@ def own_database(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture
 def pooled(scratch: Path, own_database: str) -> Pooled:
-    """Returns the URL of a separate database behind a pgbouncer with this mode."""
+    """Return the URL of a separate database behind a pgbouncer with this mode."""
 
     @contextmanager
     def run(mode: str, ignored: str = IGNORED) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Source addresses: named by trusted proxies, in whatever form, and IPv4 wherever they are mapped into IPv6."""
+"""Source addresses: the forms in which trusted proxies send them, and IPv4-mapped IPv6 addresses as IPv4."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_hop_may_have_a_port_and_brackets(hop: str, address: str | None) -> No
 
 
 def client_of(header: ForwardedHeader, *headers: tuple[str, str], peer: str = "10.0.0.1") -> str:
-    """Return the client of a request whose peer has sent these headers."""
+    """Return the client of a request with these headers."""
     proxies = TrustedProxies(["10.0.0.0/8", "::ffff:192.0.2.0/120"], header)
     client = proxies.find_client(Address(peer, 5), [(name.lower().encode(), value.encode()) for name, value in headers])
     assert client is not None

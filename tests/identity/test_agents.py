@@ -1,4 +1,4 @@
-"""Who is an agent: keys, blocks, source addresses, enrollment by token, re-enrollment, storms of logins."""
+"""Authentication of agents: keys, blocks, source addresses, enrollment by token, re-enrollment, storms of logins."""
 
 import asyncio
 import ssl
@@ -25,7 +25,9 @@ def wait_until_refused(client: httpx.Client) -> None:
     wait_until(lambda: client.get("/commands?wait=0").status_code == 401)
 
 
-def test_a_blocked_agent_is_out_at_once_and_is_not_told_a_final_word(server: Server, management: httpx.Client) -> None:
+def test_a_blocked_agent_is_refused_at_once_but_not_with_a_final_answer(
+    server: Server, management: httpx.Client
+) -> None:
     agent_id = server.enroll(management, "blocked")
     client = server.log_in(agent_id)
     assert management.patch(f"/agents/{agent_id}", json={"is_blocked": True}).json()["is_blocked"] is True
@@ -85,7 +87,7 @@ def test_only_a_trusted_proxy_names_the_client(
         assert client.get("/commands?wait=0", headers={"X-Forwarded-For": "10.9.9.9"}).status_code == 200
 
 
-def test_a_token_enrolls_so_many_agents_into_its_groups(server: Server, management: httpx.Client) -> None:
+def test_a_token_enrolls_a_limited_number_of_agents_into_its_groups(server: Server, management: httpx.Client) -> None:
     management.post("/groups", json={"name": "tokened"})
     body = {"groups": ["tokened"], "uses": 2, "expires_in": 60, "description": "rack 7"}
     made = management.post("/enrollment-tokens", json=body).json()
@@ -100,7 +102,7 @@ def test_a_token_enrolls_so_many_agents_into_its_groups(server: Server, manageme
     assert (listed["uses_left"], listed["description"], "token" in listed) == (0, "rack 7", False)
 
 
-def test_a_token_that_is_over_or_revoked_enrolls_nobody_and_a_failed_use_is_not_used_up(
+def test_an_expired_or_revoked_token_enrolls_nobody_and_a_failed_use_does_not_count(
     server: Server, management: httpx.Client
 ) -> None:
     def token(**members: Any) -> dict[str, str]:
@@ -155,7 +157,7 @@ def test_an_agent_that_was_silent_long_enough_may_be_replaced(folder: Path, new_
         assert log_in(server, agent["id"], KEY).status_code == 401
 
 
-def test_a_right_key_is_let_in_whatever_has_failed_before(server: Server, management: httpx.Client) -> None:
+def test_a_correct_key_is_accepted_after_any_number_of_failures(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "guessed")
     assert [log_in(server, agent_id, OTHER_KEY).status_code for _ in range(6)] == [401] * 6
     wait_until(lambda: "Retry-After" in log_in(server, agent_id, OTHER_KEY).headers)
@@ -182,7 +184,7 @@ def test_wrong_enrollment_tokens_do_not_keep_a_right_one_out(server: Server, man
     assert server.client(server.agent_url, made["token"]).post("/enroll", json=body).status_code == 201
 
 
-def test_a_storm_of_logins_is_a_queue_and_never_a_collapse(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_storm_of_logins_queues_and_does_not_overload_the_node(folder: Path, new_database: Callable[[], str]) -> None:
     with running_server(folder / "storm", new_database(), logins_waiting_maximum=40) as server:
         agent_id = server.enroll(server.management(), "storm")
         body = b'{"uuid":"%b","key":"%b"}' % (str(agent_id).encode(), KEY.encode())
@@ -215,7 +217,7 @@ def test_the_secret_is_replaced_without_a_new_key_for_anyone(folder: Path, new_d
     with running_server(home, url, previous_secret_file=old) as server:
         assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
         assert log_in(server, agent_id).status_code == 200
-    with running_server(home, url) as server:  # the login has hashed the key anew
+    with running_server(home, url) as server:  # the login has hashed the key again
         assert log_in(server, agent_id).status_code == 200
         assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
 

@@ -1,4 +1,4 @@
-"""A change of files or groups is announced again, after a pause that doubles, until the agent has taken it over."""
+"""A change of files or groups is announced again, after a pause that doubles, until the agent has applied it."""
 
 import gc
 import signal
@@ -54,7 +54,7 @@ def is_announced(query: Query, agent_id: UUID) -> bool:
 
 @pytest.fixture
 def agent(server: Server, management: httpx.Client, request: pytest.FixtureRequest) -> tuple[UUID, httpx.Client]:
-    """An agent, named as its group and the test, that a new file is being announced to."""
+    """An agent with a pending announcement of a new file; the test's name is the name of the agent and its group."""
     name = request.node.name[5:40]
     management.post("/groups", json={"name": name})
     agent_id = server.enroll(management, name, (name,))
@@ -106,7 +106,7 @@ def test_a_failed_move_is_repeated_with_the_groups_as_they_are_then(
     ("end", "message"),
     [
         ("UPDATE orders SET expires_at = now() WHERE order_id = $1", "expired after delivery, without an answer"),
-        # To each further offer, a real agent sends a report that does not end the order.
+        # A real agent answers each further offer with a report that does not end the order.
         ("UPDATE orders SET attempt = 1000 WHERE order_id = $1", "expired after delivery, without an answer"),
     ],
 )
@@ -184,7 +184,9 @@ def test_another_node_repeats_what_failed_before_all_were_killed(folder: Path, n
         report(client, order, 0)
 
 
-def test_a_deleted_agent_is_forgotten(agent: tuple[UUID, httpx.Client], management: httpx.Client, query: Query) -> None:
+def test_nothing_is_repeated_for_a_deleted_agent(
+    agent: tuple[UUID, httpx.Client], management: httpx.Client, query: Query
+) -> None:
     agent_id, _ = agent
     wait_until(lambda: not is_announced(query, agent_id))
     assert management.delete(f"/agents/{agent_id}").status_code == 204
@@ -247,7 +249,7 @@ async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: Engine) 
         "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'lost', '')",
         "INSERT INTO announcements SELECT id, has_moved, uuid7() FROM agents, unnest(ARRAY[true, false]) AS has_moved",
     )
-    assert [await announcer.repeat() for _ in range(2)] == [2, 0]  # orders that are nowhere to be found have failed
+    assert [await announcer.repeat() for _ in range(2)] == [2, 0]  # orders that cannot be found count as failed
     noted = "SELECT name, has_moved FROM configuration_changes JOIN agents ON agent_id = id"
     async with idle_engine.connect() as connection:
         assert await connection.execute(text(noted)) == [("lost", True)]
@@ -266,7 +268,7 @@ async def test_many_announcements_keep_no_statement_in_memory(idle_engine: Engin
         await execute(idle_engine, move)
         assert await announcer.announce() == 1
 
-    await announce()  # makes the statements that are constant
+    await announce()  # creates the constant statements
     kept = count_statements()
     for _ in range(20):
         await announce()
@@ -274,6 +276,6 @@ async def test_many_announcements_keep_no_statement_in_memory(idle_engine: Engin
 
 
 def count_statements() -> int:
-    """Return how many statements are in memory; each holds the values that it was built with."""
+    """Return the number of statements in memory; each keeps the values that it was built with."""
     gc.collect()
     return sum(isinstance(found, Select) for found in gc.get_objects())

@@ -1,4 +1,4 @@
-"""The audit trail: every change, by whom and from where, and nothing secret; written by the database itself."""
+"""The audit trail: the database records every change with its actor and address, but no secrets."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_an_order_that_is_cancelled_alone_is_recorded(server: Server, management
     assert (entry["actor"], entry["address"], entry["after"]) == ("admin", "127.0.0.1", {"status": "cancelled"})
 
 
-def test_nothing_secret_is_in_the_trail_and_signs_of_life_are_not(server: Server, management: httpx.Client) -> None:
+def test_the_trail_contains_no_secrets_and_no_sightings(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "discreet")
     before = len(entries(management))
     server.log_in(agent_id).get("/commands?wait=0")
@@ -60,7 +60,7 @@ def test_a_reader_may_not_read_the_trail(server: Server, management: httpx.Clien
     assert server.user(management, "curious", "reader").get("/audit").status_code == 403
 
 
-def test_what_is_done_by_hand_is_recorded_and_the_trail_cannot_be_changed(
+def test_manual_changes_are_recorded_and_the_trail_cannot_be_changed(
     management: httpx.Client, query: Callable[..., list[Any]]
 ) -> None:
     query("INSERT INTO groups (name) VALUES ('by-hand')")

@@ -1,4 +1,4 @@
-"""Mutual TLS: an agent that shows a certificate is the one that it names."""
+"""Mutual TLS: an agent with a certificate can log in only as the agent that the certificate names."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from support.waiting import PATIENCE
 
 
 class Fleet:
-    """A server that wants certificates, and the authority that makes them."""
+    """A server that requests certificates, and the authority that issues them."""
 
     def __init__(self, server: Server, authority: trustme.CA) -> None:
         self.server = server
@@ -43,7 +43,7 @@ def fleet(request: pytest.FixtureRequest, folder: Path, new_database: Callable[[
         yield Fleet(server, authority)
 
 
-def test_a_certificate_lets_in_the_agent_that_it_names_alone(fleet: Fleet) -> None:
+def test_a_certificate_admits_only_the_agent_that_it_names(fleet: Fleet) -> None:
     management = fleet.server.management()
     agent_id, other = (fleet.server.enroll(management, name) for name in ("certified", "other"))
     answer = fleet.log_in(agent_id, str(agent_id))
@@ -53,7 +53,7 @@ def test_a_certificate_lets_in_the_agent_that_it_names_alone(fleet: Fleet) -> No
     assert [fleet.poll(token, str(name)) for name in (agent_id, other)] == [200, 403]
 
 
-def test_a_certificate_that_names_nobody_lets_nobody_in(fleet: Fleet) -> None:
+def test_a_certificate_without_an_agent_id_admits_nobody(fleet: Fleet) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "nameless")
     context = fleet.server.tls
     fleet.authority.issue_cert("some-machine.example").configure_cert(context)

@@ -1,4 +1,4 @@
-"""YAML group files: refused at upload if readers could differ about them, merged with every scalar as written."""
+"""YAML group files: ambiguous files are refused at upload; a merge keeps every scalar as written."""
 
 from typing import Any
 
@@ -175,7 +175,7 @@ def test_a_file_that_a_reader_could_take_differently_is_refused_with_its_line(
     assert (answer.status_code, "bad.yml: " in answer.json()["detail"]) == (422, True)
     assert fault in answer.json()["detail"]
     assert management.get("/groups/readers/files").json() == []
-    # Other files hold anything.
+    # Other files may have any content.
     assert management.put("/groups/readers/files/bad.txt", content=content).status_code == 200
     management.delete("/groups/readers/files/bad.txt")
 

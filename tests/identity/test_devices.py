@@ -1,4 +1,4 @@
-"""Devices that have logged in before are remembered for a while, a bounded number of each user."""
+"""Devices that have logged in before are remembered for a limited time, up to a maximum per user."""
 
 import asyncio
 import secrets
@@ -32,7 +32,7 @@ CROWD = 80
 
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
-    """A database of the test's own."""
+    """A separate database for the test."""
     return new_database()
 
 
@@ -43,7 +43,7 @@ def users_of(engine: Engine) -> Users:
 
 
 async def know(connection: Connection, token_hash: bytes) -> None:
-    """Let the user log in once more from a device that has none of the tokens before."""
+    """Log the user in from a device that has none of the earlier tokens."""
     await insert_device(connection, "user", token_hash, HERE)
     await trim_devices(connection, "user")
 
@@ -73,7 +73,7 @@ async def test_a_device_and_its_network_are_known_until_they_expire(engine: Engi
         assert await count(connection) == 0
 
 
-async def test_logins_that_keep_no_token_are_bounded_and_push_out_no_device_that_has_come_back(
+async def test_logins_without_a_device_token_are_bounded_and_displace_no_returned_device(
     engine: Engine,
 ) -> None:
     async with engine.begin() as connection:

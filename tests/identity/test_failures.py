@@ -25,7 +25,7 @@ HERE = "192.0.2.1"
 
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
-    """A database of the test's own."""
+    """A separate database for the test."""
     return new_database()
 
 
@@ -38,7 +38,7 @@ def limit_of(engine: Engine, failures: int = 1, seconds: float = LONGEST_SECONDS
 
 
 async def pass_time(engine: Engine, seconds: float) -> None:
-    """Make everything that is remembered so much older."""
+    """Make every stored failure this much older."""
     async with engine.begin() as connection:
         await connection.execute(
             text(
@@ -92,7 +92,7 @@ async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, e
     assert is_outage(next(error for error in errors if isinstance(error, Exception)))
 
 
-async def test_of_tries_made_at_once_through_two_engines_only_the_free_ones_and_one_more_are_charged(
+async def test_concurrent_attempts_through_two_engines_are_charged_up_to_the_limit_and_one_more(
     database_url: str, engine: Engine
 ) -> None:
     other = open_engine(database_url, PATIENT)
@@ -113,7 +113,7 @@ async def test_the_lock_doubles_up_to_its_bound(engine: Engine) -> None:
     assert locks == pytest.approx([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *[LONGEST_SECONDS] * 5], rel=0.01)
 
 
-async def test_a_lock_says_when_it_ends_and_time_forgives(engine: Engine) -> None:
+async def test_a_lockout_says_when_it_ends_and_failures_expire(engine: Engine) -> None:
     limit = limit_of(engine, 5)
     for _ in range(6):
         await limit.charge("somebody", HERE)
@@ -143,7 +143,7 @@ async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: Engine) ->
         (OSError("the database is away"), False),
     ],
 )
-async def test_only_a_try_that_was_not_evaluated_is_given_back(
+async def test_only_an_attempt_that_was_not_evaluated_is_refunded(
     engine: Engine, outcome: BaseException, *, is_locked: bool
 ) -> None:
     limit = limit_of(engine)
@@ -177,7 +177,7 @@ async def test_failures_can_be_cleared_everywhere(engine: Engine) -> None:
     assert await count_rows(engine) == 1
 
 
-async def test_failures_are_deleted_when_forgotten_and_beyond_the_maximum_those_that_lock_go_last(
+async def test_expired_failures_are_deleted_and_beyond_the_maximum_locking_ones_go_last(
     engine: Engine,
 ) -> None:
     limit = limit_of(engine)

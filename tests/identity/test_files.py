@@ -26,7 +26,7 @@ def poll(client: httpx.Client, wait: float = 5) -> list[dict[str, Any]]:
     return [order["action"] for order in orders]
 
 
-def test_an_agent_gets_the_files_of_its_own_groups_alone(server: Server, management: httpx.Client) -> None:
+def test_an_agent_gets_only_the_files_of_its_groups(server: Server, management: httpx.Client) -> None:
     for group in ("mine", "theirs"):
         management.post("/groups", json={"name": group})
         assert put(management, group, f"{group}.yml", f"name: {group}\n").status_code == 200
@@ -39,7 +39,7 @@ def test_an_agent_gets_the_files_of_its_own_groups_alone(server: Server, managem
     assert (client.get("/files").status_code, client.get("/files").json()["code"]) == (400, 2704)
 
 
-def test_the_file_of_an_own_group_without_one_is_an_empty_map(server: Server, management: httpx.Client) -> None:
+def test_the_merged_file_of_a_group_without_files_is_an_empty_map(server: Server, management: httpx.Client) -> None:
     for group in ("bare", "foreign"):
         management.post("/groups", json={"name": group})
     client = server.log_in(server.enroll(management, "bare", ("bare",)))
@@ -88,7 +88,7 @@ def test_a_part_is_within_its_file(first: int, last: int, size: int) -> None:
         ("merged.yml", "a: 1"),
     ],
 )
-def test_what_is_no_configuration_is_refused_and_nobody_is_told(
+def test_an_invalid_configuration_is_refused_and_not_announced(
     management: httpx.Client, name: str, content: str
 ) -> None:
     management.post("/groups", json={"name": "strict"})
@@ -98,7 +98,7 @@ def test_what_is_no_configuration_is_refused_and_nobody_is_told(
     assert put(management, "strict", "large.txt", "x" * (4 * 2**20 + 1)).status_code == 413
 
 
-def test_versions_are_kept_and_the_same_content_is_no_new_one(management: httpx.Client) -> None:
+def test_versions_are_kept_and_the_same_content_creates_none(management: httpx.Client) -> None:
     management.post("/groups", json={"name": "versions"})
     for content in ("one", "two", "two", "three"):
         put(management, "versions", "a.txt", content)
@@ -115,7 +115,7 @@ def test_versions_are_kept_and_the_same_content_is_no_new_one(management: httpx.
     assert len(management.get(f"{url}/versions").json()) == 20
 
 
-def test_ten_changes_are_told_by_one_order_and_a_move_by_one(server: Server, management: httpx.Client) -> None:
+def test_ten_changes_are_announced_by_one_order_and_a_move_by_one(server: Server, management: httpx.Client) -> None:
     for group in ("told", "told-too"):
         management.post("/groups", json={"name": group})
     agent_id = server.enroll(management, "told", ("told",))
@@ -140,7 +140,7 @@ def test_changes_while_an_agent_is_away_do_not_pile_up(server: Server, managemen
     assert poll(server.log_in(agent_id)) == [{"name": "fetch-config", "args": {}, "version": ""}]
 
 
-def test_who_does_not_run_what_it_should_is_a_query(server: Server, management: httpx.Client) -> None:
+def test_agents_that_are_out_of_sync_can_be_listed(server: Server, management: httpx.Client) -> None:
     management.post("/groups", json={"name": "drift"})
     put(management, "drift", "drift.yml", "a: 1")
     put(management, "drift", "b.txt", "b")
@@ -186,7 +186,7 @@ def test_an_agent_without_group_files_is_in_sync(server: Server, management: htt
     assert is_in_sync()
 
 
-def test_the_group_of_highest_precedence_has_the_last_word(server: Server, management: httpx.Client) -> None:
+def test_the_group_of_highest_precedence_wins(server: Server, management: httpx.Client) -> None:
     for group, precedence in (("base", 5), ("alpha", 10), ("beta", 10), ("low", 0)):
         management.post("/groups", json={"name": group, "precedence": precedence})
         put(

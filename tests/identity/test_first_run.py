@@ -1,4 +1,4 @@
-"""The first start gives its operator a password, a certificate authority, a log, and a way back in."""
+"""The first start gives its operator a password, a certificate authority, a log, and a password reset."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def url(new_database: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="module")
 def node(folder: Path, url: str) -> Iterator[Server]:
-    """A node whose operator has given no password."""
+    """A node whose operator has set no password."""
     node = start_server(folder, url, admin_password_file=None)
     yield node
     node.stop()
@@ -57,7 +57,7 @@ def test_the_first_password_is_in_a_file_for_its_owner_alone(node: Server, passw
     assert log_in(node, password_file.read_text()).status_code == 200
 
 
-def test_everybody_may_read_the_authority_and_nobody_else_the_key(node: Server) -> None:
+def test_everyone_may_read_the_authority_and_only_the_owner_its_key(node: Server) -> None:
     certs = node.folder / "certs"
     assert (certs / "ca.pem").stat().st_mode & 0o777 == 0o644
     assert (certs / "server.key").stat().st_mode & 0o777 == 0o600
@@ -112,7 +112,7 @@ def test_a_lost_password_is_reset_on_the_node(node: Server, url: str, password_f
     assert entries[-1]["actor"] == "comms-api users reset-password"
 
 
-def test_a_password_is_reset_to_one_of_the_operators(node: Server, url: str, tmp_path: Path) -> None:
+def test_a_password_is_reset_to_one_from_a_file(node: Server, url: str, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD)
     assert reset(node, url, "admin", "--password-file", str(file)).returncode == 0
@@ -127,7 +127,7 @@ def test_a_password_is_reset_to_one_of_the_operators(node: Server, url: str, tmp
         ("admin", "short", "--password-file: the password must have at least"),
     ],
 )
-def test_a_reset_that_cannot_be_is_one_line(node: Server, url: str, name: str, password: str, reason: str) -> None:
+def test_a_failed_reset_prints_one_line(node: Server, url: str, name: str, password: str, reason: str) -> None:
     file = node.folder / f"{name}-password"
     file.write_text(password)
     done = reset(node, url, name, "--password-file", str(file))
@@ -136,7 +136,7 @@ def test_a_reset_that_cannot_be_is_one_line(node: Server, url: str, name: str, p
     assert done.stderr.count("\n") == 1
 
 
-def test_notices_are_bounded_and_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_are_limited_and_single(caplog: pytest.LogCaptureFixture) -> None:
     minute = [0.0]
     notices = LimitedLog(getLogger("notices"), INFO, lambda: minute[0])
     with caplog.at_level(INFO, "notices"):

@@ -1,4 +1,4 @@
-"""Agents that an external database knows log in at once, with what that database says and nothing else."""
+"""Agents of an external database can log in without enrollment, but only with the data of that database."""
 
 import sqlite3
 import sys
@@ -25,7 +25,7 @@ KEY, WEAK = "0123456789abcdefghijklmnopqrstuv", "secret"
 
 
 class External:
-    """A server, and the SQLite database that its unknown agents are in."""
+    """A server, and the SQLite database that contains its unknown agents."""
 
     def __init__(self, server: Server, path: Path, another_node: Callable[[], AbstractContextManager[Server]]) -> None:
         self.server = server
@@ -66,7 +66,7 @@ def external(folder: Path, new_database: Callable[[], str]) -> Iterator[External
         yield External(server, path, start)
 
 
-def test_an_unknown_agent_is_enrolled_and_let_in_by_one_login(external: External) -> None:
+def test_one_login_enrolls_and_admits_an_unknown_agent(external: External) -> None:
     external.put("001", "web-1", "127.0.0.0/8")
     answer = external.log_in("001")
     assert answer.status_code == 200, answer.text
@@ -79,7 +79,7 @@ def test_an_unknown_agent_is_enrolled_and_let_in_by_one_login(external: External
     assert [entry["actor"] for entry in entries] == ["a key request"]
 
 
-def test_a_uuid_is_kept_and_a_weak_key_is_good_and_hashed_slowly(external: External) -> None:
+def test_a_uuid_is_kept_and_a_weak_key_is_accepted_and_hashed_slowly(external: External) -> None:
     agent_id = str(new_id())
     external.put(agent_id, "by-uuid", key=WEAK)
     assert external.log_in(agent_id, WEAK).status_code == 200
@@ -126,7 +126,7 @@ def test_a_refusal_is_final_and_remembered_for_a_moment(external: External) -> N
     wait_until(lambda: external.log_in("777").status_code == 200)
 
 
-def test_a_key_that_was_changed_outside_is_taken_over(external: External) -> None:
+def test_a_key_changed_in_the_external_database_is_adopted(external: External) -> None:
     external.put("002", "changed")
     assert external.log_in("002").status_code == 200
     other = KEY[::-1]
@@ -148,7 +148,7 @@ def test_an_agent_may_be_found_by_its_address(external: External) -> None:
     assert external.find("by-address")["external_id"] == "004"
 
 
-def test_what_no_database_should_say_is_an_outage_and_never_a_final_word(external: External) -> None:
+def test_an_invalid_answer_of_the_database_is_an_outage_and_never_final(external: External) -> None:
     external.put("005", "no name at all")
     external.put("006", "web-1")
     assert external.log_in("005").status_code == 503
@@ -158,7 +158,7 @@ def test_what_no_database_should_say_is_an_outage_and_never_a_final_word(externa
     assert KEY not in (external.server.folder / "log").read_text()
 
 
-def test_a_hundred_knocks_of_one_agent_are_one_agent(external: External) -> None:
+def test_a_hundred_simultaneous_logins_enroll_one_agent(external: External) -> None:
     external.put("008", "impatient")
     statuses: list[int] = []
     threads = [Thread(target=lambda: statuses.append(external.log_in("008").status_code)) for _ in range(25)]
@@ -194,7 +194,7 @@ def test_an_agent_that_was_silent_long_enough_is_replaced_by_one_of_its_name(
         assert external.find("host-8")["allowed_addresses"] == ["127.0.0.0/8"]
 
 
-def test_while_nobody_can_be_asked_those_who_are_known_log_in(folder: Path, new_database: Callable[[], str]) -> None:
+def test_known_agents_log_in_while_no_source_is_reachable(folder: Path, new_database: Callable[[], str]) -> None:
     away = folder / "nobody listens here"
     with running_server(folder / "away", new_database(), key_request_socket=away) as server:
         known = server.enroll(server.management(), "known")

@@ -1,4 +1,4 @@
-"""Signing keys are replaced on a schedule, sign only when every node knows them, and stay until nothing needs them."""
+"""Signing keys rotate on a schedule, sign only when every node knows them, and stay while any token needs them."""
 
 import time
 
@@ -26,7 +26,7 @@ async def load(engine: Engine, keys: SigningKeys) -> Keyring:
         return await keys.load(connection)
 
 
-async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: Engine) -> None:
+async def test_a_key_is_read_then_signs_and_then_is_deleted(engine: Engine) -> None:
     keys = SigningKeys(engine, SECRET, Settings(signing_key_days=1))
 
     async def pass_by(seconds: float) -> None:
@@ -51,7 +51,7 @@ async def test_a_key_is_read_then_signs_and_then_is_forgotten(engine: Engine) ->
     assert (await load(engine, keys)).kid == ring.kid
 
 
-async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: Engine) -> None:
+async def test_a_token_from_the_future_is_refused_until_then(engine: Engine) -> None:
     ring, now = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
     tokens = Tokens(ring, 900, lambda: now)
     token = tokens.issue("agent", AGENTS, issued_at=now + 3_600)
@@ -61,13 +61,13 @@ async def test_a_token_from_the_future_counts_on_no_node_until_then(engine: Engi
     assert tokens.verify(token, AGENTS).subject == "agent"
 
 
-async def test_another_secret_opens_no_key_and_says_so(engine: Engine) -> None:
+async def test_another_secret_decrypts_no_key_and_the_error_says_so(engine: Engine) -> None:
     await load(engine, SigningKeys(engine, SECRET, Settings()))
     with pytest.raises(ConfigurationError, match="not the secret"):
         await load(engine, SigningKeys(engine, Secret(b"t" * 32), Settings()))
 
 
-async def test_an_agents_token_is_good_five_seconds_past_its_end_and_a_users_is_not(engine: Engine) -> None:
+async def test_an_agents_token_is_accepted_for_five_seconds_after_it_expires_and_a_users_is_not(engine: Engine) -> None:
     ring, issued_at = await load(engine, SigningKeys(engine, SECRET, Settings())), 1_790_000_000.0
     clock = [issued_at]
     tokens, other_node = (Tokens(ring, 900, lambda: clock[0]) for _ in range(2))
@@ -132,7 +132,7 @@ def test_entropy_is_of_the_characters() -> None:
     assert entropy_bits("0123456789abcdefghijklmnopqrstuv") == pytest.approx(160)
 
 
-async def test_of_an_agents_tokens_the_newest_is_kept_and_each_is_good(engine: Engine) -> None:
+async def test_only_an_agents_newest_token_is_cached_and_each_is_valid(engine: Engine) -> None:
     now = 1_790_000_000.0
     tokens = Tokens(await load(engine, SigningKeys(engine, SECRET, Settings())), 900, lambda: now)
     issued = [tokens.issue("agent", AGENTS, issued_at=now + number / 8) for number in range(5)]

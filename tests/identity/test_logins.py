@@ -1,4 +1,4 @@
-"""Logins that come together share one look-up, and each gets the answer that it would get alone."""
+"""Simultaneous logins share one lookup, and each gets the answer that it would get alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -16,7 +16,7 @@ from comms_api.database.connection import Engine
 AT_ONCE = 24
 
 
-def test_of_many_logins_at_once_each_has_its_own_answer(server: Server, management: httpx.Client) -> None:
+def test_each_of_many_simultaneous_logins_gets_its_own_answer(server: Server, management: httpx.Client) -> None:
     enrolled = [server.enroll(management, f"enrolled {number}") for number in range(AT_ONCE)]
     robbed = [server.enroll(management, f"robbed {number}") for number in range(AT_ONCE)]
     strangers = [new_id() for _ in range(AT_ONCE)]

@@ -1,4 +1,4 @@
-"""What changes while somebody logs in holds for the token that comes of it."""
+"""Changes during a login apply to the token that it returns."""
 
 import base64
 import time

@@ -1,4 +1,4 @@
-"""The bytes that real agents send to enroll, log in, poll and fetch files, on a raw TLS socket each."""
+"""The bytes that real agents send to enroll, log in, poll and fetch files, each on a raw TLS socket."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ AGENT = "User-Agent: WazuhXDR/v6.0.0 (Endpoint; x86_64; Debian)\r\nAccept: appli
 
 
 def exchange(server: Server, port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes on a connection of their own, without SNI or ALPN, and return status, headers and body."""
+    """Send bytes on a new connection without SNI or ALPN, and return status, headers and body."""
     tls = server.tls
     tls.check_hostname = False
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw, tls.wrap_socket(raw) as connection:

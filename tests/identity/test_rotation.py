@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "key_requests" / "agents_from
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    """A node whose statements may wait for a lock as long as the tests do."""
+    """A node whose statements wait for a lock as long as the tests do."""
     with running_server(folder, database_url, database_timeout_seconds=PATIENCE) as running:
         yield running
 
@@ -155,5 +155,5 @@ def test_a_key_from_an_external_database_is_rotated_there_and_ended_by_an_operat
         refused = submit(agent, order_to_rotate(management, agent_id))
         assert (refused.status_code, "external database" in refused.json()["detail"]) == (422, True)
         assert management.post(f"/agents/{agent_id}/key", json={"key": THIRD_KEY}).status_code == 200
-        assert log_in(server, "001", KEY).json()["message"] == "Invalid key"  # though the database still says so
+        assert log_in(server, "001", KEY).json()["message"] == "Invalid key"  # although the database still says so
         assert log_in(server, "001", THIRD_KEY).status_code == 200

@@ -1,4 +1,4 @@
-"""Users' tokens: short, refreshable once each, ended by a logout, a new password or a new role; and the lock."""
+"""Users' tokens: short-lived, refreshable once, revoked by a logout, a new password or role; and lockouts."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,7 +119,7 @@ def test_after_several_failures_the_right_password_must_wait_at_that_address_alo
 
 
 def locks_for(server: Server, name: str) -> int:
-    """Return for how many seconds a user is locked, after one more wrong password."""
+    """Return how many seconds a user is locked out after one more wrong password."""
     return int(authenticate(server, name, "wrong password").headers.get("Retry-After", "0"))
 
 

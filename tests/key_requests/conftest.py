@@ -1,4 +1,4 @@
-"""Whatever a source does, no log holds the key."""
+"""No log may contain the key, whatever a source does."""
 
 import logging
 from collections.abc import Iterator
@@ -17,5 +17,5 @@ def _no_key_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a socket may be."""
+    """A path for a socket."""
     return tmp_path / "keys.sock"

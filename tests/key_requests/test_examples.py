@@ -1,4 +1,4 @@
-"""The two examples, run as an operator would, on real databases."""
+"""The two examples on real databases, run as an operator would run them."""
 
 import asyncio
 import sqlite3
@@ -120,7 +120,7 @@ def test_an_injection_finds_nothing(database: str) -> None:
         (["postgresql://nobody@127.0.0.1:1/x", "id", "001"], 3),
     ],
 )
-def test_what_the_program_cannot_answer_has_its_code(arguments: list[str], code: int) -> None:
+def test_each_failure_of_the_program_has_its_error_code(arguments: list[str], code: int) -> None:
     assert say(*arguments).startswith(f'{{"error": {code}, "message": ')
 
 
@@ -138,13 +138,13 @@ def test_only_owner_and_group_may_ask_the_socket_server(socket: Path) -> None:
     assert stat.S_IMODE(socket.stat().st_mode) == 0o660
 
 
-def test_a_second_socket_server_does_not_push_the_first_aside(socket: Path, sqlite: str) -> None:
+def test_a_second_socket_server_does_not_replace_the_first(socket: Path, sqlite: str) -> None:
     command = [sys.executable, EXAMPLES / "socket_server.py", socket, sqlite]
     second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "Address already in use" in second.stderr
 
 
-def test_a_socket_server_takes_the_place_of_a_dead_one(sqlite: str, path: Path) -> None:
+def test_a_socket_server_replaces_a_dead_one(sqlite: str, path: Path) -> None:
     for _ in range(2):
         with running(path, sqlite) as process:
             process.kill()

@@ -1,4 +1,4 @@
-"""Questions, agents and settings are what they say, or are not made at all."""
+"""Questions, agents and settings are valid, or cannot be created."""
 
 import sys
 from pathlib import Path
@@ -32,13 +32,13 @@ def test_equal_questions_are_equal(kind: str, value: str, normal: str) -> None:
     "value",
     ["", "01", "123456789", "001\n", "\u0660\u0660\u0661", "-001", "001; ls", "001\0", UUID[:-1], f"{{{UUID}}}"],
 )
-def test_an_id_that_is_none_cannot_be_asked_for(value: str) -> None:
+def test_an_invalid_id_is_refused(value: str) -> None:
     with pytest.raises(Invalid):
         Question("id", value)
 
 
 @pytest.mark.parametrize("value", ["", "any", "10.0.0.0/8", "10.0.0.256", "010.0.0.1", "fe80::1%eth0", "1.1.1.1\n"])
-def test_an_address_that_is_none_cannot_be_asked_for(value: str) -> None:
+def test_an_invalid_address_is_refused(value: str) -> None:
     with pytest.raises(Invalid):
         Question("ip", value)
 
@@ -72,7 +72,7 @@ def test_addresses_have_one_form(written: str, normal: str) -> None:
         *("10.0.0.0/0.255.255.255", "10.0.0.0/255.0.0", "2001:db8::/255.0.0.0", "::ffff:10.0.0.0/255.0.0.0"),
     ],
 )
-def test_what_is_no_address_is_not_repeated(written: str) -> None:
+def test_the_error_for_an_invalid_address_does_not_repeat_it(written: str) -> None:
     with pytest.raises(ValueError, match=r"^expected an address, a CIDR network or `any`$"):
         normal_addresses(written)
 
@@ -95,7 +95,7 @@ def test_an_agent_is_admitted_from_its_addresses_only(ip: str, address: str, *, 
     assert msgspec.convert(agent(ip=ip)["data"], ExternalAgent).admits(address) is is_admitted
 
 
-def test_no_repr_tells_the_key() -> None:
+def test_no_repr_contains_the_key() -> None:
     known = ExternalAgent("001", "web-1", "any", KEY)
     assert KEY not in f"{known!r} {known} {known.__rich_repr__()}"
     assert known.key == KEY
@@ -126,12 +126,12 @@ def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("socket", [Path("keys.sock"), Path("/" + "x" * 107)])
-def test_a_socket_that_no_kernel_takes_is_refused(socket: Path) -> None:
+def test_a_socket_path_too_long_for_the_kernel_is_refused(socket: Path) -> None:
     with pytest.raises(ValueError, match=r"^socket: "):
         KeySettings(socket=socket)
 
 
-def test_without_a_program_and_a_socket_nobody_is_asked() -> None:
+def test_without_a_program_and_a_socket_key_requests_are_disabled() -> None:
     assert not KeySettings().is_enabled
     assert KeySettings(socket=Path("/run/keys.sock")).is_enabled
 

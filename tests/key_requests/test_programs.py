@@ -1,4 +1,4 @@
-"""Programs that are run for a key: what they may do, what they may not, and that nothing of them lives on."""
+"""Programs of key requests: what they may do, what they may not do, and that none of their processes survives."""
 
 import asyncio
 import logging
@@ -41,16 +41,16 @@ async def reason_of(program: tuple[str, ...], seconds: float = PATIENCE, **chang
 
 
 async def run_beyond_the_deadline(program: tuple[str, ...], started: Path) -> str:
-    """Return the reason why a program was ended after it wrote a file; a busy machine may start it late."""
+    """Return why a program was stopped after it wrote a file; a busy machine may start it late."""
     for seconds in (SHORT_SECONDS, 10 * SHORT_SECONDS, PATIENCE):
         reason = await reason_of(program, seconds)
-        if started.exists():  # noqa: ASYNC240 - a moment
+        if started.exists():  # noqa: ASYNC240 - a short call
             break
     return reason
 
 
 def is_running(pid: Path) -> bool:
-    """Say whether any of the processes lives whose numbers are in a file."""
+    """Return whether any process whose id is in a file is alive."""
     return any(_is_alive(int(number)) for number in pid.read_text().split())
 
 
@@ -61,13 +61,13 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-async def test_the_answer_is_what_it_prints(tmp_path: Path) -> None:
+async def test_the_output_of_the_program_is_the_answer(tmp_path: Path) -> None:
     assert await run(script(tmp_path, echo(agent_json()))) == ExternalAgent("001", "web-1", "any", KEY)
     assert await run(script(tmp_path, echo(refusal_json()))) == Refusal(4, "no such agent")
 
 
 @pytest.mark.parametrize(("kind", "value"), [("id", "001"), ("ip", "192.168.1.100"), ("ip", "2001:db8::1")])
-async def test_it_gets_the_kind_and_the_value_after_its_own_arguments(tmp_path: Path, kind: Any, value: str) -> None:
+async def test_the_kind_and_the_value_follow_the_programs_arguments(tmp_path: Path, kind: Any, value: str) -> None:
     program = script(tmp_path, """printf '{"error":7,"message":"%s|%s|%s|%s"}' "$#" "$1" "$2" "$3" """)
     answer = await run((*program, "a b;$(id)"), question=Question(kind, value))
     assert answer == Refusal(7, f"3|a b;$(id)|{kind}|{value}")
@@ -78,7 +78,7 @@ async def test_an_interpreter_runs_a_script(tmp_path: Path) -> None:
     assert isinstance(await run(("sh", str(tmp_path / "x.txt"))), ExternalAgent)
 
 
-async def test_it_gets_no_input_and_nothing_of_the_servers_environment(
+async def test_the_program_gets_no_input_and_no_environment_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMMS_API_SECRET", "of the server")
@@ -100,13 +100,13 @@ async def test_it_has_a_lower_priority_than_the_server(tmp_path: Path) -> None:
     assert answer == Refusal(7, str(min(os.nice(0) + NICENESS, 19)))
 
 
-async def test_memory_beyond_the_limit_is_not_given(tmp_path: Path) -> None:
+async def test_memory_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     greedy = script(tmp_path, "head -c 200000000 /dev/zero | tail -c 190000000 >&2 || exit 9", echo(agent_json()))
     assert "code 9" in await reason_of(greedy, program_memory_bytes=32 * 2**20)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-async def test_it_runs_as_its_own_user(scratch: Path) -> None:
+async def test_the_program_runs_as_the_configured_user(scratch: Path) -> None:
     program = script(scratch, """printf '{"error":7,"message":"%s"}' "$(id -un) $(id -Gn) $(ulimit -p)" """)
     answer = await run(program, program_user="nobody")
     assert answer == Refusal(7, "nobody nogroup 1024")
@@ -143,29 +143,29 @@ async def test_an_answer_that_never_ends_is_cut_off_at_once(tmp_path: Path) -> N
         (["kill -9 $$"], "was killed by signal 9"),
     ],
 )
-async def test_a_failure_is_told_by_its_code(tmp_path: Path, lines: list[str], reason: str) -> None:
+async def test_the_reason_of_a_failure_names_the_exit_code(tmp_path: Path, lines: list[str], reason: str) -> None:
     assert (await reason_of(script(tmp_path, *lines))).endswith(reason)
 
 
-async def test_a_missing_and_an_unexecutable_program_are_told_apart(tmp_path: Path) -> None:
+async def test_a_missing_and_an_unexecutable_program_have_different_reasons(tmp_path: Path) -> None:
     assert await reason_of((str(tmp_path / "missing"),)) == f"{tmp_path}/missing does not exist"
     for path in (plain_file(tmp_path), plain_file(tmp_path, b"\1\2\3", 0o755), str(tmp_path)):
         assert await reason_of((path,)) == f"{path} is not executable"
 
 
-async def test_a_slow_program_is_ended_at_the_deadline(tmp_path: Path) -> None:
+async def test_a_slow_program_is_stopped_at_the_deadline(tmp_path: Path) -> None:
     reason = await reason_of(script(tmp_path, f"exec sleep {NEVER_SECONDS}"), SHORT_SECONDS)
     assert "did not exit within 0.3 s" in reason
 
 
-async def test_a_program_may_tidy_up_when_it_is_told_to_end(tmp_path: Path) -> None:
+async def test_a_program_may_clean_up_when_it_is_terminated(tmp_path: Path) -> None:
     started, mark = tmp_path / "started", tmp_path / "tidied"
     tidy = script(tmp_path, f"trap 'touch {mark}; exit' TERM", f"touch {started}; sleep {NEVER_SECONDS} & wait")
     await run_beyond_the_deadline(tidy, started)
     assert mark.exists()
 
 
-async def test_a_program_that_will_not_end_is_killed_with_all_it_started(tmp_path: Path) -> None:
+async def test_a_program_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     sleep = f"sleep {NEVER_SECONDS}"
     stubborn = script(tmp_path, "trap '' TERM", f"({sleep}; {sleep}) & echo $! $$ >{pids}", f"wait; {sleep}")
@@ -173,14 +173,14 @@ async def test_a_program_that_will_not_end_is_killed_with_all_it_started(tmp_pat
     await until(lambda: not is_running(pids))
 
 
-async def test_what_it_leaves_behind_holds_up_nobody_and_is_killed(tmp_path: Path) -> None:
+async def test_leftover_children_delay_nothing_and_are_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     answer = await run(script(tmp_path, f"sleep {NEVER_SECONDS} & echo $! >{pid}", echo(agent_json())))
     assert isinstance(answer, ExternalAgent)
     await until(lambda: not is_running(pid))
 
 
-async def test_who_leaves_the_group_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_child_that_leaves_the_group_delays_nothing(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     leave = f"setsid sh -c 'echo $$ >{pid}; exec sleep {NEVER_SECONDS}' &"
     answer = await run(script(tmp_path, leave, f"until [ -s {pid} ]; do sleep 0.01; done", echo(agent_json())))
@@ -198,19 +198,19 @@ async def test_a_cancelled_lookup_leaves_no_program(tmp_path: Path) -> None:
     await until(lambda: not is_running(pid))
 
 
-async def test_a_lookup_that_is_cancelled_while_its_program_starts_leaves_nothing_of_it(tmp_path: Path) -> None:
+async def test_a_lookup_cancelled_while_its_program_starts_leaves_no_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     lookup = asyncio.create_task(run(script(tmp_path, f"sleep {NEVER_SECONDS} & echo $! $$ >{pids}; wait")))
     for _ in range(2):
         await asyncio.sleep(0)
-    wait_until(lambda: pids.exists() and pids.read_text())  # the loop stands still, so the start is not complete
+    wait_until(lambda: pids.exists() and pids.read_text())  # the loop is blocked here, so the start is not complete
     lookup.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(lookup, PATIENCE)
     await until(lambda: not is_running(pids))
 
 
-async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_standard_error_is_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await run(script(tmp_path, f"echo 'row 001 {KEY} found\nslowly' >&2", echo(agent_json())))
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == [f"{tmp_path}/program-0.sh wrote to standard error: row 001 *** found slowly"]
@@ -225,7 +225,7 @@ async def test_complaints_are_logged_without_the_key(tmp_path: Path, caplog: pyt
         [f"""echo "{{'id': '001', 'key': '{KEY}'}}" >&2""", "exit 1"],
     ],
 )
-async def test_a_failed_programs_complaint_tells_no_key(
+async def test_standard_error_of_a_failed_program_is_logged_without_the_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str]
 ) -> None:
     with pytest.raises((BadAnswer, SourceUnavailable)):
@@ -233,7 +233,7 @@ async def test_a_failed_programs_complaint_tells_no_key(
     assert "***" in caplog.text
 
 
-async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_long_standard_error_is_truncated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loud = script(tmp_path, "head -c 1000000 /dev/zero | tr '\\0' x >&2", echo(agent_json()))
     assert isinstance(await run(loud), ExternalAgent)
     complaints = [record.getMessage() for record in caplog.records if "wrote to standard error" in record.getMessage()]
@@ -241,5 +241,5 @@ async def test_an_endless_complaint_is_kept_in_part(tmp_path: Path, caplog: pyte
     assert 1000 < len(complaints[0]) < 4500
 
 
-async def test_a_program_that_complains_without_end_is_ended(tmp_path: Path) -> None:
+async def test_a_program_with_endless_standard_error_is_killed(tmp_path: Path) -> None:
     assert "was killed by signal 9" in await reason_of(script(tmp_path, "yes >&2"))

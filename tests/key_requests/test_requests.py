@@ -1,4 +1,4 @@
-"""Many who ask and few lookups: single flight, the queue, the memory of refusals, fallback and the pause."""
+"""Many callers and few lookups: single flight, the queue, remembered refusals, the fallback and the pause."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Clock:
-    """A time that tests move."""
+    """A clock that tests advance."""
 
     seconds = 0.0
 
@@ -66,7 +66,7 @@ async def test_a_success_is_not_remembered(path: Path) -> None:
     assert asking.counters.agents == 2
 
 
-async def test_all_who_asked_get_the_failure(path: Path) -> None:
+async def test_all_callers_get_the_failure(path: Path) -> None:
     async with answering(path, always(b"no json")) as asked:
         asking = KeyRequests(settings(socket=path))
         outcomes = await asyncio.gather(*(asking.ask(ASKED) for _ in range(10)), return_exceptions=True)
@@ -74,7 +74,7 @@ async def test_all_who_asked_get_the_failure(path: Path) -> None:
     assert len(asked) == asking.counters.bad_answers == 1
 
 
-async def test_who_goes_away_takes_nobody_along(path: Path) -> None:
+async def test_a_caller_that_leaves_does_not_cancel_the_others(path: Path) -> None:
     may_answer = asyncio.Event()
 
     async def later(request: str) -> bytes:
@@ -92,7 +92,7 @@ async def test_who_goes_away_takes_nobody_along(path: Path) -> None:
     assert len(asked) == 1
 
 
-async def test_a_lookup_goes_on_when_all_have_gone_away(path: Path) -> None:
+async def test_a_lookup_continues_after_all_callers_have_left(path: Path) -> None:
     may_answer = asyncio.Event()
 
     async def later(_: str) -> bytes:
@@ -111,7 +111,7 @@ async def test_a_lookup_goes_on_when_all_have_gone_away(path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
-async def test_as_many_lookups_run_at_a_time_as_are_set(path: Path, threads: int) -> None:
+async def test_at_most_the_configured_number_of_lookups_run_at_a_time(path: Path, threads: int) -> None:
     running = most = 0
     all_run = asyncio.Event()
 
@@ -122,7 +122,7 @@ async def test_as_many_lookups_run_at_a_time_as_are_set(path: Path, threads: int
         if running == threads:
             all_run.set()
         await all_run.wait()
-        await asyncio.sleep(0.02)  # for one too many to be seen
+        await asyncio.sleep(0.02)  # so that an excess lookup would be noticed
         running -= 1
         return await by_id(request)
 
@@ -132,7 +132,7 @@ async def test_as_many_lookups_run_at_a_time_as_are_set(path: Path, threads: int
     assert most == threads
 
 
-async def test_programs_run_side_by_side(tmp_path: Path) -> None:
+async def test_programs_run_concurrently(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     meet = f"touch {marks}/$2; until [ $(ls {marks} | wc -l) = 4 ]; do sleep 0.02; done"
@@ -141,7 +141,7 @@ async def test_programs_run_side_by_side(tmp_path: Path) -> None:
     assert answers == [Refusal(4, question.value) for question in questions(4)]
 
 
-async def test_a_full_queue_is_told_at_once(path: Path) -> None:
+async def test_a_full_queue_is_an_immediate_error(path: Path) -> None:
     async with answering(path, never):
         asking = KeyRequests(settings(socket=path, threads=1, queue_size=2))
         waiting = [asyncio.create_task(asking.ask(question)) for question in questions(3)]
@@ -161,7 +161,7 @@ async def test_the_deadline_holds_in_the_queue_too(path: Path) -> None:
         asking = KeyRequests(settings(socket=path, threads=1, timeout_seconds=0.5))
         started = time.monotonic()
         outcomes = await asyncio.gather(*map(asking.ask, questions(100)), return_exceptions=True)
-    assert time.monotonic() - started < 100 * 0.5 / 2  # one after the other, they would take twice that
+    assert time.monotonic() - started < 100 * 0.5 / 2  # in sequence, they would take twice as long
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
     assert asking.counters.unavailable == 100
 
@@ -199,10 +199,10 @@ async def test_the_program_is_run_only_when_the_socket_fails(tmp_path: Path, pat
     assert asking.counters.fallbacks == (not is_there)
 
 
-async def test_a_hanging_socket_leaves_the_program_time(tmp_path: Path, path: Path) -> None:
+async def test_a_hanging_socket_leaves_time_for_the_program(tmp_path: Path, path: Path) -> None:
     program = script(tmp_path, echo(agent_json()))
     async with answering(path, never):
-        for seconds in (1.0, 10.0, PATIENCE):  # the program gets half of it, and may start late on a busy machine
+        for seconds in (1.0, 10.0, PATIENCE):  # the program gets half, and may start late on a busy machine
             asking = KeyRequests(settings(program, path, timeout_seconds=seconds))
             with suppress(SourceUnavailable):
                 answer = await asking.ask(ASKED)
@@ -211,7 +211,7 @@ async def test_a_hanging_socket_leaves_the_program_time(tmp_path: Path, path: Pa
 
 
 @pytest.mark.parametrize("answer", [refusal_json(), b"no json"])
-async def test_a_no_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, path: Path, answer: bytes) -> None:
+async def test_a_refusal_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, path: Path, answer: bytes) -> None:
     mark = tmp_path / "was run"
     asking = KeyRequests(settings(script(tmp_path, f"touch '{mark}'"), path))
     async with answering(path, always(answer)):
@@ -219,7 +219,7 @@ async def test_a_no_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, pat
     assert not mark.exists()
 
 
-async def test_a_source_that_fails_again_and_again_is_spared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_source_that_keeps_failing_is_paused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     source = CircuitBreaker(SocketSource(path, 4096), clock)
     for _ in range(circuit_breaker.FAILURES_MAXIMUM):
@@ -236,7 +236,7 @@ async def test_a_source_that_fails_again_and_again_is_spared(path: Path, caplog:
     assert len(asked) == 2
 
 
-async def test_one_question_tries_a_spared_source_while_others_are_turned_away(path: Path) -> None:
+async def test_one_question_probes_a_paused_source_while_others_are_refused(path: Path) -> None:
     clock = Clock()
     source = CircuitBreaker(SocketSource(path, 4096), clock)
     await asyncio.gather(*(source.ask(ASKED, PATIENCE) for _ in range(5)), return_exceptions=True)
@@ -251,14 +251,14 @@ async def test_one_question_tries_a_spared_source_while_others_are_turned_away(p
     assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) == 4
 
 
-async def test_the_client_is_told_no_path_and_the_log_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_paths_are_logged_but_not_shown_to_the_client(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(SourceUnavailable) as failed:
         await KeyRequests(settings(socket=path)).ask(ASKED)
     assert str(path) not in failed.value.detail
     assert f"key request id 001: {path}: No such file or directory" in caplog.text
 
 
-async def test_nobody_can_be_asked_when_nothing_is_set() -> None:
+async def test_without_sources_every_question_is_unavailable() -> None:
     with pytest.raises(CommsError):
         await KeyRequests(settings()).ask(ASKED)
 

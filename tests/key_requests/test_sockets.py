@@ -1,4 +1,4 @@
-"""Unix sockets that are asked for a key: how they are asked, and every way they may fail."""
+"""Unix sockets of key requests: the protocol, and every way it may fail."""
 
 import asyncio
 from pathlib import Path
@@ -21,20 +21,20 @@ async def ask(path: Path, question: Question = ASKED, seconds: float = PATIENCE)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-async def test_the_answer_is_a_line_or_all_until_it_closes(path: Path, end: bytes) -> None:
+async def test_the_answer_ends_with_a_line_or_with_the_connection(path: Path, end: bytes) -> None:
     async with answering(path, always(agent_json() + end)) as asked:
         assert await ask(path) == ExternalAgent("001", "web-1", "any", KEY)
     assert asked == ["id:001"]
 
 
-async def test_it_is_asked_by_address(path: Path) -> None:
+async def test_the_socket_can_be_asked_by_address(path: Path) -> None:
     async with answering(path, always(refusal_json())) as asked:
         assert await ask(path, Question("ip", "192.168.1.100")) == Refusal(4, "no such agent")
         assert await ask(path, Question("ip", "2001:db8::1")) == Refusal(4, "no such agent")
     assert asked == ["ip:192.168.1.100", "ip:2001:db8::1"]
 
 
-async def test_a_line_is_enough_though_the_connection_stays_open(path: Path) -> None:
+async def test_a_line_is_enough_even_if_the_connection_stays_open(path: Path) -> None:
     async def answer_and_stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         for byte in agent_json() + b"\n":
@@ -68,14 +68,14 @@ async def test_a_hostile_answer_is_a_bad_answer(path: Path, answer: bytes) -> No
             await ask(path)
 
 
-async def test_a_socket_that_hangs_is_left_at_the_deadline(path: Path) -> None:
+async def test_a_hanging_socket_is_abandoned_at_the_deadline(path: Path) -> None:
     async with answering(path, never):
         with pytest.raises(SourceUnavailable) as failed:
             await ask(path, seconds=0.2)
     assert failed.value.reason == f"{path} did not answer within 0.2 s"
 
 
-async def test_a_socket_that_answers_a_byte_at_a_time_is_left_at_the_deadline(path: Path) -> None:
+async def test_a_slowly_answering_socket_is_abandoned_at_the_deadline(path: Path) -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         while not writer.is_closing():
