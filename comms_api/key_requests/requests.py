@@ -12,13 +12,13 @@ A lookup is a separate task, so callers may leave; its deadline counts from the 
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
 from comms_api.errors import CommsError, Unavailable
+from comms_api.fairness.slots import Slots
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.health import check_program, check_socket
@@ -28,6 +28,8 @@ from comms_api.key_requests.sources import ProgramSource, SocketSource, Source, 
 logger = logging.getLogger(__name__)
 
 REFUSALS_MAXIMUM = 10_000
+CLIENTS_TO_FILL = 4
+"""How many clients are needed to fill the queue."""
 
 Outcome = ExternalAgent | Refusal | CommsError
 
@@ -86,8 +88,12 @@ class KeyRequests:
     def __init__(self, settings: KeySettings) -> None:
         self._settings = settings
         self._sources = _sources(settings)
-        self._slots = asyncio.Semaphore(settings.threads)
+        self._slots = Slots(settings.threads)
+        self._lookups_maximum = settings.threads + settings.queue_size
         self._lookups: dict[Question, asyncio.Task[Outcome]] = {}
+        self._lookups_of = Counter[str]()
+        """How many of them each client began."""
+
         self._refusals = RecentRefusals(settings.refusal_seconds)
         self.counters = Counters()
 
@@ -96,8 +102,10 @@ class KeyRequests:
         """The number of lookups that run or wait for a slot."""
         return len(self._lookups)
 
-    async def ask(self, question: Question) -> ExternalAgent | Refusal:
+    async def ask(self, question: Question, client: str = "") -> ExternalAgent | Refusal:
         """Return the requested agent, or the source's refusal.
+
+        Clients take turns, and each has a quarter of the queue; without a name, all of it.
 
         Raises `Unavailable` when the queue is full or the deadline passes in it, `SourceUnavailable` when no source
         answers, and `BadAnswer` for an invalid answer. The reason is logged once per lookup; the client does not see
@@ -107,7 +115,7 @@ class KeyRequests:
         if refusal := self._refusals.find(question):
             self.counters.remembered += 1
             return refusal
-        outcome = await asyncio.shield(self._join(question) or self._begin(question))
+        outcome = await asyncio.shield(self._join(question) or self._begin(question, client))
         if isinstance(outcome, CommsError):
             raise outcome.with_traceback(None)  # the callers share the error, but not its traceback
         return outcome
@@ -135,39 +143,39 @@ class KeyRequests:
         self.counters.joined += lookup is not None
         return lookup
 
-    def _begin(self, question: Question) -> asyncio.Task[Outcome]:
-        if self.in_flight >= self._settings.threads + self._settings.queue_size:
+    def _begin(self, question: Question, client: str) -> asyncio.Task[Outcome]:
+        share = max(1, self._lookups_maximum // CLIENTS_TO_FILL) if client else self._lookups_maximum
+        if self.in_flight >= self._lookups_maximum or self._lookups_of[client] >= share:
             self.counters.overflowed += 1
             raise Unavailable("Too many key requests are waiting for an answer; try again later.")
         self.counters.lookups += 1
-        lookup = asyncio.create_task(self._look_up(question), name=f"key request {question.kind}:{question.value}")
+        lookup = asyncio.create_task(
+            self._look_up(question, client), name=f"key request {question.kind}:{question.value}"
+        )
         self._lookups[question] = lookup
-        lookup.add_done_callback(lambda _: self._lookups.pop(question))
+        self._lookups_of[client] += 1
+        lookup.add_done_callback(lambda _: self._end(question, client))
         return lookup
 
-    async def _look_up(self, question: Question) -> Outcome:
+    def _end(self, question: Question, client: str) -> None:
+        del self._lookups[question]
+        self._lookups_of[client] -= 1
+        if not self._lookups_of[client]:
+            del self._lookups_of[client]
+
+    async def _look_up(self, question: Question, client: str) -> Outcome:
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_seconds
         try:
-            async with self._slot(deadline):
+            async with self._slots.slot(client, deadline):
                 outcome: Outcome = await self._ask_sources(question, deadline)
         except Unavailable as error:
             outcome = error
+        except TimeoutError:
+            outcome = Unavailable("The key request waited too long for its turn; try again later.")
         except asyncio.CancelledError:  # only `close` cancels a lookup
             outcome = Unavailable("This node is stopping; try again later.")
         self._note(question, outcome)
         return outcome
-
-    @asynccontextmanager
-    async def _slot(self, deadline: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise Unavailable("The key request waited too long for its turn; try again later.") from None
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     async def _ask_sources(self, question: Question, deadline: float) -> ExternalAgent | Refusal:
         """Ask the sources in turn; each may take an equal share of the remaining time."""

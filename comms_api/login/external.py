@@ -83,9 +83,10 @@ class ExternalAgents:
         """Return an agent from the external database, or None; raises `Unavailable` while it is unreachable."""
         if self._requests is None:
             return None
-        found = await self._requests.ask(Question("id", str(name)))
+        client = network_of(address or "")
+        found = await self._requests.ask(Question("id", str(name)), client)
         if isinstance(found, Refusal) and self._by_address and address is not None:
-            found = await self._requests.ask(Question("ip", address))
+            found = await self._requests.ask(Question("ip", address), client)
         if isinstance(found, Refusal):
             logger.info("key request for %s refused: %d %s", name, found.code, found.message)
             return None
@@ -107,7 +108,7 @@ class ExternalAgents:
         """
         if self._requests is None or not admission.is_external:
             return None
-        found = await self._requests.ask(Question("id", str(name)))
+        found = await self._requests.ask(Question("id", str(name)), network_of(address or ""))
         if isinstance(found, Refusal) or not self._secret.is_same_text(found.key, key):
             return None
         values = {"key_hash": await self._hash(key, address), "allowed_addresses": normal_networks([found.ip])}

@@ -23,6 +23,7 @@ from support.sources import (
 from support.waiting import PATIENCE, until
 
 from comms_api.errors import CommsError, Unavailable
+from comms_api.fairness.slots import Slots
 from comms_api.key_requests import circuit_breaker, requests
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
@@ -130,6 +131,55 @@ async def test_at_most_the_configured_number_of_lookups_run_at_a_time(path: Path
         asking = KeyRequests(settings(socket=path, threads=threads))
         await asyncio.gather(*map(asking.ask, questions(24)))
     assert most == threads
+
+
+async def test_an_address_with_many_questions_delays_another_by_one_of_them(path: Path) -> None:
+    may_answer = asyncio.Event()
+
+    async def wait(request: str) -> bytes:
+        await may_answer.wait()
+        return await by_id(request)
+
+    async with answering(path, wait) as asked:
+        asking = KeyRequests(settings(socket=path, threads=1))
+        loud = [asyncio.create_task(asking.ask(question, "192.0.2.1")) for question in questions(9)]
+        await until(lambda: asked)
+        quiet = asyncio.create_task(asking.ask(Question("id", "999"), "192.0.2.2"))
+        await until(lambda: asking.in_flight == 10)
+        may_answer.set()
+        await asyncio.gather(quiet, *loud)
+    assert asked.index("id:999") == 2
+
+
+async def test_an_address_cannot_fill_the_queue(path: Path) -> None:
+    async with answering(path, never):
+        asking = KeyRequests(settings(socket=path, threads=1, queue_size=7))
+        loud = [asyncio.create_task(asking.ask(question, "192.0.2.1")) for question in questions(2)]
+        await until(lambda: asking.in_flight == 2)
+        with pytest.raises(Unavailable, match="Too many key requests"):
+            await asking.ask(Question("id", "998"), "192.0.2.1")
+        quiet = asyncio.create_task(asking.ask(Question("id", "999"), "192.0.2.2"))
+        await until(lambda: asking.in_flight == 3)
+        await asking.close()
+        outcomes = await asyncio.gather(quiet, *loud, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert asking.in_flight == 0
+
+
+async def test_a_lookup_whose_turn_comes_as_its_time_is_over_gives_its_slot_back() -> None:
+    slots, loop = Slots(1), asyncio.get_running_loop()
+
+    async def hold() -> None:
+        async with slots.slot("client", loop.time() + PATIENCE):
+            pass
+
+    async with slots.slot("client", loop.time() + PATIENCE):
+        waiting = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+    waiting.cancel()  # its turn has come, but it has not run yet
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    await hold()
 
 
 async def test_programs_run_concurrently(tmp_path: Path) -> None:
