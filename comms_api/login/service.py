@@ -136,19 +136,24 @@ class Login:
     async def _try(
         self, admission: Admission, read_at: float, name: UUID | str, key: str, address: str | None
     ) -> tuple[Admission, float]:
-        """Compare a key that needs a slow hash, or that only an external database may know."""
-        who = str(admission.id)
+        """Compare a key that needs a slow hash, or that only an external database may know.
+
+        A failure that is not known to be one is refunded, unless a guess was compared with a slow hash.
+        """
+        who, is_compared = str(admission.id), False
         await self._failures.charge(who, address)
         try:
             is_right = await self._external.matches_slowly(key, admission.key_hash, address)
+            is_compared = self._secret.is_slow(admission.key_hash)
+            if not is_right:
+                refreshed = await self._external.refresh_key(admission, name, key, address)
+                if refreshed is None:
+                    raise Unauthenticated("Invalid key")
+                admission, read_at = refreshed, self._tokens.now()
         except Unavailable:
-            await self._failures.refund(who, address)
+            if not is_compared:
+                await self._failures.refund(who, address)
             raise
-        if not is_right:
-            refreshed = await self._external.refresh_key(admission, name, key, address)
-            if refreshed is None:
-                raise Unauthenticated("Invalid key")
-            admission, read_at = refreshed, self._tokens.now()
         await self._failures.clear(who, address)
         return admission, read_at
 

@@ -158,6 +158,18 @@ def test_an_invalid_answer_of_the_database_is_an_outage_and_never_final(external
     assert KEY not in (external.server.folder / "log").read_text()
 
 
+def test_a_login_without_an_answer_of_the_source_counts_only_if_a_weak_key_was_compared(external: External) -> None:
+    for id_, name, key in (("009", "strong", KEY), ("010", "weak", WEAK)):
+        external.put(id_, name, key=key)
+        assert external.log_in(id_, key).status_code == 200
+        external.put(id_, "no name at all")
+    other = KEY[::-1]
+    assert [external.log_in("009", other).status_code for _ in range(8)] == [503] * 8
+    external.put("009", "strong", key=other)
+    assert external.log_in("009", other).status_code == 200
+    wait_until(lambda: external.log_in("010", "guess").status_code == 429)
+
+
 def test_a_hundred_simultaneous_logins_enroll_one_agent(external: External) -> None:
     external.put("008", "impatient")
     statuses: list[int] = []
