@@ -1,1 +1,1 @@
-"""What all routes share: problems, bodies, authentication, pages and early answers."""
+"""What all routes share: problems, bodies, answers, guards, roles and the parameters of pages."""
