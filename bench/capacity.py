@@ -14,7 +14,7 @@ PAGE_BYTES = 8_192
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """How often an agent does what. Real agents open a TLS connection for each request."""
+    """The activity of an agent. Real agents open a TLS connection for each request."""
 
     batch_seconds: float = 10
     batch_events: float = 5
@@ -58,7 +58,7 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """How the system is operated: headroom, the size of a node, and the settings that matter."""
+    """The operation of the system: headroom, the size of a node, and the settings that matter."""
 
     utilisation: float = 0.5
     cores_maximum: int = 8
@@ -84,7 +84,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What a fleet needs, with headroom except for `log_mb_per_second` and the disk."""
+    """The needs of a fleet, with headroom except for `log_mb_per_second` and the disk."""
 
     agents: int
     requests_per_second: float

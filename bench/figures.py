@@ -30,7 +30,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """How long to measure: the number of rounds, and the share of the usual amount."""
+    """The length of a measurement: the number of rounds, and the share of the usual amount."""
 
     rounds: int = 5
     share: float = 1.0

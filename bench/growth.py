@@ -37,7 +37,7 @@ _IDS = "uuidv7($2::timestamptz - clock_timestamp() + (n::float8 / $1::int) * $3:
 
 
 class Filling(msgspec.Struct, frozen=True):
-    """How to fill a partitioned table: the values of a row, except its id, from its number `n` and the agents `$4`."""
+    """The rows of a partitioned table: the values of a row, except its id, from its number `n` and the agents `$4`."""
 
     table: str
     id_column: str

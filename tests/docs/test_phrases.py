@@ -18,7 +18,9 @@ Findings: TypeAlias = Iterator[tuple[int, str, str]]
 
 PHRASES: Table = {
     r"all the while": "throughout …, while …",
+    r"anew": "again",
     r"(do|does|did|done) away with": "remove, delete, kill",
+    r"hears? of": "receives, learns",
     r"holds? (its|his|their) peace": "does not answer",
     r"of now": "the current …",
     r"see to it": "ensure that …",
@@ -36,7 +38,7 @@ PHRASES: Table = {
 
 NAMES: Table = {
     r"them|those|these|its?|whom|stuff|things?": "a name that says what the value is",
-    r"told|given|rest": "the answer, the message, the arguments, the payload: what the value is",
+    r"told|given|own|rest|wanted": "the answer, the message, the arguments, the payload: what the value is",
 }
 """Names without leading underscores, except declared fields of classes: those are the protocol's."""
 

@@ -25,7 +25,7 @@ _STORED = """
 
 @dataclass(frozen=True)
 class Line:
-    """How many rows must be in the database (`least` to `least + unsure`), and how many are there."""
+    """The required number of rows in the database (`least` to `least + unsure`), and the actual one."""
 
     name: str
     least: int

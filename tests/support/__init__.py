@@ -1,1 +1,1 @@
-"""What tests share: real servers, real agents over real sockets, and builders of what they send."""
+"""Real servers, real agents over real sockets, and builders of requests, for all tests."""

@@ -40,7 +40,7 @@ LAST_STATE = "last"
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast lanes work, in seconds: between two requests, between two attempts, and while a poll is held."""
+    """The seconds between two requests of a lane, between two attempts, and while a poll is held."""
 
     pause_seconds: float
     retry_seconds: float

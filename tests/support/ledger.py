@@ -1,4 +1,4 @@
-"""What a simulated fleet sent, and what the server acknowledged."""
+"""The requests of a simulated fleet, and the acknowledgements of the server."""
 
 import time
 from collections import Counter
@@ -27,11 +27,11 @@ class Tally:
     agent_id: UUID | None
     kind: str
     sent: Counter[str] = field(default_factory=Counter)
-    """How often each item was sent: more than once if an answer was lost or was a refusal."""
+    """The number of times that each item was sent: more than 1 if an answer was lost or was a refusal."""
     acknowledged: dict[str, float] = field(default_factory=dict)
-    """When each item was acknowledged, oldest first."""
+    """The time of each item's acknowledgement, oldest first."""
     answered: list[float] = field(default_factory=list)
-    """When each request was acknowledged, oldest first."""
+    """The time of each request's acknowledgement, oldest first."""
     refused: Counter[str] = field(default_factory=Counter)
     connections_lost: int = 0
 
@@ -61,9 +61,9 @@ class Ledger:
 
     tallies: list[Tally] = field(default_factory=list)
     offered: Counter[str] = field(default_factory=Counter)
-    """How often each order was received."""
+    """The number of times that each order was received."""
     ended: Counter[str] = field(default_factory=Counter)
-    """How often the server answered that a report ended an order."""
+    """The number of times that the server answered that a report ended the order."""
 
     def open(self, agent_id: UUID | None, kind: str) -> Tally:
         self.tallies.append(Tally(agent_id, kind))

@@ -1,4 +1,4 @@
-"""What an agent keeps on disk to be the same agent after an outage."""
+"""The memory that an agent keeps on disk to be the same agent after an outage."""
 
 import random
 import string
