@@ -258,7 +258,7 @@ class Dispatcher:
         return newest is not None and newest.deliver([claim.order for claim in claims])
 
     async def _release_undelivered(self) -> None:
-        """Release orders that were claimed and not delivered; if that fails, their leases expire."""
+        # A failed release is not repeated: it may have been committed, and the order claimed again. Leases expire.
         claims, self._undelivered = self._undelivered, []
         await self._release(claims)
         # A newer poll of the same agent may have found the orders still leased.

@@ -204,6 +204,24 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
     await later
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "attempts", "statuses"),
+    [("release", "report", [0], []), ("report", "release", [], ["success"])],
+)
+async def test_of_a_report_and_the_release_of_its_order_the_later_one_changes_nothing(
+    engine: Engine, first: str, second: str, attempts: list[int], statuses: list[str]
+) -> None:
+    case = await make_case(engine, "released", agents=1, offered=1)
+    async with engine.begin() as connection:
+        await OPERATIONS[first](case, connection)
+        later = asyncio.create_task(perform(case, second))
+        await until_blocked(engine, [later])
+    await later
+    open_orders = await case.execute("SELECT attempt FROM orders WHERE request_id = :id")
+    ended = await case.execute("SELECT status FROM finished_orders WHERE request_id = :id")
+    assert ([attempt for [attempt] in open_orders], [status for [status] in ended]) == (attempts, statuses)
+
+
 async def test_a_release_that_waits_does_not_delay_claims(engine: Engine) -> None:
     request_id, [gone, waiting] = await submit(engine, 2)
     dispatcher = make_dispatcher(engine)
