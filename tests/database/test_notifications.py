@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import text
 from support.duties import performing
 from support.waiting import PATIENCE
 
@@ -90,3 +91,20 @@ async def test_a_notification_lists_its_ids_unless_there_are_too_many(engine: En
         assert await heard_after(many, ["one more"]) == set()
         assert await heard_after(["a"], (), ["b"]) == set()
         assert await heard_after((), ["b"]) == set()
+
+
+END_LISTENERS = text("""
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'LISTEN%'""")
+
+
+async def test_a_listener_whose_connection_ends_connects_once_and_reports_every_channel(engine: Engine) -> None:
+    one, two = nodes = [Node(engine) for _ in range(2)]
+    async with running(*nodes):
+        for reconnected in (1, 2):
+            async with engine.connect() as connection:
+                assert await connection.scalar(END_LISTENERS) == 2
+            await until(lambda expected=reconnected: [node.heard["other"] for node in nodes] == [expected] * 2)
+        one.notifier.notify(CHANNEL)
+        await until(lambda: two.heard[CHANNEL] == 3)
+    assert [node.heard for node in nodes] == [{CHANNEL: 3, "other": 2}] * 2

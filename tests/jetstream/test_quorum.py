@@ -193,6 +193,7 @@ def test_without_a_quorum_batches_are_503_and_the_node_recovers_without_a_restar
         for one in gone:
             one.kill()
         wait_until(_have_more(senders, "refused", 2))
+    wait_until(lambda: _late(management) == ["event stream"])
     is_back = _have_more(senders, "acknowledged", 1)
     for one in servers:
         one.start()
@@ -200,6 +201,7 @@ def test_without_a_quorum_batches_are_503_and_the_node_recovers_without_a_restar
     wait_until(is_back)
     print(f"\nacknowledged again {time.monotonic() - returned:.1f} s after the servers listened")
     wait_until(_have_more(senders, "acknowledged", 5))
+    wait_until(lambda: _late(management) == [])
     for sender in senders:
         sender.stop()
     relay(variables, "postgresql")
@@ -207,3 +209,10 @@ def test_without_a_quorum_batches_are_503_and_the_node_recovers_without_a_restar
     _report("two servers, then all three, killed", senders, found)
     assert set().union(*map(_all_of, senders)) <= set(found)
     assert all(count == 1 for count in found.values())
+
+
+def _late(management: httpx.Client) -> list[str]:
+    """Return the duties of the node that are late."""
+    [node] = management.get("/nodes").json()
+    late: list[str] = node["late"]
+    return late
