@@ -128,7 +128,7 @@ def test_a_client_that_leaves_more_than_its_share_unread_is_503(
             reader.recv(1)
         refused = read_answer(ask(stack, server, token))
         assert (refused.status, int(refused.headers["retry-after"]) >= 1) == (503, True)
-        assert b"of your bytes" in refused.body
+        assert b"your whole share" in refused.body
         assert_others_are_served(server, management, quiet)
         other = server.token(server.enroll(management, "modest", ("large",)))
         assert len(read_answer(ask(stack, server, other)).body) == len(content)

@@ -134,7 +134,7 @@ def test_an_agent_that_fills_its_share_is_503_and_another_is_served(
             connection.sendall(upload + b"x" * (BODY_BYTES - 1))
         answer = read_answer(first_readable(held))
         assert answer.status == 503, answer.body
-        assert b"of your bytes" in answer.body
+        assert b"your whole share" in answer.body
         assert int(answer.headers["retry-after"]) >= 1
         assert_others_are_served(server, management, quiet)
 

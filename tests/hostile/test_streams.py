@@ -100,6 +100,6 @@ def test_a_user_with_many_unread_exports_waits_before_the_next_one(
         exports = [ask(stack, server, greedy, path) for _ in range(4)]
         assert [export.recv(1) for export in exports] == [b"H"] * len(exports)
         answer = read_answer(ask(stack, server, greedy, path))
-        assert (answer.status, b"of your bytes" in answer.body) == (503, True)
+        assert (answer.status, b"your whole share" in answer.body) == (503, True)
         assert_others_are_served(server, management, quiet)
     wait_until(lambda: greedy.get("/orders", params={"limit": 1}).status_code == 200)
