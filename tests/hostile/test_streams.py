@@ -18,13 +18,16 @@ from support.server import Server, running_server
 from support.waiting import wait_until
 
 from comms_api.commands.watching import WATCHERS_OF_USER_MAXIMUM
+from comms_api.database.pages import PAGE_BYTES_MAXIMUM
 from comms_api.database.uuid7 import uuid7_at
+from comms_api.http.answers import SHARE_BYTES
 
 MIB = 2**20
 RESULT_BYTES = 256 * 1024
 RESULTS = 100
 GROWTH_BYTES_MAXIMUM = 80 * MIB
 POOL_CONNECTIONS = 2
+EXPORTS_OF_USER_MAXIMUM = SHARE_BYTES // PAGE_BYTES_MAXIMUM
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_a_user_with_many_unread_exports_waits_before_the_next_one(
     greedy = server.user(management, "hoarder", "reader")
     path = f"/commands/{request_id}/results"
     with ExitStack() as stack:
-        exports = [ask(stack, server, greedy, path) for _ in range(4)]
+        exports = [ask(stack, server, greedy, path) for _ in range(EXPORTS_OF_USER_MAXIMUM)]
         assert [export.recv(1) for export in exports] == [b"H"] * len(exports)
         answer = read_answer(ask(stack, server, greedy, path))
         assert (answer.status, b"your whole share" in answer.body) == (503, True)
