@@ -354,7 +354,7 @@ def test_a_cluster_of_another_major_version_is_refused(data_dir: Path, postgres:
     with postgres(data_dir) as cluster:
         version = cluster.path / "PG_VERSION"
     version.write_text("17\n")
-    with pytest.raises(ConfigurationError, match="made by PostgreSQL 17 and this is 18: dump it"):
+    with pytest.raises(ConfigurationError, match="created by PostgreSQL 17, but this is 18: dump it"):
         postgres(data_dir).__enter__()
     version.write_text("18\n")
 
