@@ -6,7 +6,8 @@ of work begin in each round. Groups of clients take turns, so a busy client dela
 
 import asyncio
 import time
-from collections import deque
+
+from comms_api.fairness.turns import Turns
 
 IDLE_SECONDS = 0.0001
 """The event loop is idle if a round takes no longer than this."""
@@ -19,41 +20,26 @@ class RoundQueue:
     """One kind of work; one piece of it begins in each round of the event loop."""
 
     def __init__(self) -> None:
-        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
-        """By group; the first group is next."""
+        self._turns = Turns()
 
     async def wait_for_turn(self, group: object) -> None:
         """Return when a piece of this group's work may begin; it lasts until the caller waits for anything."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        if not self._waiting:
-            self._look_in_next_round(loop)
-        self._waiting.setdefault(group, deque()).append(turn)
-        await turn
+        if not self._turns:
+            self._look_in_next_round(asyncio.get_running_loop())
+        await self._turns.join(group)
 
     def _look_in_next_round(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon(self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._is_due():
-            self._grant()
-        if self._waiting:
+            self._turns.grant()
+        if self._turns:
             self._look_in_next_round(loop)
 
     def _is_due(self) -> bool:
         """Return whether a piece may begin in this round."""
         return True
-
-    def _grant(self) -> None:
-        while self._waiting:
-            group = next(iter(self._waiting))
-            turns = self._waiting.pop(group)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[group] = turns  # at the end of the queue
-            if not turn.done():  # otherwise its request or connection was cancelled
-                turn.set_result(None)
-                return
 
 
 class IdleQueue(RoundQueue):
