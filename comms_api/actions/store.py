@@ -19,7 +19,7 @@ async def load_schemas(connection: Connection, names: set[str]) -> dict[str, Act
 
 
 async def store_action(connection: Connection, name: str, action: NewAction, user: str) -> None:
-    """Register an action, in the place of an earlier one of that name."""
+    """Register an action; it replaces an earlier one of the same name."""
     values = {"name": name, "schema": action.schema, "recipients": action.recipients, "user_name": user}
     statement = insert(actions).values(values)
     await connection.execute(statement.on_conflict_do_update(index_elements=[actions.c.name], set_=values))

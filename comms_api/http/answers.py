@@ -35,7 +35,7 @@ def reserving(size: int) -> dict[str, Any]:
 
 
 class _Charge(msgspec.Struct):
-    """The bytes that one answer holds."""
+    """The bytes in memory for one answer."""
 
     client: str
     size: int = 0

@@ -212,7 +212,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read()
 
     def _part(self) -> None:
-        """Close after an answer; a slow client gets `idle_seconds` to read what is still buffered."""
+        """Close after an answer; a slow client gets `idle_seconds` to read the buffered rest."""
         if self._is_slow:
             self._is_closing = True
             self._become_idle()

@@ -79,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
     """How long to discard an unread body before closing the connection."""
 
     stall_seconds: float = 30.0
-    """How long a client may take to read what is buffered of an answer."""
+    """How long a client may take to read the buffered part of an answer."""
 
     connections: int = UNLIMITED
     connections_per_address: int = UNLIMITED

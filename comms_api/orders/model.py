@@ -157,7 +157,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """A report that ends its order, within the limits of what is kept."""
+    """A report that ends its order, cut to the stored sizes."""
 
     order_id: UUID
     agent_id: UUID

@@ -68,7 +68,7 @@ class ReasonBudget:
 
 
 class StatefulBatch(msgspec.Struct, frozen=True):
-    """A stateful body, read: the items that can be applied and the answers of those that cannot."""
+    """The items of a stateful body: the changes to apply, and the results of faulty items."""
 
     changes: list[StateChange]
     refused: list[ItemResult]

@@ -179,7 +179,7 @@ class States:
 
 
 def _is_small(changes: Sequence[StateChange]) -> bool:
-    """Return whether one transaction may apply the changes, as far as that depends on what was sent."""
+    """Return whether the changes are few and small enough for one transaction; stored states may still be too large."""
     return len(changes) <= LIMITS.changes and sum(len(change.data or b"") for change in changes) <= LIMITS.changed_bytes
 
 

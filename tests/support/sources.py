@@ -56,7 +56,7 @@ def settings(program: tuple[str, ...] = (), socket: Path | None = None, **change
 
 @asynccontextmanager
 async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
-    """Serve connections at a Unix socket, and end those that are left after the block."""
+    """Serve connections at a Unix socket during the block, then close the remaining ones."""
     connections: set[tuple[asyncio.Task[None], asyncio.StreamWriter]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
