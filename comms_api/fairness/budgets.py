@@ -22,9 +22,19 @@ CPU_BURST_SECONDS = 2.0
 
 CPU_CLIENTS_MAXIMUM = 10_000
 
+TARGET_SECONDS = 0.5
+"""The time in which an `AdaptiveBudget` aims to have a request finished, apart from waiting for its client."""
+
+CLIENTS_TO_FILL = 8
+"""How many clients it takes to fill an `AdaptiveBudget`."""
+
+LEAST_FRACTION = 8
+"""The limit of an `AdaptiveBudget` is at least 1/LEAST_FRACTION of its total."""
+
 
 class _Wait(msgspec.Struct, frozen=True, eq=False):
     size: int
+    already: int
     granted: "asyncio.Future[None]"
 
 
@@ -36,6 +46,9 @@ class ByteBudget:
 
     def __init__(self, total: int, share: int, wait_seconds: float) -> None:
         self._total = total
+        self.limit = total
+        """The most bytes of all clients for which another request is admitted."""
+
         self._share = share
         self._wait_seconds = wait_seconds
         self.held = 0
@@ -43,15 +56,16 @@ class ByteBudget:
         self._waiting: dict[Hashable, deque[_Wait]] = {}
         """By client; the first client is next."""
 
-    async def acquire(self, client: Hashable, size: int) -> None:
-        """Hold `size` more bytes for a client once there is room; raises `Unavailable` if that takes too long.
+    async def acquire(self, client: Hashable, size: int, already: int = 0) -> None:
+        """Hold `size` more bytes for a request of a client once there is room; `already` are the bytes that it holds.
 
-        A single request may exceed the share or the total if no other request holds bytes.
+        Raises `Unavailable` if that takes too long. A single request may exceed the share or the total if no other
+        request holds bytes. A request that holds some has been admitted: it does not wait behind those that hold none.
         """
-        if not self._waiting and self._has_room(size) and self._has_share(client, size):
+        wait = _Wait(size, already, asyncio.get_running_loop().create_future())
+        if (already or not self._waiting) and self._has_room(wait) and self._has_share(client, wait):
             self._hold(client, size)
             return
-        wait = _Wait(size, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(wait)
         self._grant()
         try:
@@ -60,7 +74,7 @@ class ByteBudget:
         except BaseException as error:
             self._withdraw(client, wait)
             if isinstance(error, TimeoutError):
-                raise self._refusal(client, size) from None
+                raise self._refusal(client, wait) from None
             raise
 
     def release(self, client: Hashable, size: int) -> None:
@@ -78,12 +92,13 @@ class ByteBudget:
         self.held += size
         self._held_by[client] += size
 
-    def _has_room(self, size: int) -> bool:
-        return self.held + size <= self._total or self.held == 0
+    def _has_room(self, wait: _Wait) -> bool:
+        limit = self._total if wait.already else self.limit
+        return self.held + wait.size <= limit or self.held == wait.already
 
-    def _has_share(self, client: Hashable, size: int) -> bool:
+    def _has_share(self, client: Hashable, wait: _Wait) -> bool:
         held = self._held_by.get(client, 0)
-        return held + size <= self._share or held == 0
+        return held + wait.size <= self._share or held == wait.already
 
     def _grant(self) -> None:
         """Grant room to one client after the other, and stop at the first request that does not fit."""
@@ -94,9 +109,9 @@ class ByteBudget:
             if not waits:
                 del self._waiting[client]
                 continue
-            if not self._has_room(waits[0].size):
+            if not self._has_room(waits[0]):
                 return
-            if self._has_share(client, waits[0].size):
+            if self._has_share(client, waits[0]):
                 wait = waits.popleft()
                 self._hold(client, wait.size)
                 wait.granted.set_result(None)
@@ -115,12 +130,35 @@ class ByteBudget:
                 del self._waiting[client]
         self._grant()
 
-    def _refusal(self, client: Hashable, size: int) -> Unavailable:
-        if not self._has_share(client, size):
+    def _refusal(self, client: Hashable, wait: _Wait) -> Unavailable:
+        if not self._has_share(client, wait):
             return Unavailable(
                 "Your requests and answers use your whole share of this node's memory; wait until they end."
             )
-        return Unavailable("This node has no memory left for more requests; try again later.")
+        return Unavailable("This node has no room left for more requests; try again later.")
+
+
+class AdaptiveBudget(ByteBudget):
+    """Bytes that requests hold until they are finished: as many as the node finishes in `TARGET_SECONDS`.
+
+    By Little's law, a node that holds H bytes and finishes a request in T seconds finishes H / T bytes per second. Each
+    finished byte moves the limit by at most one byte towards what this rate allows, so a client moves it only with as
+    many bytes as the others. The total, which is for memory, is the largest limit.
+    """
+
+    def __init__(self, total: int, wait_seconds: float) -> None:
+        super().__init__(total, total, wait_seconds)
+        self._limit_minimum = total // LEAST_FRACTION
+        self._set_limit(self._limit_minimum)
+
+    def learn(self, size: int, held: int, seconds: float) -> None:
+        """Note that a request of `size` bytes was finished in `seconds`; `held` were held when it was admitted."""
+        aim = held * TARGET_SECONDS / max(seconds, 0.001)
+        step = size * max(-1.0, min(1.0, aim / self.limit - 1))
+        self._set_limit(max(self._limit_minimum, min(self._total, round(self.limit + step))))
+
+    def _set_limit(self, limit: int) -> None:
+        self.limit, self._share = limit, limit // CLIENTS_TO_FILL
 
 
 class CpuBudget:

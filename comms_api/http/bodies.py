@@ -1,7 +1,7 @@
 """Read request bodies within the budgets of their clients.
 
-A body waits for its turn before a byte of it is read. The budget reserves the announced size only while the body
-arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
+Before a byte of it is read, a body waits for its turn, until the node can store it soon. The budget reserves the
+announced size only while the body arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from functools import partial
 
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, TooLarge, TooSlow, UnsupportedEncoding
-from comms_api.fairness.budgets import ByteBudget
+from comms_api.fairness.budgets import AdaptiveBudget, ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.authentication import client_of
@@ -27,11 +27,13 @@ LINE_BYTES = 160
 LINES_SHARE = 2
 """The lines of batches may take 1/LINES_SHARE of `bytes_in_flight_maximum`, and those of one client half of that."""
 
-CLIENTS_TO_FILL = 8
 SMALL_BODY_BYTES = 64 * 1024
 LARGE_BODY_BYTES = 4 * 2**20
 SMALL_SHARE = 8
 """1/SMALL_SHARE of the bytes is reserved for small bodies, so that they never wait behind large bodies."""
+
+UNANNOUNCED_BYTES = 2 * 2**20
+"""The room held at first for a body that turns out larger than announced: agents send twice their megabyte at most."""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
@@ -62,8 +64,8 @@ class Bodies:
         self._limit = settings.body_bytes_maximum
         total = settings.bytes_in_flight_maximum // COPIES
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
-        self.small = ByteBudget(small, max(small // CLIENTS_TO_FILL, SMALL_BODY_BYTES), wait_seconds)
-        self.large = ByteBudget(total - small, max(total // CLIENTS_TO_FILL, self._limit), wait_seconds)
+        self.small = AdaptiveBudget(small, wait_seconds)
+        self.large = AdaptiveBudget(total - small, wait_seconds)
         self.chunks = turns
         """The turns of large bodies' chunks. A connection reads nothing more until its chunk is taken."""
 
@@ -134,11 +136,13 @@ class _Reading:
         "_budget",
         "_client",
         "_held",
+        "_held_by_all",
         "_limit",
         "_paced_size",
         "_request",
         "_size",
         "_timer",
+        "_working_since",
     )
 
     def __init__(self, request: AnyRequest, bodies: Bodies, limit: int) -> None:
@@ -148,6 +152,12 @@ class _Reading:
         self._client = client_of(request.scope)
         self._budget = bodies.small
         self._held = self._paced_size = self._size = 0
+        self._held_by_all = 0
+        """The bytes that all requests held when this one was admitted."""
+
+        self._working_since = 0.0
+        """The time of admission, moved on by each wait for the client."""
+
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> bytes:
@@ -161,16 +171,21 @@ class _Reading:
 
     async def __aexit__(self, error: object, *_where: object) -> None:
         IS_CALLER_GONE.reset(self._before)  # else the task, its context and the connection would refer to each other
+        if error is None:
+            seconds = asyncio.get_running_loop().time() - self._working_since
+            self._budget.learn(self._held, self._held_by_all, seconds)
         self._end(is_failed=error is not None)
 
     def _end(self, *, is_failed: bool) -> None:
-        self._release()
+        self._shrink(0)
         if is_failed:
             self._bodies.collect_failed(self._size)
 
-    def _release(self) -> None:
-        self._budget.release(self._client, self._held)
-        self._held = 0
+    def _shrink(self, size: int) -> None:
+        """Hold at most `size` bytes from now on."""
+        if size < self._held:
+            self._budget.release(self._client, self._held - size)
+            self._held = size
 
     async def _read(self) -> bytes:
         encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
@@ -186,16 +201,20 @@ class _Reading:
         if departure_of(self._request.scope)():
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
+        self._shrink(self._size)
         if len(body) > LARGE_BODY_BYTES:
             await asyncio.sleep(0)  # joining the chunks took a while, and parsing them will, so let other tasks run
         return body
 
     async def _read_chunks(self) -> bytes:
+        loop = asyncio.get_running_loop()
         chunks, more = [], True
         while more:
             if self._budget is self._bodies.large:
                 await self._bodies.chunks.wait_for_turn(self._client)
+            asked_at = loop.time()
             chunk, more = await _next_chunk(self._request)
+            self._working_since += loop.time() - asked_at
             chunks.append(chunk)
             self._size += len(chunk)
             await self._hold(self._size)
@@ -217,16 +236,19 @@ class _Reading:
         if size <= self._held:
             return
         if size > SMALL_BODY_BYTES and self._budget is self._bodies.small:
-            self._release()
+            if self._size:
+                size = max(size, min(UNANNOUNCED_BYTES, self._limit))
+            self._shrink(0)
             self._budget = self._bodies.large
-        await self._budget.acquire(self._client, size - self._held)
+        await self._budget.acquire(self._client, size - self._held, already=self._held)
+        if not self._held:
+            self._held_by_all, self._working_since = self._budget.held, asyncio.get_running_loop().time()
         self._held = size
 
     def _keep_pace(self) -> None:
         """Release the unfilled room of a client that sends too slowly."""
         if self._size - self._paced_size < PACE_BYTES:
-            self._budget.release(self._client, self._held - self._size)
-            self._held = self._size
+            self._shrink(self._size)
             self._timer = None
             return
         self._paced_size = self._size

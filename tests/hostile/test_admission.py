@@ -1,0 +1,173 @@
+"""A large body is read when the node can store it soon, and its bytes are held until then."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from litestar import Request
+from support.waiting import PATIENCE, until
+
+from comms_api.errors import Unavailable
+from comms_api.fairness.budgets import AdaptiveBudget
+from comms_api.fairness.rounds import RoundQueue
+from comms_api.http.bodies import UNANNOUNCED_BYTES, Bodies
+from comms_api.http1.connection import Connection
+from comms_api.http1.endpoint import Accounting, Endpoint, Limits
+from comms_api.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+MIB = 2**20
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+Use = Callable[[bytes], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+
+
+def announced(size: int) -> bytes:
+    return HEAD + b"Content-Length: %d\r\n\r\n" % size
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def unchanged(receive: Receive) -> Receive:
+    return receive
+
+
+@asynccontextmanager
+async def served(
+    bodies: Bodies, use: Use, turns: RoundQueue | None = None, watched: Callable[[Receive], Receive] = unchanged
+) -> AsyncIterator[int]:
+    """Serve an app that receives each body and uses it; without room, its answer is 503."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        status = 204
+        try:
+            async with bodies.receive(Request(scope, watched(receive))) as body:
+                await use(body)
+        except Unavailable:
+            status = 503
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    limits = Limits(PATIENCE, PATIENCE, 16 * MIB, discard_seconds=PATIENCE)
+    endpoint = Endpoint(app, limits, accounting=Accounting(turns=turns))
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield server.sockets[0].getsockname()[1]
+    finally:
+        endpoint.abort()
+        server.close()
+
+
+async def begin(port: int, data: bytes, client: int = 1) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{client}", 0))
+    writer.write(data)
+    return reader, writer
+
+
+async def status_of(reader: asyncio.StreamReader) -> int:
+    return int((await reader.readline()).split()[1])
+
+
+async def use_at_once(_body: bytes) -> None:
+    pass
+
+
+async def test_a_body_is_refused_unread_while_those_before_it_are_not_stored() -> None:
+    may_end = asyncio.Event()
+    bodies = Bodies(Settings(bytes_in_flight_maximum=32 * MIB, body_wait_seconds=0.05), RoundQueue())
+
+    async def use(_body: bytes) -> None:
+        await may_end.wait()
+
+    size = bodies.large.limit // 2
+    async with served(bodies, use) as port:
+        stored = [await begin(port, announced(size) + b"x" * size, client) for client in (1, 2)]
+        await until(lambda: bodies.large.held == 2 * size)
+        refused, writer = await begin(port, announced(size), client=3)
+        assert await status_of(refused) == 503
+        may_end.set()
+        assert [await status_of(reader) for reader, _ in stored] == [204, 204]
+        for _, each in [*stored, (refused, writer)]:
+            each.close()
+    assert bodies.large.held == 0
+
+
+async def test_a_body_without_a_length_holds_room_for_a_batch_and_then_its_size() -> None:
+    used = asyncio.Event()
+    may_end = asyncio.Event()
+    bodies = Bodies(Settings(), RoundQueue())
+
+    async def use(_body: bytes) -> None:
+        used.set()
+        await may_end.wait()
+
+    async with served(bodies, use) as port:
+        reader, writer = await begin(port, CHUNKED + chunk(b"x" * 100_000))
+        await until(lambda: bodies.large.held == UNANNOUNCED_BYTES)
+        writer.write(chunk(b"x" * 50_000) + b"0\r\n\r\n")
+        await used.wait()
+        assert bodies.large.held == 150_000
+        may_end.set()
+        assert await status_of(reader) == 204
+        writer.close()
+    assert bodies.large.held == bodies.small.held == 0
+
+
+class RecordedBudget(AdaptiveBudget):
+    """Records how long requests took."""
+
+    seconds: float = 0.0
+
+    def learn(self, size: int, held: int, seconds: float) -> None:
+        self.seconds += seconds
+        super().learn(size, held, seconds)
+
+
+async def test_waiting_for_a_client_does_not_count_as_work() -> None:
+    loop = asyncio.get_running_loop()
+    bodies, waits, size, pause_seconds = Bodies(Settings(), RoundQueue()), asyncio.Event(), 100_000, 0.5
+    bodies.large = budget = RecordedBudget(16 * MIB, PATIENCE)
+    received = 0
+
+    def watched(receive: Receive) -> Receive:
+        async def watch() -> Any:
+            nonlocal received
+            if received == size - 1:
+                waits.set()
+            message = await receive()
+            received += len(message["body"])
+            return message
+
+        return watch
+
+    began_at = loop.time()
+    async with served(bodies, use_at_once, watched=watched) as port:
+        reader, writer = await begin(port, announced(size) + b"x" * (size - 1))
+        await waits.wait()
+        await asyncio.sleep(pause_seconds)
+        writer.write(b"x")
+        assert await status_of(reader) == 204
+        writer.close()
+    assert 0 < budget.seconds < loop.time() - began_at - pause_seconds
+
+
+async def test_a_failed_request_does_not_move_the_limit() -> None:
+    bodies = Bodies(Settings(), RoundQueue())
+    before = bodies.large.limit
+
+    async def use(_body: bytes) -> None:
+        raise Unavailable("a failure after the body was read")
+
+    async with served(bodies, use) as port:
+        reader, writer = await begin(port, announced(MIB) + b"x" * MIB)
+        assert await status_of(reader) == 503
+        writer.close()
+    assert bodies.large.limit == before
