@@ -98,7 +98,7 @@ class Accounting(msgspec.Struct, frozen=True):
     """
 
     turns: RoundQueue | None = None
-    """The pieces of large answers wait for these turns."""
+    """The pieces of large answers, and of large bodies that are discarded, wait for these turns."""
 
 
 NO_ACCOUNTING = Accounting()

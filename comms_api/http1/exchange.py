@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 1024
 SMALL_BODY_BYTES = 64 * 1024
+DISCARDED_IN_TURN_BYTES = 2**20
+"""How much of an unread body is discarded in a turn: it takes as long as a slice of a computation."""
+
 _FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answer the request.")
 
 
@@ -206,16 +209,23 @@ class Exchange:
         return announced != b"" and int(announced) <= SMALL_BODY_BYTES and not self._awaits_permission
 
     async def _discard(self) -> None:
-        """Read the rest of the body and discard it, within the limits of bytes and of time."""
-        reader, limits = self._connection.reader, self._connection.endpoint.limits
-        left = limits.body_bytes
+        """Read the rest of the body and discard it, within the limits of bytes and of time.
+
+        The large bodies of all clients together take turns as one client's work, since discarding them helps nobody.
+        """
+        endpoint, reader = self._connection.endpoint, self._connection.reader
+        left, left_in_turn = endpoint.limits.body_bytes, SMALL_BODY_BYTES
         is_late = self._deadline is not None and self._deadline <= asyncio.get_running_loop().time()
         if reader.is_complete or is_late:
             return
         with suppress(TimeoutError, TooSlow):
-            async with asyncio.timeout(limits.discard_seconds):
+            async with asyncio.timeout(endpoint.limits.discard_seconds):
                 while left >= 0 and not self._is_left and not reader.is_complete:
-                    left -= len((await self._receive()).get("body", b""))
+                    if left_in_turn <= 0:
+                        await endpoint.turns.wait_for_turn(endpoint)
+                        left_in_turn = DISCARDED_IN_TURN_BYTES
+                    size = len((await self._receive()).get("body", b""))
+                    left, left_in_turn = left - size, left_in_turn - size
 
     async def _write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Send in pieces as the client reads them: a transport would buffer everything at once.

@@ -15,6 +15,7 @@ from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.bodies import UNANNOUNCED_BYTES, Bodies
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Accounting, Endpoint, Limits
+from comms_api.http1.exchange import DISCARDED_IN_TURN_BYTES
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -171,3 +172,29 @@ async def test_a_failed_request_does_not_move_the_limit() -> None:
         assert await status_of(reader) == 503
         writer.close()
     assert bodies.large.limit == before
+
+
+class RecordedQueue(RoundQueue):
+    """Records the groups that have waited for a turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[object] = []
+
+    async def wait_for_turn(self, group: object) -> None:
+        self.groups.append(group)
+        await super().wait_for_turn(group)
+
+
+async def test_large_bodies_are_discarded_in_turns_of_one_group() -> None:
+    bodies = Bodies(Settings(bytes_in_flight_maximum=64 * MIB, body_wait_seconds=0.01), RoundQueue())
+    await bodies.large.acquire("another", bodies.large.limit)
+    turns, size = RecordedQueue(), 4 * MIB
+    async with served(bodies, use_at_once, turns) as port:
+        refused = [await begin(port, announced(size) + b"x" * size) for _ in range(3)]
+        for reader, writer in refused:
+            assert await status_of(reader) == 503
+            assert (await reader.read()).endswith(b"\r\n\r\n")
+            writer.close()
+    assert len(set(turns.groups)) == 1
+    assert len(refused) * (size // DISCARDED_IN_TURN_BYTES) >= len(turns.groups) >= len(refused) * 3
