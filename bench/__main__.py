@@ -66,7 +66,7 @@ FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement
 )
 @click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure the same costs, and write them here.")
 def main(keys: Sequence[str], *, quick: bool, baseline: Path | None, new_baseline: Path | None) -> None:
-    """Measure the figures KEY and those of the same measurements, or all figures."""
+    """Measure the figures KEY, and all others of the same measurements; without KEY, measure every figure."""
     if baseline is not None:
         check.check(baseline)
     elif new_baseline is not None:

@@ -1,6 +1,7 @@
 """The processes of an attack: the attacker, and a server that discards all input.
 
-`python -m bench.attacker` reads a `Plan` from standard input and attacks until a line comes; then it prints a `Report`.
+`python -m bench.attacker` reads a `Plan` from standard input and attacks until it reads a line. Then it prints a
+`Report`.
 `python -m bench.attacker discard FOLDER` serves, with the certificate in that folder, until its input ends.
 """
 
@@ -33,7 +34,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The requests to send: those of the lanes as fast as answers come, or an earlier attack's at the same times."""
+    """The requests to send: the lanes as fast as answers arrive, or an earlier attack again at the same times."""
 
     certificate_authority: str
     lanes: Sequence[Lane]

@@ -54,11 +54,11 @@ class Lane(msgspec.Struct, frozen=True):
     """Whether to read answers; otherwise each connection stays open until the server closes it."""
 
     patience_seconds: float = 60.0
-    """How long the client waits for the complete answer."""
+    """The client waits at most this long for the complete answer."""
 
 
 Attack: TypeAlias = Callable[[System, int], Awaitable[Sequence[Lane]]]
-"""Prepares an attack for one round, with new clients: those of an earlier round may owe CPU time."""
+"""Prepares an attack for one round, with new clients: earlier clients may still owe CPU time."""
 
 
 async def unfinished_bodies(system: System, _round: int) -> Sequence[Lane]:

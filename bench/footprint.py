@@ -156,7 +156,7 @@ async def _claim(engine: Engine, agents: Sequence[UUID]) -> list[tuple[UUID, UUI
 
 
 async def _live(engine: Engine, meter: CostMeter, agents: Sequence[UUID]) -> None:
-    """Take one order of each agent through its whole life into the archive."""
+    """Take one order per agent from its submission to the archive."""
     async with meter.measure("order", len(agents), "finished_orders"):
         async with engine.begin() as connection:
             await expand_command(connection, expansion_of(uuid7_at(time.time()), "admin", _command(), 600), 1)

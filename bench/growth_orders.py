@@ -44,7 +44,7 @@ _FILL_OPEN = """
 
 
 async def take(system: System, effort: Effort) -> Measured:
-    """Poll without orders, and take orders through their whole life, in a small and in the grown system."""
+    """Poll without orders, and take orders from submission to report, in a small and in a grown system."""
     share = 1.0 if effort.share == 1 else QUICK_SHARE
     points: list[dict[str, Any]] = []
     async with schema_pair(system) as pair, system.session() as connection:

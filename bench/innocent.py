@@ -1,8 +1,9 @@
 """Measure the effect of attacks on an innocent agent: its p99 during each attack against its p99 alone.
 
-Attacker and server share the machine's cores, so "alone" is beside the same bytes, sent at the same times to a server
-that discards them. An innocent turn is a login, a small batch and a poll that brings an order, each on a new TLS
-connection. Turns begin at fixed times, whether or not the ones before have ended: a stall delays all that fall into it.
+Attacker and server share the machine's cores, so "alone" means: while the same bytes are sent at the same times to a
+server that discards them. A turn of an innocent agent is a login, a small batch and a poll that brings an order, each
+on a new TLS connection. Turns begin at fixed times, even if earlier turns have not ended: a stall delays every turn
+that begins during it.
 """
 
 import asyncio
@@ -43,12 +44,12 @@ echo '{"error":0,"data":{"id":"'"$2"'","name":"'"$2"'","ip":"any","key":"weak"}}
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """The latencies of innocent agents for some seconds, and the attackers' requests meanwhile."""
+    """The latencies of innocent agents for some seconds, and the attackers' requests in that time."""
 
     p50_s: float
     p99_s: float
     p99_s_of: dict[str, float]
-    """By kind of exchange."""
+    """The p99 of each kind of exchange."""
 
     failures: dict[str, int]
     requests: int
@@ -60,7 +61,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """The rounds of one attack."""
 
     ratio: float
-    beside: Sequence[Phase]
+    attacked: Sequence[Phase]
     alone: Sequence[Phase]
 
 
@@ -130,14 +131,14 @@ async def take(system: System, effort: Effort, attacks: Mapping[str, Attack] = A
 async def _compare(attack: Attack, node: System, innocents: Innocents, discard_port: int, effort: Effort) -> Comparison:
     seconds = PHASE_SECONDS if effort.share == 1 else QUICK_PHASE_SECONDS
     authority = str(node.folder / "certs" / "ca.pem")
-    beside, alone = list[Phase](), list[Phase]()
+    attacked, alone = list[Phase](), list[Phase]()
     for number in range(effort.rounds):
         lanes = await attack(node, number)
         phase, sent = await _phase(node, innocents, seconds, Plan(authority, lanes))
-        beside.append(phase)
+        attacked.append(phase)
         phase, _ = await _phase(node, innocents, seconds, Plan(authority, lanes, sent.starts, discard_port))
         alone.append(phase)
-    return Comparison(_median_p99(beside) / _median_p99(alone), beside, alone)
+    return Comparison(_median_p99(attacked) / _median_p99(alone), attacked, alone)
 
 
 def _median_p99(phases: Sequence[Phase]) -> float:
@@ -198,5 +199,5 @@ async def _process(module: str, *arguments: str) -> AsyncIterator[Process]:
 
 
 MEASUREMENT = Measurement(
-    "innocent", (Figure("innocent_p99_ratio", 2, 1.2, "ratio of p99 beside attacks", is_most=True),), take
+    "innocent", (Figure("innocent_p99_ratio", 2, 1.2, "ratio of p99 during attacks", is_most=True),), take
 )

@@ -35,17 +35,17 @@ async def take(system: System, effort: Effort) -> Measured:
     await asyncio.sleep(SETTLE_SECONDS)
     resident = system.resident_bytes() - before
     idle_percent = await _idle_percent(system, IDLE_SECONDS)
-    beside = await _probe_p99s(system, probe)
+    crowded = await _probe_p99s(system, probe)
     wake = await _wake(system, [answer for _, answer in opened])
     for connection, _ in opened:
         connection.close()
     values = {
         "poll_kb": resident / held / 1024,
         "idle_cpu_percent": idle_percent,
-        "idle_poll_interference": statistics.median(beside) / statistics.median(alone),
+        "idle_poll_interference": statistics.median(crowded) / statistics.median(alone),
         "group_wake_p99_s": percentile(wake, 0.99),
     }
-    raw = {"polls_held": held, "probe_p99_s": {"alone": alone, "beside": beside}}
+    raw = {"polls_held": held, "probe_p99_s": {"alone": alone, "crowded": crowded}}
     return Measured(values, raw | {"wake_s": {f"p{share * 100:g}": percentile(wake, share) for share in (0, 0.5, 1)}})
 
 

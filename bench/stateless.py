@@ -65,7 +65,7 @@ async def _rate(system: System, encoded: Sequence[bytes], requests: int) -> floa
 
 
 def _write_rows(file: Path, agents: Sequence[UUID], lines: Sequence[bytes], requests: int) -> Path:
-    """Write the rows that this many requests would store; the ids of a batch count up."""
+    """Write the rows that this many requests would store; the ids within a batch increase."""
     payloads = [line.decode().replace("\\", "\\\\") for line in lines]
     with file.open("w") as output:
         for request in range(requests):

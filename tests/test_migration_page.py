@@ -31,13 +31,13 @@ def cells(heading: str) -> list[str]:
 
 
 @pytest.mark.parametrize("heading", ["Calls of agents", "Calls of operators and programs"])
-def test_each_call_that_is_named_is_there(heading: str) -> None:
+def test_each_named_call_exists(heading: str) -> None:
     named = re.findall(r"`([A-Z]+) (/[^`]*)`", " ".join(cells(heading)))
     assert len(named) > 5
     assert {(method, re.sub(r"\{[^}]*\}", "{}", path)) for method, path in named} <= CALLS
 
 
-def test_each_setting_that_is_named_is_there() -> None:
+def test_each_named_setting_exists() -> None:
     named = {name for cell in cells("Settings") for name in re.findall(r"`([a-z_]+)`", cell)}
     assert len(named) > 15
     assert named <= set(Settings.__struct_fields__)

@@ -61,7 +61,7 @@ def test_a_wrong_setting_is_named(environ: dict[str, str], message: str) -> None
     assert "\n" not in str(raised.value)
 
 
-def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "comms-api.toml"
     file.write_text('workers = 2\nlease_seconds = 5.0\nagent_bind = "127.0.0.1:1"\n')
     environ = {"COMMS_API_CONFIG": str(file), "COMMS_API_LEASE_SECONDS": "7", "COMMS_API_AGENT_BIND": "127.0.0.1:2"}

@@ -28,7 +28,7 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_what_requests_held_that_failed_is_freed_soon(
+def test_the_memory_of_failed_requests_is_freed_soon(
     server: Server, management: httpx.Client, query: Callable[..., object]
 ) -> None:
     agent_id = server.enroll(management, "unlucky")
@@ -45,7 +45,7 @@ def test_what_requests_held_that_failed_is_freed_soon(
     assert server.resident_bytes() - before < 250 * MIB
 
 
-def test_a_node_told_to_end_while_it_prepares_the_database_ends_with_the_process_that_does_it(
+def test_a_node_that_is_stopped_while_it_prepares_the_database_ends_the_preparing_process(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url = new_database()

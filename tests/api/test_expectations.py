@@ -30,7 +30,7 @@ def expecting(path: str, token: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, size: int) -> None:
+def test_a_bad_token_is_a_401_at_once_and_the_body_is_not_asked_for(server: Server, size: int) -> None:
     with connect(server.tls, server.agent_port) as connection:
         connection.sendall(expecting("/events/stateless", "bad", size))
         answer = read_answer(connection)
@@ -39,7 +39,7 @@ def test_with_a_bad_token_the_401_comes_at_once_and_nobody_asks(server: Server, 
         assert connection.recv(65536) == b""  # nothing follows the answer
 
 
-def test_with_a_good_token_the_body_is_asked_for_each_time(server: Server, agent_id: UUID) -> None:
+def test_a_body_with_a_good_token_is_asked_for_each_time(server: Server, agent_id: UUID) -> None:
     token, body = server.token(agent_id), stateless(agent_id, {"n": 1})
     with connect(server.tls, server.agent_port) as connection:
         for _ in range(2):
@@ -58,7 +58,7 @@ def test_a_body_that_is_too_large_is_not_asked_for(server: Server, agent_id: UUI
 
 
 @pytest.mark.parametrize(("is_good", "statuses"), [(True, [100, 204]), (False, [401])])
-def test_a_client_that_does_not_wait_after_all_reads_its_answer(
+def test_a_client_that_sends_its_body_without_waiting_gets_its_answer(
     server: Server, agent_id: UUID, *, is_good: bool, statuses: list[int]
 ) -> None:
     body = stateless(agent_id, {"pad": "x" * 1_000_000})

@@ -79,7 +79,7 @@ def test_both_lanes_refuse_an_encoding_alike(agent: tuple[UUID, httpx.Client], e
     assert answers[0][0] in {400, 415}
 
 
-def test_both_lanes_want_a_token_and_an_allowed_method(server: Server) -> None:
+def test_both_lanes_require_a_token_and_an_allowed_method(server: Server) -> None:
     client = server.client(server.agent_url)
     for path in ("/events/stateless", "/events/stateful", "/commands/results"):
         assert parts_of(client.post(path)) == parts_of(client.post(path + OTHERWISE))

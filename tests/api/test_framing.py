@@ -66,7 +66,7 @@ def test_compressed_batches_are_the_same_batch(
 
 
 @pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
-def test_several_frames_are_one_body_and_a_part_of_the_last_is_none(
+def test_several_frames_are_one_body_and_a_truncated_frame_is_refused(
     client: httpx.Client, agent_id: UUID, query: Query, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
     module = f"frames-{encoding}"
@@ -131,7 +131,7 @@ def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID
         (b'{"agent":{"id":"b\xfcro"}}\n{}\n', "line 1"),
     ],
 )
-def test_a_batch_whose_items_cannot_be_told_apart_is_400_with_the_line(
+def test_a_batch_whose_items_cannot_be_separated_is_400_with_the_line(
     client: httpx.Client, body: bytes, message: str
 ) -> None:
     for path in ("/events/stateless", "/events/stateful"):
@@ -206,7 +206,7 @@ def test_a_byte_that_is_not_utf8_is_a_fault_of_its_item_alone(
     assert [row[0] for row in states] == ["latin0", "latin2", "latin3"]
 
 
-def test_a_fault_of_one_item_is_that_items_own(client: httpx.Client, agent_id: UUID) -> None:
+def test_a_fault_of_one_item_does_not_affect_the_others(client: httpx.Client, agent_id: UUID) -> None:
     items = [
         state("good1", data={"n": 1}),
         json.dumps({"id": "x", "module": "fim"}).encode() + b'\n{"n": 1}',
@@ -242,7 +242,7 @@ def test_a_token_does_not_speak_for_another_agent(
     assert query("SELECT 1 FROM states WHERE agent_id = $1", other) == []
 
 
-def test_a_line_beyond_the_limit_is_413_and_the_server_goes_on(server: Server, client: httpx.Client) -> None:
+def test_a_line_beyond_the_limit_is_413_and_the_server_continues(server: Server, client: httpx.Client) -> None:
     answer = client.post("/events/stateless", content=stateless(new_id(), b'{"a":"' + b"x" * 17 * 2**20 + b'"}'))
     assert answer.status_code == 413
     assert server.client(server.agent_url).get("/").status_code == 200

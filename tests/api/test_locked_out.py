@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class LockOut(NamedTuple):
-    """How the operator locks nodes out and admits them again, and the reason in their log."""
+    """The statements that lock nodes out and admit them again, and the reason in the nodes' log."""
 
     statements: tuple[str, ...]
     reversal: tuple[str, ...]
@@ -65,7 +65,7 @@ async def postgres_session(cluster: Cluster) -> AsyncIterator[asyncpg.Connection
 
 
 @pytest.mark.parametrize("name", LOCK_OUTS)
-async def test_a_node_that_is_locked_out_answers_503_until_it_is_let_in_again(
+async def test_a_node_that_is_locked_out_answers_503_until_it_is_admitted_again(
     server: Server, management: httpx.Client, postgres_session: asyncpg.Connection, name: str
 ) -> None:
     agent_id, lock_out = server.enroll(management, f"locked-{name}"), LOCK_OUTS[name]

@@ -59,7 +59,7 @@ def test_no_route_takes_the_id_of_an_agent_alone(management: httpx.Client) -> No
     assert "uuid" not in str(of_agents)
 
 
-def test_a_name_that_no_agent_has_is_named(management: httpx.Client) -> None:
+def test_the_error_for_an_unknown_agent_contains_its_name(management: httpx.Client) -> None:
     for answer in (
         management.get("/agents/web-2"),
         management.get("/events?agent_id=web-2"),
@@ -83,13 +83,13 @@ def test_a_name_that_no_agent_has_is_named(management: httpx.Client) -> None:
         ("/agents?status=dead", "expected one of 'active', 'disconnected', 'never_connected'"),
     ],
 )
-def test_a_wrong_query_is_400_and_says_what_is_right(management: httpx.Client, path: str, detail: str) -> None:
+def test_a_wrong_query_is_400_and_lists_the_right_parameters(management: httpx.Client, path: str, detail: str) -> None:
     answer = management.get(path)
     assert answer.status_code == 400
     assert detail in answer.json()["detail"]
 
 
-def test_what_needs_no_token_and_the_agent_api_ignore_unknown_queries(server: Server, agent_id: UUID) -> None:
+def test_public_paths_and_the_agent_api_ignore_unknown_queries(server: Server, agent_id: UUID) -> None:
     anonymous = server.client(server.management_url)
     assert anonymous.get("/ready?from=balancer").status_code == 200
     assert anonymous.post("/security/user/authenticate?raw=true").status_code == 401
@@ -106,7 +106,7 @@ def test_what_needs_no_token_and_the_agent_api_ignore_unknown_queries(server: Se
         ("/agents", {"name": "a", "key": "b", "groups": {}}, "groups: Expected `array`, got `object`"),
     ],
 )
-def test_a_wrong_member_is_named_with_what_is_right(
+def test_the_error_for_a_wrong_member_names_it_and_the_right_values(
     management: httpx.Client, path: str, body: dict[str, Any], detail: str
 ) -> None:
     answer = management.post(path, json=body)
@@ -114,7 +114,7 @@ def test_a_wrong_member_is_named_with_what_is_right(
     assert detail in answer.json()["detail"]
 
 
-def test_a_path_that_is_not_there_is_named_with_its_api(server: Server, management: httpx.Client) -> None:
+def test_the_error_for_an_unknown_path_names_the_path_and_the_api(server: Server, management: httpx.Client) -> None:
     agent_api = server.client(server.agent_url).get("/agents")
     assert agent_api.status_code == 404
     assert agent_api.json()["detail"].startswith("The agent API has no path '/agents'")

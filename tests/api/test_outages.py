@@ -99,7 +99,7 @@ def cluster(scratch: Path) -> Iterator[Cluster]:
         yield running
 
 
-def test_without_postgresql_503_at_once_and_back_without_a_restart(folder: Path, cluster: Cluster) -> None:
+def test_requests_without_postgresql_are_503_at_once_until_it_is_back(folder: Path, cluster: Cluster) -> None:
     with running_server(folder / "outage", cluster.url, database_timeout_seconds=3600) as server:
         management = server.management()
         agent_id = server.enroll(management, "patient")
@@ -158,7 +158,7 @@ def stored_numbers(management: httpx.Client) -> list[int]:
 
 
 def kill_postgresql(data_dir: Path, *, spares_children: bool) -> None:
-    """Kill the embedded server of a data directory as the kernel does; surviving children exit by themselves."""
+    """Kill the embedded server of a data directory as the kernel does; surviving children then exit."""
     postmaster = int((data_dir / "postgres/cluster/postmaster.pid").read_text().split()[0])
     children = [] if spares_children else Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     for pid in (postmaster, *map(int, children)):

@@ -66,7 +66,7 @@ def test_a_reader_may_not_submit_by_password_either(server: Server, management: 
     assert submit(client).status_code == 403
 
 
-def test_a_password_that_was_changed_ends_at_once(server: Server, management: httpx.Client) -> None:
+def test_an_old_password_is_refused_at_once(server: Server, management: httpx.Client) -> None:
     server.user(management, "changing", "service")
     client = server.client(server.management_url)
     client.headers["Authorization"] = basic("changing", PASSWORD)

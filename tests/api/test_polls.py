@@ -133,7 +133,7 @@ def kept_alive(path: str, token: str) -> bytes:
 
 @pytest.mark.parametrize("polls_behind", [0, 3])
 @pytest.mark.parametrize("leave", [ssl.SSLSocket.unwrap, ssl.SSLSocket.close])
-def test_an_order_for_a_client_that_vanished_after_it_sent_more_goes_to_its_next_poll_at_once(
+def test_an_order_for_a_client_that_pipelined_and_vanished_goes_to_its_next_poll_at_once(
     server: Server, management: httpx.Client, agents: dict[UUID, str], polls_behind: int, leave: Leave
 ) -> None:
     agent_id, token = list(agents.items())[32]
@@ -150,7 +150,7 @@ def test_an_order_for_a_client_that_vanished_after_it_sent_more_goes_to_its_next
     assert [management.get(f"/orders/{order['order_id']}").json()["attempt"] for order in orders] == [1]
 
 
-def test_a_client_that_sends_more_behind_its_poll_and_stays_has_its_answers_in_turn(
+def test_a_client_that_pipelines_requests_behind_its_poll_gets_the_answers_in_order(
     server: Server, agents: dict[UUID, str]
 ) -> None:
     token = list(agents.values())[33]

@@ -38,7 +38,9 @@ def test_a_start_waits_for_a_port_that_a_connection_has_taken(
     assert server.stop() == 0
 
 
-def test_a_port_where_somebody_listens_is_refused(listening: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_on_which_another_program_listens_is_refused(
+    listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
     host, port = listening.getsockname()
     with pytest.raises(ConfigurationError, match=f"agent_bind: cannot listen on {host}:{port}: .*in use"):
         open_listeners(Settings(agent_bind=f"{host}:{port}", management_bind="127.0.0.1:0"))

@@ -35,7 +35,7 @@ def test_a_malformed_login_is_400(server: Server, body: bytes) -> None:
     assert server.client(server.agent_url).post("/login", content=body).status_code == 400
 
 
-def test_a_login_that_is_no_uuid_is_422(server: Server) -> None:
+def test_a_login_without_a_valid_uuid_is_422(server: Server) -> None:
     assert server.client(server.agent_url).post("/login", json={"uuid": "x", "key": KEY}).status_code == 422
 
 
@@ -268,7 +268,7 @@ def test_the_plugin_path_answers_in_the_plugins_form(
     assert {tuple(row)[1:] for row in stored} == {("Management API", '["/bin/x","-a"]')}
 
 
-def test_lists_come_in_pages_and_none_is_cut(management: httpx.Client) -> None:
+def test_the_pages_of_a_list_contain_every_item(management: httpx.Client) -> None:
     seen: list[str] = []
     after: dict[str, str] = {}
     while True:

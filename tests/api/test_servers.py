@@ -51,7 +51,7 @@ def ending(folder: Path, new_database: Callable[[], str], request: pytest.Fixtur
 
 
 def is_refused(port: int) -> bool:
-    """Return whether nobody listens; a connection made while the listener closes is reset."""
+    """Return whether no process listens; a connection made while the listener closes is reset."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except (ConnectionRefusedError, ConnectionResetError):
@@ -86,7 +86,7 @@ def test_several_requests_share_a_connection_even_when_they_come_at_once(server:
             received += connection.recv(65536)
 
 
-def test_the_parts_of_an_answer_come_when_they_are_sent(server: Server) -> None:
+def test_each_part_of_an_answer_arrives_as_soon_as_it_is_sent(server: Server) -> None:
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(serve_in_three_parts(server))
 
@@ -170,10 +170,10 @@ def test_a_program_that_a_node_starts_inherits_none_of_its_sockets(server: Serve
 
 
 def inherited_sockets(pid: int) -> list[str]:
-    """Return the descriptors of sockets that a program would inherit from a process, beside the standard ones."""
+    """Return the descriptors of sockets that a program would inherit from a process, except the standard ones."""
     found, process = [], Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
-        with suppress(FileNotFoundError):  # it has been closed meanwhile
+        with suppress(FileNotFoundError):  # it has just been closed
             flags = (process / "fdinfo" / descriptor.name).read_text().partition("flags:")[2].split()[0]
             is_socket = str(descriptor.readlink()).startswith("socket:") and int(descriptor.name) > STDERR
             if is_socket and not int(flags, 8) & os.O_CLOEXEC:
@@ -314,7 +314,7 @@ def test_several_workers_share_the_ports_and_one_that_dies_is_replaced(folder: P
         assert server.stop() == 0
 
 
-def test_clients_are_not_left_to_a_worker_that_cannot_start(folder: Path, new_database: Callable[[], str]) -> None:
+def test_a_worker_that_cannot_start_takes_no_connections(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     with running_server(folder / "broken", url, workers=2) as server:
         supervisor, log = psutil.Process(server.process.pid), server.folder / "log"

@@ -162,7 +162,7 @@ def test_a_command_with_nul_is_refused_with_the_field(management: httpx.Client, 
     assert query("SELECT 1 FROM commands") == []
 
 
-def test_an_escaped_backslash_is_no_nul() -> None:
+def test_an_escaped_backslash_before_u0000_is_not_nul() -> None:
     assert contains_nul(rb'{"a":"\u0000"}')
     assert contains_nul(rb'["\\\u0000"]')
     assert not contains_nul(rb'["\\u0000"]')

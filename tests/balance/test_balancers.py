@@ -31,7 +31,7 @@ UNUSED_ADDRESS = "127.0.0.10"
 """An address at which no node listens."""
 
 RESOLVED_SECONDS = 10.0
-"""How long HAProxy uses the address of a name before it asks for it again."""
+"""HAProxy resolves a name again after this time."""
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_if_no_node_is_ready_the_nodes_themselves_answer(name: str, folder: Path
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if "haproxy" in name])
-def test_a_node_is_found_when_its_name_gets_an_address_or_another_one(
+def test_a_node_is_found_when_its_name_gets_an_address_or_changes_it(
     name: str, folder: Path, nodes: list[Server]
 ) -> None:
     port = nodes[0].agent_port

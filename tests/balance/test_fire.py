@@ -36,7 +36,7 @@ PACE = Pace(pause_seconds=4.0, retry_seconds=0.5, poll_seconds=20)
 KILL_EVERY_SECONDS = 5.0
 DOWN_SECONDS = 1.0
 LONG_DOWN_SECONDS = 10.0
-"""The second killed node stays down for this long, so that the others must report it as lost."""
+"""The second killed node stays down for this long, so that the other nodes must report it as lost."""
 
 SUBMIT_EVERY_SECONDS = 5.0
 LOST_SECONDS = 8.0

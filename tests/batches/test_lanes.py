@@ -1,4 +1,4 @@
-"""Batches without a fault are read by a shorter way; it must come to the same."""
+"""Valid lines are read by a fast path; its result must equal that of the careful path."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -61,7 +61,7 @@ def body_of(lines: list[bytes]) -> bytes:
 
 @given(st.lists(st.sampled_from(STATELESS), max_size=6))
 @example([b'{"mod\\u0075le":"fim"}', b'{"rule":{"module":"fim"}}', b'{"mod\\u0075le":"sca"}', b"{}"])
-def test_a_stateless_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
+def test_a_stateless_batch_is_the_same_by_both_paths(lines: list[bytes]) -> None:
     reader = StatelessReader()
     reader.read_line_by_line([line for line in lines if line])
     assert exhaust(read_stateless(body_of(lines), 100)) == reader.finish()
@@ -70,7 +70,7 @@ def test_a_stateless_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
 @given(st.lists(st.sampled_from(STATEFUL), max_size=8))
 @example([ESCAPED, STATEFUL[7]])
 @example([ESCAPED, b'{"rule":{"module":"fim","operation":"update","id":"8"}}'])
-def test_a_stateful_batch_is_the_same_by_both_ways(lines: list[bytes]) -> None:
+def test_a_stateful_batch_is_the_same_by_both_paths(lines: list[bytes]) -> None:
     reader = StatefulReader(OWNER)
     reader.read_line_by_line(2, lines)
     assert exhaust(read_stateful(OWNER, None, body_of(lines), 100)) == reader.finish()
@@ -105,7 +105,7 @@ def test_events_with_a_header_each_are_one_run() -> None:
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"b" * framing.WINDOW_BYTES, b" c "]), max_size=20), st.booleans())
-def test_windows_have_every_line_once_and_number_it(lines: list[bytes], repeats: bool) -> None:  # noqa: FBT001
+def test_windows_have_every_line_once_with_its_number(lines: list[bytes], repeats: bool) -> None:  # noqa: FBT001
     lines = lines * (framing.WINDOW_LINES if repeats else 1)
     windows = list(framing.windows(body_of(lines), 10_000))
     found = {
@@ -116,7 +116,7 @@ def test_windows_have_every_line_once_and_number_it(lines: list[bytes], repeats:
 
 
 class StatelessWatched(StatelessReader):
-    """Remembers the lines that took the long way."""
+    """Remembers the lines that took the careful path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class StatelessWatched(StatelessReader):
 
 
 class StatefulWatched(StatefulReader):
-    """Remembers the lines that took the long way."""
+    """Remembers the lines that took the careful path."""
 
     def __init__(self) -> None:
         super().__init__(OWNER)
@@ -139,7 +139,7 @@ class StatefulWatched(StatefulReader):
         super().read_line_by_line(first_number, lines)
 
 
-def test_the_batches_of_real_agents_take_the_short_way() -> None:
+def test_the_batches_of_real_agents_take_the_fast_path() -> None:
     header, event = STATELESS[0], STATELESS[4]
     stateless, stateful = StatelessWatched(), StatefulWatched()
     stateless.read(framing.Window(2, [header, event, event], is_utf8=True))

@@ -219,7 +219,7 @@ def _options(group: str, command: click.Command) -> dict[str, tuple[str, str | N
 
 
 def _passed(path: tuple[str, ...], command: click.Command) -> set[str]:
-    """Return the options that the lines pass to a command; the subcommand takes most of those after a group's name."""
+    """Return the options that the lines pass to a command; the subcommand takes most options after a group's name."""
     lines = [line.words.split() for line in LINES]
     found = [words[len(path) :] for words in lines if tuple(words[: len(path)]) == path]
     if isinstance(command, click.Group):

@@ -44,7 +44,7 @@ def terminal(server: Server) -> Terminal:
 
 
 class Answering:
-    """Agents that answer every order with one code, each in a thread of its own."""
+    """Agents that answer every order with one code, each in a separate thread."""
 
     def __init__(self, server: Server, management: httpx.Client, group: str, codes: list[int]) -> None:
         management.post("/groups", json={"name": group})
@@ -150,13 +150,13 @@ def test_a_wait_ends_when_the_rollout_stops_and_says_why(
     assert f"commands resume {request_id}" in errors
 
 
-def test_a_wait_names_whom_it_waits_for_and_ctrl_c_says_how_to_come_back(
+def test_a_wait_names_the_agents_and_ctrl_c_says_how_to_resume_it(
     server: Server, management: httpx.Client, terminal: Terminal
 ) -> None:
     server.enroll(management, "asleep")
     program = terminal.program("send", "--agent", "asleep", "--action", "ping", "--wait")
-    heeding = ["env", "--default-signal=INT", *program]  # a shell has its jobs in the background ignore it
-    with subprocess.Popen(heeding, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    interruptible = ["env", "--default-signal=INT", *program]  # background jobs of a shell ignore SIGINT
+    with subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         request_id = process.stdout.readline().split()[0]
         named = process.stdout.readline()
@@ -169,7 +169,7 @@ def test_a_wait_names_whom_it_waits_for_and_ctrl_c_says_how_to_come_back(
     assert json.loads(terminal.good("show", request_id))["orders"]["pending"] == 1
 
 
-def test_a_repetition_of_cancelled_orders_says_how_to_ask_for_it(
+def test_a_retry_without_failed_orders_names_the_option_for_cancelled_ones(
     server: Server, management: httpx.Client, terminal: Terminal
 ) -> None:
     server.enroll(management, "idle")
@@ -201,7 +201,7 @@ def test_a_list_is_readable_on_a_narrow_terminal(
     assert terminal.good(*words).splitlines()[1].split() == row.split(), "a pipe gets the table"
 
 
-def test_the_command_line_keeps_the_token_that_it_is_known_by_for_its_owner_alone(
+def test_only_the_owner_can_read_the_device_token_of_the_command_line(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -216,6 +216,8 @@ def test_the_command_line_keeps_the_token_that_it_is_known_by_for_its_owner_alon
     assert file.read_text() not in {token, "Injected: header\r\n"}
 
 
-def test_a_command_line_that_can_keep_nothing_works(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_works_without_a_place_for_its_device_token(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     terminal.good("list")

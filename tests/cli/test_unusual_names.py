@@ -27,7 +27,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def on_host(name: bytes) -> list[str | bytes]:
     """Return a command prefix that runs a program in a separate UTS namespace with this host name."""
     if os.geteuid() != 0 or not hasattr(ctypes.CDLL(None), "unshare"):
-        pytest.skip("only root may give a namespace of its own another host name")
+        pytest.skip("only root may change the host name of a namespace")
     return [sys.executable, "-c", RENAME, name]
 
 
@@ -73,7 +73,7 @@ def run(*words: str | bytes, **more: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_what_cannot_be_text_is_named_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_an_error_of_one_line(folder: Path, tmp_path: Path) -> None:
     home = folder / os.fsdecode(b"d\xe9")
     home.mkdir()
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""How the agent reacts to answers of failing servers and of proxies, over TLS."""
+"""The agent retries, logs in again or ends, depending on the answers of failing servers and of proxies."""
 
 import asyncio
 import ssl

@@ -27,7 +27,7 @@ SEEN_AT = text("SELECT seen_at FROM nodes WHERE name = 'leaver'")
 
 @pytest.fixture
 async def observer(database_url: str) -> AsyncIterator[Engine]:
-    """An engine besides the one of the membership."""
+    """An engine separate from the engine of the membership."""
     opened = open_engine(database_url, Settings())
     yield opened
     await opened.dispose()

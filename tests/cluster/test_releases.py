@@ -44,7 +44,7 @@ def pair(
     code_before: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Server, Server]]:
-    """Two nodes that share a folder: first the one of the release that the parameter names."""
+    """Two nodes that share a folder; the parameter is the release of the first."""
     with running_server(folder, database_url) as new:
         monkeypatch.setenv("PYTHONPATH", str(code_before))
         with running_server(folder, database_url) as old:

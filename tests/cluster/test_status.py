@@ -1,4 +1,4 @@
-"""What operators see of an agent: its status, its node, and its displaced polls."""
+"""Operators see an agent's status, its node and its displaced polls."""
 
 import signal
 import socket

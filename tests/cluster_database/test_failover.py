@@ -27,7 +27,7 @@ from comms_api.settings import Settings
 
 LEASE_SECONDS = 2
 SWEEP_SECONDS = POLL_SECONDS = 3600
-"""Long enough that an order which arrives sooner was announced by a notification."""
+"""So long that an order that arrives sooner must have been announced by a notification."""
 
 PACE = Pace(pause_seconds=0.02, retry_seconds=0.1, poll_seconds=1)
 
@@ -59,7 +59,7 @@ def migrated(folder: Path, url: str) -> None:
 
 @pytest.fixture(scope="module")
 def nodes(folder: Path, url: str, migrated: None) -> Iterator[tuple[Server, Server]]:
-    """Two nodes on one database, so that an order that is submitted to one is heard of by the other."""
+    """Two nodes on one database: one node receives a submission, the other holds the agent's poll."""
     del migrated
     settings = {"lease_seconds": LEASE_SECONDS, "sweep_seconds": SWEEP_SECONDS, "poll_wait_seconds": POLL_SECONDS}
     with running_server(folder, url, **settings) as one, running_server(folder, url, **settings) as other:
@@ -113,7 +113,7 @@ async def count(engine: Engine) -> object:
 
 
 @pytest.mark.anyio
-async def test_a_commit_that_waits_for_its_standby_is_visible_to_nobody(servers: Servers, url: str) -> None:
+async def test_a_commit_that_waits_for_its_standby_is_invisible(servers: Servers, url: str) -> None:
     primary, standby = servers
     engine, patient = open_engine(url, Settings(database_timeout_seconds=2)), open_engine(url, PATIENT)
     async with patient.begin() as connection:

@@ -179,7 +179,7 @@ async def test_a_poll_that_is_held_here_does_not_get_an_order_that_is_due_later(
     assert await kept(engine, agent_id) == [(0, False, True)]
 
 
-async def test_an_order_whose_poll_has_ended_meanwhile_is_released_and_notified(
+async def test_an_order_whose_poll_has_ended_by_then_is_released_and_notified(
     engine: Engine, dispatcher: Dispatcher
 ) -> None:
     [agent_id] = await add_agents(engine, 1)

@@ -112,7 +112,7 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def beside(url: str, port: int) -> str:
+def with_earlier_host(url: str, port: int) -> str:
     """Return the URL with a host on 127.0.0.1 before the actual one."""
     parsed = driver_url(url)
     assert isinstance(parsed.query["host"], str)
@@ -130,7 +130,7 @@ def embedded_url(database_url: str) -> str:
 
 @pytest.mark.anyio
 async def test_a_hanging_host_does_not_delay_the_one_that_answers(embedded_url: str, silent: int) -> None:
-    engine = open_engine(beside(embedded_url, silent), Settings())
+    engine = open_engine(with_earlier_host(embedded_url, silent), Settings())
     started = time.monotonic()
     async with engine.connect() as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
@@ -139,7 +139,7 @@ async def test_a_hanging_host_does_not_delay_the_one_that_answers(embedded_url: 
 
 
 @pytest.mark.anyio
-async def test_when_no_host_answers_it_is_an_outage_within_seconds(silent: int) -> None:
+async def test_hosts_that_do_not_answer_are_an_outage_within_seconds(silent: int) -> None:
     engine = open_engine(f"postgresql://127.0.0.1:{silent},127.0.0.1:1/name", Settings())
     with pytest.raises(Outage):
         async with asyncio.timeout(PATIENCE):
@@ -159,7 +159,7 @@ async def test_tls_files_are_read_from_the_paths_in_the_url(tmp_path: Path) -> N
 
 @pytest.mark.anyio
 async def test_the_error_of_a_refusing_host_wins_over_that_of_an_unreachable_one(embedded_url: str) -> None:
-    missing = driver_url(beside(embedded_url, 1)).set(database="no_such_database")
+    missing = driver_url(with_earlier_host(embedded_url, 1)).set(database="no_such_database")
     engine = open_engine(missing, Settings())
     with pytest.raises(Exception, match="no_such_database"):
         await engine.connect().__aenter__()
@@ -167,7 +167,7 @@ async def test_the_error_of_a_refusing_host_wins_over_that_of_an_unreachable_one
 
 
 async def read_only_after(url: str, statement: str) -> list[object]:
-    """Return what successive connections of one pool report: their server process and whether it is writable."""
+    """Return the server process of each successive connection of a pool, and whether it is writable."""
     engine, said = open_engine(url, Settings()), []
     for again in (True, False):
         async with engine.connect() as connection:
@@ -206,7 +206,7 @@ async def test_a_server_that_is_read_only_is_an_outage(own_database: str) -> Non
 
 
 @pytest.mark.anyio
-async def test_a_statement_that_takes_too_long_ends_and_so_does_its_connection_when_the_server_hangs(
+async def test_a_statement_that_takes_too_long_ends_and_a_hanging_server_loses_its_connection(
     database_url: str,
 ) -> None:
     engine = open_engine(database_url, Settings(database_timeout_seconds=0.2))

@@ -149,7 +149,7 @@ async def test_a_busy_owner_delays_the_others_by_one_of_its_requests() -> None:
         await asyncio.gather(*shouted)
 
 
-async def test_a_reserved_writer_stores_small_submissions_while_large_ones_keep_the_others_busy() -> None:
+async def test_a_reserved_writer_stores_small_submissions_while_large_ones_occupy_the_other_writers() -> None:
     table, may_end = Table(), asyncio.Event()
 
     async def store(items: Sequence[int]) -> list[str]:

@@ -174,7 +174,7 @@ def test_pid_files_with_the_number_of_another_process_do_not_stop_the_start(data
             assert ask(cluster, "SELECT 1") == 1
 
 
-def test_a_snapshot_of_a_data_directory_in_use_is_a_database_of_its_own(folder: Path, postgres: Postgres) -> None:
+def test_a_snapshot_of_a_data_directory_in_use_is_a_separate_database(folder: Path, postgres: Postgres) -> None:
     with postgres(folder / "original") as cluster:
         ask(cluster, "CREATE TABLE kept AS SELECT 7 AS number")
         with paused_server(cluster):  # a copy of unchanging files is as atomic as a snapshot
@@ -244,7 +244,7 @@ def test_a_server_that_another_process_starts_or_stops_is_left_alone(data_dir: P
         assert cluster.is_running()
 
 
-def test_a_server_whose_data_are_gone_is_not_created_again(folder: Path, postgres: Postgres) -> None:
+def test_a_server_whose_data_was_deleted_is_not_created_again(folder: Path, postgres: Postgres) -> None:
     with postgres(folder / "data") as cluster:
         cluster.stop()
         cluster.path.rename(folder / "elsewhere")
@@ -253,7 +253,7 @@ def test_a_server_whose_data_are_gone_is_not_created_again(folder: Path, postgre
         assert not cluster.path.exists()
 
 
-def test_the_second_user_shares_the_server_and_the_last_one_out_stops_it(data_dir: Path, postgres: Postgres) -> None:
+def test_the_second_process_shares_the_server_and_the_last_one_stops_it(data_dir: Path, postgres: Postgres) -> None:
     with postgres(data_dir) as cluster:
         started = started_at(cluster)
         with postgres(data_dir) as same:
@@ -371,7 +371,9 @@ def test_a_data_directory_that_cannot_be_made_is_an_error_of_configuration(postg
         postgres(Path("/dev/null/data")).__enter__()
 
 
-def test_the_cluster_listens_on_no_network_and_asks_the_system_who_you_are(data_dir: Path, postgres: Postgres) -> None:
+def test_the_cluster_listens_on_no_network_and_trusts_only_peer_authentication(
+    data_dir: Path, postgres: Postgres
+) -> None:
     with postgres(data_dir) as cluster:
         assert ask(cluster, "SHOW listen_addresses") == ""
         assert ask(cluster, "SELECT array_agg(DISTINCT auth_method) FROM pg_hba_file_rules") == ["peer"]

@@ -29,7 +29,7 @@ def test_ids_ascend_even_when_the_clock_is_corrected_by_some_milliseconds() -> N
     assert made == sorted(set(made))
 
 
-def test_a_clock_that_was_wrong_leaves_no_ids_of_the_future() -> None:
+def test_a_clock_that_was_ahead_leaves_no_ids_of_the_future() -> None:
     clock = DatabaseClock()
     clock.set(time.time() + 3600)
     clock.uuid7()

@@ -116,7 +116,7 @@ def test_the_last_release_finds_every_column_that_it_uses(folder: Path, new_data
         ("CREATE TABLE more (must integer PRIMARY KEY)", ""),
     ],
 )
-def test_what_would_break_the_code_of_the_last_release_is_found(
+def test_a_change_that_breaks_the_last_release_is_found(
     new_database: Callable[[], str], change: str, fault: str
 ) -> None:
     url = new_database()

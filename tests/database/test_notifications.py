@@ -1,4 +1,4 @@
-"""Notifications: the committing node wakes at once, the others through PostgreSQL, and none wakes twice."""
+"""The committing node is notified at once, the other nodes through PostgreSQL, and each node only once."""
 
 import asyncio
 from collections import Counter

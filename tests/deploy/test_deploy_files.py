@@ -62,7 +62,7 @@ def test_the_container_runs_without_privileges_with_a_health_check_and_pinned_re
     assert all("--require-hashes" in install or "--no-deps" in install for install in installs)
 
 
-def test_the_package_builds_from_what_the_container_copies(tmp_path: Path) -> None:
+def test_the_package_builds_from_the_files_that_the_container_copies(tmp_path: Path) -> None:
     for copied in instructions("COPY"):
         *sources, target = copied.split()
         if sources[0].startswith("--from"):
@@ -116,7 +116,7 @@ def test_only_the_balancer_can_be_reached_from_outside() -> None:
     assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["balancer"]
 
 
-def test_nodes_differ_in_name_alone_have_a_read_only_root_and_get_secrets_as_files() -> None:
+def test_nodes_differ_only_in_name_have_a_read_only_root_and_get_secrets_as_files() -> None:
     for name in NODES:
         service = SERVICES[name]
         environment = dict(service["environment"])
@@ -189,7 +189,7 @@ def test_the_units_are_well_formed(tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_the_service_is_exposed_to_little() -> None:
+def test_the_exposure_of_the_service_is_low() -> None:
     program = [
         systemd_analyze(),
         "security",
@@ -230,7 +230,7 @@ def test_a_crash_of_the_service_writes_no_secrets_to_a_core_file() -> None:
     assert "LimitCORE=0" in SERVICE.splitlines()
 
 
-def test_podman_is_told_to_build_in_the_format_that_has_health_checks() -> None:
+def test_podman_builds_in_the_format_that_has_health_checks() -> None:
     texts = [path.read_text() for folder in (DEPLOY, ROOT / "docs") for path in folder.rglob("*") if path.is_file()]
     builds = [line for text in texts for line in text.splitlines() if "podman build" in line]
     assert builds

@@ -1,4 +1,4 @@
-"""Duties: a failing pass ends nothing, is logged once per change and retried; cancellation ends a duty at once."""
+"""A failing pass is logged once per change and retried, and ends nothing; cancellation ends a duty at once."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ NEVER_SECONDS = 3_600.0
 
 
 class Passes:
-    """Does what each pass of a duty is to do, and is done when all have been made."""
+    """The scripted passes of a duty; `finish` returns when all of them have been made."""
 
     def __init__(self, outcomes: Iterable[BaseException | None]) -> None:
         self._outcomes: Iterator[BaseException | None] = iter(outcomes)
@@ -123,7 +123,7 @@ async def test_cancellation_ends_a_duty_at_once_and_it_is_finished(
     assert finished == ["finished"]
 
 
-async def test_a_duty_that_cannot_be_finished_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_duty_that_cannot_be_finished_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         raise OSError("gone")
 
@@ -133,9 +133,7 @@ async def test_a_duty_that_cannot_be_finished_says_so(caplog: pytest.LogCaptureF
 
 
 @given(failures=st.integers(1, 10_000), every_seconds=st.none() | st.floats(0.01, 600))
-async def test_pauses_after_failures_are_bounded_and_never_shrink_to_nothing(
-    failures: int, every_seconds: float | None
-) -> None:
+async def test_pauses_after_failures_are_bounded_and_never_zero(failures: int, every_seconds: float | None) -> None:
     longest = every_seconds or 1.0
     least = min(longest, 0.25) / 2
     assert least <= retry_seconds(failures, every_seconds) <= min(longest, 0.25 * 2 ** min(failures - 1, 32))

@@ -32,7 +32,7 @@ async def test_a_piece_that_waits_too_long_gives_up_and_takes_no_turn() -> None:
     await concurrency.begin("loud")
 
 
-async def test_a_piece_that_is_cancelled_when_its_turn_comes_passes_the_turn_on() -> None:
+async def test_a_piece_that_is_cancelled_when_its_turn_comes_lets_the_next_piece_begin() -> None:
     concurrency = Concurrency(1, 60)
     await concurrency.begin("loud")
     gone, following = (asyncio.create_task(concurrency.begin("loud")) for _ in range(2))

@@ -55,7 +55,7 @@ def test_a_public_route_accepts_only_small_bodies(server: Server) -> None:
             assert read_answer(connection).status == 413
 
 
-def test_unfinished_bodies_without_a_token_keep_nobody_out(
+def test_unfinished_bodies_without_a_token_do_not_keep_others_out(
     server: Server, management: httpx.Client, quiet: UUID
 ) -> None:
     login = request("POST", "/login", None, b"", "Content-Length: 8192") + b"{" * 8191

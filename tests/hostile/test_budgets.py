@@ -40,7 +40,7 @@ async def test_clients_take_turns_however_many_bodies_one_of_them_has() -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_a_client_at_its_share_does_not_stop_those_behind_it() -> None:
+async def test_a_client_at_its_share_does_not_stop_clients_behind_it() -> None:
     budget = ByteBudget(100, 50, 60)
     await budget.acquire("loud", 50)
     waiting = asyncio.create_task(budget.acquire("loud", 50))
@@ -76,7 +76,7 @@ async def test_a_wait_that_is_cancelled_at_the_moment_of_its_turn_is_skipped() -
     assert budget.held == 100
 
 
-async def test_a_turn_that_is_cancelled_at_the_moment_it_comes_is_passed_on() -> None:
+async def test_a_turn_that_is_cancelled_at_the_moment_it_comes_goes_to_the_next_client() -> None:
     budget, read = CpuBudget(60), list[str]()
     tasks = list[asyncio.Task[None]]()
 

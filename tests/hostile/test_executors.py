@@ -38,7 +38,7 @@ async def test_work_beyond_the_bound_is_refused_and_abandoned_work_counts_until_
     assert (await executor.run("first", threading.current_thread)).name.startswith("test")
 
 
-async def test_work_for_which_no_thread_can_be_started_counts_for_nobody() -> None:
+async def test_work_for_which_no_thread_can_be_started_is_not_counted() -> None:
     executor = BoundedExecutor("test", 1, 4)
     executor._pool.shutdown()  # noqa: SLF001 - it refuses work as it does when the system refuses a thread
     for _ in range(2):  # a client's share is one

@@ -84,7 +84,7 @@ def test_wrong_guesses_from_anywhere_do_not_lock_out_an_administrator(server: Se
     assert log_in(server, "admin", address="127.0.9.1", device=device).status_code == 200
 
 
-def test_strangers_at_the_same_address_do_not_use_up_the_tries_of_a_device(
+def test_strangers_at_the_same_address_do_not_use_up_the_attempts_of_a_device(
     server: Server, other_node: Server, management: httpx.Client, lock: Callable[..., None]
 ) -> None:
     server.user(management, "neighbour", "reader")
@@ -99,7 +99,7 @@ def test_strangers_at_the_same_address_do_not_use_up_the_tries_of_a_device(
     assert log_in(server, "neighbour", device=device).status_code == 429
 
 
-def test_a_thief_of_a_device_token_has_the_tries_of_one_device(
+def test_a_thief_of_a_device_token_has_the_attempts_of_one_device(
     server: Server, management: httpx.Client, lock: Callable[..., None]
 ) -> None:
     server.user(management, "stolen", "reader")
@@ -109,7 +109,7 @@ def test_a_thief_of_a_device_token_has_the_tries_of_one_device(
     assert log_in(server, "stolen").status_code == 200
 
 
-def test_a_device_token_of_one_user_is_worth_nothing_for_another_user(
+def test_a_device_token_of_one_user_does_not_help_another_user(
     server: Server, management: httpx.Client, lock: Callable[..., None]
 ) -> None:
     for name in ("one", "another"):
@@ -137,7 +137,7 @@ def test_a_user_is_guessed_at_from_many_addresses_at_a_bounded_rate_and_the_owne
     assert log_in(other_node, "famous").status_code == 200
 
 
-def test_guesses_at_a_weak_key_are_evaluated_one_by_one_and_an_administrator_logs_in_meanwhile(
+def test_guesses_at_a_weak_key_are_evaluated_one_by_one_while_an_administrator_logs_in(
     server: Server, other_node: Server, management: httpx.Client, database_url: str
 ) -> None:
     agent_id = server.enroll(management, "weak")

@@ -162,7 +162,7 @@ class ExplainingEngine(Engine):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", [*LISTS, "audit"])
-async def test_no_list_sorts_its_rows_to_measure_them(engine: Engine, name: str) -> None:
+async def test_no_list_is_sorted_to_measure_its_rows(engine: Engine, name: str) -> None:
     """A sort would read each large value of the page's limit before the first row is returned."""
     explaining = ExplainingEngine(engine.sqlalchemy)
     async with explaining.connect() as connection:

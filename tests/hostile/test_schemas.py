@@ -124,7 +124,9 @@ def test_args_that_take_long_to_check_are_refused_in_bounded_time_and_other_clie
     server: Server, management: httpx.Client, quiet: UUID, kind: str
 ) -> None:
     schema, args = SLOW[kind]
-    spender = server.user(management, kind, "administrator")  # who owes no CPU time for the checks of other tests
+    spender = server.user(
+        management, kind, "administrator"
+    )  # a separate user, which owes no CPU time for the checks of other tests
     assert spender.put(f"/actions/{kind}", json={"schema": schema}).status_code == 200
     submitted = command(quiet, user=kind) | {"action": {"name": kind, "args": args}}
     before = server.cpu_seconds()
@@ -150,7 +152,7 @@ def test_one_user_cannot_occupy_every_check(server: Server, management: httpx.Cl
 
 
 class RecordingBudget(CpuBudget):
-    """A budget that remembers all that it has charged."""
+    """A budget that remembers every charge."""
 
     def __init__(self) -> None:
         super().__init__(PATIENCE)

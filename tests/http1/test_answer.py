@@ -1,4 +1,4 @@
-"""Another implementation of HTTP/1.1 reads from our answers what the app sent."""
+"""Another implementation of HTTP/1.1 reads our answers as the app sent them."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -28,7 +28,7 @@ def encode(
 
 
 def read(data: bytes, version: str, method: str) -> tuple[h11.Response, bytes]:
-    """Return what a client reads; it sees the end of the connection only if it speaks HTTP/1.0."""
+    """Return the answer as a client reads it; only a client of HTTP/1.0 sees the end of the connection."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
     client.send(h11.EndOfMessage())
@@ -79,7 +79,7 @@ def test_an_app_may_send_its_own_value_of_a_standard_header(name: bytes) -> None
     assert sorted(sent) == sorted((STANDARD_HEADERS | {name: b"own"}).items())
 
 
-def test_a_body_is_as_long_as_announced() -> None:
+def test_a_body_has_the_announced_length() -> None:
     with pytest.raises(ValueError, match="longer"):
         encode(200, [(b"Content-Length", b"2")], [b"12", b"3"], "1.1", "GET")
     answer = Answer()

@@ -339,7 +339,7 @@ async def test_an_endpoint_that_ends_closes_idle_connections_at_once_and_others_
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("value", ["100-continue", "100-Continue"])
-async def test_a_client_is_asked_for_its_body_before_the_answer_or_never(value: str) -> None:
+async def test_a_client_is_asked_for_its_body_before_the_answer_or_not_at_all(value: str) -> None:
     async def late(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/asks":
             await echo(scope, receive, send)

@@ -102,7 +102,7 @@ def test_a_token_enrolls_a_limited_number_of_agents_into_its_groups(server: Serv
     assert (listed["uses_left"], listed["description"], "token" in listed) == (0, "rack 7", False)
 
 
-def test_an_expired_or_revoked_token_enrolls_nobody_and_a_failed_use_does_not_count(
+def test_an_expired_or_revoked_token_enrolls_no_agent_and_a_failed_use_does_not_count(
     server: Server, management: httpx.Client
 ) -> None:
     def token(**members: Any) -> dict[str, str]:
@@ -164,7 +164,7 @@ def test_a_correct_key_is_accepted_after_any_number_of_failures(server: Server, 
     assert log_in(server, agent_id).status_code == 200
 
 
-def test_deleted_agents_behind_one_address_lock_out_nobody(server: Server, management: httpx.Client) -> None:
+def test_deleted_agents_behind_one_address_do_not_lock_out_others(server: Server, management: httpx.Client) -> None:
     deleted = [server.enroll(management, f"deleted {number}") for number in range(45)]
     healthy = server.enroll(management, "healthy")
     for agent_id in deleted:
@@ -222,7 +222,7 @@ def test_the_secret_is_replaced_without_a_new_key_for_anyone(folder: Path, new_d
         assert server.client(server.agent_url, token).get("/commands?wait=0").status_code == 200
 
 
-def test_another_algorithm_logs_nobody_out_and_every_key_is_published(
+def test_another_algorithm_keeps_tokens_valid_and_every_key_is_published(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
     url, home = new_database(), folder / "rotating"

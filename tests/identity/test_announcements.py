@@ -92,7 +92,7 @@ def test_a_failed_move_is_repeated_with_the_groups_as_they_are_then(
     management.put(f"/groups/moved-1/agents/{agent_id}")
     order = next_order(client)
     assert order["action"]["args"] == {"groups": ["moved-1"]}
-    query("INSERT INTO group_members VALUES ('moved-2', $1)", agent_id)  # a change that is not announced by itself
+    query("INSERT INTO group_members VALUES ('moved-2', $1)", agent_id)  # a change that is not announced
     report(client, order, 4)
     let_pause_end(query, agent_id)
     order = next_order(client)
@@ -153,7 +153,7 @@ def test_an_agent_that_reports_its_files_is_not_ordered_again(
     assert client.get("/commands?wait=0").json()["commands"] == []
 
 
-def test_an_order_that_is_open_is_left_alone(agent: tuple[UUID, httpx.Client], query: Query) -> None:
+def test_an_open_order_is_not_repeated(agent: tuple[UUID, httpx.Client], query: Query) -> None:
     agent_id, client = agent
     wait_until(lambda: not is_announced(query, agent_id))
     let_pause_end(query, agent_id)
@@ -162,7 +162,9 @@ def test_an_order_that_is_open_is_left_alone(agent: tuple[UUID, httpx.Client], q
     assert client.get("/commands?wait=0").json()["commands"] == []
 
 
-def test_another_node_repeats_what_failed_before_all_were_killed(folder: Path, new_database: Callable[[], str]) -> None:
+def test_another_node_repeats_announcements_that_failed_before_all_nodes_were_killed(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
     url = new_database()
     query = querying(url)
     first = start_server(folder / "first", url)

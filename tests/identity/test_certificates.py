@@ -53,7 +53,7 @@ def test_a_certificate_admits_only_the_agent_that_it_names(fleet: Fleet) -> None
     assert [fleet.poll(token, str(name)) for name in (agent_id, other)] == [200, 403]
 
 
-def test_a_certificate_without_an_agent_id_admits_nobody(fleet: Fleet) -> None:
+def test_a_certificate_without_an_agent_id_admits_no_agent(fleet: Fleet) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "nameless")
     context = fleet.server.tls
     fleet.authority.issue_cert("some-machine.example").configure_cert(context)
@@ -61,7 +61,9 @@ def test_a_certificate_without_an_agent_id_admits_nobody(fleet: Fleet) -> None:
         assert client.post("/login", json={"uuid": str(agent_id), "key": KEY}).status_code == 403
 
 
-def test_without_a_certificate_only_where_none_is_required(fleet: Fleet, request: pytest.FixtureRequest) -> None:
+def test_an_agent_without_a_certificate_is_admitted_only_where_none_is_required(
+    fleet: Fleet, request: pytest.FixtureRequest
+) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "bare")
     if "optional" in request.node.name:
         assert fleet.log_in(agent_id, None).status_code == 200
@@ -70,7 +72,7 @@ def test_without_a_certificate_only_where_none_is_required(fleet: Fleet, request
             fleet.log_in(agent_id, None)
 
 
-def test_a_strangers_certificate_is_no_certificate(fleet: Fleet) -> None:
+def test_a_certificate_of_another_authority_is_refused(fleet: Fleet) -> None:
     agent_id = fleet.server.enroll(fleet.server.management(), "stranger")
     stranger = Fleet(fleet.server, trustme.CA())
     with pytest.raises(httpx.TransportError):

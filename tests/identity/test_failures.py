@@ -62,7 +62,9 @@ async def is_charged(charge: Awaitable[None]) -> bool:
     return True
 
 
-async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database_url: str, engine: Engine) -> None:
+async def test_attempts_that_wait_for_each_other_leave_connections_for_other_requests(
+    database_url: str, engine: Engine
+) -> None:
     limit, other = limit_of(engine, 5), open_engine(database_url, PATIENT)
     await limit.charge("somebody", HERE)
     async with other.begin() as holding:
@@ -80,7 +82,7 @@ async def test_tries_that_wait_for_one_another_leave_the_pool_to_others(database
     assert charged.count(False) == 54
 
 
-async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, engine: Engine) -> None:
+async def test_attempts_that_wait_during_an_outage_fail_with_it(database_url: str, engine: Engine) -> None:
     hasty = open_engine(database_url, Settings(database_timeout_seconds=1))
     limit = limit_of(hasty, 5)
     await limit.charge("somebody", HERE)
@@ -92,7 +94,7 @@ async def test_tries_that_wait_behind_an_outage_end_with_it(database_url: str, e
     assert is_outage(next(error for error in errors if isinstance(error, Exception)))
 
 
-async def test_concurrent_attempts_through_two_engines_are_charged_up_to_the_limit_and_one_more(
+async def test_concurrent_attempts_through_two_engines_are_charged_up_to_one_beyond_the_limit(
     database_url: str, engine: Engine
 ) -> None:
     other = open_engine(database_url, PATIENT)
@@ -177,7 +179,7 @@ async def test_failures_can_be_cleared_everywhere(engine: Engine) -> None:
     assert await count_rows(engine) == 1
 
 
-async def test_expired_failures_are_deleted_and_beyond_the_maximum_locking_ones_go_last(
+async def test_expired_failures_are_deleted_and_beyond_the_maximum_locks_are_deleted_last(
     engine: Engine,
 ) -> None:
     limit = limit_of(engine)

@@ -1,4 +1,4 @@
-"""Group files: an agent gets only those of its groups, one order announces a change, and drift is a query."""
+"""An agent gets only the files of its groups, one order announces a change, and drifting agents can be listed."""
 
 import hashlib
 import time
@@ -116,22 +116,22 @@ def test_versions_are_kept_and_the_same_content_creates_none(management: httpx.C
 
 
 def test_ten_changes_are_announced_by_one_order_and_a_move_by_one(server: Server, management: httpx.Client) -> None:
-    for group in ("told", "told-too"):
+    for group in ("pair", "pair-too"):
         management.post("/groups", json={"name": group})
-    agent_id = server.enroll(management, "told", ("told",))
+    agent_id = server.enroll(management, "pair", ("pair",))
     client = server.log_in(agent_id)
     for number in range(10):
-        put(management, "told", "told.yml", f"n: {number}")
+        put(management, "pair", "pair.yml", f"n: {number}")
     assert poll(client) == [{"name": "fetch-config", "args": {}, "version": ""}]
-    management.put(f"/groups/told-too/agents/{agent_id}")
-    put(management, "told-too", "x.txt", "x")
-    assert poll(client) == [{"name": "set-group", "args": {"groups": ["told", "told-too"]}, "version": ""}]
-    management.delete("/groups/told")
-    assert poll(client) == [{"name": "set-group", "args": {"groups": ["told-too"]}, "version": ""}]
+    management.put(f"/groups/pair-too/agents/{agent_id}")
+    put(management, "pair-too", "x.txt", "x")
+    assert poll(client) == [{"name": "set-group", "args": {"groups": ["pair", "pair-too"]}, "version": ""}]
+    management.delete("/groups/pair")
+    assert poll(client) == [{"name": "set-group", "args": {"groups": ["pair-too"]}, "version": ""}]
     assert poll(client, 1.5) == []
 
 
-def test_changes_while_an_agent_is_away_do_not_pile_up(server: Server, management: httpx.Client) -> None:
+def test_changes_while_an_agent_is_away_are_announced_by_one_order(server: Server, management: httpx.Client) -> None:
     management.post("/groups", json={"name": "away"})
     agent_id = server.enroll(management, "away", ("away",))
     for number in range(3):

@@ -87,7 +87,7 @@ def test_a_uuid_is_kept_and_a_weak_key_is_accepted_and_hashed_slowly(external: E
     assert external.log_in(agent_id, "Secret").json()["message"] == "Invalid key"
 
 
-def test_guesses_at_a_weak_key_count_one_by_one_also_at_the_same_time(external: External) -> None:
+def test_simultaneous_guesses_at_a_weak_key_count_one_by_one(external: External) -> None:
     external.put("101", "guessed", key=WEAK)
     assert external.log_in("101", WEAK).status_code == 200
     guess_at_once(lambda number: external.log_in("101", f"guess {number}"))
@@ -136,7 +136,7 @@ def test_a_key_changed_in_the_external_database_is_adopted(external: External) -
     assert external.log_in("002", KEY).status_code == 401
 
 
-def test_an_address_outside_the_agents_own_is_refused_and_not_a_fault(external: External) -> None:
+def test_an_address_outside_the_agents_addresses_is_refused_and_is_not_an_outage(external: External) -> None:
     external.put("003", "elsewhere", "10.0.0.0/8")
     assert external.log_in("003").status_code == 403
 

@@ -26,7 +26,7 @@ async def load(engine: Engine, keys: SigningKeys) -> Keyring:
         return await keys.load(connection)
 
 
-async def test_a_key_is_read_then_signs_and_then_is_deleted(engine: Engine) -> None:
+async def test_every_node_reads_a_key_before_it_signs_and_it_is_deleted_later(engine: Engine) -> None:
     keys = SigningKeys(engine, SECRET, Settings(signing_key_days=1))
 
     async def pass_by(seconds: float) -> None:
@@ -126,7 +126,7 @@ def test_weak_keys_are_hashed_slowly_and_strong_ones_fast() -> None:
     assert not Secret(b"n" * 32).key_matches("001 key", slow)
 
 
-def test_entropy_is_of_the_characters() -> None:
+def test_the_entropy_of_a_key_is_that_of_its_characters() -> None:
     assert entropy_bits("k" * 32) == 0
     assert entropy_bits("ab" * 16) == pytest.approx(32)
     assert entropy_bits("0123456789abcdefghijklmnopqrstuv") == pytest.approx(160)

@@ -9,7 +9,7 @@ from support.server import KEY, PASSWORD, Server, new_id
 from support.waiting import PATIENCE, wait_until
 
 
-def test_a_role_that_changes_while_logins_wait_leaves_no_token_of_the_old_one(
+def test_a_role_that_changes_while_logins_wait_leaves_no_token_of_the_old_role(
     server: Server, management: httpx.Client
 ) -> None:
     server.user(management, "demoted", "administrator")
@@ -29,7 +29,7 @@ def test_a_role_that_changes_while_logins_wait_leaves_no_token_of_the_old_one(
         wait_until(lambda client=client: client.get("/audit").status_code in {401, 403})
 
 
-def test_a_silent_name_is_given_to_one_agent_however_many_ask(server: Server, management: httpx.Client) -> None:
+def test_a_contested_name_goes_to_one_of_many_agents(server: Server, management: httpx.Client) -> None:
     def enroll(_: int) -> int:
         with httpx.Client(base_url=server.management_url, verify=server.tls, timeout=PATIENCE) as client:
             body = {"id": str(new_id()), "name": "contested", "key": KEY}

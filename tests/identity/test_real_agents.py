@@ -35,7 +35,9 @@ def exchange(server: Server, port: int, request: bytes) -> tuple[int, dict[str, 
 
 
 @pytest.mark.parametrize("agent_id", [uuid4(), new_id()], ids=["UUIDv4", "UUIDv7"])
-def test_the_whole_way_of_a_real_agent(server: Server, management: httpx.Client, agent_id: UUID) -> None:
+def test_a_real_agent_from_its_enrollment_to_its_files(
+    server: Server, management: httpx.Client, agent_id: UUID
+) -> None:
     management.post("/groups", json={"name": "default"})
     management.put("/groups/default/files/default.yml", content="logcollector:\n  enabled: true\n")
     credentials = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()

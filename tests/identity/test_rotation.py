@@ -57,7 +57,7 @@ def test_an_agent_makes_its_next_key_and_the_old_one_ends_at_its_first_use(
     [order] = agent.get("/commands?wait=5").json()["commands"]
     assert (order["order_id"], order["action"]["args"]) == (order_id, {})
     assert [submit(agent, order_id).status_code for _ in range(2)] == [204, 204]
-    assert log_in(server, agent_id, KEY).status_code == 200  # the agent may not have heard the answer
+    assert log_in(server, agent_id, KEY).status_code == 200  # the agent may not have received the answer
     rotated = log_in(server, agent_id, NEXT_KEY)
     assert rotated.status_code == 200
     assert is_refused_soon(agent)
@@ -108,7 +108,7 @@ WAITING = """
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", ["submission", "compromise"])
-async def test_an_operators_key_beats_a_rotation_at_the_same_moment(
+async def test_an_operators_key_wins_over_a_simultaneous_rotation(
     server: Server, management: httpx.Client, engine: Engine, query: Callable[..., list[Any]], first: str
 ) -> None:
     agent_id = server.enroll(management, f"raced {first}")
@@ -128,7 +128,7 @@ async def test_an_operators_key_beats_a_rotation_at_the_same_moment(
     assert log_in(server, agent_id, THIRD_KEY).status_code == 200
 
 
-def test_of_many_first_logins_with_the_next_key_each_succeeds(server: Server, management: httpx.Client) -> None:
+def test_each_of_many_first_logins_with_the_next_key_succeeds(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "eager")
     assert submit(server.log_in(agent_id), order_to_rotate(management, agent_id)).status_code == 204
 

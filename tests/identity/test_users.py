@@ -22,7 +22,7 @@ def refresh(client: httpx.Client, refresh_token: str) -> httpx.Response:
     return client.post("/security/user/refresh", json={"refresh_token": refresh_token})
 
 
-def test_a_refresh_token_is_good_once(server: Server, management: httpx.Client) -> None:
+def test_a_refresh_token_is_valid_once(server: Server, management: httpx.Client) -> None:
     server.user(management, "fresh", "reader")
     pair = authenticate(server, "fresh").json()["data"]
     assert pair["expires_in"] == 900
@@ -36,7 +36,7 @@ def test_a_refresh_token_is_good_once(server: Server, management: httpx.Client) 
     assert client.get("/commands").status_code == 200
 
 
-def test_a_refresh_token_that_comes_again_ends_its_family_and_no_other(
+def test_a_refresh_token_that_is_used_again_ends_its_family_and_no_other(
     server: Server, management: httpx.Client
 ) -> None:
     server.user(management, "robbed", "reader")
@@ -53,7 +53,7 @@ def test_a_refresh_token_that_comes_again_ends_its_family_and_no_other(
     assert "token_hash" not in str(entry)
 
 
-def test_of_several_refreshes_with_a_token_at_once_one_succeeds_and_its_family_ends(
+def test_one_of_several_simultaneous_refreshes_with_a_token_succeeds_and_its_family_ends(
     server: Server, management: httpx.Client
 ) -> None:
     server.user(management, "hasty", "reader")
@@ -67,7 +67,7 @@ def test_of_several_refreshes_with_a_token_at_once_one_succeeds_and_its_family_e
 
 
 @pytest.mark.parametrize("token", ["", ".", "a", "0" * 32 + ".x", "é" * 40, "0" * 32])
-def test_a_refresh_token_that_is_none_is_refused(server: Server, token: str) -> None:
+def test_an_invalid_refresh_token_is_refused(server: Server, token: str) -> None:
     assert refresh(server.client(server.management_url), token).status_code == 401
 
 
@@ -97,7 +97,7 @@ def test_a_new_role_or_password_ends_the_tokens_and_holds_at_the_next_login(
 
 
 @pytest.mark.parametrize("body", [{}, {"role": "king"}, {"password": "short"}, {"name": "x"}])
-def test_a_user_cannot_be_changed_to_nonsense(management: httpx.Client, body: dict[str, str]) -> None:
+def test_an_invalid_change_of_a_user_is_refused(management: httpx.Client, body: dict[str, str]) -> None:
     assert management.patch("/users/admin", json=body).status_code in {400, 422}
 
 

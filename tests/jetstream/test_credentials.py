@@ -1,4 +1,4 @@
-"""A stream behind TLS and accounts admits the user of the settings and nobody else."""
+"""A stream behind TLS and accounts admits only the user of the settings."""
 
 import base64
 import json

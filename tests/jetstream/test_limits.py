@@ -1,4 +1,4 @@
-"""The limits of a stream come from the settings; what happens when they are reached."""
+"""The limits of a stream come from the settings, and a node handles a stream that reaches them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -84,7 +84,7 @@ async def _is_published(stream: JetStream) -> bool:
     return True
 
 
-async def test_a_connection_closes_on_request_whatever_it_is_doing(server: NatsServer) -> None:
+async def test_a_connection_closes_on_request_at_any_moment(server: NatsServer) -> None:
     settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
     for number in range(200):
         [duty] = JetStream(settings).duties()

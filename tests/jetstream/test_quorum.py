@@ -92,7 +92,7 @@ class Sender:
         return answer
 
     def stop(self) -> None:
-        """Let it finish its batch."""
+        """Let the agent finish its batch, then end it."""
         self._stopping.set()
         self._thread.join(timeout=PATIENCE)
         assert not self._thread.is_alive()

@@ -110,7 +110,7 @@ def started(
         process.wait(timeout=PATIENCE)
 
 
-def test_an_outage_and_its_end_are_logged_once_and_sigterm_ends_a_relay_meanwhile(
+def test_an_outage_and_its_end_are_logged_once_and_sigterm_ends_a_relay_during_it(
     cluster: Cluster, settings: dict[str, Any], variables: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"

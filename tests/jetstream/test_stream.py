@@ -105,7 +105,7 @@ def test_a_batch_larger_than_a_message_is_cut_between_events(
     assert "larger than a message" in hidden["reason"]
 
 
-def test_a_batch_of_very_many_messages_delays_nobody_and_ends_with_its_client(
+def test_a_batch_of_very_many_messages_delays_no_client_and_ends_with_its_client(
     server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
 ) -> None:
     agent_id, quiet = server.enroll(management, "runs"), server.enroll(management, "quiet")
@@ -161,7 +161,7 @@ def test_a_batch_that_was_stored_although_its_agent_was_refused_is_stored_once(
         answer = client.post("/events/stateless", content=batch)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-    # The server now stores what it had received, and then receives the same batch again.
+    # The server now stores the events that it had received, and then receives the same batch again.
     assert client.post("/events/stateless", content=batch).status_code == 204
     relay(variables, "postgresql")
     first = rows(agent_id)
@@ -183,7 +183,7 @@ def test_lines_on_standard_output_are_the_events_as_the_api_shows_them(
     assert [event for event in written if event["agent_id"] == str(agent_id)] == shown
 
 
-def wait_until_it_heeds(number: Signals, process: subprocess.Popen[str]) -> None:
+def wait_until_it_handles_signals(number: Signals, process: subprocess.Popen[str]) -> None:
     """Wait until a process that has just started handles signals."""
     wait_until(lambda: handled_signals(process.pid) >> (number - 1) & 1)
 
@@ -202,7 +202,7 @@ def test_two_relays_share_the_work_and_finish_their_messages_on_sigterm(
         for number in range(300):
             assert client.post("/events/stateless", content=stateless(agent_id, {"n": number})).status_code == 204
         for process in (first, second):
-            wait_until_it_heeds(SIGTERM, process)
+            wait_until_it_handles_signals(SIGTERM, process)
             process.send_signal(SIGTERM)
         assert [process.wait(timeout=PATIENCE) for process in (first, second)] == [0, 0]
     relay(variables, "postgresql")
@@ -243,7 +243,7 @@ def test_an_unusable_stream_is_reported_with_its_setting(changes: dict[str, str]
         check_sink(load_settings({"COMMS_API_EVENTS_SINK": "jetstream"} | environ))
 
 
-def test_nothing_of_nats_is_imported_for_postgresql() -> None:
+def test_the_sink_postgresql_imports_no_module_of_nats() -> None:
     program = "import sys, comms_api.app.node; sys.exit(any(name.split('.')[0] == 'nats' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -63,7 +63,7 @@ def test_a_long_message_of_a_refusal_is_cut() -> None:
         {"key": "".join(map(chr, range(32, 127)))},
     ],
 )
-def test_the_bounds_of_each_field_are_inside(changes: dict[str, str]) -> None:
+def test_each_field_may_be_as_long_as_its_bound(changes: dict[str, str]) -> None:
     assert isinstance(parse(agent_json(**changes)), ExternalAgent)
 
 
@@ -173,7 +173,7 @@ def test_an_agent_asked_for_by_address_must_be_admitted_from_it() -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_no_bytes_make_anything_but_an_answer_or_a_bad_answer(answer: bytes) -> None:
+def test_any_bytes_are_an_answer_or_a_bad_answer(answer: bytes) -> None:
     outcome = parsed_or_not(answer)
     assert isinstance(outcome, Refusal | BadAnswer)
     if isinstance(outcome, BadAnswer):
@@ -182,7 +182,7 @@ def test_no_bytes_make_anything_but_an_answer_or_a_bad_answer(answer: bytes) -> 
 
 @settings(deadline=None)
 @given(data=st.fixed_dictionaries({}, optional=dict.fromkeys(["id", "name", "ip", "key"], VALUES)), error=ERRORS)
-def test_no_agent_is_read_but_a_valid_one(data: dict[str, Any], error: object) -> None:
+def test_only_a_valid_agent_is_read(data: dict[str, Any], error: object) -> None:
     outcome = parsed_or_not(json.dumps({"error": error, "data": agent()["data"] | data}).encode())
     if isinstance(outcome, BadAnswer):
         assert KEY not in outcome.reason

@@ -1,4 +1,4 @@
-"""Programs of key requests: what they may do, what they may not do, and that none of their processes survives."""
+"""Programs of key requests run within limits, and none of their processes survives."""
 
 import asyncio
 import logging

@@ -133,7 +133,7 @@ async def test_at_most_the_configured_number_of_lookups_run_at_a_time(path: Path
     assert most == threads
 
 
-async def test_an_address_with_many_questions_delays_another_by_one_of_them(path: Path) -> None:
+async def test_an_address_with_many_questions_delays_another_address_by_one_question(path: Path) -> None:
     may_answer = asyncio.Event()
 
     async def wait(request: str) -> bytes:
@@ -166,7 +166,7 @@ async def test_an_address_cannot_fill_the_queue(path: Path) -> None:
     assert asking.in_flight == 0
 
 
-async def test_a_lookup_whose_turn_comes_as_its_time_is_over_gives_its_slot_back() -> None:
+async def test_a_lookup_whose_turn_comes_at_its_deadline_releases_its_slot() -> None:
     slots, loop = Slots(1), asyncio.get_running_loop()
 
     async def hold() -> None:

@@ -1,4 +1,4 @@
-"""Unix sockets of key requests: the protocol, and every way it may fail."""
+"""Unix sockets of key requests: the protocol, and each of its failures."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ async def test_the_answer_ends_with_a_line_or_with_the_connection(path: Path, en
     assert asked == ["id:001"]
 
 
-async def test_the_socket_can_be_asked_by_address(path: Path) -> None:
+async def test_a_question_by_address_reaches_the_socket(path: Path) -> None:
     async with answering(path, always(refusal_json())) as asked:
         assert await ask(path, Question("ip", "192.168.1.100")) == Refusal(4, "no such agent")
         assert await ask(path, Question("ip", "2001:db8::1")) == Refusal(4, "no such agent")

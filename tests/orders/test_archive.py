@@ -79,7 +79,7 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     assert packed / 1_000 < 100, "bytes per order"
 
 
-async def test_a_day_with_an_open_order_is_left_alone(engine: Engine) -> None:
+async def test_a_day_with_an_open_order_is_not_packed(engine: Engine) -> None:
     day = datetime.now(UTC).date() - timedelta(days=20)
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
@@ -96,7 +96,7 @@ async def test_a_day_with_an_open_order_is_left_alone(engine: Engine) -> None:
     assert await packing.archive() == 10
 
 
-async def test_history_is_forgotten_by_age_with_its_commands(engine: Engine, commands: Commands) -> None:
+async def test_old_history_is_deleted_with_its_commands(engine: Engine, commands: Commands) -> None:
     day = datetime.now(UTC).date() - timedelta(days=40)
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:

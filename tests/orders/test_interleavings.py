@@ -97,7 +97,7 @@ OPERATIONS: dict[str, Operation] = {
     **ENDINGS,
 }
 OF_ROWS = {"claim", "progress", "report", "expire", "cancel order"}
-"""These read and write only the rows of their own orders; another test runs storms of them."""
+"""These operations read and write only the rows of their orders; another test runs storms of them."""
 PAIRS = [names for names in product(OPERATIONS, OPERATIONS) if not OF_ROWS.issuperset(names)]
 
 
@@ -208,7 +208,7 @@ async def test_a_rollout_waits_for_releases_but_later_ones_wait_for_the_rollout(
     ("first", "second", "attempts", "statuses"),
     [("release", "report", [0], []), ("report", "release", [], ["success"])],
 )
-async def test_of_a_report_and_the_release_of_its_order_the_later_one_changes_nothing(
+async def test_a_report_and_the_release_of_its_order_do_not_undo_each_other(
     engine: Engine, first: str, second: str, attempts: list[int], statuses: list[str]
 ) -> None:
     case = await make_case(engine, "released", agents=1, offered=1)

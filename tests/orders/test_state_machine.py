@@ -1,4 +1,4 @@
-"""Any storm of claims, results, expiry, cancellations, pauses and archiving leaves each order in one legal state."""
+"""Any storm of claims, results, expiries, cancellations, pauses and packing leaves each order in one legal state."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -172,7 +172,7 @@ class OrderLife(RuleBasedStateMachine):
         newly = [
             order_id for order_id, row in self.known.items() if row.status in ENDED and before[order_id].status in OPEN
         ]
-        assert len(newly) == seen.ended, "an order was ended by nobody, or by two"
+        assert len(newly) == seen.ended, "an order was ended by no operation, or by two"
         offered = {order_id for order_id, row in before.items() if row.status == "sent"} | seen.released | set(orders)
         reported = {order_id for order_id in newly if (0, self.known[order_id].message) in REPORTS.values()}
         assert reported <= offered, "it was never offered"

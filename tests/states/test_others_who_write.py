@@ -57,7 +57,7 @@ async def document(engine: Engine, agent_id: UUID) -> object:
 @pytest.mark.parametrize(
     ("operation", "status", "after"), [("update", 200, {"a": 1, "b": 2}), ("create", 409, {"a": 1})]
 )
-async def test_a_state_that_appears_meanwhile_is_merged_and_not_lost(
+async def test_a_state_that_is_inserted_by_hand_is_merged_and_not_lost(
     engine: Engine, operation: str, status: int, after: object
 ) -> None:
     agent_id = uuid4()
@@ -72,7 +72,7 @@ async def test_a_state_that_appears_meanwhile_is_merged_and_not_lost(
     assert await document(engine, agent_id) == after
 
 
-async def test_a_state_that_is_deleted_meanwhile_stays_deleted(engine: Engine) -> None:
+async def test_a_state_that_is_deleted_by_hand_stays_deleted(engine: Engine) -> None:
     agent_id = uuid4()
     change = StateChange(0, (str(agent_id), "fim", "file", "1"), "update", b'{"b": 2}')
     async with states_of(engine) as states:

@@ -39,7 +39,7 @@ BEHIND_BALANCERS = {"trusted_proxies": f"{TRUSTED_ADDRESS}/32", "proxy_protocol_
 
 @dataclass
 class Balancer:
-    """A running balancer; its URLs work like those of a node."""
+    """A running balancer; its URLs work like a node's URLs."""
 
     name: str
     process: subprocess.Popen[bytes]

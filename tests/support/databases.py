@@ -44,7 +44,7 @@ async def migrate(url: URL | str) -> None:
 
 @asynccontextmanager
 async def rolled_back(engine: Engine) -> AsyncIterator[Connection]:
-    """Lend a connection in a transaction that is rolled back."""
+    """Open a connection in a transaction, and roll it back after the block."""
     async with engine.connect() as connection:
         await connection.driver.execute("BEGIN")
         yield connection

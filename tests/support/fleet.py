@@ -1,7 +1,7 @@
 """A simulated fleet: agents and an operator that send, poll and report as real ones do, and note it in a ledger.
 
 Each lane is a connection of one client. It sends each request again until the server acknowledges it. The lanes run in
-the event loop of a separate thread, so a test may block or have a loop of its own.
+the event loop of a separate thread, so a test may block or run its own loop.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ def logins(agent_id: UUID, number: int) -> Request:
 
 
 class Connection:
-    """A connection that is opened when it is needed, again after it broke."""
+    """A connection that is opened when it is needed, and again after it has broken."""
 
     def __init__(self, tls: ssl.SSLContext, port: int) -> None:
         self._tls = tls

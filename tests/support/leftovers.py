@@ -22,7 +22,7 @@ TERMINATE_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 IDLE_SCANS = 3
-"""A process that is just starting may not have its name yet, so one empty list proves nothing."""
+"""A starting process may not have its name yet, so one empty list proves nothing."""
 
 
 class Guard:
@@ -55,7 +55,7 @@ class Guard:
         return list(running(self.run, self._folders))
 
     def close(self) -> None:
-        """Kill the processes that are left, and end the guard."""
+        """Kill the remaining processes, and end the guard."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

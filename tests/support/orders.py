@@ -1,4 +1,4 @@
-"""Submit commands and claim their orders by the functions of the stores, and build the services around these."""
+"""Submit commands and claim their orders through the stores, and build the services that use the stores."""
 
 import time
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ async def submit(
 
 
 def make_dispatcher(engine: Engine) -> Dispatcher:
-    """Return a dispatcher that holds polls and, until it runs, claims nothing by itself."""
+    """Return a dispatcher that holds polls and does not claim on its own until it runs."""
     tokens = Tokens(Keyring([new_signing_key()]), 900, time.time)
     return Dispatcher(engine, tokens, Presence(engine, "node"), Settings())
 

@@ -1,4 +1,4 @@
-"""Run programs on a terminal of a given width."""
+"""Run programs on a terminal whose width the test chooses."""
 
 import os
 import pty

@@ -35,7 +35,7 @@ def _let_reports_end(**_: Any) -> None:
 
 
 class Agent(Session):
-    """The common part of both kinds of agents. All pauses are those of real agents."""
+    """The common part of both kinds of agents. Every pause is as long as a real agent's."""
 
     abstract = True
     host = "https://localhost:27000"
@@ -100,7 +100,7 @@ class Agent(Session):
         if is_good(answer):
             del self.memory.waiting["states"]
             self._apply(batch.changes)
-        if is_good(answer) and is_first:  # the statuses of a batch sent again say little
+        if is_good(answer) and is_first:  # the statuses of a repeated batch say little
             self._check(batch.changes, [item["status"] for item in answer.json()["results"]])
 
     @task(1)

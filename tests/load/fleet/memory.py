@@ -1,4 +1,4 @@
-"""The memory that an agent keeps on disk to be the same agent after an outage."""
+"""The state that an agent keeps on disk, so that it continues after an outage."""
 
 import random
 import string
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 Change: TypeAlias = tuple[str, str]
-"""An operation and the id of the state it is for."""
+"""An operation and the id of its state."""
 
 KEY_CHARACTERS = string.ascii_letters + string.digits
 KEY_LENGTH = 32

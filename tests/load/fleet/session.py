@@ -77,7 +77,7 @@ class Session(FastHttpUser):
         return answer
 
     def pause(self, seconds: float) -> None:
-        """Wait, and end this user if it is stopped meanwhile."""
+        """Wait, and end this user if it is stopped while it waits."""
         if self.is_stopping.wait(seconds):
             raise StopUser
 
@@ -141,7 +141,7 @@ class Session(FastHttpUser):
 
 
 def is_good(answer: ResponseContextManager) -> bool:
-    """Return whether the status is a success or "not modified"."""
+    """Return whether the status is a success or 304 (Not Modified)."""
     return HTTPStatus.OK <= answer.status_code < HTTPStatus.BAD_REQUEST
 
 

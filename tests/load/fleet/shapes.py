@@ -30,7 +30,7 @@ class Fleet(LoadTestShape):
         return (count + Operator.fixed_count if count else 0), rate
 
     def _steady(self, agents: int, _seconds: float, rate: float) -> tuple[int, float]:
-        """All agents, all the time."""
+        """All agents, for the whole run."""
         return agents, rate
 
     def _storm(self, agents: int, seconds: float, rate: float) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""Count what the server acknowledged to all users of all workers, for a comparison with the database."""
+"""Count the items that the server acknowledged to all workers' users, to compare the counts with the database."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def count_sent(noun: str, size: int) -> None:
 
 
 def count_answer(noun: str, size: int, status: int) -> None:
-    """Count sent items as acknowledged or refused; after a 5xx or a broken connection, neither is known."""
+    """Count sent items as acknowledged or refused; after a 5xx or a broken connection they count as neither."""
     if HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST:
         count(**{f"{noun}_acknowledged": size})
     elif HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
