@@ -1,4 +1,4 @@
-"""`comms-api cluster`: see the nodes, whether all is well with them, and move agents between them."""
+"""`comms-api cluster`: show the nodes and their problems, and move agents between nodes."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from comms_api.errors import CommsError
 SKEW_SECONDS_MAXIMUM = 1.0
 AGAIN_SECONDS = 1.0
 AGREEMENT_SECONDS = 6.0
-"""How long nodes may differ before it is reported: each node serves a change from its next heartbeat on."""
+"""Nodes may differ for this long before it is reported: each serves a change from its next heartbeat on."""
 
 WAIT_SECONDS = 60.0
 _DIFFERENCE = "nodes serve different"
@@ -24,10 +24,10 @@ Nodes = Sequence[JsonObject]
 
 @click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
 def cluster() -> None:
-    """See the nodes, and send agents from one to others."""
+    """Show the nodes, and move agents between them."""
 
 
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _NAME = click.argument("name")
 
 
@@ -53,7 +53,7 @@ def _state(node: JsonObject) -> str:
 @operation(cluster, "nodes")
 @_AS_JSON
 def nodes(operator: Operator, *, as_json: bool) -> None:
-    """List the processes of all nodes: state, version, polls, requests, lag, clock."""
+    """List the processes of all nodes with their state and load."""
     found = _nodes(operator)
     if as_json:
         print_json(found)
@@ -67,7 +67,10 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
 @click.option("--node", "name", help="List the agents of this node.")
 @_AS_JSON
 def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
-    """Count the active agents by the node that saw them last, or list those of one node."""
+    """Count the active agents by node, or list the agents of one node.
+
+    An agent belongs to the node that saw it last.
+    """
     if name is None:
         columns: Sequence[str] = ("node", "agents")
         found = operator.ask("GET", "/nodes/agents").json()
@@ -83,7 +86,10 @@ def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
 @operation(cluster, "health")
 @_AS_JSON
 def health(operator: Operator, *, as_json: bool) -> None:
-    """Tell what is wrong with any node; exit 1 if something is."""
+    """List the problems of all nodes.
+
+    The exit code is 1 if there are any.
+    """
     problems = _settled(operator, _problems)
     if as_json:
         print_json({"is_healthy": not problems, "problems": problems})
@@ -94,7 +100,7 @@ def health(operator: Operator, *, as_json: bool) -> None:
 
 
 def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str]:
-    """Return what is wrong, once it is nothing but what nodes that have just changed show for a moment."""
+    """Return the problems; if they are only differences, wait for the next heartbeats, which may resolve them."""
     deadline = time.monotonic() + AGREEMENT_SECONDS
     while (problems := find(_nodes(operator))) and time.monotonic() < deadline:
         if any(_DIFFERENCE not in problem for problem in problems):
@@ -104,7 +110,7 @@ def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str
 
 
 def _problems(found: Nodes) -> list[str]:
-    idle = [] if any(node["state"] == "active" for node in found) else ["no node takes agents: none is active"]
+    idle = [] if any(node["state"] == "active" for node in found) else ["no node accepts agents: none is active"]
     of_each = [problem for node in found for problem in _problems_of(node)]
     return [*idle, *of_each, *_clashes(found), *_differences(found)]
 
@@ -137,7 +143,10 @@ def _differences(found: Nodes) -> list[str]:
 @operation(cluster, "files")
 @_AS_JSON
 def files(operator: Operator, *, as_json: bool) -> None:
-    """Tell whether every node serves the same group files and signing keys; exit 1 if not."""
+    """Compare the group files and signing keys of all nodes.
+
+    The exit code is 1 if they differ.
+    """
     problems = _settled(operator, _differences)
     members = ("name", "worker", "files_sha256", "key_ids")
     found = [{member: node[member] for member in members} for node in _here(_nodes(operator))]
@@ -153,10 +162,13 @@ def files(operator: Operator, *, as_json: bool) -> None:
 
 @operation(cluster, "drain")
 @_NAME
-@click.option("--wait", "is_waiting", is_flag=True, help="End when the node drains and holds no poll.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until the node holds no poll.")
 @_AS_JSON
 def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> None:
-    """Have a node send its agents elsewhere, for maintenance; it goes on serving what still comes."""
+    """Make a node send its agents to other nodes, before maintenance.
+
+    The node still serves the requests that it receives.
+    """
     _request_state(operator, name, "drain", as_json=as_json)
     if is_waiting:
         _wait_until_drained(operator, name)
@@ -166,7 +178,7 @@ def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> 
 @_NAME
 @_AS_JSON
 def resume(operator: Operator, *, name: str, as_json: bool) -> None:
-    """Have a node take agents again."""
+    """Make a drained node accept agents again."""
     _request_state(operator, name, "resume", as_json=as_json)
 
 
@@ -193,7 +205,7 @@ def _wait_until_drained(operator: Operator, name: str) -> None:
 
 def _may_hold_polls(node: JsonObject) -> bool:
     if node["state"] == "lost":
-        raise CommsError(f"{_title(node)} is lost: whether it holds polls is not known")
+        raise CommsError(f"{_title(node)} is lost, so the number of its polls is unknown")
     return bool(node["state"] == "active" or node["polls"])
 
 
@@ -201,7 +213,7 @@ def _may_hold_polls(node: JsonObject) -> bool:
 @_NAME
 @_AS_JSON
 def forget(operator: Operator, *, name: str, as_json: bool) -> None:
-    """Remove a lost node from the list at once; by itself it goes after an hour."""
+    """Remove a lost node from the list now, instead of after an hour."""
     forgotten = _ask_of(operator, name, "forget")
     if as_json:
         print_json(forgotten)
@@ -212,7 +224,10 @@ def forget(operator: Operator, *, name: str, as_json: bool) -> None:
 @operation(cluster, "rebalance")
 @_AS_JSON
 def rebalance(operator: Operator, *, as_json: bool) -> None:
-    """Have nodes with over 10 % more polls than the mean send agents away, a few a second."""
+    """Make crowded nodes redirect some of their agents.
+
+    A node is crowded if it holds over 10 % more polls than the mean. It redirects a few agents per second.
+    """
     crowded = operator.ask("POST", "/nodes/rebalance").json()
     if as_json:
         print_json(crowded)

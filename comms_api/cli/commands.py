@@ -1,4 +1,4 @@
-"""`comms-api commands`: submit commands, watch them, hold them back, and fetch their results."""
+"""`comms-api commands`: submit, watch, pause and cancel commands, and fetch their results."""
 
 from typing import Any
 from uuid import UUID
@@ -16,29 +16,33 @@ NAMES_SHOWN = 3
 
 @click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
 def commands() -> None:
-    """Submit commands to agents and services, and see what becomes of them."""
+    """Submit commands to agents and services, and follow them."""
 
 
 @operation(commands, "send")
-@click.option("--agent", "agents", multiple=True, help="An agent, by id or name; may be repeated.")
-@click.option("--group", "groups", multiple=True, help="A group; may be repeated.")
+@click.option("--agent", "agents", multiple=True, help="Agent, by id or name; may be repeated.")
+@click.option("--group", "groups", multiple=True, help="Group; may be repeated.")
 @click.option("--all", "is_all", is_flag=True, help="Every agent.")
-@click.option("--service", help="A service, such as rbac.")
-@click.option("--os", help="Only agents whose system has this name or type; * is anything.")
-@click.option("--version", help="Only agents of this version; * is anything.")
-@click.option("--status", type=click.Choice(["active", "disconnected", "never_connected"]), help="Only such agents.")
-@click.option("--label", "labels", multiple=True, metavar="KEY:VALUE", help="Only agents with it; may be repeated.")
-@click.option("--action", required=True, help="What to do.")
-@click.option("--args", default="{}", metavar="JSON", help="With which arguments.")
-@click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="How long the orders live.")
-@click.option("--priority", type=int, default=0, help="-100 to 100; higher goes first.")
-@click.option("--start-at", metavar="TIME", help="Not before, as 2026-12-24T18:00:00Z.")
+@click.option("--service", help="Service, such as rbac.")
+@click.option("--os", help="Only agents with this system, by name or type; * matches any text.")
+@click.option("--version", help="Only agents of this version; * matches any text.")
+@click.option(
+    "--status", type=click.Choice(["active", "disconnected", "never_connected"]), help="Only agents with this status."
+)
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY:VALUE", help="Only agents with this label; may be repeated."
+)
+@click.option("--action", required=True, help="Name of the action.")
+@click.option("--args", default="{}", metavar="JSON", help="Arguments of the action.")
+@click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="Lifetime of the orders.")
+@click.option("--priority", type=int, default=0, help="-100 to 100; orders of higher priority are offered first.")
+@click.option("--start-at", metavar="TIME", help="Offer no order before this time, such as 2026-12-24T18:00:00Z.")
 @click.option("--percent", type=float, help="Roll out in stages of this percentage.")
 @click.option("--per-minute", type=float, help="Roll out at most this many orders per minute.")
 @click.option("--max-in-flight", type=int, help="Keep at most this many orders in flight.")
-@click.option("--failure-ratio", type=float, help="Stop when more than this share has failed.")
-@click.option("--idempotency-key", help="Submit once, however often this is run with the same key.")
-@click.option("--dry-run", is_flag=True, help="Only tell who would get it.")
+@click.option("--failure-ratio", type=float, help="Stop when more than this share of the orders has failed.")
+@click.option("--idempotency-key", help="Submit only once for all runs with this key.")
+@click.option("--dry-run", is_flag=True, help="Only show the recipients.")
 @waiting_option
 def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any) -> None:
     """Submit one command."""
@@ -87,7 +91,7 @@ def _target(options: JsonObject) -> JsonObject:
     targets += [{"type": "all"}] if options["is_all"] else []
     targets += [{"type": "server", "id": options["service"]}] if options["service"] else []
     if len(targets) != 1:
-        raise click.UsageError("say for whom: one of --agent, --group, --all, --service")
+        raise click.UsageError("name the recipients by one of --agent, --group, --all, --service")
     pairs = [label.partition(":") for label in options["labels"]]
     labels = {key: value for key, _, value in pairs}
     narrowed = _present(options, "os", "version", "status") | ({"labels": labels} if labels else {})
@@ -123,14 +127,14 @@ def _describe_target(target: JsonObject) -> str:
 @operation(commands, "show")
 @_REQUEST_ID
 def show(operator: Operator, request_id: UUID) -> None:
-    """Show a command as JSON: how far it is, and its latest failures."""
+    """Show a command, its progress and its latest failures as JSON."""
     print_json(operator.ask("GET", f"/commands/{request_id}").json())
 
 
 @operation(commands, "wait")
 @_REQUEST_ID
 def wait(operator: Operator, request_id: UUID) -> None:
-    """Show the progress of a command until all of its orders have ended.
+    """Show a command's progress until every order has ended.
 
     The exit code is 1 if an order failed or the rollout has stopped.
     """
@@ -142,20 +146,20 @@ def wait(operator: Operator, request_id: UUID) -> None:
 def cancel(operator: Operator, request_id: UUID) -> None:
     """Cancel every order of a command that has not ended."""
     answer = operator.ask("POST", f"/commands/{request_id}/cancel").json()
-    click.echo(f"{answer['cancelled']} order(s) cancelled, {answer['told']} recipient(s) will be told")
+    click.echo(f"{answer['cancelled']} order(s) cancelled, {answer['told']} recipient(s) will be notified")
 
 
 @operation(commands, "pause")
 @_REQUEST_ID
 def pause(operator: Operator, request_id: UUID) -> None:
-    """Hold back the orders that no agent was offered."""
+    """Hold the orders that have not been offered yet."""
     click.echo(f"{operator.ask('POST', f'/commands/{request_id}/pause').json()['orders']} order(s) held")
 
 
 @operation(commands, "resume")
 @_REQUEST_ID
 def resume(operator: Operator, request_id: UUID) -> None:
-    """Let a paused or stopped command go on."""
+    """Resume a paused or stopped command."""
     click.echo(f"the command is {operator.ask('POST', f'/commands/{request_id}/resume').json()['phase']}")
 
 
@@ -164,7 +168,7 @@ def resume(operator: Operator, request_id: UUID) -> None:
 @click.option("--cancelled", "with_cancelled", is_flag=True, help="Repeat cancelled orders as well.")
 @waiting_option
 def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_waiting: bool) -> None:
-    """Submit a command again to those whose orders failed."""
+    """Submit a command again to the recipients whose orders failed."""
     statuses = ["failure", "cancelled"] if with_cancelled else ["failure"]
     answer = operator.ask("POST", f"/commands/{request_id}/retry", json={"statuses": statuses})
     [submitted] = answer.json()["commands"]
@@ -175,8 +179,8 @@ def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_wait
 
 @operation(commands, "results")
 @_REQUEST_ID
-@click.option("--format", "form", type=click.Choice(["csv", "ndjson"]), default="csv", help="Of what form.")
-@click.option("--output", type=click.File("wb"), default="-", help="Where to; by default standard output.")
+@click.option("--format", "form", type=click.Choice(["csv", "ndjson"]), default="csv", help="Format of the results.")
+@click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
 def results(operator: Operator, request_id: UUID, *, form: str, output: Any) -> None:
     """Fetch every order of a command with its result."""
     with operator.stream(f"/commands/{request_id}/results", params={"format": form}) as answer:

@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"[0-9a-f]{32,128}")
 
 
 class Device(msgspec.Struct, frozen=True):
-    """The file of a token, for one server and user, readable by its owner only. Without a home, no token is kept."""
+    """The file of a token, for one server and user, readable by its owner only. A user without a home has no file."""
 
     path: Path | None
 
@@ -30,7 +30,7 @@ class Device(msgspec.Struct, frozen=True):
         return token if _TOKEN.fullmatch(token) else None
 
     def keep(self, token: str) -> None:
-        """Write the token; if that fails, the next login is without one and works as well."""
+        """Write the token; if that fails, the next login has no token, but works as well."""
         if self.path is not None and token != self.find_token():
             with suppress(OSError):
                 replace_private(self.path, token.encode())

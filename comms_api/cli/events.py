@@ -1,4 +1,4 @@
-"""`comms-api events`: bring the events of the stream where they are read."""
+"""`comms-api events`: copy events from the stream to PostgreSQL or standard output."""
 
 import asyncio
 import logging
@@ -31,32 +31,36 @@ logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
 RELAY_LOOPS = 2
-"""One loop fetches messages while those of the other are stored."""
+"""While one loop stores its messages, the other fetches the next ones."""
 
 _CONSUMER = re.compile(r"[^\s.*>/\\]+")
 
 
 @click.group(context_settings={"show_default": True})
 def events() -> None:
-    """Work on the stream of events that `events_sink = "jetstream"` fills."""
+    """Read the event stream of JetStream.
+
+    Nodes with `events_sink = "jetstream"` write to it.
+    """
 
 
 @events.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
-@click.option("--to", "target", type=click.Choice(["postgresql", "stdout"]), default="postgresql", help="Where to.")
-@click.option("--consumer", help="The name that the servers remember the position by; default: relay-TO.")
-@click.option("--once", is_flag=True, help="End when nothing is left in the stream.")
+@click.option("--to", "target", type=click.Choice(["postgresql", "stdout"]), default="postgresql", help="Destination.")
+@click.option("--consumer", help="Name under which the servers keep the position; default: relay-TO.")
+@click.option("--once", is_flag=True, help="Exit when the stream has no more events.")
 def relay(config: Path | None, target: str, consumer: str | None, *, once: bool) -> None:
-    """Bring events to PostgreSQL or, as lines of JSON, to standard output, until SIGTERM.
+    """Copy events to PostgreSQL or standard output.
 
-    Relays of one consumer share the work. A consumer of a new name begins with the oldest event of the stream.
+    It runs until SIGTERM, and writes each event as a line of JSON to standard output. Relays with the same consumer
+    share the work. A new consumer begins with the oldest event of the stream.
     """
     settings = current_settings(config)
     log_to(sys.stderr, settings.log_level)
     check_jetstream(settings)
     if consumer is not None and not _CONSUMER.fullmatch(consumer):
-        raise ConfigurationError(f"--consumer: no name that NATS allows (no space, dot, *, > or slash): {consumer!r}")
-    if target == "stdout" and sys.__stdout__ is None:  # the event loop would open something else under its number
+        raise ConfigurationError(f"--consumer: a name must not contain a space, dot, *, > or slash: {consumer!r}")
+    if target == "stdout" and sys.__stdout__ is None:  # a file opened later would get its descriptor
         raise ConfigurationError("--to stdout: standard output is closed")
     uvloop.run(_relay(settings, target, consumer or f"relay-{target}", once=once))
 
@@ -67,7 +71,7 @@ async def _relay(settings: Settings, target: str, consumer: str, *, once: bool) 
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         sink: Sink = StdoutSink() if target == "stdout" else await _open_postgresql(stack, settings, stopping)
-        # One loop keeps the order that a reader of lines may count on; ids tell it to a reader of the table.
+        # Lines on standard output keep the order of the stream, so one loop writes them; rows have ids instead.
         loops = 1 if target == "stdout" else RELAY_LOOPS
         relay: Any = import_module("comms_api.events.jetstream.relay").Relay(settings, sink, consumer)
         await relay.run(stopping, loops=loops, ends_when_drained=once)
@@ -84,7 +88,7 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: 
 
 
 async def _synchronise(engine: Engine, clock: DatabaseClock) -> Exception | None:
-    """Ask the database for the time, and return why it cannot be asked just now."""
+    """Read the time of the database; return the error if there is an outage."""
     try:
         async with engine.begin() as connection:
             await clock.synchronise(connection)

@@ -1,4 +1,4 @@
-"""How every command logs."""
+"""The log format of every command."""
 
 import logging
 from typing import TextIO
@@ -13,4 +13,4 @@ def log_to(stream: TextIO, level: str) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(OneLineFormatter(LOG_FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it writes several lines at each start
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # Alembic writes several lines at each start

@@ -1,4 +1,4 @@
-"""The entry point: every command, and one way to end with an error."""
+"""The entry point: it lists the commands, and prints their errors."""
 
 import sys
 from importlib import import_module
@@ -9,18 +9,18 @@ from comms_api.errors import CommsError
 from comms_api.text.printable import escape_controls
 
 COMMANDS = ("serve", "agent", "commands", "cluster", "users", "events", "demo")
-"""Each is a module of this package that has a command of its name."""
+"""Each is a module of this package, with a command of the same name."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called, so that a server holds nothing of the others in memory."""
+    """Imports a command when it is called, so that a server does not hold the other commands in memory."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """Return the names of the commands."""
         return list(COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """Return a command, or None if there is none of this name."""
+        """Return the command of this name, or None."""
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"comms_api.cli.{name}"), name)
@@ -30,11 +30,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="comms-api")
 def comms_api() -> None:
-    """Serve a fleet of security agents, or be one."""
+    """Run a server for a fleet of security agents, or an agent."""
 
 
 def main() -> None:
-    """Run a command; an error of the operator's is one line on standard error, and exit code 1 (usage: 2)."""
+    """Run a command; an operator's error is one line on standard error with exit code 1 (wrong usage: 2)."""
     try:
         comms_api(prog_name="comms-api")
     except UnicodeEncodeError as error:

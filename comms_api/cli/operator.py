@@ -22,20 +22,20 @@ JsonObject: TypeAlias = dict[str, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--url", default="https://localhost:55000", help="Where the management API is."),
+    click.option("--url", default="https://localhost:55000", help="URL of the management API."),
     click.option(
         "--ca",
         type=click.Path(dir_okay=False, exists=True, path_type=Path),
-        help="The authority that signed the server's certificate; else the system's.",
+        help="CA certificate of the server; by default the system's CAs.",
     ),
-    click.option("--proxy", help="The HTTP proxy to use; by default the environment names one."),
-    click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever the environment says."),
-    click.option("--user", default="admin", help="Who asks."),
+    click.option("--proxy", help="HTTP proxy; by default that of the environment."),
+    click.option("--no-proxy", is_flag=True, help="Ignore the proxy of the environment."),
+    click.option("--user", default="admin", help="User to log in as."),
     click.option(
         "--password-file",
         required=True,
         type=click.Path(dir_okay=False, exists=True, path_type=Path),
-        help="Holds that user's password.",
+        help="File with the user's password.",
     ),
 )
 
@@ -48,14 +48,14 @@ def path_part(name: str) -> str:
 
 
 def operator_options(function: Function) -> Function:
-    """Add the options that say where the server is and who asks."""
+    """Add the options for the server and the user."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a function a command of a group; its first parameter is a logged-in operator."""
+    """Register a function as a command of a group; its first parameter is the logged-in operator."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def perform(*, user: str, password_file: Path, **options: Any) -> None:
@@ -71,7 +71,7 @@ def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], 
 
 
 class Operator:
-    """Asks the management API as one user; what it refuses is one line."""
+    """A client of the management API, logged in as one user; a refusal is an error of one line."""
 
     def __init__(self, client: httpx.Client, credentials: tuple[str, str], device: Device) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Operator:
             self._device.keep(device_token)
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Return a good answer; raises `CommsError` with the server's own sentence."""
+        """Return a successful answer; raises `CommsError` with the server's message."""
         answer = self._client.request(method, path, **request)
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # a token lasts some minutes
             self._log_in()
@@ -110,7 +110,7 @@ class Operator:
 
     @contextmanager
     def stream(self, path: str, **request: Any) -> Iterator[httpx.Response]:
-        """Yield a good answer whose body is read as it comes."""
+        """Yield a successful answer whose body is read as it arrives."""
         timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
         with self._client.stream("GET", path, timeout=timeout, **request) as answer:
             if not answer.is_success:

@@ -34,7 +34,7 @@ def cell(content: object) -> Text:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table with one line for each row and without cutting; a narrow terminal wraps the lines."""
+    """Print a table with one line for each row, untruncated; a narrow terminal wraps the lines."""
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
     for row in rows:
         table.add_row(*map(cell, row))

@@ -15,14 +15,15 @@ from comms_api.settings import current_settings
 
 @click.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
-@click.option("--workers", type=int, help="How many processes serve; one per core.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where data and secrets live.")
-@click.option("--agent-bind", help="HOST:PORT of the agent API.")
-@click.option("--management-bind", help="HOST:PORT of the management API.")
+@click.option("--workers", type=int, help="Number of processes; by default one per core.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for data and secrets.")
+@click.option("--agent-bind", help="Address of the agent API, HOST:PORT.")
+@click.option("--management-bind", help="Address of the management API, HOST:PORT.")
 def serve(config: Path | None, **overrides: object) -> None:
-    """Serve the agent and the management API until SIGTERM; SIGHUP has the certificate read again.
+    """Run a node.
 
-    On the first start everything that is missing is made. Every setting can be given as COMMS_API_<NAME>.
+    It serves the agent API and the management API until SIGTERM; SIGHUP reloads the certificate. The first start
+    creates everything that is missing. Every setting can be given as COMMS_API_<NAME>.
     """
     settings = current_settings(config, **overrides)
     log_to(sys.stderr, settings.log_level)

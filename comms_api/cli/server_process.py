@@ -20,8 +20,8 @@ START_SECONDS = STOP_SECONDS = 60.0
 def server_environment(folder: Path, **settings: object) -> dict[str, str]:
     """Return the environment of a server in a folder, on free ports of this host.
 
-    Settings replace those of the folder and the ports. A setting that is `None` keeps its default. Settings in the
-    environment of this process are not passed on.
+    `settings` override those of the folder and the ports. A setting that is `None` keeps its default. Settings in
+    the environment of this process are not passed on.
     """
     values = {
         "data_dir": folder / "data",

@@ -1,4 +1,4 @@
-"""`comms-api users`: help users who cannot log in, on the node."""
+"""`comms-api users`: help users who cannot log in."""
 
 import asyncio
 from pathlib import Path
@@ -18,22 +18,26 @@ ACTOR = "comms-api users reset-password"
 
 @click.group(context_settings={"show_default": True})
 def users() -> None:
-    """Help users who cannot log in; run it on a node, with the node's settings."""
+    """Help users who cannot log in.
+
+    Run this on a node, with the node's settings.
+    """
 
 
 @users.command("reset-password")
 @click.argument("name", default=FIRST_ADMINISTRATOR)
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where data and secrets live.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for data and secrets.")
 @click.option(
     "--password-file",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    help="Holds the new password; without it, the command generates one.",
+    help="File with the new password; by default the command generates one.",
 )
 def reset(name: str, config: Path | None, data_dir: Path | None, password_file: Path | None) -> None:
-    """Set the password of the user NAME (by default admin) in the database, and revoke the user's tokens.
+    """Set a user's password, and revoke the user's tokens.
 
-    The node need not run. A generated password is written to `NAME.password` in the data directory.
+    NAME is the user, by default admin. The node need not run. A generated password is written to `NAME.password` in
+    the data directory.
     """
     settings = current_settings(config, data_dir=data_dir)
     password = new_password() if password_file is None else read_password("--password-file", password_file)

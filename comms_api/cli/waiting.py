@@ -120,5 +120,5 @@ waiting_option = click.option(
     "--wait",
     "is_waiting",
     is_flag=True,
-    help="Show the progress until all have ended; exit 1 if one failed or the rollout has stopped.",
+    help="Show the progress until every order has ended; exit with 1 if one failed or the rollout stopped.",
 )

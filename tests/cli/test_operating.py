@@ -110,14 +110,14 @@ def test_a_command_is_rehearsed_held_back_and_cancelled(
     assert terminal.good(*sent).split()[0] == request_id
     assert terminal.good("pause", request_id) == "1 order(s) held\n"
     assert terminal.good("resume", request_id) == "the command is released\n"
-    assert terminal.good("cancel", request_id) == "1 order(s) cancelled, 0 recipient(s) will be told\n"
+    assert terminal.good("cancel", request_id) == "1 order(s) cancelled, 0 recipient(s) will be notified\n"
     assert "1/1" in terminal.good("wait", request_id)
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("send", "--action", "ping"), 2, "say for whom"),
+        (("send", "--action", "ping"), 2, "name the recipients"),
         (("send", "--all", "--action", "ping", "--args", "{"), 2, "--args"),
         (("send", "--group", "nowhere", "--action", "ping"), 1, "there is no group 'nowhere'"),
         (("show", "01a1fd30-0000-7000-8000-000000000000"), 1, "There is no command"),

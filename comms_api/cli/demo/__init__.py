@@ -1,4 +1,4 @@
-"""`comms-api demo`: a server, agents on this host and commands, live; at the end a comparison with the database."""
+"""`comms-api demo`: run a server, agents on this host and commands, and compare the counts with the database."""
 
 from comms_api.cli.demo.command import demo
 

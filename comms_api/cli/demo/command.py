@@ -20,7 +20,10 @@ from comms_api.embedded_postgresql.cluster import embedded_postgres
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep the folder with the data and the logs.")
 def demo(*, keep: bool) -> None:
-    """Show a server, three agents on this host's logs and inventory, and commands; then check every number."""
+    """Run a demonstration of the server.
+
+    It runs a server, three agents on this host, and commands, and then compares every count with the database.
+    """
     console = Console()
     folder = Path(tempfile.mkdtemp(prefix="comms-api-demo-"))
     folder.chmod(0o755)  # the embedded PostgreSQL of root runs as another user

@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What happened to one agent, as counted by the agent or in the database."""
+    """The counts of one agent, from the agent or from the database."""
 
     events: int
     states: int

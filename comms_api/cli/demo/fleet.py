@@ -20,7 +20,7 @@ from comms_api.client.transport.endpoint import Endpoint
 
 GROUP = "demo"
 ENROLLMENTS = ("user", "token", "key request")
-"""How each agent becomes known: a user enrolls it, it has an enrollment token, or an external database knows it."""
+"""Each agent is known in one of these ways: enrolled by a user, by a token, or found in an external database."""
 
 LOG_BYTES_MAXIMUM = 2 * 2**20
 _EXTERNAL_ID, _EXTERNAL_NAME = "007", "agent-3"
@@ -116,7 +116,7 @@ class DemoAgent:
         return counters.logins > 0 and are_events_answered and 0 < states == counters.states_collected
 
     def counts(self) -> Counts:
-        """Return what the agent counted; its states are those that the server should have."""
+        """Return the agent's counts; its number of states is that which the server should have."""
         counters = self.statistics()
         spool = sqlite3.connect(self.folder / "spool.sqlite")
         try:

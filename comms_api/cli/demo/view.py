@@ -15,7 +15,7 @@ BAR_WIDTH = 10
 
 
 class LiveView:
-    """What has happened, the progress of each command, and each agent's own counters."""
+    """A log of events, the progress of each command, and each agent's counters."""
 
     def __init__(self, agents: Sequence[DemoAgent]) -> None:
         self._agents = agents
@@ -23,7 +23,7 @@ class LiveView:
         self._commands: dict[str, Mapping[str, int]] = {}
 
     def add(self, line: str) -> None:
-        """Add a line about what has happened."""
+        """Add a line to the log."""
         self._lines.append(line)
 
     def show_progress(self, command: str, orders: Mapping[str, int]) -> None:
