@@ -216,6 +216,12 @@ class Result(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.field(default_factory=no_data)
 
 
+class Rejection(msgspec.Struct, frozen=True):
+    """The `data` of a failure (code 1) by which an agent says that it did not start the order, and why."""
+
+    rejected: str
+
+
 class OrderResult(msgspec.Struct, frozen=True):
     """One agent's report about one of its orders."""
 

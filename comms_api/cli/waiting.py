@@ -20,6 +20,7 @@ NAMED_MAXIMUM = 10
 INTERRUPTED = 130
 OPEN = ("sent", "pending")
 ENDED = ("success", "failure", "cancelled")
+OUTCOMES = ("success", "failed", "rejected", "expired_before_delivery", "expired_after_delivery", "cancelled")
 
 
 def wait_for(operator: Operator, request_id: str) -> None:
@@ -68,7 +69,7 @@ def _show_progress(operator: Operator, request_id: str) -> JsonObject:
 
 def _describe(progress: JsonObject) -> str:
     orders, phase = progress["orders"], progress["command"]["phase"]
-    counts = ", ".join(f"{orders[name]} {name}" for name in (*OPEN, *ENDED) if orders[name])
+    counts = ", ".join(f"{orders[name]} {name.replace('_', ' ')}" for name in (*OPEN, *OUTCOMES) if orders[name])
     return f"{counts}; {phase}" if phase in {"paused", "stopped"} else counts
 
 

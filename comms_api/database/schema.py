@@ -409,6 +409,7 @@ finished_orders = Table(
     *_order_columns(),
     _timestamp("finished_at", nullable=False),
     Column("status", Text, nullable=False),
+    Column("outcome", Text, comment="how it failed, if it was rejected or expired"),
     Column("result_code", Integer),
     Column("result_message", Text),
     Column("result_data", JSON),
@@ -426,6 +427,10 @@ archived_orders = Table(
     Column("success", Integer, nullable=False),
     Column("failure", Integer, nullable=False),
     Column("cancelled", Integer, nullable=False),
+    # Of the failures.
+    Column("rejected", Integer, nullable=False, server_default=text("0")),
+    Column("expired_before_delivery", Integer, nullable=False, server_default=text("0")),
+    Column("expired_after_delivery", Integer, nullable=False, server_default=text("0")),
     Column("content", LargeBinary, nullable=False, comment="the orders as lines of JSON, zstd"),
     postgresql_partition_by="RANGE (chunk_id)",
 )

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from comms_api.database.connection import Connection, Row
 from comms_api.database.schema import archived_orders, orders
 from comms_api.database.uuid7 import uuid7_floor, uuid7_time
+from comms_api.orders.model import FailureOutcome
 from comms_api.protocol import OrderStatus
 
 UUID_VERSION = 7
@@ -46,6 +47,7 @@ class ArchivedOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     result_code: int | None = None
     result_message: str | None = None
     result_data: msgspec.Raw = msgspec.Raw(b"null")
+    outcome: FailureOutcome | None = None
 
 
 _LINES = msgspec.json.Encoder()
@@ -75,7 +77,7 @@ _TAKE = text("""
             ) AS oldest
         ) AS fitting WHERE bytes_before < :bytes)
     RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, finished_at, status,
-        sent_at, result_code, result_message, result_data""")
+        sent_at, result_code, result_message, result_data, outcome""")
 
 
 async def archive_orders(connection: Connection, day: date, limit: int) -> int:
@@ -98,6 +100,7 @@ def _chunks(rows: Iterable[Row]) -> list[dict[str, object]]:
 
 def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
     statuses = [order.status for order in packed]
+    outcomes = [order.outcome for order in packed]
     return {
         "chunk_id": packed[0].order_id,
         "last_order_id": packed[-1].order_id,
@@ -105,6 +108,7 @@ def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
         "success": statuses.count("success"),
         "failure": statuses.count("failure"),
         "cancelled": statuses.count("cancelled"),
+        **{outcome: outcomes.count(outcome) for outcome in get_args(FailureOutcome)},
         "content": pack(packed),
     }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -50,18 +50,33 @@ class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
         return [] if self.type == "all" else [self.id]
 
 
+FailureOutcome = Literal["rejected", "expired_before_delivery", "expired_after_delivery"]
+"""The stored outcomes of failed orders; any other order with the status `failure` is `failed`."""
+
+OrderOutcome = Literal["success", "failed", FailureOutcome, "cancelled"]
+"""How an order ended. An agent rejects an order that it does not start, for example because the action is unknown."""
+
+OutcomeFilter = Literal[OrderOutcome, "expired"]
+"""An outcome, or both outcomes of expired orders."""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """An order that failed, and how."""
 
     order_id: UUID
     agent_id: UUID
+    outcome: OrderOutcome
     code: int | None
     message: str | None
     finished_at: datetime
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many orders of a command are in each status; `held` are those of `pending` that may not go out yet."""
+    """How many orders of a command are in each status.
+
+    `held` are those of `pending` that may not go out yet. `failure` is the sum of `failed`, `rejected` and the two
+    counts of expired orders.
+    """
 
     total: int
     pending: int = 0
@@ -70,6 +85,10 @@ class Counts(msgspec.Struct, frozen=True):
     success: int = 0
     failure: int = 0
     cancelled: int = 0
+    failed: int = 0
+    rejected: int = 0
+    expired_before_delivery: int = 0
+    expired_after_delivery: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -102,6 +121,7 @@ class StoredOrder(msgspec.Struct, frozen=True):
     timeout: float
     priority: int
     status: OrderStatus
+    outcome: OrderOutcome | None
     attempt: int
     result: StoredResult
     created_at: datetime
@@ -125,6 +145,7 @@ class OrderFilter(msgspec.Struct, frozen=True):
 
     since: datetime | None = None
     until: datetime | None = None
+    outcome: OutcomeFilter | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -165,3 +186,4 @@ class Ending(msgspec.Struct, frozen=True):
     code: int
     message: str
     data: str | None
+    outcome: FailureOutcome | None = None

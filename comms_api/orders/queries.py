@@ -13,7 +13,10 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
+    and_,
     case,
+    false,
+    func,
     null,
     or_,
     select,
@@ -28,9 +31,19 @@ from comms_api.database.schema import commands, finished_orders, is_one_of, orde
 from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
-from comms_api.orders.model import CommandTarget, Counts, Failure, OrderFilter, StoredOrder, StoredResult
+from comms_api.orders.model import (
+    CommandTarget,
+    Counts,
+    Failure,
+    FailureOutcome,
+    OrderFilter,
+    OrderOutcome,
+    OutcomeFilter,
+    StoredOrder,
+    StoredResult,
+)
 from comms_api.orders.targets import is_service
-from comms_api.protocol import Action, kept_source
+from comms_api.protocol import Action, OrderStatus, kept_source
 
 _SHARED = (
     "order_id",
@@ -42,7 +55,7 @@ _SHARED = (
     "expires_at",
     "sent_at",
 )
-_FINISHED = (*_SHARED, "status", "finished_at", "result_code", "result_message", "result_data")
+_FINISHED = (*_SHARED, "status", "outcome", "finished_at", "result_code", "result_message", "result_data")
 _OPEN_STATUS: ColumnElement[str] = case((orders.c.attempt == 0, "pending"), else_="sent")
 
 
@@ -50,6 +63,7 @@ def _open() -> Select[Any]:
     return select(
         *(orders.c[name] for name in _SHARED),
         _OPEN_STATUS.label("status"),
+        null().cast(Text).label("outcome"),
         null().cast(DateTime(timezone=True)).label("finished_at"),
         null().cast(Integer).label("result_code"),
         null().cast(Text).label("result_message"),
@@ -71,6 +85,8 @@ def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None
         (commands.c.action_name, order_filter.action),
     ]
     yield from (column == value for column, value in pairs if value is not None)
+    if order_filter.outcome is not None:
+        yield false() if table is orders else _has_outcome(order_filter.outcome)
     if order_filter.targets:
         yield has_target(order_filter.targets)
     if after is not None:
@@ -79,6 +95,19 @@ def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None
         yield table.c.order_id >= uuid7_floor(order_filter.since)
     if order_filter.until is not None:
         yield table.c.order_id < uuid7_floor(order_filter.until)
+
+
+def _has_outcome(outcome: OutcomeFilter) -> ColumnElement[bool]:
+    table = finished_orders.c
+    match outcome:
+        case "success" | "cancelled":
+            return table.status == outcome
+        case "failed":
+            return and_(table.status == "failure", table.outcome.is_(None))
+        case "expired":
+            return is_one_of(table.outcome, ("expired_before_delivery", "expired_after_delivery"))
+        case _:
+            return table.outcome == outcome
 
 
 def has_target(names: Sequence[str]) -> ColumnElement[bool]:
@@ -142,7 +171,10 @@ async def find_command_columns(connection: Connection, request_id: UUID) -> Any:
 _COUNT = text("""
     SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
         ended.failure + archived.failure AS failure,
-        ended.cancelled + archived.cancelled AS cancelled
+        ended.cancelled + archived.cancelled AS cancelled,
+        ended.rejected + archived.rejected AS rejected,
+        ended.expired_before_delivery + archived.expired_before_delivery AS expired_before_delivery,
+        ended.expired_after_delivery + archived.expired_after_delivery AS expired_after_delivery
     FROM (
         SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) FILTER (WHERE attempt > 0) AS sent,
             count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held
@@ -150,11 +182,16 @@ _COUNT = text("""
     ) AS open, (
         SELECT count(*) FILTER (WHERE status = 'success') AS success,
             count(*) FILTER (WHERE status = 'failure') AS failure,
-            count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+            count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
+            count(*) FILTER (WHERE outcome = 'expired_before_delivery') AS expired_before_delivery,
+            count(*) FILTER (WHERE outcome = 'expired_after_delivery') AS expired_after_delivery
         FROM finished_orders WHERE request_id = :id
     ) AS ended, (
         SELECT coalesce(sum(success), 0) AS success, coalesce(sum(failure), 0) AS failure,
-            coalesce(sum(cancelled), 0) AS cancelled
+            coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(rejected), 0) AS rejected,
+            coalesce(sum(expired_before_delivery), 0) AS expired_before_delivery,
+            coalesce(sum(expired_after_delivery), 0) AS expired_after_delivery
         FROM archived_orders WHERE request_id = :id
     ) AS archived""")
 
@@ -163,14 +200,22 @@ async def count_orders(connection: Connection, request_id: UUID) -> Counts:
     """Return how many orders of a command are in each status; one statement, so that none is counted on its move."""
     [row] = await connection.execute(_COUNT, {"id": request_id})
     total = row.pending + row.sent + row.success + row.failure + row.cancelled
-    return Counts(total, **row)
+    failed = row.failure - row.rejected - row.expired_before_delivery - row.expired_after_delivery
+    return Counts(total, **row, failed=failed)
 
 
 async def list_failures(connection: Connection, request_id: UUID, limit: int) -> list[Failure]:
     """Return the latest failures of a command that are not archived, the last one first."""
     table = finished_orders.c
     statement = (
-        select(table.order_id, table.agent_id, table.result_code, table.result_message, table.finished_at)
+        select(
+            table.order_id,
+            table.agent_id,
+            func.coalesce(table.outcome, "failed"),
+            table.result_code,
+            table.result_message,
+            table.finished_at,
+        )
         .where(table.request_id == request_id, table.status == "failure")
         .order_by(table.finished_at.desc())
         .limit(limit)
@@ -196,6 +241,16 @@ def submitted_target(command: Any) -> CommandTarget:
     return CommandTarget(command.target_type, ids[0] if len(ids) == 1 else ids or "", agent_filter)
 
 
+def _outcome(status: OrderStatus, outcome: FailureOutcome | None) -> OrderOutcome | None:
+    match status:
+        case "pending" | "sent":
+            return None
+        case "failure":
+            return outcome or "failed"
+        case _:
+            return status
+
+
 def stored_order(order: Any, command: Any) -> StoredOrder:
     """Return an order, from a row or from the archive, with the columns of its command."""
     return StoredOrder(
@@ -210,6 +265,7 @@ def stored_order(order: Any, command: Any) -> StoredOrder:
         timeout=command.timeout_seconds,
         priority=command.priority,
         status=order.status,
+        outcome=_outcome(order.status, order.outcome),
         attempt=order.attempt,
         result=StoredResult(order.result_code, order.result_message, order.result_data),
         created_at=order.created_at,

@@ -19,10 +19,12 @@ from comms_api.orders.leases import extend_leases
 from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, OrderKey, Report
 from comms_api.orders.transitions import find_statuses, finish_orders
 from comms_api.protocol import (
+    RESULT_FAILURE,
     RESULT_SUCCESS,
     RESULT_UNKNOWN,
     OrderResult,
     RawOrderResults,
+    Rejection,
     ReportOutcome,
     Result,
 )
@@ -38,7 +40,11 @@ class _Named(msgspec.Struct, frozen=True):
     order_id: str = ""
 
 
+REJECTION_CHARACTERS_MAXIMUM = 4_096
+"""Longer data is not searched for a rejection."""
+
 _BATCH = msgspec.json.Decoder(RawOrderResults)
+_REJECTION = msgspec.json.Decoder(Rejection)
 _NAMED = msgspec.json.Decoder(_Named)
 # Not strict: agents in other languages send numbers as texts.
 _REPORT = msgspec.json.Decoder(OrderResult, strict=False)
@@ -156,6 +162,7 @@ def _ending(order_id: UUID, report: Report) -> Ending:
     """Return how the report ends its order; a message or data too large to keep are cut, and say so."""
     result = report.order.result
     message, data = _bounded(result)
+    is_rejection = result.code == RESULT_FAILURE and data is not None and _is_rejection(data)
     return Ending(
         order_id=order_id,
         agent_id=report.agent_id,
@@ -163,7 +170,15 @@ def _ending(order_id: UUID, report: Report) -> Ending:
         code=result.code,
         message=message,
         data=data,
+        outcome="rejected" if is_rejection else None,
     )
+
+
+def _is_rejection(data: str) -> bool:
+    try:
+        return len(data) <= REJECTION_CHARACTERS_MAXIMUM and bool(_REJECTION.decode(data).rejected)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _bounded(result: Result) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SERVE
 from comms_api.orders.dispatcher import REDIRECT, Dispatcher
-from comms_api.orders.model import OrderFilter, StoredOrder
+from comms_api.orders.model import OrderFilter, OutcomeFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
 from comms_api.orders.service import StoredOrders
 from comms_api.orders.targets import service_id
@@ -119,6 +119,7 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     filtered_agent: FilteredAgent,
     request_id: FromQuery[UUID | None] = None,
     status: FromQuery[OrderStatus | None] = None,
+    outcome: FromQuery[OutcomeFilter | None] = None,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
     action: FromQuery[str | None] = None,
@@ -128,7 +129,9 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
     """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
-    order_filter = OrderFilter(request_id, filtered_agent, status, source, user, action, filtered_targets, since, until)
+    order_filter = OrderFilter(
+        request_id, filtered_agent, status, source, user, action, filtered_targets, since, until, outcome
+    )
     return await orders.list(order_filter, after, limit)
 
 

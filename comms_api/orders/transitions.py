@@ -28,8 +28,8 @@ LOCK = """
 _FINISH = text(f"""
     WITH reported AS (
         SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:agents AS uuid[]), CAST(:statuses AS text[]),
-            CAST(:codes AS int[]), CAST(:messages AS text[]), CAST(:data AS text[]))
-            AS reported (order_id, agent_id, status, code, message, data)
+            CAST(:codes AS int[]), CAST(:messages AS text[]), CAST(:data AS text[]), CAST(:outcomes AS text[]))
+            AS reported (order_id, agent_id, status, code, message, data, outcome)
     ), locked AS MATERIALIZED ({LOCK.format("JOIN reported USING (order_id, agent_id)")}
     ), ended AS (
         DELETE FROM orders USING reported, locked
@@ -39,10 +39,10 @@ _FINISH = text(f"""
             AND NOT (orders.attempt > 1 AND reported.code = {RESULT_FAILURE} AND reported.message = :duplicate)
         RETURNING orders.order_id, orders.request_id, orders.agent_id, orders.agent_groups, orders.attempt,
             orders.created_at, orders.expires_at, orders.sent_at,
-            reported.status, reported.code, reported.message, CAST(reported.data AS json)
+            reported.status, reported.code, reported.message, CAST(reported.data AS json), reported.outcome
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
-        sent_at, status, result_code, result_message, result_data)
+        sent_at, status, result_code, result_message, result_data, outcome)
     SELECT * FROM ended RETURNING order_id, agent_id""")
 
 
@@ -55,6 +55,7 @@ async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> se
         "codes": [ending.code for ending in endings],
         "messages": [ending.message for ending in endings],
         "data": [ending.data for ending in endings],
+        "outcomes": [ending.outcome for ending in endings],
         "duplicate": DUPLICATE_ORDER_MESSAGE,
     }
     return {(order_id, agent_id) for order_id, agent_id in await connection.execute(_FINISH, parameters)}
@@ -88,9 +89,10 @@ _EXPIRE = text(f"""
         RETURNING order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at, sent_at
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
-        sent_at, status, result_code, result_message)
+        sent_at, status, result_code, result_message, outcome)
     SELECT expired.*, 'failure', {RESULT_TIMEOUT},
-        CASE attempt WHEN 0 THEN 'expired before delivery' ELSE 'expired after delivery, without an answer' END
+        CASE attempt WHEN 0 THEN 'expired before delivery' ELSE 'expired after delivery, without an answer' END,
+        CASE attempt WHEN 0 THEN 'expired_before_delivery' ELSE 'expired_after_delivery' END
     FROM expired""")
 
 

@@ -78,6 +78,11 @@ class Worker:
         wait_until(lambda: order()["status"] in {"success", "failure"}, says=order)
         return order()["status"], order()["result"]["code"], order()["result"]["message"]
 
+    def shown_outcome(self, order_id: str) -> str:
+        """Return the outcome that the server shows of an ended order."""
+        outcome: str = self.management.get(f"/orders/{order_id}").json()["outcome"]
+        return outcome
+
     def statistics(self) -> Statistics:
         spool = Spool(self.folder / "spool.sqlite", 2**20)
         statistics = spool.statistics()
@@ -116,8 +121,12 @@ def test_an_order_that_a_kill_interrupts_ends_as_unknown_and_is_not_executed_aga
 
 
 def test_an_action_that_fails_or_is_unknown_is_reported_with_the_reason(worker: Worker) -> None:
-    assert worker.outcome(worker.order("broken")) == ("failure", 1, "ValueError: broken")
-    assert worker.outcome(worker.order("other")) == ("failure", 1, "this agent has no action 'other'")
+    broken, other = worker.order("broken"), worker.order("other")
+    assert worker.outcome(broken) == ("failure", 1, "ValueError: broken")
+    assert worker.outcome(other) == ("failure", 1, "this agent has no action 'other'")
+    assert [worker.shown_outcome(order_id) for order_id in (broken, other)] == ["failed", "rejected"]
+    [rejected] = worker.management.get(f"/orders?agent_id={worker.agent_id}&outcome=rejected").json()["items"]
+    assert rejected["order_id"] == other
 
 
 def test_a_cancelled_order_is_interrupted_and_others_continue(worker: Worker) -> None:

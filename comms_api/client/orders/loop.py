@@ -27,6 +27,7 @@ from comms_api.protocol import (
     OrderResult,
     OrderResults,
     Orders,
+    Rejection,
     ReportOutcomes,
     Result,
 )
@@ -46,6 +47,11 @@ LEAST_POLL_SECONDS = 1.0
 def success(message: str, data: object = None) -> Result:
     """Return the result of an order that was executed."""
     return Result(RESULT_SUCCESS, message, msgspec.Raw(msgspec.json.encode(data)))
+
+
+def rejection(reason: str) -> Result:
+    """Return the result of an order that the agent refuses to execute."""
+    return Result(RESULT_FAILURE, reason, msgspec.Raw(msgspec.json.encode(Rejection(reason))))
 
 
 class OrderLoop:
@@ -144,7 +150,7 @@ class OrderLoop:
 
     async def _handle(self, order: Order, handler: Handler | None) -> Result:
         if handler is None:
-            return Result(RESULT_FAILURE, f"this agent has no action {order.action.name!r}")
+            return rejection(f"this agent has no action {order.action.name!r}")
         try:
             async with asyncio.timeout(HANDLER_SECONDS):
                 return await handler(order)
