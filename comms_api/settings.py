@@ -81,6 +81,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_in_flight_maximum: Bytes = 256 * 2**20
     answer_bytes_in_flight_maximum: Bytes = 256 * 2**20
     body_timeout_seconds: Seconds = 30.0
+    login_body_timeout_seconds: Seconds = 10.0
+    stateless_body_timeout_seconds: Seconds | None = None
+    stateful_body_timeout_seconds: Seconds | None = None
+    answer_stall_seconds: Seconds = 30.0
     body_wait_seconds: Seconds = 2.0
     batch_items_maximum: Annotated[int, Meta(ge=1)] = 200_000
     order_timeout_maximum_seconds: Annotated[float, Meta(gt=0, le=86_400 * 365)] = 86_400 * 7
@@ -101,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
     drain_seconds: Seconds = 10.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         """Check the rules between settings, and the values that types cannot check."""

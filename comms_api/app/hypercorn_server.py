@@ -98,7 +98,12 @@ def _limits(site: Site) -> Limits:
         settings.body_timeout_seconds,
         settings.body_bytes_maximum,
         connections=site.connections_maximum,
+        stall_seconds=settings.answer_stall_seconds,
         connections_per_address=settings.connections_per_address_maximum or UNLIMITED,
+        body_seconds_of={
+            "/events/stateless": settings.stateless_body_timeout_seconds or settings.body_timeout_seconds,
+            "/events/stateful": settings.stateful_body_timeout_seconds or settings.body_timeout_seconds,
+        },
     )
 
 

@@ -24,6 +24,7 @@ from comms_api.database.connect import Address, open_engine
 from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
+from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
 from comms_api.http1.endpoint import Accounting
 from comms_api.settings import Settings
@@ -133,7 +134,8 @@ def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[S
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
-    accounting = partial(Accounting, charge, turns=node.slices.turns)
+    log = log_access if settings.access_log else None
+    accounting = partial(Accounting, charge, turns=node.slices.turns, log=log)
     return [
         site(
             agent_api(node),

@@ -41,7 +41,6 @@ PUBLIC_BYTES_MAXIMUM = 8 * 1024
 JSON_BYTES_MAXIMUM = 2**20
 """The largest body of a route that reads JSON as a whole: one step of the event loop reads it, for up to 100 ms."""
 
-PUBLIC_BODY_SECONDS = 10.0
 PACE_SECONDS = 1.0
 PACE_BYTES = 64 * 1024
 """A client that sends fewer bytes than this in `PACE_SECONDS` loses the room that it has not filled."""
@@ -62,6 +61,7 @@ class Bodies:
 
     def __init__(self, settings: Settings, turns: RoundQueue) -> None:
         self._limit = settings.body_bytes_maximum
+        self._public_seconds = settings.login_body_timeout_seconds
         total = settings.bytes_in_flight_maximum // COPIES
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
         self.small = AdaptiveBudget(small, wait_seconds)
@@ -105,7 +105,7 @@ class Bodies:
         _refuse_if_larger(_announced_bytes(request), PUBLIC_BYTES_MAXIMUM)
         raw, more = b"", True
         try:
-            async with asyncio.timeout(PUBLIC_BODY_SECONDS):
+            async with asyncio.timeout(self._public_seconds):
                 while more:
                     chunk, more = await _next_chunk(request)
                     raw += chunk

@@ -25,13 +25,17 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 class Answer:
     """Encodes the answer of an ASGI app: first the head, once, then the parts of the body."""
 
-    __slots__ = ("_has_chunks", "_is_bodiless", "_left", "closes", "is_begun")
+    __slots__ = ("_has_chunks", "_is_bodiless", "_left", "body_bytes", "closes", "is_begun", "status")
 
     def __init__(self) -> None:
         self.closes = False
         """Whether the connection closes after the answer; the app's headers can set this, too."""
 
         self.is_begun = False
+        self.status: int | None = None
+        self.body_bytes = 0
+        """The length of the body so far."""
+
         self._is_bodiless = self._has_chunks = False
         self._left: int | None = None
 
@@ -47,7 +51,8 @@ class Answer:
 
         The framing of the body does not depend on the app. Raises `ValueError` for a header with a line break.
         """
-        status, headers = start["status"], start.get("headers", ())
+        self.status = status = start["status"]
+        headers = start.get("headers", ())
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date_line, _standard_lines(headers)]
         lines += [self._encode_header(status, name, value) for name, value in headers]
         self._is_bodiless = method == "HEAD" or status in {NO_CONTENT, NOT_MODIFIED}
@@ -89,6 +94,7 @@ class Answer:
         """Return a part of the body with its framing; raises `ValueError` if the body exceeds its announced length."""
         if self._is_bodiless:
             return ()
+        self.body_bytes += len(body)
         if self._left is not None:
             if len(body) > self._left:
                 raise ValueError("the body of an answer is longer than its Content-Length")

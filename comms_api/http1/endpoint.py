@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 Charge: TypeAlias = Callable[[Any, float], None]
 CountAnswer: TypeAlias = Callable[[Any, int], None]
+Log: TypeAlias = Callable[[Any, int | None, int, float], None]
 
 AUTHENTICATED = "comms_api.authenticated"
 """A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
@@ -70,7 +72,7 @@ class Limits(msgspec.Struct, frozen=True):
     """How long a connection may wait for the head of a request."""
 
     body_seconds: float
-    """How long a client may take to send a body after the app asks for it."""
+    """How long a client may take to send a body after the app asks for it; `body_seconds_of` overrides it by path."""
 
     body_bytes: int
     """How many bytes of an unread body to discard before closing the connection."""
@@ -84,6 +86,8 @@ class Limits(msgspec.Struct, frozen=True):
     connections: int = UNLIMITED
     connections_per_address: int = UNLIMITED
     """For an IPv6 address, the limit of its /64."""
+
+    body_seconds_of: Mapping[str, float] = MappingProxyType({})
 
 
 class Accounting(msgspec.Struct, frozen=True):
@@ -99,6 +103,11 @@ class Accounting(msgspec.Struct, frozen=True):
 
     turns: RoundQueue | None = None
     """The pieces of large answers, and of large bodies that are discarded, wait for these turns."""
+
+    log: Log | None = None
+    """Called after each request with its scope, the status of its answer, the bytes of the body, and the seconds since
+    the head of the request was read. The status is None if the client disconnected before the answer began.
+    """
 
 
 NO_ACCOUNTING = Accounting()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from comms_api.errors import TooSlow
 from comms_api.fairness.metering import Metered
 from comms_api.http1.answer import CONTINUE, Answer, encode_refusal
+from comms_api.http1.content_encoding import STEP_BYTES, Compressor, choose_encoding, compressor_of, encoded_start
 from comms_api.http1.endpoint import AT_ANSWER, AT_END, AUTHENTICATED, CLOSES, METER, Closable, Endpoint
 from comms_api.http1.reader import Head, Refused, RequestReader
 
@@ -58,6 +59,7 @@ class Exchange:
     __slots__ = (
         "_answer",
         "_awaits_permission",
+        "_compressor",
         "_connection",
         "_deadline",
         "_head",
@@ -87,6 +89,7 @@ class Exchange:
         self._start: Mapping[str, Any] | None = None
         """The buffered `http.response.start`, sent together with the first body part."""
 
+        self._compressor: Compressor | None = None
         self._deadline: float | None = None
         """When the client must have sent the body, by the clock of the event loop."""
 
@@ -112,12 +115,13 @@ class Exchange:
     def refuse(self, refused: Refused) -> None:
         """Answer instead of the app, unless the app has begun its answer, and close the connection."""
         if not self._answer.is_begun:
+            self._answer.status = refused.status
             self._connection.write(encode_refusal(refused, self._connection.endpoint.date_line()))
         self.leave()
         self._connection.close()
 
     async def _run(self, scope: dict[str, Any]) -> None:
-        endpoint = self._connection.endpoint
+        endpoint, begun_at = self._connection.endpoint, asyncio.get_running_loop().time()
         endpoint.requests.begin()
         try:
             await endpoint.app(scope, self._receive, self._send)
@@ -130,6 +134,9 @@ class Exchange:
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
         endpoint.accounting.charge(scope, self._meter.take_seconds())
+        if endpoint.accounting.log is not None:
+            seconds = asyncio.get_running_loop().time() - begun_at
+            endpoint.accounting.log(scope, self._answer.status, self._answer.body_bytes, seconds)
 
     def _call_back(self, event: str) -> None:
         for call in self.state.pop(event, ()):
@@ -161,7 +168,8 @@ class Exchange:
             return
         endpoint = self._connection.endpoint
         if self._deadline is None:
-            self._deadline = loop.time() + endpoint.limits.body_seconds
+            limits = endpoint.limits
+            self._deadline = loop.time() + limits.body_seconds_of.get(self._scope["path"], limits.body_seconds)
         if AUTHENTICATED not in self.state:
             endpoint.unproven[self._connection] = None
         try:
@@ -181,17 +189,23 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._is_small():
                 await self._discard()
-            self._start = message
             if self._head.method == "HEAD":
-                self._connection.write(self._encode_head(None))
+                self._connection.write(self._encode_head(message, None))
                 await self._end()
             else:
+                self._start = message
                 asyncio.get_running_loop().call_soon(self._send_head)
             return
-        body, is_last = message.get("body", b""), not message.get("more_body", False)
-        head = self._encode_head(len(body) if is_last else None)
+        await self._send_body(message.get("body", b""), is_last=not message.get("more_body", False))
+
+    async def _send_body(self, body: bytes | memoryview, *, is_last: bool) -> None:
+        """Send a part of the body, after the head unless that has been sent."""
+        start = self._take_start(len(body) if is_last else None)
         if is_last:
             self._connection.endpoint.accounting.count_answer(self._scope, len(body))
+        if self._compressor is not None:
+            body = await self._compress(self._compressor, body, is_last=is_last)
+        head = b"" if start is None else self._encode_head(start, len(body) if is_last else None)
         await self._write((head, *self._answer.encode_body(body, is_last=is_last)))
         if is_last:
             await self._end()
@@ -244,20 +258,42 @@ class Exchange:
 
     def _send_head(self) -> None:
         """Send the head of an answer whose body does not follow at once."""
-        if self._start is None or self._is_left:
+        start = self._take_start(None)
+        if start is None or self._is_left:
             return
         try:
-            self._connection.write(self._encode_head(None))
+            self._connection.write(self._encode_head(start, None))
         except ValueError:
             logger.exception("the app sent an invalid head")
             self.refuse(_FAILURE)
 
-    def _encode_head(self, length: int | None) -> bytes:
-        if self._start is None:
-            return b""
+    def _take_start(self, length: int | None) -> Mapping[str, Any] | None:
+        """Return the buffered start of the answer once; `length` is that of the whole body, unless it is a stream.
+
+        The first call chooses the encoding of the body.
+        """
+        start, self._start = self._start, None
+        if start is None or not self.state.get(AUTHENTICATED):
+            return start
+        name = choose_encoding(self._head.headers, start, length)
+        if name is None:
+            return start
+        self._compressor = compressor_of(name)
+        return encoded_start(start, name)
+
+    async def _compress(self, compressor: Compressor, body: bytes | memoryview, *, is_last: bool) -> bytes:
+        """Return a part of the body, compressed in turns."""
+        connection, pieces = self._connection, []
+        for begin in range(0, len(body), STEP_BYTES):
+            if begin:
+                await connection.endpoint.turns.wait_for_turn(connection.address_group or connection)
+            pieces.append(compressor.compress(body[begin : begin + STEP_BYTES]))
+        if is_last:
+            pieces.append(compressor.flush())
+        return b"".join(pieces)
+
+    def _encode_head(self, start: Mapping[str, Any], length: int | None) -> bytes:
         head, endpoint = self._head, self._connection.endpoint
         is_unread = not self._connection.reader.is_complete
         self._answer.closes = is_unread or self._connection.reader.is_last or endpoint.is_ending or CLOSES in self.state
-        data = self._answer.encode_head(self._start, head.method, head.version, endpoint.date_line(), length)
-        self._start = None
-        return data
+        return self._answer.encode_head(start, head.method, head.version, endpoint.date_line(), length)

@@ -3,13 +3,14 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trustme
 import uvloop
+from support.connections import LAST, exchange, get, served
 from support.raw import connect
 from support.waiting import PATIENCE, until
 
@@ -18,32 +19,10 @@ from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connec
 from comms_api.http1.endpoint import AT_END, READ_BYTES_MAXIMUM, Accounting, Endpoint, Limits
 from comms_api.http1.forwarded import TrustedProxies
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
 PART_BYTES = 65_536
 PART = b"x" * PART_BYTES
 MORE_THAN_KERNELS_HOLD = 400
 """The number of parts."""
-
-
-@asynccontextmanager
-async def served(
-    app: App,
-    idle_seconds: float = PATIENCE,
-    stall_seconds: float = PATIENCE,
-    *,
-    is_paused: bool = False,
-    **options: Any,
-) -> AsyncIterator[tuple[Endpoint, int]]:
-    limits = Limits(idle_seconds, PATIENCE, 2**20, discard_seconds=0.2, stall_seconds=stall_seconds)
-    endpoint = Endpoint(app, limits, **options)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(endpoint, is_paused=is_paused), "127.0.0.1", 0)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield endpoint, server.sockets[0].getsockname()[1]
-    finally:
-        endpoint.abort()
-        server.close()
 
 
 @asynccontextmanager
@@ -59,22 +38,6 @@ async def served_over_tls(endpoint: Endpoint) -> AsyncIterator[tuple[int, ssl.SS
         yield server.sockets[0].getsockname()[1], client_side
     finally:
         server.close()
-
-
-async def exchange(port: int, data: bytes) -> bytes:
-    """Return all bytes until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    received = await reader.read()
-    writer.close()
-    return received
-
-
-def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: a", *headers, "", "")).encode()
-
-
-LAST = "Connection: close"
 
 
 async def answer(send: Any, body: bytes, status: int = 200) -> None:

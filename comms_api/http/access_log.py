@@ -1,0 +1,31 @@
+"""Log one line for each request, if the setting `access_log` asks for it."""
+
+import logging
+from typing import Any
+
+from comms_api.http.authentication import subject_of
+from comms_api.http.request import is_head
+
+logger = logging.getLogger(__name__)
+
+TARGET_CHARACTERS_MAXIMUM = 512
+
+
+def log_access(scope: Any, status: int | None, size: int, seconds: float) -> None:
+    """Log who asked for what, and the answer: its status, the size of its body in bytes, and the time it took.
+
+    No header and no body is logged, so keys, passwords and tokens are not either. `status` is None if the client
+    disconnected before the answer began.
+    """
+    client = scope.get("client")
+    target, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    logger.info(
+        '%s %s "%s %s" %s %d B %.1f ms',
+        client[0] if client else "-",
+        subject_of(scope) or "-",
+        "HEAD" if is_head(scope) else scope["method"],
+        (f"{target}?{query}" if query else target)[:TARGET_CHARACTERS_MAXIMUM],
+        status or "-",
+        size,
+        seconds * 1_000,
+    )
