@@ -102,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events_retention_days: Days = 30
     orders_archive_days: Days = 7
     orders_retention_days: Days = 30
+    fleet_events_retention_days: Days = 90
+    fleet_events_rows_maximum: Annotated[int, Meta(ge=1_000)] = 1_000_000
     quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
     drain_seconds: Seconds = 10.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -22,6 +22,7 @@ from comms_api.commands import routes as commands
 from comms_api.events import routes as events
 from comms_api.fairness.concurrency import Concurrency
 from comms_api.files import routes as files
+from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
@@ -50,6 +51,7 @@ MANAGEMENT_SERVICES = (
     "groups",
     "users",
     "events",
+    "fleet_events",
     "states",
     "actions",
     "orders",
@@ -76,6 +78,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *audit.ROUTES,
     *agents.ROUTES,
     *groups.ROUTES,
+    *fleet.ROUTES,
     *commands.MANAGEMENT_ROUTES,
     *actions.ROUTES,
     *orders.MANAGEMENT_ROUTES,
@@ -107,7 +110,9 @@ def agent_api(node: Node) -> AsgiApp:
         *states.AGENT_ROUTES,
         *orders.AGENT_ROUTES,
     ]
-    batches = BatchReader(node.bodies, node.cpu, node.slices, node.settings.batch_items_maximum)
+    batches = BatchReader(
+        node.bodies, node.cpu, node.slices, node.settings.batch_items_maximum, node.descriptions.note_batch
+    )
     services = {
         "bodies": node.bodies,
         "membership": node.membership,

@@ -30,6 +30,8 @@ from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.slices import Slices
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
+from comms_api.fleet.descriptions import Descriptions
+from comms_api.fleet.service import FleetEvents
 from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
@@ -60,6 +62,8 @@ class Node(msgspec.Struct, frozen=True):
     cpu: CpuBudget
     slices: Slices
     presence: Presence
+    descriptions: Descriptions
+    fleet_events: FleetEvents
     agents: Agents
     audit: Audit
     groups: Groups
@@ -111,6 +115,7 @@ def _compose(  # noqa: PLR0913 - it joins these parts
     tokens: Tokens,
 ) -> Node:
     presence = Presence(engine, process.address.name)
+    descriptions, fleet_events = Descriptions(engine), FleetEvents(engine, settings)
     dispatcher = Dispatcher(engine, tokens, presence, settings)
     revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
     polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
@@ -130,14 +135,27 @@ def _compose(  # noqa: PLR0913 - it joins these parts
     cpu = CpuBudget(settings.body_wait_seconds)
     slices, schemas = Slices(cpu.charge), Schemas(cpu)
     users = Users(engine, tokens, revocations)
-    login = Login(engine, secret, tokens, presence, external, rotation, settings.logins_waiting_maximum)
+    login = Login(engine, secret, tokens, presence, descriptions, external, rotation, settings.logins_waiting_maximum)
     events = Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine, settings)
     states = States(engine, reports.report, slices)
     submissions = Submissions(engine, clock, notifier, dispatcher, schemas, settings)
     watch = Watch(engine)
     cluster = Cluster(engine, notifier)
     with_duties = (
-        *(revocation_reader, listener, notifier, presence, users, login, events, states, dispatcher, reports),
+        *(
+            revocation_reader,
+            listener,
+            notifier,
+            presence,
+            descriptions,
+            fleet_events,
+            users,
+            login,
+            events,
+            states,
+            dispatcher,
+            reports,
+        ),
         *(submissions, watch, cluster, membership, Maintenance(engine, settings)),
         *(Rollouts(engine, notifier, settings), Announcer(engine, submissions, notifier, settings)),
     )
@@ -150,6 +168,8 @@ def _compose(  # noqa: PLR0913 - it joins these parts
         cpu=cpu,
         slices=slices,
         presence=presence,
+        descriptions=descriptions,
+        fleet_events=fleet_events,
         agents=Agents(engine, secret, clock, revocations, settings),
         audit=Audit(engine),
         groups=Groups(engine),

@@ -50,13 +50,18 @@ _METADATA = msgspec.json.Decoder(_Metadata)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-def read_owner(body: bytes) -> str:
-    """Return the agent in the metadata line; raises `Malformed` without a readable id."""
+def metadata_line(body: bytes) -> bytes:
+    """Return the first line of a body; raises `Malformed` if it is too long."""
     first = body[: _end_of_line(body, 0)]
     if len(first) > METADATA_BYTES_MAXIMUM:
         raise Malformed(f"line 1: expected metadata of at most {METADATA_BYTES_MAXIMUM} bytes")
+    return first
+
+
+def read_owner(line: bytes) -> str:
+    """Return the agent in the metadata line; raises `Malformed` without a readable id."""
     try:
-        return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", first)).agent.id  # a name may contain half a surrogate pair
+        return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", line)).agent.id  # a name may contain half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
 

@@ -1,10 +1,12 @@
 """Read the batches of agents, within each agent's share of CPU time."""
 
+from collections.abc import Callable
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
-from comms_api.batches.framing import read_owner
+from comms_api.batches.framing import metadata_line, read_owner
 from comms_api.errors import Forbidden
 from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.slices import Slices, Steps
@@ -16,18 +18,21 @@ Batch = TypeVar("Batch")
 
 
 class BatchReader(msgspec.Struct, frozen=True):
-    """What routes need to read a batch."""
+    """What routes need to read a batch; `note_metadata` takes each batch's agent and first line."""
 
     bodies: Bodies
     cpu: CpuBudget
     slices: Slices
     items_maximum: int
+    note_metadata: Callable[[UUID, bytes], None]
 
     async def read(self, request: AnyRequest, body: bytes, steps: Steps[Batch]) -> Batch:
         """Run the steps that read a received body; raises `Forbidden` for a batch of another agent."""
-        agent_id = str(agent_of(request))
-        async with self.cpu.turn(agent_id, meter_of(request.scope).take_seconds):
-            if read_owner(body).lower() != agent_id:
+        agent_id = agent_of(request)
+        async with self.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
+            metadata = metadata_line(body)
+            if read_owner(metadata).lower() != str(agent_id):
                 raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
+            self.note_metadata(agent_id, metadata)
             await self.bodies.hold_lines(request, body)
             return await self.slices.run_metered(steps)

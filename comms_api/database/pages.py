@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     LargeBinary,
     Select,
+    Subquery,
     Text,
     case,
     cast,
@@ -68,13 +69,15 @@ async def fetch_page(
 ) -> tuple[list[Item], bool]:
     """Return the first rows of a statement that is ordered by the columns `key`, and whether more follow.
 
+    A minus before the name of a column means descending order.
+
     A page has at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row gets its own page.
     """
     items: list[Item] = []
     rows = connection.stream(_measured(statement, key, limit), ROWS_AT_ONCE)
     async with connection.transaction(), aclosing(rows):
         async for row in rows:
-            if len(items) == limit or row[key[0]] is None:
+            if len(items) == limit or row[key[0].lstrip("-")] is None:
                 return items, True
             items.append(read(row))
     return items, False
@@ -85,11 +88,15 @@ def _measured(statement: Select[Any], key: Sequence[str], limit: int) -> Select[
     rows = statement.limit(limit + 1).subquery()
     size = sum((_size(column) for column in rows.c), start=literal(ROW_BYTES))
     # OFFSET makes PostgreSQL compute each size once; ORDER BY lets it avoid reading and sorting all rows.
-    measured = select(rows, size.label("row_bytes")).order_by(*(rows.c[name] for name in key)).offset(0).subquery()
-    total = func.sum(measured.c.row_bytes).over(order_by=[measured.c[name] for name in key], rows=(None, 0))
+    measured = select(rows, size.label("row_bytes")).order_by(*_ordered(rows, key)).offset(0).subquery()
+    total = func.sum(measured.c.row_bytes).over(order_by=_ordered(measured, key), rows=(None, 0))
     is_within = or_(total <= PAGE_BYTES_MAXIMUM, total == measured.c.row_bytes)
     shown = [case((is_within, column)).label(column.name) for column in measured.c if column.name != "row_bytes"]
-    return select(*shown).order_by(*(measured.c[name] for name in key))
+    return select(*shown).order_by(*_ordered(measured, key))
+
+
+def _ordered(rows: Subquery, key: Sequence[str]) -> list[ColumnElement[Any]]:
+    return [rows.c[name[1:]].desc() if name.startswith("-") else rows.c[name] for name in key]
 
 
 def _size(column: ColumnElement[Any]) -> ColumnElement[int]:

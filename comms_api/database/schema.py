@@ -90,6 +90,7 @@ agents = Table(
     Column("displaced_poll_address", Text),
     _timestamp("displaced_poll_at"),
     Column("next_key_hash", LargeBinary, comment="the key at whose first use key_hash ends"),
+    Column("user_agent", Text, comment="the last one that was applied to its type, version and host"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -252,6 +253,35 @@ nodes = Table(
     _timestamp("rebalanced_at"),
     postgresql_with={"fillfactor": "50"},
 )
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("uuid7()")),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("kind", Text, nullable=False),
+    Column("agent_id", Uuid),
+    Column("agent_name", Text),
+    Column("node", Text),
+    Column("details", JSON, nullable=False, server_default=text("'{}'")),
+)
+
+fleet_events = Table(
+    "fleet_events",
+    metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True, comment="visible in this order"),
+    Column("id", Uuid, nullable=False),
+    _timestamp("at", nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("agent_id", Uuid),
+    Column("agent_name", Text),
+    Column("node", Text),
+    Column("details", JSON, nullable=False, server_default=text("'{}'")),
+)
+# The events of one kind, agent or node.
+Index(None, fleet_events.c.kind, fleet_events.c.position)
+Index(None, fleet_events.c.agent_id, fleet_events.c.position, postgresql_where=text("agent_id IS NOT NULL"))
+Index(None, fleet_events.c.node, fleet_events.c.position, postgresql_where=text("node IS NOT NULL"))
 
 revocations = Table(
     "revocations",

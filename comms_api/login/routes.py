@@ -6,7 +6,7 @@ from litestar.di import NamedDependency
 
 from comms_api.http.authentication import PUBLIC, agent_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
-from comms_api.http.request import AnyRequest, client_name, remote_address
+from comms_api.http.request import AnyRequest, client_name, find_header, remote_address
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
 from comms_api.protocol import Credentials, NextKey, Token
@@ -20,7 +20,9 @@ _NEXT_KEY = msgspec.json.Decoder(NextKey)
 async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
     """Log an agent in with its id and key; agents give up after 401 `Invalid key` or 403 `Agent does not exist`."""
     credentials = read_json(await bodies.receive_public(request), _DECODER, '{"uuid", "key"}')
-    return Token(await login.log_in(credentials, remote_address(request), client_name(request.scope)))
+    user_agent = find_header(request.scope, b"user-agent")
+    token = await login.log_in(credentials, remote_address(request), client_name(request.scope), user_agent)
+    return Token(token)
 
 
 @put("/key", status_code=204)

@@ -15,6 +15,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import transaction_duty
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from comms_api.fleet.descriptions import Descriptions
 from comms_api.lockouts.service import FailureLimit
 from comms_api.lockouts.store import delete_forgotten
 from comms_api.login.external import ExternalAgents
@@ -44,6 +45,7 @@ class Login:
         secret: Secret,
         tokens: Tokens,
         presence: Presence,
+        descriptions: Descriptions,
         external: ExternalAgents,
         rotation: KeyRotation,
         waiting_maximum: int,
@@ -56,6 +58,7 @@ class Login:
         self._secret = secret
         self._tokens = tokens
         self._presence = presence
+        self._descriptions = descriptions
         self._waiting_maximum = waiting_maximum
         self._waiting = 0
         self._logins = LimitedLog(logger, logging.INFO)
@@ -68,7 +71,9 @@ class Login:
             transaction_duty("login failures", self._engine, FAILURES_SECONDS, delete_forgotten),
         ]
 
-    async def log_in(self, credentials: Credentials, address: str | None, certified: str | None = None) -> str:
+    async def log_in(
+        self, credentials: Credentials, address: str | None, certified: str | None = None, user_agent: str | None = None
+    ) -> str:
         """Return a token for the agent API; `certified` is the agent id in the client certificate, if there is one.
 
         Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"). Agents give up after either,
@@ -79,6 +84,8 @@ class Login:
             admission, read_at = await self._admit(credentials, address, certified)
         self._logins.write(f"agent {admission.id} logged in from {address}")
         self._presence.saw(admission.id, address, logged_in=True)
+        if user_agent is not None:
+            self._descriptions.note_login(admission.id, user_agent)
         return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
 
     async def _admit(

@@ -1,0 +1,38 @@
+"""Events of the fleet as operators see them."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+FleetEventKind = Literal["described"]
+
+Order = Literal["oldest", "newest"]
+
+
+class FleetEvent(msgspec.Struct, frozen=True):
+    """Something that happened to an agent or a node.
+
+    `position` orders the events: an event that commits late gets a later position, so a reader that continues after the
+    last position it has seen misses nothing. `id` identifies the event everywhere.
+    """
+
+    position: int
+    id: UUID
+    at: datetime
+    kind: str
+    agent_id: UUID | None
+    agent_name: str | None
+    node: str | None
+    details: msgspec.Raw
+
+
+class FleetEventFilter(msgspec.Struct, frozen=True):
+    """Selects events; a field that is None matches every event."""
+
+    kind: FleetEventKind | None = None
+    agent_id: UUID | None = None
+    node: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None

@@ -1,0 +1,64 @@
+"""Publish the events of the fleet, show them, and delete old ones."""
+
+from collections.abc import Sequence
+
+from comms_api.database.connection import Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
+from comms_api.database.pages import Page, make_page
+from comms_api.duties.repeating import Duty
+from comms_api.errors import Conflict
+from comms_api.fleet import store
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order
+from comms_api.settings import Settings
+
+PUBLISH_SECONDS = 1.0
+STEP = 2_000
+"""The most events that one transaction publishes or deletes."""
+
+
+class FleetEvents:
+    """The events of the fleet."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._days = settings.fleet_events_retention_days
+        self._rows = settings.fleet_events_rows_maximum
+
+    def duties(self) -> Sequence[Duty]:
+        """Return the duties that publish events and delete old ones."""
+        return [
+            Duty("fleet events", self.publish, PUBLISH_SECONDS),
+            Duty("fleet events retention", self.trim, HOUSEKEEPING_SECONDS),
+        ]
+
+    async def publish(self) -> None:
+        """Give the committed events their positions, unless another node is doing so."""
+        published = STEP
+        while published == STEP:
+            async with self._engine.begin() as connection:
+                if not await store.lock_outbox(connection):
+                    return
+                published = await store.publish(connection, STEP)
+
+    async def trim(self) -> None:
+        """Delete the events that are too old or too many."""
+        deleted = STEP
+        while deleted == STEP:
+            async with self._engine.begin() as connection:
+                deleted = await store.trim(connection, self._days, self._rows, STEP)
+
+    async def list(
+        self, event_filter: FleetEventFilter, order: Order, after: int | None, limit: int
+    ) -> Page[FleetEvent]:
+        """Return one page of events.
+
+        Raises `Conflict` for a position that no event has reached: after a restore, a reader must begin again.
+        """
+        async with self._engine.connect() as connection:
+            if after is not None and after > (newest := await store.newest_position(connection)):
+                raise Conflict(
+                    f"after: the newest event has position {newest}, so {after} is from before the database was"
+                    " restored; begin again without it"
+                )
+            found, has_more = await store.list_events(connection, event_filter, order, after, limit)
+        return make_page(found, lambda event: str(event.position), has_more=has_more)
