@@ -38,7 +38,7 @@ def capacity_of(settings: Settings) -> Capacity:
     """Return how many connections fit beside the other files that the process needs."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = FILES_MAXIMUM if soft == resource.RLIM_INFINITY else soft
-    other = RESERVED_FILES + settings.database_pool_size + 4 * settings.key_request_threads
+    other = RESERVED_FILES + settings.database_pool_size + 6 * settings.key_request_threads
     left = max(files - other, 2 * MANAGEMENT_SHARE)
     management = left // MANAGEMENT_SHARE
     return Capacity(left - management, management)

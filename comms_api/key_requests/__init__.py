@@ -1,5 +1,5 @@
 """Ask an external source (a program, a Unix socket) for agents that this server does not know.
 
-`requests` schedules the lookups, `sources` runs them, `answers` parses the answers, and `health` checks the sources at
-start-up.
+`requests` schedules the lookups, `sources` and `programs` run them, `answers` parses the answers, and `health` checks
+the sources at start-up.
 """

@@ -1,14 +1,24 @@
-"""Execute the program of a key request with resource limits, as an unprivileged user.
+"""Start the programs of key requests: a small process, because it takes long to fork the server's large one.
 
-`sources.ProgramSource` runs this as a script. It cannot do this between fork and exec, since other threads may hold
-locks then. Arguments: the user (empty: the current one), the memory in bytes, the processor time in seconds, and the
-command. Exits like a shell: 127 if the command is not found, 126 if it cannot be executed.
+`programs.Launcher` runs this as a script, once. It applies the user and the limits between fork and exec, which is safe
+here, since there are no other threads. Arguments: the user (empty: the current one), the memory in bytes, the processor
+time in seconds, and the command.
+
+Standard input is a socket. Each message is the last arguments of one run, separated by a space, and brings the write
+ends of three pipes: for the output, for standard error, and for the report. The report is the id of the process, and
+after its end the exit code, each on a line. The exit code is a shell's: 127 if the command is not found, 126 if it
+cannot be executed; a signal is negative.
 """
 
 import os
 import pwd
 import resource
+import signal
+import socket
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -16,21 +26,72 @@ NICENESS = 10
 PROCESSES_MAXIMUM = 1024
 """Applies only to a separate user: the kernel counts all processes of a user, the server's included."""
 
+MESSAGE_BYTES_MAXIMUM = 4096
+PIPES = 3
 
-def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> int:
-    """Lower the priority, set the limits, switch to the user, and execute the command; return only when that fails."""
+
+def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> None:
+    """Switch to the user, and start a program for each message until the server closes the socket."""
     os.nice(NICENESS)
     os.umask(0o077)
-    _limit(resource.RLIMIT_AS, int(memory_bytes))
-    _limit(resource.RLIMIT_CPU, int(cpu_seconds))
-    _limit(resource.RLIMIT_CORE, 0)  # a core dump would contain the key
     if user:
         _become(pwd.getpwnam(user))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that watch the programs end without being waited for
+    server = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    while True:
+        message, pipes, _, _ = socket.recv_fds(server, MESSAGE_BYTES_MAXIMUM, PIPES, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return
+        words = (*command, *message.decode().split(" "))
+        with suppress(OSError):  # no process can be started: the report ends without an id
+            _in_child(lambda: _watch(words, pipes, int(memory_bytes), int(cpu_seconds)))  # noqa: B023 - it runs now
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def _in_child(work: Callable[[], None]) -> int:
+    """Fork, do the work in the child, and return the child's id."""
+    pid = os.fork()
+    if pid:
+        return pid
     try:
-        os.execv(command[0], command)  # noqa: S606 - never a shell
+        work()
+    finally:
+        os._exit(NOT_EXECUTABLE)
+
+
+def _watch(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_seconds: int) -> None:
+    """Start a program, report its end, and kill what is left of its process group."""
+    output, errors, report = pipes
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = _in_child(lambda: _execute(words, pipes, memory_bytes, cpu_seconds))
+    os.close(output)
+    os.close(errors)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # as long as it is not reaped, no other group has its id
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.write(report, b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _execute(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_seconds: int) -> NoReturn:
+    """Become the program, in a session of its own and within the limits."""
+    output, errors, report = pipes
+    os.setsid()
+    os.write(report, b"%d\n" % os.getpid())
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        signal.signal(number, signal.SIG_DFL)
+    _limit(resource.RLIMIT_CORE, 0)  # a core dump would contain the key
+    _limit(resource.RLIMIT_CPU, cpu_seconds)
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    try:
+        os.execv(words[0], words)  # noqa: S606 - never a shell
     except OSError as error:
-        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
-        return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
+        os.write(2, f"{words[0]}: {error.strerror}\n".encode())
+        os._exit(NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE)
 
 
 def _limit(resource_kind: int, maximum: int) -> None:
@@ -49,4 +110,4 @@ def _become(user: pwd.struct_passwd) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

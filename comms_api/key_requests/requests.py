@@ -14,6 +14,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import msgspec
 
@@ -23,7 +24,8 @@ from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.health import check_program, check_socket
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
-from comms_api.key_requests.sources import ProgramSource, SocketSource, Source, SourceUnavailable
+from comms_api.key_requests.programs import ProgramSource
+from comms_api.key_requests.sources import SocketSource, Source, SourceUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,8 @@ class KeyRequests:
 
     def __init__(self, settings: KeySettings) -> None:
         self._settings = settings
-        self._sources = _sources(settings)
+        self._closing = ExitStack()
+        self._sources = _sources(settings, self._closing)
         self._slots = Slots(settings.threads)
         self._lookups_maximum = settings.threads + settings.queue_size
         self._lookups: dict[Question, asyncio.Task[Outcome]] = {}
@@ -137,6 +140,7 @@ class KeyRequests:
         for lookup in lookups:
             lookup.cancel()
         await asyncio.gather(*lookups, return_exceptions=True)
+        self._closing.close()
 
     def _join(self, question: Question) -> asyncio.Task[Outcome] | None:
         lookup = self._lookups.get(question)
@@ -215,10 +219,12 @@ class KeyRequests:
                 logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
 
 
-def _sources(settings: KeySettings) -> list[Source]:
+def _sources(settings: KeySettings, closing: ExitStack) -> list[Source]:
     sources: list[Source] = []
     if settings.socket:
         sources.append(CircuitBreaker(SocketSource(settings.socket, settings.answer_bytes_maximum)))
     if settings.program:
-        sources.append(CircuitBreaker(ProgramSource(settings)))
+        program = ProgramSource(settings)
+        closing.callback(program.close)
+        sources.append(CircuitBreaker(program))
     return sources

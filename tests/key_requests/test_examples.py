@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy import URL
-from support.sources import KEY, settings
+from support.sources import KEY, asking_program, settings
 from support.waiting import PATIENCE
 
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
@@ -94,11 +94,12 @@ def say(*arguments: str) -> str:
 
 @pytest.mark.anyio
 async def test_the_program_answers_from_a_database(database: str) -> None:
-    asking = KeyRequests(settings((sys.executable, PROGRAM, database)))
-    await asking.check_health()
     known = ExternalAgent("001", "web-1", "192.168.1.100", KEY)
     asked = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
-    assert await asyncio.gather(*(asking.ask(Question(kind, value)) for kind, value in asked)) == [
+    async with asking_program((sys.executable, PROGRAM, database)) as asking:
+        await asking.check_health()
+        answers = await asyncio.gather(*(asking.ask(Question(kind, value)) for kind, value in asked))
+    assert answers == [
         known,
         known,
         Refusal(4, "there is no agent of this id"),

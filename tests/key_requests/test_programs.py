@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ import pytest
 from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_json, script, settings
 from support.waiting import PATIENCE, until, wait_until
 
+from comms_api.key_requests import launch
 from comms_api.key_requests.answers import BadAnswer
-from comms_api.key_requests.launch import NICENESS
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.sources import ProgramSource, SourceUnavailable
+from comms_api.key_requests.programs import ProgramSource
+from comms_api.key_requests.sources import SourceUnavailable
 
 pytestmark = pytest.mark.anyio
 
 SHORT_SECONDS = 0.3
 NEVER_SECONDS = 3600
+CPU_SECONDS_MAXIMUM = 0.01
+"""For the start of one program, on the thread of the event loop; a fork of a large process takes longer."""
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -30,8 +35,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 async def run(
     program: tuple[str, ...], seconds: float = PATIENCE, question: Question = ASKED, **changes: Any
 ) -> ExternalAgent | Refusal:
-    async with asyncio.timeout(2 * PATIENCE):
-        return await ProgramSource(settings(program, **changes)).ask(question, seconds)
+    with closing(ProgramSource(settings(program, **changes))) as source:
+        async with asyncio.timeout(2 * PATIENCE):
+            return await source.ask(question, seconds)
 
 
 async def reason_of(program: tuple[str, ...], seconds: float = PATIENCE, **changes: Any) -> str:
@@ -97,7 +103,7 @@ async def test_its_memory_processor_time_and_core_are_limited(tmp_path: Path) ->
 
 async def test_it_has_a_lower_priority_than_the_server(tmp_path: Path) -> None:
     answer = await run(script(tmp_path, """printf '{"error":7,"message":"%s"}' "$(nice)" """))
-    assert answer == Refusal(7, str(min(os.nice(0) + NICENESS, 19)))
+    assert answer == Refusal(7, str(min(os.nice(0) + launch.NICENESS, 19)))
 
 
 async def test_memory_beyond_the_limit_is_refused(tmp_path: Path) -> None:
@@ -201,7 +207,7 @@ async def test_a_cancelled_lookup_leaves_no_program(tmp_path: Path) -> None:
 async def test_a_lookup_cancelled_while_its_program_starts_leaves_no_process(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     lookup = asyncio.create_task(run(script(tmp_path, f"sleep {NEVER_SECONDS} & echo $! $$ >{pids}; wait")))
-    for _ in range(2):
+    for _ in range(20):  # then its pipes are open
         await asyncio.sleep(0)
     wait_until(lambda: pids.exists() and pids.read_text())  # the loop is blocked here, so the start is not complete
     lookup.cancel()
@@ -243,3 +249,27 @@ async def test_long_standard_error_is_truncated(tmp_path: Path, caplog: pytest.L
 
 async def test_a_program_with_endless_standard_error_is_killed(tmp_path: Path) -> None:
     assert "was killed by signal 9" in await reason_of(script(tmp_path, "yes >&2"))
+
+
+async def test_programs_can_be_started_again_after_the_launcher_has_died(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    name_launcher = f"ps -o ppid= -p $(ps -o ppid= -p $$) >{parent}"
+    with closing(ProgramSource(settings(script(tmp_path, name_launcher, echo(agent_json()))))) as source:
+        assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
+        launcher = psutil.Process(int(parent.read_text()))
+        assert launch.__file__ in launcher.cmdline()
+        launcher.kill()
+        await until(lambda: launcher.status() == psutil.STATUS_ZOMBIE)
+        assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
+    assert not launcher.is_running()
+
+
+async def test_many_starts_of_programs_do_not_block_the_event_loop(tmp_path: Path) -> None:
+    question = [Question("id", f"{number:03}") for number in range(8)]
+    with closing(ProgramSource(settings(script(tmp_path, """printf '{"error":7,"message":"%s"}' "$2" """)))) as source:
+        await source.ask(ASKED, PATIENCE)  # starts the launcher
+        before = time.thread_time()
+        answers = await asyncio.gather(*(source.ask(asked, PATIENCE) for asked in question))
+        cpu_seconds = time.thread_time() - before
+    assert answers == [Refusal(7, asked.value) for asked in question]
+    assert cpu_seconds / len(question) < CPU_SECONDS_MAXIMUM

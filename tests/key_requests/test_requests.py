@@ -13,6 +13,7 @@ from support.sources import (
     agent_json,
     always,
     answering,
+    asking_program,
     by_id,
     echo,
     never,
@@ -49,8 +50,8 @@ def questions(count: int) -> list[Question]:
 
 async def test_a_hundred_equal_questions_are_one_lookup(tmp_path: Path) -> None:
     log = tmp_path / "lookups"
-    asking = KeyRequests(settings(script(tmp_path, f"echo $2 >>{log}", "sleep 0.1", echo(agent_json()))))
-    answers = await asyncio.gather(*(asking.ask(Question("id", "001")) for _ in range(100)))
+    async with asking_program(script(tmp_path, f"echo $2 >>{log}", "sleep 0.1", echo(agent_json()))) as asking:
+        answers = await asyncio.gather(*(asking.ask(Question("id", "001")) for _ in range(100)))
     assert {answer.key for answer in answers if isinstance(answer, ExternalAgent)} == {KEY}
     assert len(answers) == 100
     assert log.read_text() == "001\n"
@@ -187,7 +188,8 @@ async def test_programs_run_concurrently(tmp_path: Path) -> None:
     marks.mkdir()
     meet = f"touch {marks}/$2; until [ $(ls {marks} | wc -l) = 4 ]; do sleep 0.02; done"
     program = script(tmp_path, meet, """printf '{"error":4,"message":"%s"}' "$2" """)
-    answers = await asyncio.gather(*map(KeyRequests(settings(program, threads=4)).ask, questions(4)))
+    async with asking_program(program, threads=4) as asking:
+        answers = await asyncio.gather(*map(asking.ask, questions(4)))
     assert answers == [Refusal(4, question.value) for question in questions(4)]
 
 
@@ -241,8 +243,8 @@ def test_the_memory_of_refusals_is_bounded_and_forgets_the_oldest(monkeypatch: p
 @pytest.mark.parametrize("is_there", [True, False])
 async def test_the_program_is_run_only_when_the_socket_fails(tmp_path: Path, path: Path, *, is_there: bool) -> None:
     program = script(tmp_path, echo(agent_json(name="of-the-program")))
-    asking = KeyRequests(settings(program, path))
-    async with answering(path if is_there else tmp_path / "elsewhere", by_id):
+    served = answering(path if is_there else tmp_path / "elsewhere", by_id)
+    async with asking_program(program, path) as asking, served:
         answer = await asking.ask(ASKED)
     assert isinstance(answer, ExternalAgent)
     assert answer.name == ("web-1" if is_there else "of-the-program")
@@ -253,18 +255,18 @@ async def test_a_hanging_socket_leaves_time_for_the_program(tmp_path: Path, path
     program = script(tmp_path, echo(agent_json()))
     async with answering(path, never):
         for seconds in (1.0, 10.0, PATIENCE):  # the program gets half, and may start late on a busy machine
-            asking = KeyRequests(settings(program, path, timeout_seconds=seconds))
-            with suppress(SourceUnavailable):
-                answer = await asking.ask(ASKED)
-                break
+            async with asking_program(program, path, timeout_seconds=seconds) as asking:
+                with suppress(SourceUnavailable):
+                    answer = await asking.ask(ASKED)
+                    break
     assert isinstance(answer, ExternalAgent)
 
 
 @pytest.mark.parametrize("answer", [refusal_json(), b"no json"])
 async def test_a_refusal_and_a_bad_answer_of_the_socket_are_final(tmp_path: Path, path: Path, answer: bytes) -> None:
     mark = tmp_path / "was run"
-    asking = KeyRequests(settings(script(tmp_path, f"touch '{mark}'"), path))
-    async with answering(path, always(answer)):
+    program = script(tmp_path, f"touch '{mark}'")
+    async with asking_program(program, path) as asking, answering(path, always(answer)):
         await asyncio.gather(asking.ask(ASKED), return_exceptions=True)
     assert not mark.exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comms_api.key_requests.model import KeySettings, Question
+from comms_api.key_requests.requests import KeyRequests
 from support.waiting import PATIENCE
 
 KEY = "k3y-that-no-log-may-hold"
@@ -52,6 +53,18 @@ def echo(answer: bytes) -> str:
 
 def settings(program: tuple[str, ...] = (), socket: Path | None = None, **changes: Any) -> KeySettings:
     return KeySettings(**{"program": program, "socket": socket, "timeout_seconds": PATIENCE} | changes)
+
+
+@asynccontextmanager
+async def asking_program(
+    program: tuple[str, ...], socket: Path | None = None, **changes: Any
+) -> AsyncIterator[KeyRequests]:
+    """Make key requests with a program for the block."""
+    requests = KeyRequests(settings(program, socket, **changes))
+    try:
+        yield requests
+    finally:
+        await requests.close()
 
 
 @asynccontextmanager
