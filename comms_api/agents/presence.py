@@ -56,13 +56,10 @@ class Presence:
             async with self._engine.connect() as connection:
                 await record_sightings(connection, sightings, self._node)
         except Exception:
-            self._keep(sightings)
+            for agent_id, earlier in sightings.items():
+                if (later := self._sightings.setdefault(agent_id, earlier)) is not earlier:
+                    later.add_earlier(earlier)
             raise
-
-    def _keep(self, sightings: Mapping[UUID, Sighting]) -> None:
-        for agent_id, earlier in sightings.items():
-            if (later := self._sightings.setdefault(agent_id, earlier)) is not earlier:
-                later.add_earlier(earlier)
 
 
 class DisplacementLog:

@@ -25,7 +25,7 @@ from comms_api.agents.replacement import ReplacementRule
 from comms_api.agents.store import NewAgent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.pages import Page, make_page, page_of
+from comms_api.database.pages import Page, page_of
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
 from comms_api.lockouts.store import clear_everywhere
@@ -162,8 +162,7 @@ class Agents:
     async def list(self, agent_filter: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
         """Return one page of agents, by id."""
         async with self._engine.connect() as connection:
-            found, has_more = await store.list_agents(connection, agent_filter, after, limit)
-        return make_page(found, lambda agent: str(agent.id), has_more=has_more)
+            return await store.list_agents(connection, agent_filter, after, limit)
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.

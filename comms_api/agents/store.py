@@ -31,7 +31,7 @@ from comms_api.agents.model import Admission, Agent, AgentFilter
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.connection import Connection
 from comms_api.database.liveness import LIVE_NAMES
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, fetch_page
 from comms_api.database.schema import (
     agents,
     group_files,
@@ -140,10 +140,8 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
     return Agent(**row) if row else None
 
 
-async def list_agents(
-    connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int
-) -> tuple[list[Agent], bool]:
-    """Return a page of agents ordered by id, starting after `after`, and whether more follow."""
+async def list_agents(connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
+    """Return a page of agents ordered by id, starting after `after`."""
     statement = select(*_COLUMNS).where(*conditions(agent_filter)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)

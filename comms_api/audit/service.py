@@ -7,9 +7,8 @@ from sqlalchemy import select
 
 from comms_api.audit.model import Entry, EntryFilter
 from comms_api.database.connection import Engine
-from comms_api.database.pages import Page, drain, fetch_page, make_page
+from comms_api.database.pages import Page, drain, equal, fetch_page, made_between
 from comms_api.database.schema import audit
-from comms_api.database.uuid7 import uuid7_floor
 
 EXPORT_PAGE = 1_000
 
@@ -22,18 +21,14 @@ class Audit:
 
     async def list(self, entry_filter: EntryFilter, after: UUID | None, limit: int) -> Page[Entry]:
         """Return one page of entries, oldest first."""
-        statement = select(audit).order_by(audit.c.id)
-        pairs = ((audit.c[name], getattr(entry_filter, name)) for name in ("actor", "subject", "key"))
-        statement = statement.where(*(column == value for column, value in pairs if value is not None))
-        if entry_filter.since is not None:
-            statement = statement.where(audit.c.id >= uuid7_floor(entry_filter.since))
-        if entry_filter.until is not None:
-            statement = statement.where(audit.c.id < uuid7_floor(entry_filter.until))
+        statement = select(audit).where(
+            *equal((audit.c[name], getattr(entry_filter, name)) for name in ("actor", "subject", "key")),
+            *made_between(audit.c.id, entry_filter.since, entry_filter.until),
+        )
         if after is not None:
             statement = statement.where(audit.c.id > after)
         async with self._engine.connect() as connection:
-            found, has_more = await fetch_page(connection, statement, ["id"], limit, lambda row: Entry(**row))
-        return make_page(found, lambda entry: str(entry.id), has_more=has_more)
+            return await fetch_page(connection, statement.order_by(audit.c.id), ["id"], limit, lambda row: Entry(**row))
 
     async def stream(self, entry_filter: EntryFilter) -> AsyncIterator[Entry]:
         """Yield every entry, oldest first, a page at a time."""

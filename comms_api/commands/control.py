@@ -74,7 +74,7 @@ async def lock_rolling(connection: Connection, request_id: UUID) -> Rolling | No
     return Rolling(request_id, rollout, row.rollout_credit, row.seconds, row.resumed_at)
 
 
-_STAND = text("""
+_PROGRESS = text("""
     SELECT open.held, open.released, open.unsent, ended.ended, ended.failed, commands.orders AS total
     FROM commands, LATERAL (
         SELECT count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held,
@@ -92,7 +92,7 @@ _STAND = text("""
 
 async def find_progress(connection: Connection, request_id: UUID, credit: float) -> RolloutProgress:
     """Return the progress of a rollout: the counts of its orders, and its credit."""
-    [row] = await connection.execute(_STAND, {"id": request_id})
+    [row] = await connection.execute(_PROGRESS, {"id": request_id})
     return RolloutProgress(row.total, row.held, row.released, row.ended, row.failed, row.unsent, credit)
 
 

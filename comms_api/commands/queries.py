@@ -8,38 +8,28 @@ from sqlalchemy import select
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, fetch_page, made_between
 from comms_api.database.schema import commands
-from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
-from comms_api.orders.queries import has_target, submitted_target
-from comms_api.protocol import Action, kept_source
+from comms_api.orders.queries import command_conditions, submitted_target
+from comms_api.protocol import Action
 
 
 async def list_commands(
     connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
-) -> tuple[list[Command], bool]:
-    """Return a page of commands by id, starting after `after`, and whether more follow.
+) -> Page[Command]:
+    """Return a page of commands by id, starting after `after`.
 
-    Only the filter's members that a command has count.
+    Conditions of the filter that concern single orders are ignored.
     """
-    statement = select(commands).order_by(commands.c.request_id)
-    pairs = (
-        (commands.c.source, order_filter.source and kept_source(order_filter.source)),
-        (commands.c.user_name, order_filter.user),
-        (commands.c.action_name, order_filter.action),
+    statement = select(commands).where(
+        *command_conditions(order_filter),
+        *made_between(commands.c.request_id, order_filter.since, order_filter.until),
     )
-    statement = statement.where(*(column == value for column, value in pairs if value is not None))
-    if order_filter.targets:
-        statement = statement.where(has_target(order_filter.targets))
-    if order_filter.since is not None:
-        statement = statement.where(commands.c.request_id >= uuid7_floor(order_filter.since))
-    if order_filter.until is not None:
-        statement = statement.where(commands.c.request_id < uuid7_floor(order_filter.until))
     if after is not None:
         statement = statement.where(commands.c.request_id > after)
-    return await fetch_page(connection, statement, ["request_id"], limit, _command)
+    return await fetch_page(connection, statement.order_by(commands.c.request_id), ["request_id"], limit, _command)
 
 
 async def find_command(connection: Connection, request_id: UUID) -> Command | None:

@@ -8,7 +8,7 @@ from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, Command
 from comms_api.commands.rollout import credit_after, excess_failures, is_complete, releasable
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
-from comms_api.database.pages import Page, make_page
+from comms_api.database.pages import Page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
@@ -35,8 +35,7 @@ class Commands:
     async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
         """Return one page of commands, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await queries.list_commands(connection, order_filter, after, limit)
-        return make_page(found, lambda command: str(command.request_id), has_more=has_more)
+            return await queries.list_commands(connection, order_filter, after, limit)
 
     async def get(self, request_id: UUID) -> CommandProgress:
         """Return a command, the number of its orders by status, and the latest failures; raises `NotFound`."""

@@ -1,8 +1,11 @@
 """Keyset pages: lists are returned in pages of bounded rows and bytes, each with the cursor of the next page."""
 
-from collections.abc import Callable, Iterator, Sequence
+import base64
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
@@ -22,6 +25,7 @@ from sqlalchemy import (
 )
 
 from comms_api.database.connection import Connection, Row
+from comms_api.database.uuid7 import uuid7_floor
 
 Item = TypeVar("Item")
 
@@ -43,14 +47,26 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
     next: str | None
 
 
-def make_page(items: list[Item], cursor: Callable[[Item], str], *, has_more: bool) -> Page[Item]:
-    """Return a page of `items`."""
-    return Page(items, cursor(items[-1]) if has_more else None)
-
-
 def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
     """Return a page of at most `limit` items; the caller fetched `limit + 1` to learn whether more follow."""
-    return make_page(items[:limit], cursor, has_more=len(items) > limit)
+    return Page(items[:limit], cursor(items[limit - 1]) if len(items) > limit else None)
+
+
+def equal(values: Iterable[tuple[ColumnElement[Any], object]]) -> list[ColumnElement[bool]]:
+    """Return the conditions that each column has its value; None matches every row."""
+    return [column == value for column, value in values if value is not None]
+
+
+def made_between(
+    column: ColumnElement[UUID], since: datetime | None, until: datetime | None
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that the UUIDv7 ids of a column were made from `since` on and before `until`."""
+    conditions = []
+    if since is not None:
+        conditions.append(column >= uuid7_floor(since))
+    if until is not None:
+        conditions.append(column < uuid7_floor(until))
+    return conditions
 
 
 def drain(page: Page[Item]) -> Iterator[Item]:
@@ -66,21 +82,28 @@ async def fetch_page(
     key: Sequence[str],
     limit: int,
     read: Callable[[Row], Item],
-) -> tuple[list[Item], bool]:
-    """Return the first rows of a statement that is ordered by the columns `key`, and whether more follow.
+) -> Page[Item]:
+    """Return the first page of a statement that is ordered by the columns `key`.
 
     A minus before the name of a column means descending order.
 
-    A page has at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row gets its own page.
+    A page has at most `limit` rows and about `PAGE_BYTES_MAXIMUM` bytes of JSON; a larger row gets its own page. Its
+    cursor is the key of its last row: the value of a single column, or an opaque word that encodes several.
     """
     items: list[Item] = []
+    names, last_key = [name.lstrip("-") for name in key], list[object]()
     rows = connection.stream(_measured(statement, key, limit), ROWS_AT_ONCE)
     async with connection.transaction(), aclosing(rows):
         async for row in rows:
-            if len(items) == limit or row[key[0].lstrip("-")] is None:
-                return items, True
+            if len(items) == limit or row[names[0]] is None:
+                return Page(items, _encode_cursor(last_key))
             items.append(read(row))
-    return items, False
+            last_key = [row[name] for name in names]
+    return Page(items, None)
+
+
+def _encode_cursor(key: list[object]) -> str:
+    return str(key[0]) if len(key) == 1 else base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
 
 
 def _measured(statement: Select[Any], key: Sequence[str], limit: int) -> Select[Any]:

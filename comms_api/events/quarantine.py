@@ -6,7 +6,7 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
-from comms_api.database.pages import Page, make_page
+from comms_api.database.pages import Page
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import (
@@ -67,5 +67,4 @@ class Quarantine:
     async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
         """Return one page of lines, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await store.list_quarantined(connection, agent_id, after, limit)
-        return make_page(found, lambda line: str(line.id), has_more=has_more)
+            return await store.list_quarantined(connection, agent_id, after, limit)

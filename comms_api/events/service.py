@@ -5,7 +5,7 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
-from comms_api.database.pages import Page, make_page
+from comms_api.database.pages import Page
 from comms_api.database.partitions import drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
@@ -50,5 +50,4 @@ class Events:
     async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
         """Return one page of the events in PostgreSQL, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await store.list_events(connection, agent_id, module, after, limit)
-        return make_page(found, lambda event: str(event.id), has_more=has_more)
+            return await store.list_events(connection, agent_id, module, after, limit)

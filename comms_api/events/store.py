@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, equal, fetch_page
 from comms_api.database.schema import events, quarantined_events
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
@@ -59,13 +59,10 @@ async def trim_quarantine(connection: Connection, kept: int, share: int) -> int:
 
 async def list_events(
     connection: Connection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
-) -> tuple[list[Event], bool]:
-    """Return a page of events in order of time, starting after `after`, and whether more follow."""
+) -> Page[Event]:
+    """Return a page of events in order of time, starting after `after`."""
     statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
-    if agent_id is not None:
-        statement = statement.where(events.c.agent_id == agent_id)
-    if module is not None:
-        statement = statement.where(events.c.module == module)
+    statement = statement.where(*equal(((events.c.agent_id, agent_id), (events.c.module, module))))
     if after is not None:
         statement = statement.where(events.c.id > after)
     return await fetch_page(connection, statement.order_by(events.c.id), ["id"], limit, _event)
@@ -77,8 +74,8 @@ def _event(row: Row) -> Event:
 
 async def list_quarantined(
     connection: Connection, agent_id: UUID | None, after: UUID | None, limit: int
-) -> tuple[list[QuarantinedEvent], bool]:
-    """Return a page of quarantined lines in order of time, starting after `after`, and whether more follow."""
+) -> Page[QuarantinedEvent]:
+    """Return a page of quarantined lines in order of time, starting after `after`."""
     statement = select(
         quarantined_events.c.id,
         quarantined_events.c.agent_id,

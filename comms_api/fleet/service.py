@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
-from comms_api.database.pages import Page, make_page
+from comms_api.database.pages import Page
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.fleet import store
@@ -60,5 +60,4 @@ class FleetEvents:
                     f"after: the newest event has position {newest}, so {after} is from before the database was"
                     " restored; begin again without it"
                 )
-            found, has_more = await store.list_events(connection, event_filter, order, after, limit)
-        return make_page(found, lambda event: str(event.position), has_more=has_more)
+            return await store.list_events(connection, event_filter, order, after, limit)

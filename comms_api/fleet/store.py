@@ -7,7 +7,7 @@ A transaction that changes the fleet inserts its events into `outbox`. Later, on
 from sqlalchemy import func, select, text
 
 from comms_api.database.connection import Connection
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, equal, fetch_page
 from comms_api.database.schema import fleet_events, outbox
 from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order
 
@@ -42,12 +42,12 @@ async def newest_position(connection: Connection) -> int:
 
 async def list_events(
     connection: Connection, event_filter: FleetEventFilter, order: Order, after: int | None, limit: int
-) -> tuple[list[FleetEvent], bool]:
-    """Return a page of events that follow the position `after` in this order, and whether more follow."""
+) -> Page[FleetEvent]:
+    """Return a page of events that follow the position `after` in this order."""
     position, is_newest = fleet_events.c.position, order == "newest"
     statement = select(fleet_events).order_by(position.desc() if is_newest else position)
     pairs = ((fleet_events.c[name], getattr(event_filter, name)) for name in ("kind", "agent_id", "node"))
-    statement = statement.where(*(column == value for column, value in pairs if value is not None))
+    statement = statement.where(*equal(pairs))
     if event_filter.since is not None:
         statement = statement.where(fleet_events.c.at >= event_filter.since)
     if event_filter.until is not None:

@@ -53,20 +53,7 @@ async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_sec
 
 
 def _claimed(row: Row) -> Claimed:
-    (
-        order_id,
-        agent_id,
-        attempt,
-        request_id,
-        source,
-        user,
-        target_type,
-        target_ids,
-        name,
-        args,
-        version,
-        timeout,
-    ) = row
+    order_id, agent_id, attempt, request_id, source, user, target_type, target_ids, name, args, version, timeout = row
     order = Order(
         document_id=str(order_id),
         request_id=str(request_id),

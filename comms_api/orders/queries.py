@@ -26,9 +26,8 @@ from sqlalchemy import (
 
 from comms_api.agents.model import AgentFilter
 from comms_api.database.connection import Connection
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, equal, fetch_page, made_between
 from comms_api.database.schema import commands, finished_orders, is_one_of, orders
-from comms_api.database.uuid7 import uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
 from comms_api.orders.model import (
@@ -76,25 +75,19 @@ def _finished() -> Select[Any]:
 
 
 def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
-    pairs: list[tuple[ColumnElement[Any], object]] = [
-        (table.c.request_id, order_filter.request_id),
-        (table.c.agent_id, order_filter.agent_id),
-        (_OPEN_STATUS if table is orders else finished_orders.c.status, order_filter.status),
-        (commands.c.source, order_filter.source and kept_source(order_filter.source)),
-        (commands.c.user_name, order_filter.user),
-        (commands.c.action_name, order_filter.action),
-    ]
-    yield from (column == value for column, value in pairs if value is not None)
+    yield from equal(
+        (
+            (table.c.request_id, order_filter.request_id),
+            (table.c.agent_id, order_filter.agent_id),
+            (_OPEN_STATUS if table is orders else finished_orders.c.status, order_filter.status),
+        )
+    )
     if order_filter.outcome is not None:
         yield false() if table is orders else _has_outcome(order_filter.outcome)
-    if order_filter.targets:
-        yield has_target(order_filter.targets)
+    yield from command_conditions(order_filter)
+    yield from made_between(table.c.order_id, order_filter.since, order_filter.until)
     if after is not None:
         yield table.c.order_id > after
-    if order_filter.since is not None:
-        yield table.c.order_id >= uuid7_floor(order_filter.since)
-    if order_filter.until is not None:
-        yield table.c.order_id < uuid7_floor(order_filter.until)
 
 
 def _has_outcome(outcome: OutcomeFilter) -> ColumnElement[bool]:
@@ -110,9 +103,17 @@ def _has_outcome(outcome: OutcomeFilter) -> ColumnElement[bool]:
             return table.outcome == outcome
 
 
-def has_target(names: Sequence[str]) -> ColumnElement[bool]:
-    """Return whether the target of a command has one of these names."""
-    return or_(*(commands.c.target_ids.any_() == name for name in names))
+def command_conditions(order_filter: OrderFilter) -> Iterable[ColumnElement[bool]]:
+    """Yield the conditions of a filter on the command of an order."""
+    yield from equal(
+        (
+            (commands.c.source, order_filter.source and kept_source(order_filter.source)),
+            (commands.c.user_name, order_filter.user),
+            (commands.c.action_name, order_filter.action),
+        )
+    )
+    if order_filter.targets:
+        yield or_(*(commands.c.target_ids.any_() == name for name in order_filter.targets))
 
 
 _COMMAND = (
@@ -131,8 +132,8 @@ _COMMAND = (
 
 async def list_orders(
     connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
-) -> tuple[list[StoredOrder], bool]:
-    """Return a page of open and finished orders by id, starting after `after`, and whether more follow.
+) -> Page[StoredOrder]:
+    """Return a page of open and finished orders by id, starting after `after`.
 
     Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
     """

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
-from comms_api.database.pages import Page, drain, make_page
+from comms_api.database.pages import Page, drain
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict
 from comms_api.fairness.executors import BoundedExecutor
@@ -34,8 +34,7 @@ class StoredOrders:
     async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
         """Return one page of orders that are not archived, oldest first."""
         async with self._engine.connect() as connection:
-            found, has_more = await queries.list_orders(connection, order_filter, after, limit)
-        return make_page(found, lambda order: str(order.order_id), has_more=has_more)
+            return await queries.list_orders(connection, order_filter, after, limit)
 
     async def get(self, order_id: UUID, user: str) -> StoredOrder:
         """Return one order; raises `NotFound`."""

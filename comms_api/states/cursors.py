@@ -1,4 +1,4 @@
-"""Say where a page of states ended, in one opaque word."""
+"""Read the cursors of pages of states; `database.pages` writes them."""
 
 import base64
 import binascii
@@ -6,19 +6,13 @@ import binascii
 import msgspec
 
 from comms_api.errors import Malformed
-from comms_api.states.model import State, StateCursor
+from comms_api.states.model import StateCursor
 
 _CURSOR = msgspec.json.Decoder(StateCursor)
 
 
-def encode_cursor(state: State) -> str:
-    """Return the cursor behind `state`."""
-    key = (state.agent_id, state.module, state.collector, state.id)
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
-
-
 def decode_cursor(cursor: str | None) -> StateCursor | None:
-    """Return the key a cursor stands for; raises `Malformed` for anything we did not make."""
+    """Return the key that a cursor encodes; raises `Malformed` for a text that is no cursor."""
     if cursor is None:
         return None
     try:

@@ -13,13 +13,12 @@ import msgspec
 from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.connection import Engine
 from comms_api.database.failures import Duplicate
-from comms_api.database.pages import Page, make_page
+from comms_api.database.pages import Page
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Outdated, Unavailable
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 from comms_api.states import store
-from comms_api.states.cursors import encode_cursor
 from comms_api.states.folding import PartLimits, find_outdated, fold, newest_sequences, parts_of
 from comms_api.states.model import State, StateChange, StateCursor, StatefulBatch
 from comms_api.states.reports import read_result
@@ -174,8 +173,7 @@ class States:
     ) -> Page[State]:
         """Return one page of states, by key."""
         async with self._engine.connect() as connection:
-            found, has_more = await store.list_states(connection, agent_id, module, after, limit)
-        return make_page(found, encode_cursor, has_more=has_more)
+            return await store.list_states(connection, agent_id, module, after, limit)
 
 
 def _is_small(changes: Sequence[StateChange]) -> bool:

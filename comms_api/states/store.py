@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select, text, tuple_
 
 from comms_api.database.connection import Connection
-from comms_api.database.pages import fetch_page
+from comms_api.database.pages import Page, equal, fetch_page
 from comms_api.database.schema import states
 from comms_api.states.arrays import array_literal
 from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateKey
@@ -155,8 +155,8 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
 
 async def list_states(
     connection: Connection, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
-) -> tuple[list[State], bool]:
-    """Return a page of states in order of their keys, starting after `after`, and whether more follow."""
+) -> Page[State]:
+    """Return a page of states in order of their keys, starting after `after`."""
     names = ["agent_id", "module", "collector", "id"]
     key = [states.c[name] for name in names]
     statement = select(
@@ -168,10 +168,7 @@ async def list_states(
         states.c.created_at,
         states.c.updated_at,
     )
-    if agent_id is not None:
-        statement = statement.where(states.c.agent_id == agent_id)
-    if module is not None:
-        statement = statement.where(states.c.module == module)
+    statement = statement.where(*equal(((states.c.agent_id, agent_id), (states.c.module, module))))
     if after is not None:
         statement = statement.where(tuple_(*key) > after)
     return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row))

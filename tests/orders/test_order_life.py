@@ -89,7 +89,7 @@ async def test_exactly_one_of_concurrent_results_cancellations_and_expiry_ends_a
     assert sum(ended) == 40
     async with engine.connect() as connection:
         for agent_id in ids:
-            orders, _ = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
+            orders = (await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)).items
             assert len(orders) == 1
             assert orders[0].status in {"success", "failure", "cancelled"}
 
@@ -97,7 +97,7 @@ async def test_exactly_one_of_concurrent_results_cancellations_and_expiry_ends_a
 async def test_an_agent_cannot_end_another_agents_order_or_an_order_that_was_not_offered(engine: Engine) -> None:
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
-        [order], _ = await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)
+        [order] = (await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)).items
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
         await claim_orders(connection, [second], 60)
         assert await finish_orders(connection, [success(order.order_id, first)]) == set()
