@@ -26,12 +26,16 @@ _SEPARATOR = b"\x1f"
 
 
 _LOCK_AGENTS = text("""
-    SELECT pg_advisory_xact_lock(hashtextextended(CAST(id AS text), 0))
-    FROM (SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id) AS sorted""")
+    SELECT pg_advisory_xact_lock(hash) FROM (
+        SELECT DISTINCT hashtextextended(CAST(id AS text), 0) AS hash
+        FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY hash) AS sorted""")
 
 
 async def lock_agents(connection: Connection, ids: Iterable[str]) -> None:
-    """Let one transaction at a time change the states of each agent; sorted, so that no two wait for each other."""
+    """Let one transaction at a time change the states of each agent.
+
+    The locks are taken in the order of their numbers, so two transactions never wait for each other.
+    """
     await connection.execute(_LOCK_AGENTS, {"ids": list(ids)})
 
 
