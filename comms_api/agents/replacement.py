@@ -25,11 +25,15 @@ class ReplacementRule(msgspec.Struct, frozen=True):
         days = settings.reenroll_after_days
         return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
 
-    async def delete_silent(self, connection: Connection, agent_id: UUID, name: str) -> None:
-        """Delete the agents that have this id or name; raises `Conflict` unless all have been silent long enough."""
+    async def delete_silent(self, connection: Connection, agent_id: UUID, name: str) -> list[str]:
+        """Delete the agents that have this id or name, revoke their tokens, and return their ids.
+
+        Raises `Conflict` unless all have been silent long enough. The caller revokes the tokens again after its commit.
+        """
         holders = await store.find_holders(connection, agent_id, name, self.silent_seconds)
         if not all(holders.values()):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
         for holder in holders:
             await store.delete_agent(connection, holder)
             await revoke_tokens(connection, str(holder))
+        return [str(holder) for holder in holders]

@@ -78,13 +78,15 @@ class Agents:
         with self._logging_refusal(enrollment, address):
             self._check(enrollment)
             async with self._engine.begin() as connection:
-                enrolled = await self._enroll(connection, enrollment)
-        return self._logged(enrolled, address)
+                enrolled, replaced = await self._enroll(connection, enrollment)
+        return await self._finish(enrolled, replaced, address)
 
     def _logging_refusal(self, enrollment: Enrollment, address: str | None) -> AbstractContextManager[None]:
         return self._refusals.refusals(f"enrollment of agent {enrollment.name} ({enrollment.id})", address)
 
-    def _logged(self, enrolled: EnrolledAgent, address: str | None) -> EnrolledAgent:
+    async def _finish(self, enrolled: EnrolledAgent, replaced: Sequence[str], address: str | None) -> EnrolledAgent:
+        """Do what follows the commit of an enrollment."""
+        await self._revocations.revoke_again(*replaced)
         self._enrollments.write(f"agent {enrolled.name} ({enrolled.id}) enrolled from {address}")
         return enrolled
 
@@ -101,29 +103,33 @@ class Agents:
             self._check(enrollment)
             with acting_as(Actor("an enrollment token", address)):
                 async with self._engine.begin() as connection:
-                    enrolled = await self._enroll_by_token(connection, token, enrollment)
-        return self._logged(enrolled, address)
+                    enrolled, replaced = await self._enroll_by_token(connection, token, enrollment)
+        return await self._finish(enrolled, replaced, address)
 
-    async def _enroll_by_token(self, connection: Connection, token: str, enrollment: Enrollment) -> EnrolledAgent:
+    async def _enroll_by_token(
+        self, connection: Connection, token: str, enrollment: Enrollment
+    ) -> tuple[EnrolledAgent, Sequence[str]]:
         # A client that lost the answer may repeat the request; both count as one use of the token.
         if enrollment.id is not None and await self._is_same(connection, enrollment.id, enrollment):
-            return EnrolledAgent(enrollment.id, enrollment.name)
+            return EnrolledAgent(enrollment.id, enrollment.name), ()
         used = await enrollment_tokens.use_token(connection, token)
         if used is None:
             raise Unauthenticated("The enrollment token is unknown, used up or expired.")
-        enrolled = await self._enroll(connection, msgspec.structs.replace(enrollment, groups=tuple(used.groups)))
+        enrollment = msgspec.structs.replace(enrollment, groups=tuple(used.groups))
+        enrolled, replaced = await self._enroll(connection, enrollment)
         if used.groups:  # the agent does not know them yet
             await note_moved(connection, [enrolled.id])
-        return enrolled
+        return enrolled, replaced
 
-    async def _enroll(self, connection: Connection, enrollment: Enrollment) -> EnrolledAgent:
+    async def _enroll(self, connection: Connection, enrollment: Enrollment) -> tuple[EnrolledAgent, Sequence[str]]:
+        """Return the enrolled agent, and the ids of the silent agents that it replaces."""
+        replaced: Sequence[str] = ()
         agent_id = enrollment.id or self._clock.uuid7()
         new_agent = NewAgent(agent_id, self._secret.hash_key(enrollment.key))
         if not await store.insert_agent(connection, new_agent, enrollment):
             if await self._is_same(connection, agent_id, enrollment):
-                return EnrolledAgent(agent_id, enrollment.name)
-            await self._replacement_rule.delete_silent(connection, agent_id, enrollment.name)
-            self._revocations.announce()
+                return EnrolledAgent(agent_id, enrollment.name), ()
+            replaced = await self._replacement_rule.delete_silent(connection, agent_id, enrollment.name)
             if not await store.insert_agent(connection, new_agent, enrollment):
                 raise Conflict(
                     f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
@@ -131,7 +137,7 @@ class Agents:
         missing = set(enrollment.groups) - await store.join_groups(connection, agent_id, enrollment.groups)
         if missing:
             raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
-        return EnrolledAgent(agent_id, enrollment.name)
+        return EnrolledAgent(agent_id, enrollment.name), replaced
 
     async def _is_same(self, connection: Connection, agent_id: UUID, enrollment: Enrollment) -> bool:
         agent = await store.find_agent(connection, agent_id)

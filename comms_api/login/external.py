@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections.abc import Sequence
 from uuid import UUID
 
 from comms_api.addresses import network_of
@@ -97,7 +98,9 @@ class ExternalAgents:
         key_hash = await self._hash(found.key, address)
         with acting_as(Actor(ACTOR, address)):
             async with self._engine.begin() as connection:
-                return await self._enroll(connection, found, key_hash)
+                admission, replaced = await self._enroll(connection, found, key_hash)
+        await self._revocations.revoke_again(*replaced)
+        return admission
 
     async def refresh_key(
         self, admission: Admission, name: UUID | str, key: str, address: str | None
@@ -129,7 +132,11 @@ class ExternalAgents:
             return self._secret.hash_key(key)
         return await self._slow.run(network_of(address or ""), lambda: self._secret.hash_weak_key(key))
 
-    async def _enroll(self, connection: Connection, found: ExternalAgent, key_hash: bytes) -> Admission:
+    async def _enroll(
+        self, connection: Connection, found: ExternalAgent, key_hash: bytes
+    ) -> tuple[Admission, Sequence[str]]:
+        """Return the enrolled agent, and the ids of the silent agents that it replaces."""
+        replaced: Sequence[str] = ()
         is_number = found.id.isdecimal()
         new_agent = NewAgent(
             id=self._clock.uuid7() if is_number else UUID(found.id),
@@ -143,10 +150,9 @@ class ExternalAgents:
         # The row inserted here, or by another node that looked the agent up at the same time.
         admission = await store.find_admission(connection, name)
         if admission is None:  # another agent has its name
-            await self._replacement_rule.delete_silent(connection, new_agent.id, found.name)
-            self._revocations.announce()
+            replaced = await self._replacement_rule.delete_silent(connection, new_agent.id, found.name)
             await store.insert_agent(connection, new_agent, enrollment)
             admission = await store.find_admission(connection, name)
         if admission is None:
             raise Conflict(f"Another agent has just taken the name {found.name!r} of the external database.", code=1708)
-        return admission
+        return admission, replaced

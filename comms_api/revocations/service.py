@@ -26,10 +26,13 @@ class Revocations:
         self._engine = engine
         self._notifier = notifier
 
-    async def revoke_again(self, subject: str) -> None:
-        """Revoke a subject's tokens in a transaction of its own, and announce it."""
+    async def revoke_again(self, *subjects: str) -> None:
+        """Revoke the tokens of subjects in a transaction of its own, and announce it."""
+        if not subjects:
+            return
         async with self._engine.begin() as connection:
-            await revoke_tokens(connection, subject)
+            for subject in subjects:
+                await revoke_tokens(connection, subject)
         self.announce()
 
     def announce(self) -> None:
