@@ -37,6 +37,12 @@ def find_certificate(settings: Settings) -> Certificate:
     try:
         if not (made.chain.exists() and made.key.exists()):
             _make(settings.certs_dir, made)
+        check_pair(made)
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"certs_dir: cannot serve with {made.chain} and {made.key}: {error}; move the files of {settings.certs_dir}"
+            " away, and the next start makes new ones"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"certs_dir: {error}") from None
     return made

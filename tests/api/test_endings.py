@@ -105,6 +105,20 @@ def test_a_worker_that_has_just_started_is_ended_too(
         server.stop()
 
 
+def refusal(folder: Path, url: str, **settings: object) -> str:
+    """Return what a server that refuses to start says."""
+    folder.mkdir(exist_ok=True)
+    refused = subprocess.run(
+        [sys.executable, "-m", "comms_api", "serve"],
+        cwd=folder,
+        env=environment(folder, url, **settings),
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    return refused.stderr
+
+
 def test_a_certificate_and_a_key_that_do_not_belong_together_are_refused_with_the_names_of_the_settings(
     folder: Path, new_database: Callable[[], str]
 ) -> None:
@@ -113,12 +127,17 @@ def test_a_certificate_and_a_key_that_do_not_belong_together_are_refused_with_th
             "tls_certificate": one.folder / "certs" / "server.pem",
             "tls_key": two.folder / "certs" / "server.key",
         }
-    (folder / "mixed").mkdir()
-    refused = subprocess.run(
-        [sys.executable, "-m", "comms_api", "serve"],
-        cwd=folder / "mixed",
-        env=environment(folder / "mixed", new_database(), **files),
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    assert refused.returncode == 1
-    assert "tls_certificate, tls_key: cannot serve" in refused.stderr
+    assert "tls_certificate, tls_key: cannot serve" in refusal(folder / "mixed", new_database(), **files)
+
+
+def test_a_development_key_whose_certificate_was_deleted_is_refused_with_what_to_do(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    with running_server(folder / "kept", url):
+        pass
+    for name in ("server.pem", "development.pem"):
+        (folder / "kept" / "certs" / name).unlink()
+    fault = refusal(folder / "kept", url)
+    assert "certs_dir: cannot serve with" in fault
+    assert "makes new ones" in fault
