@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reenroll_after_days: Annotated[float, Meta(ge=0, le=3650)] | None = None
     node_name: Annotated[str, Meta(pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]{{0,128}}\Z")] = ""
     logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    enrollments_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     trusted_proxies: tuple[str, ...] = ()
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
     proxy_protocol_from: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from comms_api.agents.model import (
 from comms_api.agents.service import Agents
 from comms_api.database.pages import Page
 from comms_api.errors import Invalid
-from comms_api.http.authentication import PUBLIC, bearer_token, claims_of
+from comms_api.http.authentication import PUBLIC, bearer_token, claims_of, client_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest, remote_address
@@ -103,10 +103,12 @@ async def enroll_by_token(
     request: AnyRequest, agents: NamedDependency[Agents], bodies: NamedDependency[Bodies]
 ) -> EnrolledAgent:
     """Enroll an agent into the groups of an enrollment token, which is sent as the Bearer token."""
-    token, address = bearer_token(request), remote_address(request)
-    await agents.check_token(token, address)
+    token, address, client = bearer_token(request), remote_address(request), client_of(request.scope)
+    async with agents.enrollments.turn(client):
+        await agents.check_token(token, address)
     enrollment = read_json(await bodies.receive_public(request), _ENROLLMENT, "an enrollment")
-    return await agents.enroll_by_token(token, enrollment, address)
+    async with agents.enrollments.turn(client):
+        return await agents.enroll_by_token(token, enrollment, address)
 
 
 @post("/enrollment-tokens", opt=ADMINISTER)

@@ -28,6 +28,7 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.pages import Page, page_of
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.fairness.queue import Queue
 from comms_api.lockouts.store import clear_everywhere
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
 from comms_api.revocations.service import Revocations
@@ -38,6 +39,9 @@ from comms_api.text.printable import is_name
 from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
+
+ENROLLMENTS_SHARE = 2
+"""Enrollments by token use 1/ENROLLMENTS_SHARE of the connections to the database."""
 
 
 class Agents:
@@ -52,7 +56,15 @@ class Agents:
         self._revocations = revocations
         self._rules = KeyRules.of(settings)
         self._replacement_rule = ReplacementRule.of(settings)
-        self._enrollments = LimitedLog(logger, logging.INFO)
+        self.enrollments = Queue(
+            "enrollments",
+            settings.database_pool_size // ENROLLMENTS_SHARE,
+            settings.enrollments_waiting_maximum,
+            settings.database_timeout_seconds,
+        )
+        """The turns of enrollments by token, which anybody may ask for."""
+
+        self._enrolled = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
 
     async def resolve(self, text: str) -> UUID:
@@ -87,7 +99,7 @@ class Agents:
     async def _finish(self, enrolled: EnrolledAgent, replaced: Sequence[str], address: str | None) -> EnrolledAgent:
         """Do what follows the commit of an enrollment."""
         await self._revocations.revoke_again(*replaced)
-        self._enrollments.write(f"agent {enrolled.name} ({enrolled.id}) enrolled from {address}")
+        self._enrolled.write(f"agent {enrolled.name} ({enrolled.id}) enrolled from {address}")
         return enrolled
 
     async def check_token(self, token: str, address: str | None) -> None:
