@@ -38,7 +38,7 @@ def unmap(host: str) -> str:
 def read_network(text: str) -> Network:
     """Return a network in CIDR notation; one that maps IPv4 into IPv6 (`::ffff:192.0.2.0/120`) is an IPv4 network.
 
-    Raises `ValueError` for a text that is no network.
+    Raises `ValueError` for any other text.
     """
     network = ipaddress.ip_network(text, strict=False)
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
@@ -48,7 +48,7 @@ def read_network(text: str) -> Network:
 
 
 def is_within(address: str | None, networks: Iterable[str]) -> bool:
-    """Return whether an address is in one of the networks (CIDR); a text that is no address is in none."""
+    """Return whether an address is in one of the networks (CIDR); any other text is in none."""
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:

@@ -1,1 +1,1 @@
-"""Actions: what a command can ask for, and the JSON Schemas of their args."""
+"""The actions that commands name, and the JSON Schemas of their args."""

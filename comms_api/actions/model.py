@@ -1,4 +1,4 @@
-"""Actions, those that are built in, and those that operators register."""
+"""Actions, built in or registered by operators."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,10 +17,10 @@ class ActionSchema(msgspec.Struct, frozen=True):
     schema: str
     recipients: Recipients = "agents"
     service: str | None = None
-    """The one service that knows it; None for any."""
+    """The only service that may get it; None for any service."""
 
     drops_args: bool = False
-    """Whether args are dropped, as real agents expect them empty."""
+    """Whether args are dropped, because real agents expect them empty."""
 
 
 class NewAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class NewAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RegisteredAction(msgspec.Struct, frozen=True):
-    """An action that an operator has registered, or one that is built in, which has no user and no date."""
+    """A registered or a built-in action; built-in actions have no user and no date."""
 
     name: str
     schema: msgspec.Raw

@@ -28,7 +28,7 @@ async def list_actions(actions: NamedDependency[Actions]) -> Sequence[Registered
 async def register_action(
     request: AnyRequest, name: FromPath[str], actions: NamedDependency[Actions], bodies: NamedDependency[Bodies]
 ) -> NewAction:
-    """Register an action, or change it: the JSON Schema of its args, and whether agents or services get it."""
+    """Register or change an action: the JSON Schema of its args, and whether it is for agents or services."""
     async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         action = read_json(body, _ACTION, '{"schema", "recipients"?}')
     await actions.register(name, action, claims_of(request).subject)
@@ -37,7 +37,7 @@ async def register_action(
 
 @delete("/actions/{name:str}", opt=ADMINISTER)
 async def forget_action(name: FromPath[str], actions: NamedDependency[Actions]) -> None:
-    """Forget a registered action."""
+    """Delete a registered action."""
     await actions.forget(name)
 
 

@@ -1,8 +1,7 @@
 """Check args against the JSON Schemas that users register, at a bounded cost.
 
-Registration walks a schema as it expands, to compute its cost. Cheap checks run at once;
-whatever else there is, and the search for the faults of args that do not fit, runs in a child process with limits of
-memory and CPU time.
+Registration walks a schema as it expands, to compute its cost. Cheap checks run at once. Expensive checks, and the
+search for the faults of invalid args, run in a child process with limits of memory and CPU time.
 """
 
 import json
@@ -33,15 +32,15 @@ EXPANDED_VALUES_MAXIMUM = 10_000
 
 DEPTH_MAXIMUM = 64
 PATTERN_VALUES = 20
-"""How many values a pattern counts as: its measured cost."""
+"""A pattern costs as much as this many values, as measured."""
 
 INLINE_VALUES_MAXIMUM = 1_000
 INLINE_WORK_MAXIMUM = 1_000_000
-"""Values of the schema times bytes of args: at most about 20 ms, when every value is compared with every byte."""
+"""The maximum of the schema's values times the bytes of args for a cheap check: at worst about 20 ms."""
 
 CHILDREN = 1
 CHECKS_MAXIMUM = 16
-"""How many requests may wait for a check in a child process, those in progress included."""
+"""The maximum number of requests whose checks in child processes wait or run."""
 
 CHILD = Path(schema_child.__file__)
 MEMORY_BYTES = 512 * 2**20
@@ -63,12 +62,12 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """What a child process found, and the CPU time that it took."""
+    """The faults that a child process found, and its CPU time."""
 
     cpu_seconds: float
     faults: list[list[str]] = []
     refused: str = ""
-    """Why a schema cannot be used, or the checks were not finished."""
+    """The reason why a schema cannot be used, or why the checks are incomplete."""
 
 
 class Schemas:
@@ -82,7 +81,7 @@ class Schemas:
         self._children = BoundedExecutor("schema checks", CHILDREN, CHECKS_MAXIMUM)
 
     async def check_schema(self, schema: bytes, user: str) -> None:
-        """Raise `Invalid` for a schema that cannot be used, or could cost too much."""
+        """Raise `Invalid` for a schema that cannot be used, or whose checks could cost too much."""
         if len(schema) > SCHEMA_BYTES_MAXIMUM:
             raise Invalid(f"schema: larger than {SCHEMA_BYTES_MAXIMUM} bytes")
         if contains_nul(schema):
@@ -92,7 +91,7 @@ class Schemas:
         await self._find_faults([Check("schema", text, b"{}")], user)
 
     async def check(self, checks: Sequence[Check], user: str) -> None:
-        """Raise `Invalid` for args that do not fit their schemas, with the first faults."""
+        """Raise `Invalid`, with the first faults, for args that violate their schemas."""
         work, remaining = 0.0, []
         for check in checks:
             cost = _cost(check.schema)
@@ -148,7 +147,7 @@ class _Walk:
         self._identifier = "id" if is_old else "$id"
 
     def visit(self, value: Any, depth: int) -> None:
-        """Count a value and all it leads to."""
+        """Count a value and all values below it."""
         self._count(1)
         if depth > DEPTH_MAXIMUM:
             raise Invalid(

@@ -36,7 +36,7 @@ class Actions:
             return await store.list_actions(connection)
 
     async def forget(self, name: str) -> None:
-        """Forget a registered action; raises `NotFound`."""
+        """Delete a registered action; raises `NotFound`."""
         async with self._engine.begin() as connection:
             if not await store.delete_action(connection, name):
                 raise NotFound(f"There is no registered action {name!r}.")

@@ -10,7 +10,7 @@ from comms_api.database.schema import actions, is_one_of
 
 
 async def load_schemas(connection: Connection, names: set[str]) -> dict[str, ActionSchema]:
-    """Return the schemas of those of the actions that are built in or registered."""
+    """Return the schemas of the named actions that are built in or registered."""
     known = {name: BUILT_IN[name] for name in names & BUILT_IN.keys()}
     if unknown := names - known.keys():
         rows = await connection.execute(select(actions).where(is_one_of(actions.c.name, unknown)))
@@ -36,5 +36,5 @@ async def list_actions(connection: Connection) -> list[RegisteredAction]:
 
 
 async def delete_action(connection: Connection, name: str) -> bool:
-    """Forget a registered action; return whether there was one."""
+    """Delete a registered action; return whether it existed."""
     return await connection.scalar(actions.delete().where(actions.c.name == name).returning(actions.c.name)) is not None

@@ -20,7 +20,7 @@ KEY_LENGTH_MAXIMUM = 128
 MADE_KEY_LENGTH = 32
 
 LOGIN_FAILURES = Allowance("agent", 5, first_seconds=1.0)
-"""How many logins of an agent may fail from one network, and how long each further failure locks it out."""
+"""The number of an agent's logins that may fail from one network, and how long further failures lock it out."""
 
 
 class KeyRules(msgspec.Struct, frozen=True):

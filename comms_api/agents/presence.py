@@ -92,7 +92,7 @@ class DisplacementLog:
         is_elsewhere = sighting.displaced_poll_address != sighting.poll_address
         logger.log(
             logging.WARNING if is_elsewhere else logging.INFO,
-            "agent %s: its poll from %s was displaced by a newer one from %s; if this goes on, two machines use one"
+            "agent %s: its poll from %s was displaced by a newer one from %s; if this continues, two machines use one"
             " agent's identity",
             agent_id,
             sighting.displaced_poll_address,

@@ -59,7 +59,7 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
-    """List agents by id: all, or those that match every filter; `*` in a name, system or version matches any text."""
+    """List agents by id, filtered by every given parameter; `*` in a name, system or version matches any text."""
     agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
     return await agents.list(agent_filter, after, limit)
 
@@ -91,7 +91,7 @@ async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> No
 
 @post("/agents/{agent:str}/key", status_code=200, opt=ADMINISTER)
 async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDependency[Agents]) -> AgentKey:
-    """Give an agent a new key after a compromise: this revokes the old key and all tokens, and notifies nobody.
+    """Give an agent a new key after a compromise: this revokes the old key and all tokens. The agent is not notified.
 
     Without a key in the body, the server generates one. To rotate a good key, send a `rotate-key` command instead.
     """

@@ -43,7 +43,7 @@ PREFIX = "/api/v1"
 """Real agents use it; every path is the same without it."""
 
 CLIENT_REQUESTS_MAXIMUM = 4
-"""How many requests of one client are in progress at once, polls aside: half of the default pool of connections."""
+"""The maximum number of a client's requests in progress, without polls: half of the default connection pool."""
 
 MANAGEMENT_SERVICES = (
     "agents",

@@ -20,7 +20,7 @@ MANAGEMENT_SHARE = 8
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """How many connections each API of one process may hold."""
+    """The maximum number of connections of each API in one process."""
 
     agents: int
     management: int
@@ -35,7 +35,7 @@ def raise_files_maximum() -> None:
 
 
 def capacity_of(settings: Settings) -> Capacity:
-    """Return how many connections fit beside the other files that the process needs."""
+    """Return how many connections fit within the limit of open files, besides the other files of the process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = FILES_MAXIMUM if soft == resource.RLIM_INFINITY else soft
     other = RESERVED_FILES + settings.database_pool_size + 6 * settings.key_request_threads
@@ -45,6 +45,6 @@ def capacity_of(settings: Settings) -> Capacity:
 
 
 def log_capacity(settings: Settings) -> None:
-    """Log how many polls fit."""
+    """Log the maximum number of polls."""
     polls = capacity_of(settings).agents * settings.workers
     logger.info("the limit of open files leaves room for %d connections of agents", polls)

@@ -1,6 +1,6 @@
-"""A certificate authority and a server certificate for development, made when no certificate is given.
+"""A certificate authority and a server certificate for development, created if the settings name no certificate.
 
-P-256, since a signature with it costs a tenth of RSA-2048's, and a handshake is the dear part of a reconnection.
+They use P-256: a signature costs a tenth of RSA-2048's, and the handshake is the most expensive part of a reconnection.
 """
 
 import ipaddress
@@ -23,14 +23,14 @@ LIFETIME = timedelta(days=825)
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """Where the server's certificate chain and its key are, PEM."""
+    """The files of the server's certificate chain and its key, in PEM."""
 
     chain: Path
     key: Path
 
 
 def find_certificate(settings: Settings) -> Certificate:
-    """Return the certificate to serve with: the configured one, or one for development, made on the first start."""
+    """Return the configured certificate, or one for development, which the first start creates."""
     if settings.tls_certificate is not None and settings.tls_key is not None:
         return _configured(settings.tls_certificate, settings.tls_key)
     made = Certificate(settings.certs_dir / "server.pem", settings.certs_dir / "server.key")
@@ -49,8 +49,8 @@ def find_certificate(settings: Settings) -> Certificate:
 
 
 def check_pair(certificate: Certificate) -> None:
-    """Raise `OSError` unless the files hold a chain and the key that belongs to it, which needs no password."""
-    # Without one given, it would be asked for at the terminal.
+    """Raise `OSError` unless the files contain a chain and its key, without a password."""
+    # Without this password, OpenSSL would ask for one at the terminal.
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.chain, certificate.key, password="")
 
 
@@ -61,7 +61,7 @@ def _configured(chain: Path, key: Path) -> Certificate:
     certificate = Certificate(chain, key)
     try:
         check_pair(certificate)
-    except OSError as error:  # as errors of TLS are
+    except OSError as error:  # errors of TLS are OSErrors
         raise ConfigurationError(f"tls_certificate, tls_key: cannot serve with them: {error}") from None
     return certificate
 

@@ -27,7 +27,7 @@ from comms_api.settings import Settings
 KEEP_ALIVE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 20.0
 SHUTDOWN_SECONDS = 1.0
-"""How long to wait for the client's TLS close_notify; uvloop would wait half a minute."""
+"""The time to wait for the client's TLS close_notify; uvloop would wait half a minute."""
 
 
 class Loop(uvloop.Loop):
@@ -116,7 +116,7 @@ class _Config(Config):
         self._context: ssl.SSLContext | None = None
 
     def create_sockets(self) -> Sockets:
-        """Return the listening socket as it is; hypercorn would let programs that this process starts inherit it."""
+        """Return the listening socket unchanged; hypercorn would let child programs inherit it."""
         return Sockets([self._listener], [], [])
 
     def create_ssl_context(self) -> ssl.SSLContext | None:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 TAKEN_SECONDS = 10.0
-"""How long to wait for a port that a client connection uses: Linux may assign the default ports to clients."""
+"""Wait this long for a port that a client connection uses: Linux may assign the default ports to clients."""
 
 AGAIN_SECONDS = 0.2
 
@@ -36,7 +36,7 @@ class Listeners(msgspec.Struct, frozen=True):
     management: socket.socket
 
     def listen(self) -> None:
-        """Let clients connect; raises `ConfigurationError` when another program began to listen meanwhile."""
+        """Let clients connect; raises `ConfigurationError` if another program has begun to listen on the port."""
         for setting, listener in (("agent_bind", self.agent), ("management_bind", self.management)):
             try:
                 listener.listen(BACKLOG)
@@ -51,7 +51,7 @@ class Listeners(msgspec.Struct, frozen=True):
     def reopen(self) -> "Listeners":
         """Close both and return a pair on the same addresses that does not listen; connections that waited are reset.
 
-        Only for sockets that share their port with those of other workers: otherwise, the port could be lost.
+        Only for sockets that share their port with other workers: otherwise, the port could be lost.
         """
         addresses = {"agent_bind": address_of(self.agent), "management_bind": address_of(self.management)}
         self.close()
@@ -62,12 +62,12 @@ class Listeners(msgspec.Struct, frozen=True):
 def open_listeners(settings: Settings, inherited: Mapping[str, int] | None = None) -> list[Listeners]:
     """Return the sockets of each worker; raises `ConfigurationError`, naming the setting.
 
-    `inherited` are descriptors of sockets that listen already, `agent` and `management`; each goes before its setting.
+    `inherited` are the descriptors of listening sockets, `agent` and `management`; they override the settings.
     """
     inherited, workers = inherited or {}, settings.workers
     addresses = {"agent": settings.agent_bind, "management": settings.management_bind}
     for name in addresses.keys() - inherited.keys():
-        # Sockets that share a port would share it with another program of ours as well, and nobody would notice.
+        # Sockets that share a port would silently share it with another program of the same user, too.
         _bind(f"{name}_bind", addresses[name], shared=False).close()
     agents, managements = (
         _open_all(f"{name}_bind", address, workers, inherited.get(name)) for name, address in addresses.items()

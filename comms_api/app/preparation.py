@@ -1,7 +1,7 @@
 """Prepare the database before a node serves: the schema, partitions, an administrator, and the name of the node.
 
-Advisory locks make nodes that start together do each step once. The preparation runs in a process of its own, so that
-the node keeps none of its memory (Alembic's, for example).
+Advisory locks make nodes that start together do each step once. The preparation runs in a separate process, so
+that the node keeps none of its memory (Alembic's, for example).
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def _prepare(url: str, secret: Secret, settings: Settings, address: NodeAd
         await refuse_poolers(engine)
         password_file = await _prepare_database(engine, settings)
         async with engine.connect() as connection:
-            await list_signing_keys(connection, secret)  # one that cannot read them must not take a name
+            await list_signing_keys(connection, secret)  # a node that cannot read the keys must not take a name
         await claim_name(engine, address)
     except Exception as error:
         if is_outage(error):

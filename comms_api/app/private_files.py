@@ -1,4 +1,4 @@
-"""Files that a node makes on its first start: written completely or not at all, by default for their owner only."""
+"""Files that a node creates on its first start: written atomically and, by default, readable by their owner only."""
 
 import os
 import secrets
@@ -26,7 +26,7 @@ def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Replace a file with one that only its owner can read."""
+    """Replace a file; only its owner can read the new one."""
     _write_draft(path, content, PRIVATE).replace(path)
 
 
@@ -43,7 +43,7 @@ def _write_draft(path: Path, content: bytes, mode: int) -> Path:
 
 
 def new_password() -> str:
-    """Return a password that nobody can guess."""
+    """Return a random password."""
     return secrets.token_urlsafe(PASSWORD_BYTES)
 
 
@@ -63,7 +63,7 @@ def administrator_password_file(settings: Settings) -> Path:
 
 
 def load_secret(settings: Settings) -> Secret:
-    """Return the node secret, made on the first start; raises `ConfigurationError` when it cannot be read."""
+    """Return the node secret, and create it on the first start; raises `ConfigurationError` if it is unreadable."""
     path = settings.secret_path
     try:
         if not path.exists():

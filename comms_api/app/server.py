@@ -36,11 +36,11 @@ PARENT_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 MAPPED_BLOCK_BYTES = 64 * 1024
 FLUSH_SECONDS = 0.3
-"""How long the last answers may take from here to the network."""
+"""The time in which the last answers must leave the process."""
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """What a process needs to be a worker, on a database that is prepared."""
+    """The parts of a worker process; its database has been prepared."""
 
     database: Address
     secret: Secret
@@ -60,11 +60,11 @@ def run_worker(
     _map_large_blocks()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # we are leaving already
+        signal.signal(number, signal.SIG_IGN)  # the process is ending already
 
 
 def _map_large_blocks() -> None:
-    """Let glibc give the buffers of each TLS connection back to the system when it is done with them."""
+    """Make glibc return the buffers of each TLS connection to the system when they are freed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc has it
         mallopt(M_MMAP_THRESHOLD, MAPPED_BLOCK_BYTES)
@@ -86,7 +86,7 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
             stopping.set()
 
     health = DutyHealth(explain_outage)
-    # The node cannot be opened, nor closed, without the first of these.
+    # Opening and closing the node needs the database's duties.
     duties = [*worker.database.duties(), *worker.manager.duties(), Duty("supervisor", check_parent, PARENT_SECONDS)]
     try:
         async with (
@@ -105,26 +105,26 @@ async def _serve(
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until `stopping`; then answer the held polls, let what is in flight finish, and return."""
+    """Serve until `stopping`; then answer the held polls, finish the requests in progress, and return."""
     drained, sites = asyncio.Event(), _sites(node, listeners, certificate)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
-    listeners.listen()  # a client that comes before the server does waits in their backlog
+    listeners.listen()  # clients that connect before the servers start wait in the backlog
     servers = [asyncio.create_task(serve(site, drained)) for site in sites]
     ready()
     await asyncio.wait([asyncio.create_task(stopping.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
-    listeners.close()  # a connection that nobody will accept should go to another node now
+    listeners.close()  # new connections should go to another node from now on
     node.membership.stop()
     node.watch.drain()
     drained.set()
     with suppress(TimeoutError):
         async with asyncio.timeout(node.settings.drain_seconds):
             await node.membership.requests.wait_until_idle()
-    # A server would wait on for idle connections whose clients are slow to close them.
+    # Without this limit, a server would wait for idle connections whose clients are slow to close them.
     await asyncio.wait(servers, timeout=FLUSH_SECONDS)
     _cut_off(servers)
     for outcome in await asyncio.gather(*servers, return_exceptions=True):
         if isinstance(outcome, Exception) and not stopping.is_set():
-            raise outcome  # it ended by itself, and whoever started us should learn of it
+            raise outcome  # a server has failed: let the caller know
 
 
 def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[Site]:
@@ -154,19 +154,19 @@ def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[S
 
 
 def _renew_certificate(sites: Sequence[Site]) -> None:
-    """Read the certificate again; new connections keep the old one if the new one is unusable."""
+    """Reload the certificate; if the new one is unusable, the old one stays in use."""
     try:
         check_pair(sites[0].certificate)
         for renew in (renew for site in sites for renew in site.renewals):
             renew()
     except OSError as error:
-        logger.error("the old certificate stays in use: %s", error)  # noqa: TRY400 - the traceback adds nothing
+        logger.error("the old certificate stays in use: %s", error)  # noqa: TRY400 - a traceback would add nothing
     else:
-        logger.info("the certificate was read again")
+        logger.info("the certificate was reloaded")
 
 
 def _cut_off(servers: Sequence[asyncio.Task[None]]) -> None:
-    """End the connections that are left; that their callbacks fail now is no fault."""
+    """End the remaining connections, and ignore the failures of their callbacks."""
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     for server in servers:
         server.cancel()

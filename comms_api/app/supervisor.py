@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 COLLECTION_THRESHOLDS = 10_000, 50
-"""A collection of the youngest objects after this many new ones (about a millisecond), of older ones after this many
-collections; Python's defaults are 700 and 10.
+"""The thresholds of `gc.set_threshold`: new objects before a collection of the youngest generation, which takes about a
+millisecond, and collections before one of older generations. Python's defaults are 700 and 10.
 """
 
 PREPARATION = "comms_api.app.preparation"
@@ -46,7 +46,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """The addresses of a node, and the password's file if the password was just generated."""
+    """The addresses of a node, and the administrator's password file if the password was just generated."""
 
     agent_url: str
     management_url: str
@@ -57,10 +57,10 @@ class Listening(msgspec.Struct, frozen=True):
 def serve(settings: Settings, announce: Callable[[Listening], None], manager: ServiceManager = NOBODY) -> None:
     """Serve until SIGTERM or SIGINT, calling `announce` and notifying the manager when agents may connect.
 
-    SIGHUP has the certificate read again. Raises `ConfigurationError` for whatever an operator must put right first.
+    SIGHUP reloads the certificate. Raises `ConfigurationError` for anything that an operator must fix first.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
-    signal.signal(signal.SIGTERM, _leave)  # until there is a worker to drain: what was started is ended all the same
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until a worker can reload a certificate
+    signal.signal(signal.SIGTERM, _leave)  # until a worker can drain; the started parts are closed anyway
     check_sink(settings)
     raise_files_maximum()
     secret, certificate = load_secret(settings), find_certificate(settings)
@@ -92,9 +92,9 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
 
 
 def _collect_seldom() -> None:
-    """Exclude imported objects from garbage collections, and collect seldom: requests leave few cycles.
+    """Exclude imported objects from garbage collections, and collect rarely, since requests leave few cycles.
 
-    Call this before a fork: a collection writes to each object that it visits, and its page is no longer shared.
+    Call this before a fork: a collection writes to each object that it visits, which unshares the object's page.
     """
     gc.collect()
     gc.freeze()
@@ -102,7 +102,7 @@ def _collect_seldom() -> None:
 
 
 def _call_in_child(module: str, *arguments: object) -> Any:
-    """Return the result of a module's `prepare`, called in a child process: this one keeps none of its imports."""
+    """Call a module's `prepare` in a child process and return the result; this process keeps none of its imports."""
     receiver, sender = _FORK.Pipe(duplex=False)
     child = _FORK.Process(target=_answer_parent, args=(sender, module, arguments))
     child.start()
@@ -112,7 +112,7 @@ def _call_in_child(module: str, *arguments: object) -> Any:
     except EOFError:
         raise ConfigurationError("database_url: the database could not be prepared; the log above says why") from None
     finally:
-        child.terminate()  # it holds our sockets, and nobody waits for it any more
+        child.terminate()  # it holds our sockets, and its result is not needed any more
         child.join()
     if isinstance(outcome, CommsError):
         raise outcome

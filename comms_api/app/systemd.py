@@ -1,6 +1,6 @@
 """Run a node as a service of systemd: report its state to the service manager, and inherit sockets from it.
 
-The protocols are those of sd_notify(3) and sd_listen_fds(3): datagrams to a socket, and open descriptors from 3 on.
+It follows sd_notify(3) and sd_listen_fds(3): datagrams to a socket, and open descriptors from 3 on.
 """
 
 import os
@@ -23,13 +23,13 @@ class ServiceManager(msgspec.Struct, frozen=True):
 
     address: str = ""
     watchdog_seconds: float | None = None
-    """The manager restarts the service if it hears nothing for this long."""
+    """The manager restarts the service if it receives no report for this long."""
 
     sockets: dict[str, int] = {}
     """The descriptors of the listening sockets that the manager keeps open for this service, by name."""
 
     def notify(self, state: str) -> None:
-        """Report a state: READY=1, STOPPING=1, WATCHDOG=1. A manager that does not listen is no fault of ours."""
+        """Report a state: READY=1, STOPPING=1 or WATCHDOG=1. Failures are ignored, since the manager may have ended."""
         if not self.address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
@@ -39,7 +39,7 @@ class ServiceManager(msgspec.Struct, frozen=True):
                 return
 
     def notify_watchdog(self, notified_at: float) -> float:
-        """Report that all is well, twice per watchdog interval; return the time of the last report."""
+        """Send WATCHDOG=1 at most twice per watchdog interval; return the time of the last report."""
         now = time.monotonic()
         if self.watchdog_seconds is None or now - notified_at < self.watchdog_seconds / 2:
             return notified_at
@@ -47,7 +47,7 @@ class ServiceManager(msgspec.Struct, frozen=True):
         return now
 
     def duties(self) -> list[Duty]:
-        """Return the duty that reports that the event loop runs, twice as often as the manager asks for."""
+        """Return the duty that reports, twice per watchdog interval, that the event loop runs."""
         if self.watchdog_seconds is None:
             return []
         return [Duty("watchdog", self._report, self.watchdog_seconds / 2)]
@@ -64,7 +64,7 @@ def find_manager(environ: Mapping[str, str]) -> ServiceManager:
     try:
         return ServiceManager(environ.get("NOTIFY_SOCKET", ""), _watchdog_seconds(environ), _sockets(environ))
     except ValueError as error:
-        raise ConfigurationError(f"the environment that systemd gives: {error}") from None
+        raise ConfigurationError(f"invalid environment variables from systemd: {error}") from None
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

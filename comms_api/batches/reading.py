@@ -18,7 +18,7 @@ Batch = TypeVar("Batch")
 
 
 class BatchReader(msgspec.Struct, frozen=True):
-    """What routes need to read a batch; `note_metadata` takes each batch's agent and first line."""
+    """The dependencies of routes that read batches; `note_metadata` takes each batch's agent and first line."""
 
     bodies: Bodies
     cpu: CpuBudget

@@ -1,4 +1,4 @@
-"""How long to wait before a retry: longer each time, spread at random, and never less than the server asks for."""
+"""Compute the delay before a retry: it grows, has random jitter, and is at least the server's Retry-After."""
 
 import random
 from datetime import UTC, datetime

@@ -8,7 +8,7 @@ from comms_api.client.transport.endpoint import Endpoint
 
 
 class Options(msgspec.Struct, frozen=True):
-    """The options of the command line; `groups` are those to enroll in."""
+    """The options of the command line; `groups` are the groups to enroll in."""
 
     url: str
     management_url: str | None

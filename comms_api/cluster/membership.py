@@ -77,7 +77,7 @@ class Membership:
     async def join(self) -> None:
         """Send the first heartbeat, replace the predecessors of this process, and adopt the state requested of them."""
         async with self._engine.begin() as connection:
-            await store.lock_names(connection)  # a state that is requested meanwhile then reaches this process
+            await store.lock_names(connection)  # a state requested from now on then reaches this process
             directive = await store.beat(connection, self._id, self._process, self._version, self._heartbeat())
             await store.remove_predecessors(connection, self._id, self._process)
         self._apply(directive)

@@ -1,4 +1,4 @@
-"""Nodes, their processes and heartbeats, and what operators see and request of them."""
+"""Nodes, their processes and heartbeats, as operators see and control them."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,10 +11,10 @@ from comms_api.duties.health import DutyReport
 
 HEARTBEAT_SECONDS = 2.0
 REBALANCE_SECONDS = 60.0
-"""How long a crowded process redirects agents after an operator has requested it."""
+"""A crowded process redirects agents for this long after an operator's request."""
 
 FORGOTTEN_AFTER_SECONDS = 3_600.0
-"""How long a lost node is listed."""
+"""A lost node is listed for this long."""
 
 WantedState = Literal["active", "draining"]
 NodeState = Literal["active", "draining", "lost"]

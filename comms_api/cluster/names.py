@@ -15,7 +15,7 @@ async def claim_name(engine: Engine, address: NodeAddress) -> None:
     """Claim the name of a node; raises `ConfigurationError` if another live node has it.
 
     A predecessor at the same address is replaced at once. Otherwise wait for the next heartbeat of the holder: a live
-    one sends it within seconds, and one that was killed counts as lost a few seconds later, which frees the name.
+    holder sends it within seconds; a killed holder counts as lost a few seconds later, which frees the name.
     """
     first: NameHolder | None = None
     while (holder := await _try_to_claim(engine, address)) is not None:

@@ -1,4 +1,4 @@
-"""What operators see and request of the nodes.
+"""Show the nodes to operators, and pass on their requests.
 
 A notification makes each node apply a request at once. If it is lost, the node's next heartbeat applies the request.
 """
@@ -42,7 +42,7 @@ class Cluster:
         return [transaction_duty("lost nodes", self._engine, HOUSEKEEPING_SECONDS, forget)]
 
     async def list(self) -> Sequence[NodeStatus]:
-        """Return every process of every node, including those that were lost within the last hour."""
+        """Return every process of every node, including processes lost within the last hour."""
         async with self._engine.connect() as connection:
             return await store.list_nodes(connection)
 

@@ -55,7 +55,7 @@ _BEAT = text(f"""
 async def beat(
     connection: Connection, node_id: UUID, process: NodeProcess, version: str, heartbeat: Heartbeat
 ) -> Directive:
-    """Store a process's heartbeat; return what operators requested of the process."""
+    """Store a process's heartbeat; return the operators' directive to the process."""
     parameters = {"id": node_id, "version": version} | _columns_of(process) | msgspec.structs.asdict(heartbeat)
     [directive] = await connection.execute(_BEAT, parameters)
     return Directive(*directive)

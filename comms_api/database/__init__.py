@@ -1,1 +1,1 @@
-"""What all stores share: the schema, the engine, migrations, partitions and notifications."""
+"""The common parts of all stores: the schema, the engine, migrations, partitions and notifications."""

@@ -9,7 +9,7 @@ from sqlalchemy import Text, bindparam, func, literal_column, select
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """A user, or a part of the server that acts by itself, and the address of the client."""
+    """A user with the client's address, or a part of the server that acts on its own."""
 
     name: str
     address: str | None = None
@@ -42,7 +42,7 @@ ACTOR_SETTINGS = tuple(
     func.set_config(name, bindparam(parameter, type_=Text), literal_column("true"))
     for name, parameter in (("comms_api.actor", "actor"), ("comms_api.address", "actor_address"))
 )
-"""Pass the actor to the database; for the select list of a statement that may be a transaction by itself."""
+"""Pass the actor to the database; for the select list of a statement that may be its own transaction."""
 
 SET_ACTOR = select(*ACTOR_SETTINGS)
 

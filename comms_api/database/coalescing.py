@@ -104,10 +104,10 @@ class Coalescer(Generic[Item, Outcome]):
         finally:
             self._served -= owners
             self._unanswered -= sum(submission.size for submission in group)
-            self._has_work.set()  # for submissions that came meanwhile, and for those of these owners
+            self._has_work.set()  # more submissions may wait, new ones or those of these owners
 
     def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
-        """Take one writer's share of the submissions, so that other writers can store the others meanwhile."""
+        """Take one writer's share of the submissions, and leave the other submissions to other writers."""
         group: list[_Submission[Item, Outcome]] = []
         missing = max(1, min(self._group_size_maximum, -(-self._unanswered // self._writers)))
         while missing > 0 and (owners := self._next_owners(missing, size_maximum)):

@@ -31,7 +31,7 @@ COURTESY_SECONDS = 1.0
 """Client-side grace period on top of `statement_timeout`; after it, the server or a COMMIT hangs."""
 
 REVIVAL_SECONDS = 3.0
-"""How often a node checks that its embedded server still runs."""
+"""The interval at which a node checks that its embedded server runs."""
 
 DISPOSE_SECONDS = 3.0
 
@@ -104,10 +104,10 @@ class Address(msgspec.Struct, frozen=True):
     embedded: Cluster | None = None
 
     def duties(self) -> list[Duty]:
-        """Return the duty that starts the embedded server again whenever it is gone; it is due at once."""
+        """Return the duty that restarts the embedded server whenever it has stopped; it is due at once."""
         if self.embedded is None:
             return []
-        # One call at a time, of one process: it takes one of the loop's threads.
+        # Only one call runs at a time, so this takes at most one of the loop's threads.
         duty = Duty("embedded PostgreSQL", partial(asyncio.to_thread, self.embedded.revive), REVIVAL_SECONDS)
         duty.wake.set()
         return [duty]

@@ -1,8 +1,8 @@
 """The one way to run SQL: SQLAlchemy builds statements, pools and migrates; asyncpg, the driver, runs them.
 
 SQLAlchemy took three times as long to run a statement (docs/decisions/0011-direct-statements.md). On a connection of
-`Engine.connect`, each statement is a transaction by itself; `Engine.begin` runs its whole block in one transaction.
-This module translates the driver's errors into those of `failures`.
+`Engine.connect`, each statement is its own transaction; `Engine.begin` runs its whole block in one transaction.
+This module translates the driver's errors into the errors of `failures`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -135,7 +135,7 @@ class Engine:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
-        """Lend a connection; outside `Connection.transaction` each statement is a transaction by itself."""
+        """Lend a connection; outside `Connection.transaction` each statement is its own transaction."""
         pooled = await _answer(self.sqlalchemy.raw_connection())
         driver: Any = pooled.driver_connection
         try:
@@ -184,7 +184,7 @@ class _Argument(msgspec.Struct, frozen=True):
     """The index of its value among the statement's values; None if it is a parameter."""
 
     convert: Callable[[Any], object] | None
-    """Converts a value to one that the driver accepts."""
+    """Converts a value to a form that the driver accepts."""
 
     def value(self, parameters: Parameters, values: Sequence[Any]) -> object:
         value = parameters[self.name] if self.position is None else values[self.position].value

@@ -1,4 +1,4 @@
-"""The duties of the database itself, and those of services that run one statement now and then."""
+"""The duties of the database, and a helper for services whose duty is one periodic statement."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial

@@ -18,7 +18,7 @@ from comms_api.duties.repeating import Duty
 
 RECONNECT_SECONDS = 0.25
 COALESCING_SECONDS = 0.002
-"""How long to wait for more notifications before sending; this node acts on each at once."""
+"""The time to gather notifications before sending them; this node acts on each at once."""
 
 NAMED_MAXIMUM = 100
 """The most ids in a payload (PostgreSQL allows 8,000 bytes); with more, a notification is about every id."""
@@ -36,7 +36,7 @@ _NOTIFY = text("""
 
 
 class Listener:
-    """Calls one function per channel whenever its notification arrives; ignores those of this node's `notifier`."""
+    """Calls a channel's function for each of its notifications; ignores notifications of this node's `notifier`."""
 
     def __init__(self, engine: Engine, channels: Channels, notifier: str) -> None:
         self._engine = engine

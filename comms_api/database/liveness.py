@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from comms_api.database.schema import nodes, seconds_interval
 
 LOST_AFTER_SECONDS = 6.0
-"""How long a node may be silent and still count as live: three heartbeats."""
+"""A node counts as live until it has been silent for this long: three heartbeats."""
 
 IS_HERE: ColumnElement[bool] = nodes.c.seen_at > func.now() - seconds_interval(LOST_AFTER_SECONDS)
 """Whether a row of `nodes` belongs to a live process."""

@@ -25,7 +25,7 @@ _NAME = re.compile(rf"^({'|'.join(PARTITIONED_TABLES)})_(\d{{8}})$")
 
 
 def is_partition(name: str) -> bool:
-    """Return whether the name is that of one of these partitions."""
+    """Return whether this is the name of a daily partition."""
     return _NAME.match(name) is not None
 
 

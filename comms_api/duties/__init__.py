@@ -1,1 +1,1 @@
-"""The duties of a process: work that it repeats beside its requests, and the health of each."""
+"""The duties of a process: work that it repeats in the background, and the health of each duty."""

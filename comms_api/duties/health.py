@@ -1,4 +1,4 @@
-"""Know the health of each duty, and log it when it changes."""
+"""Track the health of each duty, and log its changes."""
 
 import logging
 import time
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 INTERVALS_ALLOWED = 2.0
 GRACE_SECONDS = 5.0
-"""How long a duty may go without success, beyond two intervals, before it is late."""
+"""A duty is late when it has not succeeded for two intervals and this time."""
 
 Explain: TypeAlias = Callable[[BaseException], tuple[str, str] | None]
-"""Returns what is wrong, and why, if an error passes by itself; None for a bug."""
+"""Returns a summary and a reason for a temporary error, and None for a bug."""
 
 
 class HealthLog:
@@ -28,7 +28,7 @@ class HealthLog:
         self._trouble: str | None = None
 
     def note(self, trouble: str | None, reason: str = "", bug: BaseException | None = None) -> None:
-        """Log the trouble, or None for its end, unless it is the last one again; a new reason alone is not logged."""
+        """Log a new trouble, or with None its end; the same trouble with another reason is not logged again."""
         if trouble != self._trouble and trouble is None:
             self._logger.info("%s: all is well", self._name)
         elif trouble != self._trouble:
@@ -38,7 +38,7 @@ class HealthLog:
 
 
 class DutyReport(msgspec.Struct, frozen=True):
-    """How long ago a duty succeeded (or its process began), and by how much that is too long.
+    """The seconds since a duty succeeded (or its process started), and the excess over the allowed time.
 
     A duty that is performed on demand only is silent from its first failure to its next success.
     """
@@ -52,7 +52,7 @@ class DutyRecord:
 
     def __init__(self, name: str, every_seconds: float | None, explain: Explain) -> None:
         self.failures = 0
-        """How many passes have failed since the last success."""
+        """The number of failed passes since the last success."""
 
         self._every_seconds = every_seconds
         self._explain = explain
@@ -83,7 +83,7 @@ class DutyRecord:
         return self._every_seconds is None and not self.failures
 
     def report(self) -> DutyReport:
-        """Return how late the duty is."""
+        """Return the duty's delay."""
         if self._is_idle:
             return DutyReport()
         silent_seconds = time.monotonic() - self._silent_since
@@ -104,5 +104,5 @@ class DutyHealth:
         return record
 
     def report(self) -> dict[str, DutyReport]:
-        """Return how late each duty is."""
+        """Return the delay of each duty."""
         return {name: record.report() for name, record in self._records.items()}

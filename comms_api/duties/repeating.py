@@ -1,7 +1,7 @@
 """Repeat duties until the process stops.
 
-Services declare their duties, and the node performs them. A pass that fails is logged once, retried with growing pauses
-and reported by the node's heartbeats; it never ends the duty. Cancellation does, at once.
+Services declare their duties, and the node performs them. A failing pass is logged once, retried with growing pauses,
+and reported by the node's heartbeats. It never ends the duty; only cancellation does, at once.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from comms_api.duties.health import DutyHealth, DutyRecord
 from comms_api.fairness.metering import Metered
 
 EARLY_SHARE = 0.1
-"""A pass comes up to this share of its interval early, so that nodes do not march in step."""
+"""A pass begins up to this share of its interval early, so that nodes do not work in lockstep."""
 
 FIRST_RETRY_SECONDS = 0.25
 ON_DEMAND_RETRY_SECONDS_MAXIMUM = 1.0
-"""The longest pause of a duty that has no interval to bound it."""
+"""The longest pause between retries of a duty without an interval."""
 
 LEAST_RETRY_SHARE = 0.5
 
@@ -35,15 +35,15 @@ class Duty(msgspec.Struct, frozen=True):
     perform: Callable[[], Awaitable[object]]
     every_seconds: float | None = None
     wake: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    """Is cleared before each pass. Set from the start, it makes the first pass come at once."""
+    """It is cleared before each pass. If it is set initially, the first pass begins at once."""
 
     finish: Callable[[], Awaitable[object]] = _do_nothing
-    """Is called once, when the duty ends."""
+    """It is called once, when the duty ends."""
 
 
 @asynccontextmanager
 async def repeating(duties: Iterable[Duty], health: DutyHealth) -> AsyncIterator[None]:
-    """Perform duties beside the block, and finish them when it ends."""
+    """Perform duties while the block runs, and finish them when it ends."""
     tasks = [asyncio.create_task(Metered(repeat(duty, health), duty.name), name=duty.name) for duty in duties]
     try:
         yield
@@ -64,12 +64,12 @@ async def repeat(duty: Duty, health: DutyHealth) -> None:
     finally:
         try:
             await duty.finish()
-        except Exception as error:  # noqa: BLE001 - the process stops all the same
+        except Exception as error:  # noqa: BLE001 - the process stops anyway
             record.failed(error)
 
 
 async def _wait(duty: Duty, failures: int) -> None:
-    """Return when the next pass is due; after a failure, being woken makes it no sooner."""
+    """Return when the next pass is due; after a failure, `wake` does not shorten the pause."""
     if failures:
         await asyncio.sleep(retry_seconds(failures, duty.every_seconds))
         return
@@ -81,8 +81,8 @@ async def _wait(duty: Duty, failures: int) -> None:
 async def _perform(duty: Duty, record: DutyRecord) -> None:
     try:
         await duty.perform()
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the duty goes on
-        # Something inside may have been cancelled; the duty ends only when it is cancelled itself.
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the duty continues
+        # A task inside the pass may have been cancelled; the duty ends only if it is cancelled itself.
         if not _is_cancelled():
             record.failed(error)
     else:
@@ -90,7 +90,7 @@ async def _perform(duty: Duty, record: DutyRecord) -> None:
 
 
 def _is_cancelled() -> bool:
-    """Return whether this task was cancelled; code that it ran may have caught that (`wait_for` of Python 3.11)."""
+    """Return whether this task was cancelled, even if its code has caught that (as `wait_for` of Python 3.11 may)."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

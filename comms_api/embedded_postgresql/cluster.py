@@ -7,8 +7,8 @@ A home holds the cluster, its settings and three locks, which the kernel release
 - `server.lock`  inherited by the server, and so held exactly as long as one of its processes lives. Unlike the
   number in `postmaster.pid`, which may belong to another process after a crash or a reboot, it is always right.
 
-The server listens on one Unix socket and admits two users of the operating system: the one that starts it
-and the one it runs as. There is no password.
+The server listens on one Unix socket and admits two users of the operating system: the user that starts it
+and the user it runs as. There is no password.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """The home folder, programs, operating-system user and locks of an embedded PostgreSQL.
 
 PostgreSQL refuses to run as root, so root runs it as an unprivileged user. That user may be unable to reach
-the data directory or the wheel, and this module never loosens existing permissions. Instead it creates what the
-user cannot reach below `shared_dir`. The server's user owns no folder that root writes files into.
+the data directory or the wheel, and this module never loosens existing permissions. Instead it creates the
+unreachable parts below `shared_dir`. The server's user owns no folder that root writes files into.
 """
 
 import fcntl
@@ -172,7 +172,7 @@ def make_socket_dir(home: Path, account: Account) -> None:
 
 
 def make_short_dir(path: Path, account: Account) -> None:
-    """Create a private folder in the shared temporary folder; refuse one that another user created."""
+    """Create a private folder in the shared temporary folder; refuse a folder of another user."""
     if len(os.fsencode(path / f".s.PGSQL.{PORT}")) > MAX_SOCKET_PATH_BYTES:
         raise ConfigurationError(f"{path} is too long for a socket: set TMPDIR to a shorter path")
     with suppress(FileExistsError):
@@ -214,7 +214,7 @@ def copy_package(package: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         tree = Path(scratch) / target.name
         for source in (package, package.with_name(package.name + ".libs")):
-            if source.exists():  # only Linux wheels keep libraries beside the package
+            if source.exists():  # only Linux wheels keep libraries next to the package
                 shutil.copytree(source, tree / source.name, symlinks=True)
         for path in (tree, *tree.rglob("*")):
             if not path.is_symlink():

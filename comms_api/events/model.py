@@ -1,4 +1,4 @@
-"""Events, on their way in and as operators see them."""
+"""Events, as batches contain them and as operators see them."""
 
 from datetime import datetime
 from typing import TypeAlias
@@ -30,12 +30,12 @@ class EventRun(msgspec.Struct, frozen=True):
 
 
 class StatelessBatch(msgspec.Struct, frozen=True):
-    """A stateless body, read."""
+    """The contents of a stateless body."""
 
     runs: list[EventRun]
     quarantined: list[Quarantined]
     hidden: int = 0
-    """How many more lines belong in the quarantine; only their number is kept."""
+    """The number of further quarantined lines, of which only this number is kept."""
 
 
 class Event(msgspec.Struct, frozen=True):

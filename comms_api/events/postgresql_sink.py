@@ -44,7 +44,7 @@ class PostgresqlSink:
         try:
             await self._copy_or_merge(rows)
         except MissingPartition:
-            await create_partitions(self._engine)  # which a duty does ahead of time, unless this host has slept
+            await create_partitions(self._engine)  # a duty creates it ahead of time, unless this host has slept
             await self._copy_or_merge(await self._without_past_days(rows))
         return [None] * len(rows)
 
@@ -52,11 +52,11 @@ class PostgresqlSink:
         async with self._engine.connect() as connection:
             try:
                 await store.copy_events(connection, rows)
-            except Duplicate:  # a stream delivers some again, and only then the dearer way is worth it
+            except Duplicate:  # a stream may deliver rows again; only then use the more expensive statement
                 await store.merge_events(connection, rows)
 
     async def _without_past_days(self, rows: Sequence[bytes]) -> Sequence[bytes]:
-        """Leave out, into the quarantine, what a stream still has of days that are not kept any more."""
+        """Return the rows without expired days, which a stream may still contain; these rows are quarantined."""
         oldest = min(await list_days(self._engine, "events"))
         kept = []
         for row in rows:

@@ -1,4 +1,4 @@
-"""Keep the lines that cannot be events, for people to see why; only the newest, however many come."""
+"""Keep the newest lines that are not valid events, with the reasons, for operators."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from comms_api.events.model import (
 logger = logging.getLogger(__name__)
 
 AGENT_SHARE = 10
-"""One agent may have this fraction of the kept lines, so that it never displaces all others'."""
+"""One agent may have this fraction of the kept lines, so that it never displaces the lines of all others."""
 
 TRIMMED_SHARE = 10
 TRIMMED_ROWS_MINIMUM = 1_000
@@ -53,7 +53,7 @@ class Quarantine:
 
     async def trim(self) -> None:
         """Delete the oldest excess lines: first those beyond an agent's share, then any."""
-        self._untrimmed = 0  # before, as others add meanwhile
+        self._untrimmed = 0  # before the deletion, since other tasks may add lines during it
         share = max(1, self._rows_maximum // AGENT_SHARE)
         async with self._engine.begin() as connection:
             await store.trim_quarantine(connection, self._rows_maximum, share)
@@ -61,7 +61,7 @@ class Quarantine:
     async def _trim_now(self) -> None:
         try:
             await self.trim()
-        except Exception as error:  # noqa: BLE001 - the lines are kept, and the next trim takes more
+        except Exception as error:  # noqa: BLE001 - the lines stay, and the next trim deletes them
             log_failure(logger, "quarantine not trimmed", error)
 
     async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:

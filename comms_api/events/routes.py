@@ -28,7 +28,7 @@ class EventServices(msgspec.Struct, frozen=True):
 
 @post("/events/stateless", status_code=204)
 async def append_events(request: AnyRequest, event_services: NamedDependency[EventServices]) -> None:
-    """Store a batch of events; 204 when they are durable. Lines that are no events go to the quarantine."""
+    """Store a batch of events; 204 when they are durable. Invalid lines go to the quarantine."""
     batches = event_services.batches
     async with batches.bodies.receive(request) as body:
         batch = await batches.read(request, body, read_stateless(body, batches.items_maximum))
@@ -43,7 +43,7 @@ async def list_events(
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Event]:
-    """List events, oldest first, all or those of an agent or a module."""
+    """List events, oldest first, optionally of one agent or module."""
     return await events.list(filtered_agent, module, after, limit)
 
 

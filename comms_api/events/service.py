@@ -29,7 +29,7 @@ class Events:
         self._retention_days = settings.events_retention_days
 
     def duties(self) -> Sequence[Duty]:
-        """Return the duties of the sink, and those that delete old events and excess lines of the quarantine."""
+        """Return the duties of the sink, and the duties that delete old events and excess quarantined lines."""
         return [
             *self._sink.duties(),
             Duty(

@@ -1,4 +1,4 @@
-"""Where stateless events go: what every sink does, and which one the settings name."""
+"""The interface of sinks, which store stateless events, and the sink that the settings name."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,17 +19,17 @@ _CREDENTIALS = b"BEGIN NATS USER JWT"
 
 
 class Sink(Protocol):
-    """Stores runs of events; the id of an event is `first_id` plus its place among all of the runs."""
+    """Stores runs of events; the id of an event is `first_id` plus its index in all runs together."""
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
-        """Return once the events are durable; what can never be stored goes to the quarantine."""
+        """Return once the events are durable; events that can never be stored go to the quarantine."""
 
     def duties(self) -> list[Duty]:
-        """Return the duties that must be performed for `append` to return; called once."""
+        """Return the duties without which `append` never returns; called once."""
 
 
 def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:
-    """Return the sink that the settings name; nothing of JetStream is imported for another."""
+    """Return the sink that the settings name; modules of JetStream are imported only for its sink."""
     if settings.events_sink == "postgresql":
         return PostgresqlSink(engine, quarantine, slices)
     check_sink(settings)
@@ -38,13 +38,13 @@ def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: 
 
 
 def check_sink(settings: Settings) -> None:
-    """Raise `ConfigurationError` when the sink that the settings name cannot be used."""
+    """Raise `ConfigurationError` if the settings of the sink are unusable."""
     if settings.events_sink == "jetstream":
         check_jetstream(settings)
 
 
 def check_jetstream(settings: Settings) -> None:
-    """Raise `ConfigurationError` when JetStream cannot be used, whether its servers are there or not."""
+    """Raise `ConfigurationError` if the settings of JetStream are unusable; its servers need not be running."""
     if find_spec("nats") is None or find_spec("nkeys") is None:
         raise ConfigurationError("events_sink: nats-py is not installed: pip install 'nats-py[nkeys]'")
     if not settings.nats_servers:
@@ -53,6 +53,6 @@ def check_jetstream(settings: Settings) -> None:
         path = getattr(settings, name)
         if path is not None and not path.is_file():
             raise ConfigurationError(f"{name}: no such file: {path}")
-    # nats-py would look for the end of another file for ever.
+    # nats-py would search any other file for an end marker forever.
     if settings.nats_credentials is not None and _CREDENTIALS not in settings.nats_credentials.read_bytes():
         raise ConfigurationError(f"nats_credentials: not a credentials file: {settings.nats_credentials}")

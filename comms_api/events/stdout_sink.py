@@ -14,7 +14,7 @@ from comms_api.errors import CommsError
 from comms_api.events.model import Event, EventRun
 
 WAIT_SECONDS = 0.5
-"""How long a thread waits for the reader before it asks again, and so how long it may outlast its caller."""
+"""A thread waits this long for the reader before it checks again, so it may outlast its caller by this time."""
 
 
 class StdoutSink:
@@ -25,7 +25,7 @@ class StdoutSink:
         self._turn = asyncio.Lock()
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
-        """Write one line for each event; raises `CommsError` when nobody reads any more."""
+        """Write one line for each event; raises `CommsError` if the reader has closed the pipe."""
         async with self._turn:
             try:
                 for line in _lines(first_id, agent_id, runs):
@@ -34,19 +34,20 @@ class StdoutSink:
                 raise CommsError(f"standard output: {error}") from None
 
     async def _write(self, data: memoryview) -> None:
-        """Write as the reader takes it: of so little a pipe that can be written to takes all, so no write ever waits.
+        """Write up to `PIPE_BUF` bytes at a time, as fast as the reader reads.
 
-        A caller that is cancelled leaves a whole line, if it is not longer than that.
+        A writable pipe accepts that many at once, so no write blocks. A line up to that size stays whole if the caller
+        is cancelled.
         """
         while data:
             if select([], [self._descriptor], [], 0)[1]:
                 data = data[os.write(self._descriptor, data[:PIPE_BUF]) :]
             else:
-                # A program of its own, which serves no requests, and one call at a time.
+                # The relay is a separate program that serves no requests, and only one call runs at a time.
                 await asyncio.to_thread(select, [], [self._descriptor], [], WAIT_SECONDS)
 
     def duties(self) -> list[Duty]:
-        """Return none: writing needs no duty."""
+        """Return no duties."""
         return []
 
 

@@ -16,7 +16,7 @@ _COLUMNS = ", ".join(COLUMNS)
 
 
 async def copy_events(connection: Connection, rows: Sequence[bytes]) -> None:
-    """Append encoded rows by one binary COPY, which is a transaction of its own."""
+    """Append encoded rows by one binary COPY, which is its own transaction."""
     await connection.copy(events.name, COLUMNS, copy_stream(rows))
 
 
@@ -25,7 +25,7 @@ _INSERT_ARRIVED = text(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM 
 
 
 async def merge_events(connection: Connection, rows: Sequence[bytes]) -> None:
-    """Append those of the encoded rows whose ids are not there yet, in a transaction."""
+    """Append the encoded rows whose ids are new, in a transaction."""
     async with connection.transaction():
         await connection.execute(_CREATE_ARRIVED)
         await connection.copy("arrived", COLUMNS, copy_stream(rows))
@@ -44,7 +44,7 @@ async def insert_quarantined(connection: Connection, rows: Sequence[QuarantinedR
     await connection.execute(_INSERT_QUARANTINED, {name: list(values) for name, values in columns})
 
 
-# The shares of agents first: one that floods the quarantine pushes out its own lines before those of others.
+# First by the shares of agents: an agent that floods the quarantine displaces its own lines before others' lines.
 _TRIM_QUARANTINE = text("""
     WITH placed AS (
         SELECT id, row_number() OVER (PARTITION BY agent_id ORDER BY id DESC) AS place FROM quarantined_events),
@@ -53,7 +53,7 @@ _TRIM_QUARANTINE = text("""
 
 
 async def trim_quarantine(connection: Connection, kept: int, share: int) -> int:
-    """Delete all but the newest `kept` lines, and of each agent all but its newest `share`; return how many went."""
+    """Delete all but the newest `kept` lines, and each agent's lines beyond its newest `share`; return the number."""
     return await connection.change(_TRIM_QUARANTINE, {"kept": kept, "share": share})
 
 

@@ -18,7 +18,7 @@ CPU_SHARE = 0.25
 """The fraction of a core that one client may use permanently."""
 
 CPU_BURST_SECONDS = 2.0
-"""How much CPU time a client may use at once without debt."""
+"""The CPU time that a client may use at once without debt."""
 
 CPU_CLIENTS_MAXIMUM = 10_000
 
@@ -173,7 +173,7 @@ class CpuBudget:
         """By client: its debt in CPU seconds, and the time of that value."""
 
     def charge(self, client: Hashable, seconds: float) -> None:
-        """Add to what a client has used."""
+        """Add to the CPU time that a client has used."""
         self._used[client] = (self._owed(client) + seconds, time.monotonic())
         if len(self._used) > CPU_CLIENTS_MAXIMUM:
             self._used = {client: used for client, used in self._used.items() if self._owed(client) > 0}
@@ -195,7 +195,7 @@ class CpuBudget:
     async def turn(self, client: Hashable, take_seconds: Callable[[], float]) -> AsyncIterator[None]:
         """Run the blocks of a client one at a time; raises `TooManyRequests` while the client owes CPU time.
 
-        `take_seconds` returns what the request has cost so far; it is charged before the next block begins.
+        `take_seconds` returns the request's cost so far, which is charged before the next block begins.
         """
         try:
             await self._batches.begin(client)

@@ -1,7 +1,7 @@
 """Measure a coroutine's CPU time on the event loop, in total and for each step.
 
-A step runs between two waits; nothing else runs on the event loop meanwhile. The CPU time is that of the thread, so a
-busy machine does not make a step longer.
+A step runs between two waits, and nothing else runs on the event loop during a step. The thread's CPU time is measured,
+so a busy machine does not make a step longer.
 """
 
 import logging

@@ -1,1 +1,1 @@
-"""The shared configuration files of groups: their versions, who runs which, and the orders that announce a change."""
+"""The configuration files of groups: their versions, the agents that run them, and the orders that announce them."""

@@ -28,10 +28,10 @@ from comms_api.protocol import SET_GROUP_ACTION, Action
 from comms_api.settings import Settings
 
 SETTLED_SECONDS = 1.0
-"""How long a configuration must be unchanged before its agent gets an order, so that ten changes make one order."""
+"""A configuration must be unchanged for this long before its agent gets an order, so ten changes make one order."""
 
 EXECUTION_SECONDS = 600.0
-"""How long a real agent runs an order before it reports a time-out."""
+"""A real agent reports a time-out when an order has run for this long."""
 
 AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"

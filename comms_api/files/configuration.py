@@ -16,7 +16,7 @@ from comms_api.errors import Invalid
 YAML_BYTES_MAXIMUM = 256 * 1024
 YAML_SUFFIXES = (".yml", ".yaml")
 DEPTH_MAXIMUM = 50
-"""How deeply maps and lists may be nested. libyaml, which many readers use, recurses and crashes on thousands."""
+"""The maximum depth of maps and lists. libyaml, which many readers use, recurses and crashes on thousands."""
 
 NUMBER_CHARACTERS_MAXIMUM = 256
 """The longest scalar that is not text: readers take quadratic time for long numbers."""

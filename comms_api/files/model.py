@@ -17,7 +17,7 @@ MERGED_BYTES_MAXIMUM = FILE_BYTES_MAXIMUM
 
 VERSIONS_KEPT = 20
 MERGED = "merged.yml"
-"""Asked for by an agent, this is all of its groups' YAML in one; no group file can have the name."""
+"""The name under which agents fetch the merged YAML of their groups; no group file can have it."""
 
 FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")]
 
@@ -36,7 +36,7 @@ class GroupFile(msgspec.Struct, frozen=True):
 
 
 class StoredVersion(msgspec.Struct, frozen=True):
-    """Where to load a version of a file, which never changes, and its properties that need no loading."""
+    """The location of a version of a file, which never changes, and its properties that need no loading."""
 
     group: str
     name: str
@@ -46,7 +46,7 @@ class StoredVersion(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True, weakref=True):
-    """What a file holds."""
+    """The content of a file."""
 
     sha256: str
     content: bytes
@@ -62,7 +62,7 @@ EMPTY = content_of(b"{}")
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """What an agent should run and what it says it runs; `files` are in the order in which they are merged."""
+    """The files that an agent should run, in the order of their merge, and the hash of those that it reports."""
 
     agent_id: UUID
     files: list[WantedFile]

@@ -1,4 +1,4 @@
-"""What a client has already, and which part it wants (RFC 9110, sections 13.1.2 and 14.2)."""
+"""Read the headers for cached and partial files (RFC 9110, sections 13.1.2 and 14.2)."""
 
 import re
 from typing import Literal
@@ -24,9 +24,9 @@ def is_known(if_none_match: str | None, tag: str) -> bool:
 
 
 def read_range(header: str | None, size: int) -> Range | Literal["beyond"] | None:
-    """Return the one part that is asked for, `beyond` when there is nothing of it, or None for the whole.
+    """Return the requested part; `beyond` if it is outside the file, or None for the whole file.
 
-    A header that is wrong, of another unit, or asks for several parts is ignored, as the RFC allows.
+    A header that is invalid, has another unit, or requests several parts is ignored, as the RFC allows.
     """
     found = _SINGLE.fullmatch((header or "").strip())
     if found is None or found.groups() == ("", ""):

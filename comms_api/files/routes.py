@@ -1,4 +1,4 @@
-"""Group files: agents fetch their own, operators keep them."""
+"""Group files: agents fetch the files of their groups, and operators store them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -90,7 +90,7 @@ async def list_own_files(request: AnyRequest, files: NamedDependency[Files]) -> 
 async def report_configuration(
     request: AnyRequest, files: NamedDependency[Files], bodies: NamedDependency[Bodies]
 ) -> None:
-    """Tell which files the agent runs: SHA-256 of the lines `GROUP/FILE SHA256`, in order, each with its line feed."""
+    """Report the files that the agent runs: SHA-256 of the lines `GROUP/FILE SHA256`, sorted, each with a line feed."""
     async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         report = read_json(body, _REPORT, '{"sha256"}')
     await files.report(agent_of(request), report.sha256)
@@ -123,7 +123,7 @@ async def get_file(
     file_services: NamedDependency[FileServices],
     version: FromQuery[int | None] = None,
 ) -> Response[bytes]:
-    """Answer with a file as it is, or as it was in an earlier version."""
+    """Answer with the current version of a file, or with an earlier one."""
     return await file_services.answer(request, await file_services.files.find(group, name, version))
 
 
@@ -131,19 +131,19 @@ async def get_file(
 async def list_versions(
     group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]
 ) -> Sequence[GroupFile]:
-    """List the versions of a file that are kept, the newest first."""
+    """List the stored versions of a file, newest first."""
     return await files.list(group, name)
 
 
 @delete("/groups/{group:str}/files/{name:str}", opt=OPERATE)
 async def delete_file(group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]) -> None:
-    """Take a file from a group; its versions stay."""
+    """Delete a file from a group; its versions stay."""
     await files.delete(group, name)
 
 
 @get("/agents/{agent:str}/configuration", opt=READ)
 async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -> Configuration:
-    """Show which files an agent should run, in the order of their merge, and whether it says that it does."""
+    """Show the files that an agent should run, in the order of their merge, and whether it reports these."""
     return await files.configuration(agent_id)
 
 
@@ -151,7 +151,7 @@ async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -
 async def show_merged(
     request: AnyRequest, agent_id: AgentId, file_services: NamedDependency[FileServices]
 ) -> Response[bytes]:
-    """Answer with the YAML of an agent's groups, merged."""
+    """Answer with the merged YAML of an agent's groups."""
     await file_services.files.configuration(agent_id)
     return await file_services.answer(request, await file_services.files.find_merged(agent_id))
 

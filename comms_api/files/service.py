@@ -44,7 +44,7 @@ class Files:
     async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
         """Store a file's next version and announce it to the group's agents; the same content again changes nothing.
 
-        Raises `NotFound` for the group, `Invalid` for a name or YAML that is wrong, `TooLarge`.
+        Raises `NotFound` for an unknown group, `Invalid` for an invalid name or YAML, and `TooLarge`.
         """
         await self._check(name, content, user)
         async with self._engine.begin() as connection:
@@ -61,14 +61,14 @@ class Files:
         except msgspec.ValidationError as error:
             raise Invalid(f"name: {error}") from None
         if name == MERGED:
-            raise Invalid(f"name: {MERGED} is the name of what the groups' files are merged into")
+            raise Invalid(f"name: {MERGED} is reserved for the merge of the groups' files")
         if len(content) > FILE_BYTES_MAXIMUM:
             raise TooLarge(f"The file is larger than {FILE_BYTES_MAXIMUM} bytes.")
         if is_yaml(name):
             await self._yaml.run(user, lambda: read_yaml(name, content))
 
     async def delete(self, group: str, name: str) -> None:
-        """Take a file from a group; its versions stay. Raises `NotFound`."""
+        """Delete a file from a group; its versions stay. Raises `NotFound`."""
         async with self._engine.begin() as connection:
             await _lock(connection, group)
             if not await store.delete_current(connection, group, name):
@@ -76,7 +76,7 @@ class Files:
             await note_files_changed(connection, group)
 
     async def list(self, group: str, name: str | None = None) -> Sequence[GroupFile]:
-        """Return the current files of a group, or the versions of one, the newest first; raises `NotFound`."""
+        """Return the current files of a group, or the versions of one file, newest first; raises `NotFound`."""
         async with self._engine.begin() as connection:
             await _lock(connection, group)
             found = await store.list_versions(connection, group, name)
@@ -93,9 +93,9 @@ class Files:
         return self._source(found)
 
     async def read(self, source: Source, budget: ByteBudget) -> Content:
-        """Return a file's content, sharing the copy that others are downloading, if there is one.
+        """Return a file's content, and share the copy of other downloads in progress.
 
-        A new copy counts in the budget as long as it is in use. Raises `Unavailable` when there is no room.
+        A new copy counts in the budget while it is in use. Raises `Unavailable` if there is no room.
         """
         return await self._shared.get(source, budget)
 
@@ -114,7 +114,7 @@ class Files:
         return contents
 
     async def configuration(self, agent_id: UUID) -> Configuration:
-        """Return what an agent should run and what it says it runs; raises `NotFound`."""
+        """Return the files that an agent should run and those that it reports; raises `NotFound`."""
         async with self._engine.connect() as connection:
             hashes = await store.find_hashes(connection, agent_id)
             files = await store.list_agent_hashes(connection, agent_id)
@@ -157,7 +157,7 @@ class Files:
         return Source(f"merged {key}", size, load)
 
     async def report(self, agent_id: UUID, sha256: str) -> None:
-        """Note the hash of the files that an agent runs."""
+        """Store the hash of the files that an agent runs."""
         async with self._engine.begin() as connection:
             await update_agent(connection, agent_id, {"configuration": sha256})
 

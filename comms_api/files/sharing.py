@@ -12,7 +12,7 @@ from comms_api.files.model import Content
 
 RECENT_MAXIMUM = 64
 RECENT_BYTES_MAXIMUM = 16 * 2**20
-"""How many contents, and how many bytes, to keep for the next client."""
+"""The number of contents, and their total size, to keep for the next client."""
 
 
 class Source(msgspec.Struct, frozen=True):

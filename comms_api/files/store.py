@@ -28,7 +28,7 @@ _SHOWN = (
 async def insert_version(
     connection: Connection, group: str, name: str, content: Content, user: str
 ) -> GroupFile | None:
-    """Add the next version of a file, under a lock of its group; return it, or None when nothing is new."""
+    """Add the next version of a file, under a lock of its group; return it, or None if the content is unchanged."""
     of_file = (group_files.c.group_name == group, group_files.c.file_name == name)
     latest = await connection.first(
         select(group_files.c.version, group_files.c.sha256, group_files.c.is_current)
@@ -55,7 +55,7 @@ async def insert_version(
 
 
 async def delete_current(connection: Connection, group: str, name: str) -> bool:
-    """Let a file have no current version; return whether it had one."""
+    """Make no version of a file current; return whether one was."""
     statement = (
         update(group_files)
         .where(group_files.c.group_name == group, group_files.c.file_name == name, group_files.c.is_current)
@@ -65,7 +65,7 @@ async def delete_current(connection: Connection, group: str, name: str) -> bool:
 
 
 async def list_versions(connection: Connection, group: str, name: str | None) -> list[GroupFile]:
-    """Return the versions of a file, the newest first; or without a name, the current files of a group."""
+    """Return the versions of a file, newest first; without a name, the current files of a group."""
     statement = select(*_SHOWN).where(group_files.c.group_name == group)
     if name is None:
         statement = statement.where(group_files.c.is_current).order_by(group_files.c.file_name)
@@ -114,7 +114,7 @@ _OF_AGENT = group_files.join(groups, groups.c.name == group_files.c.group_name).
 
 
 async def find_agent_version(connection: Connection, agent_id: UUID, name: str) -> StoredVersion | None:
-    """Return a file of an agent's groups; of several, that of the group with the highest precedence."""
+    """Return a file of an agent's groups; of several, the file of the group with the highest precedence."""
     statement = (
         select(*_STORED)
         .select_from(_OF_AGENT)
@@ -160,7 +160,7 @@ async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[Want
 async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
     """Return the hash of the files an agent should run, the hash it reported, and whether it is in sync.
 
-    None when there is no such agent.
+    None for an unknown agent.
     """
     statement = select(expected_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
     row = await connection.first(statement)

@@ -43,6 +43,6 @@ class NewMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """How many agents became members; agents that were members before are not counted."""
+    """The number of new members; agents that were members before are not counted."""
 
     added: int

@@ -55,7 +55,7 @@ async def update_group(connection: Connection, name: str, precedence: int) -> bo
 
 
 async def insert_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
-    """Add agents to a group and return those that were not members before."""
+    """Add agents to a group and return the new members."""
     found = select(literal(name), agents.c.id.cast(Uuid)).where(is_one_of(agents.c.id, ids))
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()

@@ -1,1 +1,1 @@
-"""What all routes share: problems, bodies, answers, guards, roles and the parameters of pages."""
+"""The common parts of all routes: problems, bodies, answers, guards, roles and the parameters of pages."""

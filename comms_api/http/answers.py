@@ -20,7 +20,7 @@ APIS = 2
 """Each API has half of the total, so agents that do not read their answers cannot block operators, or vice versa."""
 
 SHARE_BYTES = 32 * 2**20
-"""How many bytes of answers may wait for one client."""
+"""The maximum size of the unread answers of one client."""
 
 SMALL_BYTES = 64 * 1024
 """Answers up to this size are not counted: `http1` buffers as much for every connection."""

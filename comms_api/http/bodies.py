@@ -19,13 +19,13 @@ from comms_api.http.request import AnyRequest, at_end, close_afterwards, departu
 from comms_api.settings import Settings
 
 COPIES = 4
-"""How many copies of a body are in memory while it is parsed and stored: raw, as lines, as rows, as a statement."""
+"""The number of copies of a body in memory while it is parsed and stored: raw, lines, rows, a statement."""
 
 LINE_BYTES = 160
 """The memory that a line of a batch takes in addition to its bytes, until it has been stored."""
 
 LINES_SHARE = 2
-"""The lines of batches may take 1/LINES_SHARE of `bytes_in_flight_maximum`, and those of one client half of that."""
+"""The lines of batches may take 1/LINES_SHARE of `bytes_in_flight_maximum`, and one client's lines half of that."""
 
 SMALL_BODY_BYTES = 64 * 1024
 LARGE_BODY_BYTES = 4 * 2**20

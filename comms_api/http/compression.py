@@ -8,14 +8,14 @@ import zstandard
 from comms_api.errors import Malformed
 
 FRAMES_MAXIMUM = 64
-"""How many frames (zstd) or members (gzip) a body may have: even an empty frame costs time."""
+"""The maximum number of frames (zstd) or members (gzip) of a body: even an empty frame costs time."""
 
 PIECE_BYTES = 256 * 1024
 ZSTD_WINDOW_BYTES = 8 * 2**20
 """The window size that RFC 9659 requires HTTP receivers to support."""
 
 ZSTD_STEP_BYTES = 256
-"""How much of a frame is decoded at a time. A block of 4 bytes may hold 128 KiB, so a step holds 8 MiB at most."""
+"""The input of one decoding step. A block of 4 bytes may hold 128 KiB, so a step produces 8 MiB at most."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)

@@ -20,22 +20,22 @@ logger = logging.getLogger(__name__)
 
 
 ACCEPTED_AT_ONCE = 64
-"""How many connections to accept before other tasks run."""
+"""The number of connections to accept before other tasks run."""
 
 PAUSE_SECONDS = 0.1
-"""How long to stop accepting connections after the system has refused to open another file."""
+"""The pause in accepting connections after the system has refused to open another file."""
 
 HEADER_SECONDS = 5.0
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Encryption(msgspec.Struct, frozen=True):
-    """How a connection is encrypted."""
+    """The encryption of a connection."""
 
     context: ssl.SSLContext
     handshake_seconds: float
     shutdown_seconds: float
-    """How long to wait for the client's TLS close_notify."""
+    """The time to wait for the client's TLS close_notify."""
 
 
 class _Opening:
@@ -68,7 +68,7 @@ class Acceptor:
         """Handshakes, and the first reads after them.
 
         A handshake costs as much CPU time as several requests, and it needs no token. A client enters the queue when
-        its first bytes arrive. So clients that connect and send nothing delay nobody, and cannot collect handshakes
+        its first bytes arrive. So clients that connect and send nothing delay no one, and cannot collect handshakes
         that all begin at once. Clients whose handshakes end together often send their requests together, too.
         """
 

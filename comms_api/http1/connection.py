@@ -1,7 +1,7 @@
 """Serve the requests of a connection with an ASGI app, one after the other.
 
-A connection buffers little of what a client sends ahead: of a body that the app does not read, and of pipelined
-requests. TCP flow control holds back everything else.
+A connection buffers little of the data that a client sends ahead: bodies that the app does not read, and pipelined
+requests. TCP flow control holds back the remainder.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from comms_api.http1.reader import Head, Refused, RequestReader
 
 AHEAD_BYTES_MAXIMUM = 64 * 1024
 ANSWER_BYTES_MAXIMUM = 64 * 1024
-"""How much of an answer to buffer for the client before the app must wait."""
+"""The size of the buffered part of an answer from which on the app must wait."""
 
 LOOK_SECONDS = 1.0
-"""How often to check whether the client has disconnected while the connection is not read."""
+"""The interval of checks whether the client has disconnected, while the connection is not read."""
 
 
 class Connection(asyncio.BufferedProtocol):

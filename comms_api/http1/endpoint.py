@@ -38,7 +38,7 @@ METER = "comms_api.meter"
 """A key of a scope's `state`: the `Metered` that runs the request."""
 
 READ_BYTES_MAXIMUM = 96 * 1024
-"""How many bytes of a connection to decrypt before other tasks run."""
+"""The number of a connection's bytes to decrypt before other tasks run."""
 
 NEARLY_FULL = 0.9
 NOTICE_SECONDS = 60.0
@@ -69,19 +69,19 @@ class Limits(msgspec.Struct, frozen=True):
     """The bounds of a site and of each of its connections."""
 
     idle_seconds: float
-    """How long a connection may wait for the head of a request."""
+    """The time limit for the head of a request."""
 
     body_seconds: float
-    """How long a client may take to send a body after the app asks for it; `body_seconds_of` overrides it by path."""
+    """The time limit for a body, from when the app asks for it; `body_seconds_of` overrides it by path."""
 
     body_bytes: int
-    """How many bytes of an unread body to discard before closing the connection."""
+    """The number of bytes of an unread body to discard before closing the connection."""
 
     discard_seconds: float = 5.0
-    """How long to discard an unread body before closing the connection."""
+    """The time to discard an unread body before closing the connection."""
 
     stall_seconds: float = 30.0
-    """How long a client may take to read the buffered part of an answer."""
+    """The time limit for a client to read the buffered part of an answer."""
 
     connections: int = UNLIMITED
     connections_per_address: int = UNLIMITED

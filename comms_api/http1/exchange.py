@@ -91,7 +91,7 @@ class Exchange:
 
         self._compressor: Compressor | None = None
         self._deadline: float | None = None
-        """When the client must have sent the body, by the clock of the event loop."""
+        """The deadline for the body, by the clock of the event loop."""
 
         self._waiter: asyncio.Future[None] | None = None
 

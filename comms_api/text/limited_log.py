@@ -16,7 +16,7 @@ _REFUSALS = (Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unauthenti
 
 
 class LimitedLog:
-    """Writes at most 60 lines a minute of one level, then the number of lines left out."""
+    """Writes at most 60 lines a minute of one level, then the number of omitted lines."""
 
     def __init__(self, logger: logging.Logger, level: int, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
@@ -29,7 +29,7 @@ class LimitedLog:
         """Log a line safely; it may contain any characters from a client."""
         if self._now() - self._minute_began_at >= MINUTE_SECONDS:
             if self._lines > LINES_MAXIMUM:
-                self._logger.log(self._level, "%d more lines like these were left out", self._lines - LINES_MAXIMUM)
+                self._logger.log(self._level, "%d more lines like these were omitted", self._lines - LINES_MAXIMUM)
             self._minute_began_at, self._lines = self._now(), 0
         self._lines += 1
         if self._lines <= LINES_MAXIMUM:

@@ -200,7 +200,7 @@ def test_a_node_without_a_service_manager_sends_no_notification_and_gets_no_sock
     assert (nobody.watchdog_seconds, nobody.sockets, nobody.notify_watchdog(0)) == (None, {}, 0)
     nobody.notify("READY=1")
     find_manager({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")  # a manager that has ended is not an error
-    with pytest.raises(ConfigurationError, match="the environment that systemd gives"):
+    with pytest.raises(ConfigurationError, match="environment variables from systemd"):
         find_manager({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "two"})
 
 

@@ -146,4 +146,4 @@ def test_log_lines_are_limited_and_single(caplog: pytest.LogCaptureFixture) -> N
         notices.write("the next minute")
     assert len(caplog.messages) == LINES_MAXIMUM + 2
     assert caplog.messages[0] == r"one\nline \x1b 0"
-    assert caplog.messages[-2:] == ["5 more lines like these were left out", "the next minute"]
+    assert caplog.messages[-2:] == ["5 more lines like these were omitted", "the next minute"]

@@ -1,6 +1,6 @@
-"""Collect what is on this host: its system, packages, processes and network interfaces.
+"""Collect the inventory of this host: its system, packages, processes and network interfaces.
 
-Documents contain nothing that changes by itself, so that a host on which nothing happens sends nothing.
+Documents contain no constantly changing values, so an idle host sends nothing.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def collect_packages(databases: PackageDatabases) -> Documents:
 
 
 def collect_processes() -> Documents:
-    """Return a document per process, without processes that end meanwhile.
+    """Return a document per process, except processes that end during the collection.
 
     The start of a process is counted from the boot: counted from 1970, it would change with every clock correction.
     """

@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 512 * 1024
 STEP_BYTES_MAXIMUM = 2**20
 ROTATED_SECONDS = 60.0
-"""How long a rotated file is still read: its writer may still have it open."""
+"""A rotated file is still read for this time, since its writer may still have it open."""
 COPY_BYTES_MINIMUM = 32
 """Shorter content is read again and not treated as a copy: files may begin alike by chance."""
 COPYING_SECONDS = 60.0
-"""How long a file that equals the beginning of another counts as an unfinished copy while it does not grow."""
+"""A file that equals the beginning of another counts as an unfinished copy until it has not grown for this time."""
 WARNINGS_MAXIMUM = 10_000
 _FOLLOWED = "followed patterns"
 _COMPRESSED = "it is compressed"

@@ -32,7 +32,7 @@ _Visit: TypeAlias = tuple[int, int, tuple[str, ...]]
 class Walk:
     """One search, limited to a number of entries and seconds, which begin with the construction.
 
-    Patterns are those of `glob`: `*`, `?` and `[…]` match within one name and not a leading dot, `**` matches any
+    Patterns are written as for `glob`: `*`, `?` and `[…]` match within one name and not a leading dot, `**` matches any
     folders. A folder that several links lead to is entered once, by its real name if the pattern matches that.
     """
 
@@ -92,7 +92,7 @@ class Walk:
         except PermissionError as error:
             self._warn(str(folder), error.strerror)
         except OSError:
-            pass  # the folder was removed meanwhile
+            pass  # the folder has just been removed
         return sorted(found, key=lambda entry: entry.name, reverse=True)
 
 

@@ -38,7 +38,7 @@ class SpoolFile:
             yield self.connection
             self.connection.execute("COMMIT")
         except BaseException:
-            if self.connection.in_transaction:  # SQLite rolls back by itself when the disk is full
+            if self.connection.in_transaction:  # SQLite has already rolled back if the disk is full
                 self.connection.execute("ROLLBACK")
             raise
 

@@ -15,11 +15,11 @@ class Identity(msgspec.Struct, frozen=True):
     """Whether `id` belongs to an external database. It is replaced by the server's id at the first login."""
 
     next_key: str = ""
-    """During a rotation, the key that is to replace `key`."""
+    """During a rotation, the key that will replace `key`."""
 
 
 class FilePosition(msgspec.Struct, frozen=True):
-    """How far a file was read. Folder and inode identify the file; the digests identify its content."""
+    """The reading position in a file. Folder and inode identify the file; the digests identify its content."""
 
     folder: str
     inode: int

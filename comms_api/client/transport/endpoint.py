@@ -1,4 +1,4 @@
-"""How to reach a server: its URL, the authority that signs its certificate, and the proxy."""
+"""The route to a server: its URL, the authority that signs its certificate, and the proxy."""
 
 import re
 import ssl

@@ -22,7 +22,7 @@ def new_key() -> str:
 
 
 class Keys:
-    """Chooses the key to log in with, beginning with those of `identity`, and stores every change in the spool."""
+    """Chooses the key to log in with, first from `identity`, and stores every change in the spool."""
 
     def __init__(self, identity: Identity, spool: Spool) -> None:
         self._identity = identity
@@ -45,7 +45,7 @@ class Keys:
             self._store(key, "")
 
     def propose(self) -> Identity:
-        """Make the next key, or reuse the one of an interrupted rotation, and return both keys."""
+        """Make the next key, or reuse that of an interrupted rotation, and return both keys."""
         self._store(self._identity.key, self._identity.next_key or new_key())
         return self._identity
 

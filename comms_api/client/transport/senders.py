@@ -23,7 +23,7 @@ _CONFLICT, _GONE, _FIRST_ERROR = 409, 404, 300
 
 
 class _BatchSize:
-    """How many items the next batch may have: half as many after a refusal, twice as many after a success."""
+    """The maximum number of items in the next batch; it halves after a refusal, and doubles after a success."""
 
     def __init__(self) -> None:
         self.items = BATCH_ITEMS_MAXIMUM
@@ -58,8 +58,8 @@ class LineSender:
     async def make_room(self, bytes_maximum: int, seconds: float) -> None:
         """Have a full batch sent, and wait while the spool is more than half full.
 
-        The lines stay in the log file meanwhile, so nothing is dropped while the server accepts events. If it does not,
-        return every `seconds`: the collector continues, and the spool drops and counts what exceeds its limit.
+        The lines wait in the log file, so nothing is dropped while the server accepts events. If it does not, return
+        after `seconds`: the collector continues, and the spool drops and counts the lines beyond its limit.
         """
         if self._queue.has_full_batch():
             self._is_due.set()

@@ -1,4 +1,4 @@
-"""Connect to the first database host that accepts writes, and detect when that host is gone.
+"""Connect to the first database host that accepts writes, and detect when that host stops answering.
 
 asyncpg tries hosts in sequence within one shared time limit, so a first host without power would use up the whole
 limit. This module tries all hosts at once, each with its own limit.
@@ -17,7 +17,7 @@ from comms_api.database.failures import find_mistake, is_outage
 from comms_api.errors import ConfigurationError
 
 DEAD_HOST_SECONDS = 5
-"""How long a host may send no acknowledgement before its connections are closed."""
+"""A host's connections are closed after this time without an acknowledgement."""
 
 PROBES = {
     "keepalives_idle": (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 2),
@@ -44,8 +44,8 @@ _Connection = type("Connection", (asyncpg.Connection,), {"_cancel_current_comman
 async def connect_writable(host: Any = None, port: Any = None, **options: Any) -> Any:
     """Return a connection to the first host that answers and accepts writes.
 
-    The options are those of asyncpg, and of libpq where asyncpg has none. If no host is suitable, a refusal by one of
-    them, such as a wrong password, is raised in preference to an outage of another.
+    The options are asyncpg's, and libpq's where asyncpg has none. If no host is suitable, a refusal by one host, such
+    as a wrong password, is raised rather than an outage of another.
     """
     numbers = {name: int(options.pop(name)) for name in NUMBERS & options.keys()}
     options["timeout"] = numbers.get("connect_timeout") or options.get("timeout")  # 0 would mean no limit
@@ -106,7 +106,7 @@ def _probe(connection: Any, numbers: Mapping[str, int]) -> None:
 def can_be_written(connection: Any) -> bool:
     """Return whether a connection is open and its server accepts writes, without a round trip.
 
-    The server reports changed settings by itself, at the latest when it refuses a write.
+    The server reports changed settings unasked, at the latest when it refuses a write.
     """
     if connection.is_closed():
         return False

@@ -11,7 +11,7 @@ from comms_api.database.failures import DatabaseError
 from comms_api.errors import ConfigurationError
 
 LOOKS = 5
-"""How often to query both connections, since other clients of the pooler may take a session in between."""
+"""The number of queries on both connections: other clients of the pooler may take a session between two queries."""
 
 _STATEMENT_OF_ANOTHER = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 _PID = text("SELECT pg_backend_pid()")

@@ -1,1 +1,1 @@
-"""Events in a replicated stream of NATS JetStream. Needs the extra `jetstream`, so its modules are imported by name."""
+"""Events in a replicated stream of NATS JetStream. They need the extra `jetstream`, so they are imported by name."""

@@ -1,6 +1,6 @@
-"""The connection to the servers of NATS JetStream, kept for ever, and the stream on them.
+"""The permanent connection to the servers of NATS JetStream, and the stream on these.
 
-Needs the extra `jetstream`: this module is imported by name, and only when the settings ask for it.
+It needs the extra `jetstream`, so this module is imported by name, and only if the settings name JetStream.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ DAY_SECONDS = 86_400.0
 CONNECT_SECONDS = 2
 PING_SECONDS = 5
 PINGS_OUTSTANDING_MAXIMUM = 2
-"""A server that is gone without a word is noticed within ten seconds."""
+"""A server that stops answering is noticed within ten seconds."""
 
 RECONNECT_SECONDS = 1
 CLOSE_SECONDS = 2.0
 ABSENCE_SECONDS = 0.5
-"""How long a request waits for a connection: long enough to find another server, too short to be a hang."""
+"""A request waits this long for a connection: long enough to find another server, but not a noticeable hang."""
 
 ATTEMPT_SECONDS = 2.0
 ATTEMPT_PAUSE_SECONDS = 0.1
 IN_FLIGHT_MAXIMUM = 512
 PENDING_BYTES_MAXIMUM = 64 * 2**20
 DUPLICATE_IN_PROCESS = 10158
-"""An earlier attempt is with the quorum; whether it gets through is not known yet (JetStream API error)."""
+"""JetStream's API error for a message whose earlier attempt is still waiting for the quorum."""
 
 
 class JetStream:
@@ -57,7 +57,7 @@ class JetStream:
         self.context = JetStreamContext(self.client)
 
     async def wait_until_ready(self, seconds: float | None = None) -> None:
-        """Wait until the stream exists on an open connection; raises `Unavailable` after this many seconds."""
+        """Wait until the connection is open and the stream exists; raises `Unavailable` after this many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
@@ -65,7 +65,7 @@ class JetStream:
             raise Unavailable("The event stream cannot be reached; try again later.") from None
 
     def duties(self) -> list[Duty]:
-        """Return the duty that connects, and makes sure that the stream exists, at the start and after any trouble."""
+        """Return the duty that connects and ensures that the stream exists, at the start and after each failure."""
         return [Duty("event stream", self._prepare, wake=self._changed, finish=self._opened.aclose)]
 
     async def _prepare(self) -> None:
@@ -96,11 +96,11 @@ class JetStream:
                 reconnected_cb=self._on_connected,
                 closed_cb=self._on_disconnected,
             )
-        self._trouble = None  # of servers that were tried before this one
+        self._trouble = None  # forget the errors of servers that were tried before
 
     async def _on_connected(self) -> None:
         self._ready.set()
-        self._changed.set()  # whether these servers have the stream is checked while messages are published
+        self._changed.set()  # check the stream on these servers, while messages are published already
 
     async def _on_disconnected(self) -> None:
         self._ready.clear()
@@ -110,19 +110,19 @@ class JetStream:
         self.report(error)
 
     def report(self, error: Exception) -> None:
-        """Let the duty fail with an error that a user of the connection met, and check the stream again."""
+        """Report an error of a user of the connection: the duty fails with it, and checks the stream again."""
         self._trouble = error
         self._changed.set()
 
     @property
     def message_bytes_maximum(self) -> int:
-        """Return what the connected server takes as one message, headers included."""
+        """Return the maximum size of a message on the connected server, headers included."""
         return self.client.max_payload
 
     async def publish(self, message: Message) -> None:
-        """Return once a quorum has acknowledged the message; raises `Unavailable` when it does not in time.
+        """Return once a quorum has acknowledged the message; raises `Unavailable` if it does not in time.
 
-        Whether a message that was not acknowledged is stored is not known; published again it is stored once.
+        An unacknowledged message may be stored or not. If it is published again, it is stored once.
         """
         ends_at = asyncio.get_running_loop().time() + self._settings.nats_timeout_seconds
         try:
@@ -147,7 +147,7 @@ class JetStream:
     async def _publish_once(self, message: Message, seconds: float) -> None:
         await self.wait_until_ready(min(seconds, ABSENCE_SECONDS))
         if self.client.pending_data_size + len(message.payload) > PENDING_BYTES_MAXIMUM:
-            raise Unavailable("The event stream takes nothing just now; try again later.")
+            raise Unavailable("The event stream accepts no messages now; try again later.")
         await self.context.publish(
             message.subject, message.payload, timeout=seconds, stream=STREAM, headers={**message.headers}
         )
@@ -160,21 +160,21 @@ async def _close(client: Client) -> None:
 
 
 def _insist_on_cancellation() -> None:
-    """End this task if it was cancelled: Python 3.11's `wait_for` hides that when an answer comes just then."""
+    """End this task if it was cancelled: Python 3.11's `wait_for` may hide a cancellation when an answer arrives."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Return whether it is worth asking again at once: the quorum is choosing a leader, or the server is another."""
+    """Return whether an immediate retry may succeed: the quorum elects a leader, or the connection has changed."""
     if isinstance(error, APIError) and not isinstance(error, ServiceUnavailableError):
         return error.err_code == DUPLICATE_IN_PROCESS
     return isinstance(error, Error | TimeoutError)
 
 
 async def ensure_stream(context: JetStreamContext, settings: Settings) -> None:
-    """Make the stream if it is not there, and give it the replicas and limits of the settings."""
+    """Create the stream if it does not exist, and set its replicas and limits to those of the settings."""
     limits = {
         "num_replicas": settings.nats_replicas,
         "max_bytes": settings.nats_stream_bytes,
@@ -211,13 +211,13 @@ def _connection_options(settings: Settings) -> dict[str, Any]:
         "connect_timeout": CONNECT_SECONDS,
         "ping_interval": PING_SECONDS,
         "max_outstanding_pings": PINGS_OUTSTANDING_MAXIMUM,
-        # It would wait without end for room; `publish` refuses before that.
+        # The client would wait for room forever; `publish` refuses messages before this limit is reached.
         "pending_size": 2 * PENDING_BYTES_MAXIMUM,
     }
     if settings.nats_ca is not None:
         try:
             options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is an OSError
             raise ConfigurationError(f"nats_ca: {error}") from None
     if settings.nats_credentials is not None:
         options["user_credentials"] = str(settings.nats_credentials)

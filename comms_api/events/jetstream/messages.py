@@ -1,7 +1,8 @@
-"""How runs of events travel in messages of a stream, and back.
+"""Encode runs of events as messages of a stream, and decode these.
 
-A message holds the lines of one run as they are, one below the other. Whose they are and what they are is in its
-headers; ids count up from the one that a header tells, so a message that is delivered twice has the same ids twice.
+The payload is the unchanged lines of one run, separated by line feeds. The headers name the agent, the module, the
+collector and the id of the first event; the other ids follow it. So the events of a message that is delivered twice
+have the same ids both times.
 """
 
 import re
@@ -21,16 +22,16 @@ MESSAGE_ID = "Nats-Msg-Id"
 AGENT, MODULE, COLLECTOR, FIRST_ID = "Comms-Agent", "Comms-Module", "Comms-Collector", "Comms-First-Id"
 
 HEADERS_BYTES_MAXIMUM = 2048
-"""Of the longest module and collector there can be; servers count headers as a part of what a message may have."""
+"""Enough for the longest module and collector; servers count the headers as a part of the message's size."""
 
 MESSAGE_LINES_MAXIMUM = 16 * 1024
-"""Enough for lines of 64 bytes: a message takes a millisecond or two to make and to read."""
+"""Encoding or decoding a message of this many lines takes one or two milliseconds; 64 bytes per line fill it."""
 
 _NO_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What is published: one run of one agent, or a part of it."""
+    """A message to publish: one run of one agent, or a part of a run."""
 
     subject: str
     headers: dict[str, str]
@@ -38,7 +39,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """What a message says once it is read."""
+    """A decoded message."""
 
     first_id: UUID
     agent_id: UUID
@@ -74,7 +75,7 @@ def _parts(lines: Sequence[bytes], bytes_maximum: int) -> Iterator[Sequence[byte
 
 def _encode(first_id: UUID, agent_id: UUID, run: EventRun, lines: Sequence[bytes]) -> Message:
     headers = {
-        # With the count: cut differently, the same batch must not be taken for what is there already.
+        # With the count, since a batch that is cut differently must not count as a duplicate.
         MESSAGE_ID: f"{first_id}/{len(lines)}",
         FIRST_ID: str(first_id),
         AGENT: str(agent_id),
@@ -85,12 +86,12 @@ def _encode(first_id: UUID, agent_id: UUID, run: EventRun, lines: Sequence[bytes
 
 
 def _token(module: str) -> str:
-    """Return a module's name as a subject can have it; the header has it as it is."""
+    """Return a module's name with the characters that a subject allows; the header has the original name."""
     return _NO_TOKEN.sub("_", module) or "_"
 
 
 def decode_message(headers: Mapping[str, str], payload: bytes) -> Delivered:
-    """Read a message; raises `Malformed` for one that no node published."""
+    """Decode a message; raises `Malformed` if no node published it."""
     try:
         run = EventRun(unquote(headers[MODULE]), unquote(headers[COLLECTOR]), payload.split(b"\n"))
         return Delivered(UUID(headers[FIRST_ID]), UUID(headers[AGENT]), run)

@@ -1,7 +1,7 @@
-"""Bring the events of the stream to a sink, each message acknowledged when the sink has it.
+"""Copy the events of the stream to a sink, and acknowledge each message when the sink has stored it.
 
-The servers remember by the consumer's name what was acknowledged, so relays of one name share the work, and one that is
-started again goes on where the last one stopped. What is delivered twice has the same ids twice.
+The servers keep the acknowledgements under the consumer's name. So relays with the same name share the work, and a
+restarted relay continues where the last one stopped. Events that are delivered twice have the same ids both times.
 
 Needs the extra `jetstream`: this module is imported by name.
 """
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 64
 FETCH_SECONDS = 0.25
-"""How long a relay waits for messages, and so how long it takes at most to notice that it is to stop."""
+"""A relay waits at most this long for messages, so it notices a request to stop within this time."""
 
 ACK_DATABASE_TIMEOUTS = 3
-"""After how many times `database_timeout_seconds` a relay is taken for dead and its messages are given to another."""
+"""After this many `database_timeout_seconds` without an acknowledgement, another relay gets the messages."""
 
 UNACKNOWLEDGED_MAXIMUM = 4096
 AGAIN_SECONDS = 1.0
@@ -50,9 +50,10 @@ class Relay:
         self._ack_seconds = ACK_DATABASE_TIMEOUTS * settings.database_timeout_seconds
 
     async def run(self, stopping: asyncio.Event, *, loops: int, ends_when_drained: bool) -> None:
-        """Relay until `stopping`, then finish what is held, in `drain_seconds`; or until nothing is left in the stream.
+        """Relay until `stopping`, and then finish the fetched messages within `drain_seconds`.
 
-        More than one loop keeps a sink busy that stores in groups; one keeps the order of the stream.
+        With `ends_when_drained`, also return when the stream has no more messages. Several loops keep a sink busy that
+        stores in groups; a single loop keeps the order of the stream.
         """
         duties = [*self._sink.duties(), *self._stream.duties()]
         async with repeating(duties, DutyHealth(explain_outage)), _ended_after(stopping, self._drain_seconds):
@@ -81,7 +82,7 @@ class Relay:
         try:
             while not stopping.is_set() and client is self._stream.client:
                 messages = await _fetch(subscription)
-                if not all(await asyncio.gather(*map(self._bring, messages))):
+                if not all(await asyncio.gather(*map(self._store, messages))):
                     await asyncio.sleep(AGAIN_SECONDS)
                 if ends_when_drained and len(messages) < MESSAGES_AT_ONCE and await _is_drained(subscription):
                     return True
@@ -99,15 +100,15 @@ class Relay:
             max_ack_pending=UNACKNOWLEDGED_MAXIMUM,
         )
         context = self._stream.context
-        await context.add_consumer(STREAM, config)  # does nothing when it is there already
+        await context.add_consumer(STREAM, config)  # does nothing if the consumer exists
         return await context.pull_subscribe_bind(self._consumer, stream=STREAM)
 
-    async def _bring(self, message: Msg) -> bool:
-        """Return whether the sink has the message, or never will; False while it takes nothing."""
+    async def _store(self, message: Msg) -> bool:
+        """Store a message, and return True; return False if it must be delivered again because of an outage."""
         try:
             delivered = decode_message(message.headers or {}, message.data)
         except Malformed as error:
-            logger.error("relay: a message is left out: %s", error)  # noqa: TRY400 - where it was raised says nothing
+            logger.error("relay: skipped a message: %s", error)  # noqa: TRY400 - a traceback would add nothing
             await message.term()
             return True
         try:
@@ -142,13 +143,13 @@ async def _ended_after(stopping: asyncio.Event, seconds: float) -> AsyncIterator
     except TimeoutError:
         if not limit.expired():
             raise
-        logger.warning("relay: what is not finished after %g s will be delivered again", seconds)
+        logger.warning("relay: messages that are not stored after %g s will be delivered again", seconds)
 
 
 async def _fetch(subscription: JetStreamContext.PullSubscription) -> Sequence[Msg]:
     try:
         return await subscription.fetch(MESSAGES_AT_ONCE, FETCH_SECONDS)
-    except TimeoutError:  # there are none
+    except TimeoutError:  # there are no messages
         return []
 
 

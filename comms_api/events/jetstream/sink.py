@@ -1,4 +1,4 @@
-"""Store events in a replicated stream: a batch is answered when a quorum of its servers has it."""
+"""Store events in a replicated stream: a batch is acknowledged when a quorum of its servers has stored it."""
 
 import asyncio
 from collections import OrderedDict
@@ -18,17 +18,17 @@ from comms_api.fairness.slices import Slices, Steps
 from comms_api.settings import Settings
 
 MESSAGES_AT_ONCE = 64
-"""How many messages of a batch are published together.
+"""The number of messages of a batch that are published together.
 
-A batch has more of them only if it changes between modules for each event. The others follow one by one: that delays
-nobody else, and all their CPU time is charged to the agent.
+A batch has more messages only if it changes the module for each event. Its other messages are published one by one, so
+they delay no other agent, and their CPU time is charged to the agent.
 """
 
 UNCERTAIN_BATCHES_MAXIMUM = 20_000
 
 
 class JetStreamSink:
-    """The stream of events; a relay brings them to PostgreSQL or elsewhere. Lines too long for it are quarantined."""
+    """Publishes events to the stream, from which relays copy them. Lines too long for a message are quarantined."""
 
     def __init__(self, quarantine: Quarantine, slices: Slices, settings: Settings) -> None:
         self._quarantine = quarantine
@@ -37,11 +37,11 @@ class JetStreamSink:
         self._uncertain = Uncertain()
 
     def duties(self) -> list[Duty]:
-        """Return what keeps the connection."""
+        """Return the duty that keeps the connection open."""
         return self._stream.duties()
 
     async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
-        """Return after the acknowledgement of every message; raises `Unavailable` when one is missing."""
+        """Return when every message is acknowledged; raises `Unavailable` if one is not."""
         if not self._uncertain.is_empty:
             digest = await self._slices.run_metered(_digest(agent_id, runs))
             first_id = self._uncertain.take(digest) or first_id
@@ -72,7 +72,7 @@ class JetStreamSink:
 
 
 def _without(runs: Sequence[EventRun], longest: int) -> list[EventRun]:
-    """Return the runs without the lines that are longer."""
+    """Return the runs without their longer lines."""
     shortened = [
         EventRun(run.module, run.collector, [line for line in run.lines if len(line) <= longest]) for run in runs
     ]
@@ -90,15 +90,15 @@ class Uncertain:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether there is no such batch."""
+        """Return whether no batch is remembered."""
         return not self._first_ids
 
     def take(self, digest: bytes) -> UUID | None:
-        """Return the first id that the batch with this digest had, and forget it."""
+        """Return the first id of the batch with this digest, and forget the batch."""
         return self._first_ids.pop(digest, None)
 
     def add(self, digest: bytes, first_id: UUID) -> None:
-        """Remember a batch; the one that failed longest ago makes room."""
+        """Remember a batch, and forget the oldest one if there are too many."""
         self._first_ids[digest] = first_id
         if len(self._first_ids) > UNCERTAIN_BATCHES_MAXIMUM:
             self._first_ids.popitem(last=False)
