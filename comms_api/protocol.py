@@ -1,6 +1,6 @@
 """Every id and structure that crosses the wire between agents, operators and the server.
 
-Shared by the server and the reference agent, so it imports nothing of either. The contract itself is
+Shared by the server and the reference agent, so it imports neither. The contract itself is
 described in `docs/protocol.md`.
 """
 

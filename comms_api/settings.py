@@ -125,7 +125,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def silence_seconds(self) -> float:
-        """How long an agent may be silent and still count as active: by default it may miss a poll."""
+        """An agent counts as active until it has been silent for this long; by default it may miss a poll."""
         return self.disconnected_after_seconds or 2 * self.poll_wait_seconds + 60
 
     @property
@@ -147,7 +147,7 @@ def load_settings(
 ) -> Settings:
     """Build the settings from the file, the environment and the command line; later sources override earlier ones.
 
-    Without `config`, the file is the one that `COMMS_API_CONFIG` names, or `comms-api.toml` in the working directory.
+    Without `config`, the file is that of `COMMS_API_CONFIG`, or `comms-api.toml` in the working directory.
     Raises `ConfigurationError` with one line that names the setting.
     """
     values = _from_file(_config_path(environ, config)) | _from_environment(environ)
@@ -201,7 +201,7 @@ def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
 
 
 def _refuse_undecodable(values: Mapping[str, Any]) -> None:
-    """Raise `ConfigurationError` for the first value with bytes that are not UTF-8; a path may have any."""
+    """Raise `ConfigurationError` for the first value with bytes that are not UTF-8; a path may contain any bytes."""
     paths = {field.name for field in msgspec.structs.fields(Settings) if Path in {field.type, *get_args(field.type)}}
     for name in sorted(values.keys() - paths):
         texts = values[name] if isinstance(values[name], list) else [values[name]]

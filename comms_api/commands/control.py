@@ -33,7 +33,7 @@ class Rolling(msgspec.Struct, frozen=True):
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """Why a command is paused or stopped, and how long its held orders are kept."""
+    """The reason of a pause or a stop, and the time for which the held orders are kept."""
 
     phase: Literal["paused", "stopped"]
     reason: str

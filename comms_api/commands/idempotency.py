@@ -32,7 +32,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 
 def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | None:
-    """Return the key of a request, if it has one; raises `Invalid` if it is empty, too long or not printable."""
+    """Return the key of a request, or None; raises `Invalid` if it is empty, too long or not printable."""
     if header is None:
         return None
     if not (0 < len(header) <= KEY_LENGTH_MAXIMUM and header.isascii() and header.isprintable()):
@@ -41,7 +41,7 @@ def read_key(user: str, header: str | None, body: bytes) -> IdempotencyKey | Non
 
 
 async def claim_key(connection: Connection, key: IdempotencyKey) -> bool:
-    """Store a new key; return False if it has been used, once the transaction that used it has ended."""
+    """Store a new key; return False if it was used before, after waiting for the transaction that uses it."""
     values = {"user_name": key.user, "key": key.key, "body_hash": key.body_hash}
     statement = insert(idempotency_keys).values(values).on_conflict_do_nothing().returning(idempotency_keys.c.key)
     return await connection.scalar(statement) is not None
@@ -53,7 +53,7 @@ async def store_answer(connection: Connection, key: IdempotencyKey, answer: Sequ
 
 
 async def find_answer(connection: Connection, key: IdempotencyKey) -> list[Submitted] | None:
-    """Return the answer to the first request, if there was one; raises `Invalid` when it had another body."""
+    """Return the answer to the first request, or None; raises `Invalid` if that request had another body."""
     statement = select(idempotency_keys.c.body_hash, idempotency_keys.c.answer).where(_is(key))
     row = await connection.first(statement)
     if row is None:
@@ -64,7 +64,7 @@ async def find_answer(connection: Connection, key: IdempotencyKey) -> list[Submi
 
 
 async def get_answer(connection: Connection, key: IdempotencyKey) -> list[Submitted]:
-    """Return the answer to the first request; raises `Invalid` when it had another body, or `Conflict`."""
+    """Return the answer to the first request; raises `Invalid` if it had another body, `Conflict` if it has expired."""
     answer = await find_answer(connection, key)
     if answer is None:
         raise Conflict("Idempotency-Key: has just expired; send the request again")

@@ -1,4 +1,4 @@
-"""Commands and orders, as they are submitted and as operators see them."""
+"""Commands, as submitted and as operators see them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from comms_api.text.printable import WITHOUT_NUL
 
 ARGS_BYTES_MAXIMUM = 64 * 1024
 USER_CHARACTERS_MAXIMUM = 1_024
-"""A service may name the user it acts for by any text."""
+"""The user that a service acts for may be any text."""
 
 ORDER_IDS_SHOWN = 10
 RECIPIENTS_SHOWN = 1_000
@@ -22,7 +22,7 @@ FAILURES_SHOWN = 10
 
 
 class NewCommand(msgspec.Struct, frozen=True):
-    """A command as it is submitted; `timeout` is in seconds and bounds the life of its orders from their release."""
+    """A submitted command; `timeout` is in seconds and bounds the life of its orders from their release."""
 
     source: CommandSource
     target: CommandTarget
@@ -35,7 +35,7 @@ class NewCommand(msgspec.Struct, frozen=True):
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """What one submitted command has become."""
+    """The ids of one submitted command and of its first orders, and the number of its orders."""
 
     request_id: UUID
     orders: int
@@ -50,7 +50,7 @@ class SubmittedCommands(msgspec.Struct, frozen=True):
 
 
 class Rehearsed(msgspec.Struct, frozen=True):
-    """Who would get a command; `recipients` are the first of them, agents or the one service."""
+    """The number of recipients of a command, and the first of them: agents or the one service."""
 
     orders: int
     recipients: list[UUID]
@@ -78,8 +78,8 @@ class PluginAnswer(msgspec.Struct, frozen=True):
 
 
 Phase = Literal["released", "rolling", "paused", "stopped", "cancelled"]
-"""Which orders of a command may go out: all; a step at a time; none, as an operator wishes; none, as too many failed;
-none any more."""
+"""The orders of a command that may be offered: all, some at a time (`rolling`), or none (paused by an operator, stopped
+after too many failures, or cancelled)."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -118,14 +118,14 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What a pause or a resumption did: the command's phase now, and how many orders it moved."""
+    """The result of a pause or a resumption: the command's phase, and the number of orders held or released."""
 
     phase: Phase
     orders: int
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which orders of a command to repeat, and how long the new ones have; by default as long as the old."""
+    """The statuses of the orders to repeat, and the timeout of the new orders, by default that of the old ones."""
 
     statuses: Annotated[tuple[Literal["failure", "cancelled"], ...], Meta(min_length=1)] = ("failure",)
     timeout: Annotated[float, Meta(gt=0)] | None = None

@@ -18,7 +18,7 @@ _COMMAND = msgspec.json.Decoder(NewCommand)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who submits, and when (seconds since 1970); a trusted caller (a service) may submit for another user."""
+    """The submitting user, and the time (seconds since 1970); a trusted caller, a service, may submit for others."""
 
     name: str
     is_trusted: bool

@@ -66,7 +66,7 @@ def releasable(rollout: Rollout, progress: RolloutProgress) -> int:
 
 
 def is_complete(rollout: Rollout, progress: RolloutProgress, released: int) -> bool:
-    """Return whether nothing is left to release, and nothing to hold back if too many fail."""
+    """Return whether no order remains to be released, or to be held if too many fail."""
     return released >= progress.held and (rollout.failure_ratio is None or progress.unsent == 0)
 
 

@@ -87,7 +87,7 @@ async def submit_commands(
     """Submit one command, an array, or `{"commands": […]}`: all of them, or none if one is at fault.
 
     Repeated within a day under the same Idempotency-Key, it is answered as the first time and submits nothing. With
-    `dry_run=true` nothing is submitted, and the answer (200) says who would get each command.
+    `dry_run=true` nothing is submitted, and the answer (200) lists the recipients of each command.
     """
     async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         user, commands, key = submission_services.read(request, body)
@@ -125,7 +125,7 @@ async def list_commands(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
-    """List commands, oldest first: all, or those that match every filter."""
+    """List commands, oldest first, filtered by every given parameter."""
     order_filter = OrderFilter(
         source=source, user=user, action=action, targets=filtered_targets, since=since, until=until
     )
@@ -182,7 +182,7 @@ async def export_results(
     orders: NamedDependency[StoredOrders],
     format: FromQuery[ExportForm] = "ndjson",  # noqa: A002
 ) -> Stream:
-    """Stream every order of a command with its result, the archived ones too, as lines of JSON or as CSV."""
+    """Stream every order of a command with its result, including archived orders, as lines of JSON or as CSV."""
     await commands.get(request_id)
     content = export_orders(orders.stream(request_id, claims_of(request).subject), format)
     headers = {"Content-Disposition": f'attachment; filename="{request_id}.{format}"'}
@@ -202,13 +202,13 @@ async def cancel_command(
 
 @post("/commands/{request_id:uuid}/pause", status_code=200, opt=OPERATE)
 async def pause_command(request: AnyRequest, request_id: FromPath[UUID], commands: NamedDependency[Commands]) -> Held:
-    """Hold back the orders that no agent was offered; 409 when the command is held already or has ended."""
+    """Hold the orders that have not been offered yet; 409 if the command is held already or has ended."""
     return await commands.pause(request_id, claims_of(request).subject)
 
 
 @post("/commands/{request_id:uuid}/resume", status_code=200, opt=OPERATE)
 async def resume_command(request: AnyRequest, request_id: FromPath[UUID], commands: NamedDependency[Commands]) -> Held:
-    """Let a paused or stopped command go on; 409 when it is neither."""
+    """Resume a paused or stopped command; 409 if it is neither."""
     return await commands.resume(request_id, claims_of(request).subject)
 
 
@@ -216,7 +216,7 @@ async def resume_command(request: AnyRequest, request_id: FromPath[UUID], comman
 async def retry_command(
     request: AnyRequest, request_id: FromPath[UUID], submission_services: NamedDependency[SubmissionServices]
 ) -> SubmittedCommands:
-    """Submit a command again to those whose orders failed (or, as `statuses`, were cancelled), under a new id."""
+    """Submit a command again, under a new id, to the recipients whose orders failed (or have one of `statuses`)."""
     async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         retry = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
         user = claims_of(request).subject

@@ -59,7 +59,7 @@ class Commands:
         return Cancelled(cancelled, told=notified)
 
     async def pause(self, request_id: UUID, user: str) -> Held:
-        """Hold back the orders of a command that were never offered; the others go on.
+        """Hold the orders of a command that were never offered; the other orders continue.
 
         Raises `NotFound`, and `Conflict` when the command has no open orders or is held already.
         """

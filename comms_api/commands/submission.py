@@ -1,4 +1,4 @@
-"""Submit commands: all of a request or none of it, durable before the answer.
+"""Submit commands: all commands of a request or none, durable before the answer.
 
 A single command addressed by name runs as one statement; it also claims the orders for polls held on this node and
 answers them directly.
@@ -48,7 +48,7 @@ HEAD_START_SECONDS = 0.001
 
 
 class Submissions:
-    """Turns what is submitted into commands and their orders."""
+    """Stores submitted commands with their orders."""
 
     def __init__(  # noqa: PLR0913 - it joins these parts
         self,
@@ -75,7 +75,7 @@ class Submissions:
     async def submit(
         self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None
     ) -> list[Submitted]:
-        """Make one order per recipient for every command, or nothing at all; durable when this returns.
+        """Create one order per recipient for every command, or nothing; durable when this returns.
 
         With a key that was used before, return the first answer again. Raises `Invalid`, naming each command at fault,
         for unknown names, a target without recipients, args that their action does not allow, and a `set-group` with
@@ -94,7 +94,7 @@ class Submissions:
         return answer
 
     async def submit_within(self, connection: Connection, user: str, command: NewCommand) -> Submitted:
-        """Submit an unchecked command of this server in the caller's transaction; unknown agents are left out.
+        """Submit an unchecked command of this server in the caller's transaction; unknown agents are skipped.
 
         The caller notifies the nodes (`ORDERS_CHANNEL`) after its commit.
         """
@@ -137,7 +137,7 @@ class Submissions:
         return answer
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
-        """Return who would get each command, and submit nothing; raises as `submit` does."""
+        """Return the recipients of each command, and submit nothing; raises like `submit`."""
         submitted = await self._by_id(submitted)
         expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Who gets a command: the recipients of each kind of target, as a statement and as names."""
+"""The recipients of a command: a statement and the names for each kind of target."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from comms_api.orders.targets import service_id
 from comms_api.protocol import TargetType
 
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
-"""The services that every fleet has; users with the role `service` are the others."""
+"""The services of every fleet; users with the role `service` are further services."""
 
 
 _AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
@@ -35,7 +35,7 @@ _RECIPIENTS: Mapping[TargetType, Select[Any]] = {
     "server": select(_SERVICE.label("agent_id")),
 }
 CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
-"""The statements of recipients that exist once; every other one is built for a single command."""
+"""The constant statements of recipients; all others are built for a single command."""
 
 
 def recipients(target: CommandTarget) -> Select[Any]:

@@ -99,7 +99,7 @@ class Watch:
             return
 
     def drain(self) -> None:
-        """End every watch, those to come at once."""
+        """End every watch, and end new ones at once."""
         self._is_draining = True
         for watched in self._watched.values():
             watched.wake()

@@ -53,7 +53,7 @@ def _decoded(answer: bytes) -> _Answer:
 
 
 def _without_quotes(sentence: str) -> str:
-    """Return msgspec's sentence, without the name of an unknown field: nothing else in it quotes the answer."""
+    """Return msgspec's sentence, without the name of an unknown field: no other part quotes the answer."""
     return "it has an unknown field" if "unknown field" in sentence else sentence
 
 

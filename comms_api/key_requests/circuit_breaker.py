@@ -1,4 +1,4 @@
-"""Stop asking a source that fails again and again; then ask one question at intervals until it answers."""
+"""Stop asking a source that keeps failing; then ask it one question at intervals until it answers."""
 
 import logging
 import time
@@ -46,7 +46,8 @@ class CircuitBreaker:
             return
         if self._clock() < self._paused_until:
             raise CircuitOpen(f"it failed {self._failures} times in a row")
-        self._paused_until = self._clock() + PAUSE_SECONDS  # let one question through, refuse others meanwhile
+        # Let one question through, and refuse others during the next pause.
+        self._paused_until = self._clock() + PAUSE_SECONDS
 
     def _count_failure(self, reason: str) -> None:
         self._failures += 1

@@ -27,7 +27,7 @@ TERMINATION_SECONDS = 0.5
 LEFTOVER_SECONDS = 0.1
 KILL_SECONDS = 1.0
 NOISE_BYTES_MAXIMUM = 2**20
-"""How much standard error to read, most of it discarded, before the program is killed."""
+"""The program is killed when its standard error exceeds this; most of it is discarded."""
 
 _ENVIRONMENT = {"PATH": PROGRAM_FOLDERS, "LANG": "C.UTF-8"}
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_MAXIMUM = 10_000
 CLIENTS_TO_FILL = 4
-"""How many clients are needed to fill the queue."""
+"""At least this many clients are needed to fill the queue."""
 
 Outcome = ExternalAgent | Refusal | CommsError
 
@@ -95,7 +95,7 @@ class KeyRequests:
         self._lookups_maximum = settings.threads + settings.queue_size
         self._lookups: dict[Question, asyncio.Task[Outcome]] = {}
         self._lookups_of = Counter[str]()
-        """How many of them each client began."""
+        """The number of lookups that each client has begun."""
 
         self._refusals = RecentRefusals(settings.refusal_seconds)
         self.counters = Counters()

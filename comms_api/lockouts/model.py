@@ -1,4 +1,4 @@
-"""How many failed logins are free, and how long further ones lock."""
+"""The number of failed logins without a lock, and the length of the locks after further failures."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ LONGEST_SECONDS = 900.0
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """How many failures are free, and how long further ones lock.
+    """The number of failures without a lock, and the length of the locks after further failures.
 
     A lock begins with `first_seconds` and doubles with each failure up to `longest_seconds`. The free failures are
     forgotten in `forgotten_seconds`.

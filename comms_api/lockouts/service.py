@@ -16,7 +16,7 @@ from comms_api.lockouts.model import Allowance
 
 
 class FailureLimit:
-    """Counts failures in the database, by its clock, and locks those who have too many.
+    """Counts failures in the database, by its clock, and locks clients with too many.
 
     Limits of the same kind on one database share their failures. The table is small and not logged: a crash of
     PostgreSQL forgets the failures, and no failure waits for a disk.
@@ -26,7 +26,7 @@ class FailureLimit:
         self._engine = engine
         self._allowance = allowance
         self._charging: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
-        """By name and network, while a try is charged: the tries that wait for it."""
+        """While a try is charged: the waiting tries, by name and network."""
 
     @asynccontextmanager
     async def charged(self, who: str, address: str | None = None) -> AsyncIterator[None]:

@@ -74,7 +74,7 @@ async def clear_everywhere(connection: Connection, allowance: Allowance, who: st
 
 
 async def delete_forgotten(connection: Connection, rows_maximum: int = ROWS_MAXIMUM) -> None:
-    """Delete failures that no limit needs, and those beyond the maximum, starting with failures that lock nobody."""
+    """Delete failures that no limit needs, and failures beyond the maximum, locks last."""
     columns = login_failures.c
     newest_first = (columns.locked_until.desc(), columns.failed_at.desc())
     excess = select(columns.who, columns.network).order_by(*newest_first).offset(rows_maximum)

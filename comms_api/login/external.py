@@ -30,7 +30,7 @@ ACTOR = "a key request"
 HASH_THREADS = 1
 HASH_NICENESS = 10
 HASHES_MAXIMUM = 256
-"""How many weak keys a process hashes or queues; beyond that, logins get 503. A hash takes about 25 ms."""
+"""The maximum number of weak keys that a process hashes or queues; further logins get 503. A hash takes 25 ms."""
 
 
 def key_settings(settings: Settings) -> KeySettings:

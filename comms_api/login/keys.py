@@ -1,7 +1,7 @@
 """The signing keys of all nodes: create them, rotate them on a schedule, and delete keys that no token needs.
 
 A new key starts to sign after a minute, when every node has read it and can verify its tokens. The previous key
-verifies until the last token that it signed has expired. Therefore a rotation logs nobody out.
+verifies until the last token that it signed has expired. Therefore a rotation ends no session.
 """
 
 from itertools import pairwise

@@ -31,11 +31,11 @@ class KeyRotation:
         """Store the hash of an agent's next key; repeating it changes nothing.
 
         Raises `Invalid` unless an open order of the agent asks for a rotation. Raises `Forbidden` unless the agent
-        proves its current key: a token is not enough, nor is a key that an operator has replaced meanwhile.
+        proves its current key: a token is not enough, and a key that an operator has just replaced is refused.
         """
         self._rules.check(submitted.next_key, "next_key")
         async with self._engine.begin() as connection:
-            await lock_agent(connection, agent_id)  # an operator's new key comes entirely before or after
+            await lock_agent(connection, agent_id)  # an operator's new key is set either before or after this
             admission = await find_admission(connection, agent_id)
             if admission is None:
                 raise NotFound("This agent has been deleted.")
@@ -56,7 +56,7 @@ class KeyRotation:
         return admission.next_key_hash is not None and self._secret.key_matches(key, admission.next_key_hash)
 
     async def put_in_force(self, admission: Admission, key: str, address: str | None) -> Admission | None:
-        """Replace the key by the next key and revoke the tokens; return None if the next key has changed meanwhile."""
+        """Replace the key by the next key and revoke the tokens; return None if the next key is another one by now."""
         with acting_as(Actor(f"agent {admission.id}", address)):
             async with self._engine.begin() as connection:
                 rotated = await replace_key(

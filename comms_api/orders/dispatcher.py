@@ -1,12 +1,13 @@
 """Answer held polls with their agents' orders; one claim serves all agents that wait on this node.
 
-Invariants, each with a reason that was somebody's bug:
+Invariants; each was violated by a bug once:
 
-- A poll is registered before its first claim: an order that is committed in between is seen by one of the two.
-- The wait is timed out, never the claim: claimed orders are delivered or released.
+- A poll is registered before its first claim, so an order that is committed in between wakes the poll.
+- The wait has a time limit, the claim has none: claimed orders are delivered or released.
 - Releases run in a separate task: they wait for transactions that change a command's phase, and claims must not.
-- Of two polls of one agent the newest wins; the older is answered empty, and its end does not touch the newer.
-- A notification carries no order and may be lost: a slow sweep claims for every waiting agent.
+- If an agent has two polls, the newer one gets the orders. The older one is answered without orders, and its end does
+  not affect the newer one.
+- A notification contains no order and may be lost, so a periodic sweep claims for every waiting agent.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ class _HeldPoll:
         return not self.answer.done() and not self.is_due_to_end
 
     def end(self) -> None:
-        """Answer without orders: now or, if a claim is under way, after it."""
+        """Answer without orders: now or, if a claim is in progress, after it."""
         self.is_due_to_end = True
         if not self.is_being_claimed:
             self.deliver(self.answer_at_end)
@@ -74,13 +75,13 @@ class _HeldPoll:
         self.end()
 
     def time_out(self) -> None:
-        """End the poll after its first claim at the earliest, so that a poll with no wait gets what is due."""
+        """End the poll, but not before its first claim, so that a poll without a wait gets the due orders."""
         self.is_due_to_end = True
         if self.was_claimed:
             self.end()
 
     def deliver(self, orders: list[Order]) -> bool:
-        """Answer with `orders`; return False if the poll has its answer already."""
+        """Answer with `orders`; return False if the poll has been answered already."""
         if self.answer.done():
             return False
         self.answer.set_result(orders)
@@ -118,14 +119,14 @@ class Dispatcher:
     ) -> "Iterator[asyncio.Future[list[Order]]]":
         """Hold a poll for the block: its answer is the agent's orders, or an empty list after `wait_seconds`.
 
-        It fails with `Unauthenticated` when the token is revoked meanwhile, and with the error of its first claim. If
-        the answer is cancelled, orders claimed for it are released.
+        It fails with `Unauthenticated` if the token is revoked during the wait, and with the error of its first claim.
+        If the answer is cancelled, orders claimed for it are released.
         """
         poll = self._register(agent_id, _HeldPoll(token, address or UNKNOWN_ADDRESS))
         timer = asyncio.get_running_loop().call_later(wait_seconds, poll.time_out)
         if self._is_draining:
             poll.redirect()
-        if self._tokens.is_revoked(token):  # after the guard let it pass, and after the other polls were ended
+        if self._tokens.is_revoked(token):  # the token may have been revoked after the guard checked it
             poll.fail(_revoked())
         try:
             yield poll.answer
@@ -150,15 +151,15 @@ class Dispatcher:
         self._has_due.set()
 
     def wake(self, agents: Collection[str] = ()) -> None:
-        """Claim soon for those of these agents that wait, or for all that wait if none is named."""
+        """Claim soon for these agents if they wait here; without names, for all agents that wait here."""
         self._mark_due(self._polls.keys() & {UUID(agent) for agent in agents} if agents else self._polls)
 
     def can_deliver(self, agents: Collection[UUID]) -> bool:
-        """Return whether every one of these agents waits here, with no claim under way for it; False for none."""
+        """Return whether each of these agents waits here without a claim in progress; False for no agents."""
         return bool(agents) and all(map(self._is_idle, agents))
 
     def _is_idle(self, agent_id: UUID) -> bool:
-        # A claim under way may have an older order already, which must go first.
+        # A claim in progress may already have an older order, which must go first.
         poll = self._polls.get(agent_id)
         return poll is not None and not poll.is_being_claimed
 
@@ -171,7 +172,7 @@ class Dispatcher:
             try:
                 await self._release(undelivered)
             except Exception as error:  # noqa: BLE001 - the leases expire, and the orders are offered again
-                log_failure(logger, "claims not released, their leases will run out", error)
+                log_failure(logger, "claimed orders were not released; their leases will expire", error)
         return len(claimed) - len(undelivered)
 
     def end_revoked(self) -> None:
@@ -224,7 +225,7 @@ class Dispatcher:
         self._answer_all(waiting, claimed)
 
     def _keep_waiting(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
-        """Keep the polls that an earlier claim succeeded for, due for the next one, and fail the others."""
+        """Keep polls that had a successful claim before, and make them due for the next claim; fail the others."""
         self._due.update(waiting)
         for poll in waiting.values():
             poll.is_being_claimed = False
@@ -253,7 +254,7 @@ class Dispatcher:
             self._has_undelivered.set()
 
     def _answer(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
-        # The poll that the claim was made for may be gone, or answered, or replaced by a newer one.
+        # The poll of the claim may have ended or been answered, or a newer one may have replaced it.
         newest = self._polls.get(agent_id)
         return newest is not None and newest.deliver([claim.order for claim in claims])
 

@@ -69,7 +69,7 @@ def _row(order: StoredOrder) -> tuple[str, ...]:
 
 
 def _harmless(cell: str) -> str:
-    """Return an agent's text as no spreadsheet takes it for a formula."""
+    """Return an agent's text in a form that no spreadsheet interprets as a formula."""
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 

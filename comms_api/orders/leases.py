@@ -74,7 +74,7 @@ _RELEASE = text(f"""
     ), locked AS MATERIALIZED ({LOCK.format("JOIN claimed USING (order_id, attempt)")}
     )
     UPDATE orders SET attempt = attempt - 1, sent_at = CASE WHEN attempt = 1 THEN NULL ELSE sent_at END,
-        -- If its command has been paused or stopped meanwhile, the order is held like the command's other orders.
+        -- If its command has been paused or stopped since the claim, the order is held like the command's other orders.
         offer_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN 'infinity' ELSE now() END,
         expires_at = CASE WHEN attempt = 1 AND phase IN ('paused', 'stopped') THEN greatest(
             orders.expires_at, commands.expires_at) ELSE orders.expires_at END
@@ -86,7 +86,7 @@ async def release_orders(connection: Connection, claimed: Sequence[Claimed]) -> 
     """Undo claims whose agent disconnected before the answer, in one transaction.
 
     An order that was claimed for the first time counts as never offered, and is held if its command is paused or
-    stopped. So the phase of the command must not change meanwhile.
+    stopped. So the phase of the command must not change during this.
     """
     if first := {UUID(claim.order.request_id) for claim in claimed if claim.attempt == 1}:
         await share_turns(connection, first)

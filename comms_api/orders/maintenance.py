@@ -18,7 +18,7 @@ from comms_api.settings import Settings
 DELETE_STEP = 5_000
 ARCHIVE_STEP = 5_000
 ARCHIVE_PAUSE_SECONDS = 0.05
-"""Between two steps, so that archiving a large day never takes a whole core from the database."""
+"""The pause between two steps, so that archiving a large day never takes a whole core of the database."""
 
 
 class Maintenance:
@@ -52,7 +52,7 @@ class Maintenance:
     async def archive(self) -> int:
         """Pack the finished orders of past days, and drop the days that are empty then; one node does so at a time.
 
-        Days from that of the oldest open order on stay, since the order will need its partition.
+        The day of the oldest open order and all later days stay, since the order will need its partition.
         """
         async with self._engine.connect() as connection, connection.try_lock(archive.ARCHIVE_LOCK) as is_locked:
             return await self._archive(connection) if is_locked else 0
@@ -73,7 +73,7 @@ class Maintenance:
                     packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
                 total += packed
                 await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
-        # By the same limit, not by the clock again: a day that has become old meanwhile is not packed yet.
+        # Use the same limit instead of reading the clock again: a day that has become old since then is not packed yet.
         await drop_partitions_before(self._engine, finished_orders.name, limit)
         return total
 

@@ -61,7 +61,7 @@ OutcomeFilter = Literal[OrderOutcome, "expired"]
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An order that failed, and how."""
+    """A failed order and its result."""
 
     order_id: UUID
     agent_id: UUID
@@ -97,7 +97,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class StoredResult(msgspec.Struct, frozen=True):
-    """How an order ended."""
+    """The result of an ended order."""
 
     code: int | None
     message: str | None
@@ -105,7 +105,7 @@ class StoredResult(msgspec.Struct, frozen=True):
 
 
 class StoredOrder(msgspec.Struct, frozen=True):
-    """An order as operators see it: what its recipient gets, and what became of it.
+    """An order as operators see it: its content and its result.
 
     `agent_id` is None for the order of a service, which `target` names.
     """
@@ -132,7 +132,7 @@ class StoredOrder(msgspec.Struct, frozen=True):
 
 
 class OrderFilter(msgspec.Struct, frozen=True):
-    """Which orders to list; an empty field asks for nothing."""
+    """Selects orders; an empty field matches every order."""
 
     request_id: UUID | None = None
     agent_id: UUID | None = None

@@ -135,7 +135,7 @@ async def list_orders(
 ) -> Page[StoredOrder]:
     """Return a page of open and finished orders by id, starting after `after`.
 
-    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page.
+    Each half has its own limit, so that neither a long history nor a large queue is read beyond the page.
     """
     halves = [
         statement.add_columns(*_COMMAND)
@@ -198,7 +198,7 @@ _COUNT = text("""
 
 
 async def count_orders(connection: Connection, request_id: UUID) -> Counts:
-    """Return how many orders of a command are in each status; one statement, so that none is counted on its move."""
+    """Return how many orders of a command are in each status; one statement counts a moving order once."""
     [row] = await connection.execute(_COUNT, {"id": request_id})
     total = row.pending + row.sent + row.success + row.failure + row.cancelled
     failed = row.failure - row.rejected - row.expired_before_delivery - row.expired_after_delivery
@@ -206,7 +206,7 @@ async def count_orders(connection: Connection, request_id: UUID) -> Counts:
 
 
 async def list_failures(connection: Connection, request_id: UUID, limit: int) -> list[Failure]:
-    """Return the latest failures of a command that are not archived, the last one first."""
+    """Return the latest failures of a command that are not archived, newest first."""
     table = finished_orders.c
     statement = (
         select(
@@ -236,7 +236,7 @@ async def list_order_ids(connection: Connection, request_ids: Sequence[UUID]) ->
 
 
 def submitted_target(command: Any) -> CommandTarget:
-    """Return the target as it was submitted, from a row with a command's columns."""
+    """Return the submitted target from a row with a command's columns."""
     ids, raw = list(command.target_ids), command.target_filter
     agent_filter = None if raw is None else msgspec.json.decode(raw, type=AgentFilter)
     return CommandTarget(command.target_type, ids[0] if len(ids) == 1 else ids or "", agent_filter)

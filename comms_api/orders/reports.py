@@ -1,4 +1,4 @@
-"""Take reports of orders: read them, decide what each one does, and record them.
+"""Read reports of orders, decide the effect of each, and record them.
 
 All waiting requests share one statement, and each gets its own outcomes.
 """
@@ -33,7 +33,7 @@ REPORTS_MAXIMUM = 10_000
 """A poll returns at most 1,000 orders."""
 
 REPORTS_AT_ONCE = 2_000
-"""How many reports one statement records: the server takes 20 ms to prepare it and to read its answer."""
+"""The maximum number of reports in one statement: the server takes 20 ms to prepare it and to read its answer."""
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -53,14 +53,14 @@ _REPORT = msgspec.json.Decoder(OrderResult, strict=False)
 def read_reports(body: bytes) -> Steps[tuple[dict[int, OrderResult], list[ReportOutcome]]]:
     """Return the reports of a batch by their index, and the outcomes of unreadable ones.
 
-    Raises `Malformed` when the reports cannot be told apart, and `TooLarge` for too many.
+    Raises `Malformed` if the reports cannot be separated, and `TooLarge` for too many.
     """
     reports: dict[int, OrderResult] = {}
     refused: list[ReportOutcome] = []
     for index, raw in enumerate((yield from _split(body))):
         fault = ""
         try:
-            bytes(raw).decode()  # the decoder passes raw data on unchecked
+            bytes(raw).decode()  # the decoder does not check raw data
             reports[index] = _REPORT.decode(raw)
         except (ValueError, RecursionError) as error:
             fault = f"results[{index}]: {error}"
@@ -88,7 +88,7 @@ def _split(body: bytes) -> Steps[list[msgspec.Raw]]:
 
 @cache
 def _bounded_decoder() -> msgspec.json.Decoder[Any]:
-    """Return a decoder that stops at the first result too many, which msgspec does for the fields of a struct only.
+    """Return a decoder that stops at the first excess result, which msgspec does only for the fields of a struct.
 
     It takes 6 MB, so only a process that needs it makes it.
     """
@@ -105,7 +105,7 @@ def _find_order_id(report: msgspec.Raw) -> str:
 
 
 class Reports:
-    """Records what agents report of their orders."""
+    """Records the reports of agents."""
 
     def __init__(self, engine: Engine, lease_seconds: float) -> None:
         self._engine = engine
@@ -119,7 +119,7 @@ class Reports:
     async def report(self, agent_id: UUID, results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
         """Record one agent's results and return an outcome for each, in order, after the commit.
 
-        More than `REPORTS_AT_ONCE` have several commits. Idempotent: a result of an order that has ended changes
+        More than `REPORTS_AT_ONCE` need several commits. Idempotent: a result of an order that has ended changes
         nothing and is answered `noop`.
         """
         reports = [Report(agent_id, index, result) for index, result in enumerate(results)]
@@ -130,7 +130,7 @@ class Reports:
 
     async def _record(self, reports: Sequence[Report]) -> Sequence[ReportOutcome]:
         keyed = [(key, report) for report in reports if _has_known_code(report) and (key := _find_key(report))]
-        # Of several reports that end an order the first counts, as if they had come one by one.
+        # If several reports end an order, the first one counts, as if they had arrived one by one.
         first = {key: report for key, report in reversed(keyed) if report.is_ending}
         running = [key for key, report in keyed if not report.is_ending]
         async with self._engine.connect() as connection:
@@ -159,7 +159,7 @@ def _has_known_code(report: Report) -> bool:
 
 
 def _ending(order_id: UUID, report: Report) -> Ending:
-    """Return how the report ends its order; a message or data too large to keep are cut, and say so."""
+    """Return how the report ends its order; a large message is cut, and large data is replaced by a note in it."""
     result = report.order.result
     message, data = _bounded(result)
     is_rejection = result.code == RESULT_FAILURE and data is not None and _is_rejection(data)
@@ -192,7 +192,7 @@ def _bounded(result: Result) -> tuple[str, str | None]:
 
 
 def _outcome(report: Report, statuses: Mapping[OrderKey, str], *, is_recorded: bool) -> ReportOutcome:
-    """Return what a report did; `statuses` are those of the orders after all reports of the group."""
+    """Return the outcome of a report; `statuses` are the orders' statuses after all reports of the group."""
     if is_recorded:
         return report.outcome("updated", 200)
     key = _find_key(report)

@@ -43,7 +43,7 @@ class OrderServices(msgspec.Struct, frozen=True):
 async def poll_commands(
     request: AnyRequest, order_services: NamedDependency[OrderServices], wait: Wait = None
 ) -> Orders:
-    """Hold the request until the agent has orders, and answer with them; with none in time, an empty list."""
+    """Hold the request until the agent has orders, and answer with them; after the wait, with an empty list."""
     return await _poll(request, order_services, agent_of(request), wait)
 
 
@@ -62,7 +62,7 @@ async def _poll(request: AnyRequest, services: OrderServices, recipient: UUID, w
             return Orders(orders)
         except asyncio.CancelledError:
             if watch.done() and not watch.cancelled():
-                return Orders([])  # the client is gone
+                return Orders([])  # the client has disconnected
             raise
         finally:
             watch.cancel()
@@ -90,7 +90,7 @@ async def _report(request: AnyRequest, services: OrderServices, recipient: UUID)
 async def poll_service_commands(
     request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices], wait: Wait = None
 ) -> Orders:
-    """Hold the request until the service has orders; the service is the user who asks. As `GET /commands` of agents."""
+    """Hold the request until the service has orders, like an agent's `GET /commands`; the caller is the service."""
     return await _poll(request, order_services, _service_of(request, service), wait)
 
 
@@ -98,7 +98,7 @@ async def poll_service_commands(
 async def report_service_results(
     request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices]
 ) -> ReportOutcomes:
-    """Report how a service's orders ended; as agents do."""
+    """Report the results of a service's orders, like an agent's `POST /commands/results`."""
     return await _report(request, order_services, _service_of(request, service))
 
 
@@ -108,8 +108,8 @@ def _service_of(request: AnyRequest, service: str) -> UUID:
     return service_id(service)
 
 
-# Each may hold a result of 256 KiB, so a page has fewer of them than of other things.
-OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the most orders of one page")]
+# An order may have a result of 256 KiB, so its pages are smaller than those of other lists.
+OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the maximum number of orders on one page")]
 
 
 @get("/orders", opt=READ | LARGE)
@@ -128,7 +128,7 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
-    """List orders with their results, oldest first: all that are not archived, or those that match every filter."""
+    """List the orders that are not archived with their results, oldest first, filtered by every given parameter."""
     order_filter = OrderFilter(
         request_id, filtered_agent, status, source, user, action, filtered_targets, since, until, outcome
     )
@@ -147,7 +147,7 @@ async def get_order(
 async def cancel_order(
     request: AnyRequest, order_id: FromPath[UUID], orders: NamedDependency[StoredOrders]
 ) -> StoredOrder:
-    """Cancel an order; 409 when it has ended. What its agent reports of it later changes nothing."""
+    """Cancel an order; 409 when it has ended. Later reports of it change nothing."""
     return await orders.cancel(order_id, claims_of(request).subject)
 
 

@@ -42,7 +42,7 @@ class StoredOrders:
             return await queries.get_order(connection, order_id, self._unpack_for(user))
 
     async def stream(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
-        """Yield every order of a command once: archived orders, other orders, then those archived meanwhile.
+        """Yield every order of a command once: archived orders, other orders, then orders archived during the export.
 
         It holds no connection between two pages, so a slow reader costs the node only that reader's page.
         """

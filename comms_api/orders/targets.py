@@ -1,4 +1,4 @@
-"""The recipients of orders: how services are stored, and what an order shows of its command's target."""
+"""The recipients of orders: the ids of services, and the target that a recipient sees."""
 
 from collections.abc import Sequence
 from uuid import UUID, uuid5
@@ -6,7 +6,7 @@ from uuid import UUID, uuid5
 from comms_api.protocol import Target, TargetType
 
 TARGET_CHARACTERS_MAXIMUM = 256
-"""The most characters of a target's names in an order."""
+"""The maximum number of characters of a target's names in an order."""
 
 _SERVICE_NAMESPACE = UUID("8d0a1c3e-6a54-4c0b-9d52-3f1a5b7e2c10")
 

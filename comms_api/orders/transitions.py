@@ -35,7 +35,7 @@ _FINISH = text(f"""
         DELETE FROM orders USING reported, locked
         WHERE orders.order_id = locked.order_id
             AND orders.order_id = reported.order_id AND orders.agent_id = reported.agent_id AND orders.attempt > 0
-            -- An agent that was offered the order again says so this way, while its first run goes on.
+            -- An agent reports this when it is offered an order that it is still executing.
             AND NOT (orders.attempt > 1 AND reported.code = {RESULT_FAILURE} AND reported.message = :duplicate)
         RETURNING orders.order_id, orders.request_id, orders.agent_id, orders.agent_groups, orders.attempt,
             orders.created_at, orders.expires_at, orders.sent_at,
@@ -82,7 +82,7 @@ async def find_statuses(connection: Connection, keys: Sequence[OrderKey]) -> dic
 
 _EXPIRE = text(f"""
     WITH expired AS (
-        -- An array, and not a set: so the planner goes by the primary key, however few of the open orders these are.
+        -- With an array instead of a join, the planner uses the primary key, whatever number of orders it expects.
         DELETE FROM orders WHERE order_id = ANY(ARRAY(
             SELECT order_id FROM orders WHERE expires_at <= now()
             ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))
@@ -108,7 +108,7 @@ _EXPIRE_EARLY = text("""
 
 
 async def expire_early(connection: Connection, order_ids: Sequence[UUID]) -> None:
-    """Make those of these orders that are open expire now."""
+    """Make these orders expire now if they are open."""
     await connection.execute(_EXPIRE_EARLY, {"order_ids": list(order_ids)})
 
 
@@ -147,7 +147,7 @@ async def record_cancellation(connection: Connection, order_id: UUID, user: str)
 
 
 async def cancel_command(connection: Connection, request_id: UUID, user: str) -> tuple[int, int]:
-    """Cancel every open order of a command; return how many, and how many of them agents have received.
+    """Cancel every open order of a command; return their number, and how many of them agents had received.
 
     The command itself is cancelled if any of its orders was.
     """
@@ -194,7 +194,7 @@ _NOTIFY = """
     INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, priority, bytes)
     SELECT uuid7(), command.request_id, agent_id, agent_groups, command.expires_at, command.priority, 1000
     FROM command CROSS JOIN finished_orders
-    -- Those that this very transaction has cancelled.
+    -- Only orders that this transaction has cancelled.
     WHERE finished_orders.{named} = :id AND status = 'cancelled' AND attempt > 0 AND finished_at = now()"""
 _NOTIFY_OF_ORDER = text(_NOTIFY.format(named="order_id", action=CANCEL_ACTION))
 _NOTIFY_OF_COMMAND = text(_NOTIFY.format(named="request_id", action=CANCEL_ACTION))

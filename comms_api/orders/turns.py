@@ -1,7 +1,7 @@
 """Advisory locks that make transactions take turns at a command; each takes this lock first.
 
-A transaction that changes a command's phase takes its turn alone; one that depends on the phase shares it. The phase
-and the orders are read by later statements, whose snapshots begin after the wait, so nobody acts on an old phase.
+A transaction that changes a command's phase takes its turn alone; transactions that depend on the phase share it. Later
+statements read the phase and the orders. Their snapshots begin after the wait, so no transaction acts on an old phase.
 
 These are advisory locks because their queue is fair. Shared locks of a row pass over a transaction that waits to change
 it, so polls that keep breaking could block a rollout forever.
@@ -21,7 +21,7 @@ _TAKE = text(f"SELECT pg_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uuid)
 
 
 async def take_turn(connection: Connection, request_id: UUID) -> None:
-    """Take a command's turn exclusively until this transaction ends; waits for all others that have or share it."""
+    """Take a command's turn exclusively until this transaction ends; wait for all that have or share it."""
     await connection.execute(_TAKE, {"id": request_id})
 
 

@@ -1,1 +1,1 @@
-"""Revocations of tokens: what ends a subject's tokens on every node."""
+"""Revocations, which end a subject's tokens on every node."""

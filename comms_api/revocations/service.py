@@ -19,7 +19,7 @@ class Revocations:
     """Tells every node of revocations.
 
     A change of rights revokes tokens in its own transaction, by `revoke_tokens`. A login may read the rights before
-    that transaction commits and issue a token after it, so whoever takes rights away revokes again after the commit.
+    that transaction commits and issue a token after it, so such a change revokes again after its commit.
     """
 
     def __init__(self, engine: Engine, notifier: Notifier) -> None:
@@ -27,7 +27,7 @@ class Revocations:
         self._notifier = notifier
 
     async def revoke_again(self, *subjects: str) -> None:
-        """Revoke the tokens of subjects in a transaction of its own, and announce it."""
+        """Revoke the tokens of subjects in a separate transaction, and announce this."""
         if not subjects:
             return
         async with self._engine.begin() as connection:
@@ -58,7 +58,7 @@ class RevocationReader:
         self._is_announced.set()
 
     def duties(self) -> list[Duty]:
-        """Return the duty that reads the revocations each second, and on demand, and the one that deletes old ones."""
+        """Return the duties that read the revocations each second and on demand, and delete old ones."""
         delete_old = partial(delete_revocations, seconds=2 * self._tokens.revocations_seconds)
         return [
             Duty("revocations", self.refresh, REFRESH_SECONDS, self._is_announced),

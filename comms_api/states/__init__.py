@@ -1,1 +1,1 @@
-"""States: what agents report of themselves, kept up to date by stateful batches."""
+"""States: documents that describe an agent's host, kept up to date by stateful batches."""

@@ -6,7 +6,7 @@ _SPECIAL = str.maketrans({'"': r"\"", "\\": r"\\"})
 
 
 def array_literal(texts: Sequence[str]) -> str:
-    """Return the literal of an array; cast as text and then as an array, it is what the driver would have encoded."""
+    """Return the literal of an array; cast to text and then to an array, it equals the array that the driver sends."""
     if not texts:
         return "{}"
     literal = '","'.join(texts)

@@ -12,7 +12,7 @@ _CURSOR = msgspec.json.Decoder(StateCursor)
 
 
 def decode_cursor(cursor: str | None) -> StateCursor | None:
-    """Return the key that a cursor encodes; raises `Malformed` for a text that is no cursor."""
+    """Return the key that a cursor encodes; raises `Malformed` for any other text."""
     if cursor is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""JSON objects that others are merged into: each is read once and written once, however many are."""
+"""JSON objects into which others are merged: each is read once and written once, however many merges there are."""
 
 from collections.abc import Hashable, Sequence
 from typing import TypeAlias, Union
@@ -34,7 +34,7 @@ class Document:
         """In bytes; escapes in names that were added make it somewhat more."""
 
     def __bytes__(self) -> bytes:
-        """Return the object as it is written now."""
+        """Return the object in its current form."""
         if self._written is None:
             members = self._members or {}
             self._written = msgspec.json.encode({name: _as_raw(value) for name, value in members.items()})
@@ -43,7 +43,7 @@ class Document:
     def merge(self, partial: bytes, client: Hashable, depth: int = MERGE_DEPTH_MAXIMUM) -> Steps["Merge"]:
         """Compute, for a client, the effect of setting the members of `partial`, objects member by member.
 
-        What changes every member, or cannot be read since it is nested too deeply, replaces the document as it is.
+        If `partial` changes every member, or one of them is nested too deeply to be read, it replaces the document.
         """
         both = yield from self._read_both(partial, client)
         if both is None:

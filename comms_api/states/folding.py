@@ -1,4 +1,4 @@
-"""What a sequence of changes makes of states: pure, so that it can be proven against applying them one by one."""
+"""Compute the effect of a sequence of changes on states. Tests compare it with applying the changes one by one."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
@@ -18,7 +18,7 @@ _Current: TypeAlias = dict[StateKey, bytes | Document]
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """The result of each change, in order, and what must become of the table; a key appears once."""
+    """The result of each change, in order, and the writes to the table, at most one for each key."""
 
     results: list[ItemResult]
     inserted: dict[StateKey, bytes]
@@ -31,10 +31,10 @@ class PartLimits(msgspec.Struct, frozen=True):
 
     changes: int
     changed_bytes: int
-    """Of the documents that the agent sent."""
+    """The size of the documents that the agent sent."""
 
     read_bytes: int
-    """Of the documents in the database that these are merged into."""
+    """The size of the documents in the database into which these are merged."""
 
 
 def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
@@ -69,7 +69,8 @@ def parts_of(
 ) -> Iterator[list[StateChange]]:
     """Cut changes into consecutive parts within the limits, of one change at least.
 
-    `sizes` has the bytes of the documents in the database, and then what each has after the changes so far, at most.
+    `sizes` starts with the sizes of the documents in the database, and is updated with their maximum sizes after
+    each change.
     """
     part: list[StateChange] = []
     keys: set[StateKey] = set()
@@ -88,7 +89,7 @@ def parts_of(
 
 
 def fold(changes: Iterable[StateChange], existing: Mapping[StateKey, bytes]) -> Steps[Folded]:
-    """Apply `changes` in order to `existing`, as if each had been a statement of its own."""
+    """Apply `changes` in order to `existing`, as if each were a separate statement."""
     current: _Current = dict(existing)
     results: list[ItemResult] = []
     for change in changes:
@@ -120,7 +121,7 @@ def _apply(change: StateChange, current: _Current) -> Steps[ItemResult]:
 
 
 def _write(current: _Current) -> Steps[dict[StateKey, bytes]]:
-    """Return the documents as they are written now."""
+    """Return the documents in their current form."""
     written: dict[StateKey, bytes] = {}
     for key, state in current.items():
         written[key] = bytes(state)

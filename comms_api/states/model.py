@@ -1,4 +1,4 @@
-"""States, on their way in and as operators see them."""
+"""States, as batches change them and as operators see them."""
 
 from datetime import datetime
 from typing import TypeAlias
@@ -9,7 +9,10 @@ import msgspec
 from comms_api.protocol import ItemResult, Operation
 
 StateKey: TypeAlias = tuple[str, str, str, str]
-"""Agent, module, collector, id: an agent can never touch another's state. A text's hash is kept, a UUID's is not."""
+"""Agent, module, collector, id: an agent can never touch another's state.
+
+All are texts, because Python caches the hash of a text, but not of a UUID.
+"""
 
 
 StateCursor: TypeAlias = tuple[UUID, str, str, str]

@@ -1,4 +1,4 @@
-"""Read an order's result from the state of module `command` that real agents report it as."""
+"""Read the results of orders that real agents report as states of the module `command`."""
 
 import msgspec
 

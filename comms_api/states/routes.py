@@ -68,7 +68,7 @@ async def list_states(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[State]:
-    """List states by agent, module, collector and id, all or those of an agent or a module."""
+    """List states by agent, module, collector and id, optionally of one agent or module."""
     return await states.list(filtered_agent, module, decode_cursor(after), limit)
 
 

@@ -46,14 +46,14 @@ class _IsLarge(Enum):
 
 
 IS_LARGE = _IsLarge.YES
-"""The outcome of each change of a batch that needs several transactions; nothing of it has been applied."""
+"""The outcome of each change of a batch that needs several transactions; no change of it has been applied."""
 
 
 StateOutcome: TypeAlias = ItemResult | Outdated | _IsLarge
 
 
 ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
-"""What takes the results that arrive as states of the module `command`."""
+"""Receives the results that arrive as states of the module `command`."""
 
 
 class States:
@@ -96,7 +96,7 @@ class States:
         return await self._large_writer.submit(agent_id, changes)
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        """Apply the changes in one transaction or, if they are too many, those of each agent separately."""
+        """Apply the changes in one transaction or, if there are too many, the changes of each agent separately."""
         if _is_small(changes) and (outcomes := await self._apply_at_once(changes)) is not None:
             return outcomes
         runs = [list(run) for _, run in groupby(changes, key=lambda change: change.key[0])]
@@ -127,7 +127,7 @@ class States:
     async def _apply_at_once(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome] | None:
         """Apply the changes in one transaction; if it would read too much, change nothing and return None."""
         for _ in range(ATTEMPTS):
-            with suppress(Duplicate):  # somebody who takes no lock wrote one of them meanwhile
+            with suppress(Duplicate):  # a writer that takes no lock has inserted one of the states
                 return await self._try_to_apply(changes)
         raise Unavailable("Others write the same states; try again later.")
 

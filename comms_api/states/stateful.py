@@ -122,14 +122,14 @@ class StatefulReader:
         for index, line in enumerate(lines, first_index):
             header, data = _HEADER.decode(line), None
             if len(line) > HEADER_BYTES_MAXIMUM or _header_fault(header):
-                raise ValueError("a fault that its agent must learn of")
+                raise ValueError("a fault to report to the agent")
             if header.operation != "delete":
                 data = next(lines, None)
                 if data is None:
                     self._unread = [line]
                     return
                 if len(data) > STATE_BYTES_MAXIMUM or not _OBJECT.decode(data).is_plain:
-                    raise ValueError("it may be a header, or a fault that its agent must learn of")
+                    raise ValueError("a possible header, or a fault to report to the agent")
             key = (self._owner, header.module, header.collector, header.id)
             yield StateChange(index, key, header.operation, data, self._sequence)
 

@@ -75,7 +75,7 @@ _FIND_SIZES = text(f"""
 
 
 STATES_MEASURED = 1_000
-"""How many states one statement measures: PostgreSQL decompresses each, and the statement must end in time."""
+"""The number of states that one statement measures, so that it ends in time: PostgreSQL decompresses each."""
 
 
 async def find_states(

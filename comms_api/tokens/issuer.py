@@ -20,10 +20,10 @@ Role = Literal["administrator", "operator", "reader", "service"]
 
 ISSUER = "comms-api"
 LEEWAY_SECONDS: Mapping[Audience, float] = {AGENTS: 5.0, MANAGEMENT: 0.0}
-"""How long past `exp` a token is still accepted. Agents renew by their own clocks, shortly before `exp`."""
+"""A token is accepted for this long after `exp`. Agents renew by their own clocks, shortly before `exp`."""
 
 FUTURE_SECONDS = 60
-"""How far in the future `iat` may be. Nodes' clocks never differ by more; such a token would outlive its revocation."""
+"""`iat` may be this far in the future: nodes' clocks differ by less. A later token would outlive its revocation."""
 
 CACHE_SIZE = 100_000
 # `exp` and `iat` are checked by the database's clock, not the node's, in `verify`.
@@ -55,7 +55,7 @@ class Tokens:
         self.keyring = keyring
         self.lifetime_seconds = lifetime_seconds
         self.revocations_seconds = lifetime_seconds + max(LEEWAY_SECONDS.values()) + FUTURE_SECONDS
-        """How long to keep a revocation: by then, every token that it revokes has expired."""
+        """A revocation is kept for this long: by then, every token that it revokes has expired."""
         self.now = now
         self._verified: OrderedDict[str, Claims] = OrderedDict()
         self._newest: dict[str, str] = {}

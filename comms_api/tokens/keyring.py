@@ -1,4 +1,4 @@
-"""The keys that sign tokens: one key signs, all keys verify, and a rotation logs nobody out."""
+"""The keys that sign tokens: one key signs, all keys verify, and a rotation ends no session."""
 
 import json
 import secrets

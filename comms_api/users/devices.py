@@ -6,10 +6,10 @@ from comms_api.database.connection import Connection
 from comms_api.database.schema import seconds_interval, user_devices
 
 DEVICE_SECONDS = 90 * 86_400.0
-"""How long to remember a device after its last login."""
+"""A device is remembered for this long after its last login."""
 
 DEVICES_MAXIMUM = 32
-"""How many devices of a user to remember that have logged in again, and how many that have not."""
+"""The maximum number of a user's devices that have logged in again, and of devices that have not."""
 
 _EXPIRES_AT = func.now() + seconds_interval(DEVICE_SECONDS)
 

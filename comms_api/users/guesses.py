@@ -29,7 +29,7 @@ _OF_STRANGERS = Allowance(
 class GuessLimits:
     """Charges a guess to its device, its address or all strangers.
 
-    A device that has logged in before has its own limit, so nobody else can use it up. All other clients share one
+    A device that has logged in before has its own limit, so no other client can use it up. All other clients share one
     limit per user and address. Guesses from networks where the user has not logged in before also share one limit per
     user: after 50 failures, the server evaluates one guess every 30 seconds, from however many addresses they come.
     """

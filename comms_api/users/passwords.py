@@ -7,7 +7,10 @@ from comms_api.fairness.executors import BoundedExecutor
 
 HASH_THREADS = 2
 HASHES_MAXIMUM = 256
-"""How many strangers' passwords a process hashes or queues; beyond that, logins get 503. A hash takes 25 ms."""
+"""The maximum number of strangers' passwords that a process hashes or queues; further logins get 503.
+
+A hash takes 25 ms.
+"""
 
 KNOWN_HASHES_MAXIMUM = 64
 """The same for users who are logged in or send a device token: strangers cannot fill their queue."""
@@ -19,7 +22,7 @@ class Passwords:
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._nobody = self._hasher.hash("nobody has this password")
-        """Checked for unknown users, so that their logins take as long as those of known users."""
+        """Checked for unknown users, so that their logins take as long as other logins."""
 
         self._strangers = BoundedExecutor("passwords", HASH_THREADS, HASHES_MAXIMUM)
         self._known = BoundedExecutor("passwords of known users", HASH_THREADS, KNOWN_HASHES_MAXIMUM)

@@ -128,7 +128,7 @@ class Users:
         return await self._passwords.matches(network, password, stored, is_known=False)
 
     async def _remember_device(self, connection: Connection, name: str, origin: Origin, record: LoginRecord) -> str:
-        """Return the device token to use from now on: the one that was sent if it is valid, otherwise a new one."""
+        """Return the device token to use from now on: the sent token if it is valid, otherwise a new one."""
         network = network_of(origin.address or "")
         if record.has_device and origin.device_token is not None:
             await renew_device(connection, token_digest(origin.device_token), network)
@@ -187,7 +187,7 @@ class Users:
         await self._end_again(name, devices=change.password is not None)
 
     async def change_password(self, name: str, change: PasswordChange, origin: Origin) -> None:
-        """Set a user's password and revoke the user's tokens; raises `Unauthenticated` when the old one is wrong."""
+        """Set a user's password and revoke the user's tokens; raises `Unauthenticated` if the old one is wrong."""
         await self._check(name, change.old, origin)
         await self.change(name, UserChange(password=change.new))
 
