@@ -1,9 +1,7 @@
 """One node: its services, connected to one another, and their duties."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-import msgspec
 
 from comms_api.actions.schemas import Schemas
 from comms_api.actions.service import Actions
@@ -51,39 +49,78 @@ from comms_api.tokens.secret import Secret
 from comms_api.users.service import Users
 
 
-class Node(msgspec.Struct, frozen=True):
-    """The services of a node, under the names by which routes ask for them, and the duties of all its parts."""
+class Node:
+    """The services of a node, under the names by which routes ask for them."""
 
-    settings: Settings
-    tokens: Tokens
-    bodies: Bodies
-    answers: Answers
-    agent_answers: Answers
-    cpu: CpuBudget
-    slices: Slices
-    presence: Presence
-    descriptions: Descriptions
-    fleet_events: FleetEvents
-    agents: Agents
-    audit: Audit
-    groups: Groups
-    users: Users
-    login: Login
-    rotation: KeyRotation
-    events: Events
-    states: States
-    submissions: Submissions
-    orders: StoredOrders
-    actions: Actions
-    commands: Commands
-    files: Files
-    watch: Watch
-    dispatcher: Dispatcher
-    reports: Reports
-    cluster: Cluster
-    membership: Membership
-    external: ExternalAgents
-    duties: Sequence[Duty]
+    def __init__(  # noqa: PLR0913 - it joins these parts
+        self,
+        engine: Engine,
+        secret: Secret,
+        settings: Settings,
+        process: NodeProcess,
+        health: DutyHealth,
+        clock: DatabaseClock,
+        tokens: Tokens,
+    ) -> None:
+        self.settings, self.tokens = settings, tokens
+        self.cpu = CpuBudget(settings.body_wait_seconds)
+        self.slices, schemas = Slices(self.cpu.charge), Schemas(self.cpu)
+        self.bodies = Bodies(settings, self.slices.turns)
+        self.answers, self.agent_answers = Answers(settings), Answers(settings)
+
+        self.presence, self.descriptions = Presence(engine, process.address.name), Descriptions(engine)
+        self.dispatcher = dispatcher = Dispatcher(engine, tokens, self.presence, settings)
+        polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
+        self.membership = Membership(engine, process, clock, tokens.keyring, polls, health)
+        revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
+        channels = {
+            ORDERS_CHANNEL: dispatcher.wake,
+            REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
+            NODES_CHANNEL: lambda _: self.membership.beat_soon(),
+        }
+        notifier = Notifier(engine, channels)
+        listener, revocations = Listener(engine, channels, notifier.name), Revocations(engine, notifier)
+
+        self.agents = Agents(engine, secret, clock, revocations, settings)
+        self.external = ExternalAgents(engine, secret, clock, revocations, settings)
+        self.rotation = KeyRotation(engine, secret, revocations, KeyRules.of(settings))
+        self.login = Login(
+            engine,
+            secret,
+            tokens,
+            self.presence,
+            self.descriptions,
+            self.external,
+            self.rotation,
+            settings.logins_waiting_maximum,
+        )
+        self.users, self.groups, self.audit = Users(engine, tokens, revocations), Groups(engine), Audit(engine)
+        self.fleet_events, self.cluster = FleetEvents(engine, settings), Cluster(engine, notifier)
+
+        quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
+        sink = open_sink(engine, quarantine, self.slices, settings)
+        self.events = Events(engine, clock, sink, quarantine, settings)
+        self.reports = Reports(engine, settings.lease_seconds)
+        self.states = States(engine, self.reports.report, self.slices)
+
+        self.actions, self.files, self.watch = Actions(engine, schemas), Files(engine), Watch(engine)
+        self.submissions = Submissions(engine, clock, notifier, dispatcher, schemas, settings)
+        self.commands = Commands(engine, clock, notifier, settings)
+        self.orders = StoredOrders(engine, clock, notifier)
+
+        maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
+        announcer = Announcer(engine, self.submissions, notifier, settings)
+        self._background = (revocation_reader, listener, notifier, maintenance, rollouts, announcer)
+        """The services that no route asks for."""
+
+    def duties(self) -> list[Duty]:
+        """Return the duties of all services."""
+        services = (
+            *(*self._background, self.presence, self.descriptions, self.membership, self.dispatcher, self.reports),
+            *(self.users, self.login, self.cluster, self.fleet_events, self.events, self.states),
+            *(self.submissions, self.watch),
+        )
+        return [duty for service in services for duty in service.duties()]
 
 
 @asynccontextmanager
@@ -96,98 +133,10 @@ async def open_node(
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
-    node = _compose(engine, secret, settings, process, health, clock, tokens)
-    duties = [*database_duties(engine, clock), *signing_keys.duties(keyring), *node.duties]
+    node = Node(engine, secret, settings, process, health, clock, tokens)
+    duties = [*database_duties(engine, clock), *signing_keys.duties(keyring), *node.duties()]
     await node.membership.join()
     async with repeating(duties, health):
         yield node
         await node.external.close()
     await node.membership.leave()
-
-
-def _compose(  # noqa: PLR0913 - it joins these parts
-    engine: Engine,
-    secret: Secret,
-    settings: Settings,
-    process: NodeProcess,
-    health: DutyHealth,
-    clock: DatabaseClock,
-    tokens: Tokens,
-) -> Node:
-    presence = Presence(engine, process.address.name)
-    descriptions, fleet_events = Descriptions(engine), FleetEvents(engine, settings)
-    dispatcher = Dispatcher(engine, tokens, presence, settings)
-    revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
-    polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
-    membership = Membership(engine, process, clock, tokens.keyring, polls, health)
-    channels = {
-        ORDERS_CHANNEL: dispatcher.wake,
-        REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
-        NODES_CHANNEL: lambda _: membership.beat_soon(),
-    }
-    notifier = Notifier(engine, channels)
-    listener = Listener(engine, channels, notifier.name)
-    revocations = Revocations(engine, notifier)
-    external = ExternalAgents(engine, secret, clock, revocations, settings)
-    rotation = KeyRotation(engine, secret, revocations, KeyRules.of(settings))
-    reports = Reports(engine, settings.lease_seconds)
-    quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
-    cpu = CpuBudget(settings.body_wait_seconds)
-    slices, schemas = Slices(cpu.charge), Schemas(cpu)
-    users = Users(engine, tokens, revocations)
-    login = Login(engine, secret, tokens, presence, descriptions, external, rotation, settings.logins_waiting_maximum)
-    events = Events(engine, clock, open_sink(engine, quarantine, slices, settings), quarantine, settings)
-    states = States(engine, reports.report, slices)
-    submissions = Submissions(engine, clock, notifier, dispatcher, schemas, settings)
-    watch = Watch(engine)
-    cluster = Cluster(engine, notifier)
-    with_duties = (
-        *(
-            revocation_reader,
-            listener,
-            notifier,
-            presence,
-            descriptions,
-            fleet_events,
-            users,
-            login,
-            events,
-            states,
-            dispatcher,
-            reports,
-        ),
-        *(submissions, watch, cluster, membership, Maintenance(engine, settings)),
-        *(Rollouts(engine, notifier, settings), Announcer(engine, submissions, notifier, settings)),
-    )
-    return Node(
-        settings=settings,
-        tokens=tokens,
-        bodies=Bodies(settings, slices.turns),
-        answers=Answers(settings),
-        agent_answers=Answers(settings),
-        cpu=cpu,
-        slices=slices,
-        presence=presence,
-        descriptions=descriptions,
-        fleet_events=fleet_events,
-        agents=Agents(engine, secret, clock, revocations, settings),
-        audit=Audit(engine),
-        groups=Groups(engine),
-        users=users,
-        login=login,
-        rotation=rotation,
-        events=events,
-        states=states,
-        submissions=submissions,
-        orders=StoredOrders(engine, clock, notifier),
-        actions=Actions(engine, schemas),
-        commands=Commands(engine, clock, notifier, settings),
-        files=Files(engine),
-        watch=watch,
-        dispatcher=dispatcher,
-        reports=reports,
-        cluster=cluster,
-        membership=membership,
-        external=external,
-        duties=[duty for service in with_duties for duty in service.duties()],
-    )
