@@ -185,7 +185,10 @@ def _build(chosen: Select[Any], shown: int, *, claims: bool) -> Select[Any]:
     taken = [func.array_agg(column).filter(added.c.attempt > 0) for column in (added.c.order_id, added.c.agent_id)]
     columns = [func.count().label("orders"), first, *(taken if claims else ())]
     counted = select(*columns).select_from(added).cte("counted")
-    return select(*counted.c, *ACTOR_SETTINGS).add_cte(_add_command(counted))
+    submitted = map(_column_parameter, _SUBMITTED_COLUMNS)
+    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(counted.c.orders > 0)
+    command = insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
+    return select(*counted.c, *ACTOR_SETTINGS).add_cte(command)
 
 
 _build_once = cache(_build)
@@ -226,12 +229,6 @@ def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
         "sent_at": case((is_claimed, func.now())),
         "offer_at": case((is_claimed, lease_end), else_=_OFFER_AT),
     }
-
-
-def _add_command(counted: CTE) -> CTE:
-    submitted = map(_column_parameter, _SUBMITTED_COLUMNS)
-    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(counted.c.orders > 0)
-    return insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
 
 
 async def rehearse_command(connection: Connection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:

@@ -1,7 +1,7 @@
 """The management API's commands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -38,7 +38,7 @@ from comms_api.http.pages import EXPORT, LARGE, Limit
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
-from comms_api.orders.model import Counts, OrderFilter
+from comms_api.orders.model import OrderFilter
 from comms_api.orders.service import StoredOrders
 from comms_api.text.faults import read_json
 
@@ -165,13 +165,11 @@ async def stream_progress(
     """Send a server-sent event with the number of orders by status at each change, and end when all have ended."""
     at_end(request.scope, watch.enter(claims_of(request).subject))
     await commands.get(request_id)
-    return Stream(_events(watch.changes(request_id)), media_type="text/event-stream")
-
-
-async def _events(changes: AsyncIterator[Counts]) -> AsyncIterator[bytes]:
-    async for counts in changes:
-        name = b"done" if counts.is_done else b"progress"
-        yield b"event: %b\ndata: %b\n\n" % (name, msgspec.json.encode(counts))
+    events = (
+        b"event: %b\ndata: %b\n\n" % (b"done" if counts.is_done else b"progress", msgspec.json.encode(counts))
+        async for counts in watch.changes(request_id)
+    )
+    return Stream(events, media_type="text/event-stream")
 
 
 @get("/commands/{request_id:uuid}/results", opt=READ | EXPORT)

@@ -62,7 +62,9 @@ class StatelessReader:
     def read_line_by_line(self, lines: Sequence[bytes]) -> None:
         """Read lines of any kind: sub-headers, events and invalid lines."""
         for line in lines:
-            fault, header = _fault(line), _find_header(line)
+            is_too_large = len(line) > EVENT_BYTES_MAXIMUM
+            fault = f"larger than {EVENT_BYTES_MAXIMUM} bytes" if is_too_large else object_fault(line)
+            header = _find_header(line)
             if header is not None:
                 self._problem = name_fault(header.module, header.collector)
                 self._begin_run(header.module, header.collector)
@@ -99,12 +101,6 @@ def _are_events(lines: Sequence[bytes]) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
-
-
-def _fault(line: bytes) -> str | None:
-    if len(line) > EVENT_BYTES_MAXIMUM:
-        return f"larger than {EVENT_BYTES_MAXIMUM} bytes"
-    return object_fault(line)
 
 
 def _find_header(line: bytes) -> StatelessHeader | None:

@@ -65,11 +65,13 @@ async def list_events(
     statement = statement.where(*equal(((events.c.agent_id, agent_id), (events.c.module, module))))
     if after is not None:
         statement = statement.where(events.c.id > after)
-    return await fetch_page(connection, statement.order_by(events.c.id), ["id"], limit, _event)
-
-
-def _event(row: Row) -> Event:
-    return Event(row.id, row.agent_id, row.module, row.collector, uuid7_time(row.id), row.event)
+    return await fetch_page(
+        connection,
+        statement.order_by(events.c.id),
+        ["id"],
+        limit,
+        lambda row: Event(received_at=uuid7_time(row.id), **row),
+    )
 
 
 async def list_quarantined(

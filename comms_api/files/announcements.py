@@ -132,11 +132,8 @@ def _check() -> Select[Any]:
         .cte("due")
     )
     found = select(due.c.agent_id, due.c.has_moved, due.c.order_id, due.c.outcome)
-    return found.add_cte(_delete_done(due), _postpone_others(due))
-
-
-def _delete_done(due: CTE) -> CTE:
-    return announcements.delete().where(_is_same(due), due.c.outcome == "done").cte("deleted")
+    done = announcements.delete().where(_is_same(due), due.c.outcome == "done").cte("deleted")
+    return found.add_cte(done, _postpone_others(due))
 
 
 def _postpone_others(due: CTE) -> CTE:

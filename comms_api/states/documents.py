@@ -36,8 +36,13 @@ class Document:
     def __bytes__(self) -> bytes:
         """Return the object in its current form."""
         if self._written is None:
-            members = self._members or {}
-            self._written = msgspec.json.encode({name: _as_raw(value) for name, value in members.items()})
+            members = (self._members or {}).items()
+            self._written = msgspec.json.encode(
+                {
+                    name: value if isinstance(value, msgspec.Raw) else msgspec.Raw(bytes(value))
+                    for name, value in members
+                }
+            )
         return self._written
 
     def merge(self, partial: bytes, client: Hashable, depth: int = MERGE_DEPTH_MAXIMUM) -> Steps["Merge"]:
@@ -139,10 +144,6 @@ def _nested(
             return None
         old = members[name] = Document(before)
     return old
-
-
-def _as_raw(value: msgspec.Raw | Document) -> msgspec.Raw:
-    return value if isinstance(value, msgspec.Raw) else msgspec.Raw(bytes(value))
 
 
 def _growth(name: str, old: msgspec.Raw | Document | None, value: msgspec.Raw) -> int:

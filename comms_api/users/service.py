@@ -73,10 +73,12 @@ class Users:
         """
         record, read_at = await self._check(name, password, origin)
         async with self._engine.begin() as connection:
-            tokens = await self._issue(connection, name, record.role, read_at)
+            await _refuse_revoked(connection, name, read_at)
+            text, token = _new_refresh_token(uuid4())
+            await store.insert_refresh_token(connection, name, token, REFRESH_SECONDS)
             device_token = await self._remember_device(connection, name, origin, record)
         self._logins.write(f"user {name} logged in from {origin.address}")
-        return msgspec.structs.replace(tokens, device_token=device_token)
+        return msgspec.structs.replace(self._pair(name, record.role, read_at, text), device_token=device_token)
 
     async def token_for(self, name: str, password: str, origin: Origin) -> str:
         """Return a token for a client that sends its password with each request; raises like `log_in`.
@@ -137,12 +139,6 @@ class Users:
         await insert_device(connection, name, token_digest(device_token), network)
         await trim_devices(connection, name)
         return device_token
-
-    async def _issue(self, connection: Connection, name: str, role: Role, read_at: float) -> TokenPair:
-        await _refuse_revoked(connection, name, read_at)
-        text, token = _new_refresh_token(uuid4())
-        await store.insert_refresh_token(connection, name, token, REFRESH_SECONDS)
-        return self._pair(name, role, read_at, text)
 
     def _pair(self, name: str, role: Role, read_at: float, refresh_token: str) -> TokenPair:
         token = self._tokens.issue(name, MANAGEMENT, role, issued_at=read_at)

@@ -82,12 +82,9 @@ def _encode(first_id: UUID, agent_id: UUID, run: EventRun, lines: Sequence[bytes
         MODULE: quote(run.module),
         COLLECTOR: quote(run.collector),
     }
-    return Message(f"{SUBJECT}.{_token(run.module)}", headers, b"\n".join(lines))
-
-
-def _token(module: str) -> str:
-    """Return a module's name with the characters that a subject allows; the header has the original name."""
-    return _NO_TOKEN.sub("_", module) or "_"
+    # A subject allows fewer characters than the name of a module; the header contains the name itself.
+    subject = f"{SUBJECT}.{_NO_TOKEN.sub('_', run.module) or '_'}"
+    return Message(subject, headers, b"\n".join(lines))
 
 
 def decode_message(headers: Mapping[str, str], payload: bytes) -> Delivered:
