@@ -256,7 +256,7 @@ class ReportOutcomes(msgspec.Struct, frozen=True):
     results: list[ReportOutcome]
 
 
-class WantedFile(msgspec.Struct, frozen=True):
+class ExpectedFile(msgspec.Struct, frozen=True):
     """A file of one of an agent's groups."""
 
     group: str
@@ -264,10 +264,10 @@ class WantedFile(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class WantedFiles(msgspec.Struct, frozen=True):
+class ExpectedFiles(msgspec.Struct, frozen=True):
     """The files that an agent should have, in merge order; of several files with one name, the last one counts."""
 
-    files: list[WantedFile]
+    files: list[ExpectedFile]
 
 
 class Enrollment(msgspec.Struct, frozen=True):

@@ -59,8 +59,8 @@ def operation(group: click.Group, name: str) -> Callable[[Callable[..., None]], 
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def perform(*, user: str, password_file: Path, **options: Any) -> None:
-            way = [options.pop(name) for name in ("url", "ca", "proxy", "no_proxy")]
-            with logged_in(Endpoint(*way), user, password_file) as operator:
+            endpoint = [options.pop(name) for name in ("url", "ca", "proxy", "no_proxy")]
+            with logged_in(Endpoint(*endpoint), user, password_file) as operator:
                 function(operator, **options)
 
         perform.__doc__ = function.__doc__

@@ -25,17 +25,17 @@ class RoundQueue:
     async def wait_for_turn(self, group: object) -> None:
         """Return when a piece of this group's work may begin; it lasts until the caller waits for anything."""
         if not self._turns:
-            self._look_in_next_round(asyncio.get_running_loop())
+            self._schedule_round(asyncio.get_running_loop())
         await self._turns.join(group)
 
-    def _look_in_next_round(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_soon(self._look, loop)
+    def _schedule_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon(self._begin_round, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin_round(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._is_due():
             self._turns.grant()
         if self._turns:
-            self._look_in_next_round(loop)
+            self._schedule_round(loop)
 
     def _is_due(self) -> bool:
         """Return whether a piece may begin in this round."""
@@ -50,15 +50,15 @@ class IdleQueue(RoundQueue):
 
     def __init__(self) -> None:
         super().__init__()
-        self._looked_at = self._granted_at = 0.0
+        self._scheduled_at = self._granted_at = 0.0
 
-    def _look_in_next_round(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._looked_at = time.perf_counter()
-        super()._look_in_next_round(loop)
+    def _schedule_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled_at = time.perf_counter()
+        super()._schedule_round(loop)
 
     def _is_due(self) -> bool:
         now = time.perf_counter()
-        is_due = now - self._looked_at < IDLE_SECONDS or now - self._granted_at > BUSY_SECONDS
+        is_due = now - self._scheduled_at < IDLE_SECONDS or now - self._granted_at > BUSY_SECONDS
         if is_due:
             self._granted_at = now
         return is_due

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.protocol import WantedFile
+from comms_api.protocol import ExpectedFile
 
 FILE_BYTES_MAXIMUM = 4 * 2**20
 """Real agents refuse an answer above 8 MB."""
@@ -65,7 +65,7 @@ class Configuration(msgspec.Struct, frozen=True):
     """The files that an agent should run, in the order of their merge, and the hash of those that it reports."""
 
     agent_id: UUID
-    files: list[WantedFile]
+    files: list[ExpectedFile]
     wanted: str
     reported: str | None
     in_sync: bool

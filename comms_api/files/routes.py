@@ -19,7 +19,7 @@ from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
-from comms_api.protocol import WantedFiles
+from comms_api.protocol import ExpectedFiles
 from comms_api.text.faults import read_json
 
 _REPORT = msgspec.json.Decoder(Report)
@@ -81,9 +81,9 @@ async def fetch_file(
 
 
 @get("/configuration")
-async def list_own_files(request: AnyRequest, files: NamedDependency[Files]) -> WantedFiles:
+async def list_own_files(request: AnyRequest, files: NamedDependency[Files]) -> ExpectedFiles:
     """List the files of the agent's own groups with their hashes."""
-    return WantedFiles((await files.configuration(agent_of(request))).files)
+    return ExpectedFiles((await files.configuration(agent_of(request))).files)
 
 
 @put("/configuration", status_code=204)

@@ -11,7 +11,7 @@ from comms_api.database.connection import Connection
 from comms_api.database.schema import agents, group_files, group_members, groups
 from comms_api.files.configuration import YAML_SUFFIXES
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
-from comms_api.protocol import WantedFile
+from comms_api.protocol import ExpectedFile
 
 _SHOWN = (
     group_files.c.group_name,
@@ -151,10 +151,10 @@ async def list_agent_yaml(connection: Connection, agent_id: UUID) -> list[Stored
     return [StoredVersion(*row) for row in await connection.execute(statement)]
 
 
-async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[WantedFile]:
+async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[ExpectedFile]:
     """Return the files of an agent's groups, the overriding group last."""
     columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
-    return [WantedFile(*row) for row in await connection.execute(_agent_files(agent_id, *columns))]
+    return [ExpectedFile(*row) for row in await connection.execute(_agent_files(agent_id, *columns))]
 
 
 async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str | None, bool] | None:

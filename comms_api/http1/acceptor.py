@@ -132,7 +132,7 @@ class Acceptor:
                 await self._wait_for_turn(connection, group)
                 await self._start_tls(connection, served)
                 await self._turns.wait_for_turn(group)
-                served.regulate()
+                served.update_reading()
         except BaseException as error:
             if served.has_begun:
                 served.abort()

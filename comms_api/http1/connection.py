@@ -19,7 +19,7 @@ AHEAD_BYTES_MAXIMUM = 64 * 1024
 ANSWER_BYTES_MAXIMUM = 64 * 1024
 """The size of the buffered part of an answer from which on the app must wait."""
 
-LOOK_SECONDS = 1.0
+CLIENT_CHECK_SECONDS = 1.0
 """The interval of checks whether the client has disconnected, while the connection is not read."""
 
 
@@ -27,19 +27,19 @@ class Connection(asyncio.BufferedProtocol):
     """A client's connection.
 
     `client` is set if the peer is a proxy. `address_group` is the group that the endpoint counts the connection for.
-    A connection that begins paused reads nothing until `regulate` is called.
+    A connection that begins paused reads nothing until `update_reading` is called.
     """
 
     __slots__ = (
         "_base_scope",
         "_client",
+        "_client_timer",
         "_exchange",
         "_idle_timer",
         "_is_closing",
         "_is_paused",
         "_is_slow",
         "_is_trusted",
-        "_look_timer",
         "_loop",
         "_stall_timer",
         "_transport",
@@ -72,7 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_paused = is_paused
         self._is_closing = self._is_slow = self._is_trusted = False
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._look_timer: asyncio.TimerHandle | None = None
+        self._client_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
 
@@ -121,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the app, and break reference cycles, which would live until the next garbage collection."""
         self._is_closing = True
         self._stop_idling()
-        self._stop_looking()
+        self._stop_checking()
         self.reader.close()
         exchange, self._exchange, self._unread = self._exchange, None, b""
         if exchange is not None:
@@ -178,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self.write(encode_refusal(refused, self.endpoint.date_line()))
                 self.close()
-        self.regulate()
+        self.update_reading()
 
     def _begin(self, head: Head) -> None:
         self._stop_idling()
@@ -205,13 +205,13 @@ class Connection(asyncio.BufferedProtocol):
             self._is_trusted = True
         self._exchange = None
         if closes or self.reader.is_last or not self.reader.is_complete or self.endpoint.is_ending:
-            self._part()
+            self._close_after_answer()
         else:
             self.reader.restart()
             self._become_idle()
             self._read()
 
-    def _part(self) -> None:
+    def _close_after_answer(self) -> None:
         """Close after an answer; a slow client gets `idle_seconds` to read the buffered rest."""
         if self._is_slow:
             self._is_closing = True
@@ -219,31 +219,31 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.close()
 
-    def regulate(self) -> None:
+    def update_reading(self) -> None:
         """Read from the network while the buffer has room; pause reading otherwise."""
         if self._is_closing:
             return
         is_enough = len(self._unread) + self.reader.body_bytes > AHEAD_BYTES_MAXIMUM
         if is_enough and not self._is_paused:
             self._transport.pause_reading()
-            self._look()
+            self._check_client()
         elif self._is_paused and not is_enough:
             self._transport.resume_reading()
-            self._stop_looking()
+            self._stop_checking()
         self._is_paused = is_enough
 
-    def _look(self) -> None:
+    def _check_client(self) -> None:
         """Check whether the client has disconnected, since a paused transport does not report it."""
         if self._has_ended() or (self.reader.is_complete and _has_left(self._transport)):
             self.abort()
             self.connection_lost(None)
         else:
-            self._look_timer = self._loop.call_later(LOOK_SECONDS, self._look)
+            self._client_timer = self._loop.call_later(CLIENT_CHECK_SECONDS, self._check_client)
 
-    def _stop_looking(self) -> None:
-        if self._look_timer is not None:
-            self._look_timer.cancel()
-            self._look_timer = None
+    def _stop_checking(self) -> None:
+        if self._client_timer is not None:
+            self._client_timer.cancel()
+            self._client_timer = None
 
     def _become_idle(self) -> None:
         if not self._is_trusted:
@@ -265,7 +265,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close once all written bytes have been sent."""
         self._is_closing = True
         self._stop_idling()
-        self._stop_looking()
+        self._stop_checking()
         self._unread = b""
         if self._transport is not None:
             self._transport.close()

@@ -43,7 +43,7 @@ class Wire(Closable, Protocol):
     async def wait_until_writable(self) -> None:
         """Return once the client has read enough, or has disconnected."""
 
-    def regulate(self) -> None:
+    def update_reading(self) -> None:
         """Read from the network while the buffer has room; pause reading otherwise."""
 
     def answered(self, *, closes: bool) -> None:
@@ -152,7 +152,7 @@ class Exchange:
             if reader.body_bytes or (reader.is_complete and not self._is_body_taken):
                 self._is_body_taken = reader.is_complete
                 body = reader.take_body()
-                connection.regulate()
+                connection.update_reading()
                 return {"type": "http.request", "body": body, "more_body": not self._is_body_taken}
             if self._is_left:
                 break

@@ -15,7 +15,7 @@ from support.raw import connect
 from support.waiting import PATIENCE, until
 
 from comms_api.app.hypercorn_server import Loop
-from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, LOOK_SECONDS, Connection, common_name
+from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, CLIENT_CHECK_SECONDS, Connection, common_name
 from comms_api.http1.endpoint import AT_END, READ_BYTES_MAXIMUM, Accounting, Endpoint, Limits
 from comms_api.http1.forwarded import TrustedProxies
 
@@ -384,7 +384,7 @@ async def test_a_complete_body_is_read_to_its_end_after_its_client_stops_sending
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         writer.write_eof()
-        await asyncio.sleep(LOOK_SECONDS + 0.5)
+        await asyncio.sleep(CLIENT_CHECK_SECONDS + 0.5)
         go_on.set()
         await ended.wait()
         writer.close()
@@ -451,7 +451,7 @@ async def test_a_connection_that_begins_paused_reads_nothing_before_its_turn() -
         await asyncio.sleep(0.1)  # time in which a wrong server would read the request
         [connection] = endpoint._connections  # noqa: SLF001 - the same
         assert endpoint.requests.total == 0
-        connection.regulate()
+        connection.update_reading()
         assert (await exchanged).endswith(b"/")
 
 

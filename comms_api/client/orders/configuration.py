@@ -9,7 +9,7 @@ import msgspec
 
 from comms_api.client.transport.calls import Call
 from comms_api.client.transport.session import Session
-from comms_api.protocol import WantedFile, WantedFiles
+from comms_api.protocol import ExpectedFile, ExpectedFiles
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -27,7 +27,7 @@ class Configuration:
         If a file changes while it is fetched, nothing is reported: another order announces the change.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files = (await self._session.ask(Call("GET", "/configuration"), WantedFiles)).files
+        files = (await self._session.ask(Call("GET", "/configuration"), ExpectedFiles)).files
         # If several groups have a file of one name, the last one counts.
         hashes = {file.name: file.sha256 for file in files if _SAFE_NAME.fullmatch(file.name)}
         for name, sha256 in hashes.items():
@@ -47,7 +47,7 @@ class Configuration:
             draft.write_bytes(answer.content)
             draft.replace(self._folder / name)
 
-    async def _report(self, files: list[WantedFile]) -> None:
+    async def _report(self, files: list[ExpectedFile]) -> None:
         lines = sorted((file.group, file.name, file.sha256) for file in files)
         text = "".join(f"{group}/{name} {sha256}\n" for group, name, sha256 in lines)
         content = msgspec.json.encode({"sha256": hashlib.sha256(text.encode()).hexdigest()})
