@@ -166,7 +166,7 @@ def management_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, MANAGEMENT, _see_nobody, _requests(node), users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
-    dependencies = _provided(services) | NAMED_AGENTS
+    dependencies = _provided(services) | NAMED_AGENTS | orders.COMMAND_FILTERS
     api = _litestar(
         node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
     )

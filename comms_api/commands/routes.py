@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -13,7 +12,6 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
-from comms_api.agents.dependencies import FilteredTargets
 from comms_api.commands.idempotency import HEADER, IdempotencyKey, read_key
 from comms_api.commands.model import (
     Cancelled,
@@ -38,7 +36,7 @@ from comms_api.http.pages import EXPORT, LARGE, Limit
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
 from comms_api.http.roles import OPERATE, READ, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
-from comms_api.orders.model import OrderFilter
+from comms_api.orders.routes import CommandFilter
 from comms_api.orders.service import StoredOrders
 from comms_api.text.faults import read_json
 
@@ -114,22 +112,14 @@ async def submit_plugin_commands(
 
 
 @get("/commands", opt=READ | LARGE)
-async def list_commands(  # noqa: PLR0913 - one parameter per filter
+async def list_commands(
     commands: NamedDependency[Commands],
-    filtered_targets: FilteredTargets,
-    source: FromQuery[str | None] = None,
-    user: FromQuery[str | None] = None,
-    action: FromQuery[str | None] = None,
-    since: FromQuery[datetime | None] = None,
-    until: FromQuery[datetime | None] = None,
+    command_filter: CommandFilter,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
     """List commands, oldest first, filtered by every given parameter."""
-    order_filter = OrderFilter(
-        source=source, user=user, action=action, targets=filtered_targets, since=since, until=until
-    )
-    return await commands.list(order_filter, after, limit)
+    return await commands.list(command_filter, after, limit)
 
 
 @get("/commands/{request_id:uuid}", opt=READ)

@@ -56,16 +56,6 @@ class Slices:
             return result
 
 
-def exhaust(steps: Steps[T]) -> T:
-    """Return the result of a computation at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
 def _slices(steps: Steps[T], charge: Callable[[Hashable, float], None]) -> Generator[None, None, T]:
     """Yield after each slice."""
     began = now = time.thread_time()

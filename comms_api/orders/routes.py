@@ -2,12 +2,12 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from uuid import UUID
 
 import msgspec
 from litestar import get, post
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
@@ -112,25 +112,40 @@ def _service_of(request: AnyRequest, service: str) -> UUID:
 OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the maximum number of orders on one page")]
 
 
-@get("/orders", opt=READ | LARGE)
-async def list_orders(  # noqa: PLR0913 - one parameter per filter
-    orders: NamedDependency[StoredOrders],
+CommandFilter: TypeAlias = NamedDependency[OrderFilter]
+"""Provides `command_filter`: the filters of a query that concern commands."""
+
+
+async def find_command_filter(  # noqa: PLR0913 - one parameter per filter
     filtered_targets: FilteredTargets,
-    filtered_agent: FilteredAgent,
-    request_id: FromQuery[UUID | None] = None,
-    status: FromQuery[OrderStatus | None] = None,
-    outcome: FromQuery[OutcomeFilter | None] = None,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
     action: FromQuery[str | None] = None,
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
+) -> OrderFilter:
+    """Return the filters that lists of commands and lists of orders share."""
+    return OrderFilter(source=source, user=user, action=action, targets=filtered_targets, since=since, until=until)
+
+
+COMMAND_FILTERS = {"command_filter": Provide(find_command_filter)}
+"""The name under which routes receive this dependency."""
+
+
+@get("/orders", opt=READ | LARGE)
+async def list_orders(  # noqa: PLR0913 - one parameter per filter
+    orders: NamedDependency[StoredOrders],
+    command_filter: CommandFilter,
+    filtered_agent: FilteredAgent,
+    request_id: FromQuery[UUID | None] = None,
+    status: FromQuery[OrderStatus | None] = None,
+    outcome: FromQuery[OutcomeFilter | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
     """List the orders that are not archived with their results, oldest first, filtered by every given parameter."""
-    order_filter = OrderFilter(
-        request_id, filtered_agent, status, source, user, action, filtered_targets, since, until, outcome
+    order_filter = msgspec.structs.replace(
+        command_filter, request_id=request_id, agent_id=filtered_agent, status=status, outcome=outcome
     )
     return await orders.list(order_filter, after, limit)
 

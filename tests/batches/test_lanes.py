@@ -5,10 +5,10 @@ from uuid import UUID
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.steps import exhaust
 
 from comms_api.batches import framing
 from comms_api.events.stateless import StatelessReader, read_stateless
-from comms_api.fairness.slices import exhaust
 from comms_api.states.stateful import StatefulReader, read_stateful
 
 OWNER = str(UUID(int=1))

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from support.duties import performing
 from support.server import new_id
+from support.steps import exhaust
 from support.waiting import PATIENCE
 
 from comms_api.database.coalescing import IS_CALLER_GONE, UNLIMITED, Coalescer
@@ -25,7 +26,7 @@ from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.service import Events
-from comms_api.fairness.slices import Slices, exhaust
+from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
