@@ -209,7 +209,7 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """How an order ended: 0 success, 1 failure, 2 in progress (does not end it), 3 timeout, 4 unknown."""
+    """The result of an order: 0 success, 1 failure, 2 in progress (does not end it), 3 timeout, 4 unknown."""
 
     code: int
     message: str | None = ""

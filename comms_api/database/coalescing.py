@@ -104,7 +104,7 @@ class Coalescer(Generic[Item, Outcome]):
         finally:
             self._served -= owners
             self._unanswered -= sum(submission.size for submission in group)
-            self._has_work.set()  # more submissions may wait, new ones or those of these owners
+            self._has_work.set()  # more submissions may wait, new ones or of these owners
 
     def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
         """Take one writer's share of the submissions, and leave the other submissions to other writers."""

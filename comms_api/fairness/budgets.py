@@ -26,7 +26,7 @@ TARGET_SECONDS = 0.5
 """The time in which an `AdaptiveBudget` aims to have a request finished, apart from waiting for its client."""
 
 CLIENTS_TO_FILL = 8
-"""How many clients it takes to fill an `AdaptiveBudget`."""
+"""At least this many clients are needed to fill an `AdaptiveBudget`."""
 
 LEAST_FRACTION = 8
 """The limit of an `AdaptiveBudget` is at least 1/LEAST_FRACTION of its total."""

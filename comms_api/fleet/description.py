@@ -1,4 +1,4 @@
-"""How an agent describes itself. A fault in a description never fails a request: the faulty member is ignored."""
+"""Agents' descriptions of themselves. A fault in one never fails a request: the faulty member is ignored."""
 
 import re
 from typing import TypeVar
@@ -30,7 +30,7 @@ class StoredDescription(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What an agent says of itself; an empty member says nothing."""
+    """An agent's description of itself; an empty member changes nothing."""
 
     type: str = ""
     version: str = ""

@@ -27,7 +27,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 async def find_descriptions(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, StoredDescription]:
-    """Return the stored descriptions of those of these agents that exist."""
+    """Return the stored descriptions of these agents, without unknown agents."""
     statement = select(agents.c.id, agents.c.type, agents.c.version, agents.c.host, agents.c.user_agent)
     rows = await connection.execute(statement.where(is_one_of(agents.c.id, ids)))
     return {
@@ -36,7 +36,7 @@ async def find_descriptions(connection: Connection, ids: Sequence[UUID]) -> dict
     }
 
 
-# The type is compared again, since an operator may have set the agent's key meanwhile.
+# The type is compared again, since an operator may have set the agent's key since then.
 _CHANGE = text(f"""
     WITH described AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:types AS text[]), CAST(:versions AS text[]),

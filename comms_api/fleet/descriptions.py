@@ -1,8 +1,8 @@
-"""Bring up to date what is stored of how agents describe themselves: type, version and host.
+"""Keep the stored type, version and host of agents up to date with their descriptions of themselves.
 
 Agents describe themselves in the first line of each batch and in the User-Agent of each login. A node remembers a hash
 of each agent's last line, so a repeated description costs one look-up and no statement. A new one waits in a bounded
-queue, and a duty compares the waiting ones with the stored ones and stores those that differ.
+queue. A duty compares waiting descriptions with the stored ones, and stores the changes.
 """
 
 import time
@@ -19,11 +19,11 @@ from comms_api.fleet.description import Description, read_metadata, read_user_ag
 FLUSH_SECONDS = 1.0
 WAITING_MAXIMUM = 5_000
 STEP = 1_000
-"""The most descriptions that one transaction compares and stores."""
+"""The maximum number of descriptions that one transaction compares and stores."""
 
 REMEMBERED_MAXIMUM = 50_000
 RECHECK_SECONDS = 600.0
-"""How long a repeated description is not compared again: another node may have stored another one meanwhile."""
+"""A repeated description is compared again after this time, since another node may have stored a different one."""
 
 QUIET_SECONDS_MAXIMUM = 600.0
 """An agent whose description keeps changing is stored after pauses that double up to this."""
@@ -47,7 +47,7 @@ class Descriptions:
         self._waiting: dict[UUID, tuple[int, Description]] = {}
 
     def note_batch(self, agent_id: UUID, line: bytes) -> None:
-        """Note the metadata line of a batch. A line that finds no room in the queue comes again with the next batch."""
+        """Note the metadata line of a batch. If the queue is full, the line is ignored; the next batch repeats it."""
         line_hash, known = hash(line), self._known.get(agent_id)
         if known is not None:
             now = time.monotonic()
@@ -69,7 +69,7 @@ class Descriptions:
 
     @property
     def waiting(self) -> int:
-        """How many descriptions wait to be compared."""
+        """The number of descriptions that wait to be compared."""
         return len(self._waiting)
 
     def duties(self) -> Sequence[Duty]:

@@ -13,7 +13,7 @@ from comms_api.settings import Settings
 
 PUBLISH_SECONDS = 1.0
 STEP = 2_000
-"""The most events that one transaction publishes or deletes."""
+"""The maximum number of events that one transaction publishes or deletes."""
 
 
 class FleetEvents:

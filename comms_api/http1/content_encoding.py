@@ -1,6 +1,6 @@
 """Compress answers for clients that accept it (RFC 9110, 12.5.3).
 
-Only answers to requests with a valid token are compressed: nobody else can make the server spend the time, and answers
+Only answers to requests with a valid token are compressed: no stranger can make the server spend the time, and answers
 that contain tokens keep their length secret (BREACH).
 """
 
@@ -14,7 +14,7 @@ SMALLEST_BYTES = 1024
 """Smaller answers are not compressed, since they fit into one packet anyway."""
 
 STEP_BYTES = 32 * 1024
-"""How much of an answer to compress before other tasks run: gzip takes about 0.5 ms for it."""
+"""The part of an answer to compress before other tasks run: gzip takes about 0.5 ms for it."""
 
 PREFERRED = ("zstd", "gzip")
 LEVEL = 1
@@ -22,7 +22,7 @@ ZSTD = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=17)
 """A window of 128 KiB: an answer in progress holds less than 600 KiB."""
 
 OFFERS_MAXIMUM = 16
-"""How many encodings of a request's Accept-Encoding to read."""
+"""The maximum number of encodings to read from an Accept-Encoding header."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _TYPES = tuple(

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 64 * 1024
 SMALL_BODY_BYTES = 64 * 1024
 DISCARDED_IN_TURN_BYTES = 2**20
-"""How much of an unread body is discarded in a turn: it takes as long as a slice of a computation."""
+"""The part of an unread body that is discarded in a turn: it takes as long as a slice of a computation."""
 
 _FAILURE = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answer the request.")
 

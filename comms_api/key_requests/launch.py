@@ -62,7 +62,7 @@ def _in_child(work: Callable[[], None]) -> int:
 
 
 def _watch(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_seconds: int) -> None:
-    """Start a program, report its end, and kill what is left of its process group."""
+    """Start a program, report its end, and kill the remainder of its process group."""
     output, errors, report = pipes
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = _in_child(lambda: _execute(words, pipes, memory_bytes, cpu_seconds))
@@ -76,7 +76,7 @@ def _watch(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_
 
 
 def _execute(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_seconds: int) -> NoReturn:
-    """Become the program, in a session of its own and within the limits."""
+    """Become the program, in a new session and within the limits."""
     output, errors, report = pipes
     os.setsid()
     os.write(report, b"%d\n" % os.getpid())

@@ -218,7 +218,7 @@ class _Run:
 
 
 class _PipeReader(asyncio.Protocol):
-    """Passes on what arrives from a pipe."""
+    """Passes on the bytes that arrive from a pipe."""
 
     def __init__(self, read: Callable[[bytes], None], end: Callable[[], None]) -> None:
         self._read = read
@@ -229,7 +229,7 @@ class _PipeReader(asyncio.Protocol):
         self._read(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Tell that no more will come."""
+        """Report the end of the pipe."""
         self._end()
 
 

@@ -1,4 +1,4 @@
-"""Where agents are looked up: what each source offers, and the simplest of them, a Unix socket."""
+"""The interface of sources of agents, and the simplest source, a Unix socket."""
 
 import asyncio
 from pathlib import Path

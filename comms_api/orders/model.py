@@ -54,7 +54,7 @@ FailureOutcome = Literal["rejected", "expired_before_delivery", "expired_after_d
 """The stored outcomes of failed orders; any other order with the status `failure` is `failed`."""
 
 OrderOutcome = Literal["success", "failed", FailureOutcome, "cancelled"]
-"""How an order ended. An agent rejects an order that it does not start, for example because the action is unknown."""
+"""The outcomes of ended orders. An agent rejects an order that it does not start, such as one of an unknown action."""
 
 OutcomeFilter = Literal[OrderOutcome, "expired"]
 """An outcome, or both outcomes of expired orders."""
@@ -72,10 +72,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many orders of a command are in each status.
+    """The number of a command's orders in each status.
 
-    `held` are those of `pending` that may not go out yet. `failure` is the sum of `failed`, `rejected` and the two
-    counts of expired orders.
+    `held` counts the `pending` orders that must not be offered yet. `failure` is the sum of `failed`, `rejected` and
+    the two counts of expired orders.
     """
 
     total: int

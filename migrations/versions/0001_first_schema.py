@@ -13,7 +13,7 @@ depends_on = None
 
 UUID7 = """
 CREATE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
-    -- RFC 9562, section 5.7. PostgreSQL has a function of its own from 18 on; we begin at 15.
+    -- RFC 9562, section 5.7. PostgreSQL has such a function from 18 on; we support 15.
     SELECT CAST(substr(stamp, 1, 8) || '-' || substr(stamp, 9, 4) || '-7'
         || substr(CAST(gen_random_uuid() AS text), 16) AS uuid)
     FROM lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') AS stamp

@@ -1,4 +1,4 @@
-"""Record in the audit trail who removes a lost node, but not the nodes that start and stop by themselves.
+"""Record in the audit trail who removes a lost node, but not the starts and stops of nodes.
 
 Revision: 0007, after 0006
 """

@@ -19,19 +19,28 @@ Findings: TypeAlias = Iterator[tuple[int, str, str]]
 PHRASES: Table = {
     r"all the while": "throughout …, while …",
     r"anew": "again",
+    r"beside": "during …, next to …, in addition to …",
+    r"by (itself|themselves)": "automatically, separately, on its own",
     r"(do|does|did|done) away with": "remove, delete, kill",
+    r"so far as|in vain|for good(?=[.,;:)])": "as far as, without success, permanently",
+    r"goes on|go on(?! to)": "continues",
     r"hears? of": "receives, learns",
     r"holds? (its|his|their) peace": "does not answer",
+    r"(?-i:meanwhile)": "during …, since then, in the meantime",
     r"of now": "the current …",
+    r"of (its|their|his|your|our) own(?=[.,;:)\"])": "a separate …",
     r"see to it": "ensure that …",
     r"so many(?! \w+ that)": "at most N, this many, N",
     r"(that|it|they|which) (is|are) (none|ones)(?=[.,;:]| too)": "is not a …, includes …",
     r"(that|which) nobody has(?! \w+ed)": "unused, unknown",
     r"that one('s| has| was| is)": "name the thing",
+    r"(a|the|one) thing that": "name the thing",
+    r"those (who|whose|whom|of (these|those))": "the agents that …, the orders of …: name the thing",
     r"what is of": "the rows of …: name the thing",
     r"(?-i:Whom)": "name the thing: the recipients of …",
     r"(is|are|was|were) over(?! [`\d]| (the|a|an|half))": "has expired, has ended",
-    r"(is|are|was|were) told(?! apart)": "receives, learns, is sent, is reported",
+    r"(is|are|was|were|been) gone": "has ended, was deleted, does not answer",
+    r"(is|are|was|were|be|been) told": "receives, learns, is sent, is reported, is distinguished",
     r"(is|are|was|were) wanted": "is requested, is needed",
 }
 """Words in any file, in any case, also across a line break."""
@@ -44,13 +53,14 @@ NAMES: Table = {
 
 DOCSTRINGS: Table = {
     r"__init__: Take\b": "nothing: the signature says it, or the docstring of the class",
+    r"\w*: (How|What|When|Where|Which|Whom?|Whose|Why)\b": "an imperative, or a noun: the time …, the number of …",
 }
-"""Beginnings of `NAME: SUMMARY`, for the docstrings of functions, classes and modules (whose name is `module`)."""
+"""Beginnings of `NAME: SUMMARY`, for the docstrings of functions, classes, modules and (without a name) variables."""
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".ci", "bench", "certs", "comms_api", "deploy", "docs", "examples", "migrations", "tests")
 SUFFIXES = {"", ".cfg", ".conf", ".md", ".py", ".service", ".socket", ".toml", ".yaml", ".yml"}
-FILES = [path for path in ROOT.iterdir() if path.name == "Makefile" or path.suffix in {".md", ".toml"}]
+FILES = [path for path in ROOT.iterdir() if path.name == "Makefile" or path.suffix in {".ini", ".md", ".toml"}]
 FILES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
 TEXTS = {path: path.read_text() for path in FILES if path.is_file() and path != Path(__file__)}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items() if path.suffix == ".py"}
@@ -83,9 +93,11 @@ def names_in(tree: ast.AST) -> Findings:
 def docstrings_in(tree: ast.AST) -> Findings:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            words = f"{getattr(node, 'name', 'module')}: {summary}"
-            yield from look_up(DOCSTRINGS, getattr(node, "lineno", 1), words)
+            for described, statement in pairwise([node, *node.body]):
+                match statement:
+                    case ast.Expr(ast.Constant(str(words))):
+                        name = getattr(described, "name", "")
+                        yield from look_up(DOCSTRINGS, statement.lineno, f"{name}: {words.strip()}")
 
 
 def look_up(table: Table, line: int, words: str, end: str = "") -> Findings:
@@ -123,7 +135,8 @@ def test_no_docstring_begins_without_saying_anything() -> None:
         ('"""All the while."""\nall_the_while = 0\n', [1]),
         ("x = 1\ndef f(them, *, those=0): x._stuff = them\n", [2, 2, 2]),
         ("class A:\n    told: int\n    def told(self): ...\n", [3]),
-        ("class A:\n    def __init__(self, engine):\n        '''Take the engine.'''\n", [2]),
+        ("class A:\n    def __init__(self, engine):\n        '''Take the engine.'''\n", [3]),
+        ("A = 1\n'''How long to wait.'''\n# Take meanwhile\n# these. Meanwhile, wait.\n", [3, 2]),
     ],
 )
 def test_a_forbidden_phrase_name_or_docstring_is_found_at_its_line(source: str, lines: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""What agents say of themselves replaces what is stored, once for each change, and no fault in it fails a request."""
+"""Agents' descriptions replace the stored ones, once for each change, and no fault in them fails a request."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_an_agent_of_an_external_database_is_described_and_keeps_its_type(
     assert shown(management, agent_id)["type"] == "external"
 
 
-def test_a_login_tells_the_version_and_completes_the_host(server: Server, management: httpx.Client) -> None:
+def test_a_login_sets_the_version_and_completes_the_host(server: Server, management: httpx.Client) -> None:
     agent_id = server.enroll(management, "polls only")
     log_in(server, agent_id, "WazuhXDR/v6.0.0 (Endpoint; x86_64; Debian)")
     wait_until(lambda: shown(management, agent_id)["version"] == "v6.0.0")
@@ -123,7 +123,7 @@ def agent_id(query: Query) -> UUID:
 
 
 @pytest.mark.anyio
-async def test_a_repeated_description_is_not_compared_again_and_a_changing_one_is_stored_ever_more_rarely(
+async def test_a_repeated_description_is_not_compared_again_and_a_changing_one_is_stored_less_and_less_often(
     engine: Engine, agent_id: UUID
 ) -> None:
     descriptions, same = Descriptions(engine), line(agent_id, "v1")
@@ -159,6 +159,6 @@ async def test_the_queue_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPa
     assert descriptions.waiting == 0
 
 
-def test_a_line_that_is_no_description_is_none() -> None:
+def test_a_line_without_a_description_is_ignored() -> None:
     assert read_metadata(b"[" * 10_000) is None
     assert read_metadata(b'{"agent":{"version":"' + b"v" * 20_000 + b'"}}') is None

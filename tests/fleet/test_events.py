@@ -52,7 +52,7 @@ def test_pages_follow_both_orders_and_filters(management: httpx.Client, query: Q
 
 
 @pytest.mark.parametrize("query", [{"kind": "x"}, {"after": -1}, {"after": "x"}, {"order": "up"}, {"after": 2**63}])
-def test_a_query_that_is_none_is_refused(management: httpx.Client, query: dict[str, Any]) -> None:
+def test_an_invalid_query_is_refused(management: httpx.Client, query: dict[str, Any]) -> None:
     assert management.get("/fleet/events", params=query).status_code == 400
 
 

@@ -1,4 +1,4 @@
-"""When a whole fleet enrolls at once, the server refuses what it cannot serve soon, and enrolls each agent once."""
+"""If a whole fleet enrolls at once, the server refuses the requests beyond its queue, and enrolls each agent once."""
 
 from collections import Counter
 from collections.abc import Callable
