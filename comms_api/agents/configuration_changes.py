@@ -15,6 +15,14 @@ _NOTE = """
 _MEMBERS = "SELECT agent_id FROM group_members WHERE group_name = :group"
 _FILES_CHANGED = text(_NOTE.format(has_moved=False, agents=_MEMBERS))
 _GROUP_LEFT = text(_NOTE.format(has_moved=True, agents=_MEMBERS))
+_REORDERED = text(
+    _NOTE.format(
+        has_moved=True,
+        agents=f"""{_MEMBERS} AND EXISTS (
+            SELECT FROM group_members AS other
+            WHERE other.agent_id = group_members.agent_id AND other.group_name <> :group)""",
+    )
+)
 _FAILED = """
     SELECT agent_id, bool_or(failed.has_moved) AS has_moved
     FROM unnest(CAST(:ids AS uuid[]), CAST(:has_moved AS boolean[])) AS failed (agent_id, has_moved)
@@ -31,6 +39,11 @@ async def note_files_changed(connection: Connection, group: str) -> None:
 async def note_group_left(connection: Connection, group: str) -> None:
     """Record that the members of a group are about to leave it."""
     await connection.execute(_GROUP_LEFT, {"group": group})
+
+
+async def note_reordered(connection: Connection, group: str) -> None:
+    """Record that a group has changed its place among the groups of its members; of one group there is no order."""
+    await connection.execute(_REORDERED, {"group": group})
 
 
 async def note_moved(connection: Connection, ids: Collection[UUID]) -> None:

@@ -52,8 +52,10 @@ STATUS: ColumnElement[str] = case(
 """The `AgentStatus` of a row of `agents`: the agents of a lost node are disconnected until another node sees them."""
 
 _NODE = case((_NODE_IS_HERE, agents.c.node))
+_IN_MERGE_ORDER = aggregate_order_by(groups.c.name, groups.c.precedence, groups.c.name)
 _GROUPS = (
-    select(func.coalesce(func.array_agg(group_members.c.group_name), text("'{}'::text[]")))
+    select(func.coalesce(func.array_agg(_IN_MERGE_ORDER), text("'{}'::text[]")))
+    .select_from(group_members.join(groups, groups.c.name == group_members.c.group_name))
     .where(group_members.c.agent_id == agents.c.id)
     .scalar_subquery()
 )

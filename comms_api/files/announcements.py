@@ -45,7 +45,7 @@ OPEN_CHECK_SECONDS_MAXIMUM = 900.0
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An agent with a changed configuration, its groups by name, and whether the groups have changed."""
+    """An agent with a changed configuration, its groups in merge order, and whether the groups have changed."""
 
     agent_id: UUID
     has_moved: bool
@@ -60,8 +60,9 @@ _TAKE = text("""
     RETURNING agent_id, has_moved""")
 
 _GROUPS_OF = text("""
-    SELECT changed.agent_id, array_remove(array_agg(group_name ORDER BY group_name), NULL) AS groups
-    FROM unnest(CAST(:ids AS uuid[])) AS changed (agent_id) LEFT JOIN group_members USING (agent_id)
+    SELECT changed.agent_id, array_remove(array_agg(name ORDER BY precedence, name), NULL) AS groups
+    FROM unnest(CAST(:ids AS uuid[])) AS changed (agent_id)
+        LEFT JOIN (group_members JOIN groups ON name = group_name) USING (agent_id)
     GROUP BY changed.agent_id""")
 
 

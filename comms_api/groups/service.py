@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from comms_api.agents.configuration_changes import note_files_changed, note_group_left, note_moved
+from comms_api.agents.configuration_changes import note_group_left, note_moved, note_reordered
 from comms_api.agents.naming import get_ids
 from comms_api.database.connection import Engine
 from comms_api.database.pages import Page, page_of
@@ -29,7 +29,7 @@ class Groups:
         async with self._engine.begin() as connection:
             if not await store.update_group(connection, name, change.precedence):
                 raise NotFound(f"There is no group {name!r}.")
-            await note_files_changed(connection, name)
+            await note_reordered(connection, name)
 
     async def list(self, after: str | None, limit: int) -> Page[Group]:
         """Return one page of groups, by name."""

@@ -203,3 +203,35 @@ def test_the_group_of_highest_precedence_wins(server: Server, management: httpx.
     assert client.get("/files?file_name=same.txt").text == "beta"
     assert management.patch("/groups/low", json={"precedence": 99}).status_code == 204
     assert client.get("/files?file_name=same.txt").text == "low"
+
+
+def test_set_group_names_the_groups_in_merge_order(server: Server, management: httpx.Client) -> None:
+    for group, precedence in (("order-a", 50), ("order-b", 0), ("order-c", 0)):
+        management.post("/groups", json={"name": group, "precedence": precedence})
+        put(management, group, f"{group}.yml", f"who: {group}\n{group[-1]}: 1\n")
+    agent_id = server.enroll(management, "ordered")
+    client = server.log_in(agent_id)
+    for group in ("order-a", "order-b", "order-c"):
+        management.put(f"/groups/{group}/agents/{agent_id}")
+    assert_merged_in_order(client, ["order-b", "order-c", "order-a"])
+    assert management.get(f"/agents/{agent_id}").json()["groups"] == ["order-b", "order-c", "order-a"]
+    # A change of precedence alone changes the order.
+    assert management.patch("/groups/order-b", json={"precedence": 99}).status_code == 204
+    assert_merged_in_order(client, ["order-c", "order-a", "order-b"])
+
+
+def assert_merged_in_order(client: httpx.Client, groups: list[str]) -> None:
+    """Take a `set-group` with these groups; merging their files in its order must give `merged.yml`."""
+    [action] = poll(client)
+    assert action == {"name": "set-group", "args": {"groups": groups}, "version": ""}
+    merged: dict[str, Any] = {}
+    for group in groups:
+        merged |= yaml.safe_load(client.get(f"/files?file_name={group}.yml").content)
+    assert merged == yaml.safe_load(client.get("/files?file_name=merged.yml").content)
+
+
+def test_a_change_of_precedence_does_not_disturb_agents_of_one_group(server: Server, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "alone"})
+    client = server.log_in(server.enroll(management, "alone", ("alone",)))
+    assert management.patch("/groups/alone", json={"precedence": 7}).status_code == 204
+    assert poll(client, 3) == []
