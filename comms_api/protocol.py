@@ -47,6 +47,9 @@ BATCH_SEQUENCE = "Batch-Sequence"
 
 BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 
+AGENT_INSTANCE = "Agent-Instance"
+"""The header of a login with the nonce of the agent's process: `NONCE`, or `NONCE; after=NONCE` of its predecessor."""
+
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 

@@ -1,6 +1,7 @@
 """The agent retries, logs in again or ends, depending on the answers of failing servers and of proxies."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,7 +18,7 @@ from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.session import Session
 from comms_api.errors import Unauthenticated
-from comms_api.protocol import ItemResults
+from comms_api.protocol import AGENT_INSTANCE, ItemResults
 
 TOKEN = b'{"token":"opaque"}'
 LOGIN = (200, TOKEN)
@@ -36,7 +37,16 @@ class ScriptedServer:
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(self._tls)
         self.answers = answers
-        self.paths: list[str] = []
+        self.heads: list[str] = []
+
+    @property
+    def paths(self) -> list[str]:
+        return [head.split(" ")[1] for head in self.heads]
+
+    def headers(self, name: str) -> list[str]:
+        """Return the values of a header, one per request that has it."""
+        lines = (line.partition(": ") for head in self.heads for line in head.split("\r\n"))
+        return [value for key, _, value in lines if key.lower() == name.lower()]
 
     async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -46,7 +56,7 @@ class ScriptedServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         await reader.readexactly(int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0))
-        self.paths.append(head.split(" ")[1])
+        self.heads.append(head)
         if self.answers:
             status, body = self.answers.pop(0)
             writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
@@ -122,3 +132,21 @@ def test_an_agent_that_the_server_no_longer_knows_ends(converse: Callable[..., S
             await session.send(BATCH)
 
     converse([(403, f'{{"message":"{message}"}}'.encode())], ended)
+
+
+def test_each_process_logs_in_with_its_own_nonce_and_that_of_its_predecessor(
+    converse: Callable[..., ScriptedServer],
+) -> None:
+    first, second = (converse([LOGIN, (401, b""), LOGIN, (204, b"")], send).headers(AGENT_INSTANCE) for _ in range(2))
+    assert len(set(first)) == len(set(second)) == 1
+    assert re.fullmatch("[0-9a-f]{32}", first[0])
+    assert re.fullmatch(f"(?!{first[0]})[0-9a-f]{{32}}; after={first[0]}", second[0])
+
+
+def test_a_process_without_a_successful_login_is_no_predecessor(converse: Callable[..., ScriptedServer]) -> None:
+    async def ended(session: Session) -> None:
+        with pytest.raises(Unauthenticated):
+            await session.send(BATCH)
+
+    converse([(401, b'{"message":"Invalid key"}')], ended)
+    assert "after" not in converse([LOGIN, (204, b"")], send).headers(AGENT_INSTANCE)[0]
