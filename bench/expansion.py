@@ -16,7 +16,7 @@ _BARE = """
     FROM group_members WHERE group_name = $1"""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Alternate the bare statement and the command, each on an empty table, for groups of three sizes."""
     management = await connect(system, system.management_port)
     ratios: dict[str, float] = {}
@@ -45,4 +45,4 @@ async def _empty(system: System) -> None:
     await system.checkpoint()
 
 
-MEASUREMENT = Measurement("expansion", (Figure("expansion_100k_vs_insert", 2.5, 2.5, "ratio", is_most=True),), take)
+MEASUREMENT = Measurement("expansion", (Figure("expansion_100k_vs_insert", 2.5, 2.5, "ratio", is_most=True),), measure)

@@ -55,7 +55,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
     name: str
     figures: Sequence[Figure]
-    take: Callable[[System, Effort], Awaitable[Measured]]
+    measure: Callable[[System, Effort], Awaitable[Measured]]
 
 
 Rates: TypeAlias = dict[str, list[float]]

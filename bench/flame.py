@@ -25,17 +25,17 @@ def main(key: str) -> None:
     [measurement] = [found for found in MEASUREMENTS if any(figure.key == key for figure in found.figures)]
     graph = Path("build") / f"flame-{key}.svg"
     graph.parent.mkdir(exist_ok=True)
-    measured_together([Measurement("flame", (), partial(_take, measurement, graph))], FULL)
+    measured_together([Measurement("flame", (), partial(_measure, measurement, graph))], FULL)
     click.echo(graph)
 
 
-async def _take(measurement: Measurement, graph: Path, system: System, effort: Effort) -> Measured:
+async def _measure(measurement: Measurement, graph: Path, system: System, effort: Effort) -> Measured:
     options = ["--format", "flamegraph", "--rate", str(SAMPLES_PER_SECOND), "--subprocesses", "--output", str(graph)]
     profiler = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(system.server.process.pid), *options
     )
     try:
-        return await measurement.take(system, effort)
+        return await measurement.measure(system, effort)
     finally:
         with suppress(ProcessLookupError):
             profiler.send_signal(signal.SIGINT)  # then it writes the graph

@@ -74,7 +74,7 @@ class CostMeter:
         return int(await self._connection.fetchval(_SIZE, table)) if table else 0
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Send events and states through the server; run the other operations through the stores."""
     agents = sorted(await system.enroll(effort.of(AGENTS), GROUP))
     rounds = effort.of(ROUNDS)
@@ -89,7 +89,7 @@ async def take(system: System, effort: Effort) -> Measured:
             async with meter.measure(name, len(requests)):
                 await _send_fresh(system, requests)
         async with meter.measure("sighting", len(agents)):
-            await _see(engine, agents)
+            await _record_sightings(engine, agents)
         async with meter.measure("poll", len(agents)):
             await _claim(engine, agents)
         await _live(engine, meter, agents)
@@ -139,7 +139,7 @@ async def _send_fresh(system: System, requests: Sequence[bytes]) -> None:
     await asyncio.gather(*(send(requests[start::SENDERS]) for start in range(SENDERS)))
 
 
-async def _see(engine: Engine, agents: Sequence[UUID]) -> None:
+async def _record_sightings(engine: Engine, agents: Sequence[UUID]) -> None:
     for portion in _portions(agents):
         async with engine.begin() as connection:
             await record_sightings(connection, dict.fromkeys(portion, Sighting("192.0.2.1")), "node")
@@ -181,5 +181,5 @@ def _portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 
 
 MEASUREMENT = Measurement(
-    "footprint", (Figure("stored_event_bytes", 700, 600, "bytes on disk of a 400-byte event", is_most=True),), take
+    "footprint", (Figure("stored_event_bytes", 700, 600, "bytes on disk of a 400-byte event", is_most=True),), measure
 )

@@ -23,4 +23,4 @@ def measured_together(measurements: Sequence[Measurement], effort: Effort) -> li
 
 async def _run(measurements: Sequence[Measurement], effort: Effort, folder: Path) -> list[tuple[str, Measured]]:
     async with running_system(folder) as system, asyncio.timeout(MEASUREMENT_SECONDS):
-        return [(measurement.name, await measurement.take(system, effort)) for measurement in measurements]
+        return [(measurement.name, await measurement.measure(system, effort)) for measurement in measurements]

@@ -27,7 +27,7 @@ FILLING = Filling(
 )
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Send one batch from each of many agents, to empty and to grown tables."""
     share = 1.0 if effort.share == 1 else QUICK_SHARE
     points = []
@@ -62,5 +62,5 @@ async def _send(system: System, requests: Sequence[bytes]) -> dict[str, float]:
 MEASUREMENT = Measurement(
     "growth_events",
     (Figure("growth_events", 1.3, 1.1, "ratio of cost", is_most=True),),
-    take,
+    measure,
 )

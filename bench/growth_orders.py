@@ -43,7 +43,7 @@ _FILL_OPEN = """
     FROM unnest($1::uuid[]) AS id"""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Poll without orders, and take orders from submission to report, in a small and in a grown system."""
     share = 1.0 if effort.share == 1 else QUICK_SHARE
     points: list[dict[str, Any]] = []
@@ -118,5 +118,5 @@ MEASUREMENT = Measurement(
         Figure("growth_polls", 1.3, 1.1, "ratio of cost", is_most=True),
         Figure("growth_orders", 1.3, 1.1, "ratio of cost", is_most=True),
     ),
-    take,
+    measure,
 )

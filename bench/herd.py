@@ -71,7 +71,7 @@ def failure_name(failure: Exception) -> str:
     return type(failure).__name__
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Hold polls, restart the server, wait until it has seen every agent; a command checks that all of them poll."""
     count = min(AGENTS if effort.share == 1 else QUICK_AGENTS, allow_descriptors(AGENTS) - SPARE_DESCRIPTORS)
     agents = await system.enroll(count, GROUP)
@@ -121,5 +121,5 @@ MEASUREMENT = Measurement(
         Figure("herd_seconds", 60, 30, "seconds from the kill until all poll again", is_most=True),
         Figure("herd_errors", 0, 0, "answers other than 503 with Retry-After", is_most=True),
     ),
-    take,
+    measure,
 )

@@ -28,7 +28,7 @@ _FILL = """
     FROM generate_series(1, $1::int) AS n"""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Measure rounds of a group command, without a history and with one."""
     agents = await system.enroll(AGENTS, "fleet")
     without = [await _round(system, agents) for _ in range(effort.rounds)]
@@ -91,5 +91,5 @@ MEASUREMENT = Measurement(
         Figure("claims_beside_history", 1.3, 1.1, "ratio of time, 5 million finished orders / none", is_most=True),
         Figure("results_beside_history", 1.3, 1.1, "ratio of time, 5 million finished orders / none", is_most=True),
     ),
-    take,
+    measure,
 )

@@ -110,7 +110,7 @@ class Innocents:
             raise TimeoutError
 
 
-async def take(system: System, effort: Effort, attacks: Mapping[str, Attack] = ATTACKS) -> Measured:
+async def measure(system: System, effort: Effort, attacks: Mapping[str, Attack] = ATTACKS) -> Measured:
     """Alternate each attack with its bytes alone, and compare the medians of the rounds."""
     allow_descriptors(DESCRIPTORS)
     program = system.folder / "key-request"
@@ -199,5 +199,5 @@ async def _process(module: str, *arguments: str) -> AsyncIterator[Process]:
 
 
 MEASUREMENT = Measurement(
-    "innocent", (Figure("innocent_p99_ratio", 2, 1.2, "ratio of p99 during attacks", is_most=True),), take
+    "innocent", (Figure("innocent_p99_ratio", 2, 1.2, "ratio of p99 during attacks", is_most=True),), measure
 )

@@ -31,7 +31,7 @@ STREAM_BYTES = 8 * 2**30
 START_SECONDS = 20.0
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Alternate rounds of the sinks."""
     lines = event_lines(EVENTS_PER_REQUEST)
     agents = await system.enroll(CONNECTIONS, "jetstream")
@@ -133,4 +133,4 @@ async def _wait_for(port: int) -> None:
 
 
 FIGURES = (Figure("jetstream_vs_postgresql", 0.5, 1.0, "ratio"), Figure("jetstream_always_vs_10s", 0.1, 1.0, "ratio"))
-MEASUREMENT = Measurement("jetstream", FIGURES, take)
+MEASUREMENT = Measurement("jetstream", FIGURES, measure)

@@ -14,7 +14,7 @@ LOGINS = 1200
 AT_ONCE = 8
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Log in repeatedly, each time with a full TLS handshake (no session is resumed)."""
     [agent] = await system.enroll(1, "login")
     request = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
@@ -37,4 +37,4 @@ async def _log_in(system: System, request: bytes, times: int) -> None:
     await asyncio.gather(*(log_in() for _ in range(AT_ONCE)))
 
 
-MEASUREMENT = Measurement("logins", (Figure("logins_per_core", 600, 1500, "logins per second of server CPU"),), take)
+MEASUREMENT = Measurement("logins", (Figure("logins_per_core", 600, 1500, "logins per second of server CPU"),), measure)

@@ -82,7 +82,7 @@ class Load:
             await asyncio.sleep(COMMAND_SECONDS)
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Load the system moderately, and compare its end state with its state after the warm-up."""
     is_full = effort.share == 1
     seconds = SECONDS if is_full else QUICK_SECONDS
@@ -145,5 +145,5 @@ MEASUREMENT = Measurement(
         Figure("mixed_memory_drift_percent", 5, 2, "percent in 10 minutes", is_most=True),
         Figure("mixed_table_growth_percent", 20, 10, "percent in 10 minutes", is_most=True),
     ),
-    take,
+    measure,
 )

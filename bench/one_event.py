@@ -10,7 +10,7 @@ REQUESTS = 300
 """Requests per connection."""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Send one event per request over keep-alive connections."""
     agents = await system.enroll(CONNECTIONS, "one-event")
     encoded = [post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in agents]
@@ -25,5 +25,5 @@ async def take(system: System, effort: Effort) -> Measured:
 
 
 MEASUREMENT = Measurement(
-    "one_event", (Figure("one_event_rps_per_core", 3000, 6000, "requests per second of server CPU"),), take
+    "one_event", (Figure("one_event_rps_per_core", 3000, 6000, "requests per second of server CPU"),), measure
 )

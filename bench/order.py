@@ -19,7 +19,7 @@ REGISTERED_SECONDS = 0.02
 """After this time, the server holds the agent's next poll."""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Measure one agent alone, and while the polls of other agents are held."""
     [agent] = await system.enroll(1, "one")
     others = await system.enroll(effort.of(OTHERS), "others")
@@ -70,5 +70,5 @@ MEASUREMENT = Measurement(
         Figure("order_p99_ms", 20, 20, "milliseconds", is_most=True),
         Figure("order_p99_ms_beside_2000_polls", 20, 20, "milliseconds", is_most=True),
     ),
-    take,
+    measure,
 )

@@ -56,7 +56,7 @@ _FILL = (
 Statement = Callable[[Connection], Awaitable[object]]
 
 
-async def take(system: System, _effort: Effort) -> Measured:
+async def measure(system: System, _effort: Effort) -> Measured:
     """Explain each statement on 100,000 agents, 100,000 open orders, a million finished orders and a million states."""
     await system.stop()  # the server would expire the orders
     async with schema_pair(system) as pair, system.session() as connection:
@@ -127,7 +127,7 @@ async def _explain(engine: Engine, statement: Statement) -> str:
     return "\n\n".join(LONG_LITERAL.sub("'{…}'", message) for message in messages) + "\n"
 
 
-MEASUREMENT = Measurement("plans", (), take)
+MEASUREMENT = Measurement("plans", (), measure)
 
 
 @click.command()

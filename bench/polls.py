@@ -24,7 +24,7 @@ PROBE_BLOCKS = 5
 PROBES = 200
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Hold polls, leave them idle, and answer them by a command."""
     held = min(effort.of(POLLS), allow_descriptors(POLLS) - SPARE_DESCRIPTORS)
     agents = await system.enroll(held, "polls")
@@ -99,5 +99,5 @@ MEASUREMENT = Measurement(
         Figure("idle_cpu_percent", 2, 2, "percent of a core", is_most=True),
         Figure("idle_poll_interference", 2, 2, "ratio of p99", is_most=True),
     ),
-    take,
+    measure,
 )

@@ -19,7 +19,7 @@ REQUESTS = 12
 """Requests per agent and round."""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Alternate the bare statement and the server, each with different agents."""
     agents = await system.enroll(AGENTS * 2, "stateful")
     requests = max(4, effort.of(REQUESTS))
@@ -82,4 +82,4 @@ def _columns(agents: Sequence[UUID], number: int) -> tuple[list[UUID], list[str]
     return owners, [id_ for id_, _ in documents] * len(agents), [text.decode() for _, text in documents] * len(agents)
 
 
-MEASUREMENT = Measurement("stateful", (Figure("stateful_vs_insert", 0.6, 0.9, "ratio"),), take)
+MEASUREMENT = Measurement("stateful", (Figure("stateful_vs_insert", 0.6, 0.9, "ratio"),), measure)

@@ -23,7 +23,7 @@ REQUESTS = 3840
 """Requests per round; a multiple of each number of connections."""
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Alternate rounds of psql, of plain requests and of zstd requests."""
     agents = await system.enroll(max(CONNECTIONS), "stateless")
     lines = event_lines(EVENTS_PER_REQUEST)
@@ -90,5 +90,5 @@ async def _copy_rate(system: System, file: Path, requests: int) -> float:
 MEASUREMENT = Measurement(
     "stateless",
     (Figure("stateless_vs_copy", 0.85, 1.2, "ratio"), Figure("zstd_vs_plain", 1.0, 1.0, "ratio")),
-    take,
+    measure,
 )

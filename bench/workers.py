@@ -19,7 +19,7 @@ REQUESTS = {"one": 250, "hundred": 50}
 WORKERS = (1, 2)
 
 
-async def take(system: System, effort: Effort) -> Measured:
+async def measure(system: System, effort: Effort) -> Measured:
     """Alternate servers with one and with two workers; the gain is twice the ratio of their CPU costs per request."""
     agents = await system.enroll(CONNECTIONS * max(WORKERS), "workers")
     tokens = [(agent, system.token(agent)) for agent in agents]
@@ -50,4 +50,4 @@ async def _round(system: System, requests: Sequence[bytes], each: int) -> dict[s
     return {**cpu, "cpu_us": cpu["server"] + cpu["postgresql"], "requests_per_second": count / seconds}
 
 
-MEASUREMENT = Measurement("workers", (Figure("two_workers", 1.6, 1.8, "times the requests of one"),), take)
+MEASUREMENT = Measurement("workers", (Figure("two_workers", 1.6, 1.8, "times the requests of one"),), measure)

@@ -125,7 +125,7 @@ def agent_api(node: Node) -> AsgiApp:
         "state_services": states.StateServices(batches, node.agent_answers, node.states),
         "order_services": _order_services(node),
     }
-    guard = require_token(node.tokens, AGENTS, _see(node), _requests(node))
+    guard = require_token(node.tokens, AGENTS, _record_agent(node), _requests(node))
     api = _litestar(node, "comms-api: agent API", handlers, _provided(services), [guard])
     hot = [*events.AGENT_ROUTES, *states.AGENT_ROUTES, *orders.AGENT_ROUTES, *login.LOGIN_ROUTES]
     return FastLane(api, guard, hot, services, PREFIX)
@@ -141,16 +141,16 @@ def _requests(node: Node) -> Concurrency:
     return Concurrency(CLIENT_REQUESTS_MAXIMUM, node.settings.database_timeout_seconds)
 
 
-def _see(node: Node) -> Callable[[AnyConnection, Claims], None]:
-    def see(connection: AnyConnection, claims: Claims) -> None:
+def _record_agent(node: Node) -> Callable[[AnyConnection, Claims], None]:
+    def record(connection: AnyConnection, claims: Claims) -> None:
         node.presence.saw(agent_id(claims), remote_address(connection))
         if node.membership.is_draining:
             close_afterwards(connection.scope)
 
-    return see
+    return record
 
 
-def _see_nobody(_connection: AnyConnection, _claims: Claims) -> None:
+def _record_nobody(_connection: AnyConnection, _claims: Claims) -> None:
     """Users are not tracked: their changes will be, in the audit trail."""
 
 
@@ -163,7 +163,7 @@ def management_api(node: Node) -> AsgiApp:
             node.bodies, node.submissions, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
-    guard = require_token(node.tokens, MANAGEMENT, _see_nobody, _requests(node), users.basic_login(node.users))
+    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, _requests(node), users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS | orders.COMMAND_FILTERS

@@ -55,7 +55,7 @@ class Listeners(msgspec.Struct, frozen=True):
         """
         addresses = {"agent_bind": address_of(self.agent), "management_bind": address_of(self.management)}
         self.close()
-        agent, management = (_take(setting, address, shared=True) for setting, address in addresses.items())
+        agent, management = (_open(setting, address, shared=True) for setting, address in addresses.items())
         return Listeners(agent, management)
 
 
@@ -78,9 +78,9 @@ def open_listeners(settings: Settings, inherited: Mapping[str, int] | None = Non
 def _open_all(setting: str, address: str, workers: int, inherited: int | None) -> list[socket.socket]:
     if inherited is not None:
         return [_prepare(socket.socket(fileno=os.dup(inherited))) for _ in range(workers)]
-    first = _take(setting, address, shared=workers > 1)
+    first = _open(setting, address, shared=workers > 1)
     # A port 0 has become a number now, and the other workers must take the same.
-    return [first, *(_take(setting, address_of(first), shared=True) for _ in range(workers - 1))]
+    return [first, *(_open(setting, address_of(first), shared=True) for _ in range(workers - 1))]
 
 
 def address_of(listener: socket.socket) -> str:
@@ -94,7 +94,7 @@ def url_of(listener: socket.socket, machine: str = "localhost") -> str:
     return f"https://{address_of(listener)}".replace("//0.0.0.0:", f"//{machine}:").replace("//[::]:", f"//{machine}:")
 
 
-def _take(setting: str, address: str, *, shared: bool) -> socket.socket:
+def _open(setting: str, address: str, *, shared: bool) -> socket.socket:
     return _prepare(_bind(setting, address, shared=shared))
 
 

@@ -68,8 +68,8 @@ def find_manager(environ: Mapping[str, str]) -> ServiceManager:
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
-    is_meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(environ.get("WATCHDOG_USEC", 0)) / MICROSECONDS or None if is_meant else None
+    is_for_this_process = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(environ.get("WATCHDOG_USEC", 0)) / MICROSECONDS or None if is_for_this_process else None
 
 
 def _sockets(environ: Mapping[str, str]) -> dict[str, int]:

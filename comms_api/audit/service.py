@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from comms_api.audit.model import Entry, EntryFilter
 from comms_api.database.connection import Engine
-from comms_api.database.pages import Page, drain, equal, fetch_page, made_between
+from comms_api.database.pages import Page, created_between, drain, equal, fetch_page
 from comms_api.database.schema import audit
 
 EXPORT_PAGE = 1_000
@@ -23,7 +23,7 @@ class Audit:
         """Return one page of entries, oldest first."""
         statement = select(audit).where(
             *equal((audit.c[name], getattr(entry_filter, name)) for name in ("actor", "subject", "key")),
-            *made_between(audit.c.id, entry_filter.since, entry_filter.until),
+            *created_between(audit.c.id, entry_filter.since, entry_filter.until),
         )
         if after is not None:
             statement = statement.where(audit.c.id > after)

@@ -126,18 +126,18 @@ def _problems_of(node: JsonObject) -> list[str]:
 
 def _clashes(found: Nodes) -> list[str]:
     urls: dict[str, set[str]] = defaultdict(set)
-    for node in _here(found):
+    for node in _live(found):
         urls[node["name"]].add(node["agent_url"])
     return [f"{name} is the name of several nodes: {', '.join(sorted(at))}" for name, at in urls.items() if len(at) > 1]
 
 
-def _here(found: Nodes) -> Nodes:
+def _live(found: Nodes) -> Nodes:
     return [node for node in found if node["state"] != "lost"]
 
 
 def _differences(found: Nodes) -> list[str]:
     served = (("signing keys", "key_ids"), ("group files", "files_sha256"))
-    return [f"{_DIFFERENCE} {what}" for what, member in served if len({str(node[member]) for node in _here(found)}) > 1]
+    return [f"{_DIFFERENCE} {what}" for what, member in served if len({str(node[member]) for node in _live(found)}) > 1]
 
 
 @operation(cluster, "files")
@@ -149,7 +149,7 @@ def files(operator: Operator, *, as_json: bool) -> None:
     """
     problems = _settled(operator, _differences)
     members = ("name", "worker", "files_sha256", "key_ids")
-    found = [{member: node[member] for member in members} for node in _here(_nodes(operator))]
+    found = [{member: node[member] for member in members} for node in _live(_nodes(operator))]
     if as_json:
         print_json({"is_same": not problems, "nodes": found})
     else:

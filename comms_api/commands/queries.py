@@ -8,7 +8,7 @@ from sqlalchemy import select
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import Page, fetch_page, made_between
+from comms_api.database.pages import Page, created_between, fetch_page
 from comms_api.database.schema import commands
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
@@ -25,7 +25,7 @@ async def list_commands(
     """
     statement = select(commands).where(
         *command_conditions(order_filter),
-        *made_between(commands.c.request_id, order_filter.since, order_filter.until),
+        *created_between(commands.c.request_id, order_filter.since, order_filter.until),
     )
     if after is not None:
         statement = statement.where(commands.c.request_id > after)

@@ -57,7 +57,7 @@ def releasable(rollout: Rollout, progress: RolloutProgress) -> int:
     """Return how many orders all limits together allow to release now."""
     limits = [progress.held]
     if rollout.percent is not None:
-        limits.append(_left_of_stage(rollout.percent, progress))
+        limits.append(_remaining_of_stage(rollout.percent, progress))
     if rollout.per_minute is not None:
         limits.append(math.floor(progress.credit))
     if rollout.max_in_flight is not None:
@@ -70,7 +70,7 @@ def is_complete(rollout: Rollout, progress: RolloutProgress, released: int) -> b
     return released >= progress.held and (rollout.failure_ratio is None or progress.unsent == 0)
 
 
-def _left_of_stage(percent: float, progress: RolloutProgress) -> int:
+def _remaining_of_stage(percent: float, progress: RolloutProgress) -> int:
     stage = max(1, math.ceil(progress.total * percent / 100))
     begun = (progress.total - progress.held) % stage
     if begun == 0:

@@ -47,7 +47,7 @@ _RETRY = msgspec.json.Decoder(Retry)
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
 
 
-async def _unless_gone(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:
+async def _wait_while_connected(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:
     """Wait as long as the client is there."""
     waiting, watch = asyncio.ensure_future(wait), asyncio.ensure_future(until_disconnect(request))
     try:
@@ -140,7 +140,7 @@ async def wait_for_command(
     at_end(request.scope, watch.enter(claims_of(request).subject))
     progress = await commands.get(request_id)
     if not progress.is_done:
-        await _unless_gone(request, watch.wait(request_id, timeout))
+        await _wait_while_connected(request, watch.wait(request_id, timeout))
         progress = await commands.get(request_id)
     return progress
 

@@ -141,9 +141,9 @@ def explain_outage(error: BaseException) -> tuple[str, str] | None:
     return ("the database is away", describe_outage(error)) if is_outage(error) else None
 
 
-def log_failure(logger: logging.Logger, what: str, error: Exception) -> None:
-    """Log that `what` failed: an outage as one line, a bug with its traceback."""
+def log_failure(logger: logging.Logger, message: str, error: Exception) -> None:
+    """Log a message with its cause: an outage as one line, a bug with its traceback."""
     if outage := explain_outage(error):
-        logger.warning("%s: %s (%s)", what, *outage)
+        logger.warning("%s: %s (%s)", message, *outage)
     else:
-        logger.error("%s", what, exc_info=error)
+        logger.error("%s", message, exc_info=error)

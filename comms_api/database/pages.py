@@ -57,10 +57,10 @@ def equal(values: Iterable[tuple[ColumnElement[Any], object]]) -> list[ColumnEle
     return [column == value for column, value in values if value is not None]
 
 
-def made_between(
+def created_between(
     column: ColumnElement[UUID], since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions that the UUIDv7 ids of a column were made from `since` on and before `until`."""
+    """Return the conditions that the UUIDv7 ids of a column were created from `since` on and before `until`."""
     conditions = []
     if since is not None:
         conditions.append(column >= uuid7_floor(since))

@@ -96,8 +96,8 @@ def server_account(run_as: str) -> Account:
     try:
         entry = pwd.getpwnam(run_as) if is_root() else pwd.getpwuid(os.geteuid())
     except KeyError as error:
-        who = repr(run_as) if is_root() else f"number {os.geteuid()}"
-        raise ConfigurationError(f"the embedded PostgreSQL cannot run: this machine has no user {who}") from error
+        user = repr(run_as) if is_root() else f"number {os.geteuid()}"
+        raise ConfigurationError(f"the embedded PostgreSQL cannot run: this machine has no user {user}") from error
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 

@@ -42,7 +42,7 @@ class SharedContents:
             lock = self._locks.setdefault(source.key, asyncio.Lock())
             async with lock:
                 content = self._copies.get(source.key) or await self._load(source, budget)
-        self._keep(source.key, content)
+        self._mark_recent(source.key, content)
         return content
 
     async def _load(self, source: Source, budget: ByteBudget) -> Content:
@@ -56,7 +56,7 @@ class SharedContents:
         self._copies[source.key] = content
         return content
 
-    def _keep(self, key: str, content: Content) -> None:
+    def _mark_recent(self, key: str, content: Content) -> None:
         self._recent[key] = content
         self._recent.move_to_end(key)
         size = sum(len(recent.content) for recent in self._recent.values())

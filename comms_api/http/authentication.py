@@ -46,11 +46,11 @@ HELD = {IS_HELD: True}
 def require_token(
     tokens: Tokens,
     audience: Audience,
-    seen: Callable[[AnyConnection, Claims], None],
+    on_request: Callable[[AnyConnection, Claims], None],
     requests: Concurrency,
     log_in: LogIn | None = None,
 ) -> Guard:
-    """Return a guard that requires a valid token for `audience`, and reports its holder to `seen`.
+    """Return a guard that requires a valid token for `audience`, and reports its holder to `on_request`.
 
     On the management API, the route must declare the token's role. A route with `BASIC` also accepts passwords, which
     `log_in` checks. OPTIONS needs no token: its answer is public. `requests` bounds the requests that one client has
@@ -76,7 +76,7 @@ def require_token(
                 act_as(Actor(claims.subject, remote_address(connection)))
         connection.scope["state"].update({_CLAIMS: claims, AUTHENTICATED: True})
         await _begin(requests, connection, handler)
-        seen(connection, claims)
+        on_request(connection, claims)
 
     return guard
 

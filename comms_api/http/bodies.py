@@ -191,7 +191,7 @@ class _Reading:
         encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
         await self._hold(announced)
         if announced > SMALL_BODY_BYTES:
-            self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._keep_pace)
+            self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._check_pace)
         try:
             raw = await self._read_chunks()
         finally:
@@ -245,14 +245,14 @@ class _Reading:
             self._held_by_all, self._working_since = self._budget.held, asyncio.get_running_loop().time()
         self._held = size
 
-    def _keep_pace(self) -> None:
+    def _check_pace(self) -> None:
         """Release the unfilled room of a client that sends too slowly."""
         if self._size - self._paced_size < PACE_BYTES:
             self._shrink(self._size)
             self._timer = None
             return
         self._paced_size = self._size
-        self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._keep_pace)
+        self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._check_pace)
 
 
 async def _next_chunk(request: AnyRequest) -> tuple[bytes, bool]:

@@ -55,7 +55,7 @@ class KeyRotation:
         """Return whether a key is the agent's next one."""
         return admission.next_key_hash is not None and self._secret.key_matches(key, admission.next_key_hash)
 
-    async def put_in_force(self, admission: Admission, key: str, address: str | None) -> Admission | None:
+    async def activate(self, admission: Admission, key: str, address: str | None) -> Admission | None:
         """Replace the key by the next key and revoke the tokens; return None if the next key is another one by now."""
         with acting_as(Actor(f"agent {admission.id}", address)):
             async with self._engine.begin() as connection:

@@ -133,7 +133,7 @@ class Login:
 
     async def _rotate(self, admission: Admission, key: str, address: str | None) -> Admission:
         """Activate an agent's next key; of several simultaneous logins with it, exactly one does so."""
-        rotated = await self._rotation.put_in_force(admission, key, address)
+        rotated = await self._rotation.activate(admission, key, address)
         if rotated is None:
             [rotated] = await self._reader.submit(admission.id, [admission.id])
         if rotated is None or not self._secret.key_matches(key, rotated.key_hash):

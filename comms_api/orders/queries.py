@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from comms_api.agents.model import AgentFilter
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, equal, fetch_page, made_between
+from comms_api.database.pages import Page, created_between, equal, fetch_page
 from comms_api.database.schema import commands, finished_orders, is_one_of, orders
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
@@ -85,7 +85,7 @@ def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None
     if order_filter.outcome is not None:
         yield false() if table is orders else _has_outcome(order_filter.outcome)
     yield from command_conditions(order_filter)
-    yield from made_between(table.c.order_id, order_filter.since, order_filter.until)
+    yield from created_between(table.c.order_id, order_filter.since, order_filter.until)
     if after is not None:
         yield table.c.order_id > after
 

@@ -108,10 +108,10 @@ class States:
         """Apply the changes of one agent in as many transactions as needed."""
         outcomes: list[StateOutcome] = []
         for start in range(0, len(changes), LIMITS.changes):
-            some = changes[start : start + LIMITS.changes]
+            step = changes[start : start + LIMITS.changes]
             async with self._engine.connect() as connection:
-                sizes = await store.find_sizes(connection, list({change.key: None for change in some}))
-            for part in parts_of(some, sizes, LIMITS):
+                sizes = await store.find_sizes(connection, list({change.key: None for change in step}))
+            for part in parts_of(step, sizes, LIMITS):
                 outcomes += await store_or_halve(part, self._apply_part, self._refuse)
         return outcomes
 

@@ -24,7 +24,7 @@ _HOST = re.compile(r"(/.+|\[[^\]]+\]|[^:\[\]]+|[\da-fA-F]*:[\da-fA-F:]*:[\da-fA-
 
 def driver_url(url: str | URL) -> URL:
     """Return `url` for SQLAlchemy and asyncpg; raises `ConfigurationError`, which never shows the password."""
-    hosts, single_host_url = _take_hosts(url) if isinstance(url, str) else ([], url)
+    hosts, single_host_url = _extract_hosts(url) if isinstance(url, str) else ([], url)
     try:
         parsed = make_url(single_host_url)
     except (ArgumentError, ValueError):
@@ -42,7 +42,7 @@ def driver_url(url: str | URL) -> URL:
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _take_hosts(url: str) -> tuple[list[tuple[str, str]], str]:
+def _extract_hosts(url: str) -> tuple[list[tuple[str, str]], str]:
     """Return the hosts and the URL without them, if there are several hosts or one socket folder.
 
     SQLAlchemy does not understand these between `//` and `/`.
