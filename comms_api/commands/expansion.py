@@ -58,6 +58,8 @@ class Expansion(msgspec.Struct, frozen=True):
 
     held_seconds: float
     retry_of: UUID | None = None
+    service: str | None = None
+    """The service that submits the command, which may name another user."""
 
     @property
     def is_due_at_once(self) -> bool:
@@ -70,9 +72,11 @@ class Expansion(msgspec.Struct, frozen=True):
         return self.command.rollout is not None
 
 
-def expansion_of(request_id: UUID, user: str, command: NewCommand, held_seconds: float) -> Expansion:
+def expansion_of(
+    request_id: UUID, user: str, command: NewCommand, held_seconds: float, service: str | None = None
+) -> Expansion:
     """Return the expansion of a command to its target."""
-    return Expansion(request_id, user, command, recipients(command.target), held_seconds)
+    return Expansion(request_id, user, command, recipients(command.target), held_seconds, service=service)
 
 
 def _parameters(expansion: Expansion) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "timeout_seconds": command.timeout,
         "priority": command.priority,
         "retry_of": expansion.retry_of,
+        "service": expansion.service,
         "phase": "rolling" if expansion.is_held else "released",
         "rollout": command.rollout,
         "start_at": command.start_at,
@@ -114,6 +119,7 @@ _SUBMITTED_COLUMNS = (
     "timeout_seconds",
     "priority",
     "retry_of",
+    "service",
     "phase",
     "rollout",
 )

@@ -1,18 +1,19 @@
 """The statements that read commands, for operators."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import Page, created_between, fetch_page
+from comms_api.database.pages import Page, continue_after, created_between, equal, fetch_page
 from comms_api.database.schema import commands
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
-from comms_api.orders.queries import command_conditions, submitted_target
+from comms_api.orders.queries import SCANNED_MAXIMUM, command_conditions, submitted_target
 from comms_api.protocol import Action
 
 
@@ -21,21 +22,27 @@ async def list_commands(
 ) -> Page[Command]:
     """Return a page of commands by id, starting after `after`.
 
-    Conditions of the filter that concern single orders are ignored.
+    Conditions of the filter that concern single orders are ignored. A page of a sparse filter examines at most
+    `SCANNED_MAXIMUM` commands, so it may be short and not the last.
     """
-    statement = select(commands).where(
-        *command_conditions(order_filter),
-        *created_between(commands.c.request_id, order_filter.since, order_filter.until),
-    )
+    indexed = list(_indexed_conditions(order_filter, after))
+    by_id = commands.c.request_id
+    end: UUID | None = None
+    if order_filter.is_sparse:
+        last = select(by_id).where(*indexed).order_by(by_id).offset(SCANNED_MAXIMUM - 1).limit(1)
+        end = await connection.scalar(last)
+    statement = select(commands).where(*indexed, *command_conditions(order_filter)).order_by(by_id)
+    if end is not None:
+        statement = statement.where(by_id <= end)
+    page = await fetch_page(connection, statement, ["request_id"], limit, _command)
+    return continue_after(page, end)
+
+
+def _indexed_conditions(order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+    yield from equal([(commands.c.service, order_filter.service)])
+    yield from created_between(commands.c.request_id, order_filter.since, order_filter.until)
     if after is not None:
-        statement = statement.where(commands.c.request_id > after)
-    return await fetch_page(connection, statement.order_by(commands.c.request_id), ["request_id"], limit, _command)
-
-
-async def find_command(connection: Connection, request_id: UUID) -> Command | None:
-    """Return one command, or None."""
-    row = await connection.first(select(commands).where(commands.c.request_id == request_id))
-    return _command(row) if row else None
+        yield commands.c.request_id > after
 
 
 def _command(row: Row) -> Command:
@@ -57,9 +64,9 @@ def _command(row: Row) -> Command:
     )
 
 
-async def get_command(connection: Connection, request_id: UUID) -> Command:
-    """Return a command; raises `NotFound`."""
-    command = await find_command(connection, request_id)
-    if command is None:
+async def get_command(connection: Connection, request_id: UUID, service: str | None = None) -> Command:
+    """Return a command; raises `NotFound`, also for a command that `service` did not submit."""
+    row = await connection.first(select(commands).where(commands.c.request_id == request_id))
+    if row is None or service not in {None, row.service}:
         raise NotFound(f"There is no command {request_id}.")
-    return command
+    return _command(row)

@@ -30,11 +30,11 @@ from comms_api.commands.service import Commands
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.pages import Page
-from comms_api.http.authentication import BASIC, claims_of
+from comms_api.http.authentication import BASIC, claims_of, service_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.pages import EXPORT, LARGE, Limit
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
-from comms_api.http.roles import OPERATE, READ, SUBMIT
+from comms_api.http.roles import FOLLOW, OPERATE, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.orders.routes import CommandFilter
 from comms_api.orders.service import StoredOrders
@@ -92,7 +92,9 @@ async def submit_commands(
     submissions = submission_services.submissions
     if dry_run:
         return Response(RehearsedCommands(await submissions.rehearse(user, commands)), status_code=200)
-    return Response(SubmittedCommands(await submissions.submit(user, commands, key)), status_code=201)
+    return Response(
+        SubmittedCommands(await submissions.submit(user, commands, key, service_of(request))), status_code=201
+    )
 
 
 @post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC)
@@ -106,29 +108,37 @@ async def submit_plugin_commands(
     async with submission_services.bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
         user, commands, key = submission_services.read(request, body)
     submissions = submission_services.submissions
-    submitted = await submissions.submit(user, commands, key)
+    submitted = await submissions.submit(user, commands, key, service_of(request))
     documents = [DocumentId(order_id) for order_id in await submissions.list_order_ids(submitted)]
     return PluginAnswer(orders=documents, documents=documents)
 
 
-@get("/commands", opt=READ | LARGE)
+@get("/commands", opt=FOLLOW | LARGE)
 async def list_commands(
     commands: NamedDependency[Commands],
     command_filter: CommandFilter,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
-    """List commands, oldest first, filtered by every given parameter."""
+    """List commands, oldest first, filtered by every given parameter. A service gets those that it has submitted.
+
+    A page may have few commands, or none, although more follow: ask again with `next` until it is null.
+    """
     return await commands.list(command_filter, after, limit)
 
 
-@get("/commands/{request_id:uuid}", opt=READ)
-async def get_command(request_id: FromPath[UUID], commands: NamedDependency[Commands]) -> CommandProgress:
-    """Show a command, how many of its orders are in each status, and the latest failures."""
-    return await commands.get(request_id)
+@get("/commands/{request_id:uuid}", opt=FOLLOW)
+async def get_command(
+    request: AnyRequest, request_id: FromPath[UUID], commands: NamedDependency[Commands]
+) -> CommandProgress:
+    """Show a command, how many of its orders are in each status, and the latest failures.
+
+    A service may see the commands that it has submitted, here and in the routes below.
+    """
+    return await commands.get(request_id, service_of(request))
 
 
-@get("/commands/{request_id:uuid}/wait", opt=READ)
+@get("/commands/{request_id:uuid}/wait", opt=FOLLOW)
 async def wait_for_command(
     request: AnyRequest,
     request_id: FromPath[UUID],
@@ -138,14 +148,14 @@ async def wait_for_command(
 ) -> CommandProgress:
     """Answer when every order of a command has ended, or after `timeout` seconds; `is_done` says which."""
     at_end(request.scope, watch.enter(claims_of(request).subject))
-    progress = await commands.get(request_id)
+    progress = await commands.get(request_id, service_of(request))
     if not progress.is_done:
         await _wait_while_connected(request, watch.wait(request_id, timeout))
-        progress = await commands.get(request_id)
+        progress = await commands.get(request_id, service_of(request))
     return progress
 
 
-@get("/commands/{request_id:uuid}/events", opt=READ, media_type="text/event-stream")
+@get("/commands/{request_id:uuid}/events", opt=FOLLOW, media_type="text/event-stream")
 async def stream_progress(
     request: AnyRequest,
     request_id: FromPath[UUID],
@@ -154,7 +164,7 @@ async def stream_progress(
 ) -> Stream:
     """Send a server-sent event with the number of orders by status at each change, and end when all have ended."""
     at_end(request.scope, watch.enter(claims_of(request).subject))
-    await commands.get(request_id)
+    await commands.get(request_id, service_of(request))
     events = (
         b"event: %b\ndata: %b\n\n" % (b"done" if counts.is_done else b"progress", msgspec.json.encode(counts))
         async for counts in watch.changes(request_id)
@@ -162,7 +172,7 @@ async def stream_progress(
     return Stream(events, media_type="text/event-stream")
 
 
-@get("/commands/{request_id:uuid}/results", opt=READ | EXPORT)
+@get("/commands/{request_id:uuid}/results", opt=FOLLOW | EXPORT)
 async def export_results(
     request: AnyRequest,
     request_id: FromPath[UUID],
@@ -171,7 +181,7 @@ async def export_results(
     format: FromQuery[ExportForm] = "ndjson",  # noqa: A002
 ) -> Stream:
     """Stream every order of a command with its result, including archived orders, as lines of JSON or as CSV."""
-    await commands.get(request_id)
+    await commands.get(request_id, service_of(request))
     content = export_orders(orders.stream(request_id, claims_of(request).subject), format)
     headers = {"Content-Disposition": f'attachment; filename="{request_id}.{format}"'}
     return Stream(content, media_type=MEDIA_TYPES[format], headers=headers)

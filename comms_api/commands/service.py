@@ -37,10 +37,13 @@ class Commands:
         async with self._engine.connect() as connection:
             return await queries.list_commands(connection, order_filter, after, limit)
 
-    async def get(self, request_id: UUID) -> CommandProgress:
-        """Return a command, the number of its orders by status, and the latest failures; raises `NotFound`."""
+    async def get(self, request_id: UUID, service: str | None = None) -> CommandProgress:
+        """Return a command, the number of its orders by status, and the latest failures.
+
+        Raises `NotFound`, also for a command that `service` did not submit.
+        """
         async with self._engine.connect() as connection:
-            command = await queries.get_command(connection, request_id)
+            command = await queries.get_command(connection, request_id, service)
             counts = await count_orders(connection, request_id)
             failures = await list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
         return CommandProgress(command, counts, counts.is_done, failures)

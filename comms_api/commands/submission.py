@@ -73,21 +73,25 @@ class Submissions:
         return [transaction_duty("idempotency keys", self._engine, HOUSEKEEPING_SECONDS, forget_keys)]
 
     async def submit(
-        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None = None
+        self,
+        user: str,
+        submitted: Sequence[NewCommand],
+        key: IdempotencyKey | None = None,
+        service: str | None = None,
     ) -> list[Submitted]:
         """Create one order per recipient for every command, or nothing; durable when this returns.
 
         With a key that was used before, return the first answer again. Raises `Invalid`, naming each command at fault,
         for unknown names, a target without recipients, args that their action does not allow, and a `set-group` with
-        groups that are unknown or that a recipient is not a member of.
+        groups that are unknown or that a recipient is not a member of. `service` is the user's name if it is a service.
         """
         submitted = await self._by_id(submitted)
         recipients = _named_recipients(submitted)
         is_delivered = False
         if key is None and _is_one_statement(submitted):
-            answer, is_delivered = await self._submit_alone(user, submitted, recipients)
+            answer, is_delivered = await self._submit_alone(user, submitted, recipients, service)
         else:
-            answer = await self._submit_together(user, submitted, key)
+            answer = await self._submit_together(user, submitted, key, service)
         if not is_delivered:
             self._notifier.notify(ORDERS_CHANNEL, {str(recipient) for recipient in recipients})
         await asyncio.sleep(HEAD_START_SECONDS)
@@ -101,10 +105,10 @@ class Submissions:
         return await expand_command(connection, expansion_of(self._clock.uuid7(), user, command, self._held_seconds), 0)
 
     async def _submit_alone(
-        self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID]
+        self, user: str, submitted: Sequence[NewCommand], recipients: set[UUID], service: str | None
     ) -> tuple[list[Submitted], bool]:
         """Return the answer, and whether polls held here were answered with every order."""
-        [expansion] = await self._prepare(user, submitted)
+        [expansion] = await self._prepare(user, submitted, service)
         is_claimed = expansion.is_due_at_once and self._dispatcher.can_deliver(recipients)
         async with self._engine.connect() as connection:
             if is_claimed:
@@ -118,13 +122,13 @@ class Submissions:
         return [answer], delivered == answer.orders
 
     async def _submit_together(
-        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None
+        self, user: str, submitted: Sequence[NewCommand], key: IdempotencyKey | None, service: str | None
     ) -> list[Submitted]:
         if key is not None:
             async with self._engine.connect() as connection:
                 if (earlier := await find_answer(connection, key)) is not None:
                     return earlier
-        expansions = await self._prepare(user, submitted)
+        expansions = await self._prepare(user, submitted, service)
         # Not `begin`: each expansion names its actor.
         async with self._engine.connect() as connection, connection.transaction():
             if key is not None and not await claim_key(connection, key):
@@ -155,7 +159,7 @@ class Submissions:
         async with self._engine.connect() as connection:
             return await with_agent_ids(connection, submitted)
 
-    async def _prepare(self, user: str, submitted: Sequence[NewCommand]) -> list[Expansion]:
+    async def _prepare(self, user: str, submitted: Sequence[NewCommand], service: str | None = None) -> list[Expansion]:
         """Check the commands, holding no connection, since checking args may take seconds."""
         schemas, admitted, checks = await self._load_schemas(submitted), [], []
         for index, command in enumerate(submitted):
@@ -167,7 +171,7 @@ class Submissions:
         await self._schemas.check(checks, user)
         first = self._clock.uuid7().int
         return [
-            expansion_of(UUID(int=first + index), user, command, self._held_seconds)
+            expansion_of(UUID(int=first + index), user, command, self._held_seconds, service)
             for index, command in enumerate(admitted)
         ]
 

@@ -102,6 +102,11 @@ async def fetch_page(
     return Page(items, None)
 
 
+def continue_after(page: Page[Item], end: UUID | None) -> Page[Item]:
+    """Return a page that continues after `end`, unless it is full before; `end` is the last row that it examined."""
+    return Page(page.items, str(end)) if page.next is None and end is not None else page
+
+
 def _encode_cursor(key: list[object]) -> str:
     return str(key[0]) if len(key) == 1 else base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
 

@@ -364,6 +364,7 @@ commands = Table(
     Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("orders", Integer, nullable=False, server_default=text("0"), comment="how many it was expanded into"),
     Column("retry_of", Uuid, comment="the command whose failed orders these repeat"),
+    Column("service", Text, comment="the service that submitted it, which may name another user"),
     Column("phase", Text, nullable=False, server_default="released"),
     Column("phase_reason", Text, nullable=False, server_default=""),
     Column("rollout", JSON),
@@ -376,6 +377,8 @@ commands = Table(
 )
 # The rollouts that the duty advances; a small part of all commands.
 Index("commands_rolling_idx", commands.c.request_id, postgresql_where=text("phase = 'rolling'"))
+# The commands that a service submitted, for the service itself.
+Index("commands_service_idx", commands.c.service, commands.c.request_id, postgresql_where=text("service IS NOT NULL"))
 # The paused commands that the same duty ends when all their orders have ended.
 Index("commands_paused_idx", commands.c.request_id, postgresql_where=text("phase = 'paused'"))
 
@@ -462,6 +465,9 @@ archived_orders = Table(
     Column("expired_before_delivery", Integer, nullable=False, server_default=text("0")),
     Column("expired_after_delivery", Integer, nullable=False, server_default=text("0")),
     Column("content", LargeBinary, nullable=False, comment="the orders as lines of JSON, zstd"),
+    Column("agents", ARRAY(Integer), nullable=False, server_default=text("'{}'"), comment="hashes of their recipients"),
     postgresql_partition_by="RANGE (chunk_id)",
 )
+# The chunks with an order of one agent.
+Index(None, archived_orders.c.agents, postgresql_using="gin")
 Index(None, archived_orders.c.request_id, archived_orders.c.chunk_id)

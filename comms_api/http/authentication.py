@@ -138,6 +138,12 @@ def claims_of(request: AnyRequest) -> Claims:
     return claims
 
 
+def service_of(request: AnyRequest) -> str | None:
+    """Return the service that asks, which may read only what it has submitted; None for any other user."""
+    claims = claims_of(request)
+    return claims.subject if claims.role == "service" else None
+
+
 def subject_of(scope: Any) -> str | None:
     """Return the agent or user that the guard has admitted; None before the guard has run, and on public routes."""
     claims: Claims | None = scope["state"].get(_CLAIMS)

@@ -23,3 +23,5 @@ SERVE = _only("service")
 """The `opt` of a route that returns a service's orders."""
 ANYONE = _only("administrator", "operator", "reader", "service")
 """The `opt` of a route for every logged-in user."""
+FOLLOW = ANYONE
+"""The `opt` of a route that shows commands and orders: a service sees those that it has submitted."""

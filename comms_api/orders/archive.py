@@ -61,9 +61,7 @@ def pack(rows: Iterable[ArchivedOrder]) -> bytes:
 
 def unpack(content: bytes) -> list[ArchivedOrder]:
     """Return a chunk's orders, by id."""
-    if zstandard.frame_content_size(content) > CHUNK_BYTES_MAXIMUM:
-        raise ValueError(f"an archived chunk is larger than {CHUNK_BYTES_MAXIMUM} bytes")
-    return [_LINE.decode(line) for line in zstandard.decompress(content).split(b"\n") if line]
+    return [_LINE.decode(line) for line in _lines(content)]
 
 
 _TAKE = text("""
@@ -110,7 +108,25 @@ def _chunk(request_id: UUID, packed: list[ArchivedOrder]) -> dict[str, object]:
         "cancelled": statuses.count("cancelled"),
         **{outcome: outcomes.count(outcome) for outcome in get_args(FailureOutcome)},
         "content": pack(packed),
+        "agents": sorted({agent_hash(order.agent_id) for order in packed}),
     }
+
+
+def agent_hash(agent_id: UUID) -> int:
+    """Return the number of a recipient in the index of the archive: the last bytes of its id, which are random."""
+    return int.from_bytes(agent_id.bytes[-4:], signed=True)
+
+
+def unpack_agent(content: bytes, agent_id: UUID) -> list[ArchivedOrder]:
+    """Return a chunk's orders for one recipient, by id; other lines are not decoded."""
+    name = str(agent_id).encode()
+    return [order for line in _lines(content) if name in line and (order := _LINE.decode(line)).agent_id == agent_id]
+
+
+def _lines(content: bytes) -> list[bytes]:
+    if zstandard.frame_content_size(content) > CHUNK_BYTES_MAXIMUM:
+        raise ValueError(f"an archived chunk is larger than {CHUNK_BYTES_MAXIMUM} bytes")
+    return zstandard.decompress(content).splitlines()
 
 
 Unpack: TypeAlias = Callable[[bytes], Awaitable[list[ArchivedOrder]]]

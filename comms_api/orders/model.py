@@ -146,6 +146,15 @@ class OrderFilter(msgspec.Struct, frozen=True):
     since: datetime | None = None
     until: datetime | None = None
     outcome: OutcomeFilter | None = None
+    code: int | None = None
+    service: str | None = None
+    """The service that submitted the command."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it may skip many orders of an index that it reads."""
+        others = (self.status, self.outcome, self.code, self.source, self.user, self.action, self.service)
+        return bool(self.targets) or any(value is not None for value in others)
 
 
 class Claimed(msgspec.Struct, frozen=True):

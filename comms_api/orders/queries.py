@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from comms_api.agents.model import AgentFilter
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, created_between, equal, fetch_page
+from comms_api.database.pages import Page, continue_after, created_between, equal, fetch_page
 from comms_api.database.schema import commands, finished_orders, is_one_of, orders
 from comms_api.errors import NotFound
 from comms_api.orders.archive import Unpack, find_archived
@@ -74,17 +74,38 @@ def _finished() -> Select[Any]:
     return select(*(finished_orders.c[name] for name in _FINISHED))
 
 
-def _conditions(table: FromClause, order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+SCANNED_MAXIMUM = 10_000
+"""How many open, and how many finished, orders or commands one page examines for a filter that has no index."""
+
+
+def command_conditions(order_filter: OrderFilter) -> Iterable[ColumnElement[bool]]:
+    """Yield the conditions of a filter on the command of an order."""
     yield from equal(
         (
-            (table.c.request_id, order_filter.request_id),
-            (table.c.agent_id, order_filter.agent_id),
-            (_OPEN_STATUS if table is orders else finished_orders.c.status, order_filter.status),
+            (commands.c.source, order_filter.source and kept_source(order_filter.source)),
+            (commands.c.user_name, order_filter.user),
+            (commands.c.action_name, order_filter.action),
+            (commands.c.service, order_filter.service),
         )
     )
+    if order_filter.targets:
+        yield or_(*(commands.c.target_ids.any_() == name for name in order_filter.targets))
+
+
+def _conditions(table: FromClause, order_filter: OrderFilter) -> Iterable[ColumnElement[bool]]:
+    if order_filter.status is not None:
+        yield (_OPEN_STATUS if table is orders else finished_orders.c.status) == order_filter.status
     if order_filter.outcome is not None:
         yield false() if table is orders else _has_outcome(order_filter.outcome)
-    yield from command_conditions(order_filter)
+    if order_filter.code is not None:
+        yield false() if table is orders else finished_orders.c.result_code == order_filter.code
+
+
+def _indexed_conditions(
+    table: FromClause, order_filter: OrderFilter, after: UUID | None
+) -> Iterable[ColumnElement[bool]]:
+    """Yield the conditions that an index of the table serves."""
+    yield from equal(((table.c.request_id, order_filter.request_id), (table.c.agent_id, order_filter.agent_id)))
     yield from created_between(table.c.order_id, order_filter.since, order_filter.until)
     if after is not None:
         yield table.c.order_id > after
@@ -103,20 +124,7 @@ def _has_outcome(outcome: OutcomeFilter) -> ColumnElement[bool]:
             return table.outcome == outcome
 
 
-def command_conditions(order_filter: OrderFilter) -> Iterable[ColumnElement[bool]]:
-    """Yield the conditions of a filter on the command of an order."""
-    yield from equal(
-        (
-            (commands.c.source, order_filter.source and kept_source(order_filter.source)),
-            (commands.c.user_name, order_filter.user),
-            (commands.c.action_name, order_filter.action),
-        )
-    )
-    if order_filter.targets:
-        yield or_(*(commands.c.target_ids.any_() == name for name in order_filter.targets))
-
-
-_COMMAND = (
+COMMAND_COLUMNS = (
     commands.c.source,
     commands.c.user_name,
     commands.c.target_type,
@@ -135,12 +143,15 @@ async def list_orders(
 ) -> Page[StoredOrder]:
     """Return a page of open and finished orders by id, starting after `after`.
 
-    Each half has its own limit, so that neither a long history nor a large queue is read beyond the page.
+    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page. A
+    sparse filter examines at most `SCANNED_MAXIMUM` orders of each half, so its page may be short and not the last.
     """
+    end = await _find_scan_end(connection, order_filter, after) if order_filter.is_sparse else None
     halves = [
-        statement.add_columns(*_COMMAND)
+        statement.add_columns(*COMMAND_COLUMNS)
         .join(commands, commands.c.request_id == table.c.request_id)
-        .where(*_conditions(table, order_filter, after))
+        .where(*_indexed_conditions(table, order_filter, after), *_conditions(table, order_filter))
+        .where(*command_conditions(order_filter), *([] if end is None else [table.c.order_id <= end]))
         .order_by(table.c.order_id)
         .limit(limit + 1)
         .subquery()
@@ -148,7 +159,23 @@ async def list_orders(
     ]
     both = union_all(*(select(half) for half in halves)).subquery()
     statement = select(both).order_by(both.c.order_id)
-    return await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
+    page = await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
+    return continue_after(page, end)
+
+
+async def _find_scan_end(connection: Connection, order_filter: OrderFilter, after: UUID | None) -> UUID | None:
+    """Return the id of the last order that a page may examine, or None if it may examine all."""
+    ends = [
+        select(table.c.order_id)
+        .where(*_indexed_conditions(table, order_filter, after))
+        .order_by(table.c.order_id)
+        .offset(SCANNED_MAXIMUM - 1)
+        .limit(1)
+        .scalar_subquery()
+        for table in (orders, finished_orders)
+    ]
+    end: UUID | None = await connection.scalar(select(func.least(*ends)))
+    return end
 
 
 async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder | None:
@@ -156,7 +183,7 @@ async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpac
     open_ = _open().where(orders.c.order_id == order_id)
     finished = _finished().where(finished_orders.c.order_id == order_id)
     both = union_all(open_, finished).subquery()
-    statement = select(both, *_COMMAND).join(commands, commands.c.request_id == both.c.request_id)
+    statement = select(both, *COMMAND_COLUMNS).join(commands, commands.c.request_id == both.c.request_id)
     if row := await connection.first(statement):
         return stored_order(row, row)
     archived = await find_archived(connection, order_id, unpack_aside)
@@ -166,7 +193,7 @@ async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpac
 
 async def find_command_columns(connection: Connection, request_id: UUID) -> Any:
     """Return the columns of a command that its orders show, as a row; None if retention has deleted the command."""
-    return await connection.first(select(*_COMMAND).where(commands.c.request_id == request_id))
+    return await connection.first(select(*COMMAND_COLUMNS).where(commands.c.request_id == request_id))
 
 
 _COUNT = text("""
@@ -275,6 +302,12 @@ def stored_order(order: Any, command: Any) -> StoredOrder:
         sent_at=order.sent_at,
         finished_at=order.finished_at,
     )
+
+
+async def is_submitted_by(connection: Connection, request_id: UUID, service: str) -> bool:
+    """Return whether a service submitted the command."""
+    submitted = commands.c.request_id == request_id, commands.c.service == service
+    return await connection.scalar(select(commands.c.request_id).where(*submitted)) is not None
 
 
 async def get_order(connection: Connection, order_id: UUID, unpack_aside: Unpack) -> StoredOrder:

@@ -14,11 +14,11 @@ from comms_api.agents.dependencies import FilteredAgent, FilteredTargets
 from comms_api.database.pages import Page
 from comms_api.errors import Forbidden
 from comms_api.fairness.slices import Slices
-from comms_api.http.authentication import HELD, agent_of, claims_of
+from comms_api.http.authentication import HELD, agent_of, claims_of, service_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
-from comms_api.http.roles import OPERATE, READ, SERVE
+from comms_api.http.roles import FOLLOW, OPERATE, SERVE
 from comms_api.orders.dispatcher import REDIRECT, Dispatcher
 from comms_api.orders.model import OrderFilter, OutcomeFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
@@ -117,6 +117,7 @@ CommandFilter: TypeAlias = NamedDependency[OrderFilter]
 
 
 async def find_command_filter(  # noqa: PLR0913 - one parameter per filter
+    request: AnyRequest,
     filtered_targets: FilteredTargets,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
@@ -124,38 +125,52 @@ async def find_command_filter(  # noqa: PLR0913 - one parameter per filter
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
 ) -> OrderFilter:
-    """Return the filters that lists of commands and lists of orders share."""
-    return OrderFilter(source=source, user=user, action=action, targets=filtered_targets, since=since, until=until)
+    """Return the filters that lists of commands and lists of orders share; a service reads what it has submitted."""
+    return OrderFilter(
+        source=source,
+        user=user,
+        action=action,
+        targets=filtered_targets,
+        since=since,
+        until=until,
+        service=service_of(request),
+    )
 
 
 COMMAND_FILTERS = {"command_filter": Provide(find_command_filter)}
 """The name under which routes receive this dependency."""
 
 
-@get("/orders", opt=READ | LARGE)
+@get("/orders", opt=FOLLOW | LARGE)
 async def list_orders(  # noqa: PLR0913 - one parameter per filter
+    request: AnyRequest,
     orders: NamedDependency[StoredOrders],
     command_filter: CommandFilter,
     filtered_agent: FilteredAgent,
     request_id: FromQuery[UUID | None] = None,
     status: FromQuery[OrderStatus | None] = None,
     outcome: FromQuery[OutcomeFilter | None] = None,
+    code: FromQuery[int | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
-    """List the orders that are not archived with their results, oldest first, filtered by every given parameter."""
+    """List orders with their results, oldest first, filtered by every given parameter.
+
+    Archived orders are listed only with `agent_id`. A service gets the orders of the commands that it has submitted. A
+    page may have few orders, or none, although more follow: ask again with `next` until it is null.
+    """
     order_filter = msgspec.structs.replace(
-        command_filter, request_id=request_id, agent_id=filtered_agent, status=status, outcome=outcome
+        command_filter, request_id=request_id, agent_id=filtered_agent, status=status, outcome=outcome, code=code
     )
-    return await orders.list(order_filter, after, limit)
+    return await orders.list(order_filter, after, limit, claims_of(request).subject)
 
 
-@get("/orders/{order_id:uuid}", opt=READ)
+@get("/orders/{order_id:uuid}", opt=FOLLOW)
 async def get_order(
     request: AnyRequest, order_id: FromPath[UUID], orders: NamedDependency[StoredOrders]
 ) -> StoredOrder:
-    """Show one order and its result."""
-    return await orders.get(order_id, claims_of(request).subject)
+    """Show one order and its result; a service may see the orders of the commands that it has submitted."""
+    return await orders.get(order_id, claims_of(request).subject, service_of(request))
 
 
 @post("/orders/{order_id:uuid}/cancel", status_code=200, opt=OPERATE)

@@ -7,11 +7,12 @@ from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, drain
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.errors import Conflict
+from comms_api.errors import Conflict, NotFound
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.orders import queries, transitions
-from comms_api.orders.archive import Unpack, find_chunk, unpack
+from comms_api.orders.archive import ArchivedOrder, Unpack, find_chunk, unpack, unpack_agent
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
+from comms_api.orders.history import list_archived, merge
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
@@ -31,15 +32,30 @@ class StoredOrders:
         self._notifier = notifier
         self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
 
-    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[StoredOrder]:
-        """Return one page of orders that are not archived, oldest first."""
-        async with self._engine.connect() as connection:
-            return await queries.list_orders(connection, order_filter, after, limit)
+    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int, user: str) -> Page[StoredOrder]:
+        """Return one page of orders, oldest first: with a filter by agent archived orders too, otherwise all others.
 
-    async def get(self, order_id: UUID, user: str) -> StoredOrder:
-        """Return one order; raises `NotFound`."""
+        A page may have few orders, or none, and still not be the last.
+        """
         async with self._engine.connect() as connection:
-            return await queries.get_order(connection, order_id, self._unpack_for(user))
+            page = await queries.list_orders(connection, order_filter, after, limit)
+        # Archived orders are read last, so that an order which is archived meanwhile is found at least once.
+        agent_id = order_filter.agent_id
+        if agent_id is None:
+            return page
+
+        async def unpack_aside(content: bytes) -> list[ArchivedOrder]:
+            return await self._unpacking.run(user, lambda: unpack_agent(content, agent_id))
+
+        return merge(await list_archived(self._engine, order_filter, after, limit, unpack_aside), page, limit)
+
+    async def get(self, order_id: UUID, user: str, service: str | None = None) -> StoredOrder:
+        """Return one order; raises `NotFound`, also for an order that `service` did not submit."""
+        async with self._engine.connect() as connection:
+            order = await queries.get_order(connection, order_id, self._unpack_for(user))
+            if service is not None and not await queries.is_submitted_by(connection, order.request_id, service):
+                raise NotFound(f"There is no order {order_id}.")
+            return order
 
     async def stream(self, request_id: UUID, user: str) -> AsyncIterator[StoredOrder]:
         """Yield every order of a command once: archived orders, other orders, then orders archived during the export.
@@ -52,7 +68,7 @@ class StoredOrders:
             yield order
         after: UUID | None = None
         while True:
-            page = await self.list(OrderFilter(request_id=request_id), after, EXPORT_PAGE)
+            page = await self.list(OrderFilter(request_id=request_id), after, EXPORT_PAGE, user)
             for order in drain(page):
                 shown.add(order.order_id)
                 yield order

@@ -480,7 +480,7 @@ def test_arguments_that_readers_cannot_parse_are_refused(management: httpx.Clien
     [
         ("reader", {"GET /commands": True, "POST /commands": False, "POST /agents": False, "GET /users": False}),
         ("operator", {"GET /commands": True, "POST /commands": True, "POST /agents": True, "GET /users": False}),
-        ("service", {"GET /commands": False, "POST /commands": True, "POST /agents": False, "GET /users": False}),
+        ("service", {"GET /commands": True, "POST /commands": True, "POST /agents": False, "GET /users": False}),
     ],
 )
 def test_a_role_may_do_what_its_routes_declare(

@@ -62,7 +62,7 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
         first, second = await finish(connection, day, 1_000), await finish(connection, day, 10)
-    before = await orders.list(OrderFilter(request_id=first), None, 1_000)
+    before = await orders.list(OrderFilter(request_id=first), None, 1_000, "olga")
     counts = (await commands.get(first)).orders
     assert (counts.total, counts.failure) == (1_000, 250)
     packing = Maintenance(engine, Settings())

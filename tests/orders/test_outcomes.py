@@ -84,7 +84,7 @@ async def test_each_outcome_is_shown_filtered_and_counted(
     assert set(ended) == set(get_args(OrderOutcome)) == set(STATUSES)
 
     async def matching(outcome: OutcomeFilter) -> set[UUID]:
-        page = await orders.list(OrderFilter(request_id=request_id, outcome=outcome), None, 200)
+        page = await orders.list(OrderFilter(request_id=request_id, outcome=outcome), None, 200, "olga")
         return {order.order_id for order in page.items}
 
     for outcome, order_id in ended.items():
@@ -102,7 +102,7 @@ async def test_each_outcome_is_shown_filtered_and_counted(
 
 async def test_an_open_order_has_no_outcome(engine: Engine, orders: StoredOrders) -> None:
     request_id, _ = await submit(engine, 1)
-    [order] = (await orders.list(OrderFilter(request_id=request_id), None, 1)).items
+    [order] = (await orders.list(OrderFilter(request_id=request_id), None, 1, "olga")).items
     assert order.outcome is None
 
 
