@@ -88,7 +88,7 @@ async def test_failures_hold_and_keep_orders_that_are_released_and_not_sent(engi
         await connection.execute(text("UPDATE orders SET expires_at = expires_at - interval '61 s'"))  # time passes
     assert await Maintenance(engine, Settings()).expire() == 0
     async with engine.connect() as connection:
-        command = await queries.find_command(connection, request_id)
+        command = await queries.get_command(connection, request_id)
         counts = await count_orders(connection, request_id)
     assert command is not None
     assert (command.phase, counts.held, counts.failure) == ("stopped", 7, 3)
