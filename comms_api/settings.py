@@ -77,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_request_threads: Annotated[int, Meta(ge=1, le=32)] = 4
     key_request_queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
     key_request_refusal_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    key_request_address_failures_per_minute: Annotated[float, Meta(ge=1, le=1_000_000)] = 300.0
+    key_request_failures_per_minute: Annotated[float, Meta(ge=1, le=1_000_000)] = 3000.0
     key_request_program_user: str | None = None
     body_bytes_maximum: Bytes = 16 * 2**20
     bytes_in_flight_maximum: Bytes = 256 * 2**20

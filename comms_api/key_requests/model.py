@@ -27,6 +27,7 @@ ExternalName = Annotated[str, Meta(pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]{{1,128}}
 ExternalKey = Annotated[str, Meta(pattern=r"\A[ -~]{1,128}\Z")]
 Code = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Rate = Annotated[float, Meta(ge=1, le=1_000_000)]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -103,6 +104,8 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=1, le=32)] = 4
     queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
     refusal_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    address_failures_per_minute: Rate = 300.0
+    failures_per_minute: Rate = 3000.0
     answer_bytes_maximum: Annotated[int, Meta(ge=256, le=2**20)] = 16_384
     program_user: str | None = None
     program_memory_bytes: Annotated[int, Meta(ge=16 * 2**20, le=2**40)] = 2**30

@@ -2,7 +2,7 @@
 
 ::
 
-    ask ── refused a moment ago? ── in flight? wait for it
+    ask ── refused a moment ago? ── too many failures? ── in flight? wait for it
          └─ a new lookup: queue ── slot ── socket ──(transport fails)── program
                                               └── refusals are remembered
 
@@ -11,25 +11,24 @@ A lookup is a separate task, so callers may leave; its deadline counts from the 
 
 import asyncio
 import logging
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter
 from contextlib import ExitStack
 
 import msgspec
 
-from comms_api.errors import CommsError, Unavailable
+from comms_api.errors import CommsError, TooManyRequests, Unavailable
+from comms_api.fairness.recent import Recent
 from comms_api.fairness.slots import Slots
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.health import check_program, check_socket
+from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.programs import ProgramSource
 from comms_api.key_requests.sources import SocketSource, Source, SourceUnavailable
 
 logger = logging.getLogger(__name__)
 
-REFUSALS_MAXIMUM = 10_000
 CLIENTS_TO_FILL = 4
 """At least this many clients are needed to fill the queue."""
 
@@ -41,7 +40,8 @@ class Counters(msgspec.Struct):
 
     Of the requests `asked`, some were answered from memory (`remembered`), some `joined` a lookup in flight, and some
     found the queue full (`overflowed`); the others are `lookups`. Each lookup ends as one of `agents`, `refusals`,
-    `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued from the socket to the program.
+    `limited`, `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued with the program after the
+    socket failed.
     """
 
     asked: int = 0
@@ -52,43 +52,17 @@ class Counters(msgspec.Struct):
     fallbacks: int = 0
     agents: int = 0
     refusals: int = 0
+    limited: int = 0
     bad_answers: int = 0
     unavailable: int = 0
-
-
-class RecentRefusals:
-    """Recent refusals: at most `REFUSALS_MAXIMUM`; the oldest is dropped first."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._refusals: OrderedDict[Question, tuple[Refusal, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Return the number of refusals."""
-        return len(self._refusals)
-
-    def find(self, question: Question) -> Refusal | None:
-        """Return the recent refusal of a question, or None."""
-        refusal, until = self._refusals.get(question, (None, 0.0))
-        if refusal is None or self._clock() < until:
-            return refusal
-        del self._refusals[question]
-        return None
-
-    def remember(self, question: Question, refusal: Refusal) -> None:
-        """Keep a refusal for the configured time."""
-        self._refusals[question] = (refusal, self._clock() + self._seconds)
-        self._refusals.move_to_end(question)
-        if len(self._refusals) > REFUSALS_MAXIMUM:
-            self._refusals.popitem(last=False)
 
 
 class KeyRequests:
     """The key requests of one node; create and use it on one event loop."""
 
-    def __init__(self, settings: KeySettings) -> None:
+    def __init__(self, settings: KeySettings, limits: KeyRequestLimits | None = None) -> None:
         self._settings = settings
+        self._limits = limits
         self._closing = ExitStack()
         self._sources = _sources(settings, self._closing)
         self._slots = Slots(settings.threads)
@@ -97,7 +71,7 @@ class KeyRequests:
         self._lookups_of = Counter[str]()
         """The number of lookups that each client has begun."""
 
-        self._refusals = RecentRefusals(settings.refusal_seconds)
+        self._refusals = Recent[Question, Refusal](settings.refusal_seconds)
         self.counters = Counters()
 
     @property
@@ -112,16 +86,23 @@ class KeyRequests:
 
         Raises `Unavailable` when the queue is full or the deadline passes in it, `SourceUnavailable` when no source
         answers, and `BadAnswer` for an invalid answer. The reason is logged once per lookup; the client does not see
-        it.
+        it. Raises `TooManyRequests` when too many key requests of the client have failed.
         """
         self.counters.asked += 1
         if refusal := self._refusals.find(question):
             self.counters.remembered += 1
             return refusal
+        if self._limits is not None:
+            self._limits.check_remembered(client)
         outcome = await asyncio.shield(self._join(question) or self._begin(question, client))
         if isinstance(outcome, CommsError):
             raise outcome.with_traceback(None)  # the callers share the error, but not its traceback
         return outcome
+
+    async def charge_failure(self, client: str) -> None:
+        """Count a failed key request of a client: a refusal, or a client that does not have the agent's key."""
+        if self._limits is not None:
+            await self._limits.charge(client)
 
     async def check_health(self) -> None:
         """Check the sources at the node's start.
@@ -171,8 +152,12 @@ class KeyRequests:
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_seconds
         try:
             async with self._slots.slot(client, deadline):
+                if self._limits is not None:
+                    await self._limits.check(client)
                 outcome: Outcome = await self._ask_sources(question, deadline)
-        except Unavailable as error:
+                if isinstance(outcome, Refusal):
+                    await self.charge_failure(client)
+        except (Unavailable, TooManyRequests) as error:
             outcome = error
         except TimeoutError:
             outcome = Unavailable("The key request waited too long for its turn; try again later.")
@@ -211,6 +196,8 @@ class KeyRequests:
             case BadAnswer():
                 self.counters.bad_answers += 1
                 logger.warning("key request %s %s: bad answer: %s", question.kind, question.value, outcome.reason)
+            case TooManyRequests():
+                self.counters.limited += 1  # the login logs it
             case _:
                 self.counters.unavailable += 1
                 reason = outcome.reason if isinstance(outcome, SourceUnavailable) else outcome.detail

@@ -17,6 +17,7 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
 from comms_api.fairness.executors import BoundedExecutor
+from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
@@ -43,6 +44,8 @@ def key_settings(settings: Settings) -> KeySettings:
             threads=settings.key_request_threads,
             queue_size=settings.key_request_queue_size,
             refusal_seconds=settings.key_request_refusal_seconds,
+            address_failures_per_minute=settings.key_request_address_failures_per_minute,
+            failures_per_minute=settings.key_request_failures_per_minute,
             program_user=settings.key_request_program_user,
         )
     except ValueError as error:
@@ -73,7 +76,7 @@ class ExternalAgents:
         self._rules = KeyRules.of(settings)
         self._replacement_rule = ReplacementRule.of(settings)
         asked = key_settings(settings)
-        self._requests = KeyRequests(asked) if asked.is_enabled else None
+        self._requests = KeyRequests(asked, KeyRequestLimits(engine, asked)) if asked.is_enabled else None
 
     async def close(self) -> None:
         """Cancel all lookups."""
@@ -92,6 +95,11 @@ class ExternalAgents:
             logger.info("key request for %s refused: %d %s", name, found.code, found.message)
             return None
         return found
+
+    async def charge_failure(self, address: str | None) -> None:
+        """Count a key request for an agent whose key the client does not have."""
+        if self._requests is not None:
+            await self._requests.charge_failure(network_of(address or ""))
 
     async def enroll(self, found: ExternalAgent, address: str | None) -> Admission:
         """Enroll an agent that has proved its key; raises `Conflict` if an agent seen recently has its name."""
@@ -112,7 +120,10 @@ class ExternalAgents:
         if self._requests is None or not admission.is_external:
             return None
         found = await self._requests.ask(Question("id", str(name)), network_of(address or ""))
-        if isinstance(found, Refusal) or not self._secret.is_same_text(found.key, key):
+        if isinstance(found, Refusal):
+            return None
+        if not self._secret.is_same_text(found.key, key):
+            await self.charge_failure(address)
             return None
         values = {"key_hash": await self._hash(key, address), "allowed_addresses": normal_networks([found.ip])}
         with acting_as(Actor(ACTOR, address)):

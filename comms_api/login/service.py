@@ -14,7 +14,7 @@ from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import transaction_duty
 from comms_api.duties.repeating import Duty
-from comms_api.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from comms_api.errors import Forbidden, Invalid, TooManyRequests, Unauthenticated, Unavailable
 from comms_api.fleet.descriptions import Descriptions
 from comms_api.lockouts.service import FailureLimit
 from comms_api.lockouts.store import delete_forgotten
@@ -121,11 +121,13 @@ class Login:
 
     async def _enroll(self, name: UUID | str, key: str, address: str | None) -> Admission:
         """Enroll an agent that an external database knows by this key."""
+        await self._failures.check(str(name), address)
         found = await self._external.find(name, address)
         if found is None:
             raise Forbidden("Agent does not exist")
         async with self._failures.charged(found.id, address):
             if not self._secret.is_same_text(found.key, key):
+                await self._external.charge_failure(address)
                 raise Unauthenticated("Invalid key")
         admission = await self._external.enroll(found, address)
         self._logins.write(f"agent {found.name} ({admission.id}) enrolled from {address}, by a key request")
@@ -157,7 +159,7 @@ class Login:
                 if refreshed is None:
                     raise Unauthenticated("Invalid key")
                 admission, read_at = refreshed, self._tokens.now()
-        except Unavailable:
+        except (TooManyRequests, Unavailable):
             if not is_compared:
                 await self._failures.refund(who, address)
             raise

@@ -124,7 +124,24 @@ async def test_a_lockout_says_when_it_ends_and_failures_expire(engine: Engine) -
     assert 0 < (locked.value.retry_after_seconds or 0) <= LONGEST_SECONDS
     await limit.charge("nobody", HERE)
     await pass_time(engine, 2 * LONGEST_SECONDS)
+    limit = limit_of(engine, 5)  # of another node, which does not remember the lock
     assert [await is_charged(limit.charge("somebody", HERE)) for _ in range(6)] == [True] * 6
+
+
+async def test_a_lock_costs_a_node_no_statement_while_it_remembers_it(database_url: str, engine: Engine) -> None:
+    other = open_engine(database_url, PATIENT)
+    limit, elsewhere = limit_of(engine), limit_of(other)
+    for _ in range(2):
+        await limit.charge("somebody", HERE)
+    with pytest.raises(TooManyRequests):
+        await elsewhere.check("somebody", HERE)
+    await other.dispose()
+    for refuse in (elsewhere.check("somebody", HERE), elsewhere.charge("somebody", HERE)):
+        with pytest.raises(TooManyRequests):
+            await refuse
+    await limit.check("another", HERE)
+    await limit.clear("somebody", HERE)
+    await limit.check("somebody", HERE)
 
 
 async def test_the_addresses_of_one_ipv6_network_count_as_one(engine: Engine) -> None:

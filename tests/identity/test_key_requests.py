@@ -206,6 +206,27 @@ def test_an_agent_that_was_silent_long_enough_is_replaced_by_one_of_its_name(
         assert external.find("host-8")["allowed_addresses"] == ["127.0.0.0/8"]
 
 
+def test_wrong_keys_for_unknown_ids_are_refused_beyond_a_rate_and_right_keys_are_not(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    program = folder / "weak-keys.sh"
+    answer = """printf '{"error":0,"data":{"id":"%s","name":"agent-%s","ip":"any","key":"weak"}}' "$2" "$2" """
+    program.write_text(f"#!/bin/sh\necho $2 >>'{folder}/lookups'\n{answer}")
+    program.chmod(0o755)
+    rate = {"key_request_address_failures_per_minute": 15}  # one failure is free
+    url = new_database()
+    with running_server(folder / "limited", url, key_request_program=f"'{program}'", **rate) as server:
+        external = External(server, folder / "none", partial(running_server, folder / "limited", url))
+        assert [external.log_in(str(number), "weak").status_code for number in range(100, 120)] == [200] * 20
+        wait_until(lambda: external.log_in(str(new_id()), "wrong").status_code == 429)
+        querying(url)("UPDATE login_failures SET locked_until = now() + interval '1 h'")
+        lookups = (folder / "lookups").read_text()
+        refused = external.log_in("200", "weak")
+        assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (429, True)
+        assert external.log_in("100", "weak").status_code == 200
+        assert (folder / "lookups").read_text() == lookups
+
+
 def test_known_agents_log_in_while_no_source_is_reachable(folder: Path, new_database: Callable[[], str]) -> None:
     away = folder / "nobody listens here"
     with running_server(folder / "away", new_database(), key_request_socket=away) as server:

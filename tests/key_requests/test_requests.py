@@ -25,11 +25,11 @@ from support.waiting import PATIENCE, until
 
 from comms_api.errors import CommsError, Unavailable
 from comms_api.fairness.slots import Slots
-from comms_api.key_requests import circuit_breaker, requests
+from comms_api.key_requests import circuit_breaker
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.requests import KeyRequests, RecentRefusals
+from comms_api.key_requests.requests import KeyRequests
 from comms_api.key_requests.sources import SocketSource, SourceUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -226,18 +226,6 @@ async def test_a_refusal_is_remembered_for_a_while(path: Path) -> None:
             assert await asking.ask(ASKED) == await asking.ask(ASKED) == Refusal(4, "no such agent")
             assert len(asked) == asking.counters.refusals == lookups
             assert asking.counters.remembered == 2 - lookups
-
-
-def test_the_memory_of_refusals_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "REFUSALS_MAXIMUM", 3)
-    clock = Clock()
-    refusals = RecentRefusals(10, clock)
-    for question in questions(5):
-        refusals.remember(question, Refusal(4, ""))
-    assert [refusals.find(question) is None for question in questions(5)] == [True, True, False, False, False]
-    clock.seconds = 10.0
-    assert all(refusals.find(question) is None for question in questions(5))
-    assert len(refusals) == 0
 
 
 @pytest.mark.parametrize("is_there", [True, False])
