@@ -32,6 +32,7 @@ OWN_CHECKS = {
     "Refresh.refresh_token": "is hashed",
     "OrderResult.order_id": "is read as a UUID",
     "Result.message": "has NUL replaced: a report is not refused for it",
+    "Rejection.rejected": "is only tested for being empty",
     "_Named.order_id": "is only sent back",
 }
 """Texts of requests that need no pattern, and the reasons."""
