@@ -31,7 +31,7 @@ class Revocations:
         if not subjects:
             return
         async with self._engine.begin() as connection:
-            for subject in subjects:
+            for subject in sorted(subjects):  # so that two such transactions cannot deadlock
                 await revoke_tokens(connection, subject)
         self.announce()
 
