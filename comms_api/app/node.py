@@ -29,7 +29,9 @@ from comms_api.fairness.slices import Slices
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.fleet.descriptions import Descriptions
+from comms_api.fleet.node_log import NodeLog
 from comms_api.fleet.service import FleetEvents
+from comms_api.fleet.statuses import Statuses
 from comms_api.groups.service import Groups
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
@@ -110,7 +112,11 @@ class Node:
 
         maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
         announcer = Announcer(engine, self.submissions, notifier, settings)
-        self._background = (revocation_reader, listener, notifier, maintenance, rollouts, announcer)
+        statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
+        self._background = (
+            *(revocation_reader, listener, notifier, maintenance, rollouts, announcer),
+            *(statuses, node_log),
+        )
         """The services that no route asks for."""
 
     def duties(self) -> list[Duty]:

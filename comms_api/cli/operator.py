@@ -13,7 +13,7 @@ from comms_api.cli.device import Device, device_of
 from comms_api.client.enroll import read_secret
 from comms_api.client.transport.calls import read_problem
 from comms_api.client.transport.endpoint import Endpoint
-from comms_api.errors import CommsError, ConfigurationError
+from comms_api.errors import CommsError, ConfigurationError, Unavailable
 from comms_api.text.printable import is_name
 
 TIMEOUT_SECONDS = 60.0
@@ -132,4 +132,5 @@ def logged_in(endpoint: Endpoint, user: str, password_file: Path) -> Iterator[Op
 
 def _check(answer: httpx.Response) -> None:
     if not answer.is_success:
-        raise CommsError(read_problem(answer).detail or f"the server answered with status {answer.status_code}")
+        kind = Unavailable if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else CommsError
+        raise kind(read_problem(answer).detail or f"the server answered with status {answer.status_code}")

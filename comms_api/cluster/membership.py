@@ -80,6 +80,7 @@ class Membership:
             await store.lock_names(connection)  # a state requested from now on then reaches this process
             directive = await store.beat(connection, self._id, self._process, self._version, self._heartbeat())
             await store.remove_predecessors(connection, self._id, self._process)
+            await store.record_joining(connection, self._process)
         self._apply(directive)
 
     def duties(self) -> list[Duty]:

@@ -46,7 +46,8 @@ _BEAT = text(f"""
         :state, :polls, :requests_per_second, :duties, :skew_seconds, :key_ids, ({_FILES}))
     ON CONFLICT (id) DO UPDATE SET seen_at = now(), state = excluded.state, polls = excluded.polls,
         requests_per_second = excluded.requests_per_second, duties = excluded.duties,
-        skew_seconds = excluded.skew_seconds, key_ids = excluded.key_ids, files_sha256 = excluded.files_sha256
+        skew_seconds = excluded.skew_seconds, key_ids = excluded.key_ids, files_sha256 = excluded.files_sha256,
+        lost_at = NULL
     RETURNING wanted_state,
         CASE WHEN rebalanced_at > now() - interval '{REBALANCE_SECONDS} s' THEN wanted_polls END
     """).bindparams(bindparam("duties", type_=JSON), bindparam("key_ids", type_=ARRAY(Text)))
@@ -71,11 +72,25 @@ async def remove_predecessors(connection: Connection, node_id: UUID, process: No
     await connection.execute(nodes.delete().where(*others))
 
 
-_REMOVE = nodes.delete().where(nodes.c.id == bindparam("node_id"))
+_ADD_JOINING = text("""
+    INSERT INTO outbox (kind, node, details)
+    VALUES ('node_joined', :name,
+        json_build_object('worker', CAST(:worker AS int), 'agent_url', CAST(:agent_url AS text)))""")
+
+
+async def record_joining(connection: Connection, process: NodeProcess) -> None:
+    """Record as an event of the fleet that a process joins."""
+    await connection.execute(_ADD_JOINING, _columns_of(process))
+
+
+_REMOVE = text("""
+    WITH removed AS (DELETE FROM nodes WHERE id = :node_id RETURNING name, worker)
+    INSERT INTO outbox (kind, node, details)
+    SELECT 'node_left', name, json_build_object('worker', worker) FROM removed""")
 
 
 async def remove(connection: Connection, node_id: UUID) -> None:
-    """Remove the row of a process that ends."""
+    """Remove the row of a process that ends, and record that as an event of the fleet."""
     await connection.execute(_REMOVE, {"node_id": node_id})
 
 

@@ -91,6 +91,7 @@ agents = Table(
     _timestamp("displaced_poll_at"),
     Column("next_key_hash", LargeBinary, comment="the key at whose first use key_hash ends"),
     Column("user_agent", Text, comment="the last one that was applied to its type, version and host"),
+    Column("recorded_status", Text, server_default="never_connected", comment="the status of its last event"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -251,7 +252,15 @@ nodes = Table(
     Column("wanted_state", Text, nullable=False, server_default="active"),
     Column("wanted_polls", Integer),
     _timestamp("rebalanced_at"),
+    Column("lost_at", DateTime(timezone=True), comment="when its loss was recorded"),
     postgresql_with={"fillfactor": "50"},
+)
+
+fleet_checks = Table(
+    "fleet_checks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _timestamp("checked_at", nullable=False),
 )
 
 outbox = Table(

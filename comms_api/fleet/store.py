@@ -4,11 +4,13 @@ A transaction that changes the fleet inserts its events into `outbox`. Later, on
 `fleet_events` and so gives them their positions. Positions therefore become visible in their order.
 """
 
+from collections.abc import Collection
+
 from sqlalchemy import func, select, text
 
 from comms_api.database.connection import Connection
 from comms_api.database.pages import Page, equal, fetch_page
-from comms_api.database.schema import fleet_events, outbox
+from comms_api.database.schema import fleet_events, is_one_of, outbox
 from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order
 
 OUTBOX_LOCK = 0x6F7574626F78
@@ -56,6 +58,13 @@ async def list_events(
         statement = statement.where(position < after if is_newest else position > after)
     key = ["-position" if is_newest else "position"]
     return await fetch_page(connection, statement, key, limit, lambda row: FleetEvent(**row))
+
+
+async def find_events(connection: Connection, kinds: Collection[str], after: int, limit: int) -> list[FleetEvent]:
+    """Return up to `limit` events of some kinds that follow a position, oldest first."""
+    position = fleet_events.c.position
+    statement = select(fleet_events).where(is_one_of(fleet_events.c.kind, kinds), position > after)
+    return [FleetEvent(**row) for row in await connection.execute(statement.order_by(position).limit(limit))]
 
 
 _TRIM = text("""

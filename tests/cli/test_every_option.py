@@ -92,6 +92,11 @@ LINES = (
     Line(f"cluster forget nowhere --json {OPERATOR}", r"^comms-api: .*nowhere", 1),
     Line(f"cluster nodes {PROXIED}", r"^comms-api: ", 1),
     Line(f"cluster rebalance --json {OPERATOR}", r"^\["),
+    Line(
+        f"fleet events --kind enrolled --agent $agent_id --since 2020-01-01T00:00:00Z --last 5 --json {OPERATOR}", r""
+    ),
+    Line(f"fleet events --node $node --follow {OPERATOR}", r"node_joined", -15, is_stopped=True),
+    Line(f"fleet events {PROXIED}", r"^comms-api: ", 1),
     Line("users reset-password somebody --config $reset_config --password-file $password", r"^somebody has a new"),
     Line("users reset-password somebody --config $reset_config --data-dir $new", r"is in .*/somebody\.password"),
     Line("events relay --config $relay_config --to stdout --consumer $name --once", r""),

@@ -142,7 +142,11 @@ async def test_a_repeated_description_is_not_compared_again_and_a_changing_one_i
     await other.flush()
     async with engine.connect() as connection:
         rows = await connection.driver.fetch(
-            "SELECT details->'after'->>'version' FROM outbox WHERE agent_id = $1 ORDER BY id", agent_id
+            "SELECT details->'after'->>'version' FROM"
+            " (SELECT id, details, agent_id, kind FROM outbox "
+            "UNION ALL SELECT id, details, agent_id, kind FROM fleet_events)"
+            " AS events WHERE agent_id = $1 AND kind = 'described' ORDER BY id",
+            agent_id,
         )
     assert [row[0] for row in rows] == ["v2", "v1"]
 
