@@ -220,7 +220,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """The `data` of a failure (code 1) by which an agent says that it did not start the order, and why."""
+    """The `data` of a failure (code 1) of an order that the agent did not start, with the reason."""
 
     rejected: str
 

@@ -31,7 +31,7 @@ settings.load_profile("busy")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the tests of faults counted, also when they passed."""
+    """Show the counts of the tests of faults, even if the tests passed."""
     for report in terminalreporter.getreports("passed"):
         if "faults" in report.keywords and report.capstdout:
             terminalreporter.section(report.nodeid.rpartition("::")[2], sep="-")

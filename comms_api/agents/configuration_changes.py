@@ -42,7 +42,7 @@ async def note_group_left(connection: Connection, group: str) -> None:
 
 
 async def note_reordered(connection: Connection, group: str) -> None:
-    """Record that a group has changed its place among the groups of its members; of one group there is no order."""
+    """Record that a group's precedence has changed for its members that have other groups as well."""
     await connection.execute(_REORDERED, {"group": group})
 
 

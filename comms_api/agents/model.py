@@ -13,7 +13,7 @@ AgentStatus = Literal["active", "disconnected", "never_connected"]
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """One enrolled agent; its key is never shown. Its groups are in merge order: the last one has the last word.
+    """One enrolled agent; its key is never shown. Its groups are in merge order: the last one wins.
 
     An agent holds one poll; a newer poll displaces it. If this keeps happening from two addresses, two machines use one
     identity. `poll_address` is the source of the newest poll, `displaced_poll_address` the source of the last displaced

@@ -62,7 +62,7 @@ class Agents:
             settings.enrollments_waiting_maximum,
             settings.database_timeout_seconds,
         )
-        """The turns of enrollments by token, which anybody may ask for."""
+        """The turns of enrollments by token, which strangers may request as well."""
 
         self._enrolled = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
@@ -97,7 +97,7 @@ class Agents:
         return self._refusals.refusals(f"enrollment of agent {enrollment.name} ({enrollment.id})", address)
 
     async def _finish(self, enrolled: EnrolledAgent, replaced: Sequence[str], address: str | None) -> EnrolledAgent:
-        """Do what follows the commit of an enrollment."""
+        """Finish an enrollment after its commit."""
         await self._revocations.revoke_again(*replaced)
         self._enrolled.write(f"agent {enrolled.name} ({enrolled.id}) enrolled from {address}")
         return enrolled

@@ -77,19 +77,21 @@ agents = Table(
     Column("external_id", Text, unique=True, comment="its id in the external database, 3 to 8 digits"),
     Column("allowed_addresses", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="CIDR; none: any"),
     Column("is_blocked", Boolean, nullable=False, server_default=text("false")),
-    Column("configuration", Text, comment="the hash of the group files it says it runs"),
+    Column("configuration", Text, comment="the hash of the group files that it reports"),
     _timestamp("created_at", nullable=False),
     # Requests of live agents change these columns: they have no index, so that the update stays on its page (HOT).
     _timestamp("last_login_at"),
     _timestamp("last_seen_at"),
     Column("remote_address", Text),
     Column("node", Text, comment="the node that saw it last"),
-    Column("poll_address", Text, comment="where its newest poll came from"),
+    Column("poll_address", Text, comment="the source of its newest poll"),
     _timestamp("polled_at"),
-    Column("displaced_polls", Integer, nullable=False, server_default=text("0"), comment="ended by a newer one"),
+    Column(
+        "displaced_polls", Integer, nullable=False, server_default=text("0"), comment="polls that a newer one has ended"
+    ),
     Column("displaced_poll_address", Text),
     _timestamp("displaced_poll_at"),
-    Column("next_key_hash", LargeBinary, comment="the key at whose first use key_hash ends"),
+    Column("next_key_hash", LargeBinary, comment="the next key; its first use replaces key_hash"),
     Column("user_agent", Text, comment="the last one that was applied to its type, version and host"),
     Column("recorded_status", Text, server_default="never_connected", comment="the status of its last event"),
     postgresql_with={"fillfactor": "80"},
@@ -99,7 +101,7 @@ groups = Table(
     "groups",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("precedence", Integer, nullable=False, server_default=text("0"), comment="the highest has the last word"),
+    Column("precedence", Integer, nullable=False, server_default=text("0"), comment="the group with the highest wins"),
     _timestamp("created_at", nullable=False),
 )
 
@@ -183,7 +185,7 @@ user_devices = Table(
     metadata,
     Column("token_hash", LargeBinary, primary_key=True),
     Column("user_name", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
-    Column("network", Text, nullable=False, comment="where it has logged in from, as in login_failures"),
+    Column("network", Text, nullable=False, comment="that it has logged in from, as in login_failures"),
     Column("has_returned", Boolean, nullable=False, server_default=text("false")),
     _timestamp("seen_at", nullable=False),
     _timestamp("expires_at", nullable=False),
@@ -212,7 +214,7 @@ audit = Table(
     Column("actor", Text, nullable=False),
     Column("address", Text),
     Column("operation", Text, nullable=False),
-    Column("subject", Text, nullable=False, comment="the table of what was changed"),
+    Column("subject", Text, nullable=False, comment="the table of the changed row"),
     Column("key", Text, nullable=False),
     Column("before", JSON),
     Column("after", JSON),
@@ -231,12 +233,12 @@ signing_keys = Table(
 nodes = Table(
     "nodes",
     metadata,
-    Column("id", Uuid, primary_key=True, comment="a process; a node is those of one name"),
+    Column("id", Uuid, primary_key=True, comment="a process; the processes of a node share its name"),
     Column("name", Text, nullable=False),
     Column("worker", Integer, nullable=False),
     Column("agent_url", Text, nullable=False),
     Column("management_url", Text, nullable=False),
-    Column("boot_id", Text, nullable=False, comment="tells one start of a machine from every other"),
+    Column("boot_id", Text, nullable=False, comment="identifies one boot of a machine"),
     Column("version", Text, nullable=False),
     _timestamp("started_at", nullable=False),
     # A heartbeat changes only columns without an index, and half of each page is free: every update is HOT.
@@ -332,8 +334,8 @@ quarantined_events = Table(
     Column("id", Uuid, primary_key=True),
     Column("agent_id", Uuid, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("line", LargeBinary, nullable=False, comment="the first bytes of it"),
-    Column("line_bytes", Integer, nullable=False, comment="its whole length"),
+    Column("line", LargeBinary, nullable=False, comment="its first bytes"),
+    Column("line_bytes", Integer, nullable=False, comment="the length of the whole line"),
 )
 
 states = Table(
@@ -365,13 +367,13 @@ commands = Table(
     Column("user_name", Text, nullable=False),
     Column("target_type", Text, nullable=False),
     Column("target_ids", ARRAY(Text), nullable=False),
-    Column("target_filter", JSON, comment="narrows the agents, by what they were at the expansion"),
+    Column("target_filter", JSON, comment="restricts the agents, by their state at the expansion"),
     Column("action_name", Text, nullable=False),
     Column("action_version", Text, nullable=False),
     Column("action_args", JSON, nullable=False),
     Column("timeout_seconds", Double, nullable=False),
     Column("priority", Integer, nullable=False, server_default=text("0")),
-    Column("orders", Integer, nullable=False, server_default=text("0"), comment="how many it was expanded into"),
+    Column("orders", Integer, nullable=False, server_default=text("0"), comment="the number of its orders"),
     Column("retry_of", Uuid, comment="the command whose failed orders these repeat"),
     Column("service", Text, comment="the service that submitted it, which may name another user"),
     Column("phase", Text, nullable=False, server_default="released"),
@@ -433,7 +435,7 @@ orders = Table(
     Column("priority", Integer, nullable=False, server_default=text("0"), comment="highest first"),
     # When it may be offered next: at its start, or when the last lease expires; infinity while it is held back.
     _timestamp("offer_at", nullable=False),
-    Column("bytes", Integer, nullable=False, server_default=text("0"), comment="about what it takes in an answer"),
+    Column("bytes", Integer, nullable=False, server_default=text("0"), comment="its approximate size in an answer"),
     # A claim changes only columns without an index, and half of each page is free: every update is HOT.
     # An empty queue soon needs its pages again, and truncating them would lock the whole table.
     postgresql_with={"fillfactor": "50", "vacuum_truncate": "off"},

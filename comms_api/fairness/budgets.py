@@ -47,7 +47,7 @@ class ByteBudget:
     def __init__(self, total: int, share: int, wait_seconds: float) -> None:
         self._total = total
         self.limit = total
-        """The most bytes of all clients for which another request is admitted."""
+        """Another request is admitted only if all clients together hold at most this many bytes with it."""
 
         self._share = share
         self._wait_seconds = wait_seconds
@@ -60,7 +60,7 @@ class ByteBudget:
         """Hold `size` more bytes for a request of a client once there is room; `already` are the bytes that it holds.
 
         Raises `Unavailable` if that takes too long. A single request may exceed the share or the total if no other
-        request holds bytes. A request that holds some has been admitted: it does not wait behind those that hold none.
+        request holds bytes. A request that holds some has been admitted: it does not wait behind other requests.
         """
         wait = _Wait(size, already, asyncio.get_running_loop().create_future())
         if (already or not self._waiting) and self._has_room(wait) and self._has_share(client, wait):

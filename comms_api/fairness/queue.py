@@ -9,7 +9,7 @@ from comms_api.errors import Unavailable
 from comms_api.fairness.slots import Slots
 
 CLIENTS_TO_FILL = 4
-"""One client may take a quarter of the places in which work waits."""
+"""One client may take a quarter of the places in the queue."""
 
 
 class Queue:

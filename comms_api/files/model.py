@@ -62,7 +62,7 @@ EMPTY = content_of(b"{}")
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """The files that an agent should run, in the order of their merge, and the hash of those that it reports."""
+    """The files that an agent should run, in the order of their merge, and the hash that it reports of its files."""
 
     agent_id: UUID
     files: list[ExpectedFile]

@@ -114,7 +114,7 @@ class Files:
         return contents
 
     async def configuration(self, agent_id: UUID) -> Configuration:
-        """Return the files that an agent should run and those that it reports; raises `NotFound`."""
+        """Return the files that an agent should run, and the hash that it reports; raises `NotFound`."""
         async with self._engine.connect() as connection:
             hashes = await store.find_hashes(connection, agent_id)
             files = await store.list_agent_hashes(connection, agent_id)

@@ -77,7 +77,7 @@ class Descriptions:
         return [Duty("descriptions", self.flush, FLUSH_SECONDS, finish=self.flush)]
 
     async def flush(self) -> None:
-        """Compare the waiting descriptions with the stored ones, and store those that differ."""
+        """Compare the waiting descriptions with the stored ones, and store the changed ones."""
         while self._waiting:
             batch = dict(list(self._waiting.items())[:STEP])
             async with self._engine.begin() as connection:

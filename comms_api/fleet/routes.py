@@ -33,7 +33,7 @@ async def list_fleet_events(  # noqa: PLR0913 - one parameter per filter
     after: Position = None,
     limit: Limit = 100,
 ) -> Page[FleetEvent]:
-    """List what happened to agents and nodes, filtered by kind, agent, node and time.
+    """List the events of agents and nodes, filtered by kind, agent, node and time.
 
     To follow the events, repeat the request with the `position` of the last event as `after`: an event that commits
     late gets a later position, so none is skipped.

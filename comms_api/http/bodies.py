@@ -33,7 +33,7 @@ SMALL_SHARE = 8
 """1/SMALL_SHARE of the bytes is reserved for small bodies, so that they never wait behind large bodies."""
 
 UNANNOUNCED_BYTES = 2 * 2**20
-"""The room held at first for a body that turns out larger than announced: agents send twice their megabyte at most."""
+"""The first reservation for a body without a length, once it is large: agents send at most twice their megabyte."""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
@@ -156,7 +156,7 @@ class _Reading:
         """The bytes that all requests held when this one was admitted."""
 
         self._working_since = 0.0
-        """The time of admission, moved on by each wait for the client."""
+        """The time of admission, plus the waits for the client since then."""
 
         self._timer: asyncio.TimerHandle | None = None
 

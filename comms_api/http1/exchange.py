@@ -225,7 +225,7 @@ class Exchange:
     async def _discard(self) -> None:
         """Read the rest of the body and discard it, within the limits of bytes and of time.
 
-        The large bodies of all clients together take turns as one client's work, since discarding them helps nobody.
+        The large bodies of all clients together take turns as one client's work, since discarding them helps no client.
         """
         endpoint, reader = self._connection.endpoint, self._connection.reader
         left, left_in_turn = endpoint.limits.body_bytes, SMALL_BODY_BYTES

@@ -1,4 +1,4 @@
-"""Log what a program writes to standard error, without the key: a faulty program may write it anywhere."""
+"""Log a program's standard error without the key, which a faulty program may write anywhere."""
 
 import re
 

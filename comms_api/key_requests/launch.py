@@ -36,7 +36,7 @@ def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> None:
     os.umask(0o077)
     if user:
         _become(pwd.getpwnam(user))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that watch the programs end without being waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the processes that watch the programs
     server = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     while True:
@@ -68,7 +68,7 @@ def _watch(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_
     pid = _in_child(lambda: _execute(words, pipes, memory_bytes, cpu_seconds))
     os.close(output)
     os.close(errors)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # as long as it is not reaped, no other group has its id
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, no other group can have its id
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)

@@ -182,7 +182,7 @@ class Report(msgspec.Struct, frozen=True):
         return self.order.result.code != RESULT_IN_PROGRESS
 
     def outcome(self, result: str, status: int) -> ReportOutcome:
-        """Return what the report did, for its sender."""
+        """Return the outcome of the report for its sender."""
         return ReportOutcome(self.index, self.order.order_id, result, status)
 
 

@@ -41,7 +41,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 REJECTION_CHARACTERS_MAXIMUM = 4_096
-"""Longer data is not searched for a rejection."""
+"""Longer data is not checked for a rejection."""
 
 _BATCH = msgspec.json.Decoder(RawOrderResults)
 _REJECTION = msgspec.json.Decoder(Rejection)

@@ -99,8 +99,8 @@ def _create_events() -> None:
         sa.Column("id", sa.Uuid, primary_key=True),
         sa.Column("agent_id", sa.Uuid, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("line", sa.LargeBinary, nullable=False, comment="the first bytes of it"),
-        sa.Column("line_bytes", sa.Integer, nullable=False, comment="its whole length"),
+        sa.Column("line", sa.LargeBinary, nullable=False, comment="its first bytes"),
+        sa.Column("line_bytes", sa.Integer, nullable=False, comment="the length of the whole line"),
     )
     op.create_table(
         "states",

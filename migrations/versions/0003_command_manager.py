@@ -37,12 +37,12 @@ def _widen_commands() -> None:
     op.execute("UPDATE commands SET target_ids = ARRAY[target_id]")
     op.alter_column("commands", "target_ids", nullable=False)
     op.drop_column("commands", "target_id")
-    filter_comment = "narrows the agents, by what they were at the expansion"
+    filter_comment = "restricts the agents, by their state at the expansion"
     for column in (
         sa.Column("target_filter", sa.JSON, comment=filter_comment),
         sa.Column("priority", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column(
-            "orders", sa.Integer, nullable=False, server_default=sa.text("0"), comment="how many it was expanded into"
+            "orders", sa.Integer, nullable=False, server_default=sa.text("0"), comment="the number of its orders"
         ),
         sa.Column("retry_of", sa.Uuid, comment="the command whose failed orders these repeat"),
         sa.Column("phase", sa.Text, nullable=False, server_default="released"),
@@ -75,7 +75,7 @@ def _widen_orders() -> None:
             sa.Integer,
             nullable=False,
             server_default=sa.text("0"),
-            comment="about what it takes in an answer",
+            comment="its approximate size in an answer",
         ),
     ):
         op.add_column("orders", column)

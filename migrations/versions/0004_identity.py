@@ -79,7 +79,7 @@ def _widen() -> None:
             comment="CIDR; none: any",
         ),
         sa.Column("is_blocked", sa.Boolean, nullable=False, server_default=sa.text("false")),
-        sa.Column("configuration", sa.Text, comment="the hash of the group files it says it runs"),
+        sa.Column("configuration", sa.Text, comment="the hash of the group files that it reports"),
         sa.Column("node", sa.Text, comment="the node that saw it last"),
     ):
         op.add_column("agents", column)
@@ -89,7 +89,7 @@ def _widen() -> None:
         sa.Integer,
         nullable=False,
         server_default=sa.text("0"),
-        comment="the highest has the last word",
+        comment="the group with the highest wins",
     )
     op.add_column("groups", precedence)
 
@@ -150,7 +150,7 @@ def _create_audit() -> None:
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("address", sa.Text),
         sa.Column("operation", sa.Text, nullable=False),
-        sa.Column("subject", sa.Text, nullable=False, comment="the table of what was changed"),
+        sa.Column("subject", sa.Text, nullable=False, comment="the table of the changed row"),
         sa.Column("key", sa.Text, nullable=False),
         sa.Column("before", sa.JSON),
         sa.Column("after", sa.JSON),

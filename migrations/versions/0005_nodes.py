@@ -15,12 +15,12 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "nodes",
-        sa.Column("id", sa.Uuid, primary_key=True, comment="a process; a node is those of one name"),
+        sa.Column("id", sa.Uuid, primary_key=True, comment="a process; the processes of a node share its name"),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("worker", sa.Integer, nullable=False),
         sa.Column("agent_url", sa.Text, nullable=False),
         sa.Column("management_url", sa.Text, nullable=False),
-        sa.Column("boot_id", sa.Text, nullable=False, comment="tells one start of a machine from every other"),
+        sa.Column("boot_id", sa.Text, nullable=False, comment="identifies one boot of a machine"),
         sa.Column("version", sa.Text, nullable=False),
         _now("started_at"),
         _now("seen_at"),

@@ -12,9 +12,11 @@ branch_labels = None
 depends_on = None
 
 COLUMNS = (
-    sa.Column("poll_address", sa.Text, comment="where its newest poll came from"),
+    sa.Column("poll_address", sa.Text, comment="the source of its newest poll"),
     sa.Column("polled_at", sa.DateTime(timezone=True)),
-    sa.Column("displaced_polls", sa.Integer, nullable=False, server_default="0", comment="ended by a newer one"),
+    sa.Column(
+        "displaced_polls", sa.Integer, nullable=False, server_default="0", comment="polls that a newer one has ended"
+    ),
     sa.Column("displaced_poll_address", sa.Text),
     sa.Column("displaced_poll_at", sa.DateTime(timezone=True)),
 )

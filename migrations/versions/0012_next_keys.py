@@ -16,7 +16,7 @@ SECRETS = "secrets CONSTANT text[] := '{key_hash,%spassword_hash,token_hash,priv
 
 def upgrade() -> None:
     op.add_column(
-        "agents", sa.Column("next_key_hash", sa.LargeBinary, comment="the key at whose first use key_hash ends")
+        "agents", sa.Column("next_key_hash", sa.LargeBinary, comment="the next key; its first use replaces key_hash")
     )
     _replace_in_record_change(SECRETS % "", SECRETS % "next_key_hash,")
 

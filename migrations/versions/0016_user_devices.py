@@ -17,7 +17,7 @@ def upgrade() -> None:
         "user_devices",
         sa.Column("token_hash", sa.LargeBinary, primary_key=True),
         sa.Column("user_name", sa.Text, sa.ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
-        sa.Column("network", sa.Text, nullable=False, comment="where it has logged in from, as in login_failures"),
+        sa.Column("network", sa.Text, nullable=False, comment="that it has logged in from, as in login_failures"),
         sa.Column("has_returned", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),

@@ -106,7 +106,7 @@ def test_a_worker_that_has_just_started_is_ended_too(
 
 
 def refusal(folder: Path, url: str, **settings: object) -> str:
-    """Return what a server that refuses to start says."""
+    """Return the error of a server that refuses to start."""
     folder.mkdir(exist_ok=True)
     refused = subprocess.run(
         [sys.executable, "-m", "comms_api", "serve"],

@@ -143,7 +143,7 @@ def test_each_process_logs_in_with_its_own_nonce_and_that_of_its_predecessor(
     assert re.fullmatch(f"(?!{first[0]})[0-9a-f]{{32}}; after={first[0]}", second[0])
 
 
-def test_a_process_without_a_successful_login_is_no_predecessor(converse: Callable[..., ScriptedServer]) -> None:
+def test_a_process_without_a_successful_login_is_not_a_predecessor(converse: Callable[..., ScriptedServer]) -> None:
     async def ended(session: Session) -> None:
         with pytest.raises(Unauthenticated):
             await session.send(BATCH)

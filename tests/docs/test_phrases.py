@@ -40,7 +40,7 @@ PHRASES: Table = {
     r"(?-i:Whom)": "name the thing: the recipients of …",
     r"(is|are|was|were) over(?! [`\d]| (the|a|an|half))": "has expired, has ended",
     r"(is|are|was|were|been) gone": "has ended, was deleted, does not answer",
-    r"(is|are|was|were|be|been) told": "receives, learns, is sent, is reported, is distinguished",
+    r"(is|are|was|were|be|been) told(?! (apart|from))": "receives, learns, is sent, is reported",
     r"(is|are|was|were) wanted": "is requested, is needed",
 }
 """Words in any file, in any case, also across a line break."""

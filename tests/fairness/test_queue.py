@@ -1,4 +1,4 @@
-"""A queue bounds how much work runs, how much waits, and for how long."""
+"""A queue bounds the running work, the waiting work, and the time of each wait."""
 
 import asyncio
 

@@ -81,7 +81,7 @@ async def use_at_once(_body: bytes) -> None:
     pass
 
 
-async def test_a_body_is_refused_unread_while_those_before_it_are_not_stored() -> None:
+async def test_a_body_is_refused_unread_while_earlier_bodies_are_not_stored() -> None:
     may_end = asyncio.Event()
     bodies = Bodies(Settings(bytes_in_flight_maximum=32 * MIB, body_wait_seconds=0.05), RoundQueue())
 

@@ -133,7 +133,7 @@ def test_a_request_moves_the_limit_by_at_most_its_own_bytes(finished: list[tuple
         assert 1_000 <= budget.limit <= 8_000
 
 
-async def test_a_client_has_an_eighth_of_what_is_admitted_or_one_request() -> None:
+async def test_a_client_has_an_eighth_of_the_admitted_bytes_or_one_request() -> None:
     budget = AdaptiveBudget(8_000, 0.01)
     await budget.acquire("loud", 500)
     with pytest.raises(Unavailable, match="use your whole share"):

@@ -1,4 +1,4 @@
-"""An answer has exactly one of two forms; nothing of any other answer is passed on."""
+"""An answer has exactly one of two forms; no part of any other answer is passed on."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""An order says how it ended; filters, counts, exports and the archive agree."""
+"""Orders have outcomes; filters, counts, exports and the archive agree on them."""
 
 import json
 from datetime import UTC, datetime

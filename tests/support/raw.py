@@ -1,4 +1,4 @@
-"""Raw TLS sockets, to send what a client library would refuse to send, and to see every byte of the answer."""
+"""Raw TLS sockets, which send bytes that a client library would refuse to send, and show every byte of the answer."""
 
 import socket
 import ssl

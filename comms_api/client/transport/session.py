@@ -48,7 +48,7 @@ class Session:
         self._keys = Keys(identity, spool)
         self._spool = spool
         self._instance = secrets.token_hex(16)
-        """A nonce that no other process has: two copies of one spool have the same identity, but not the same nonce."""
+        """A nonce of this process: two copies of a spool have the same identity, but different nonces."""
         self._previous_instance = msgspec.json.decode(spool.find_fact(_INSTANCE) or b'""', type=str)
         self._url = endpoint.url
         self._was_connected = False

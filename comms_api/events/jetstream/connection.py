@@ -174,7 +174,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 async def ensure_stream(context: JetStreamContext, settings: Settings) -> None:
-    """Create the stream if it does not exist, and set its replicas and limits to those of the settings."""
+    """Create the stream if it does not exist, and apply the settings' replicas and limits."""
     limits = {
         "num_replicas": settings.nats_replicas,
         "max_bytes": settings.nats_stream_bytes,
