@@ -147,7 +147,10 @@ class Membership:
         self.beat_soon()
 
     def _heartbeat(self) -> Heartbeat:
-        self._update_rate()
+        now = time.monotonic()
+        if now - self._counted_at >= RATE_SECONDS:
+            self._requests_per_second = (self.requests.total - self._counted) / (now - self._counted_at)
+            self._counted, self._counted_at = self.requests.total, now
         return Heartbeat(
             state="draining" if self.is_draining else "active",
             polls=self._polls.held(),
@@ -156,9 +159,3 @@ class Membership:
             skew_seconds=round(self._clock.skew_seconds, 3) + 0.0,  # no -0.0
             key_ids=sorted(self._keyring.verifiers),
         )
-
-    def _update_rate(self) -> None:
-        now = time.monotonic()
-        if now - self._counted_at >= RATE_SECONDS:
-            self._requests_per_second = (self.requests.total - self._counted) / (now - self._counted_at)
-            self._counted, self._counted_at = self.requests.total, now

@@ -46,15 +46,11 @@ def _decoded(answer: bytes) -> _Answer:
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except msgspec.ValidationError as error:
-        reason = _without_quotes(str(error))
+        # The name of an unknown field is the only part of msgspec's sentence that quotes the answer.
+        reason = "it has an unknown field" if "unknown field" in str(error) else str(error)
     except (msgspec.DecodeError, RecursionError):
         reason = "it is not one JSON object"
     raise BadAnswer(reason)
-
-
-def _without_quotes(sentence: str) -> str:
-    """Return msgspec's sentence, without the name of an unknown field: no other part quotes the answer."""
-    return "it has an unknown field" if "unknown field" in sentence else sentence
 
 
 def _outcome(answer: _Answer, question: Question) -> ExternalAgent | Refusal:

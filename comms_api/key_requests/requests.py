@@ -94,7 +94,9 @@ class KeyRequests:
             return refusal
         if self._limits is not None:
             self._limits.check_remembered(client)
-        outcome = await asyncio.shield(self._join(question) or self._begin(question, client))
+        lookup = self._lookups.get(question)
+        self.counters.joined += lookup is not None
+        outcome = await asyncio.shield(lookup or self._begin(question, client))
         if isinstance(outcome, CommsError):
             raise outcome.with_traceback(None)  # the callers share the error, but not its traceback
         return outcome
@@ -122,11 +124,6 @@ class KeyRequests:
             lookup.cancel()
         await asyncio.gather(*lookups, return_exceptions=True)
         self._closing.close()
-
-    def _join(self, question: Question) -> asyncio.Task[Outcome] | None:
-        lookup = self._lookups.get(question)
-        self.counters.joined += lookup is not None
-        return lookup
 
     def _begin(self, question: Question, client: str) -> asyncio.Task[Outcome]:
         share = max(1, self._lookups_maximum // CLIENTS_TO_FILL) if client else self._lookups_maximum
