@@ -120,7 +120,7 @@ async def list_commands(
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
-    """List commands, oldest first, filtered by every given parameter. A service gets those that it has submitted.
+    """List commands, oldest first, filtered by every given parameter. A service gets only its commands.
 
     A page may have few commands, or none, although more follow: ask again with `next` until it is null.
     """

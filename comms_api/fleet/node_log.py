@@ -1,4 +1,4 @@
-"""Log on each node what happens to the others: they join, drain, leave, are lost and return."""
+"""Log on each node the events of the other nodes: they join, drain, leave, are lost and return."""
 
 import logging
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ _BEGIN_CHECK = text("""
 
 
 async def begin_check(connection: Connection, name: str, every_seconds: float) -> bool:
-    """Return whether this process is to perform a check; in each interval one process of the cluster is."""
+    """Return whether this process performs the check; in each interval one process of the cluster does."""
     parameters = {"name": name, "seconds": every_seconds * SHARE_OF_INTERVAL}
     return await connection.scalar(_BEGIN_CHECK, parameters) is not None
 

@@ -24,4 +24,4 @@ SERVE = _only("service")
 ANYONE = _only("administrator", "operator", "reader", "service")
 """The `opt` of a route for every logged-in user."""
 FOLLOW = ANYONE
-"""The `opt` of a route that shows commands and orders: a service sees those that it has submitted."""
+"""The `opt` of a route that shows commands and orders: a service sees only what it has submitted."""

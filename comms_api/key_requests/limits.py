@@ -42,7 +42,7 @@ class KeyRequestLimits:
 
     async def charge(self, address: str) -> None:
         """Count a failure."""
-        with suppress(TooManyRequests):  # the limit had been reached meanwhile
+        with suppress(TooManyRequests):  # other requests have reached the limit
             await self._of_address.charge(WHO, address)
             await self._of_all.charge(WHO)
 

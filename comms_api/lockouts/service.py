@@ -17,7 +17,7 @@ from comms_api.lockouts import store
 from comms_api.lockouts.model import Allowance
 
 REMEMBERED_SECONDS = 1.0
-"""How long a node refuses without asking the database; another node may have cleared the failures meanwhile."""
+"""A node refuses for this long without asking the database; then another node may have cleared the failures."""
 
 
 class FailureLimit:

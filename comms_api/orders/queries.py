@@ -75,7 +75,7 @@ def _finished() -> Select[Any]:
 
 
 SCANNED_MAXIMUM = 10_000
-"""How many open, and how many finished, orders or commands one page examines for a filter that has no index."""
+"""The maximum number of rows, open and finished each, that one page examines for a filter without an index."""
 
 
 def command_conditions(order_filter: OrderFilter) -> Iterable[ColumnElement[bool]]:
@@ -143,7 +143,7 @@ async def list_orders(
 ) -> Page[StoredOrder]:
     """Return a page of open and finished orders by id, starting after `after`.
 
-    Each half is limited by itself, so that neither an idle history nor a large queue is read further than the page. A
+    Each half has its own limit, so that neither a long history nor a large queue is read beyond the page. A
     sparse filter examines at most `SCANNED_MAXIMUM` orders of each half, so its page may be short and not the last.
     """
     end = await _find_scan_end(connection, order_filter, after) if order_filter.is_sparse else None

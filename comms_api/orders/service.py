@@ -39,7 +39,7 @@ class StoredOrders:
         """
         async with self._engine.connect() as connection:
             page = await queries.list_orders(connection, order_filter, after, limit)
-        # Archived orders are read last, so that an order which is archived meanwhile is found at least once.
+        # Archived orders are read last, so that an order that is archived in between is found at least once.
         agent_id = order_filter.agent_id
         if agent_id is None:
             return page

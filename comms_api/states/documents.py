@@ -48,7 +48,7 @@ class Document:
     def merge(self, partial: bytes, client: Hashable, depth: int = MERGE_DEPTH_MAXIMUM) -> Steps["Merge"]:
         """Compute, for a client, the effect of setting the members of `partial`, objects member by member.
 
-        If `partial` changes every member, or one of them is nested too deeply to be read, it replaces the document.
+        `partial` replaces the document if it changes every member, or if either is nested too deeply to be read.
         """
         both = yield from self._read_both(partial, client)
         if both is None:
