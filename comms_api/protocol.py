@@ -274,10 +274,10 @@ class ExpectedFiles(msgspec.Struct, frozen=True):
 
 
 class Enrollment(msgspec.Struct, frozen=True):
-    """An agent's enrollment: it chooses its own id (a UUID of version 4 or 7) and its own key."""
+    """An agent's enrollment: its id is a UUID of version 4 or 7; without an id or a key, the server makes one."""
 
     name: Name
-    key: Text
+    key: Text | None = None
     id: UUID | None = None
     type: Text = ""
     version: Text = ""
@@ -286,8 +286,9 @@ class Enrollment(msgspec.Struct, frozen=True):
     labels: Labels = {}
 
 
-class EnrolledAgent(msgspec.Struct, frozen=True):
-    """The answer to an enrollment."""
+class EnrolledAgent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to an enrollment; it has a key only if the server has made it, and only this once."""
 
     id: UUID
     name: str
+    key: str | None = None

@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_length_minimum: Annotated[int, Meta(ge=8, le=128)] = 32
     key_entropy_bits_minimum: Annotated[float, Meta(ge=0, le=512)] = 64.0
     reenroll_after_days: Annotated[float, Meta(ge=0, le=3650)] | None = None
+    reenroll_minimum_age_days: Annotated[float, Meta(ge=0, le=3650)] = 0.0
+    reenroll_on_key_mismatch: bool = False
     node_name: Annotated[str, Meta(pattern=rf"\A{NO_DOTS}[A-Za-z0-9._-]{{0,128}}\Z")] = ""
     logins_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     enrollments_waiting_maximum: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000

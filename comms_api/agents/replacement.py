@@ -1,10 +1,11 @@
-"""Let an agent take the id or the name of another that has been silent for long enough."""
+"""Let an agent take the id or the name of another: after silence, after an age, or because its key was lost."""
 
 from uuid import UUID
 
 import msgspec
 
 from comms_api.agents import store
+from comms_api.agents.store import Holder
 from comms_api.database.connection import Connection
 from comms_api.errors import Conflict
 from comms_api.revocations.store import revoke_tokens
@@ -15,25 +16,42 @@ NEVER_SECONDS = 100 * 365 * DAY_SECONDS
 
 
 class ReplacementRule(msgspec.Struct, frozen=True):
-    """The period of silence after which an agent may be replaced."""
+    """The rule that decides whether an agent may be replaced.
+
+    An agent must have been enrolled for `age_seconds`. It must also have been silent for `silent_seconds`, or, with
+    `on_key_mismatch`, not be active; the latter needs an operator or an enrollment token.
+    """
 
     silent_seconds: float
+    age_seconds: float
+    on_key_mismatch: bool
 
     @classmethod
     def of(cls, settings: Settings) -> "ReplacementRule":
-        """Return the period from the settings; without `reenroll_after_days`, no agent is ever replaced."""
+        """Return the rule from the settings; without `reenroll_after_days`, silence is no reason."""
         days = settings.reenroll_after_days
-        return cls(NEVER_SECONDS if days is None else days * DAY_SECONDS)
+        return cls(
+            silent_seconds=NEVER_SECONDS if days is None else days * DAY_SECONDS,
+            age_seconds=settings.reenroll_minimum_age_days * DAY_SECONDS,
+            on_key_mismatch=settings.reenroll_on_key_mismatch,
+        )
 
-    async def delete_silent(self, connection: Connection, agent_id: UUID, name: str) -> list[str]:
+    async def delete_holders(
+        self, connection: Connection, agent_id: UUID, name: str, *, is_authorised: bool
+    ) -> list[str]:
         """Delete the agents that have this id or name, revoke their tokens, and return their ids.
 
-        Raises `Conflict` unless all have been silent long enough. The caller revokes the tokens again after its commit.
+        `is_authorised` says whether an operator or an enrollment token asks for it. Raises `Conflict` unless all may be
+        replaced. The caller revokes the tokens again after its commit.
         """
-        holders = await store.find_holders(connection, agent_id, name, self.silent_seconds)
-        if not all(holders.values()):
+        holders = await store.find_holders(connection, agent_id, name, self.silent_seconds, self.age_seconds)
+        if not all(self._admits(holder, is_authorised=is_authorised) for holder in holders):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
         for holder in holders:
-            await store.delete_agent(connection, holder)
-            await revoke_tokens(connection, str(holder))
-        return [str(holder) for holder in holders]
+            await store.delete_agent(connection, holder.id)
+            await revoke_tokens(connection, str(holder.id))
+        return [str(holder.id) for holder in holders]
+
+    def _admits(self, holder: Holder, *, is_authorised: bool) -> bool:
+        may_have_lost_its_key = self.on_key_mismatch and is_authorised and not holder.is_active
+        return holder.is_old and (holder.is_silent or may_have_lost_its_key)

@@ -41,7 +41,10 @@ LabelQuery = Annotated[list[str] | None, QueryParameter(name="label", descriptio
 async def enroll_agent(
     request: AnyRequest, data: JSONBody[Enrollment], agents: NamedDependency[Agents]
 ) -> EnrolledAgent:
-    """Enroll an agent with the id (UUID version 4 or 7) and key that it chose; 409 if its id or name is taken."""
+    """Enroll an agent with the id (UUID version 4 or 7) and key that it chose; 409 if its id or name is taken.
+
+    Without an id or a key, the server makes one. The answer has the key only if the server made it, and only this once.
+    """
     return await agents.enroll(data, remote_address(request))
 
 

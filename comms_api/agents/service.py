@@ -85,7 +85,7 @@ class Agents:
         """Add an agent under the id that it chose, or under a new one.
 
         Enrolling the same agent with the same key again changes nothing. Raises `Conflict` when another agent has the
-        id or the name, unless that agent has been silent long enough to be replaced.
+        id or the name, unless the settings let it be replaced. Without a key, the server makes one and returns it.
         """
         with self._logging_refusal(enrollment, address):
             self._check(enrollment)
@@ -134,24 +134,25 @@ class Agents:
         return enrolled, replaced
 
     async def _enroll(self, connection: Connection, enrollment: Enrollment) -> tuple[EnrolledAgent, Sequence[str]]:
-        """Return the enrolled agent, and the ids of the silent agents that it replaces."""
+        """Return the enrolled agent, and the ids of the agents that it replaces."""
         replaced: Sequence[str] = ()
-        agent_id = enrollment.id or self._clock.uuid7()
-        new_agent = NewAgent(agent_id, self._secret.hash_key(enrollment.key))
+        agent_id, key = enrollment.id or self._clock.uuid7(), enrollment.key or made_key()
+        new_agent = NewAgent(agent_id, self._secret.hash_key(key))
         if not await store.insert_agent(connection, new_agent, enrollment):
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name), ()
-            replaced = await self._replacement_rule.delete_silent(connection, agent_id, enrollment.name)
+            name = enrollment.name
+            replaced = await self._replacement_rule.delete_holders(connection, agent_id, name, is_authorised=True)
             if not await store.insert_agent(connection, new_agent, enrollment):
-                raise Conflict(
-                    f"Another agent has just taken the id {agent_id} or the name {enrollment.name!r}.", code=1708
-                )
+                raise Conflict(f"Another agent has just taken the id {agent_id} or the name {name!r}.", code=1708)
         missing = set(enrollment.groups) - await store.join_groups(connection, agent_id, enrollment.groups)
         if missing:
             raise NotFound(f"There is no group {min(missing)!r}; nothing was enrolled.")
-        return EnrolledAgent(agent_id, enrollment.name), replaced
+        return EnrolledAgent(agent_id, enrollment.name, None if enrollment.key else key), replaced
 
     async def _is_same(self, connection: Connection, agent_id: UUID, enrollment: Enrollment) -> bool:
+        if enrollment.key is None:
+            return False
         agent = await store.find_agent(connection, agent_id)
         admission = await store.find_admission(connection, agent_id)
         if agent is None or admission is None or agent.name != enrollment.name:
@@ -163,7 +164,8 @@ class Agents:
     def _check(self, enrollment: Enrollment) -> None:
         if enrollment.id is not None and enrollment.id.version not in AGENT_ID_VERSIONS:
             raise Invalid("id: must be a UUID of version 4 or 7")
-        self._rules.check(enrollment.key)
+        if enrollment.key is not None:
+            self._rules.check(enrollment.key)
         if enrollment.type == store.EXTERNAL_TYPE:
             raise Invalid(f"type: {store.EXTERNAL_TYPE!r} is for agents that come from an external database")
         if not is_name(enrollment.name):

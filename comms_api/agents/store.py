@@ -115,12 +115,25 @@ async def insert_agent(connection: Connection, new_agent: NewAgent, enrollment: 
     return await connection.scalar(statement) is not None
 
 
-async def find_holders(connection: Connection, agent_id: UUID, name: str, silent_seconds: float) -> dict[UUID, bool]:
-    """Lock the agents that have this id or name; return for each whether it has been silent for `silent_seconds`."""
+class Holder(msgspec.Struct, frozen=True):
+    """An agent that has the id or the name with which another one enrolls."""
+
+    id: UUID
+    is_silent: bool
+    is_old: bool
+    is_active: bool
+
+
+async def find_holders(
+    connection: Connection, agent_id: UUID, name: str, silent_seconds: float, age_seconds: float
+) -> list[Holder]:
+    """Lock and return the agents that have this id or name."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
     is_silent = silence > seconds_interval(silent_seconds)
-    statement = select(agents.c.id, is_silent).where(or_(agents.c.id == agent_id, agents.c.name == name))
-    return {row[0]: row[1] for row in await connection.execute(statement.with_for_update())}
+    is_old = func.now() - agents.c.created_at >= seconds_interval(age_seconds)
+    columns = (agents.c.id, is_silent, is_old, literal("active") == STATUS)
+    statement = select(*columns).where(or_(agents.c.id == agent_id, agents.c.name == name))
+    return [Holder(*row) for row in await connection.execute(statement.with_for_update())]
 
 
 async def join_groups(connection: Connection, agent_id: UUID, names: Collection[str]) -> set[str]:

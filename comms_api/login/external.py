@@ -146,7 +146,7 @@ class ExternalAgents:
     async def _enroll(
         self, connection: Connection, found: ExternalAgent, key_hash: bytes
     ) -> tuple[Admission, Sequence[str]]:
-        """Return the enrolled agent, and the ids of the silent agents that it replaces."""
+        """Return the enrolled agent, and the ids of the agents that it replaces."""
         replaced: Sequence[str] = ()
         is_number = found.id.isdecimal()
         new_agent = NewAgent(
@@ -161,7 +161,9 @@ class ExternalAgents:
         # The row inserted here, or by another node that looked the agent up at the same time.
         admission = await store.find_admission(connection, name)
         if admission is None:  # another agent has its name
-            replaced = await self._replacement_rule.delete_silent(connection, new_agent.id, found.name)
+            replaced = await self._replacement_rule.delete_holders(
+                connection, new_agent.id, found.name, is_authorised=False
+            )
             await store.insert_agent(connection, new_agent, enrollment)
             admission = await store.find_admission(connection, name)
         if admission is None:

@@ -142,6 +142,19 @@ def test_enrolling_again_changes_nothing_and_another_key_is_refused(server: Serv
     assert management.post("/agents", json=body | {"id": str(new_id())}).status_code == 409
 
 
+def test_without_a_key_the_server_makes_one_and_shows_it_once(server: Server, management: httpx.Client) -> None:
+    token = management.post("/enrollment-tokens", json={"expires_in": 60}).json()["token"]
+    by_token = server.client(server.agent_url, token).post("/enroll", json={"name": "keyless by token"})
+    for answer in (management.post("/agents", json={"name": "keyless"}), by_token):
+        made = answer.json()
+        assert (answer.status_code, len(made["key"]), answer.headers["cache-control"]) == (201, 32, "no-store")
+        assert log_in(server, made["id"], made["key"]).status_code == 200
+        assert made["key"] not in management.get(f"/agents/{made['id']}").text
+        assert management.post("/agents", json={"name": made["name"]}).status_code == 409
+    chosen = management.post("/agents", json={"name": "with a key", "key": KEY}).json()
+    assert set(chosen) == {"id", "name"}
+
+
 def test_an_agent_that_was_silent_long_enough_may_be_replaced(folder: Path, new_database: Callable[[], str]) -> None:
     with running_server(folder / "replacing", new_database(), reenroll_after_days=0.00002) as server:
         management = server.management()
