@@ -21,7 +21,7 @@ from comms_api.commands.model import NewCommand
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import uuid7_at
-from comms_api.orders.archive import archive_orders
+from comms_api.orders.archive.chunks import archive_orders
 from comms_api.orders.leases import claim_orders
 from comms_api.orders.model import Ending
 from comms_api.orders.transitions import finish_orders

@@ -39,8 +39,8 @@ from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login
+from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
-from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.reports import Reports
 from comms_api.orders.service import StoredOrders
 from comms_api.revocations.service import REVOCATIONS_CHANNEL, RevocationReader, Revocations

@@ -29,7 +29,7 @@ from comms_api.database.connection import Connection
 from comms_api.database.pages import Page, continue_after, created_between, equal, fetch_page
 from comms_api.database.schema import commands, finished_orders, is_one_of, orders
 from comms_api.errors import NotFound
-from comms_api.orders.archive import Unpack, find_archived
+from comms_api.orders.archive.chunks import Unpack, find_archived
 from comms_api.orders.model import (
     CommandTarget,
     Counts,

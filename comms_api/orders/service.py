@@ -10,9 +10,9 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, NotFound
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.orders import queries, transitions
-from comms_api.orders.archive import ArchivedOrder, Unpack, find_chunk, unpack, unpack_agent
+from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, find_chunk, unpack, unpack_agent
+from comms_api.orders.archive.history import list_archived, merge
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
-from comms_api.orders.history import list_archived, merge
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments

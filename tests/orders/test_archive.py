@@ -12,8 +12,9 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition, list_days
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
-from comms_api.orders import leases, maintenance, transitions
-from comms_api.orders.maintenance import Maintenance
+from comms_api.orders import leases, transitions
+from comms_api.orders.archive import maintenance
+from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.service import StoredOrders
 from comms_api.settings import Settings

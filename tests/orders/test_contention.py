@@ -16,10 +16,11 @@ from comms_api.commands.service import Rollouts
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.orders import maintenance, transitions
-from comms_api.orders.archive import archive_orders
+from comms_api.orders import transitions
+from comms_api.orders.archive import maintenance
+from comms_api.orders.archive.chunks import archive_orders
+from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.leases import release_orders
-from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.model import Ending, Report
 from comms_api.orders.queries import count_orders
 from comms_api.orders.reports import Reports

@@ -10,8 +10,9 @@ from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
-from comms_api.orders import history, queries
-from comms_api.orders.maintenance import Maintenance
+from comms_api.orders import queries
+from comms_api.orders.archive import history
+from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.service import StoredOrders
 from comms_api.settings import Settings

@@ -14,8 +14,8 @@ from comms_api.commands.model import NewCommand
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
 from comms_api.orders import leases, queries
+from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.leases import ANSWER_BYTES_MAXIMUM, claim_orders, release_orders
-from comms_api.orders.maintenance import Maintenance
 from comms_api.orders.model import Claimed, CommandTarget, Ending, OrderFilter
 from comms_api.orders.transitions import cancel_order, expire_orders, find_statuses, finish_orders
 from comms_api.protocol import Action

@@ -16,7 +16,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.orders.archive import archive_orders
+from comms_api.orders.archive.chunks import archive_orders
 from comms_api.orders.export import export_orders
 from comms_api.orders.model import OrderFilter, OrderOutcome, OutcomeFilter
 from comms_api.orders.reports import Reports, read_reports

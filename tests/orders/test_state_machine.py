@@ -30,7 +30,7 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders import queries, transitions
-from comms_api.orders.archive import ArchivedOrder, archive_orders, unpack
+from comms_api.orders.archive.chunks import ArchivedOrder, archive_orders, unpack
 from comms_api.orders.leases import claim_orders, extend_leases, release_orders
 from comms_api.orders.model import CommandTarget, Ending
 from comms_api.protocol import DUPLICATE_ORDER_MESSAGE, Action, OrderStatus

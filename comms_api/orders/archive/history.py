@@ -11,7 +11,7 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Page, created_between
 from comms_api.database.schema import archived_orders, commands
 from comms_api.database.uuid7 import uuid7_floor
-from comms_api.orders.archive import Unpack, agent_hash
+from comms_api.orders.archive.chunks import Unpack, agent_hash
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, stored_order
 

@@ -11,7 +11,7 @@ from comms_api.database.partitions import drop_partitions, drop_partitions_befor
 from comms_api.database.schema import archived_orders, finished_orders
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.duties.repeating import Duty
-from comms_api.orders import archive
+from comms_api.orders.archive import chunks
 from comms_api.orders.transitions import expire_orders
 from comms_api.settings import Settings
 
@@ -54,11 +54,11 @@ class Maintenance:
 
         The day of the oldest open order and all later days stay, since the order will need its partition.
         """
-        async with self._engine.connect() as connection, connection.try_lock(archive.ARCHIVE_LOCK) as is_locked:
+        async with self._engine.connect() as connection, connection.try_lock(chunks.ARCHIVE_LOCK) as is_locked:
             return await self._archive(connection) if is_locked else 0
 
     async def _archive(self, connection: Connection) -> int:
-        oldest = await archive.find_oldest_order(connection)
+        oldest = await chunks.find_oldest_order(connection)
         today = await connection.scalar(text("SELECT (now() AT TIME ZONE 'UTC')::date"))
         keep_from = uuid7_time(oldest).date() if oldest else None
         limit = min(today - timedelta(days=self._archive_days), keep_from or today)
@@ -70,7 +70,7 @@ class Maintenance:
             packed = 1
             while packed:
                 async with connection.transaction():
-                    packed = await archive.archive_orders(connection, day, ARCHIVE_STEP)
+                    packed = await chunks.archive_orders(connection, day, ARCHIVE_STEP)
                 total += packed
                 await asyncio.sleep(ARCHIVE_PAUSE_SECONDS)
         # Use the same limit instead of reading the clock again: a day that has become old since then is not packed yet.
@@ -83,4 +83,4 @@ class Maintenance:
         deleted = DELETE_STEP
         while deleted == DELETE_STEP:
             async with self._engine.begin() as connection:
-                deleted = await archive.delete_commands(connection, self._retention_days, DELETE_STEP)
+                deleted = await chunks.delete_commands(connection, self._retention_days, DELETE_STEP)
