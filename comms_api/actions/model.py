@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from comms_api.protocol import ROTATE_KEY_ACTION, SET_GROUP_ACTION
+from comms_api.text.printable import WITHOUT_NUL
 
 Recipients = Literal["agents", "services", "any"]
 
@@ -24,10 +25,11 @@ class ActionSchema(msgspec.Struct, frozen=True):
 
 
 class NewAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An action to be registered."""
+    """An action to be registered, or one version of it; without a version it is for commands of any version."""
 
     schema: msgspec.Raw
     recipients: Recipients = "agents"
+    version: Annotated[str, msgspec.Meta(max_length=128, pattern=WITHOUT_NUL)] = ""
 
 
 class RegisteredAction(msgspec.Struct, frozen=True):
@@ -38,6 +40,7 @@ class RegisteredAction(msgspec.Struct, frozen=True):
     recipients: Recipients
     user: str | None
     created_at: datetime | None
+    version: str = ""
 
 
 def _schema(properties: Mapping[str, Any], required: tuple[str, ...]) -> str:
@@ -70,3 +73,9 @@ BUILT_IN: Mapping[str, ActionSchema] = {
     "refresh": ActionSchema(_schema({"index": _INDEX_OR_SEVERAL}, ()), "services"),
 }
 """The actions that real agents and services know."""
+
+Versions: TypeAlias = Mapping[str, ActionSchema | None]
+"""The registered versions of an action; the schema is None for versions that no command of the request uses."""
+
+BUILT_IN_VERSIONS: Mapping[str, Versions] = {name: {"": schema} for name, schema in BUILT_IN.items()}
+"""Each built-in action with its only version."""

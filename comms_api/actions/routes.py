@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from litestar import delete, get, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 
 from comms_api.actions.model import NewAction, RegisteredAction
 from comms_api.actions.service import Actions
@@ -28,17 +28,23 @@ async def list_actions(actions: NamedDependency[Actions]) -> Sequence[Registered
 async def register_action(
     request: AnyRequest, name: FromPath[str], actions: NamedDependency[Actions], bodies: NamedDependency[Bodies]
 ) -> NewAction:
-    """Register or change an action: the JSON Schema of its args, and whether it is for agents or services."""
+    """Register or change an action: the JSON Schema of its args, and whether it is for agents or services.
+
+    With a `version`, it is for commands whose `action.version` is the same. Once an action has versions, a command of
+    any other version is refused.
+    """
     async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        action = read_json(body, _ACTION, '{"schema", "recipients"?}')
+        action = read_json(body, _ACTION, '{"schema", "recipients"?, "version"?}')
     await actions.register(name, action, claims_of(request).subject)
     return action
 
 
 @delete("/actions/{name:str}", opt=ADMINISTER)
-async def forget_action(name: FromPath[str], actions: NamedDependency[Actions]) -> None:
-    """Delete a registered action."""
-    await actions.forget(name)
+async def forget_action(
+    name: FromPath[str], actions: NamedDependency[Actions], version: FromQuery[str | None] = None
+) -> None:
+    """Delete a registered action with all of its versions, or the one that `version` names."""
+    await actions.forget(name, version)
 
 
 ROUTES = [list_actions, register_action, forget_action]

@@ -11,6 +11,7 @@ from comms_api.protocol import CANCEL_ACTION
 from comms_api.text.printable import is_name
 
 ACTION_NAME_MAXIMUM = 128
+VERSIONS_MAXIMUM = 20
 
 
 class Actions:
@@ -28,6 +29,8 @@ class Actions:
             raise Invalid(f"name: expected 1 to {ACTION_NAME_MAXIMUM} printable characters, and not . or ..")
         await self._schemas.check_schema(bytes(action.schema), user)
         async with self._engine.begin() as connection:
+            if action.version and await store.count_versions(connection, name, action.version) >= VERSIONS_MAXIMUM:
+                raise Conflict(f"The action {name!r} has {VERSIONS_MAXIMUM} versions; forget one of them first.")
             await store.store_action(connection, name, action, user)
 
     async def list(self) -> Sequence[RegisteredAction]:
@@ -35,8 +38,9 @@ class Actions:
         async with self._engine.connect() as connection:
             return await store.list_actions(connection)
 
-    async def forget(self, name: str) -> None:
-        """Delete a registered action; raises `NotFound`."""
+    async def forget(self, name: str, version: str | None = None) -> None:
+        """Delete a version of a registered action, or all of them; raises `NotFound`."""
+        named = f"{name!r} of version {version!r}" if version else repr(name)
         async with self._engine.begin() as connection:
-            if not await store.delete_action(connection, name):
-                raise NotFound(f"There is no registered action {name!r}.")
+            if not await store.delete_action(connection, name, version):
+                raise NotFound(f"There is no registered action {named}.")

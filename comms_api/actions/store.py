@@ -1,40 +1,71 @@
 """The statements of registered actions."""
 
+from collections.abc import Collection
+
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Table, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from comms_api.actions.model import BUILT_IN, ActionSchema, NewAction, RegisteredAction
+from comms_api.actions.model import BUILT_IN, BUILT_IN_VERSIONS, ActionSchema, NewAction, RegisteredAction, Versions
 from comms_api.database.connection import Connection
-from comms_api.database.schema import actions, is_one_of
+from comms_api.database.schema import action_versions, actions
+
+_LOAD = text("""
+    SELECT name, version, recipients, CASE WHEN version = '' OR is_used THEN schema END AS schema FROM (
+        SELECT name, '' AS version, recipients, schema FROM actions WHERE name = ANY(CAST(:names AS text[]))
+        UNION ALL
+        SELECT name, version, recipients, schema FROM action_versions WHERE name = ANY(CAST(:names AS text[]))
+    ) AS registered LEFT JOIN (
+        SELECT DISTINCT name, version, true AS is_used
+        FROM unnest(CAST(:names AS text[]), CAST(:versions AS text[])) AS used (name, version)
+    ) AS used USING (name, version)""")
 
 
-async def load_schemas(connection: Connection, names: set[str]) -> dict[str, ActionSchema]:
-    """Return the schemas of the named actions that are built in or registered."""
-    known = {name: BUILT_IN[name] for name in names & BUILT_IN.keys()}
-    if unknown := names - known.keys():
-        rows = await connection.execute(select(actions).where(is_one_of(actions.c.name, unknown)))
-        known |= {row.name: ActionSchema(bytes(row.schema).decode(), row.recipients) for row in rows}
-    return known
+async def load_versions(connection: Connection, used: Collection[tuple[str, str]]) -> dict[str, Versions]:
+    """Return the versions of the actions with these names; only the schemas of the `used` versions are read."""
+    registered: dict[str, dict[str, ActionSchema | None]] = {}
+    parameters = {"names": [name for name, _ in used], "versions": [version for _, version in used]}
+    for row in await connection.execute(_LOAD, parameters):
+        schema = None if row.schema is None else ActionSchema(bytes(row.schema).decode(), row.recipients)
+        registered.setdefault(row.name, {})[row.version] = schema
+    return registered | {name: BUILT_IN_VERSIONS[name] for name, _ in used if name in BUILT_IN_VERSIONS}
 
 
 async def store_action(connection: Connection, name: str, action: NewAction, user: str) -> None:
-    """Register an action; it replaces an earlier one of the same name."""
+    """Register an action; it replaces an earlier one of the same name and version."""
     values = {"name": name, "schema": action.schema, "recipients": action.recipients, "user_name": user}
-    statement = insert(actions).values(values)
-    await connection.execute(statement.on_conflict_do_update(index_elements=[actions.c.name], set_=values))
+    table = actions
+    if action.version:
+        table, values = action_versions, values | {"version": action.version}
+    statement = insert(table).values(values)
+    await connection.execute(statement.on_conflict_do_update(index_elements=table.primary_key.columns, set_=values))
+
+
+async def count_versions(connection: Connection, name: str, besides: str) -> int:
+    """Return how many versions an action has, without the version `besides`."""
+    others = action_versions.c.name == name, action_versions.c.version != besides
+    return await connection.scalar(select(func.count()).where(*others)) or 0
 
 
 async def list_actions(connection: Connection) -> list[RegisteredAction]:
-    """Return every action, built in or registered, by name."""
-    rows = await connection.execute(select(actions))
-    registered = [RegisteredAction(row.name, row.schema, row.recipients, row.user_name, row.created_at) for row in rows]
+    """Return every version of every action, built in or registered, by name and version."""
     known = [
         RegisteredAction(name, msgspec.Raw(kind.schema), kind.recipients, None, None) for name, kind in BUILT_IN.items()
     ]
-    return sorted(registered + known, key=lambda action: action.name)
+    for table in (actions, action_versions):
+        for row in await connection.execute(select(table)):
+            version = row.version if table is action_versions else ""
+            known.append(RegisteredAction(row.name, row.schema, row.recipients, row.user_name, row.created_at, version))
+    return sorted(known, key=lambda action: (action.name, action.version))
 
 
-async def delete_action(connection: Connection, name: str) -> bool:
-    """Delete a registered action; return whether it existed."""
-    return await connection.scalar(actions.delete().where(actions.c.name == name).returning(actions.c.name)) is not None
+async def delete_action(connection: Connection, name: str, version: str | None) -> bool:
+    """Delete a version of an action, or the action with all of its versions; return whether there was any."""
+    if version:
+        return await _delete(connection, action_versions, name, action_versions.c.version == version)
+    was_versioned = version is None and await _delete(connection, action_versions, name)
+    return await _delete(connection, actions, name) or was_versioned
+
+
+async def _delete(connection: Connection, table: Table, name: str, *conditions: ColumnElement[bool]) -> bool:
+    return bool(await connection.change(delete(table).where(table.c.name == name, *conditions)))

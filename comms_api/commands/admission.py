@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from comms_api.actions.model import ActionSchema, Recipients
+from comms_api.actions.model import ActionSchema, Recipients, Versions
 from comms_api.commands.expansion import Expansion
 from comms_api.commands.targets import find_nonmembers, find_unknown, may_name_unknown
 from comms_api.database.connection import Connection
@@ -22,6 +22,18 @@ FAULTS_SHOWN = 10
 
 
 _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
+
+
+def choose_schema(where: str, action: Action, versions: Versions) -> ActionSchema | None:
+    """Return the schema for the version of an action, or None for an unknown action.
+
+    An action without registered versions has one schema for all. Raises `Invalid` for a version that is not registered.
+    """
+    if action.version in versions or not any(versions):
+        return versions.get(action.version) or versions.get("")
+    known = _listed([version for version in versions if version])
+    named = f"version {action.version!r}" if action.version else "schema for commands without a version"
+    raise Invalid(f"{where}.action.version: the action {action.name!r} has no {named}; its versions are {known}")
 
 
 def admit_action(

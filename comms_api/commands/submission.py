@@ -10,11 +10,11 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.actions.model import BUILT_IN, ActionSchema
+from comms_api.actions.model import BUILT_IN, BUILT_IN_VERSIONS, Versions
 from comms_api.actions.schemas import Check, Schemas
-from comms_api.actions.store import load_schemas
+from comms_api.actions.store import load_versions
 from comms_api.commands import queries
-from comms_api.commands.admission import admit_action, refuse_unjoined_groups, refuse_unknown_targets
+from comms_api.commands.admission import admit_action, choose_schema, refuse_unjoined_groups, refuse_unknown_targets
 from comms_api.commands.expansion import (
     Expansion,
     expand_and_claim,
@@ -161,9 +161,10 @@ class Submissions:
 
     async def _prepare(self, user: str, submitted: Sequence[NewCommand], service: str | None = None) -> list[Expansion]:
         """Check the commands, holding no connection, since checking args may take seconds."""
-        schemas, admitted, checks = await self._load_schemas(submitted), [], []
+        versions, admitted, checks = await self._load_versions(submitted), [], []
         for index, command in enumerate(submitted):
-            where, schema = f"commands[{index}]", schemas.get(command.action.name)
+            where = f"commands[{index}]"
+            schema = choose_schema(where, command.action, versions.get(command.action.name, {}))
             action = admit_action(where, command.action, command.target, schema, passes_unknown=self._passes_unknown)
             if schema is not None and not schema.drops_args:
                 checks.append(Check(f"{where}.action.args", schema.schema, bytes(action.args)))
@@ -175,12 +176,12 @@ class Submissions:
             for index, command in enumerate(admitted)
         ]
 
-    async def _load_schemas(self, submitted: Sequence[NewCommand]) -> Mapping[str, ActionSchema]:
-        names = {command.action.name for command in submitted}
-        if names <= BUILT_IN.keys():
-            return BUILT_IN
+    async def _load_versions(self, submitted: Sequence[NewCommand]) -> Mapping[str, Versions]:
+        used = {(command.action.name, command.action.version) for command in submitted}
+        if all(name in BUILT_IN for name, _ in used):
+            return BUILT_IN_VERSIONS
         async with self._engine.connect() as connection:
-            return await load_schemas(connection, names)
+            return await load_versions(connection, used)
 
     async def retry(
         self, request_id: UUID, user: str, retry: Retry, key: IdempotencyKey | None = None

@@ -403,6 +403,17 @@ actions = Table(
     _timestamp("created_at", nullable=False),
 )
 
+action_versions = Table(
+    "action_versions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True, comment="the action.version of the commands that it is for"),
+    Column("schema", JSON, nullable=False, comment="JSON Schema of its args"),
+    Column("recipients", Text, nullable=False),
+    Column("user_name", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

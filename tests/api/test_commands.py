@@ -468,6 +468,39 @@ def test_a_set_group_with_own_groups_or_none_is_accepted_until_they_change(
     assert (answer.status_code, "is not a member of 'team'" in answer.json()["detail"]) == (422, True)
 
 
+def test_the_version_of_an_action_chooses_its_schema(management: httpx.Client, fleet: Fleet) -> None:
+    agent_id = fleet["d"].headers["X-Agent"]
+
+    def register(version: str, member: str) -> int:
+        schema = {"type": "object", "required": [member]}
+        body = {"schema": schema} | ({"version": version} if version else {})
+        return management.put("/actions/patch", json=body).status_code
+
+    def fault(version: str, member: str) -> str:
+        action = {"name": "patch", "args": {member: 1}, "version": version}
+        answer = management.post("/commands?dry_run=1", json=command(agent_id) | {"action": action})
+        return "" if answer.status_code == 200 else answer.json()["detail"]
+
+    assert register("", "any") == 200
+    assert (fault("", "any"), fault("7", "any")) == ("", "")
+    assert (register("1", "old"), register("2", "new")) == (200, 200)
+    assert (fault("1", "old"), fault("2", "new"), fault("", "any")) == ("", "", "")
+    assert '"old" is a required property' in fault("1", "new")
+    assert "commands[0].action.version: the action 'patch' has no version '7'; its versions are '1', '2'" in fault(
+        "7", "any"
+    )
+    listed = [action["version"] for action in management.get("/actions").json() if action["name"] == "patch"]
+    assert listed == ["", "1", "2"]
+    assert [register(str(number), "x") for number in range(3, 22)] == [200] * 18 + [409]
+    assert register("2", "newer") == 200
+    assert management.delete("/actions/patch?version=1").status_code == 204
+    assert management.delete("/actions/patch?version=1").status_code == 404
+    assert "no version '1'" in fault("1", "old")
+    assert fault("2", "newer") == ""
+    assert management.delete("/actions/patch").status_code == 204
+    assert fault("1", "anything") == ""
+
+
 @pytest.mark.parametrize("args", ['{"groups":[' + "9" * 5000 + "]}", '{"groups":' + "[" * 300 + "]" * 300 + "}"])
 def test_arguments_that_readers_cannot_parse_are_refused(management: httpx.Client, fleet: Fleet, args: str) -> None:
     set_group = command(fleet["a"].headers["X-Agent"]) | {"action": {"name": "set-group", "args": {}}}
