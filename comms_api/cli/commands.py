@@ -37,6 +37,7 @@ def commands() -> None:
 @click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="Lifetime of the orders.")
 @click.option("--priority", type=int, default=0, help="-100 to 100; orders of higher priority are offered first.")
 @click.option("--start-at", metavar="TIME", help="Offer no order before this time, such as 2026-12-24T18:00:00Z.")
+@click.option("--offline", type=click.Choice(["wait", "skip"]), help="Whether offline agents get it later, or not.")
 @click.option("--percent", type=float, help="Roll out in stages of this percentage.")
 @click.option("--per-minute", type=float, help="Roll out at most this many orders per minute.")
 @click.option("--max-in-flight", type=int, help="Keep at most this many orders in flight.")
@@ -52,13 +53,17 @@ def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key
     body = msgspec.json.encode(command)
     [submitted] = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()["commands"]
     if dry_run:
-        click.echo(f"{submitted['orders']} would get it")
+        click.echo(f"{submitted['orders']} would get it{_skipped(submitted)}")
         for recipient in submitted["recipients"]:
             click.echo(recipient)
         return
-    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s)")
+    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s){_skipped(submitted)}")
     if is_waiting:
         wait_for(operator, submitted["request_id"])
+
+
+def _skipped(submitted: JsonObject) -> str:
+    return f", {submitted['skipped']} offline agent(s) skipped" if submitted["skipped"] else ""
 
 
 def _command(options: JsonObject) -> JsonObject:
@@ -75,7 +80,7 @@ def _command(options: JsonObject) -> JsonObject:
         "timeout": options["timeout"],
         "priority": options["priority"],
     }
-    return command | _present(options, "start_at") | ({"rollout": rollout} if rollout else {})
+    return command | _present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
 
 
 def _present(options: JsonObject, *names: str) -> JsonObject:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -67,6 +68,11 @@ class Expansion(msgspec.Struct, frozen=True):
         return not self.is_held and self.command.start_at is None
 
     @property
+    def may_be_empty(self) -> bool:
+        """Whether the command is stored even if it has no recipient."""
+        return self.command.offline == "skip"
+
+    @property
     def is_held(self) -> bool:
         """Whether the orders wait for the rollout to release them."""
         return self.command.rollout is not None
@@ -76,7 +82,8 @@ def expansion_of(
     request_id: UUID, user: str, command: NewCommand, held_seconds: float, service: str | None = None
 ) -> Expansion:
     """Return the expansion of a command to its target."""
-    return Expansion(request_id, user, command, recipients(command.target), held_seconds, service=service)
+    chosen = recipients(command.target, command.offline)
+    return Expansion(request_id, user, command, chosen, held_seconds, service=service)
 
 
 def _parameters(expansion: Expansion) -> dict[str, Any]:
@@ -99,6 +106,8 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "rollout": command.rollout,
         "start_at": command.start_at,
         "is_held": expansion.is_held,
+        "may_be_empty": expansion.may_be_empty,
+        "offline": command.offline,
         "life_seconds": max(expansion.held_seconds, command.timeout) if expansion.is_held else command.timeout,
         "order_bytes": ORDER_BYTES + len(bytes(command.action.args)) + len((command.user or "").encode()),
         **target_parameters(command.target),
@@ -122,6 +131,7 @@ _SUBMITTED_COLUMNS = (
     "service",
     "phase",
     "rollout",
+    "offline",
 )
 """The columns of a command that store its submitted values."""
 
@@ -141,7 +151,8 @@ _OFFER_AT = select(case((bindparam("is_held", type_=Boolean), NEVER), else_=_STA
 async def expand_command(connection: Connection, expansion: Expansion, shown: int) -> Submitted:
     """Add a command and one order per recipient, and return the command with the ids of the first `shown` orders.
 
-    This is one statement, so it needs no transaction around it. A command without recipients is not added.
+    This is one statement, so it needs no transaction around it. A command without recipients is only added if it may be
+    empty.
     """
     [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
     return _submitted(expansion, count, order_ids)
@@ -192,7 +203,8 @@ def _build(chosen: Select[Any], shown: int, *, claims: bool) -> Select[Any]:
     columns = [func.count().label("orders"), first, *(taken if claims else ())]
     counted = select(*columns).select_from(added).cte("counted")
     submitted = map(_column_parameter, _SUBMITTED_COLUMNS)
-    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(counted.c.orders > 0)
+    is_added = or_(counted.c.orders > 0, bindparam("may_be_empty", type_=Boolean))
+    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(is_added)
     command = insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
     return select(*counted.c, *ACTOR_SETTINGS).add_cte(command)
 
@@ -235,6 +247,21 @@ def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
         "sent_at": case((is_claimed, func.now())),
         "offer_at": case((is_claimed, lease_end), else_=_OFFER_AT),
     }
+
+
+async def count_skipped(connection: Connection, expansion: Expansion, orders: int) -> int:
+    """Return how many agents a command skips that has `orders` orders."""
+    if expansion.command.offline == "wait":
+        return 0
+    target = expansion.command.target
+    statement = select(func.count()).select_from(recipients(target).subquery())
+    everyone: int = await connection.scalar(statement, target_parameters(target))
+    return max(0, everyone - orders)
+
+
+async def record_skipped(connection: Connection, request_id: UUID, skipped: int) -> None:
+    """Store how many agents a command has skipped."""
+    await connection.execute(commands.update().where(commands.c.request_id == request_id).values(skipped=skipped))
 
 
 async def rehearse_command(connection: Connection, expansion: Expansion, shown: int) -> tuple[int, list[UUID]]:

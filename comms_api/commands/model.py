@@ -21,6 +21,10 @@ RECIPIENTS_SHOWN = 1_000
 FAILURES_SHOWN = 10
 
 
+Offline = Literal["wait", "skip"]
+"""Whether agents that are not active at the submission get an order, which waits for them, or none."""
+
+
 class NewCommand(msgspec.Struct, frozen=True):
     """A submitted command; `timeout` is in seconds and bounds the life of its orders from their release."""
 
@@ -32,15 +36,17 @@ class NewCommand(msgspec.Struct, frozen=True):
     priority: Annotated[int, Meta(ge=-PRIORITY_MAXIMUM, le=PRIORITY_MAXIMUM)] = 0
     start_at: Annotated[datetime, Meta(tz=True)] | None = None
     rollout: Rollout | None = None
+    offline: Offline = "wait"
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """The ids of one submitted command and of its first orders, and the number of its orders."""
+    """The result of one submitted command; `skipped` is the number of offline agents that got no order."""
 
     request_id: UUID
     orders: int
     order_ids: list[UUID]
     url: str
+    skipped: int = 0
 
 
 class SubmittedCommands(msgspec.Struct, frozen=True):
@@ -54,6 +60,7 @@ class Rehearsed(msgspec.Struct, frozen=True):
 
     orders: int
     recipients: list[UUID]
+    skipped: int = 0
 
 
 class RehearsedCommands(msgspec.Struct, frozen=True):
@@ -93,6 +100,8 @@ class Command(msgspec.Struct, frozen=True):
     timeout: float
     priority: int
     rollout: Rollout | None
+    offline: Offline
+    skipped: int
     retry_of: UUID | None
     phase: Phase
     phase_reason: str

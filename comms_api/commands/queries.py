@@ -55,6 +55,8 @@ def _command(row: Row) -> Command:
         timeout=row.timeout_seconds,
         priority=row.priority,
         rollout=None if row.rollout is None else msgspec.json.decode(row.rollout, type=Rollout),
+        offline=row.offline,
+        skipped=row.skipped,
         retry_of=row.retry_of,
         phase=row.phase,
         phase_reason=row.phase_reason,

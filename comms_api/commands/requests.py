@@ -70,6 +70,8 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
     if command.user not in {None, caller.name} and not caller.is_trusted:
         raise Invalid(f"{where}.user: must be {caller.name!r}, the user who submits it")
     _check_target(where, command.target)
+    if command.offline == "skip" and command.target.type == "server":
+        raise Invalid(f"{where}.offline: only agents can be skipped, not services")
     _check_action(where, command)
     return command
 

@@ -17,9 +17,11 @@ from comms_api.commands import queries
 from comms_api.commands.admission import admit_action, choose_schema, refuse_unjoined_groups, refuse_unknown_targets
 from comms_api.commands.expansion import (
     Expansion,
+    count_skipped,
     expand_and_claim,
     expand_command,
     expansion_of,
+    record_skipped,
     rehearse_command,
 )
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, forget_keys, get_answer, store_answer
@@ -134,8 +136,10 @@ class Submissions:
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             await refuse_unjoined_groups(connection, expansions)
-            answer = [await expand_command(connection, expansion, ORDER_IDS_SHOWN) for expansion in expansions]
-            await refuse_unknown_targets(connection, expansions, [command.orders for command in answer])
+            answer = [await _expand(connection, expansion) for expansion in expansions]
+            await refuse_unknown_targets(
+                connection, expansions, [command.orders + command.skipped for command in answer]
+            )
             if key is not None:
                 await store_answer(connection, key, answer)
         return answer
@@ -146,10 +150,9 @@ class Submissions:
         expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:
             await refuse_unjoined_groups(connection, expansions)
-            rehearsed = [
-                Rehearsed(*await rehearse_command(connection, expansion, RECIPIENTS_SHOWN)) for expansion in expansions
-            ]
-            await refuse_unknown_targets(connection, expansions, [command.orders for command in rehearsed])
+            rehearsed = [await _rehearse(connection, expansion) for expansion in expansions]
+            recipients = [command.orders + command.skipped for command in rehearsed]
+            await refuse_unknown_targets(connection, expansions, recipients)
         return rehearsed
 
     async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
@@ -225,6 +228,20 @@ class Submissions:
             return await list_order_ids(connection, [command.request_id for command in submitted])
 
 
+async def _expand(connection: Connection, expansion: Expansion) -> Submitted:
+    submitted = await expand_command(connection, expansion, ORDER_IDS_SHOWN)
+    skipped = await count_skipped(connection, expansion, submitted.orders)
+    if not skipped:
+        return submitted
+    await record_skipped(connection, expansion.request_id, skipped)
+    return msgspec.structs.replace(submitted, skipped=skipped)
+
+
+async def _rehearse(connection: Connection, expansion: Expansion) -> Rehearsed:
+    orders, first = await rehearse_command(connection, expansion, RECIPIENTS_SHOWN)
+    return Rehearsed(orders, first, await count_skipped(connection, expansion, orders))
+
+
 def _nothing_to_repeat(request_id: UUID, retry: Retry, counts: Counts) -> str:
     fault = f"No order of the command {request_id} that is not archived ended as {' or '.join(retry.statuses)}."
     if not counts.cancelled or "cancelled" in retry.statuses:
@@ -246,4 +263,5 @@ def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
         return False
     [command] = submitted
     is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
-    return is_self_contained and command.target.filter is None and not may_name_unknown(command.target, 1)
+    chooses = command.target.filter is not None or command.offline == "skip"
+    return is_self_contained and not chooses and not may_name_unknown(command.target, 1)

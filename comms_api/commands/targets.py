@@ -7,9 +7,10 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import ARRAY, Select, Text, Uuid, any_, bindparam, exists, func, literal, select, text
 
+from comms_api.agents.model import AgentFilter
 from comms_api.agents.naming import find_ids, read_id
 from comms_api.agents.store import conditions
-from comms_api.commands.model import NewCommand
+from comms_api.commands.model import NewCommand, Offline
 from comms_api.database.connection import Connection
 from comms_api.database.schema import agents, finished_orders, group_members, groups, is_one_of, users
 from comms_api.orders.model import CommandTarget
@@ -38,11 +39,16 @@ CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
 """The constant statements of recipients; all others are built for a single command."""
 
 
-def recipients(target: CommandTarget) -> Select[Any]:
+_IS_ACTIVE = conditions(AgentFilter(status="active"))
+
+
+def recipients(target: CommandTarget, offline: Offline = "wait") -> Select[Any]:
     """Return a statement that selects a target's recipients, each once, as `agent_id`.
 
     Run it with `target_parameters`. Targets of one kind without a filter share one statement.
     """
+    if offline == "skip":
+        return _RECIPIENTS[target.type].where(*_IS_ACTIVE, *(conditions(target.filter) if target.filter else ()))
     if target.type == "group" and len(target.ids) == 1 and target.filter is None:
         return _MEMBERS
     statement = _RECIPIENTS[target.type]

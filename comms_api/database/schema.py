@@ -374,6 +374,8 @@ commands = Table(
     Column("timeout_seconds", Double, nullable=False),
     Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("orders", Integer, nullable=False, server_default=text("0"), comment="the number of its orders"),
+    Column("offline", Text, nullable=False, server_default="wait", comment="what happens to offline agents"),
+    Column("skipped", Integer, nullable=False, server_default=text("0"), comment="how many offline agents got none"),
     Column("retry_of", Uuid, comment="the command whose failed orders these repeat"),
     Column("service", Text, comment="the service that submitted it, which may name another user"),
     Column("phase", Text, nullable=False, server_default="released"),
