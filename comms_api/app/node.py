@@ -12,6 +12,7 @@ from comms_api.audit.service import Audit
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
+from comms_api.commands.continuous import ContinuousCommands
 from comms_api.commands.service import Commands, Rollouts
 from comms_api.commands.submission import Submissions
 from comms_api.commands.watching import Watch
@@ -111,10 +112,11 @@ class Node:
         self.orders = StoredOrders(engine, clock, notifier)
 
         maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
+        continuous = ContinuousCommands(engine, notifier, settings)
         announcer = Announcer(engine, self.submissions, notifier, settings)
         statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
-            *(revocation_reader, listener, notifier, maintenance, rollouts, announcer),
+            *(revocation_reader, listener, notifier, maintenance, rollouts, continuous, announcer),
             *(statuses, node_log),
         )
         """The services that no route asks for."""

@@ -38,6 +38,7 @@ def commands() -> None:
 @click.option("--priority", type=int, default=0, help="-100 to 100; orders of higher priority are offered first.")
 @click.option("--start-at", metavar="TIME", help="Offer no order before this time, such as 2026-12-24T18:00:00Z.")
 @click.option("--offline", type=click.Choice(["wait", "skip"]), help="Whether offline agents get it later, or not.")
+@click.option("--continuous-until", "until", metavar="TIME", help="Include agents that match later, until this time.")
 @click.option("--percent", type=float, help="Roll out in stages of this percentage.")
 @click.option("--per-minute", type=float, help="Roll out at most this many orders per minute.")
 @click.option("--max-in-flight", type=int, help="Keep at most this many orders in flight.")
@@ -80,7 +81,8 @@ def _command(options: JsonObject) -> JsonObject:
         "timeout": options["timeout"],
         "priority": options["priority"],
     }
-    return command | _present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
+    continuity = {"continuous": True, "until": options["until"]} if options["until"] else {}
+    return command | continuity | _present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
 
 
 def _present(options: JsonObject, *names: str) -> JsonObject:
@@ -109,10 +111,11 @@ _REQUEST_ID = click.argument("request_id", type=click.UUID)
 @operation(commands, "list")
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
+@click.option("--continuous", is_flag=True, help="Only commands that still include later agents.")
 def list_commands(operator: Operator, **filters: Any) -> None:
     """List commands, oldest first."""
     rows = []
-    for command in operator.pages("/commands", _present(filters, "action", "target")):
+    for command in operator.pages("/commands", _present(filters, "action", "target", "continuous")):
         named = _describe_target(command["target"])
         created = command["created_at"][:19]
         rows.append(

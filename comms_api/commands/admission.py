@@ -89,7 +89,7 @@ async def refuse_unknown_targets(
     ] or [
         f"commands[{index}].target: there is no agent in {_describe(target)}"
         for index, (target, count) in enumerate(zip(targets, orders, strict=True))
-        if not count
+        if not count and not expansions[index].command.continuous
     ]
     _raise_faults(faults)
 

@@ -129,6 +129,8 @@ _HOLD = text("""
             AND EXISTS (SELECT FROM commands WHERE request_id = :id AND phase IN ('released', 'rolling'))
         ORDER BY order_id FOR UPDATE))""")
 
+_IS_CONTINUOUS = text("SELECT continues_until > now() FROM commands WHERE request_id = :id")
+
 # If a transaction is ending the order, this waits for it and then selects the next order.
 _KEEP_OPEN = text("SELECT order_id FROM orders WHERE request_id = :id ORDER BY order_id LIMIT 1 FOR KEY SHARE")
 
@@ -141,11 +143,12 @@ _HALT = text("""
 async def halt(connection: Connection, request_id: UUID, halt: Halt) -> int | None:
     """Hold the orders of a command that were never offered, and return their number.
 
-    Returns None and changes nothing if the command is already held or has no open order.
+    Returns None and changes nothing if the command is already held, or has no open order and is not continuous.
     """
     await take_turn(connection, request_id)
     held = await connection.change(_HOLD, {"id": request_id, "seconds": halt.held_seconds})
-    if not held and await connection.scalar(_KEEP_OPEN, {"id": request_id}) is None:
+    has_open = held or await connection.scalar(_KEEP_OPEN, {"id": request_id}) is not None
+    if not has_open and not await connection.scalar(_IS_CONTINUOUS, {"id": request_id}):
         return None
     parameters = {"id": request_id, "phase": halt.phase, "reason": halt.reason, "seconds": halt.held_seconds}
     return held if await connection.change(_HALT, parameters) else None
@@ -174,6 +177,7 @@ _END_PAUSES = text("""
     WHERE request_id = ANY(ARRAY(
         SELECT request_id FROM commands AS paused
         WHERE paused.request_id = ANY(CAST(:ids AS uuid[])) AND phase = 'paused'
+            AND (continues_until IS NULL OR continues_until <= now())
             AND NOT EXISTS (SELECT FROM orders WHERE orders.request_id = paused.request_id)
         FOR UPDATE SKIP LOCKED))""")
 

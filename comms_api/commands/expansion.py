@@ -34,16 +34,12 @@ from comms_api.commands.targets import CONSTANT_RECIPIENTS, recipients, target_p
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.connection import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
-from comms_api.orders.model import Claimed
+from comms_api.orders.model import Claimed, order_bytes
 from comms_api.orders.targets import wire_target
 from comms_api.protocol import Order, kept_source
 
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
-
-ORDER_BYTES = 2_048
-"""The maximum size of an order in an answer, without its args and its user: names and ids are bounded."""
-
 
 _TIMESTAMP = DateTime(timezone=True)
 
@@ -70,7 +66,7 @@ class Expansion(msgspec.Struct, frozen=True):
     @property
     def may_be_empty(self) -> bool:
         """Whether the command is stored even if it has no recipient."""
-        return self.command.offline == "skip"
+        return self.command.offline == "skip" or self.command.continuous
 
     @property
     def is_held(self) -> bool:
@@ -108,8 +104,9 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "is_held": expansion.is_held,
         "may_be_empty": expansion.may_be_empty,
         "offline": command.offline,
+        "continues_until": command.until,
         "life_seconds": max(expansion.held_seconds, command.timeout) if expansion.is_held else command.timeout,
-        "order_bytes": ORDER_BYTES + len(bytes(command.action.args)) + len((command.user or "").encode()),
+        "order_bytes": order_bytes(bytes(command.action.args), command.user or expansion.user),
         **target_parameters(command.target),
         **actor_parameters(),
     }
@@ -132,6 +129,7 @@ _SUBMITTED_COLUMNS = (
     "phase",
     "rollout",
     "offline",
+    "continues_until",
 )
 """The columns of a command that store its submitted values."""
 
@@ -204,7 +202,8 @@ def _build(chosen: Select[Any], shown: int, *, claims: bool) -> Select[Any]:
     counted = select(*columns).select_from(added).cte("counted")
     submitted = map(_column_parameter, _SUBMITTED_COLUMNS)
     is_added = or_(counted.c.orders > 0, bindparam("may_be_empty", type_=Boolean))
-    row = select(*submitted, _STARTS_AT, _EXPIRES_AT, counted.c.orders).where(is_added)
+    expires_at = func.greatest(_EXPIRES_AT, _column_parameter("continues_until"))
+    row = select(*submitted, _STARTS_AT, expires_at, counted.c.orders).where(is_added)
     command = insert(commands).from_select([*_SUBMITTED_COLUMNS, "starts_at", "expires_at", "orders"], row).cte("added")
     return select(*counted.c, *ACTOR_SETTINGS).add_cte(command)
 

@@ -37,6 +37,9 @@ class NewCommand(msgspec.Struct, frozen=True):
     start_at: Annotated[datetime, Meta(tz=True)] | None = None
     rollout: Rollout | None = None
     offline: Offline = "wait"
+    continuous: bool = False
+    until: Annotated[datetime, Meta(tz=True)] | None = None
+    """The end of a continuous command; until then, agents that match later get their order too."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -102,6 +105,8 @@ class Command(msgspec.Struct, frozen=True):
     rollout: Rollout | None
     offline: Offline
     skipped: int
+    continuous: bool
+    until: datetime | None
     retry_of: UUID | None
     phase: Phase
     phase_reason: str

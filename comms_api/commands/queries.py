@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
@@ -40,6 +40,9 @@ async def list_commands(
 
 def _indexed_conditions(order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
     yield from equal([(commands.c.service, order_filter.service)])
+    if order_filter.continuous:
+        yield commands.c.continues_until > func.now()
+        yield commands.c.phase != "cancelled"
     yield from created_between(commands.c.request_id, order_filter.since, order_filter.until)
     if after is not None:
         yield commands.c.request_id > after
@@ -57,6 +60,8 @@ def _command(row: Row) -> Command:
         rollout=None if row.rollout is None else msgspec.json.decode(row.rollout, type=Rollout),
         offline=row.offline,
         skipped=row.skipped,
+        continuous=row.continues_until is not None,
+        until=row.continues_until,
         retry_of=row.retry_of,
         phase=row.phase,
         phase_reason=row.phase_reason,

@@ -2,13 +2,16 @@
 
 import msgspec
 
+from comms_api.agents.model import AgentFilter
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.orders.model import CommandTarget
-from comms_api.protocol import contains_nul
+from comms_api.protocol import SET_GROUP_ACTION, contains_nul
 from comms_api.text.faults import complete_fault, describe_fault, read_json
 
 COMMANDS_MAXIMUM = 1_000
+CONTINUOUS_DAYS_MAXIMUM = 366
+DAY_SECONDS = 86_400
 REQUIRED = ("source", "target", "action", "timeout")
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
@@ -73,6 +76,7 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
     if command.offline == "skip" and command.target.type == "server":
         raise Invalid(f"{where}.offline: only agents can be skipped, not services")
     _check_action(where, command)
+    _check_continuity(where, command, caller.now)
     return command
 
 
@@ -81,6 +85,27 @@ def _check_target(where: str, target: CommandTarget) -> None:
         raise Invalid(f"{where}.target: the type 'server' needs exactly one id and no filter")
     if target.type == "all" and target.id:
         raise Invalid(f"{where}.target.id: not allowed with the type 'all'; use a filter to select agents")
+
+
+def _check_continuity(where: str, command: NewCommand, now: float) -> None:
+    if not command.continuous and command.until is None:
+        return
+    if command.until is None or not command.continuous:
+        raise Invalid(f"{where}.until: a continuous command, and no other, needs the time when it ends")
+    if not 0 < command.until.timestamp() - now <= CONTINUOUS_DAYS_MAXIMUM * DAY_SECONDS:
+        raise Invalid(f"{where}.until: must be in the next {CONTINUOUS_DAYS_MAXIMUM} days")
+    agent_filter = command.target.filter or AgentFilter()
+    passing = {"status": agent_filter.status, "node": agent_filter.node, "in_sync": agent_filter.in_sync}
+    if names := [name for name, value in passing.items() if value is not None]:
+        raise Invalid(f"{where}.target.filter.{names[0]}: not for a continuous command: no change of it gives orders")
+    refused = {
+        "target.type": command.target.type == "server",
+        "rollout": command.rollout is not None,
+        "offline": command.offline == "skip",
+        "action.name": command.action.name == SET_GROUP_ACTION,
+    }
+    if fields := [field for field, is_refused in refused.items() if is_refused]:
+        raise Invalid(f"{where}.{fields[0]}: not possible for a continuous command")
 
 
 def _check_action(where: str, command: NewCommand) -> None:

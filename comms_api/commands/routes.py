@@ -117,6 +117,7 @@ async def submit_plugin_commands(
 async def list_commands(
     commands: NamedDependency[Commands],
     command_filter: CommandFilter,
+    continuous: FromQuery[bool] = False,  # noqa: FBT002
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Command]:
@@ -124,7 +125,7 @@ async def list_commands(
 
     A page may have few commands, or none, although more follow: ask again with `next` until it is null.
     """
-    return await commands.list(command_filter, after, limit)
+    return await commands.list(msgspec.structs.replace(command_filter, continuous=continuous), after, limit)
 
 
 @get("/commands/{request_id:uuid}", opt=FOLLOW)

@@ -15,6 +15,7 @@ from comms_api.actions.schemas import Check, Schemas
 from comms_api.actions.store import load_versions
 from comms_api.commands import queries
 from comms_api.commands.admission import admit_action, choose_schema, refuse_unjoined_groups, refuse_unknown_targets
+from comms_api.commands.continuous import begin_continuous, record_recipients
 from comms_api.commands.expansion import (
     Expansion,
     count_skipped,
@@ -136,10 +137,15 @@ class Submissions:
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             await refuse_unjoined_groups(connection, expansions)
+            continuous = [expansion.request_id for expansion in expansions if expansion.command.continuous]
+            if continuous:
+                await begin_continuous(connection, len(continuous))
             answer = [await _expand(connection, expansion) for expansion in expansions]
             await refuse_unknown_targets(
                 connection, expansions, [command.orders + command.skipped for command in answer]
             )
+            if continuous:
+                await record_recipients(connection, continuous)
             if key is not None:
                 await store_answer(connection, key, answer)
         return answer
@@ -264,4 +270,4 @@ def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
     [command] = submitted
     is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
     chooses = command.target.filter is not None or command.offline == "skip"
-    return is_self_contained and not chooses and not may_name_unknown(command.target, 1)
+    return is_self_contained and not chooses and not command.continuous and not may_name_unknown(command.target, 1)

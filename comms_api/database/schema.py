@@ -384,16 +384,36 @@ commands = Table(
     Column("rollout_credit", Double, nullable=False, server_default=text("1"), comment="orders its rate allows now"),
     _timestamp("rolled_at", nullable=False),
     _timestamp("resumed_at", nullable=False),
+    # Until then, agents that match later get an order too.
+    _timestamp("continues_until"),
     _timestamp("starts_at", nullable=False),
     _timestamp("created_at", nullable=False),
     _timestamp("expires_at", nullable=False),
 )
+# The continuous commands that changed agents are matched with.
+Index("commands_continuous_idx", commands.c.continues_until, postgresql_where=text("continues_until IS NOT NULL"))
 # The rollouts that the duty advances; a small part of all commands.
 Index("commands_rolling_idx", commands.c.request_id, postgresql_where=text("phase = 'rolling'"))
 # The commands that a service submitted, for the service itself.
 Index("commands_service_idx", commands.c.service, commands.c.request_id, postgresql_where=text("service IS NOT NULL"))
 # The paused commands that the same duty ends when all their orders have ended.
 Index("commands_paused_idx", commands.c.request_id, postgresql_where=text("phase = 'paused'"))
+
+continuous_recipients = Table(
+    "continuous_recipients",
+    metadata,
+    # The agents that a continuous command has an order for, so that none gets a second one.
+    Column("request_id", Uuid, primary_key=True),
+    Column("agent_id", Uuid, primary_key=True),
+)
+
+changed_agents = Table(
+    "changed_agents",
+    metadata,
+    # A queue that triggers fill: agents that may match a continuous command since they were enrolled or changed.
+    Column("number", BigInteger, Identity(always=True), primary_key=True),
+    Column("agent_id", Uuid, nullable=False),
+)
 
 actions = Table(
     "actions",

@@ -149,12 +149,23 @@ class OrderFilter(msgspec.Struct, frozen=True):
     code: int | None = None
     service: str | None = None
     """The service that submitted the command."""
+    continuous: bool = False
+    """Only commands that still give later agents an order."""
 
     @property
     def is_sparse(self) -> bool:
         """Whether it may skip many orders of an index that it reads."""
         others = (self.status, self.outcome, self.code, self.source, self.user, self.action, self.service)
         return bool(self.targets) or any(value is not None for value in others)
+
+
+ORDER_BYTES = 2_048
+"""The maximum size of an order in an answer, without its args and its user: names and ids are bounded."""
+
+
+def order_bytes(args: bytes, user: str) -> int:
+    """Return about how many bytes an order takes in an answer to a poll."""
+    return ORDER_BYTES + len(args) + len(user.encode())
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -149,16 +149,17 @@ async def record_cancellation(connection: Connection, order_id: UUID, user: str)
 async def cancel_command(connection: Connection, request_id: UUID, user: str) -> tuple[int, int]:
     """Cancel every open order of a command; return their number, and how many of them agents had received.
 
-    The command itself is cancelled if any of its orders was.
+    The command itself is cancelled if any of its orders was, or if it is continuous.
     """
     await take_turn(connection, request_id)
     [(ended, offered)] = await connection.execute(_CANCEL_COMMAND, {"id": request_id, "user": user})
-    if ended:
-        await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}"})
+    await connection.execute(_CLOSE, {"id": request_id, "reason": f"cancelled by {user}", "has_ended": ended > 0})
     return ended, offered
 
 
-_CLOSE = text("UPDATE commands SET phase = 'cancelled', phase_reason = :reason WHERE request_id = :id")
+_CLOSE = text("""
+    UPDATE commands SET phase = 'cancelled', phase_reason = :reason
+    WHERE request_id = :id AND (CAST(:has_ended AS boolean) OR (continues_until > now() AND phase <> 'cancelled'))""")
 
 
 class CancelNotice(msgspec.Struct, frozen=True):

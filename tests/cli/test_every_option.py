@@ -75,6 +75,8 @@ LINES = (
     ),
     Line(f"commands send --all --action ping --dry-run {OPERATOR}", r"would get it"),
     Line(f"commands send --all --offline skip --action ping {OPERATOR}", r"offline agent\(s\) skipped"),
+    Line(f"commands send --group office --continuous-until $later --action ping {OPERATOR}", r"order"),
+    Line(f"commands list --continuous {OPERATOR}", r"group office"),
     Line(f"commands list --action ping --target $agent_id {OPERATOR}", r"command"),
     Line(f"commands list {PROXIED}", r"^comms-api: ", 1),
     Line(f"commands show $open {OPERATOR}", r'"phase"'),
