@@ -58,8 +58,11 @@ def is_within(address: str | None, networks: Iterable[str]) -> bool:
 
 
 def network_of(host: str) -> str:
-    """Return the network that one client is likely to own: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network that one client is likely to own: an IPv4 address, or the /64 of an IPv6 address.
+
+    The network of such a network is the network itself.
+    """
     host = unmap(host)
-    if ":" not in host:
+    if ":" not in host or "/" in host:
         return host
     return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from support.databases import PATIENT
 from support.sources import agent_json, answering, by_id, refusal_json, settings
 
+from comms_api.addresses import network_of
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.errors import TooManyRequests
@@ -73,6 +74,16 @@ async def test_an_address_whose_requests_fail_is_refused_and_another_is_not(engi
     assert isinstance(admitted, ExternalAgent)
     assert "id:200" not in asked
     assert requests.counters.limited == 1
+
+
+async def test_the_addresses_of_an_ipv6_network_are_limited_together(engine: Engine, path: Path) -> None:
+    first, second = (network_of(f"2001:db8::{number}") for number in (1, 2))
+    async with answering(path, only_numbers_below_100), asking_with_limits(engine, path) as requests:
+        failed = await outcomes(requests, range(100, 100 + BURST + 1), first)
+        await hold_locks(engine)
+        [refused] = await outcomes(requests, range(200, 201), second)
+    assert {type(outcome) for outcome in failed} == {Refusal}
+    assert isinstance(refused, TooManyRequests)
 
 
 async def test_requests_that_succeed_are_not_limited(engine: Engine, path: Path) -> None:
