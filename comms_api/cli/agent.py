@@ -20,21 +20,36 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
-def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def _urls(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse any URL but https://HOST:PORT, so that nothing is ever sent unencrypted."""
+    for value in values:
+        if not _is_usable(value):
+            raise click.BadParameter(f"{value!r} does not have the form https://HOST:PORT")
+    return tuple(dict.fromkeys(values))
+
+
+def _is_usable(value: str) -> bool:
     try:
-        url = urlsplit(value or "https://none")
-        is_usable = url.scheme == "https" and bool(url.hostname) and url.port != 0
+        url = urlsplit(value)
+        return url.scheme == "https" and bool(url.hostname) and url.port != 0
     except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise click.BadParameter(f"{value!r} does not have the form https://HOST:PORT")
-    return value
+        return False
 
 
 @click.command(context_settings={"auto_envvar_prefix": "COMMS_AGENT", "show_default": True})
-@click.option("--url", required=True, callback=_url, help="URL of the agent API.")
-@click.option("--management-url", callback=_url, help="URL of the management API; needed to enroll as a user.")
+@click.option(
+    "--url", "urls", required=True, multiple=True, callback=_urls, help="URL of the agent API; may be repeated."
+)
+@click.option(
+    "--return-seconds", type=click.FloatRange(min=1), default=600.0, help="Time until a return to the first choice."
+)
+@click.option(
+    "--management-url",
+    "management_urls",
+    multiple=True,
+    callback=_urls,
+    help="URL of the management API; needed to enroll as a user; may be repeated.",
+)
 @click.option("--ca", type=_FILE, help="CA certificate of the server; by default the system's CAs.")
 @click.option("--proxy", help="HTTP proxy; by default that of the environment.")
 @click.option("--no-proxy", is_flag=True, help="Ignore the proxy of the environment.")

@@ -27,6 +27,7 @@ from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.supervise import Background, Health, keep_going, wait_for_event
 from comms_api.client.transport.senders import ChangeSender, LineSender
+from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
@@ -42,10 +43,11 @@ WALK_PAUSE_RATIO = 10
 class Agent:
     """Runs the collectors, the senders and the poll of one agent."""
 
-    def __init__(self, options: Options, spool: Spool, identity: Identity, session: Session) -> None:
+    def __init__(self, options: Options, spool: Spool, identity: Identity, servers: Servers, session: Session) -> None:
         self._options = options
         self._spool = spool
         self._identity = identity
+        self._servers = servers
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
         self._paths: list[str] = []
         self._next_walk_at = 0.0
@@ -76,6 +78,7 @@ class Agent:
             tasks.create_task(keep_going("sending events", send_lines))
             tasks.create_task(keep_going("the inventory", self._scan_and_wait))
             tasks.create_task(keep_going("writing statistics", self._write_statistics_and_wait))
+            tasks.create_task(keep_going("choosing a server", self._servers.wait_and_check))
             tasks.create_task(self._orders.run())
 
     async def _run_once(self) -> None:
@@ -157,11 +160,13 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
     identity = await ensure_enrolled(options, spool)
-    async with Session(options.endpoint(options.url), identity, spool) as session:
+    endpoints = map(options.endpoint, options.urls)
+    async with Servers(endpoints, identity.id, spool, options.return_seconds) as servers:
+        session = Session(servers, identity, spool)
         if identity.is_external:  # from now on the agent uses the id that the server gave it
             identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
             spool.remember_identity(identity)
-        await Agent(options, spool, identity, session).run()
+        await Agent(options, spool, identity, servers, session).run()
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
 LEAST_SHARE = 0.25
+FAILOVER_SECONDS = 3.0
+"""The longest delay before another server is asked. When a server dies, it spreads the agents whose polls it held."""
 RETRY_AFTER_SECONDS_MAXIMUM = 3600.0
 """The longest Retry-After that is respected; a longer one counts as this."""
 
@@ -21,6 +23,15 @@ def delay_seconds(attempt: int, retry_after: str | None = None) -> float:
     jittered = longest * random.uniform(LEAST_SHARE, 1.0)  # noqa: S311 - spreading, no secret
     least = min(_retry_after_seconds(retry_after), RETRY_AFTER_SECONDS_MAXIMUM)
     return max(jittered, least + min(jittered, 1.0))
+
+
+def failover_seconds(*, is_lost: bool) -> float:
+    """Return how long to wait before another server is asked.
+
+    All agents of a server lose it at the same time (`is_lost`), but are refused by it one by one.
+    """
+    longest = FAILOVER_SECONDS if is_lost else FIRST_SECONDS
+    return longest * random.uniform(LEAST_SHARE, 1.0)  # noqa: S311 - spreading, no secret
 
 
 def _retry_after_seconds(retry_after: str | None) -> float:

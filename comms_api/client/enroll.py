@@ -3,8 +3,12 @@
 import hashlib
 import logging
 import os
+import random
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID
 
 import httpx
@@ -14,7 +18,7 @@ from comms_api.client.host import this_host
 from comms_api.client.options import Options
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
-from comms_api.client.transport.calls import read_problem
+from comms_api.client.transport.calls import describe, is_fault_of_server, read_problem
 from comms_api.client.transport.keys import new_key
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Token
@@ -23,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 20.0
 KEY_FILE_FACT = "key_file"
+
+Ask: TypeAlias = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+"""Asks a server to enroll the agent, and returns the last answer."""
 
 
 class _LoginAnswer(msgspec.Struct, frozen=True):
@@ -106,47 +113,57 @@ async def _enroll_by_token(options: Options, identity: Identity, token_file: Pat
     """Enroll at the agent API; a repetition after a crash succeeds like the first request."""
     headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', token_file)}"}
     content = msgspec.json.encode(_enrollment(options, identity))
-    async with options.endpoint(options.url).async_client(TIMEOUT_SECONDS) as client:
-        try:
-            answer = await client.post("/enroll", content=content, headers=headers)
-        except httpx.RequestError as error:
-            raise CommsError(f"cannot enroll at {options.url}: {error}") from None
-    if not answer.is_success:
-        raise CommsError(f"cannot enroll as {options.name!r}: {_reason(answer)}")
+
+    async def post(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/enroll", content=content, headers=headers)
+
+    await _ask_one(options, options.urls, post)
 
 
 async def _enroll(options: Options, identity: Identity) -> None:
     """Enroll at the management API as a user."""
-    if options.management_url is None or options.password_file is None:
+    if not options.management_urls or options.password_file is None:
         raise ConfigurationError(
             "not enrolled yet: give --management-url and --password-file, or --enrollment-token-file, or --id and"
             " --key-file"
         )
-    password = read_secret("--password-file", options.password_file)
-    enrollment = _enrollment(options, identity)
-    async with options.endpoint(options.management_url).async_client(TIMEOUT_SECONDS) as client:
+    credentials = options.user, read_secret("--password-file", options.password_file)
+    await _ask_one(
+        options, options.management_urls, partial(_log_in_and_post, credentials, _enrollment(options, identity))
+    )
+
+
+async def _ask_one(options: Options, urls: Sequence[str], ask: Ask) -> None:
+    """Enroll at the first server that answers; raises `CommsError` if it refuses, or if none answers."""
+    reason = ""
+    for url in random.sample(urls, len(urls)):
         try:
-            await _post_enrollment(client, (options.user, password), enrollment)
-        except (httpx.RequestError, msgspec.DecodeError) as error:
-            raise CommsError(f"cannot enroll at {options.management_url}: {error}") from None
+            async with options.endpoint(url).async_client(TIMEOUT_SECONDS) as client:
+                answer = await ask(client)
+        except (httpx.RequestError, msgspec.DecodeError, OSError) as error:
+            reason = f"at {url}: {describe(error)}"
+            continue
+        if answer.is_success:
+            return
+        reason = f"as {options.name!r}: status {answer.status_code} {read_problem(answer).detail}".strip()
+        if not is_fault_of_server(answer):
+            break
+    raise CommsError(f"cannot enroll {reason}")
 
 
-async def _post_enrollment(client: httpx.AsyncClient, credentials: tuple[str, str], enrollment: Enrollment) -> None:
+async def _log_in_and_post(
+    credentials: tuple[str, str], enrollment: Enrollment, client: httpx.AsyncClient
+) -> httpx.Response:
     login = await client.post("/security/user/authenticate", auth=credentials)
     if login.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise CommsError(f"cannot enroll: the user {credentials[0]!r} is refused with status {login.status_code}")
     if not login.is_success:
-        raise CommsError(f"cannot enroll: {_reason(login)}")
+        return login
     token = msgspec.json.decode(login.content, type=_LoginAnswer).data.token
     headers = {"Authorization": f"Bearer {token}"}
     answer = await client.post("/agents", content=msgspec.json.encode(enrollment), headers=headers)
     if answer.status_code == httpx.codes.CONFLICT:
         existing = await client.get(f"/agents/{enrollment.id}", headers=headers)
         if existing.is_success:  # the agent enrolled before, and crashed before it stored that
-            return
-    if not answer.is_success:
-        raise CommsError(f"cannot enroll as {enrollment.name!r}: {_reason(answer)}")
-
-
-def _reason(answer: httpx.Response) -> str:
-    return f"status {answer.status_code} {read_problem(answer).detail}".strip()
+            return existing
+    return answer

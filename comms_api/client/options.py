@@ -10,8 +10,8 @@ from comms_api.client.transport.endpoint import Endpoint
 class Options(msgspec.Struct, frozen=True):
     """The options of the command line; `groups` are the groups to enroll in."""
 
-    url: str
-    management_url: str | None
+    urls: tuple[str, ...]
+    management_urls: tuple[str, ...]
     ca: Path | None
     data_dir: Path
     name: str
@@ -31,6 +31,7 @@ class Options(msgspec.Struct, frozen=True):
     once: bool = False
     proxy: str | None = None
     no_proxy: bool = False
+    return_seconds: float = 600.0
 
     def endpoint(self, url: str) -> Endpoint:
         """Return the endpoint of an API at `url`."""

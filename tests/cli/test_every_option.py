@@ -57,7 +57,7 @@ LINES = (
     ),
     Line(
         f"{AGENT} --management-url $management_url --name $name --enrollment-token-file $token --inventory"
-        " --scan-interval-seconds 60",
+        " --scan-interval-seconds 60 --return-seconds 60",
         r"",
     ),
     Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory", r""),

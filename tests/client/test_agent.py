@@ -1,10 +1,8 @@
 """The reference agent with a real server: it enrolls once, executes an order once, and loses nothing in a crash."""
 
-import json
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -15,6 +13,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from support.agents import Agent
 from support.batches import command
 from support.databases import querying
 from support.server import Server, running_server
@@ -24,41 +23,6 @@ from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 
 Query = Callable[..., list[Any]]
-
-
-class Agent:
-    """A `comms-api agent` process."""
-
-    def __init__(self, server: Server, folder: Path, name: str, *extra: str) -> None:
-        self.folder = folder / name
-        self.folder.mkdir()
-        self.log_file = self.folder / "watched.log"
-        self.log_file.touch()
-        self.command = [
-            sys.executable, "-m", "comms_api", "agent",
-            "--url", server.agent_url, "--management-url", server.management_url,
-            "--ca", str(server.folder / "certs" / "ca.pem"), "--data-dir", str(self.folder / "data"), "--name", name,
-            "--password-file", str(server.folder / "password"), "--log-file", str(self.log_file),
-            "--from-start", "--batch-seconds", "0.1", "--wait-seconds", "5", *extra,
-        ]  # fmt: skip
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command, stderr=log)
-        return self.process
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.wait(timeout=PATIENCE)
-
-    def statistics(self) -> dict[str, int]:
-        try:
-            counters: dict[str, int] = json.loads((self.folder / "data" / "statistics.json").read_text())
-        except FileNotFoundError:
-            return {}
-        return counters
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +106,8 @@ def test_without_a_server_the_spool_stays_bounded_and_sigterm_ends_the_agent(
 ) -> None:
     find_id(management, agent)
     agent.stop()
-    agent.command += ["--url", "https://127.0.0.1:1", "--spool-bytes", "200000"]
+    agent.command[agent.command.index("--url") + 1] = "https://127.0.0.1:1"
+    agent.command += ["--spool-bytes", "200000"]
     agent.start()
     with agent.log_file.open("a") as file:
         file.writelines(f"line {number}\n" for number in range(6_000))

@@ -15,6 +15,7 @@ from comms_api.client.spool.model import Change, Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender
+from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
 from comms_api.protocol import AgentMetadata, Operation
 
@@ -34,7 +35,8 @@ def opened_spool(path: Path) -> Iterator[Spool]:
 @asynccontextmanager
 async def opened_sender(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
     endpoint = Endpoint(server.agent_url, server.folder / "certs" / "ca.pem")
-    async with Session(endpoint, Identity(str(agent_id), KEY), spool) as session:
+    async with Servers([endpoint], str(agent_id), spool, 600) as servers:
+        session = Session(servers, Identity(str(agent_id), KEY), spool)
         yield ChangeSender(session, spool.changes, lambda: AgentMetadata(str(agent_id)))
 
 

@@ -16,6 +16,7 @@ from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.endpoint import Endpoint
+from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import AGENT_INSTANCE, ItemResults
@@ -74,8 +75,9 @@ def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
         spool = Spool(tmp_path / "spool.sqlite", 2**20)
 
         async def conversation(url: str) -> None:
-            async with Session(Endpoint(url, server.ca), Identity(str(uuid4()), "k" * 32), spool) as session:
-                await ask(session)
+            identity = Identity(str(uuid4()), "k" * 32)
+            async with Servers([Endpoint(url, server.ca)], identity.id, spool, 600) as servers:
+                await ask(Session(servers, identity, spool))
 
         try:
             asyncio.run(server.talk(conversation))

@@ -14,7 +14,7 @@ import msgspec
 
 from comms_api.client.spool.orders import OrderLog
 from comms_api.client.supervise import Health, keep_going, until_done
-from comms_api.client.transport.calls import REQUEST_SECONDS, Call, Refused
+from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.session import Session
 from comms_api.protocol import (
     CANCEL_ACTION,
@@ -40,6 +40,8 @@ Handler: TypeAlias = Callable[[Order], Awaitable[Result]]
 HANDLER_SECONDS = 600.0
 RUNNING_MAXIMUM = 8
 REPORTS_PER_REQUEST = 500
+POLL_GRACE_SECONDS = 30.0
+"""The time after `wait_seconds` within which the answer to a poll must begin."""
 LEAST_POLL_SECONDS = 1.0
 """The pause after an empty answer that comes sooner than this, so that a failing server is not polled too often."""
 
@@ -100,7 +102,7 @@ class OrderLoop:
     async def poll(self, wait_seconds: float) -> list[Order]:
         """Return the server's orders for this agent, waiting up to `wait_seconds` for the first."""
         path = f"/commands?wait={wait_seconds:g}"
-        return (await self._session.ask(Call("GET", path, None, wait_seconds + REQUEST_SECONDS), Orders)).commands
+        return (await self._session.ask(Call("GET", path, None, wait_seconds + POLL_GRACE_SECONDS), Orders)).commands
 
     async def _poll_paced(self) -> list[Order]:
         started = time.monotonic()
@@ -110,6 +112,8 @@ class OrderLoop:
             logger.warning("poll refused: %s", refusal)
             orders = []
         if not orders and time.monotonic() - started < LEAST_POLL_SECONDS:
+            if self._wait_seconds >= LEAST_POLL_SECONDS:
+                self._session.check_server()  # a server that drains sends its agents away like this
             await asyncio.sleep(LEAST_POLL_SECONDS)
         return orders
 

@@ -13,6 +13,9 @@ REQUEST_SECONDS = 60.0
 FINAL_STATUSES = {400, 413, 415, 422}
 """Statuses that blame the request itself: a repetition would be refused again. All other requests are retried."""
 
+MISPLACED_STATUSES = {404, 405}
+"""Statuses of a balancer that knows no server, for example: the servers have all paths that the agent uses."""
+
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -53,6 +56,16 @@ def read_problem(answer: httpx.Response) -> Problem:
         return msgspec.json.decode(answer.content, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Problem()
+
+
+def describe(error: Exception) -> str:
+    """Describe why a request got no answer; the messages of time-outs are empty."""
+    return f"{type(error).__name__} {error}".strip()
+
+
+def is_fault_of_server(answer: httpx.Response) -> bool:
+    """Return whether another server may answer better: this one fails, or something else answers in its place."""
+    return answer.is_server_error or answer.is_redirect or answer.status_code in MISPLACED_STATUSES
 
 
 def check_refusal(answer: httpx.Response) -> None:

@@ -1,6 +1,7 @@
 """The route to a server: its URL, the authority that signs its certificate, and the proxy."""
 
 import re
+import socket
 import ssl
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,6 +14,13 @@ import msgspec
 from comms_api.errors import ConfigurationError
 
 PORT_MAXIMUM = 65_535
+KEEP_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+"""The kernel ends a connection to a host that has been unreachable for 35 seconds, also while a poll is held."""
 
 _NO_PROXY_ENTRY = re.compile(r"(?:.*://)?(?P<host>\[.*\]|[^:]*|.*:.*:.*?)(?::(?P<port>\d+))?")
 """A name, an address or a network in NO_PROXY, with an optional scheme and port."""
@@ -28,19 +36,25 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     def client(self, timeout_seconds: float) -> httpx.Client:
         """Return a client for this server; raises `ConfigurationError` if the URL, the proxy or `ca` is invalid."""
-        return httpx.Client(**self._client_options(timeout_seconds))
+        transport = httpx.HTTPTransport(**self._transport_options())
+        return httpx.Client(base_url=self._url(), transport=transport, timeout=timeout_seconds, trust_env=False)
 
     def async_client(self, timeout_seconds: float) -> httpx.AsyncClient:
         """Return an asynchronous client for this server; raises `ConfigurationError` as `client` does."""
-        return httpx.AsyncClient(**self._client_options(timeout_seconds))
+        transport = httpx.AsyncHTTPTransport(**self._transport_options())
+        return httpx.AsyncClient(base_url=self._url(), transport=transport, timeout=timeout_seconds, trust_env=False)
 
-    def _client_options(self, timeout_seconds: float) -> dict[str, Any]:
+    def _url(self) -> httpx.URL:
         url = _find_url(self.url, {"https"})
         if url is None:
             raise ConfigurationError(f"{self.url!r} does not have the form https://HOST:PORT")
-        options = {"base_url": url, "proxy": None if self.is_direct else self._find_proxy(url)}
+        return url
+
+    def _transport_options(self) -> dict[str, Any]:
+        proxy = None if self.is_direct else self._find_proxy(self._url())
         # httpx must not read the environment: it fails on some valid values.
-        return options | {"verify": tls_context(self.ca), "timeout": timeout_seconds, "trust_env": False}
+        options = {"verify": tls_context(self.ca), "proxy": proxy, "trust_env": False}
+        return options | {"socket_options": KEEP_ALIVE}
 
     def _find_proxy(self, url: httpx.URL) -> httpx.Proxy | None:
         if self.proxy:

@@ -5,20 +5,18 @@ import logging
 import random
 import secrets
 import time
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
 import msgspec
 
-from comms_api.client.backoff import delay_seconds
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
-from comms_api.client.transport.calls import REQUEST_SECONDS, Call, Refused, check_refusal, read_problem
+from comms_api.client.transport.calls import Call, Refused, check_refusal, read_problem
 from comms_api.client.transport.claims import read_claims, token_lifetime_seconds
-from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.keys import Keys
+from comms_api.client.transport.servers import Servers
 from comms_api.errors import Unauthenticated
 from comms_api.protocol import AGENT_INSTANCE, BATCH_SEQUENCE, Credentials, NextKey, Token
 
@@ -42,15 +40,14 @@ class Session:
     The keys of `identity` may change during a rotation: the spool keeps them.
     """
 
-    def __init__(self, endpoint: Endpoint, identity: Identity, spool: Spool) -> None:
-        self._client = endpoint.async_client(REQUEST_SECONDS)
+    def __init__(self, servers: Servers, identity: Identity, spool: Spool) -> None:
+        self._servers = servers
         self._id = identity.id
         self._keys = Keys(identity, spool)
         self._spool = spool
         self._instance = secrets.token_hex(16)
         """A nonce of this process: two copies of a spool have the same identity, but different nonces."""
         self._previous_instance = msgspec.json.decode(spool.find_fact(_INSTANCE) or b'""', type=str)
-        self._url = endpoint.url
         self._was_connected = False
         self.is_failing = False
         """Whether the last attempt got an error or no answer."""
@@ -58,16 +55,9 @@ class Session:
         self._renew_at = 0.0
         self._login_lock = asyncio.Lock()
 
-    async def __aenter__(self) -> Self:
-        """Open the connection pool."""
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close every connection."""
-        await self._client.__aexit__(kind, error, traceback)
+    def check_server(self) -> None:
+        """Check soon whether another server is better: this one seems to send its agents away."""
+        self._servers.check_soon()
 
     async def learn_id(self) -> str:
         """Log in and return the server's id of this agent; raises `Unauthenticated` if the token has none."""
@@ -127,24 +117,13 @@ class Session:
             await self._wait(attempt, answer)
 
     async def _try(self, call: Call, headers: dict[str, str]) -> httpx.Response | None:
-        timeout = httpx.Timeout(REQUEST_SECONDS, read=call.timeout_seconds)
-        try:
-            answer = await self._client.request(
-                call.method, call.path, content=call.content, headers=headers, timeout=timeout
-            )
-        except httpx.RequestError as error:
-            logger.warning("%s %s: %s %s", call.method, call.path, type(error).__name__, error)
-            self.is_failing = True
-            return None
-        self.is_failing = not answer.is_success
-        if self.is_failing:
-            detail = read_problem(answer).detail
-            logger.warning("%s %s: status %d %s", call.method, call.path, answer.status_code, detail)
+        answer = await self._servers.ask(call, headers)
+        self.is_failing = answer is None or not answer.is_success
         return answer
 
     async def _wait(self, attempt: int, answer: httpx.Response | None) -> None:
         self._spool.count(retries=1)
-        await asyncio.sleep(delay_seconds(attempt, None if answer is None else answer.headers.get("Retry-After")))
+        await asyncio.sleep(self._servers.pause_seconds(attempt, answer))
 
     async def _valid_token(self) -> str:
         async with self._login_lock:
@@ -188,7 +167,7 @@ class Session:
         self._spool.count(logins=1)
         if not self._was_connected:
             self._was_connected = True
-            logger.info("connected to %s as the agent %s", self._url, self._id)
+            logger.info("connected to %s as the agent %s", self._servers.url, self._id)
         return True
 
 
