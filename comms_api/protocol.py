@@ -36,6 +36,9 @@ DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
 CANCEL_ACTION = "cancel"
 """Tells an agent to stop work: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
 
+FETCH_CONFIG_ACTION = "fetch-config"
+"""Makes an agent fetch the files of its groups; no args."""
+
 SET_GROUP_ACTION = "set-group"
 """Sets an agent's groups: args `{"groups":[…]}`. A real agent loses its configuration in a wrong group."""
 

@@ -1,6 +1,5 @@
 """SQL statements about agents; each function takes a connection, runs one statement, and returns plain values."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -10,7 +9,6 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Interval,
-    ScalarSelect,
     Text,
     Uuid,
     and_,
@@ -27,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
+from comms_api.agents.configuration import RUNNING, is_in_sync
 from comms_api.agents.model import Admission, Agent, AgentFilter
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.connection import Connection
@@ -34,7 +33,6 @@ from comms_api.database.liveness import LIVE_NAMES
 from comms_api.database.pages import Page, fetch_page
 from comms_api.database.schema import (
     agents,
-    group_files,
     group_members,
     groups,
     is_one_of,
@@ -70,7 +68,7 @@ _COLUMNS = (
     agents.c.external_id,
     agents.c.allowed_addresses,
     agents.c.is_blocked,
-    agents.c.configuration,
+    RUNNING.label("configuration"),
     STATUS.label("status"),
     agents.c.remote_address,
     _NODE.label("node"),
@@ -184,29 +182,6 @@ def conditions(agent_filter: AgentFilter) -> list[ColumnElement[bool]]:
     if agent_filter.in_sync is not None:
         found.append(is_in_sync() if agent_filter.in_sync else not_(is_in_sync()))
     return found + [agents.c.labels[key].as_string() == value for key, value in agent_filter.labels.items()]
-
-
-def expected_configuration() -> ScalarSelect[str]:
-    """Return the hash of the group files that an agent should run: SHA-256 of the sorted lines `GROUP/FILE SHA256`."""
-    line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
-    nothing_between = aggregate_order_by(
-        literal(""), group_files.c.group_name.collate("C"), group_files.c.file_name.collate("C")
-    )
-    lines = func.coalesce(func.string_agg(line, nothing_between), literal(""))
-    return (
-        select(func.encode(func.sha256(func.convert_to(lines, literal("UTF8"))), literal("hex")))
-        .select_from(group_files.join(group_members, group_members.c.group_name == group_files.c.group_name))
-        .where(group_members.c.agent_id == agents.c.id, group_files.c.is_current)
-        .scalar_subquery()
-    )
-
-
-NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
-
-
-def is_in_sync() -> ColumnElement[bool]:
-    """Return whether an agent runs the right group files; an agent that never reported runs none."""
-    return func.coalesce(agents.c.configuration, literal(NO_FILES_SHA256)) == expected_configuration()
 
 
 def _like(column: ColumnElement[str], pattern: str) -> ColumnElement[bool]:

@@ -125,6 +125,20 @@ Index(
     postgresql_where=text("is_current"),
 )
 
+agent_configurations = Table(
+    "agent_configurations",
+    metadata,
+    Column("agent_id", Uuid, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
+    Column("fetched_sha256", Text, comment="the version of its configuration when it last fetched a new file"),
+    Column(
+        "unfetched", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="groups without a fetch of it"
+    ),
+    _timestamp("fetched_at"),
+    Column("applied_sha256", Text, comment="the version that it had fetched when an order to apply it succeeded"),
+    _timestamp("reported_at"),
+    postgresql_with={"fillfactor": "80"},
+)
+
 configuration_changes = Table(
     "configuration_changes",
     metadata,

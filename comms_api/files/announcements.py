@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from comms_api.agents.store import expected_configuration
+from comms_api.agents.configuration import RUNNING, expected_configuration
 from comms_api.database.connection import Connection
 from comms_api.database.schema import (
     NOW,
@@ -115,7 +115,7 @@ _OUTCOME = case(
     (agents.c.id.is_(None), "done"),
     (orders.c.attempt < bindparam("offers_maximum", type_=Integer), "open"),
     (is_one_of(_STATUS, ("success", "cancelled")), "done"),
-    (and_(not_(announcements.c.has_moved), agents.c.configuration == expected_configuration()), "done"),
+    (and_(not_(announcements.c.has_moved), expected_configuration() == RUNNING), "done"),
     else_="failed",
 )
 
@@ -166,8 +166,8 @@ class Failed(msgspec.Struct, frozen=True):
 async def check_announcements(connection: Connection, offers_maximum: int, limit: int) -> tuple[int, Sequence[Failed]]:
     """Delete completed announcements and postpone the others; return how many were due, and the failed ones.
 
-    One is complete when its order has succeeded or an operator has cancelled it, when the agent reports that it runs
-    its files, and when the agent is deleted. It has failed when its order has ended otherwise, or was offered
+    One is complete when its order has succeeded or an operator has cancelled it, when the agent runs its files, and
+    when the agent is deleted. It has failed when its order has ended otherwise, or was offered
     `offers_maximum` times without an end.
     """
     rows = await connection.execute(_CHECK, {"offers_maximum": offers_maximum, "limit": limit})

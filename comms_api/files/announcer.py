@@ -21,10 +21,11 @@ from comms_api.files.announcements import (
     track_orders,
     without_pending_fetch,
 )
+from comms_api.files.drift import note_without_files
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import CommandTarget
 from comms_api.orders.transitions import expire_early
-from comms_api.protocol import SET_GROUP_ACTION, Action
+from comms_api.protocol import FETCH_CONFIG_ACTION, SET_GROUP_ACTION, Action
 from comms_api.settings import Settings
 
 SETTLED_SECONDS = 1.0
@@ -93,9 +94,10 @@ class Announcer:
         return total
 
     async def _order(self, connection: Connection, changes: Sequence[Change]) -> None:
+        await note_without_files(connection, [change.agent_id for change in changes])
         same = [change.agent_id for change in changes if not change.has_moved]
         if same := await without_pending_fetch(connection, same, ANNOUNCER):
-            await self._submit(connection, Action("fetch-config"), same)
+            await self._submit(connection, Action(FETCH_CONFIG_ACTION), same)
         moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
         for change in changes:
             if change.has_moved:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.agents.configuration import SyncStatus
 from comms_api.protocol import ExpectedFile
 
 FILE_BYTES_MAXIMUM = 4 * 2**20
@@ -61,14 +62,48 @@ EMPTY = content_of(b"{}")
 """The answer for `GROUP.yml` of a group without that file: real agents read a map and stop at a 404."""
 
 
-class Configuration(msgspec.Struct, frozen=True):
-    """The files that an agent should run, in the order of their merge, and the hash that it reports of its files."""
+class AgentDrift(msgspec.Struct, frozen=True):
+    """Whether an agent runs its configuration.
+
+    `wanted` is the hash of the files that it should run, `reported` of those that it runs: it has reported the hash, or
+    had fetched these files when it reported a `fetch-config` or `set-group` as done. `fetched_at` is the time of its
+    last fetch of a file that was new to it, `reported_at` of its last report.
+    """
 
     agent_id: UUID
-    files: list[ExpectedFile]
+    name: str
+    status: SyncStatus
     wanted: str
     reported: str | None
+    fetched_at: datetime | None
+    reported_at: datetime | None
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """The files that an agent should run, in the order of their merge, and whether it does, as in the group's list."""
+
+    agent_id: UUID
+    name: str
+    files: list[ExpectedFile]
+    status: SyncStatus
     in_sync: bool
+    wanted: str
+    reported: str | None
+    fetched_at: datetime | None
+    reported_at: datetime | None
+
+
+class GroupDrift(msgspec.Struct, frozen=True):
+    """The number of agents of a group, by whether they run their configuration.
+
+    The last order to apply it has failed on the `failed` ones; the server repeats it.
+    """
+
+    group: str
+    agents: int
+    in_sync: int = 0
+    pending: int = 0
+    failed: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -2,21 +2,25 @@
 
 from collections.abc import Sequence
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from litestar import Response, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
+from comms_api.agents.configuration import SyncStatus
 from comms_api.agents.dependencies import AgentId
+from comms_api.database.pages import Page
 from comms_api.errors import Malformed
-from comms_api.files.model import Configuration, GroupFile, Report
+from comms_api.files.model import AgentDrift, Configuration, GroupDrift, GroupFile, Report
 from comms_api.files.ranges import Range, is_known, read_range
 from comms_api.files.service import Files
 from comms_api.files.sharing import Source
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.pages import Limit
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import ExpectedFiles
@@ -77,7 +81,7 @@ async def fetch_file(
     """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
-    return await file_services.answer(request, await file_services.files.find_for_agent(agent_of(request), file_name))
+    return await file_services.answer(request, await file_services.files.fetch(agent_of(request), file_name))
 
 
 @get("/configuration")
@@ -156,6 +160,24 @@ async def show_merged(
     return await file_services.answer(request, await file_services.files.find_merged(agent_id))
 
 
+@get("/groups/{group:str}/configuration", opt=READ)
+async def count_drift(group: FromPath[str], files: NamedDependency[Files]) -> GroupDrift:
+    """Count the agents of a group that run their configuration, and those that do not."""
+    return await files.count_drift(group)
+
+
+@get("/groups/{group:str}/configuration/agents", opt=READ)
+async def list_drift(
+    group: FromPath[str],
+    files: NamedDependency[Files],
+    status: FromQuery[SyncStatus | None] = None,
+    after: FromQuery[UUID | None] = None,
+    limit: Limit = 100,
+) -> Page[AgentDrift]:
+    """List the agents of a group by id, each with the version of its configuration that it runs."""
+    return await files.list_drift(group, status, after, limit)
+
+
 AGENT_ROUTES = [fetch_file, list_own_files, report_configuration]
 MANAGEMENT_ROUTES = [
     list_files,
@@ -165,4 +187,6 @@ MANAGEMENT_ROUTES = [
     delete_file,
     show_configuration,
     show_merged,
+    count_drift,
+    list_drift,
 ]

@@ -5,28 +5,32 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.agents.configuration import SyncStatus
 from comms_api.agents.configuration_changes import note_files_changed
 from comms_api.agents.store import update_agent
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.pages import Page
 from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable
 from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
-from comms_api.files import store
+from comms_api.files import drift, store
 from comms_api.files.configuration import is_yaml, merge_files, read_yaml
 from comms_api.files.model import (
     EMPTY,
     FILE_BYTES_MAXIMUM,
     MERGED,
     MERGED_BYTES_MAXIMUM,
+    AgentDrift,
     Configuration,
     Content,
     FileName,
+    GroupDrift,
     GroupFile,
     StoredVersion,
     content_of,
 )
 from comms_api.files.sharing import SharedContents, Source
-from comms_api.groups.store import lock_group
+from comms_api.groups.store import is_group, lock_group
 
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32
@@ -114,28 +118,55 @@ class Files:
         return contents
 
     async def configuration(self, agent_id: UUID) -> Configuration:
-        """Return the files that an agent should run, and the hash that it reports; raises `NotFound`."""
+        """Return the files that an agent should run, and whether it does; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            hashes = await store.find_hashes(connection, agent_id)
+            found = await drift.find_drift(connection, agent_id)
             files = await store.list_agent_hashes(connection, agent_id)
-        if hashes is None:
+        if found is None:
             raise NotFound(f"There is no agent {agent_id}.")
-        return Configuration(agent_id, files, *hashes)
+        return Configuration(files=files, in_sync=found.status == "in_sync", **msgspec.structs.asdict(found))
 
-    async def find_for_agent(self, agent_id: UUID, name: str) -> Source:
-        """Return the source of a file of the agent's groups, or of their merged YAML; raises `NotFound`.
-
-        `GROUP.yml` is an empty map if the agent's group has no such file.
-        """
-        if name == MERGED:
-            return await self.find_merged(agent_id)
+    async def count_drift(self, group: str) -> GroupDrift:
+        """Return how many agents of a group run their configuration; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            found = await store.find_agent_version(connection, agent_id, name)
-            if found is not None:
-                return self._source(found)
-            group, suffix = name[:-4], name[-4:]
-            if suffix == ".yml" and await store.is_member(connection, agent_id, group):
-                return Source(EMPTY.sha256, len(EMPTY.content), _load_empty)
+            await _check_group(connection, group)
+            counts = await drift.count_members(connection, group)
+        return GroupDrift(group, sum(counts.values()), **counts)
+
+    async def list_drift(
+        self, group: str, status: SyncStatus | None, after: UUID | None, limit: int
+    ) -> Page[AgentDrift]:
+        """Return a page of a group's agents by id, all or those with a status; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            await _check_group(connection, group)
+            return await drift.list_drift(connection, group, status, after, limit)
+
+    async def fetch(self, agent_id: UUID, name: str) -> Source:
+        """Return the source of a file of the agent's groups, or of their merged YAML, and record that it was fetched.
+
+        `GROUP.yml` is an empty map if the agent's group has no such file. Nothing is written unless the file is new to
+        the agent. Raises `NotFound`.
+        """
+        async with self._engine.connect() as connection:
+            # It is read first: a version that begins after this counts as not fetched.
+            before = await drift.find_fetching(connection, agent_id)
+            source, groups = await self._find_for_agent(connection, agent_id, name)
+            if before is not None and (unfetched := before.unfetched_after(groups)) is not None:
+                await drift.note_fetch(connection, agent_id, before.expected, unfetched)
+        return source
+
+    async def _find_for_agent(
+        self, connection: Connection, agent_id: UUID, name: str
+    ) -> tuple[Source, set[str] | None]:
+        """Return a file's source, and the groups whose files the agent has with it; None for all of them."""
+        if name == MERGED:
+            return self._merged(agent_id, await store.list_agent_yaml(connection, agent_id)), None
+        found = await store.find_agent_version(connection, agent_id, name)
+        group = name.removesuffix(".yml")
+        if found is not None:
+            return self._source(found), {found.group, group}
+        if group != name and await store.is_member(connection, agent_id, group):
+            return Source(EMPTY.sha256, len(EMPTY.content), _load_empty), {group}
         raise NotFound("None of the agent's groups has such a file.", code=2705)
 
     async def find_merged(self, agent_id: UUID) -> Source:
@@ -144,7 +175,9 @@ class Files:
         Raises `TooLarge` if the files are too large in total.
         """
         async with self._engine.connect() as connection:
-            files = await store.list_agent_yaml(connection, agent_id)
+            return self._merged(agent_id, await store.list_agent_yaml(connection, agent_id))
+
+    def _merged(self, agent_id: UUID, files: Sequence[StoredVersion]) -> Source:
         size = sum(file.size for file in files)
         if size > MERGED_BYTES_MAXIMUM:
             raise TooLarge(f"The agent's groups have more than {MERGED_BYTES_MAXIMUM} bytes of YAML together.")
@@ -160,6 +193,7 @@ class Files:
         """Store the hash of the files that an agent runs."""
         async with self._engine.begin() as connection:
             await update_agent(connection, agent_id, {"configuration": sha256})
+            await drift.note_report(connection, agent_id)
 
 
 async def _load_empty() -> Content:
@@ -168,4 +202,9 @@ async def _load_empty() -> Content:
 
 async def _lock(connection: Connection, group: str) -> None:
     if not await lock_group(connection, group):
+        raise NotFound(f"There is no group {group!r}.")
+
+
+async def _check_group(connection: Connection, group: str) -> None:
+    if not await is_group(connection, group):
         raise NotFound(f"There is no group {group!r}.")

@@ -6,9 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, text, update
 
-from comms_api.agents.store import expected_configuration, is_in_sync
 from comms_api.database.connection import Connection
-from comms_api.database.schema import agents, group_files, group_members, groups
+from comms_api.database.schema import group_files, group_members, groups
 from comms_api.files.configuration import YAML_SUFFIXES
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
 from comms_api.protocol import ExpectedFile
@@ -155,13 +154,3 @@ async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[Expe
     """Return the files of an agent's groups, the overriding group last."""
     columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
     return [ExpectedFile(*row) for row in await connection.execute(_agent_files(agent_id, *columns))]
-
-
-async def find_hashes(connection: Connection, agent_id: UUID) -> tuple[str, str | None, bool] | None:
-    """Return the hash of the files an agent should run, the hash it reported, and whether it is in sync.
-
-    None for an unknown agent.
-    """
-    statement = select(expected_configuration(), agents.c.configuration, is_in_sync()).where(agents.c.id == agent_id)
-    row = await connection.first(statement)
-    return (row[0], row[1], row[2]) if row else None

@@ -43,6 +43,11 @@ async def lock_group(connection: Connection, name: str) -> bool:
     return await connection.scalar(statement) is not None
 
 
+async def is_group(connection: Connection, name: str) -> bool:
+    """Return whether a group of this name exists."""
+    return await connection.scalar(select(groups.c.name).where(groups.c.name == name)) is not None
+
+
 async def find_unknown_agents(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
     """Return the `ids` that belong to no agent."""
     return set(ids) - set(await connection.scalars(select(agents.c.id).where(is_one_of(agents.c.id, ids))))

@@ -16,8 +16,10 @@ from comms_api.orders.turns import take_turn
 from comms_api.protocol import (
     CANCEL_ACTION,
     DUPLICATE_ORDER_MESSAGE,
+    FETCH_CONFIG_ACTION,
     RESULT_FAILURE,
     RESULT_TIMEOUT,
+    SET_GROUP_ACTION,
     CancelArguments,
 )
 
@@ -40,6 +42,16 @@ _FINISH = text(f"""
         RETURNING orders.order_id, orders.request_id, orders.agent_id, orders.agent_groups, orders.attempt,
             orders.created_at, orders.expires_at, orders.sent_at,
             reported.status, reported.code, reported.message, CAST(reported.data AS json), reported.outcome
+    ), applying AS MATERIALIZED (
+        SELECT agent_configurations.agent_id FROM agent_configurations WHERE agent_id IN (
+            SELECT ended.agent_id FROM ended JOIN commands USING (request_id)
+            WHERE ended.status = 'success' AND action_name IN ('{FETCH_CONFIG_ACTION}', '{SET_GROUP_ACTION}'))
+        ORDER BY agent_id FOR UPDATE
+    ), applied AS (
+        -- The agent now runs what it has fetched, if it has fetched all of it.
+        UPDATE agent_configurations SET reported_at = now(),
+            applied_sha256 = CASE unfetched WHEN '{{}}' THEN fetched_sha256 ELSE applied_sha256 END
+        FROM applying WHERE agent_configurations.agent_id = applying.agent_id
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
         sent_at, status, result_code, result_message, result_data, outcome)
@@ -47,7 +59,10 @@ _FINISH = text(f"""
 
 
 async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> set[OrderKey]:
-    """End the reported orders that are open, offered and belong to their reporters; return their keys."""
+    """End the reported orders that are open, offered and belong to their reporters; return their keys.
+
+    The success of an order to apply a configuration also records the version that the agent now runs.
+    """
     parameters = {
         "order_ids": [ending.order_id for ending in endings],
         "agents": [ending.agent_id for ending in endings],

@@ -1,0 +1,94 @@
+"""SQL expressions on the rows of `agents`: the configuration that an agent should run, and the one that it runs.
+
+A configuration is the set of the current files of the agent's groups; its version is a hash of their hashes. An agent
+reports the version that it runs (`agents.configuration`). A real agent does not; it is known to run the version whose
+files it had fetched when it last reported a `fetch-config` or `set-group` as done (`agent_configurations`).
+"""
+
+import hashlib
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, ScalarSelect, Select, case, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from comms_api.database.schema import (
+    agent_configurations,
+    agents,
+    announcements,
+    finished_orders,
+    group_files,
+    group_members,
+)
+
+NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
+"""The version of the configuration without files."""
+
+SyncStatus = Literal["in_sync", "pending", "failed"]
+"""Whether an agent runs its configuration; `failed` if the last order that announced it failed."""
+
+
+def version_of(files: Select[Any]) -> ScalarSelect[str]:
+    """Return the version of the configuration that consists of rows of `group_files`.
+
+    It is SHA-256 of the sorted lines `GROUP/FILE SHA256`, each with a line feed.
+    """
+    line = func.concat(group_files.c.group_name, "/", group_files.c.file_name, " ", group_files.c.sha256, "\n")
+    nothing_between = aggregate_order_by(
+        literal(""), group_files.c.group_name.collate("C"), group_files.c.file_name.collate("C")
+    )
+    lines = func.coalesce(func.string_agg(line, nothing_between), literal(""))
+    version = func.encode(func.sha256(func.convert_to(lines, literal("UTF8"))), literal("hex"))
+    return files.with_only_columns(version).scalar_subquery()
+
+
+FILES_OF_AGENT = (
+    select(group_files)
+    .select_from(group_files.join(group_members, group_members.c.group_name == group_files.c.group_name))
+    .where(group_members.c.agent_id == agents.c.id, group_files.c.is_current)
+    .correlate(agents)
+)
+"""The files that an agent should have."""
+
+
+def expected_configuration() -> ScalarSelect[str]:
+    """Return the version of the configuration that an agent should run."""
+    return version_of(FILES_OF_AGENT)
+
+
+_APPLIED = (
+    select(agent_configurations.c.applied_sha256)
+    .where(agent_configurations.c.agent_id == agents.c.id)
+    .correlate(agents)
+    .scalar_subquery()
+)
+RUNNING: ColumnElement[str | None] = func.coalesce(agents.c.configuration, _APPLIED)
+"""The version that an agent runs; null if it has never applied one."""
+
+_HAS_FAILED = (
+    select(announcements.c.order_id)
+    .where(
+        announcements.c.agent_id == agents.c.id,
+        or_(
+            announcements.c.failures > 0,
+            select(finished_orders.c.order_id)
+            .where(finished_orders.c.order_id == announcements.c.order_id, finished_orders.c.status == "failure")
+            .exists(),
+        ),
+    )
+    .exists()
+)
+
+
+def runs(expected: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return whether an agent runs this version; one that has never applied a version runs no files."""
+    return func.coalesce(RUNNING, literal(NO_FILES_SHA256)) == expected
+
+
+def is_in_sync() -> ColumnElement[bool]:
+    """Return whether an agent runs the configuration that it should run."""
+    return runs(expected_configuration())
+
+
+def sync_status(expected: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the `SyncStatus` of an agent that should run this version."""
+    return case((runs(expected), "in_sync"), (_HAS_FAILED, "failed"), else_="pending")

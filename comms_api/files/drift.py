@@ -1,0 +1,159 @@
+"""The statements that record which version of its configuration an agent has fetched, and that show who is behind."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Select, any_, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from comms_api.agents.configuration import (
+    FILES_OF_AGENT,
+    NO_FILES_SHA256,
+    RUNNING,
+    SyncStatus,
+    expected_configuration,
+    sync_status,
+    version_of,
+)
+from comms_api.database.connection import Connection
+from comms_api.database.pages import Page, fetch_page
+from comms_api.database.schema import agent_configurations, agents, group_files, group_members
+from comms_api.files.model import AgentDrift
+
+
+class Fetching(msgspec.Struct, frozen=True):
+    """The configuration of an agent that fetches a file, and what the server knows of its earlier fetches."""
+
+    expected: str
+    groups: list[str]
+    """Its groups with files."""
+
+    fetched: str | None
+    unfetched: list[str] | None
+
+    def unfetched_after(self, fetched_groups: Collection[str] | None) -> list[str] | None:
+        """Return the groups whose files the agent lacks after a fetch, or None if it changes nothing.
+
+        A fetch of None is one of all groups.
+        """
+        is_known = self.fetched == self.expected
+        before = (self.unfetched or []) if is_known else self.groups
+        after = [] if fetched_groups is None else [group for group in before if group not in fetched_groups]
+        return None if is_known and after == before else after
+
+
+def _find_fetching(agent_id: UUID) -> Select[Any]:
+    names = FILES_OF_AGENT.with_only_columns(group_files.c.group_name).distinct().scalar_subquery()
+    joined = agents.outerjoin(agent_configurations, agent_configurations.c.agent_id == agents.c.id)
+    return (
+        select(expected_configuration(), func.array(names))
+        .add_columns(agent_configurations.c.fetched_sha256, agent_configurations.c.unfetched)
+        .select_from(joined)
+        .where(agents.c.id == agent_id)
+    )
+
+
+async def find_fetching(connection: Connection, agent_id: UUID) -> Fetching | None:
+    """Return the state of an agent before a fetch; None for an unknown agent."""
+    row = await connection.first(_find_fetching(agent_id))
+    return Fetching(*row) if row else None
+
+
+_NOTE_FETCH = text("""
+    INSERT INTO agent_configurations (agent_id, fetched_sha256, unfetched, fetched_at)
+    SELECT id, :sha256, CAST(:unfetched AS text[]), now() FROM agents WHERE id = :agent_id
+    ON CONFLICT (agent_id) DO UPDATE SET fetched_sha256 = excluded.fetched_sha256, fetched_at = excluded.fetched_at,
+        unfetched = CASE WHEN agent_configurations.fetched_sha256 = excluded.fetched_sha256
+            -- Another request may have fetched other files at the same time.
+            THEN ARRAY(SELECT unnest(agent_configurations.unfetched) INTERSECT SELECT unnest(excluded.unfetched))
+            ELSE excluded.unfetched END""")
+
+
+async def note_fetch(connection: Connection, agent_id: UUID, sha256: str, unfetched: Sequence[str]) -> None:
+    """Record that an agent has fetched files of this version of its configuration, all but those of some groups."""
+    await connection.execute(_NOTE_FETCH, {"agent_id": agent_id, "sha256": sha256, "unfetched": list(unfetched)})
+
+
+_NOTE_REPORT = text("""
+    INSERT INTO agent_configurations (agent_id, reported_at) SELECT id, now() FROM agents WHERE id = :agent_id
+    ON CONFLICT (agent_id) DO UPDATE SET reported_at = excluded.reported_at""")
+
+
+async def note_report(connection: Connection, agent_id: UUID) -> None:
+    """Record that an agent has reported the version that it runs."""
+    await connection.execute(_NOTE_REPORT, {"agent_id": agent_id})
+
+
+_NOTE_WITHOUT_FILES = text(f"""
+    UPDATE agent_configurations SET fetched_sha256 = '{NO_FILES_SHA256}', unfetched = '{{}}' WHERE agent_id = ANY(ARRAY(
+        SELECT agent_id FROM agent_configurations AS changed
+        WHERE agent_id = ANY(CAST(:ids AS uuid[])) AND NOT EXISTS (
+            SELECT FROM group_members JOIN group_files USING (group_name)
+            WHERE group_members.agent_id = changed.agent_id AND is_current)
+        ORDER BY agent_id FOR UPDATE))""")
+
+
+async def note_without_files(connection: Connection, ids: Collection[UUID]) -> None:
+    """Record that those of the agents that should have no files have nothing to fetch."""
+    await connection.execute(_NOTE_WITHOUT_FILES, {"ids": list(ids)})
+
+
+_EVERY = group_members.alias("every")
+_NAMES = func.array_agg(aggregate_order_by(_EVERY.c.group_name, _EVERY.c.group_name))
+
+
+def _count(group: str) -> Select[Any]:
+    """Return a statement that counts the members of a group by status; it computes a version once per set of groups."""
+    members = (
+        select(_EVERY.c.agent_id, _NAMES.label("names"))
+        .select_from(group_members.join(_EVERY, _EVERY.c.agent_id == group_members.c.agent_id))
+        .where(group_members.c.group_name == group)
+        .group_by(_EVERY.c.agent_id)
+        .cte("members")
+    )
+    sets = select(members.c.names).distinct().cte("sets")
+    files = select(group_files).where(group_files.c.group_name == any_(sets.c.names), group_files.c.is_current)
+    versions = select(sets.c.names, version_of(files.correlate(sets)).label("version")).cte("versions")
+    joined = members.join(versions, versions.c.names == members.c.names).join(agents, agents.c.id == members.c.agent_id)
+    status = sync_status(versions.c.version)
+    counted = select(status.label("status")).select_from(joined).subquery()
+    return select(counted.c.status, func.count()).group_by(counted.c.status)
+
+
+async def count_members(connection: Connection, group: str) -> dict[SyncStatus, int]:
+    """Return how many members of a group have each status that occurs."""
+    return {row[0]: row[1] for row in await connection.execute(_count(group))}
+
+
+_DRIFT = (
+    agents.c.id.label("agent_id"),
+    agents.c.name,
+    sync_status(expected_configuration()).label("status"),
+    expected_configuration().label("wanted"),
+    RUNNING.label("reported"),
+    agent_configurations.c.fetched_at,
+    agent_configurations.c.reported_at,
+)
+_WITH_CONFIGURATION = agents.outerjoin(agent_configurations, agent_configurations.c.agent_id == agents.c.id)
+
+
+async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | None:
+    """Return which version an agent runs, and since when; None for an unknown agent."""
+    row = await connection.first(select(*_DRIFT).select_from(_WITH_CONFIGURATION).where(agents.c.id == agent_id))
+    return AgentDrift(**row) if row else None
+
+
+async def list_drift(
+    connection: Connection, group: str, status: SyncStatus | None, after: UUID | None, limit: int
+) -> Page[AgentDrift]:
+    """Return a page of the members of a group by id, all or those with a status."""
+    joined = _WITH_CONFIGURATION.join(group_members, group_members.c.agent_id == agents.c.id)
+    statement = select(*_DRIFT).select_from(joined).where(group_members.c.group_name == group)
+    if after is not None:
+        statement = statement.where(group_members.c.agent_id > after)
+    if status is not None:
+        statement = statement.where(sync_status(expected_configuration()) == status)
+    statement = statement.order_by(group_members.c.agent_id)
+    return await fetch_page(connection, statement, ["agent_id"], limit, lambda row: AgentDrift(**row))
