@@ -62,9 +62,11 @@ FIGURES = tuple(figure for measurement in MEASUREMENTS for figure in measurement
     "--check",
     "baseline",
     type=BASELINE,
-    help="Measure a few costs, and fail if one is worse than here.",
+    help="Measure a few costs, and fail if one is worse than in this file.",
 )
-@click.option("--write-baseline", "new_baseline", type=BASELINE, help="Measure the same costs, and write them here.")
+@click.option(
+    "--write-baseline", "new_baseline", type=BASELINE, help="Measure these costs, and write them to this file."
+)
 def main(keys: Sequence[str], *, quick: bool, baseline: Path | None, new_baseline: Path | None) -> None:
     """Measure the figures KEY, and all others of the same measurements; without KEY, measure every figure."""
     if baseline is not None:

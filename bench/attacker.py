@@ -26,7 +26,7 @@ PIECE_BYTES = 65_536
 
 
 class Start(msgspec.Struct, frozen=True):
-    """The start time of a request, and its index."""
+    """The time when a request started, the index of its lane, and the index of its shot in the lane."""
 
     seconds: float
     lane: int
@@ -34,13 +34,13 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The requests to send: the lanes as fast as answers arrive, or an earlier attack again at the same times."""
+    """The requests to send: those of the lanes, as fast as answers arrive, or an earlier attack at its same times."""
 
     certificate_authority: str
     lanes: Sequence[Lane]
     replayed: Sequence[Start] = ()
     discard_port: int = 0
-    """The port to replay them to, without reading answers."""
+    """If set, `replayed` is sent to this port, and no answers are read."""
 
 
 class Report(msgspec.Struct, frozen=True):

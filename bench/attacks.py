@@ -1,4 +1,4 @@
-"""The attacks during which an innocent agent is measured, each as observed, and their preparation on a node."""
+"""The attacks during which an innocent agent is measured, and their preparation on a node."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -89,7 +89,7 @@ async def empty_frames(system: System, _round: int) -> Sequence[Lane]:
 
 
 async def nested_yaml(system: System, number: int) -> Sequence[Lane]:
-    """Store group files whose YAML is nested without end."""
+    """Store group files whose YAML is nested tens of thousands of levels deep."""
     token, path = system.user_token(f"operator-{number}", "operator"), "/groups/attack/files/a.yml"
     await system.enroll(1, "attack")
     shots = [
@@ -160,7 +160,7 @@ async def large_pages(system: System, number: int) -> Sequence[Lane]:
         await _fill(system, _STATES, agent)
         await _fill(system, _EVENTS, agent)
     token = system.user_token(f"reader-{number}", "reader")
-    shots = [shot("GET", f"/{what}?limit=1000", token) for what in ("states", "events")]
+    shots = [shot("GET", f"{path}?limit=1000", token) for path in ("/states", "/events")]
     return [Lane(system.management_port, shots, 2)]
 
 
@@ -207,4 +207,4 @@ ATTACKS: Mapping[str, Attack] = {
     "10 large pages": large_pages,
     "14 crowd": crowd,
 }
-"""By the number of the row in the table of attacks."""
+"""By a number and a name, which `make bench` writes into its results."""

@@ -10,7 +10,7 @@ HOT_SECONDS = 300
 """New rows are hot for this long, until a checkpoint has written them."""
 
 PAGE_BYTES = 8_192
-"""The newest events of each agent are in a separate index page."""
+"""The size of an index page. Each agent has one hot page, the page of its newest events."""
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -187,11 +187,11 @@ def plan(agents: int, rates: Rates, costs: Costs, policy: Policy) -> Need:
         write_mb_per_second=(log + growth) / policy.utilisation,
         disk_gb_a_day=growth * DAY_SECONDS / 1e3,
         disk_tb=agents * kept_bytes(rates, costs, policy) / 1e12,
-        storm_seconds=agents / (nodes * workers * returns_per_second(rates, costs)),
+        storm_seconds=agents / (nodes * workers * reconnections_per_second(rates, costs)),
     )
 
 
-def returns_per_second(rates: Rates, costs: Costs) -> float:
+def reconnections_per_second(rates: Rates, costs: Costs) -> float:
     """Return how many agents a core serves per second after an outage, if their tokens have expired."""
     return 1e6 / (_login_us(rates, costs) + _connection_us(rates, costs) + costs.request_us)
 

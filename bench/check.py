@@ -3,6 +3,7 @@
 import hashlib
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -28,10 +29,9 @@ COSTS = {
     "stateless": "cpu_us_per_event_plain",
     "stateful": "cpu_us_per_state",
 }
-"""The raw data with the CPU time of each measurement. Other work on the machine would lower rates, but not CPU time."""
+"""The member of each measurement's raw data that has its CPU time. Other work on the machine lowers rates, not this."""
 
 MEASUREMENTS = (one_event.MEASUREMENT, logins.MEASUREMENT, stateless.MEASUREMENT, stateful.MEASUREMENT)
-REST = "rest_mb"
 FIGURES = (*(Figure(f"{name}_cost", 1, 1, "calibrations", is_most=True) for name in COSTS), *rest.MEASUREMENT.figures)
 CALIBRATIONS = 10
 CALIBRATION_ROUNDS = 100
@@ -40,7 +40,7 @@ Values: TypeAlias = Mapping[str, float]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """The compared values; for each turn the CPU seconds of a calibration and the CPU microseconds of each request."""
+    """The compared values; for each turn, the CPU seconds of its calibration and the CPU microseconds of each cost."""
 
     values: Values
     calibration_seconds: Sequence[float] = ()
@@ -93,14 +93,14 @@ def _compare(figures: Sequence[Figure], baseline: Values) -> list[Figure]:
 
 
 def _measure() -> Run:
-    measured = measured_together([rest.MEASUREMENT, *(CALIBRATION, *MEASUREMENTS) * TURNS], EFFORT)
-    calibrations = [one.values["seconds"] for name, one in measured if name == CALIBRATION.name]
-    costs = [
-        {name: _cost_us(one, COSTS[name]) for name, one in measured[start : start + len(MEASUREMENTS)]}
-        for start in range(2, len(measured), 1 + len(MEASUREMENTS))
-    ]
+    results: defaultdict[str, list[Measured]] = defaultdict(list)
+    for name, measured in measured_together([rest.MEASUREMENT, *(CALIBRATION, *MEASUREMENTS) * TURNS], EFFORT):
+        results[name].append(measured)
+    calibrations = [measured.values["seconds"] for measured in results[CALIBRATION.name]]
+    costs = [{name: _cost_us(results[name][turn], key) for name, key in COSTS.items()} for turn in range(TURNS)]
     turns = [calibrated(cost, seconds) for cost, seconds in zip(costs, calibrations, strict=True)]
-    return Run(best_of(turns) | {REST: measured[0][1].values[REST]}, calibrations, costs)
+    [idle] = results[rest.MEASUREMENT.name]
+    return Run({**best_of(turns), **idle.values}, calibrations, costs)
 
 
 def _cost_us(measured: Measured, key: str) -> float:

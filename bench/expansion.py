@@ -1,4 +1,4 @@
-"""A command to groups of 1,000, 10,000 and 100,000 agents, compared with the bare INSERT … SELECT of its orders."""
+"""The time of a command to 1,000, 10,000 and 100,000 agents, compared with the bare INSERT … SELECT of its orders."""
 
 from functools import partial
 

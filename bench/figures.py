@@ -1,4 +1,4 @@
-"""Measurements: their figures, the limits of these, and the function that measures."""
+"""A measurement: its figures with their limits, and the function that measures them."""
 
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Figure(msgspec.Struct, frozen=True):
         return value <= self.must if self.is_most else value >= self.must
 
     def share(self, value: float) -> float:
-        """Return how good a value is relative to the limit: from 1 on, the limit holds."""
+        """Return how good a value is relative to the limit, which holds if this is at least 1."""
         if value == self.must:
             return 1.0
         return self.must / max(value, 1e-9) if self.is_most else value / self.must
@@ -44,7 +44,7 @@ FULL, QUICK = Effort(), Effort(rounds=2, share=0.2)
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """The values of the figures, and the raw data behind these."""
+    """The values of the figures, and the raw data that they were computed from."""
 
     values: Mapping[str, float]
     raw: Mapping[str, object]

@@ -1,6 +1,6 @@
 """Measure a system with small and with grown tables, in two schemas of one database that the server uses in turn.
 
-Renaming a schema takes a millisecond, and PostgreSQL plans every statement again for the tables that now have its name.
+To switch, the schemas are renamed. This takes a millisecond, and PostgreSQL plans every statement again.
 Since small and grown tables are measured alternately, other work on the machine slows down both.
 """
 
@@ -37,7 +37,10 @@ _IDS = "uuidv7($2::timestamptz - clock_timestamp() + (n::float8 / $1::int) * $3:
 
 
 class Filling(msgspec.Struct, frozen=True):
-    """The rows of a partitioned table: the values of a row, except its id, from its number `n` and the agents `$4`."""
+    """The SQL that fills a partitioned table: `values` computes a row, without its id, from its number and the agents.
+
+    The row's number is `n`; the agents' ids are the array `$4`.
+    """
 
     table: str
     id_column: str
@@ -55,7 +58,7 @@ class SchemaPair:
         self.fleet: list[UUID] = []
 
     async def make(self, group: str, fleet: int) -> list[UUID]:
-        """Create both schemas; return the acting agents: a group in both schemas, spread over the grown fleet."""
+        """Create both schemas; return the acting agents, a group in both, which are spread over the grown fleet."""
         await self._connection.execute("ALTER SYSTEM SET autovacuum = off")  # it would run in some rounds only
         await self._connection.execute("SELECT pg_reload_conf()")
         self.fleet = sorted(await self._system.enroll(fleet, "fleet"))

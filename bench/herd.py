@@ -35,7 +35,7 @@ class Herd:
         self._system = system
         self.seen: Counter[str] = Counter()
 
-    async def agent(self, request: bytes, held: "tuple[Connection, asyncio.Future[bytes]]") -> bytes:
+    async def poll_until_order(self, request: bytes, held: "tuple[Connection, asyncio.Future[bytes]]") -> bytes:
         """Poll until an order arrives, and return that answer."""
         connection, answer = held
         attempt = 0
@@ -80,7 +80,7 @@ async def measure(system: System, effort: Effort) -> Measured:
     await asyncio.sleep(HELD_SECONDS)
     herd = Herd(system)
     async with asyncio.TaskGroup() as group:
-        answers = [group.create_task(herd.agent(*one)) for one in zip(requests, held, strict=True)]
+        answers = [group.create_task(herd.poll_until_order(*agent)) for agent in zip(requests, held, strict=True)]
         raw = await _kill_and_restart(system, count)
         await asyncio.sleep(HELD_SECONDS)
         started = time.perf_counter()
@@ -101,12 +101,12 @@ async def _kill_and_restart(system: System, count: int) -> dict[str, float]:
     async with system.session() as connection:
         dead_at = await connection.fetchval("SELECT now()")
         await system.restart()
-        up = time.perf_counter()
+        restarted = time.perf_counter()
         async with asyncio.timeout(PATIENCE_SECONDS):
             while await connection.fetchval(_SEEN, dead_at) < count:  # noqa: ASYNC110 - the database sends no event
                 await asyncio.sleep(LOOK_SECONDS)
     now = time.perf_counter()
-    return {"seconds_since_up": now - up, "seconds_since_death": now - died}
+    return {"seconds_since_up": now - restarted, "seconds_since_death": now - died}
 
 
 async def _submit(system: System) -> None:

@@ -124,7 +124,7 @@ async def measure(system: System, effort: Effort, attacks: Mapping[str, Attack] 
         innocents = Innocents(node, await node.enroll(400, "innocent"))
         await innocents.measure(1)
         raw = {name: await _compare(attack, node, innocents, port, effort) for name, attack in attacks.items()}
-    ratios = {name: one.ratio for name, one in raw.items()}
+    ratios = {name: comparison.ratio for name, comparison in raw.items()}
     return Measured({"innocent_p99_ratio": max(ratios.values())}, {"ratios": ratios, "attacks": raw})
 
 
@@ -152,10 +152,17 @@ async def _phase(node: System, innocents: Innocents, seconds: float, plan: Plan)
         exchanges, failures = await innocents.measure(seconds)
         encoded, _ = await attacker.communicate(b"\n")
     sent = msgspec.msgpack.decode(encoded, type=Report)
-    every = [seconds for kind in exchanges.values() for seconds in kind]
-    p99s = {name: percentile(kind, 0.99) for name, kind in exchanges.items()}
-    numbers = (percentile(every, 0.5), percentile(every, 0.99), p99s, failures)
-    return Phase(*numbers, len(sent.starts), sent.bytes_sent, sent.outcomes), sent
+    latencies = [latency for kind in exchanges.values() for latency in kind]
+    phase = Phase(
+        p50_s=percentile(latencies, 0.5),
+        p99_s=percentile(latencies, 0.99),
+        p99_s_of={name: percentile(kind, 0.99) for name, kind in exchanges.items()},
+        failures=failures,
+        requests=len(sent.starts),
+        bytes_sent=sent.bytes_sent,
+        outcomes=sent.outcomes,
+    )
+    return phase, sent
 
 
 async def _wait_until_idle(node: System) -> None:

@@ -47,7 +47,7 @@ class Load:
         self.seconds: list[float] = []
         self.orders = 0
 
-    async def agent(self, agent: UUID) -> None:
+    async def run_agent(self, agent: UUID) -> None:
         """Log in, send events and states, poll and report orders; repeat until cancelled."""
         number = 0
         while True:
@@ -73,7 +73,7 @@ class Load:
             await connection.send(post("/commands/results", token, msgspec.json.encode({"results": results})))
             self.orders += len(results)
 
-    async def operator(self) -> None:
+    async def run_operator(self) -> None:
         """Submit a command to all agents every few seconds, until cancelled."""
         connection = await connect(self._system, self._system.management_port)
         request = submit(self._system.administrator_token(), GROUP, "group")
@@ -89,7 +89,7 @@ async def measure(system: System, effort: Effort) -> Measured:
     agents = await system.enroll(AGENTS, GROUP)
     load = Load(system)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in (load.operator(), *map(load.agent, agents))]
+        tasks = [group.create_task(work) for work in (load.run_operator(), *map(load.run_agent, agents))]
         warm_up = await _sample(system, WARM_UP_SECONDS if is_full else QUICK_WARM_UP_SECONDS)
         tables_before = await _tables(system)
         samples = await _sample(system, seconds)

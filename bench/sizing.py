@@ -20,7 +20,7 @@ from bench.capacity import (
     frequencies,
     plan,
     ratios,
-    returns_per_second,
+    reconnections_per_second,
     saturating,
 )
 from bench.figures import Measurement
@@ -51,7 +51,7 @@ VARIANTS = ("as planned", "with TLS ended at the balancer", "and events in JetSt
 Cell = str | float
 
 
-def main_tables(root: Path) -> dict[str, str]:
+def page_tables(root: Path) -> dict[str, str]:
     """Return the tables of the page by name, computed from the measurements in a folder."""
     raw = {one.name: _read(root / "bench" / f"{one.name}.json") for one in MEASUREMENTS}
     costs, policy, limits, rates = costs_of(raw), _policy(), Limits(), Rates()
@@ -122,11 +122,11 @@ def _read(path: Path) -> Any:
 def _run(root: Path) -> str:
     meta = _read(root / REPORT.name)["meta"]
     at = {one.name: (root / "bench" / f"{one.name}.json").stat().st_mtime for one in MEASUREMENTS}
-    taken = ", ".join(f"{name} {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" for name, time in at.items())
+    times = ", ".join(f"{name} {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}" for name, time in at.items())
     return (
         f"The last run: {meta['date'][:16]} UTC, commit `{meta['commit'][:12]}`, hypercorn {meta['hypercorn']}, "
         f"{meta['cores']} cores, load average before it {meta['load_average_before']:.1f}, kernel {meta['kernel']}, "
-        f"Python {meta['python']}, PostgreSQL {meta['postgres']}.\nThe measurements: {taken}."
+        f"Python {meta['python']}, PostgreSQL {meta['postgres']}.\nThe measurements: {times}."
     )
 
 
@@ -222,8 +222,8 @@ def _rounded(agents: int) -> int:
 
 def _storms(needs: Sequence[Need], costs: Costs, measured: dict[str, Any]) -> str:
     random.seed(1)  # so that the page changes only with the measurements
-    agents, lasted = measured["agents"], measured["seconds_since_death"]
-    down = lasted - measured["seconds_since_up"]
+    agents, herd_seconds = measured["agents"], measured["seconds_since_death"]
+    down_seconds = herd_seconds - measured["seconds_since_up"]
     # These agents keep their tokens and only poll, and the number of waiting polls is not limited.
     herd = Worker(1e6 / (costs.connection_us + costs.request_us), waiting_maximum=agents)
     rows: list[Sequence[Cell]] = [
@@ -231,16 +231,16 @@ def _storms(needs: Sequence[Need], costs: Costs, measured: dict[str, Any]) -> st
             f"{agents:,}",
             1,
             herd.per_second,
-            down,
-            f"{_last(agents, herd, Outage(down, BOUND_SECONDS))}; measured: {lasted:.0f}",
+            down_seconds,
+            f"{_last(agents, herd, Outage(down_seconds, BOUND_SECONDS))}; measured: {herd_seconds:.0f}",
         )
     ]
-    back = returns_per_second(Rates(), costs)
-    worker = Worker(back, refusal_share=back / herd.per_second)
+    reconnections = reconnections_per_second(Rates(), costs)
+    worker = Worker(reconnections, refusal_share=reconnections / herd.per_second)
     for need in needs:
         workers = need.nodes * need.workers
         last = _last(need.agents // workers, worker, OUTAGE)
-        rows.append((f"{need.agents:,}", workers, back, OUTAGE.seconds, last))
+        rows.append((f"{need.agents:,}", workers, reconnections, OUTAGE.seconds, last))
     header = (
         "agents",
         "workers",
@@ -284,7 +284,7 @@ def filled(page: str, name: str, content: str) -> str:
 def main(build: Path) -> None:
     """Update the tables of the page."""
     page = PAGE.read_text()
-    for name, content in main_tables(build).items():
+    for name, content in page_tables(build).items():
         page = filled(page, name, content)
     PAGE.write_text(page)
 

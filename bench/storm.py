@@ -53,6 +53,6 @@ def simulate(agents: int, worker: Worker, outage: Outage) -> Storm:
         free_at = max(free_at, at) + (worker.refusal_share if is_full else 1.0) / worker.per_second
         if is_full:
             refusals += 1
-            asked = str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreading, no secret
-            heapq.heappush(arrivals, (free_at + delay_seconds(attempt + 1, asked), attempt + 1))
+            retry_after = str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreading, no secret
+            heapq.heappush(arrivals, (free_at + delay_seconds(attempt + 1, retry_after), attempt + 1))
     return Storm(free_at, refusals, connections_refused)

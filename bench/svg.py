@@ -1,4 +1,4 @@
-"""Draw small plots as SVG without a library, small files that are legible on white."""
+"""Draw small plots as SVG on a white background, without a library."""
 
 import math
 from collections.abc import Mapping, Sequence
