@@ -180,10 +180,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class CancelArguments(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The args of a cancel order: the command to cancel, or one order of it."""
+    """The args of a cancel order: the command to cancel, one order of it, or the nonce of a signed order."""
 
     request_id: UUID | None = None
     order_id: UUID | None = None
+    nonce: str | None = None
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -194,7 +195,18 @@ class Action(msgspec.Struct, frozen=True):
     version: Annotated[str, msgspec.Meta(max_length=128, pattern=WITHOUT_NUL)] = ""
 
 
-class Order(msgspec.Struct, frozen=True):
+class Signed(msgspec.Struct, frozen=True):
+    """An operator's signature of an order, each member in base64: the signed bytes, the signature and the public key.
+
+    Real agents ignore it. An agent that trusts keys executes what the payload says, and nothing else.
+    """
+
+    payload: str
+    signature: str
+    key: str
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     """One command for one agent; the agent reports its result under `document_id`."""
 
     document_id: str
@@ -206,6 +218,7 @@ class Order(msgspec.Struct, frozen=True):
     action: Action
     timeout: float
     status: str
+    signed: Signed | None = None
 
 
 class Orders(msgspec.Struct, frozen=True):

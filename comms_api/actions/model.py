@@ -1,6 +1,6 @@
 """Actions, built in or registered by operators."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -12,6 +12,11 @@ from comms_api.text.printable import WITHOUT_NUL
 Recipients = Literal["agents", "services", "any"]
 
 
+SIGNERS_MAXIMUM = 20
+PublicKey = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]{43}=\Z")]
+"""The 32 bytes of an Ed25519 public key in base64."""
+
+
 class ActionSchema(msgspec.Struct, frozen=True):
     """The JSON Schema of an action's args, and who may get the action."""
 
@@ -19,6 +24,9 @@ class ActionSchema(msgspec.Struct, frozen=True):
     recipients: Recipients = "agents"
     service: str | None = None
     """The only service that may get it; None for any service."""
+
+    signers: Sequence[str] = ()
+    """The keys of which one must sign its commands; none: no signature is needed."""
 
     drops_args: bool = False
     """Whether args are dropped, because real agents expect them empty."""
@@ -30,6 +38,7 @@ class NewAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: msgspec.Raw
     recipients: Recipients = "agents"
     version: Annotated[str, msgspec.Meta(max_length=128, pattern=WITHOUT_NUL)] = ""
+    signers: Annotated[list[PublicKey], msgspec.Meta(max_length=SIGNERS_MAXIMUM)] = []
 
 
 class RegisteredAction(msgspec.Struct, frozen=True):
@@ -41,6 +50,7 @@ class RegisteredAction(msgspec.Struct, frozen=True):
     user: str | None
     created_at: datetime | None
     version: str = ""
+    signers: Sequence[str] = ()
 
 
 def _schema(properties: Mapping[str, Any], required: tuple[str, ...]) -> str:

@@ -31,10 +31,11 @@ async def register_action(
     """Register or change an action: the JSON Schema of its args, and whether it is for agents or services.
 
     With a `version`, it is for commands whose `action.version` is the same. Once an action has versions, a command of
-    any other version is refused.
+    any other version is refused. With `signers`, public keys in base64, only commands that one of them has signed are
+    accepted.
     """
     async with bodies.receive(request, JSON_BYTES_MAXIMUM) as body:
-        action = read_json(body, _ACTION, '{"schema", "recipients"?, "version"?}')
+        action = read_json(body, _ACTION, '{"schema", "recipients"?, "version"?, "signers"?}')
     await actions.register(name, action, claims_of(request).subject)
     return action
 

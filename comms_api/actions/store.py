@@ -11,10 +11,10 @@ from comms_api.database.connection import Connection
 from comms_api.database.schema import action_versions, actions
 
 _LOAD = text("""
-    SELECT name, version, recipients, CASE WHEN version = '' OR is_used THEN schema END AS schema FROM (
-        SELECT name, '' AS version, recipients, schema FROM actions WHERE name = ANY(CAST(:names AS text[]))
+    SELECT name, version, recipients, signers, CASE WHEN version = '' OR is_used THEN schema END AS schema FROM (
+        SELECT name, '' AS version, recipients, signers, schema FROM actions WHERE name = ANY(CAST(:names AS text[]))
         UNION ALL
-        SELECT name, version, recipients, schema FROM action_versions WHERE name = ANY(CAST(:names AS text[]))
+        SELECT name, version, recipients, signers, schema FROM action_versions WHERE name = ANY(CAST(:names AS text[]))
     ) AS registered LEFT JOIN (
         SELECT DISTINCT name, version, true AS is_used
         FROM unnest(CAST(:names AS text[]), CAST(:versions AS text[])) AS used (name, version)
@@ -26,14 +26,22 @@ async def load_versions(connection: Connection, used: Collection[tuple[str, str]
     registered: dict[str, dict[str, ActionSchema | None]] = {}
     parameters = {"names": [name for name, _ in used], "versions": [version for _, version in used]}
     for row in await connection.execute(_LOAD, parameters):
-        schema = None if row.schema is None else ActionSchema(bytes(row.schema).decode(), row.recipients)
+        schema: ActionSchema | None = None
+        if row.schema is not None:
+            schema = ActionSchema(bytes(row.schema).decode(), row.recipients, signers=row.signers)
         registered.setdefault(row.name, {})[row.version] = schema
     return registered | {name: BUILT_IN_VERSIONS[name] for name, _ in used if name in BUILT_IN_VERSIONS}
 
 
 async def store_action(connection: Connection, name: str, action: NewAction, user: str) -> None:
     """Register an action; it replaces an earlier one of the same name and version."""
-    values = {"name": name, "schema": action.schema, "recipients": action.recipients, "user_name": user}
+    values = {
+        "name": name,
+        "schema": action.schema,
+        "recipients": action.recipients,
+        "user_name": user,
+        "signers": action.signers,
+    }
     table = actions
     if action.version:
         table, values = action_versions, values | {"version": action.version}
@@ -55,7 +63,11 @@ async def list_actions(connection: Connection) -> list[RegisteredAction]:
     for table in (actions, action_versions):
         for row in await connection.execute(select(table)):
             version = row.version if table is action_versions else ""
-            known.append(RegisteredAction(row.name, row.schema, row.recipients, row.user_name, row.created_at, version))
+            known.append(
+                RegisteredAction(
+                    row.name, row.schema, row.recipients, row.user_name, row.created_at, version, row.signers
+                )
+            )
     return sorted(known, key=lambda action: (action.name, action.version))
 
 

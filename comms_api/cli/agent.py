@@ -14,6 +14,7 @@ import click
 from comms_api.cli.logs import log_to
 from comms_api.client.agent import run_agent
 from comms_api.client.options import Options
+from comms_api.client.orders.trust import read_trusted_keys
 from comms_api.text.printable import as_text
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -61,6 +62,14 @@ def _is_usable(value: str) -> bool:
 @click.option("--enrollment-token-file", type=_FILE, help="File with an enrollment token, instead of a user.")
 @click.option("--id", "agent_id", help="Id in an external database; the agent logs in without enrolling.")
 @click.option("--key-file", type=_FILE, help="File with the key of --id, or with the new key of an enrolled agent.")
+@click.option(
+    "--trust-key",
+    "trusted_keys",
+    type=_FILE,
+    multiple=True,
+    callback=lambda _context, _parameter, files: tuple(read_trusted_keys(files)),
+    help="Public key (PEM) of an operator: execute only orders that it has signed; may be repeated.",
+)
 @click.option("--log-file", "log_files", multiple=True, help="Pattern of log files to follow; may be repeated.")
 @click.option("--from-start", is_flag=True, help="Read files that the agent has not read before from their start.")
 @click.option("--inventory/--no-inventory", default=True, help="Report the system, packages, processes and interfaces.")

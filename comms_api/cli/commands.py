@@ -1,5 +1,7 @@
 """`comms-api commands`: submit, watch, pause and cancel commands, and fetch their results."""
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +10,10 @@ import msgspec
 
 from comms_api.cli.operator import JsonObject, Operator, operation
 from comms_api.cli.output import copy, print_fitting, print_json
+from comms_api.cli.recipients import present, read_action, read_target, recipient_options
+from comms_api.cli.signing import FILE, find_agents, read_time, sign_for
 from comms_api.cli.waiting import wait_for, waiting_option
+from comms_api.protocol import Action, Signed
 
 SOURCE = "Users/Services"
 NAMES_SHOWN = 3
@@ -20,19 +25,9 @@ def commands() -> None:
 
 
 @operation(commands, "send")
-@click.option("--agent", "agents", multiple=True, help="Agent, by id or name; may be repeated.")
-@click.option("--group", "groups", multiple=True, help="Group; may be repeated.")
-@click.option("--all", "is_all", is_flag=True, help="Every agent.")
-@click.option("--service", help="Service, such as rbac.")
-@click.option("--os", help="Only agents with this system, by name or type; * matches any text.")
-@click.option("--version", help="Only agents of this version; * matches any text.")
-@click.option(
-    "--status", type=click.Choice(["active", "disconnected", "never_connected"]), help="Only agents with this status."
-)
-@click.option(
-    "--label", "labels", multiple=True, metavar="KEY:VALUE", help="Only agents with this label; may be repeated."
-)
-@click.option("--action", required=True, help="Name of the action.")
+@recipient_options
+@click.option("--signature", type=click.File("rb"), help="File from `commands sign`, with the agents and the action.")
+@click.option("--action", help="Name of the action.")
 @click.option("--args", default="{}", metavar="JSON", help="Arguments of the action.")
 @click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="Lifetime of the orders.")
 @click.option("--priority", type=int, default=0, help="-100 to 100; orders of higher priority are offered first.")
@@ -47,12 +42,16 @@ def commands() -> None:
 @click.option("--dry-run", is_flag=True, help="Only show the recipients.")
 @waiting_option
 def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any) -> None:
-    """Submit one command."""
-    command = _command(options)
+    """Submit one command, or the signed commands of a file."""
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     query = {"dry_run": "true"} if dry_run else {}
-    body = msgspec.json.encode(command)
-    [submitted] = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()["commands"]
+    body = msgspec.json.encode(_signed_commands(options) if options["signature"] else _command(options))
+    answer = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()
+    for submitted in answer["commands"]:
+        _show(operator, submitted, is_waiting=is_waiting, dry_run=dry_run)
+
+
+def _show(operator: Operator, submitted: JsonObject, *, is_waiting: bool, dry_run: bool) -> None:
     if dry_run:
         click.echo(f"{submitted['orders']} would get it{_skipped(submitted)}")
         for recipient in submitted["recipients"]:
@@ -68,41 +67,49 @@ def _skipped(submitted: JsonObject) -> str:
 
 
 def _command(options: JsonObject) -> JsonObject:
-    try:
-        args = msgspec.Raw(options["args"].encode())
-        msgspec.json.decode(args)
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(str(error), param_hint="--args") from None
-    rollout = _present(options, "percent", "per_minute", "max_in_flight", "failure_ratio")
-    command = {
-        "source": SOURCE,
-        "target": _target(options),
-        "action": {"name": options["action"], "args": args},
-        "timeout": options["timeout"],
-        "priority": options["priority"],
-    }
     continuity = {"continuous": True, "until": options["until"]} if options["until"] else {}
-    return command | continuity | _present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
+    return _delivery(options) | {"target": read_target(options), "action": read_action(options)} | continuity
 
 
-def _present(options: JsonObject, *names: str) -> JsonObject:
-    return {name: options[name] for name in names if options[name] is not None}
+def _signed_commands(options: JsonObject) -> list[JsonObject]:
+    if any(options[name] for name in ("agents", "groups", "is_all", "service", "action", "until")):
+        raise click.UsageError("--signature names the agents and the action; leave out the options that name them")
+    try:
+        signed = msgspec.json.decode(options["signature"].read(), type=list[Signed])
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(str(error), param_hint="--signature") from None
+    return [_delivery(options) | {"signed": one} for one in signed]
 
 
-def _target(options: JsonObject) -> JsonObject:
-    targets: list[JsonObject] = [
-        {"type": kind, "id": list(ids)}
-        for kind, ids in (("agent", options["agents"]), ("group", options["groups"]))
-        if ids
-    ]
-    targets += [{"type": "all"}] if options["is_all"] else []
-    targets += [{"type": "server", "id": options["service"]}] if options["service"] else []
-    if len(targets) != 1:
-        raise click.UsageError("name the recipients by one of --agent, --group, --all, --service")
-    pairs = [label.partition(":") for label in options["labels"]]
-    labels = {key: value for key, _, value in pairs}
-    narrowed = _present(options, "os", "version", "status") | ({"labels": labels} if labels else {})
-    return targets[0] | ({"filter": narrowed} if narrowed else {})
+def _delivery(options: JsonObject) -> JsonObject:
+    """Return the members of a command that are not signed."""
+    rollout = present(options, "percent", "per_minute", "max_in_flight", "failure_ratio")
+    command = {"source": SOURCE, "timeout": options["timeout"], "priority": options["priority"]}
+    return command | present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
+
+
+@operation(commands, "sign")
+@recipient_options
+@click.option("--action", required=True, help="Name of the action.")
+@click.option("--args", default="{}", metavar="JSON", help="Arguments of the action.")
+@click.option(
+    "--key", "key_file", type=FILE, required=True, help="Private Ed25519 key (PEM); it stays on this machine."
+)
+@click.option("--valid-seconds", type=click.FloatRange(min=1), default=3_600.0, help="Validity of the signature.")
+@click.option("--valid-from", metavar="TIME", callback=read_time, help="Begin of the validity; by default now.")
+@click.option("--output", type=click.File("wb"), required=True, help="File for `commands send --signature`.")
+def sign(
+    operator: Operator, *, key_file: Path, valid_seconds: float, valid_from: datetime | None, **options: Any
+) -> None:
+    """Sign a command for the agents that match now, and write it to a file.
+
+    Groups and filters are replaced by the ids of their agents. Check that number: the server names them.
+    """
+    action = msgspec.convert(read_action(options), Action)
+    agents = find_agents(operator, read_target(options))
+    signed = sign_for(agents, action, key_file, valid_from or datetime.now(UTC), timedelta(seconds=valid_seconds))
+    options["output"].write(msgspec.json.encode(signed))
+    click.echo(f"signed for {len(agents)} agent(s)")
 
 
 _REQUEST_ID = click.argument("request_id", type=click.UUID)
@@ -115,7 +122,7 @@ _REQUEST_ID = click.argument("request_id", type=click.UUID)
 def list_commands(operator: Operator, **filters: Any) -> None:
     """List commands, oldest first."""
     rows = []
-    for command in operator.pages("/commands", _present(filters, "action", "target", "continuous")):
+    for command in operator.pages("/commands", present(filters, "action", "target", "continuous")):
         named = _describe_target(command["target"])
         created = command["created_at"][:19]
         rows.append(

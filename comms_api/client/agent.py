@@ -23,6 +23,7 @@ from comms_api.client.options import Options
 from comms_api.client.orders.configuration import Configuration
 from comms_api.client.orders.handlers import Handlers
 from comms_api.client.orders.loop import OrderLoop
+from comms_api.client.orders.trust import Trust
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.supervise import Background, Health, keep_going, wait_for_event
@@ -58,7 +59,8 @@ class Agent:
         self._handlers = Handlers(spool, configuration, self._is_scan_due.set, session.rotate_key)
         self._lines = LineSender(session, spool.lines, self._metadata)
         self._changes = ChangeSender(session, spool.changes, self._metadata)
-        self._orders = OrderLoop(session, spool.orders, self._handlers.by_action(), options.wait_seconds)
+        trust = Trust(options.trusted_keys, identity.id)
+        self._orders = OrderLoop(session, spool.orders, self._handlers.by_action(), trust, options.wait_seconds)
 
     async def run(self) -> None:
         """Collect, send, poll and execute: once with the option `once`, otherwise until cancelled."""

@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True):
     proxy: str | None = None
     no_proxy: bool = False
     return_seconds: float = 600.0
+    trusted_keys: tuple[str, ...] = ()
 
     def endpoint(self, url: str) -> Endpoint:
         """Return the endpoint of an API at `url`."""

@@ -6,11 +6,12 @@ import msgspec
 
 from comms_api.actions.model import ActionSchema, Recipients, Versions
 from comms_api.commands.expansion import Expansion
+from comms_api.commands.model import NewCommand
 from comms_api.commands.targets import find_nonmembers, find_unknown, may_name_unknown
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.orders.model import CommandTarget
-from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, TargetType
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, CancelArguments, TargetType
 
 NAMES_SHOWN = 20
 
@@ -36,15 +37,16 @@ def choose_schema(where: str, action: Action, versions: Versions) -> ActionSchem
     raise Invalid(f"{where}.action.version: the action {action.name!r} has no {named}; its versions are {known}")
 
 
-def admit_action(
-    where: str, action: Action, target: CommandTarget, schema: ActionSchema | None, *, passes_unknown: bool
-) -> Action:
+def admit_action(where: str, command: NewCommand, schema: ActionSchema | None, *, passes_unknown: bool) -> Action:
     """Return the action as its recipients get it; raises `Invalid` with the field's path after `where`.
 
     This does not check the args.
     """
+    action, target = command.action, command.target
     if action.name == CANCEL_ACTION:
-        raise Invalid(f"{where}.action.name: submit POST /commands/{{request_id}}/cancel instead")
+        return _admit_cancellation(where, command)
+    if schema is not None and schema.signers and (command.signed is None or command.signed.key not in schema.signers):
+        raise Invalid(f"{where}.signed: the action {action.name!r} must be signed with one of its keys")
     if schema is None:
         if passes_unknown:
             return action
@@ -53,6 +55,19 @@ def admit_action(
     if schema.drops_args:
         return msgspec.structs.replace(action, args=msgspec.Raw(b"{}"))
     return action
+
+
+def _admit_cancellation(where: str, command: NewCommand) -> Action:
+    """Return a signed cancellation, which names an earlier signed order by its nonce."""
+    if command.signed is None:
+        raise Invalid(f"{where}.action.name: submit POST /commands/{{request_id}}/cancel instead")
+    try:
+        is_named = msgspec.json.decode(command.action.args, type=CancelArguments).nonce is not None
+    except msgspec.DecodeError:
+        is_named = False
+    if not is_named:
+        raise Invalid(f'{where}.action.args: a signed cancellation needs {{"nonce"}}')
+    return command.action
 
 
 def _check_recipients(where: str, action: Action, target: CommandTarget, schema: ActionSchema) -> None:

@@ -105,8 +105,9 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "may_be_empty": expansion.may_be_empty,
         "offline": command.offline,
         "continues_until": command.until,
+        "signed": command.signed,
         "life_seconds": max(expansion.held_seconds, command.timeout) if expansion.is_held else command.timeout,
-        "order_bytes": order_bytes(bytes(command.action.args), command.user or expansion.user),
+        "order_bytes": order_bytes(bytes(command.action.args), command.user or expansion.user, command.signed),
         **target_parameters(command.target),
         **actor_parameters(),
     }
@@ -130,6 +131,7 @@ _SUBMITTED_COLUMNS = (
     "rollout",
     "offline",
     "continues_until",
+    "signed",
 )
 """The columns of a command that store its submitted values."""
 
@@ -183,6 +185,7 @@ def _claimed(expansion: Expansion, order_id: UUID, agent_id: UUID) -> Claimed:
         action=command.action,
         timeout=command.timeout,
         status="sent",
+        signed=command.signed,
     )
     return Claimed(agent_id, 1, order)
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from comms_api.commands.rollout import Rollout
 from comms_api.orders.model import PRIORITY_MAXIMUM, CommandTarget, Counts, Failure
-from comms_api.protocol import Action, CommandSource
+from comms_api.protocol import Action, CommandSource, Signed
 from comms_api.text.printable import WITHOUT_NUL
 
 ARGS_BYTES_MAXIMUM = 64 * 1024
@@ -40,6 +40,9 @@ class NewCommand(msgspec.Struct, frozen=True):
     continuous: bool = False
     until: Annotated[datetime, Meta(tz=True)] | None = None
     """The end of a continuous command; until then, agents that match later get their order too."""
+
+    signed: Signed | None = None
+    """An operator's signature; target and action are those of its payload."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -107,6 +110,7 @@ class Command(msgspec.Struct, frozen=True):
     skipped: int
     continuous: bool
     until: datetime | None
+    signed: Signed | None
     retry_of: UUID | None
     phase: Phase
     phase_reason: str

@@ -14,7 +14,7 @@ from comms_api.database.schema import commands
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.queries import SCANNED_MAXIMUM, command_conditions, submitted_target
-from comms_api.protocol import Action
+from comms_api.protocol import Action, Signed
 
 
 async def list_commands(
@@ -62,6 +62,7 @@ def _command(row: Row) -> Command:
         skipped=row.skipped,
         continuous=row.continues_until is not None,
         until=row.continues_until,
+        signed=None if row.signed is None else msgspec.json.decode(row.signed, type=Signed),
         retry_of=row.retry_of,
         phase=row.phase,
         phase_reason=row.phase_reason,

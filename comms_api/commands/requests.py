@@ -6,10 +6,14 @@ from comms_api.agents.model import AgentFilter
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.orders.model import CommandTarget
-from comms_api.protocol import SET_GROUP_ACTION, contains_nul
+from comms_api.protocol import SET_GROUP_ACTION, Signed, contains_nul
+from comms_api.signatures import BadSignature, verify
 from comms_api.text.faults import complete_fault, describe_fault, read_json
 
 COMMANDS_MAXIMUM = 1_000
+SIGNED_MAXIMUM = 50
+"""Verifying a signature and reading its agents takes up to 0.4 ms."""
+
 CONTINUOUS_DAYS_MAXIMUM = 366
 DAY_SECONDS = 86_400
 REQUIRED = ("source", "target", "action", "timeout")
@@ -38,7 +42,14 @@ def read_commands(body: bytes, caller: Caller, timeout_maximum_seconds: float) -
         raise Malformed("The request has no commands.")
     if len(raws) > COMMANDS_MAXIMUM:
         raise Invalid(f"commands: more than {COMMANDS_MAXIMUM} in one request")
-    return [_read_command(index, raw, caller, timeout_maximum_seconds) for index, raw in enumerate(raws)]
+    submitted: list[NewCommand] = []
+    signed = 0
+    for index, raw in enumerate(raws):
+        submitted.append(_read_command(index, raw, caller, timeout_maximum_seconds))
+        signed += submitted[-1].signed is not None
+        if signed > SIGNED_MAXIMUM:
+            raise Invalid(f"commands: more than {SIGNED_MAXIMUM} signed ones in one request")
+    return submitted
 
 
 def _split(body: bytes) -> list[msgspec.Raw]:
@@ -59,6 +70,9 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
     where = f"commands[{index}]"
     try:
         members = _MEMBERS.decode(raw)
+        if "signed" in members:
+            members = _with_payload(where, members, caller.now)
+            raw = msgspec.Raw(msgspec.json.encode(members))
         if missing := [name for name in REQUIRED if name not in members]:
             raise Invalid(f"{where}: Missing arguments: [{', '.join(missing)}]")
         command = _COMMAND.decode(raw)
@@ -78,6 +92,21 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
     _check_action(where, command)
     _check_continuity(where, command, caller.now)
     return command
+
+
+def _with_payload(where: str, members: dict[str, msgspec.Raw], now: float) -> dict[str, msgspec.Raw]:
+    """Return the members of a signed command, with target and action from its payload."""
+    if unsigned := sorted(members.keys() & {"target", "action", "continuous", "until"}):
+        raise Invalid(f"{where}.{unsigned[0]}: a signed command takes its target and action from its payload")
+    try:
+        payload = verify(msgspec.json.decode(members["signed"], type=Signed))
+    except BadSignature as error:
+        raise Invalid(f"{where}.signed: {error}") from None
+    if payload.not_after.timestamp() <= now:
+        raise Invalid(f"{where}.signed: expired at {payload.not_after.isoformat()}; sign it again")
+    target = CommandTarget("agent", [str(agent_id) for agent_id in payload.agents])
+    derived = {"target": target, "action": payload.action}
+    return members | {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in derived.items()}
 
 
 def _check_target(where: str, target: CommandTarget) -> None:

@@ -174,7 +174,7 @@ class Submissions:
         for index, command in enumerate(submitted):
             where = f"commands[{index}]"
             schema = choose_schema(where, command.action, versions.get(command.action.name, {}))
-            action = admit_action(where, command.action, command.target, schema, passes_unknown=self._passes_unknown)
+            action = admit_action(where, command, schema, passes_unknown=self._passes_unknown)
             if schema is not None and not schema.drops_args:
                 checks.append(Check(f"{where}.action.args", schema.schema, bytes(action.args)))
             admitted.append(msgspec.structs.replace(command, action=action))
@@ -206,6 +206,8 @@ class Submissions:
             old = await queries.get_command(connection, request_id)
             if old.action.name == CANCEL_ACTION:
                 raise Conflict("A cancellation cannot be repeated: its orders have ended.")
+            if old.signed is not None:
+                raise Conflict("A signed command cannot be repeated: agents accept its nonce once. Sign it again.")
             again = NewCommand(
                 source=old.source,  # type: ignore[arg-type] # as it was submitted
                 target=old.target,

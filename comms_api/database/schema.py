@@ -385,6 +385,7 @@ commands = Table(
     Column("action_name", Text, nullable=False),
     Column("action_version", Text, nullable=False),
     Column("action_args", JSON, nullable=False),
+    Column("signed", JSON, comment="an operator's signature of what its agents may do"),
     Column("timeout_seconds", Double, nullable=False),
     Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("orders", Integer, nullable=False, server_default=text("0"), comment="the number of its orders"),
@@ -429,6 +430,12 @@ changed_agents = Table(
     Column("agent_id", Uuid, nullable=False),
 )
 
+
+def _signers() -> Column[object]:
+    comment = "the keys of which one must sign its commands; none: no signature"
+    return Column("signers", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment=comment)
+
+
 actions = Table(
     "actions",
     metadata,
@@ -437,6 +444,7 @@ actions = Table(
     Column("recipients", Text, nullable=False),
     Column("user_name", Text, nullable=False),
     _timestamp("created_at", nullable=False),
+    _signers(),
 )
 
 action_versions = Table(
@@ -448,6 +456,7 @@ action_versions = Table(
     Column("recipients", Text, nullable=False),
     Column("user_name", Text, nullable=False),
     _timestamp("created_at", nullable=False),
+    _signers(),
 )
 
 idempotency_keys = Table(

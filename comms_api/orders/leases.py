@@ -14,11 +14,13 @@ from comms_api.orders.model import Claimed
 from comms_api.orders.targets import wire_target
 from comms_api.orders.transitions import LOCK
 from comms_api.orders.turns import share_turns
-from comms_api.protocol import Action, Order
+from comms_api.protocol import Action, Order, Signed
 
 ANSWER_ORDERS_MAXIMUM = 1_000
 ANSWER_BYTES_MAXIMUM = 4 * 2**20
 """Real agents refuse an answer above 8 MB. An answer ends with the order that exceeds this bound."""
+
+_SIGNED = msgspec.json.Decoder(Signed)
 
 _CLAIM = text(f"""
     WITH due AS (
@@ -38,7 +40,8 @@ _CLAIM = text(f"""
             orders.priority
     )
     SELECT claimed.order_id, claimed.agent_id, claimed.attempt, claimed.request_id, source, user_name,
-        target_type, target_ids, action_name, CAST(action_args AS text), action_version, timeout_seconds
+        target_type, target_ids, action_name, CAST(action_args AS text), action_version, timeout_seconds,
+        CAST(signed AS text)
     FROM claimed JOIN commands USING (request_id) ORDER BY claimed.priority DESC, claimed.position""")
 
 
@@ -53,7 +56,8 @@ async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_sec
 
 
 def _claimed(row: Row) -> Claimed:
-    order_id, agent_id, attempt, request_id, source, user, target_type, target_ids, name, args, version, timeout = row
+    order_id, agent_id, attempt, request_id, source, user, target_type, target_ids, *details = row
+    name, args, version, timeout, signed = details
     order = Order(
         document_id=str(order_id),
         request_id=str(request_id),
@@ -64,6 +68,7 @@ def _claimed(row: Row) -> Claimed:
         action=Action(name, msgspec.Raw(args), version),
         timeout=timeout,
         status="sent",
+        signed=None if signed is None else _SIGNED.decode(signed),
     )
     return Claimed(agent_id, attempt, order)
 

@@ -16,6 +16,7 @@ from comms_api.protocol import (
     OrderResult,
     OrderStatus,
     ReportOutcome,
+    Signed,
     TargetType,
     Text,
 )
@@ -163,9 +164,9 @@ ORDER_BYTES = 2_048
 """The maximum size of an order in an answer, without its args and its user: names and ids are bounded."""
 
 
-def order_bytes(args: bytes, user: str) -> int:
+def order_bytes(args: bytes, user: str, signed: Signed | None = None) -> int:
     """Return about how many bytes an order takes in an answer to a poll."""
-    return ORDER_BYTES + len(args) + len(user.encode())
+    return ORDER_BYTES + len(args) + len(user.encode()) + (len(signed.payload) if signed else 0)
 
 
 class Claimed(msgspec.Struct, frozen=True):

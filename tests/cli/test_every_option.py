@@ -15,12 +15,17 @@ from typing import NamedTuple
 
 import click
 import httpx
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from support.batches import command
 from support.nats import nats_servers, urls_of
 from support.server import KEY, PASSWORD, Server
 
 from comms_api.cli.main import comms_api
+from comms_api.cli.signing import sign_for
+from comms_api.protocol import Action
 
 
 class Line(NamedTuple):
@@ -62,6 +67,7 @@ LINES = (
     ),
     Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory", r""),
     Line("agent --url $agent_url --management-url $management_url --proxy http://127.0.0.1:1", r"^comms-api: ", 1),
+    Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory --trust-key $public_key", r""),
     Line(f"commands send {PING} --args '{{}}' --priority 7 --start-at $later", r"1 order"),
     Line(f"commands send {ENDS_SOON} --idempotency-key $name --wait", r"1/1", 1),
     Line(f"commands send {PING} --percent 100 --failure-ratio 0.5", r"1 order"),
@@ -75,6 +81,12 @@ LINES = (
     ),
     Line(f"commands send --all --action ping --dry-run {OPERATOR}", r"would get it"),
     Line(f"commands send --all --offline skip --action ping {OPERATOR}", r"offline agent\(s\) skipped"),
+    Line(
+        "commands sign --agent $agent_id --action ping --args {} --key $private_key --valid-seconds 60"
+        f" --valid-from $later --output $new/signed {OPERATOR}",
+        r"signed for 1 agent",
+    ),
+    Line(f"commands send --signature $signature {OPERATOR}", r"1 order"),
     Line(f"commands send --group office --continuous-until $later --action ping {OPERATOR}", r"order"),
     Line(f"commands list --continuous {OPERATOR}", r"group office"),
     Line(f"commands list --action ping --target $agent_id {OPERATOR}", r"command"),
@@ -188,6 +200,16 @@ def values(server: Server, management: httpx.Client, fixed_values: Values) -> Va
         "short": submitted("cancel", timeout=1.0),
     }
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    key = Ed25519PrivateKey.generate()
+    files = {
+        "private_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "public_key": key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    }
+    for file, content in files.items():
+        (new / file).write_bytes(content)
+    signed = sign_for([agent_id], Action("ping"), new / "private_key", datetime.now(UTC), timedelta(hours=1))
+    (new / "signature").write_bytes(msgspec.json.encode(signed))
+    requests |= {file: str(new / file) for file in (*files, "signature")}
     return {**fixed_values, **requests, "name": name, "new": new, "agent_id": agent_id, "later": later}
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.spool.model import Identity
 from comms_api.client.orders.loop import OrderLoop, success
+from comms_api.client.orders.trust import Trust
 from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
 from comms_api.client.spool.spool import Spool
@@ -38,7 +39,7 @@ async def main(url, ca, agent_id, key, folder):
     spool = Spool(Path(folder) / "spool.sqlite", 2**20)
     async with Servers([Endpoint(url, Path(ca))], agent_id, spool, 600) as servers:
         session = Session(servers, Identity(agent_id, key), spool)
-        await OrderLoop(session, spool.orders, {"slow": slow, "broken": broken}, 5).run()
+        await OrderLoop(session, spool.orders, {"slow": slow, "broken": broken}, Trust((), agent_id), 5).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from comms_api.client.orders.trust import Admitted, Trust, Untrusted
 from comms_api.client.spool.orders import OrderLog
 from comms_api.client.supervise import Health, keep_going, until_done
 from comms_api.client.transport.calls import Call, Refused
@@ -56,18 +57,29 @@ def rejection(reason: str) -> Result:
     return Result(RESULT_FAILURE, reason, msgspec.Raw(msgspec.json.encode(Rejection(reason))))
 
 
+def _is_named(arguments: CancelArguments, running: Admitted) -> bool:
+    """Return whether a cancellation names a running order; the ids of a signed one are not signed, but its nonce is."""
+    if running.nonce is not None:
+        return running.nonce == arguments.nonce
+    ids = {str(arguments.request_id), str(arguments.order_id)}
+    return bool(ids & {running.order.request_id, running.order.order_id})
+
+
 class OrderLoop:
     """Polls, executes the orders that arrive, and reports; `handlers` are keyed by the name of their action."""
 
-    def __init__(self, session: Session, log: OrderLog, handlers: Mapping[str, Handler], wait_seconds: float) -> None:
+    def __init__(
+        self, session: Session, log: OrderLog, handlers: Mapping[str, Handler], trust: Trust, wait_seconds: float
+    ) -> None:
         self._session = session
+        self._trust = trust
         self._log = log
         self._handlers = handlers
         self._wait_seconds = wait_seconds
         self._slots = asyncio.Semaphore(RUNNING_MAXIMUM)
         self._has_results = asyncio.Event()
         self._reports_maximum = REPORTS_PER_REQUEST
-        self._running: dict[str, tuple[Order, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[Admitted, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Poll, execute and report until cancelled."""
@@ -78,20 +90,21 @@ class OrderLoop:
 
     async def _poll_and_begin(self, tasks: asyncio.TaskGroup) -> None:
         for order in await self._poll_paced():
-            if self._accept(order):
-                self._begin(tasks, order)
+            if admitted := self._accept(order):
+                self._begin(tasks, admitted)
 
-    def _begin(self, tasks: asyncio.TaskGroup, order: Order) -> None:
-        task = tasks.create_task(self.execute(order))
-        self._running[order.order_id] = order, task
-        task.add_done_callback(lambda _: self._running.pop(order.order_id, None))
+    def _begin(self, tasks: asyncio.TaskGroup, admitted: Admitted) -> None:
+        order_id = admitted.order.order_id
+        task = tasks.create_task(self.execute(admitted.order))
+        self._running[order_id] = admitted, task
+        task.add_done_callback(lambda _: self._running.pop(order_id, None))
 
     async def run_once(self) -> None:
         """Execute the orders that wait at the server, and report."""
         self._finish_interrupted()
         for order in await self.poll(0):
-            if self._accept(order):
-                await self.execute(order)
+            if admitted := self._accept(order):
+                await self.execute(admitted.order)
         while await self.report_batch():
             pass
 
@@ -117,12 +130,25 @@ class OrderLoop:
             await asyncio.sleep(LEAST_POLL_SECONDS)
         return orders
 
-    def _accept(self, order: Order) -> bool:
-        is_new = self._log.accept(order.order_id)
-        if not is_new:
-            self._log.report_again(order.order_id)
-            self._has_results.set()
-        return is_new
+    def _accept(self, order: Order) -> Admitted | None:
+        """Record an order, and return it as the agent may execute it; None if it must not execute it, or not again."""
+        try:
+            admitted = self._admit(order)
+            if self._log.accept(order.order_id, admitted.nonce, admitted.expires_at):
+                return admitted
+        except Untrusted as refusal:
+            logger.warning("order %s is rejected: %s", order.order_id, refusal)
+            if self._log.accept(order.order_id):
+                self._log.finish(order.order_id, rejection(str(refusal)))
+        self._log.report_again(order.order_id)
+        self._has_results.set()
+        return None
+
+    def _admit(self, order: Order) -> Admitted:
+        admitted = self._trust.admit(order)
+        if admitted.nonce is not None and self._log.has_forgotten(admitted.expires_at):
+            raise Untrusted("the signed order expired, and its nonce is forgotten")
+        return admitted
 
     async def execute(self, order: Order) -> None:
         """Execute an order and store its result. If the server cancels the order, its result is a failure."""
@@ -146,8 +172,7 @@ class OrderLoop:
     async def _cancel(self, order: Order) -> Result:
         """Cancel the running orders that `order` names. It takes no slot, because all slots may be in use."""
         arguments = msgspec.json.decode(order.action.args, type=CancelArguments)
-        ids = {str(arguments.request_id), str(arguments.order_id)}
-        cancelled = [order_id for order_id, (other, _) in self._running.items() if ids & {other.request_id, order_id}]
+        cancelled = [order_id for order_id, (other, _) in self._running.items() if _is_named(arguments, other)]
         for order_id in cancelled:
             self._running.pop(order_id)[1].cancel()
         return success("cancelled" if cancelled else "no such order is running", {"orders": cancelled})

@@ -1,0 +1,79 @@
+"""Sign commands for the agents that they name; the private key stays on the operator's machine."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from comms_api.cli.operator import JsonObject, Operator, path_part
+from comms_api.errors import ConfigurationError
+from comms_api.protocol import Action, Signed
+from comms_api.signatures import SIGNED_AGENTS_MAXIMUM, VALIDITY_MAXIMUM, BadSignature, Payload, read_private_key, sign
+
+NONCE_BYTES = 24
+FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+
+def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """Return the time of an option, which needs a time zone."""
+    try:
+        moment = None if value is None else datetime.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if moment is not None and moment.tzinfo is None:
+        raise click.BadParameter(f"{value!r} has no time zone; write it as 2026-12-24T18:00:00Z")
+    return moment
+
+
+def find_agents(operator: Operator, target: JsonObject) -> list[UUID]:
+    """Return the agents that a target has now, by id: a signature covers agents, not groups."""
+    if target["type"] == "server":
+        raise ConfigurationError("only commands for agents can be signed, not those for services")
+    found = set(_matching(operator, target))
+    if not found:
+        raise ConfigurationError("no agent matches")
+    return sorted(found)
+
+
+def _matching(operator: Operator, target: JsonObject) -> Iterator[UUID]:
+    narrowed = target.get("filter", {})
+    query = narrowed | {"label": [f"{key}:{value}" for key, value in narrowed.get("labels", {}).items()]}
+    query.pop("labels", None)
+    if target["type"] == "agent":
+        if narrowed:
+            raise ConfigurationError("name agents, or restrict those of a group; not both")
+        for name in target["id"]:
+            yield UUID(operator.ask("GET", f"/agents/{path_part(name)}").json()["id"])
+        return
+    for group in target.get("id", [None]):
+        grouped = query | ({"group": group} if group else {})
+        for agent in operator.pages("/agents", grouped | {"limit": 1_000}):
+            yield UUID(agent["id"])
+
+
+def sign_for(
+    agents: list[UUID], action: Action, key_file: Path, not_before: datetime, validity: timedelta
+) -> list[Signed]:
+    """Return signatures that together cover the agents, each for at most `SIGNED_AGENTS_MAXIMUM` of them."""
+    try:
+        key = read_private_key(key_file.read_bytes())
+    except (OSError, BadSignature) as error:
+        raise ConfigurationError(f"--key {key_file}: {error}") from None
+    if validity > VALIDITY_MAXIMUM:
+        raise ConfigurationError(f"--valid-seconds: at most {VALIDITY_MAXIMUM.days} days")
+    return [
+        sign(
+            Payload(
+                agents=agents[start : start + SIGNED_AGENTS_MAXIMUM],
+                action=action,
+                nonce=secrets.token_urlsafe(NONCE_BYTES),
+                not_before=not_before,
+                not_after=not_before + validity,
+            ),
+            key,
+        )
+        for start in range(0, len(agents), SIGNED_AGENTS_MAXIMUM)
+    ]
