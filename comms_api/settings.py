@@ -27,7 +27,7 @@ DEFAULT_CONFIG = Path("comms-api.toml")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Python represents a byte that is not UTF-8 in the environment as such a character (PEP 383)."""
 
-LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers"}
+LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers", "webhook_networks"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
@@ -110,6 +110,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet_events_retention_days: Days = 90
     fleet_events_rows_maximum: Annotated[int, Meta(ge=1_000)] = 1_000_000
     quarantine_rows_maximum: Annotated[int, Meta(ge=1)] = 100_000
+    webhook_networks: tuple[str, ...] = ()
+    webhook_ca: Path | None = None
+    webhook_attempts_maximum: Annotated[int, Meta(ge=1, le=100)] = 15
+    webhook_retry_seconds: Seconds = 5.0
     drain_seconds: Seconds = 10.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     access_log: bool = False
@@ -122,6 +126,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("client_ca: must name a file unless client_certificates is off")
         _check_networks("trusted_proxies", self.trusted_proxies)
         _check_networks("proxy_protocol_from", self.proxy_protocol_from)
+        _check_networks("webhook_networks", self.webhook_networks)
+        if self.webhook_ca is not None and not self.webhook_ca.is_file():
+            raise ValueError("webhook_ca: must name a file")
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:

@@ -38,6 +38,7 @@ from comms_api.orders import routes as orders
 from comms_api.states import routes as states
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
 from comms_api.users import routes as users
+from comms_api.webhooks import routes as webhooks
 
 PREFIX = "/api/v1"
 """Real agents use it; every path is the same without it."""
@@ -58,6 +59,7 @@ MANAGEMENT_SERVICES = (
     "commands",
     "files",
     "watch",
+    "webhooks",
     "bodies",
     "cluster",
     "membership",
@@ -79,6 +81,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *agents.ROUTES,
     *groups.ROUTES,
     *fleet.ROUTES,
+    *webhooks.ROUTES,
     *commands.MANAGEMENT_ROUTES,
     *actions.ROUTES,
     *orders.MANAGEMENT_ROUTES,

@@ -50,6 +50,9 @@ from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
 from comms_api.users.service import Users
+from comms_api.webhooks.receiver import Receivers
+from comms_api.webhooks.sender import Sender
+from comms_api.webhooks.service import Webhooks, enqueue
 
 
 class Node:
@@ -98,7 +101,10 @@ class Node:
             settings.logins_waiting_maximum,
         )
         self.users, self.groups, self.audit = Users(engine, tokens, revocations), Groups(engine), Audit(engine)
-        self.fleet_events, self.cluster = FleetEvents(engine, settings), Cluster(engine, notifier)
+        self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
+        receivers = Receivers(settings)
+        self.webhooks = Webhooks(engine, secret, clock, receivers)
+        sender = Sender(engine, secret, clock, receivers, settings)
 
         quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
         sink = open_sink(engine, quarantine, self.slices, settings)
@@ -117,7 +123,7 @@ class Node:
         statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
             *(revocation_reader, listener, notifier, maintenance, rollouts, continuous, announcer),
-            *(statuses, node_log),
+            *(statuses, node_log, sender),
         )
         """The services that no route asks for."""
 

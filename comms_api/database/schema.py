@@ -308,6 +308,49 @@ Index(None, fleet_events.c.kind, fleet_events.c.position)
 Index(None, fleet_events.c.agent_id, fleet_events.c.position, postgresql_where=text("agent_id IS NOT NULL"))
 Index(None, fleet_events.c.node, fleet_events.c.position, postgresql_where=text("node IS NOT NULL"))
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("url", Text, nullable=False),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("sealed_secret", LargeBinary, nullable=False, comment="encrypted with the node secret"),
+    Column("secret_version", Uuid, nullable=False, server_default=text("uuid7()"), comment="changes with the secret"),
+    Column("is_enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("user_name", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+    Column("dropped_events", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_error", Text, nullable=False, server_default=""),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("uuid7()")),
+    Column("webhook_id", Uuid, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _timestamp("due_at", nullable=False),
+    Column("is_dead", Boolean, nullable=False, server_default=text("false")),
+    Column("last_error", Text, nullable=False, server_default=""),
+    _timestamp("created_at", nullable=False),
+)
+# The next delivery of a webhook.
+Index(
+    "webhook_deliveries_due_idx",
+    webhook_deliveries.c.webhook_id,
+    webhook_deliveries.c.due_at,
+    postgresql_where=text("NOT is_dead"),
+)
+# The dead letters of a webhook.
+Index(
+    "webhook_deliveries_dead_idx",
+    webhook_deliveries.c.webhook_id,
+    webhook_deliveries.c.id,
+    postgresql_where=text("is_dead"),
+)
+
 revocations = Table(
     "revocations",
     metadata,

@@ -30,6 +30,18 @@ class FleetEvent(msgspec.Struct, frozen=True):
     details: msgspec.Raw
 
 
+class OutboxEvent(msgspec.Struct, frozen=True):
+    """A committed event that has no position yet."""
+
+    id: UUID
+    at: datetime
+    kind: str
+    agent_id: UUID | None
+    agent_name: str | None
+    node: str | None
+    details: msgspec.Raw
+
+
 class FleetEventFilter(msgspec.Struct, frozen=True):
     """Selects events; a field that is None matches every event."""
 

@@ -1,26 +1,30 @@
 """Publish the events of the fleet, show them, and delete old ones."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
-from comms_api.database.connection import Engine
+from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.pages import Page
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.fleet import store
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order, OutboxEvent
 from comms_api.settings import Settings
 
 PUBLISH_SECONDS = 1.0
-STEP = 2_000
+STEP = 1_000
 """The maximum number of events that one transaction publishes or deletes."""
+
+Enqueue: TypeAlias = Callable[[Connection, Sequence[OutboxEvent]], Awaitable[None]]
 
 
 class FleetEvents:
-    """The events of the fleet."""
+    """The events of the fleet; `enqueue` adds the deliveries of published events, in the transaction of these."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, enqueue: Enqueue) -> None:
         self._engine = engine
+        self._enqueue = enqueue
         self._days = settings.fleet_events_retention_days
         self._rows = settings.fleet_events_rows_maximum
 
@@ -33,12 +37,14 @@ class FleetEvents:
 
     async def publish(self) -> None:
         """Give the committed events their positions, unless another node is doing so."""
-        published = STEP
-        while published == STEP:
+        is_full = True
+        while is_full:
             async with self._engine.begin() as connection:
                 if not await store.lock_outbox(connection):
                     return
                 published = await store.publish(connection, STEP)
+                await self._enqueue(connection, published)
+            is_full = len(published) == STEP
 
     async def trim(self) -> None:
         """Delete the events that are too old or too many."""

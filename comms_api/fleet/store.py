@@ -11,9 +11,11 @@ from sqlalchemy import func, select, text
 from comms_api.database.connection import Connection
 from comms_api.database.pages import Page, equal, fetch_page
 from comms_api.database.schema import fleet_events, is_one_of, outbox
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order, OutboxEvent
 
 OUTBOX_LOCK = 0x6F7574626F78
+RESULT = "order_ended"
+"""The kind of the events that webhooks get of orders' results."""
 
 _LOCK_OUTBOX = select(func.pg_try_advisory_xact_lock(OUTBOX_LOCK)).select_from(outbox).limit(1)
 
@@ -27,13 +29,18 @@ _SHOWN = "id, at, kind, agent_id, agent_name, node, details"
 _PUBLISH = text(f"""
     WITH published AS (
         DELETE FROM outbox WHERE id = ANY(ARRAY(SELECT id FROM outbox ORDER BY id LIMIT :limit)) RETURNING {_SHOWN}
+    ), kept AS (
+        INSERT INTO fleet_events ({_SHOWN}) SELECT {_SHOWN} FROM published WHERE kind <> '{RESULT}' ORDER BY id
     )
-    INSERT INTO fleet_events ({_SHOWN}) SELECT {_SHOWN} FROM published ORDER BY id""")
+    SELECT {_SHOWN} FROM published ORDER BY id""")
 
 
-async def publish(connection: Connection, limit: int) -> int:
-    """Move up to `limit` events from the locked outbox to `fleet_events`; return how many."""
-    return await connection.change(_PUBLISH, {"limit": limit})
+async def publish(connection: Connection, limit: int) -> list[OutboxEvent]:
+    """Move up to `limit` events from the locked outbox to `fleet_events`, and return them.
+
+    Results of orders are not kept: they are events for webhooks only.
+    """
+    return [OutboxEvent(*row) for row in await connection.execute(_PUBLISH, {"limit": limit})]
 
 
 async def newest_position(connection: Connection) -> int:

@@ -68,7 +68,7 @@ RULES = """
     SELECT relname, rule FROM pg_class JOIN (
         SELECT conrelid, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype <> 'n'
         UNION SELECT indrelid, pg_get_indexdef(indexrelid) FROM pg_index WHERE indisunique
-        -- Triggers that only note an agent in a queue cannot refuse what the last release writes.
+        -- Triggers that only note rows in a queue cannot refuse what the last release writes.
         UNION SELECT tgrelid, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal AND tgname !~ '^note_'
     ) AS rules (relation, rule) ON relation = pg_class.oid
     WHERE relnamespace = 'public'::regnamespace AND NOT relispartition"""

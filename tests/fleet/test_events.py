@@ -15,6 +15,7 @@ from comms_api.database.connection import Engine
 from comms_api.fleet import store
 from comms_api.fleet.service import FleetEvents
 from comms_api.settings import Settings
+from comms_api.webhooks.service import enqueue
 
 Query = Callable[..., list[asyncpg.Record]]
 ADD = "INSERT INTO outbox (kind, node) SELECT 'described', $1 || number FROM generate_series(1, $2::int) AS number"
@@ -85,7 +86,7 @@ def test_a_reader_gets_an_event_that_commits_late(management: httpx.Client, data
 
 @pytest.mark.anyio
 async def test_positions_become_visible_in_their_order_while_several_nodes_publish(engine: Engine) -> None:
-    services = [FleetEvents(engine, Settings()) for _ in range(3)]
+    services = [FleetEvents(engine, Settings(), enqueue) for _ in range(3)]
     seen: list[int] = []
 
     async def add(number: int) -> None:

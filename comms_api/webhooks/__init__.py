@@ -1,0 +1,1 @@
+"""Webhooks: send events of the fleet and results of commands to the URLs of others, at least once each."""

@@ -1,0 +1,101 @@
+"""Send a delivery to its receiver, and to no address that a stranger should not reach through this server."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+import httpx
+
+from comms_api.addresses import is_within, unmap
+from comms_api.errors import Invalid, Unavailable
+from comms_api.fairness.executors import BoundedExecutor
+from comms_api.settings import Settings
+
+ATTEMPT_SECONDS = 10.0
+"""The time for the resolution, the connection and the answer of one attempt together."""
+
+RESOLVER_THREADS = 8
+RESOLUTIONS_MAXIMUM = 64
+PORT_MAXIMUM = 65_535
+
+_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("2002::/16"))
+"""Networks whose addresses contain an IPv4 address, which may be a private one."""
+
+
+class DeliveryFailed(Exception):
+    """The receiver did not accept a delivery; the message says why."""
+
+
+class Receivers:
+    """Sends requests to receivers over TLS, without proxies and redirects, to addresses that are allowed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._networks = settings.webhook_networks
+        self._tls = ssl.create_default_context(cafile=settings.webhook_ca)
+        self._resolver = BoundedExecutor("names of webhooks", RESOLVER_THREADS, RESOLUTIONS_MAXIMUM)
+
+    def check_url(self, text: str) -> None:
+        """Raise `Invalid` for a URL that no delivery can use; names are resolved at each delivery."""
+        try:
+            url = httpx.URL(text)
+        except httpx.InvalidURL as error:
+            raise Invalid(f"url: {error}") from None
+        if url.scheme != "https" or not url.host or not 0 < (url.port or 443) <= PORT_MAXIMUM:
+            raise Invalid("url: must have the form https://HOST/PATH")
+        if url.userinfo or url.fragment:
+            raise Invalid("url: must contain neither a user nor a fragment")
+        try:
+            ip_address(url.host)
+        except ValueError:
+            return
+        if not self.may_reach(url.host):
+            raise Invalid(f"url: {url.host} is not a public address; the setting webhook_networks can allow it")
+
+    def may_reach(self, address: str) -> bool:
+        """Return whether deliveries may go to an address: a public one, or one in the allowed networks."""
+        address = unmap(address)
+        if is_within(address, self._networks):
+            return True
+        parsed = ip_address(address)
+        if isinstance(parsed, IPv6Address) and any(parsed in network for network in _TRANSLATED):
+            return False
+        return parsed.is_global and not parsed.is_multicast
+
+    async def post(self, text: str, content: bytes, headers: Mapping[str, str]) -> None:
+        """Post a body; raises `DeliveryFailed` unless the receiver answers with 2xx in time."""
+        url = httpx.URL(text)
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                address = await self._resolve(url.host, url.port or 443)
+                status = await self._post(url, address, content, headers)
+        except TimeoutError:
+            raise DeliveryFailed(f"no answer within {ATTEMPT_SECONDS:g} s") from None
+        except (httpx.HTTPError, ssl.SSLError, OSError, Unavailable) as error:
+            raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
+        if not httpx.codes.is_success(status):
+            raise DeliveryFailed(f"status {status}")
+
+    async def _resolve(self, host: str, port: int) -> str:
+        """Return the first allowed address of a host."""
+        found = await self._resolver.run(host, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        addresses: Sequence[str] = [str(name[0]) for *_, name in found]
+        for address in addresses:
+            if "%" not in address and self.may_reach(address):
+                return address
+        raise DeliveryFailed(f"{host} has no public address; the setting webhook_networks can allow others")
+
+    async def _post(self, url: httpx.URL, address: str, content: bytes, headers: Mapping[str, str]) -> int:
+        """Post to the resolved address itself, so that a second resolution cannot lead elsewhere; return the status."""
+        async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=ATTEMPT_SECONDS) as client:
+            request = client.build_request(
+                "POST",
+                url.copy_with(host=address),
+                content=content,
+                headers={**headers, "Host": url.netloc.decode(), "Content-Type": "application/json"},
+                extensions={"sni_hostname": url.host},
+            )
+            answer = await client.send(request, stream=True)
+            await answer.aclose()  # the body is of no use, however long it is
+            return answer.status_code
