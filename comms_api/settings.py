@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from comms_api.addresses import read_network
 from comms_api.errors import ConfigurationError
+from comms_api.old_names import OLD_NAMES
 from comms_api.text.faults import locate_fault
 from comms_api.text.printable import NO_DOTS
 
@@ -74,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections_per_address_maximum: Annotated[int, Meta(ge=0)] = 0
     key_request_program: str | None = None
     key_request_socket: Path | None = None
+    key_request_url: str | None = None
+    key_request_header_file: Path | None = None
+    key_request_database_url: str | None = None
+    key_request_statement: str | None = None
+    key_request_ca: Path | None = None
     key_request_by_address: bool = False
     key_request_timeout_seconds: Seconds = 10.0
     key_request_threads: Annotated[int, Meta(ge=1, le=32)] = 4
@@ -206,6 +212,8 @@ def _refuse_unknown(found: Iterable[str], where: str, prefix: str = "") -> None:
     """Raise `ConfigurationError` for the first unknown name: where it is, and the most similar setting."""
     known = {f"{prefix}{name.upper() if prefix else name}" for name in Settings.__struct_fields__}
     for name in sorted(set(found) - known):
+        if instead := OLD_NAMES.get(name.removeprefix(prefix).lower()):
+            raise ConfigurationError(f"{where}{name}: no such setting; set {instead} (see docs/migration.md)")
         [nearest] = difflib.get_close_matches(name, sorted(known), n=1) or [""]
         hint = f"; did you mean {nearest}?" if nearest else ""
         raise ConfigurationError(f"{where}{name}: no such setting{hint}")

@@ -10,6 +10,7 @@ from comms_api.app.apis import MANAGEMENT_HANDLERS
 from comms_api.events.routes import AGENT_ROUTES as SENDING_EVENTS
 from comms_api.files.routes import AGENT_ROUTES as FETCHING
 from comms_api.login.routes import ROUTES as LOGGING_IN
+from comms_api.old_names import OLD_NAMES
 from comms_api.orders.routes import AGENT_ROUTES as POLLING
 from comms_api.settings import Settings
 from comms_api.states.routes import AGENT_ROUTES as SENDING_STATES
@@ -41,3 +42,8 @@ def test_each_named_setting_exists() -> None:
     named = {name for cell in cells("Settings") for name in re.findall(r"`([a-z_]+)`", cell)}
     assert len(named) > 15
     assert named <= set(Settings.__struct_fields__)
+
+
+def test_each_old_name_is_on_the_page() -> None:
+    for name in OLD_NAMES:
+        assert f"`{name}`" in PAGE

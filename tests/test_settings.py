@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from comms_api.cli.main import comms_api
 from comms_api.errors import ConfigurationError
+from comms_api.old_names import OLD_NAMES
 from comms_api.settings import Settings, load_settings
 
 NOTHING = [None, "", ()]
@@ -126,3 +127,18 @@ def test_an_unknown_user_for_the_embedded_postgresql_is_named(tmp_path: Path) ->
     result = CliRunner().invoke(comms_api, ["serve"], env=environ | places)
     assert isinstance(result.exception, ConfigurationError)
     assert "no such user" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_an_old_name_is_refused_with_the_setting_to_use_instead(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "comms-api.toml"
+    for line in (f"{name} = 1", f"[{name}]"):
+        path.write_text(line)
+        with pytest.raises(ConfigurationError) as refused:
+            load_settings({}, path)
+        assert refused.value.detail == f"{path}: {name}: no such setting; set {OLD_NAMES[name]} (see docs/migration.md)"
+
+
+def test_an_old_name_in_the_environment_is_refused_likewise() -> None:
+    with pytest.raises(ConfigurationError, match="COMMS_API_EXEC_PATH: no such setting; set key_request_program "):
+        load_settings({"COMMS_API_EXEC_PATH": "/opt/agents.py"})

@@ -1,5 +1,6 @@
-"""Ask an external source (a program, a Unix socket) for agents that this server does not know.
+"""Ask an external source for agents that this server does not know.
 
-`requests` schedules the lookups, `sources` and `programs` run them, `answers` parses the answers, and `health` checks
-the sources at start-up.
+A source is a program, a Unix socket, a web service or a database. `requests` schedules the lookups; `sources`, `web`,
+`sql` and `programs` run them. `answers` parses the answers, `limits` counts failures, and `health` checks the sources
+at start-up.
 """

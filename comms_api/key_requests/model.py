@@ -19,6 +19,8 @@ PROGRAM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET_PATH_BYTES_MAXIMUM = 107
 """The capacity of `sun_path` (unix(7))."""
 
+STATEMENT = "SELECT a.id, a.name, a.ip, a.key FROM agents AS a WHERE a.id = :id OR a.ip = :ip"
+
 _UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[47][0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
 _ID = rf"\A([0-9]{{3,8}}|{_UUID})\Z"
 
@@ -90,16 +92,22 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sources of key requests and their limits; without a program and a socket, no key requests are made.
+    """The sources of key requests and their limits; without a source, no key requests are made.
 
-    `program` is a command, to which the kind and the value are appended. Its first word is an absolute path, or the
-    name of an interpreter in the system's folders. `timeout_seconds` bounds a whole lookup, including its time in the
-    queue. At most `threads` lookups run at a time, and at most `queue_size` wait. The limits of memory and processor
-    time apply to each run of the program.
+    The sources are asked in the order of the fields. `url` and `database_url` may contain secrets, so they are not in
+    the repr. `program` is a command, to which the kind and the value are appended. Its first word is an absolute path,
+    or the name of an interpreter in the system's folders. `timeout_seconds` bounds a lookup, including the time in the
+    queue. At most `threads` lookups run at a time, and at most `queue_size` wait. The limits of memory and
+    processor time apply to each run of the program.
     """
 
-    program: tuple[str, ...] = ()
     socket: Path | None = None
+    url: str | None = None
+    database_url: str | None = None
+    program: tuple[str, ...] = ()
+    ca: Path | None = None
+    header_file: Path | None = None
+    statement: str = STATEMENT
     timeout_seconds: Seconds = 10.0
     threads: Annotated[int, Meta(ge=1, le=32)] = 4
     queue_size: Annotated[int, Meta(ge=1, le=220_000)] = 1024
@@ -120,8 +128,12 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether a program or a socket is set."""
-        return bool(self.program or self.socket)
+        """Whether a source is set."""
+        return bool(self.socket or self.url or self.database_url or self.program)
+
+    def __repr__(self) -> str:
+        """Return the fields that cannot contain a secret."""
+        return f"KeySettings(socket={self.socket!r}, program={self.program[:1]!r})"
 
 
 def _resolved(program: tuple[str, ...]) -> tuple[str, ...]:

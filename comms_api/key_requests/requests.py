@@ -3,7 +3,7 @@
 ::
 
     ask ── refused a moment ago? ── too many failures? ── in flight? wait for it
-         └─ a new lookup: queue ── slot ── socket ──(transport fails)── program
+         └─ a new lookup: queue ── slot ── source ──(transport fails)── next source
                                               └── refusals are remembered
 
 A lookup is a separate task, so callers may leave; its deadline counts from the first caller.
@@ -12,7 +12,7 @@ A lookup is a separate task, so callers may leave; its deadline counts from the 
 import asyncio
 import logging
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -26,6 +26,8 @@ from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.programs import ProgramSource
 from comms_api.key_requests.sources import SocketSource, Source, SourceUnavailable
+from comms_api.key_requests.sql import SqlSource
+from comms_api.key_requests.web import WebSource
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ class Counters(msgspec.Struct):
 
     Of the requests `asked`, some were answered from memory (`remembered`), some `joined` a lookup in flight, and some
     found the queue full (`overflowed`); the others are `lookups`. Each lookup ends as one of `agents`, `refusals`,
-    `limited`, `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued with the program after the
-    socket failed.
+    `limited`, `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued with the next source
+    after one failed.
     """
 
     asked: int = 0
@@ -63,7 +65,7 @@ class KeyRequests:
     def __init__(self, settings: KeySettings, limits: KeyRequestLimits | None = None) -> None:
         self._settings = settings
         self._limits = limits
-        self._closing = ExitStack()
+        self._closing = AsyncExitStack()
         self._sources = _sources(settings, self._closing)
         self._slots = Slots(settings.threads)
         self._lookups_maximum = settings.threads + settings.queue_size
@@ -123,7 +125,7 @@ class KeyRequests:
         for lookup in lookups:
             lookup.cancel()
         await asyncio.gather(*lookups, return_exceptions=True)
-        self._closing.close()
+        await self._closing.aclose()
 
     def _begin(self, question: Question, client: str) -> asyncio.Task[Outcome]:
         share = max(1, self._lookups_maximum // CLIENTS_TO_FILL) if client else self._lookups_maximum
@@ -165,7 +167,7 @@ class KeyRequests:
 
     async def _ask_sources(self, question: Question, deadline: float) -> ExternalAgent | Refusal:
         """Ask the sources in turn; each may take an equal share of the remaining time."""
-        failure = SourceUnavailable("neither a program nor a socket is set")
+        failure = SourceUnavailable("no source is set")
         for left in range(len(self._sources), 0, -1):
             seconds = (deadline - asyncio.get_running_loop().time()) / left
             try:
@@ -179,7 +181,7 @@ class KeyRequests:
         if left > 1:
             self.counters.fallbacks += 1
             level = logging.DEBUG if isinstance(error, CircuitOpen) else logging.INFO
-            logger.log(level, "the socket failed; the key request continues with the program: %s", error.reason)
+            logger.log(level, "a source failed; the key request continues with the next one: %s", error.reason)
 
     def _note(self, question: Question, outcome: Outcome) -> None:
         match outcome:
@@ -203,12 +205,21 @@ class KeyRequests:
                 logger.log(level, "key request %s %s: %s", question.kind, question.value, reason)
 
 
-def _sources(settings: KeySettings, closing: ExitStack) -> list[Source]:
+def _sources(settings: KeySettings, closing: AsyncExitStack) -> list[Source]:
+    """Return the sources in the order in which they are asked; the stack closes them."""
     sources: list[Source] = []
     if settings.socket:
-        sources.append(CircuitBreaker(SocketSource(settings.socket, settings.answer_bytes_maximum)))
+        sources.append(SocketSource(settings.socket, settings.answer_bytes_maximum))
+    if settings.url:
+        web = WebSource(settings.url, settings)
+        closing.push_async_callback(web.close)
+        sources.append(web)
+    if settings.database_url:
+        sql = SqlSource(settings.database_url, settings)
+        closing.push_async_callback(sql.close)
+        sources.append(sql)
     if settings.program:
         program = ProgramSource(settings)
         closing.callback(program.close)
-        sources.append(CircuitBreaker(program))
-    return sources
+        sources.append(program)
+    return [CircuitBreaker(source) for source in sources]

@@ -18,7 +18,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Conflict
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.key_requests.limits import KeyRequestLimits
-from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
+from comms_api.key_requests.model import STATEMENT, ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 from comms_api.protocol import Enrollment
 from comms_api.revocations.service import Revocations
@@ -38,8 +38,13 @@ def key_settings(settings: Settings) -> KeySettings:
     """Return the settings of key requests; raises `ConfigurationError`, which names the setting."""
     try:
         return KeySettings(
-            program=tuple(shlex.split(settings.key_request_program or "")),
             socket=settings.key_request_socket,
+            url=settings.key_request_url,
+            database_url=settings.key_request_database_url,
+            program=tuple(shlex.split(settings.key_request_program or "")),
+            ca=settings.key_request_ca,
+            header_file=settings.key_request_header_file,
+            statement=settings.key_request_statement or STATEMENT,
             timeout_seconds=settings.key_request_timeout_seconds,
             threads=settings.key_request_threads,
             queue_size=settings.key_request_queue_size,
@@ -53,9 +58,11 @@ def key_settings(settings: Settings) -> KeySettings:
 
 
 async def check_sources(settings: Settings) -> None:
-    """Check the program and the socket; raises `ConfigurationError`, which names the setting, if one cannot work."""
+    """Check the sources; raises `ConfigurationError`, which names the setting, if one cannot work."""
     try:
-        await KeyRequests(key_settings(settings)).check_health()
+        requests = KeyRequests(key_settings(settings))
+        await requests.check_health()
+        await requests.close()
     except ConfigurationError as error:
         detail = error.detail.removeprefix("key_request_")
         raise ConfigurationError(f"key_request_{detail}") from None

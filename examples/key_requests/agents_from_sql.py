@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Answer a key request from a table `agents (id, name, ip, key)` in SQLite or PostgreSQL.
+"""Answer a key request from a table `agents (id, name, ip, key)` in SQLite, PostgreSQL, MySQL or MariaDB.
 
 Usage: agents_from_sql.py DATABASE id|ip VALUE
 
-DATABASE is the path of a SQLite file or a `postgresql://` URL; give a password by `?passfile=/path`, never in the URL.
+DATABASE is the path of a SQLite file, a `postgresql://` URL or a `mysql://` URL. Give a password by `?passfile=/path`,
+for MySQL by `?read_default_file=/path`, never in the URL.
 Prints `{"error": 0, "data": {…}}`, or `{"error": N, "message": "…"}` with one of the codes below.
 """
 
@@ -12,9 +13,11 @@ import importlib.util
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 BAD_ARGUMENTS = 1
 NO_DRIVER = 2
@@ -23,12 +26,13 @@ NO_AGENT = 4
 SEVERAL_AGENTS = 5
 
 STATEMENTS = {
-    "id": "SELECT id, name, ip, key FROM agents WHERE id = {} LIMIT 2",
-    "ip": "SELECT id, name, ip, key FROM agents WHERE ip = {} LIMIT 2",
+    "id": "SELECT agents.id, agents.name, agents.ip, agents.key FROM agents WHERE agents.id = {} LIMIT 2",
+    "ip": "SELECT agents.id, agents.name, agents.ip, agents.key FROM agents WHERE agents.ip = {} LIMIT 2",
 }
 """The value is always bound: the braces stand for the driver's own placeholder."""
 
 POSTGRES = ("postgresql://", "postgres://")
+MYSQL = ("mysql://", "mariadb://")
 
 
 class Refused(Exception):
@@ -52,13 +56,18 @@ def find_agent(database: str, kind: str, value: str) -> dict[str, str]:
     """Return the only agent with this id or address; raises `Refused`."""
     if kind not in STATEMENTS or not value:
         raise Refused(BAD_ARGUMENTS, "expected id or ip, and a value")
-    query = _query_postgres if database.startswith(POSTGRES) else _query_sqlite
-    rows = query(database, STATEMENTS[kind], value)
+    rows = _query_of(database)(database, STATEMENTS[kind], value)
     if not rows:
         raise Refused(NO_AGENT, f"there is no agent of this {kind}")
     if len(rows) > 1:
         raise Refused(SEVERAL_AGENTS, f"there are several agents of this {kind}")
     return dict(zip(("id", "name", "ip", "key"), rows[0], strict=True))
+
+
+def _query_of(database: str) -> Callable[[str, str, str], list[tuple[str, ...]]]:
+    if database.startswith(POSTGRES):
+        return _query_postgres
+    return _query_mysql if database.startswith(MYSQL) else _query_sqlite
 
 
 def _query_sqlite(path: str, statement: str, value: str) -> list[tuple[str, ...]]:
@@ -98,6 +107,28 @@ def _query_psycopg(url: str, statement: str, value: str) -> list[tuple[str, ...]
         with psycopg.connect(url, connect_timeout=5) as connection:
             return connection.execute(statement.format("%s"), (value,)).fetchall()
     except psycopg.Error as error:
+        raise Refused(NO_DATABASE, f"the database cannot be read: {type(error).__name__}") from None
+
+
+def _query_mysql(url: str, statement: str, value: str) -> list[tuple[str, ...]]:
+    if not importlib.util.find_spec("pymysql"):
+        raise Refused(NO_DRIVER, "pymysql is not installed")
+    import pymysql  # noqa: PLC0415 - only MySQL needs it
+
+    parts = urlsplit(url)
+    options = {
+        "host": parts.hostname,
+        "port": parts.port,
+        "user": parts.username,
+        "database": parts.path.removeprefix("/"),
+        **dict(parse_qsl(parts.query)),
+    }
+    set_options = {name: option for name, option in options.items() if option}
+    try:
+        with closing(pymysql.connect(**set_options, connect_timeout=5)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement.format("%s"), (value,))
+            return list(cursor.fetchall())
+    except pymysql.Error as error:
         raise Refused(NO_DATABASE, f"the database cannot be read: {type(error).__name__}") from None
 
 

@@ -1,6 +1,7 @@
 """The two examples on real databases, run as an operator would run them."""
 
 import asyncio
+import json
 import sqlite3
 import stat
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy import URL
+from support.balancers import install
+from support.mariadb import PASSWORD, USER, MariaDB, running_mariadb
 from support.sources import KEY, asking_program, settings
 from support.waiting import PATIENCE
 
@@ -69,6 +72,41 @@ def database(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(scope="module")
+def mariadb(sqlite: str) -> Iterator[MariaDB]:
+    """A MariaDB server that has the table."""
+    with running_mariadb() as server, sqlite3.connect(sqlite) as connection:
+        table = TABLE.replace("key text", "`key` text").replace("id text", "id varchar(36)")
+        rows = ", ".join(map(str, connection.execute("SELECT * FROM agents").fetchall()))
+        server.execute("USE agents", table, f"INSERT INTO agents VALUES {rows}")
+        yield server
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def mysql_program(mariadb: MariaDB, scratch: Path) -> tuple[str, ...]:
+    """The Python example, which Debian's Python runs with Debian's driver."""
+    defaults = scratch / "agents.cnf"
+    defaults.write_text(f"[client]\nuser = {USER}\npassword = {PASSWORD}\n")
+    url = f"mysql://127.0.0.1:{mariadb.port}/agents?read_default_file={defaults}"
+    return ("/usr/bin/python3", PROGRAM, url)
+
+
+@pytest.fixture(scope="module")
+def php_program(mariadb: MariaDB, scratch: Path) -> tuple[str, ...]:
+    """The PHP example, which Debian's PHP runs."""
+    settings_file = scratch / "agents.ini"
+    dsn = f"mysql:host=127.0.0.1;port={mariadb.port};dbname=agents"
+    settings_file.write_text(f'dsn = "{dsn}"\nuser = {USER}\npassword = "{PASSWORD}"\n')
+    return (install("php"), str(EXAMPLES / "agents_from_mysql.php"), str(settings_file))
+
+
+@pytest.fixture(params=["mysql_program", "php_program"])
+def mariadb_program(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    command: tuple[str, ...] = request.getfixturevalue(request.param)
+    return command
+
+
 @pytest.fixture
 def socket(sqlite: str, path: Path) -> Iterator[Path]:
     """The socket of a running example."""
@@ -105,6 +143,32 @@ async def test_the_program_answers_from_a_database(database: str) -> None:
         Refusal(4, "there is no agent of this id"),
         Refusal(5, "there are several agents of this ip"),
     ]
+
+
+@pytest.mark.anyio
+async def test_the_programs_answer_from_mariadb(mariadb_program: tuple[str, ...]) -> None:
+    asked = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
+    async with asking_program(mariadb_program) as asking:
+        await asking.check_health()
+        answers = [await asking.ask(Question(kind, value)) for kind, value in asked]
+    assert answers == [
+        *[ExternalAgent("001", "web-1", "192.168.1.100", KEY)] * 2,
+        Refusal(4, "there is no agent of this id"),
+        Refusal(5, "there are several agents of this ip"),
+    ]
+
+
+def test_an_injection_finds_nothing_in_mariadb(mariadb_program: tuple[str, ...]) -> None:
+    for kind in ("id", "ip"):
+        answer = subprocess.run([*mariadb_program, kind, INJECTION], capture_output=True, check=True).stdout
+        assert json.loads(answer) == {"error": 4, "message": f"there is no agent of this {kind}"}
+
+
+def test_failures_of_the_programs_for_mariadb_have_their_codes(mariadb_program: tuple[str, ...]) -> None:
+    wrong = (*mariadb_program[:-1], "mysql://127.0.0.1:1/agents")
+    for command, code in (([*wrong, "id", "001"], 3), ([*mariadb_program, "name", "001"], 1)):
+        answer = subprocess.run(command, capture_output=True, check=True).stdout
+        assert json.loads(answer)["error"] == code
 
 
 def test_an_injection_finds_nothing(database: str) -> None:

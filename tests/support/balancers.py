@@ -26,7 +26,15 @@ PACKAGES = {
     "nginx": ("nginx", "libnginx-mod-stream"),
     "rpmbuild": ("rpm",),
     "pgbouncer": ("pgbouncer",),
+    "mariadbd": ("mariadb-server", "python3-pymysql"),
+    "php": ("php-cli", "php-mysql"),
 }
+MODULES = {
+    "nginx": Path("/usr/lib/nginx/modules/ngx_stream_module.so"),
+    "mariadbd": Path("/usr/lib/python3/dist-packages/pymysql"),
+}
+"""The other parts of the packages of a program."""
+
 TRUSTED_ADDRESS = "127.0.0.2"
 """The source address of a balancer that terminates TLS."""
 
@@ -81,7 +89,7 @@ def install(program: str) -> str:
     if not _is_installed(program):
         pytest.skip(f"{program} is not installed: apt-get install {' '.join(packages)}")
     if os.geteuid() != 0:
-        pytest.skip(f"{program} must be started by root, because its configuration names a user to run as")
+        pytest.skip(f"{program} must be started by root, because it runs as another user")
     return str(shutil.which(program, path=_path()))
 
 
@@ -92,7 +100,7 @@ def _install(apt: str, packages: Sequence[str]) -> None:
 
 
 def _is_installed(program: str) -> bool:
-    has_modules = program != "nginx" or Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists()
+    has_modules = program not in MODULES or MODULES[program].exists()
     return has_modules and shutil.which(program, path=_path()) is not None
 
 
