@@ -143,7 +143,8 @@ class AdaptiveBudget(ByteBudget):
 
     By Little's law, a node that holds H bytes and finishes a request in T seconds finishes H / T bytes per second. Each
     finished byte moves the limit by at most one byte towards what this rate allows, so a client moves it only with as
-    many bytes as the others. The total, which is for memory, is the largest limit.
+    many bytes as the others. The total, which is for memory, is the largest limit. A request larger than the limit is
+    admitted when all others together hold at most the share of one client.
     """
 
     def __init__(self, total: int, wait_seconds: float) -> None:
@@ -156,6 +157,11 @@ class AdaptiveBudget(ByteBudget):
         aim = held * TARGET_SECONDS / max(seconds, 0.001)
         step = size * max(-1.0, min(1.0, aim / self.limit - 1))
         self._set_limit(max(self._limit_minimum, min(self._total, round(self.limit + step))))
+
+    def _has_room(self, wait: _Wait) -> bool:
+        # A request larger than the limit would never be alone on a node where a client stalls, and would block others.
+        may_exceed = wait.size > self.limit and self.held <= self._share
+        return super()._has_room(wait) or (may_exceed and self.held + wait.size <= self._total)
 
     def _set_limit(self, limit: int) -> None:
         self.limit, self._share = limit, limit // CLIENTS_TO_FILL

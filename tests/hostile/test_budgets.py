@@ -112,6 +112,19 @@ async def test_a_request_that_was_admitted_grows_before_others_are_admitted() ->
         await waiting
 
 
+async def test_a_request_larger_than_the_limit_waits_for_other_requests_but_not_for_a_client_that_stalls() -> None:
+    budget = AdaptiveBudget(8_000, 0.01)
+    large = budget.limit + 1
+    await budget.acquire("stalled", 1)
+    await budget.acquire("first", large)
+    with pytest.raises(Unavailable):
+        await budget.acquire("second", large)
+    budget.release("first", large)
+    await budget.acquire("small", budget.limit // 2)
+    with pytest.raises(Unavailable):
+        await budget.acquire("second", large)
+
+
 @pytest.mark.parametrize("bytes_per_second", [100, 1_000, 5_000, 100_000])
 def test_as_much_is_admitted_as_is_finished_in_the_target_time(bytes_per_second: int) -> None:
     budget = AdaptiveBudget(8_000, 60)
