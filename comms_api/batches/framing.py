@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from comms_api.errors import Malformed, TooLarge
+from comms_api.fairness.slices import Steps
 
 NAME_BYTES_MAXIMUM = 128
 HEADER_BYTES_MAXIMUM = 4 * 1024
@@ -19,6 +20,9 @@ METADATA_BYTES_MAXIMUM = 2**20
 WINDOW_BYTES = 32 * 1024
 WINDOW_LINES = 64
 """A window ends with the line that exceeds its bytes, or after this many lines."""
+
+COUNTED_BYTES = 256 * 1024
+"""Lines are counted in steps of this many bytes."""
 
 CHECKED_BYTES_MAXIMUM = 8 * 2**20
 """A longer window contains a line that is too long and will be refused, so the window is not decoded."""
@@ -64,6 +68,15 @@ def read_owner(line: bytes) -> str:
         return _METADATA.decode(_SURROGATE.sub(rb"\\ufffd", line)).agent.id  # a name may contain half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
+
+
+def count_lines(body: bytes) -> Steps[int]:
+    """Count the line feeds."""
+    lines = 0
+    for start in range(0, len(body), COUNTED_BYTES):
+        lines += body.count(b"\n", start, start + COUNTED_BYTES)
+        yield None
+    return lines
 
 
 def windows(body: bytes, items_maximum: int) -> Iterator[Window]:

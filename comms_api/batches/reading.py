@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.batches.framing import metadata_line, read_owner
+from comms_api.batches.framing import count_lines, metadata_line, read_owner
 from comms_api.errors import Forbidden
 from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.slices import Slices, Steps
@@ -34,5 +34,5 @@ class BatchReader(msgspec.Struct, frozen=True):
             if read_owner(metadata).lower() != str(agent_id):
                 raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
             self.note_metadata(agent_id, metadata)
-            await self.bodies.hold_lines(request, body)
+            await self.bodies.hold_lines(request, await self.slices.run_metered(count_lines(body)))
             return await self.slices.run_metered(steps)

@@ -16,7 +16,7 @@ from comms_api.database.failures import Duplicate
 from comms_api.database.pages import Page
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Outdated, Unavailable
-from comms_api.fairness.slices import Slices, Steps
+from comms_api.fairness.slices import Slices, Steps, release
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 from comms_api.states import store
 from comms_api.states.folding import PartLimits, find_outdated, fold, newest_sequences, parts_of
@@ -31,7 +31,7 @@ SMALL_CHANGES = 200
 """A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
 
-LIMITS = PartLimits(changes=2_500, changed_bytes=2 * 2**20, read_bytes=2**20)
+LIMITS = PartLimits(changes=1_000, changed_bytes=2 * 2**20, read_bytes=2**20)
 """The limits of one transaction; a batch that needs more is applied in several."""
 
 
@@ -80,13 +80,16 @@ class States:
         """Apply a batch and return `ItemResults` as JSON, one result per item, in order, after the commit.
 
         Raises `Outdated`, and changes nothing, when a batch of the agent with a higher number has been applied.
+        Otherwise, the lists of the batch are empty afterwards.
         """
         changes, reports = await self._slices.run_metered(_split(batch.changes))
         changed = await self._change(agent_id, changes) if changes else ()
         reported: list[ItemResult] = []
         for start in range(0, len(reports), REPORTS_AT_ONCE):
             reported += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])
-        return await self._slices.run_metered(_encode((batch.refused, changed, reported)))
+        results = await self._slices.run_metered(_encode((batch.refused, changed, reported)))
+        await self._slices.run_metered(release(batch.changes, changes, reports, batch.refused))
+        return results
 
     async def _change(self, agent_id: UUID, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
         if _is_small(changes):

@@ -1,9 +1,11 @@
 """A large body is read when the node can store it soon, and its bytes are held until then."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import pytest
 from litestar import Request
@@ -12,7 +14,7 @@ from support.waiting import PATIENCE, until
 from comms_api.errors import Unavailable
 from comms_api.fairness.budgets import AdaptiveBudget
 from comms_api.fairness.rounds import RoundQueue
-from comms_api.http.bodies import UNANNOUNCED_BYTES, Bodies
+from comms_api.http.bodies import FAILED_BYTES_COLLECTED, UNANNOUNCED_BYTES, Bodies
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Accounting, Endpoint, Limits
 from comms_api.http1.exchange import DISCARDED_IN_TURN_BYTES
@@ -172,6 +174,31 @@ async def test_a_failed_request_does_not_move_the_limit() -> None:
         assert await status_of(reader) == 503
         writer.close()
     assert bodies.large.limit == before
+
+
+class Held:
+    """An object whose end can be observed."""
+
+
+async def test_requests_that_failed_are_freed_after_a_bounded_number_of_bytes() -> None:
+    kept: list[ref[Held]] = []
+
+    async def fail(_body: bytes) -> None:
+        held, error = Held(), Unavailable("its traceback refers to this frame, which refers to the error")
+        kept.append(ref(held))
+        raise error
+
+    size = 16 * MIB
+    gc.disable()
+    try:
+        async with served(Bodies(Settings(), RoundQueue()), fail) as port:
+            for _ in range(FAILED_BYTES_COLLECTED // size):
+                reader, writer = await begin(port, announced(size) + b"x" * size)
+                assert await status_of(reader) == 503
+                writer.close()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 class RecordedQueue(RoundQueue):
