@@ -1,6 +1,6 @@
 """`comms-api commands`: submit, watch, pause and cancel commands, and fetch their results."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -107,7 +107,7 @@ def sign(
     """
     action = msgspec.convert(read_action(options), Action)
     agents = find_agents(operator, read_target(options))
-    signed = sign_for(agents, action, key_file, valid_from or datetime.now(UTC), timedelta(seconds=valid_seconds))
+    signed = sign_for(agents, action, key_file, valid_from, timedelta(seconds=valid_seconds))
     options["output"].write(msgspec.json.encode(signed))
     click.echo(f"signed for {len(agents)} agent(s)")
 

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +14,9 @@ from comms_api.protocol import Action, Signed
 from comms_api.signatures import SIGNED_AGENTS_MAXIMUM, VALIDITY_MAXIMUM, BadSignature, Payload, read_private_key, sign
 
 NONCE_BYTES = 24
+CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""The time by which the clock of an agent may be late."""
+
 FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
@@ -55,15 +58,20 @@ def _matching(operator: Operator, target: JsonObject) -> Iterator[UUID]:
 
 
 def sign_for(
-    agents: list[UUID], action: Action, key_file: Path, not_before: datetime, validity: timedelta
+    agents: list[UUID], action: Action, key_file: Path, begin: datetime | None, validity: timedelta
 ) -> list[Signed]:
-    """Return signatures that together cover the agents, each for at most `SIGNED_AGENTS_MAXIMUM` of them."""
+    """Return signatures that together cover the agents, each for at most `SIGNED_AGENTS_MAXIMUM` of them.
+
+    They are valid from `begin` on, or now; agents whose clocks are late accept them too.
+    """
+    now = datetime.now(UTC)
+    not_before, not_after = begin or now - CLOCK_DIFFERENCE, (begin or now) + validity
     try:
         key = read_private_key(key_file.read_bytes())
     except (OSError, BadSignature) as error:
         raise ConfigurationError(f"--key {key_file}: {error}") from None
-    if validity > VALIDITY_MAXIMUM:
-        raise ConfigurationError(f"--valid-seconds: at most {VALIDITY_MAXIMUM.days} days")
+    if not_after - not_before > VALIDITY_MAXIMUM:
+        raise ConfigurationError(f"--valid-seconds: more than {VALIDITY_MAXIMUM.days} days")
     return [
         sign(
             Payload(
@@ -71,7 +79,7 @@ def sign_for(
                 action=action,
                 nonce=secrets.token_urlsafe(NONCE_BYTES),
                 not_before=not_before,
-                not_after=not_before + validity,
+                not_after=not_after,
             ),
             key,
         )

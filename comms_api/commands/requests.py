@@ -95,7 +95,10 @@ def _read_command(index: int, raw: msgspec.Raw, caller: Caller, timeout_maximum_
 
 
 def _with_payload(where: str, members: dict[str, msgspec.Raw], now: float) -> dict[str, msgspec.Raw]:
-    """Return the members of a signed command, with target and action from its payload."""
+    """Return the members of a signed command, with target and action from its payload.
+
+    An order that an agent got too early would be rejected, so by default the orders start when the payload is valid.
+    """
     if unsigned := sorted(members.keys() & {"target", "action", "continuous", "until"}):
         raise Invalid(f"{where}.{unsigned[0]}: a signed command takes its target and action from its payload")
     try:
@@ -105,7 +108,9 @@ def _with_payload(where: str, members: dict[str, msgspec.Raw], now: float) -> di
     if payload.not_after.timestamp() <= now:
         raise Invalid(f"{where}.signed: expired at {payload.not_after.isoformat()}; sign it again")
     target = CommandTarget("agent", [str(agent_id) for agent_id in payload.agents])
-    derived = {"target": target, "action": payload.action}
+    derived: dict[str, object] = {"target": target, "action": payload.action}
+    if payload.not_before.timestamp() > now and "start_at" not in members:
+        derived["start_at"] = payload.not_before
     return members | {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in derived.items()}
 
 

@@ -26,7 +26,7 @@ from comms_api.commands.expansion import (
     rehearse_command,
 )
 from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, forget_keys, get_answer, store_answer
-from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, NewCommand, Rehearsed, Retry, Submitted
+from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, Command, NewCommand, Rehearsed, Retry, Submitted
 from comms_api.commands.targets import (
     agent_names,
     may_name_unknown,
@@ -204,10 +204,7 @@ class Submissions:
             if key is not None and not await claim_key(connection, key):
                 return await get_answer(connection, key)
             old = await queries.get_command(connection, request_id)
-            if old.action.name == CANCEL_ACTION:
-                raise Conflict("A cancellation cannot be repeated: its orders have ended.")
-            if old.signed is not None:
-                raise Conflict("A signed command cannot be repeated: agents accept its nonce once. Sign it again.")
+            await _refuse_repetition(connection, old)
             again = NewCommand(
                 source=old.source,  # type: ignore[arg-type] # as it was submitted
                 target=old.target,
@@ -248,6 +245,17 @@ async def _expand(connection: Connection, expansion: Expansion) -> Submitted:
 async def _rehearse(connection: Connection, expansion: Expansion) -> Rehearsed:
     orders, first = await rehearse_command(connection, expansion, RECIPIENTS_SHOWN)
     return Rehearsed(orders, first, await count_skipped(connection, expansion, orders))
+
+
+async def _refuse_repetition(connection: Connection, old: Command) -> None:
+    """Raise `Conflict` for a command that the server cannot repeat alone."""
+    if old.signed is not None:
+        raise Conflict("A signed command cannot be repeated: agents accept its nonce once. Sign it again.")
+    if old.action.name == CANCEL_ACTION:
+        raise Conflict("A cancellation cannot be repeated: its orders have ended.")
+    versions = await load_versions(connection, [(old.action.name, old.action.version)])
+    if any(schema is not None and schema.signers for schema in versions.get(old.action.name, {}).values()):
+        raise Conflict(f"The action {old.action.name!r} must be signed now: sign the command, and submit it.")
 
 
 def _nothing_to_repeat(request_id: UUID, retry: Retry, counts: Counts) -> str:

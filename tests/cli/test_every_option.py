@@ -207,7 +207,7 @@ def values(server: Server, management: httpx.Client, fixed_values: Values) -> Va
     }
     for file, content in files.items():
         (new / file).write_bytes(content)
-    signed = sign_for([agent_id], Action("ping"), new / "private_key", datetime.now(UTC), timedelta(hours=1))
+    signed = sign_for([agent_id], Action("ping"), new / "private_key", None, timedelta(hours=1))
     (new / "signature").write_bytes(msgspec.json.encode(signed))
     requests |= {file: str(new / file) for file in (*files, "signature")}
     return {**fixed_values, **requests, "name": name, "new": new, "agent_id": agent_id, "later": later}

@@ -236,6 +236,26 @@ def test_the_server_refuses_what_no_agent_would_execute(
     assert "takes its target and action" in fault(good, target={"type": "all"})
 
 
+def test_an_order_starts_when_its_payload_becomes_valid(
+    management: httpx.Client, agent: TrustingAgent, key: Ed25519PrivateKey
+) -> None:
+    later = datetime.now(UTC) + HOUR / 2
+    [submitted] = submit(management, sign(payload(agent.id, not_before=later), key)).json()["commands"]
+    shown = management.get(f"/commands/{submitted['request_id']}").json()["command"]
+    assert datetime.fromisoformat(shown["starts_at"]) == later
+
+
+def test_an_unsigned_command_is_not_repeated_once_its_action_demands_a_signature(
+    management: httpx.Client, agent: TrustingAgent, key: Ed25519PrivateKey
+) -> None:
+    [submitted] = management.post("/commands", json=command(agent.id, action="erase")).json()["commands"]
+    assert agent.result(submitted["order_ids"][0])["outcome"] == "rejected"
+    registration = {"schema": {"type": "object"}, "signers": [public_text(key.public_key())]}
+    assert management.put("/actions/erase", json=registration).status_code == 200
+    answer = management.post(f"/commands/{submitted['request_id']}/retry")
+    assert (answer.status_code, "must be signed" in answer.json()["detail"]) == (409, True)
+
+
 def test_a_registered_action_can_demand_a_signature(
     management: httpx.Client, agent: TrustingAgent, key: Ed25519PrivateKey
 ) -> None:

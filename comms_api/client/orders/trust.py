@@ -4,7 +4,6 @@ With trusted keys, only the signed payload of an order counts: somebody who cont
 order, but cannot change, redirect, repeat or make one.
 """
 
-import time
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +40,7 @@ class Trust:
         if not self._keys:
             return Admitted(order)
         payload = self._verified(order)
-        now = datetime.fromtimestamp(time.time(), UTC)
+        now = datetime.now(UTC)
         if UUID(self._agent_id) not in payload.agents:
             raise Untrusted("the signed order is for other agents")
         if now < payload.not_before:
