@@ -1,6 +1,7 @@
 """Agents that match a continuous command later get its order, once, whatever fails or runs at the same time."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -8,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from sqlalchemy import text
+from support.locks import until_blocked
 from support.orders import claim, make_submissions
 
 from comms_api.commands import continuous
@@ -230,6 +232,34 @@ async def test_a_paused_command_holds_the_orders_of_later_agents(
     assert await claim(engine, [agent_id]) == []
     assert (await commands.resume(request_id, "olga")).orders == 1
     assert len(await claim(engine, [agent_id])) == 1
+
+
+@pytest.mark.parametrize("operation", ["cancel", "pause"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_cancellation_or_a_pause_at_the_same_time_holds_for_later_agents(
+    engine: Engine, submissions: Submissions, commands: Commands, operation: str, *, is_first: bool
+) -> None:
+    group = await make_group(engine)
+    request_id = await submit(submissions, CommandTarget("group", group))
+    async with engine.begin() as connection:
+        agent_id = await enroll(connection, [group])
+    duty = ContinuousCommands(engine, Notifier(engine, {}), Settings())
+    calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+        duty.extend,
+        lambda: getattr(commands, operation)(request_id, "olga"),
+    ]
+    tasks: list[asyncio.Task[object]] = []
+    # Both need the row of the command. Whichever comes first waits for it here, and the other one for its turn.
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT FROM commands WHERE request_id = :id FOR UPDATE"), {"id": request_id})
+        for call in calls if is_first else reversed(calls):
+            tasks.append(asyncio.create_task(call()))
+            await until_blocked(engine, tasks)
+    await asyncio.gather(*tasks)
+    await duty.extend()
+    assert await claim(engine, [agent_id]) == []
+    open_orders = len(await recipients(engine, request_id))
+    assert open_orders == (1 if operation == "pause" else 0)
 
 
 async def test_the_number_of_continuous_commands_is_bounded(
