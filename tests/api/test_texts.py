@@ -34,6 +34,7 @@ OWN_CHECKS = {
     "Result.message": "has NUL replaced: a report is not refused for it",
     "Rejection.rejected": "is only tested for being empty",
     "_Named.order_id": "is only sent back",
+    **dict.fromkeys(("Signed.payload", "Signed.signature", "Signed.key"), "must be base64"),
 }
 """Texts of requests that need no pattern, and the reasons."""
 
