@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disconnected_after_seconds: Annotated[float, Meta(ge=1, le=86_400 * 365)] | None = None
     lease_seconds: Seconds = 60.0
     sweep_seconds: Seconds = 5.0
+    configuration_settle_seconds: Seconds = 0.5
     token_lifetime_seconds: Annotated[int, Meta(ge=5, le=86_400)] = 900
     token_algorithm: Literal["ES256", "EdDSA", "RS256"] = "ES256"  # noqa: S105 - no password
     signing_key_days: Days = 30

@@ -1,5 +1,6 @@
 """One node: its services, connected to one another, and their duties."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -100,7 +101,9 @@ class Node:
             self.rotation,
             settings.logins_waiting_maximum,
         )
-        self.users, self.groups, self.audit = Users(engine, tokens, revocations), Groups(engine), Audit(engine)
+        has_changes = asyncio.Event()
+        self.groups, self.files = Groups(engine, has_changes), Files(engine, has_changes)
+        self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
         self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
         receivers = Receivers(settings)
         self.webhooks = Webhooks(engine, secret, clock, receivers)
@@ -112,14 +115,14 @@ class Node:
         self.reports = Reports(engine, settings.lease_seconds)
         self.states = States(engine, self.reports.report, self.slices)
 
-        self.actions, self.files, self.watch = Actions(engine, schemas), Files(engine), Watch(engine)
+        self.actions, self.watch = Actions(engine, schemas), Watch(engine)
         self.submissions = Submissions(engine, clock, notifier, dispatcher, schemas, settings)
         self.commands = Commands(engine, clock, notifier, settings)
         self.orders = StoredOrders(engine, clock, notifier)
 
         maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
         continuous = ContinuousCommands(engine, notifier, settings)
-        announcer = Announcer(engine, self.submissions, notifier, settings)
+        announcer = Announcer(engine, self.submissions, notifier, has_changes, settings)
         statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
             *(revocation_reader, listener, notifier, maintenance, rollouts, continuous, announcer),

@@ -78,6 +78,17 @@ async def take_changes(connection: Connection, settled_seconds: float, limit: in
     return [Change(row.agent_id, row.has_moved, groups[row.agent_id]) for row in rows]
 
 
+_SETTLING = text("""
+    SELECT greatest(0, extract(epoch FROM min(changed_at) - now())::float8 + :settled_seconds)
+    FROM configuration_changes""")
+
+
+async def find_settling_seconds(connection: Connection, settled_seconds: float) -> float | None:
+    """Return the time until the first change settles; None if there are no changes."""
+    seconds: float | None = await connection.scalar(_SETTLING, {"settled_seconds": settled_seconds})
+    return seconds
+
+
 _WITHOUT_PENDING = text("""
     SELECT changed.id FROM unnest(CAST(:ids AS uuid[])) AS changed (id) JOIN agents USING (id)
     WHERE NOT EXISTS (

@@ -1,5 +1,6 @@
 """Announce changes of files and groups to agents with orders, repeated until the agents have executed them."""
 
+import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from comms_api.duties.repeating import Duty
 from comms_api.files.announcements import (
     Change,
     check_announcements,
+    find_settling_seconds,
     take_changes,
     track_orders,
     without_pending_fetch,
@@ -28,24 +30,35 @@ from comms_api.orders.transitions import expire_early
 from comms_api.protocol import FETCH_CONFIG_ACTION, SET_GROUP_ACTION, Action
 from comms_api.settings import Settings
 
-SETTLED_SECONDS = 1.0
-"""A configuration must be unchanged for this long before its agent gets an order, so ten changes make one order."""
-
 EXECUTION_SECONDS = 600.0
 """A real agent reports a time-out when an order has run for this long."""
 
 AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"
 
-ANNOUNCE_SECONDS = 1.0
+SWEEP_SECONDS = 1.0
+"""How often to look for changes that other processes have committed."""
+
 REPEAT_SECONDS = 5.0
 
 
 class Announcer:
-    """Submits the orders that announce changes of files and groups; any node may do this at any time."""
+    """Submits the orders that announce changes of files and groups; any node may do this at any time.
 
-    def __init__(self, engine: Engine, submissions: Submissions, notifier: Notifier, settings: Settings) -> None:
+    The process that commits a change sets its `has_changes`; if it dies, another process soon finds the change.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        submissions: Submissions,
+        notifier: Notifier,
+        has_changes: asyncio.Event,
+        settings: Settings,
+    ) -> None:
         self._engine = engine
+        self._has_changes = has_changes
+        self._settle_seconds = settings.configuration_settle_seconds
         self._submissions = submissions
         self._notifier = notifier
         self._timeout_seconds = settings.order_timeout_maximum_seconds  # orders wait for absent agents
@@ -54,9 +67,18 @@ class Announcer:
     def duties(self) -> list[Duty]:
         """Return the duties that announce changes and repeat failed announcements."""
         return [
-            Duty("announcements", self.announce, ANNOUNCE_SECONDS),
+            Duty("announcements", self._announce_in_time, SWEEP_SECONDS, wake=self._has_changes),
             Duty("repeated announcements", self.repeat, REPEAT_SECONDS),
         ]
+
+    async def _announce_in_time(self) -> None:
+        """Announce the settled changes; if others remain, wait until the first of them settles, and begin again."""
+        await self.announce()
+        async with self._engine.connect() as connection:
+            seconds = await find_settling_seconds(connection, self._settle_seconds)
+        if seconds is not None:
+            await asyncio.sleep(min(seconds, self._settle_seconds))
+            self._has_changes.set()
 
     async def announce(self) -> int:
         """Order agents to apply changed configurations; return how many.
@@ -67,7 +89,7 @@ class Announcer:
         while taken == AGENTS_PER_STEP:
             with acting_as(Actor(ANNOUNCER)):
                 async with self._engine.begin() as connection:
-                    changes = await take_changes(connection, SETTLED_SECONDS, AGENTS_PER_STEP)
+                    changes = await take_changes(connection, self._settle_seconds, AGENTS_PER_STEP)
                     await self._order(connection, changes)
             taken = len(changes)
             total += taken
@@ -90,6 +112,7 @@ class Announcer:
                 changes = [(announcement.agent_id, announcement.has_moved) for announcement in failed]
                 async with self._engine.begin() as connection:
                     await note_again(connection, changes)
+                self._has_changes.set()
             total += len(failed)
         return total
 

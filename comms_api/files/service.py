@@ -1,5 +1,6 @@
 """Store the files of groups, and serve agents the files of their groups."""
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -38,10 +39,11 @@ YAML_CALLS_MAXIMUM = 32
 
 
 class Files:
-    """The files of the groups."""
+    """The files of the groups; sets `has_changes` after each commit that changes what agents should run."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, has_changes: asyncio.Event) -> None:
         self._engine = engine
+        self._has_changes = has_changes
         self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
 
@@ -57,6 +59,7 @@ class Files:
             if stored is None:
                 return (await store.list_versions(connection, group, name))[0]
             await note_files_changed(connection, group)
+        self._has_changes.set()
         return stored
 
     async def _check(self, name: str, content: bytes, user: str) -> None:
@@ -78,6 +81,7 @@ class Files:
             if not await store.delete_current(connection, group, name):
                 raise NotFound(f"The group {group!r} has no file {name!r}.")
             await note_files_changed(connection, group)
+        self._has_changes.set()
 
     async def list(self, group: str, name: str | None = None) -> Sequence[GroupFile]:
         """Return the current files of a group, or the versions of one file, newest first; raises `NotFound`."""

@@ -1,5 +1,6 @@
 """Create, fill and delete groups."""
 
+import asyncio
 from collections.abc import Collection
 from uuid import UUID
 
@@ -13,10 +14,11 @@ from comms_api.groups.model import Group, GroupChange, NewGroup
 
 
 class Groups:
-    """The groups of the fleet."""
+    """The groups of the fleet; sets `has_changes` after each commit that changes what agents should run."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, has_changes: asyncio.Event) -> None:
         self._engine = engine
+        self._has_changes = has_changes
 
     async def create(self, group: NewGroup) -> None:
         """Create an empty group; raises `Conflict` when it exists."""
@@ -30,6 +32,7 @@ class Groups:
             if not await store.update_group(connection, name, change.precedence):
                 raise NotFound(f"There is no group {name!r}.")
             await note_reordered(connection, name)
+        self._has_changes.set()
 
     async def list(self, after: str | None, limit: int) -> Page[Group]:
         """Return one page of groups, by name."""
@@ -44,6 +47,7 @@ class Groups:
             await note_group_left(connection, name)
             if not await store.delete_group(connection, name):
                 raise NotFound(f"There is no group {name!r}.")
+        self._has_changes.set()
 
     async def add(self, name: str, agents: Collection[str]) -> int:
         """Add all of these agents, or none; raises `NotFound`, which names an unknown agent or group."""
@@ -55,7 +59,8 @@ class Groups:
                 raise NotFound(f"There is no agent {min(unknown)}; no agent was added.")
             added = await store.insert_members(connection, name, ids)
             await note_moved(connection, added)
-            return len(added)
+        self._has_changes.set()
+        return len(added)
 
     async def remove(self, name: str, agent_id: UUID) -> None:
         """Remove one agent from a group; raises `NotFound`."""
@@ -63,3 +68,4 @@ class Groups:
             if not await store.delete_member(connection, name, agent_id):
                 raise NotFound(f"The agent {agent_id} is not a member of {name!r}.")
             await note_moved(connection, [agent_id])
+        self._has_changes.set()

@@ -1,5 +1,6 @@
 """A change of files or groups is announced again, after a pause that doubles, until the agent has applied it."""
 
+import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -8,20 +9,27 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 from conftest import querying
 from sqlalchemy import Select, text
 from support.orders import make_submissions
 from support.server import Server, running_server, start_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
+from comms_api.duties.health import DutyHealth
+from comms_api.duties.repeating import repeating
 from comms_api.files.announcements import check_announcements, track_orders
 from comms_api.files.announcer import Announcer
+from comms_api.files.service import Files
+from comms_api.groups.model import NewGroup
+from comms_api.groups.service import Groups
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.transitions import expire_orders
+from comms_api.protocol import FETCH_CONFIG_ACTION, SET_GROUP_ACTION
 from comms_api.settings import Settings
 
 Query = Callable[..., list[Any]]
@@ -238,14 +246,14 @@ async def test_the_pause_doubles_up_to_an_hour(idle_engine: Engine) -> None:
     assert seen == [{min(10 * 2**failures, 3600)} for failures in range(12)]
 
 
-def make_announcer(engine: Engine) -> Announcer:
+def make_announcer(engine: Engine, has_changes: asyncio.Event) -> Announcer:
     notifier = Notifier(engine, {ORDERS_CHANNEL: lambda _: None})
-    return Announcer(engine, make_submissions(engine, notifier), notifier, Settings())
+    return Announcer(engine, make_submissions(engine, notifier), notifier, has_changes, Settings())
 
 
 @pytest.mark.anyio
 async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: Engine) -> None:
-    announcer = make_announcer(idle_engine)
+    announcer = make_announcer(idle_engine, asyncio.Event())
     await execute(
         idle_engine,
         "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'lost', '')",
@@ -262,7 +270,7 @@ async def test_a_repeat_is_noted_once_until_the_next_check(idle_engine: Engine) 
 
 @pytest.mark.anyio
 async def test_many_announcements_keep_no_statement_in_memory(idle_engine: Engine) -> None:
-    announcer = make_announcer(idle_engine)
+    announcer = make_announcer(idle_engine, asyncio.Event())
     await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'moving', '')")
 
     async def announce() -> None:
@@ -281,3 +289,41 @@ def count_statements() -> int:
     """Return the number of statements in memory; each keeps the values that it was built with."""
     gc.collect()
     return sum(isinstance(found, Select) for found in gc.get_objects())
+
+
+@pytest.mark.anyio
+async def test_a_change_is_announced_without_waiting_for_the_next_sweep(idle_engine: Engine) -> None:
+    has_changes = asyncio.Event()
+    groups, files = Groups(idle_engine, has_changes), Files(idle_engine, has_changes)
+    announcer = make_announcer(idle_engine, has_changes)
+    await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'awaiting', '')")
+    await groups.create(NewGroup("prompt"))
+    duties = [msgspec.structs.replace(duty, every_seconds=None) for duty in announcer.duties()]  # no sweep
+    async with repeating(duties, DutyHealth(lambda _: None)):
+        await groups.add("prompt", ["awaiting"])
+        await announced(idle_engine, SET_GROUP_ACTION, 1)
+        for number in range(10):
+            await files.put("prompt", "prompt.yml", f"a: {number}".encode(), "admin")
+            await asyncio.sleep(0.1)
+        await announced(idle_engine, FETCH_CONFIG_ACTION, 1)
+        await files.delete("prompt", "prompt.yml")
+        # It has not been offered the order to fetch yet, which serves for this change, too.
+        await until_no_changes(idle_engine)
+        await announced(idle_engine, FETCH_CONFIG_ACTION, 1)
+        await groups.delete("prompt")
+        await announced(idle_engine, SET_GROUP_ACTION, 2)
+
+
+async def announced(engine: Engine, action: str, number: int) -> None:
+    """Wait until there are this many orders with an action, and no more."""
+    count = text("SELECT count(*) FROM orders JOIN commands USING (request_id) WHERE action_name = :action")
+    async with asyncio.timeout(PATIENCE), engine.connect() as connection:
+        while (found := await connection.scalar(count, {"action": action})) < number:  # noqa: ASYNC110 - PostgreSQL's
+            await asyncio.sleep(0.01)
+    assert found == number
+
+
+async def until_no_changes(engine: Engine) -> None:
+    async with asyncio.timeout(PATIENCE), engine.connect() as connection:
+        while await connection.scalar(text("SELECT count(*) FROM configuration_changes")):  # noqa: ASYNC110 - also
+            await asyncio.sleep(0.01)
