@@ -20,7 +20,7 @@ RESOLVER_THREADS = 8
 RESOLUTIONS_MAXIMUM = 64
 PORT_MAXIMUM = 65_535
 
-_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("2002::/16"))
+_TRANSLATED = tuple(map(IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
 """Networks whose addresses contain an IPv4 address, which may be a private one."""
 
 
@@ -59,7 +59,7 @@ class Receivers:
         if is_within(address, self._networks):
             return True
         parsed = ip_address(address)
-        if isinstance(parsed, IPv6Address) and any(parsed in network for network in _TRANSLATED):
+        if isinstance(parsed, IPv6Address) and (parsed.is_site_local or any(parsed in one for one in _TRANSLATED)):
             return False
         return parsed.is_global and not parsed.is_multicast
 
@@ -68,7 +68,7 @@ class Receivers:
         url = httpx.URL(text)
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                address = await self._resolve(url.host, url.port or 443)
+                address = await self._resolve(url.raw_host, url.port or 443)
                 status = await self._post(url, address, content, headers)
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {ATTEMPT_SECONDS:g} s") from None
@@ -77,14 +77,14 @@ class Receivers:
         if not httpx.codes.is_success(status):
             raise DeliveryFailed(f"status {status}")
 
-    async def _resolve(self, host: str, port: int) -> str:
-        """Return the first allowed address of a host."""
+    async def _resolve(self, host: bytes, port: int) -> str:
+        """Return the first allowed address of a host, in its ASCII form: Python encodes text by an older IDNA."""
         found = await self._resolver.run(host, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         addresses: Sequence[str] = [str(name[0]) for *_, name in found]
         for address in addresses:
             if "%" not in address and self.may_reach(address):
                 return address
-        raise DeliveryFailed(f"{host} has no public address; the setting webhook_networks can allow others")
+        raise DeliveryFailed(f"{host.decode()} has no public address; the setting webhook_networks can allow others")
 
     async def _post(self, url: httpx.URL, address: str, content: bytes, headers: Mapping[str, str]) -> int:
         """Post to the resolved address itself, so that a second resolution cannot lead elsewhere; return the status."""
@@ -94,7 +94,7 @@ class Receivers:
                 url.copy_with(host=address),
                 content=content,
                 headers={**headers, "Host": url.netloc.decode(), "Content-Type": "application/json"},
-                extensions={"sni_hostname": url.host},
+                extensions={"sni_hostname": url.raw_host.decode()},
             )
             answer = await client.send(request, stream=True)
             await answer.aclose()  # the body is of no use, however long it is

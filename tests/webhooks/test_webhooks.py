@@ -226,7 +226,7 @@ def test_names_and_forms_are_checked(server: Server, management: httpx.Client, r
 PRIVATE = [
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1"),
     *("255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:7f00:1"),
-    *("64:ff9b::a00:1", "2002:a00:1::1", "2001:db8::1"),
+    *("64:ff9b::a00:1", "2002:a00:1::1", "2001:db8::1", "::a00:1", "::ffff:0:a00:1", "fec0::1"),
 ]
 
 
@@ -253,6 +253,16 @@ def test_a_name_that_leads_to_a_private_address_is_refused(
         wait_until(lambda: show(management)["dead"] == 1)
         assert "localhost has no public address" in show(management)["last_error"]
     assert receiver.requests == []
+
+
+@pytest.mark.parametrize("host", ["hooks..example.org", f"{'long' * 16}.example.org"])
+def test_a_name_that_cannot_be_resolved_fails_like_any_other_delivery(
+    management: httpx.Client, query: Query, host: str
+) -> None:
+    add(management, f"https://{host}/")
+    query(ADD, "unresolved-", 1)
+    wait_until(lambda: show(management)["dead"] == 1)
+    assert "Name or service not known" in show(management)["last_error"]
 
 
 def test_a_certificate_for_another_name_is_refused(
