@@ -72,9 +72,10 @@ class Sender:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def keep_up(self) -> None:
-        """Encrypt secrets with the current node secret, and delete excess dead letters."""
+        """Delete excess dead letters, and encrypt secrets with the current node secret."""
+        async with self._engine.connect() as connection:
+            await store.trim_dead_letters(connection)  # even if a secret cannot be decrypted
         async with self._engine.begin() as connection:
-            await store.trim_dead_letters(connection)
             for webhook_id, sealed in await store.list_secrets(connection):
                 again = self._secret.encrypt(self._secret.decrypt(sealed))
                 await store.replace_secret(connection, webhook_id, sealed, again)

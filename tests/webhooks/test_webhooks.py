@@ -13,14 +13,19 @@ import asyncpg
 import httpx
 import pytest
 import trustme
+from sqlalchemy import text
 from support.batches import command
 from support.receivers import Receiver, running_receiver, write_authority
 from support.server import Server, running_server
 from support.waiting import wait_until
 
-from comms_api.errors import Invalid
+from comms_api.database.connection import Engine
+from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import ConfigurationError, Invalid
 from comms_api.settings import Settings
+from comms_api.tokens.secret import Secret
 from comms_api.webhooks.receiver import Receivers
+from comms_api.webhooks.sender import Sender
 
 Query = Callable[..., list[asyncpg.Record]]
 ADD = "INSERT INTO outbox (kind, node) SELECT 'node_lost', $1 || number FROM generate_series(1, $2::int) AS number"
@@ -92,9 +97,9 @@ def test_events_arrive_signed_and_the_secret_is_shown_once(
     wait_until(lambda: show(management)["waiting"] == 0)
     audit = management.get("/audit", params={"subject": "webhooks"}).text
     assert "hook" in audit
-    for text in (management.get("/webhooks").text, audit, (server.folder / "log").read_text()):
-        assert made["secret"] not in text
-        assert "sealed_secret" not in text
+    for shown in (management.get("/webhooks").text, audit, (server.folder / "log").read_text()):
+        assert made["secret"] not in shown
+        assert "sealed_secret" not in shown
 
 
 def test_a_new_secret_signs_from_then_on(management: httpx.Client, receiver: Receiver, query: Query) -> None:
@@ -293,3 +298,18 @@ def test_a_delivery_that_fails_outlives_its_node(
         management = server.management()
         wait_until(lambda: show(management)["waiting"] == 0)
     assert [event["agent_name"] for event in receiver.requests[-1].events] == ["kept"]
+
+
+@pytest.mark.anyio
+async def test_excess_dead_letters_are_deleted_even_if_a_secret_cannot_be_decrypted(
+    management: httpx.Client, engine: Engine
+) -> None:
+    made = add(management, "https://hooks.example.org/")
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE webhooks SET sealed_secret = '' WHERE id = :id"), {"id": made["id"]})
+        dead = "INSERT INTO webhook_deliveries (webhook_id, content, is_dead) SELECT :id, '{}', true"
+        await connection.execute(text(f"{dead} FROM generate_series(1, 1001)"), {"id": made["id"]})
+    sender = Sender(engine, Secret(b"s" * 32), DatabaseClock(), Receivers(Settings()), Settings())
+    with pytest.raises(ConfigurationError):
+        await sender.keep_up()
+    assert show(management)["dead"] == 1_000
