@@ -48,7 +48,7 @@ class WebSource:
                 status, answer = await self._get(question)
         except TimeoutError:
             raise SourceUnavailable(f"{self._url.host} did not answer within {seconds:g} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # httpx passes on some errors of TLS
             raise SourceUnavailable(f"{self._url.host}: {type(error).__name__}: {error}") from None
         if status != httpx.codes.OK:
             raise SourceUnavailable(f"{self._url.host} answered with status {status}")

@@ -1,6 +1,7 @@
 """Agents are looked up at a web service, over TLS that is checked, without redirects, in bounded time and bytes."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -37,12 +38,17 @@ class Service:
         self.port = 0
 
     @asynccontextmanager
-    async def responding(self, status: bytes, body: bytes, *, ends: bool = True) -> AsyncIterator[None]:
+    async def responding(
+        self, status: bytes, body: bytes, *, ends: bool = True, is_encrypted: bool = True
+    ) -> AsyncIterator[None]:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
             length = len(body) if ends else len(body) + 1
             head = b"HTTP/1.1 %b\r\nLocation: /elsewhere\r\nContent-Length: %d\r\n\r\n" % (status, length)
-            writer.write(head + body)
+            if is_encrypted:
+                writer.write(head + body)
+            else:
+                os.write(writer.get_extra_info("socket").fileno(), head + body)
 
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.issue_cert("localhost").configure_cert(context)
@@ -106,6 +112,13 @@ async def test_a_large_answer_and_a_slow_answer_are_stopped(service: Service) ->
         with pytest.raises(SourceUnavailable) as failed:
             await service.ask(seconds=0.5)
     assert failed.value.reason == "localhost did not answer within 0.5 s"
+
+
+async def test_an_answer_that_breaks_tls_is_unavailable(service: Service) -> None:
+    async with service.responding(OK, agent_json(), is_encrypted=False):
+        with pytest.raises(SourceUnavailable) as failed:
+            await service.ask()
+    assert failed.value.reason.startswith("localhost: SSLError: ")
 
 
 async def test_no_log_has_the_header(service: Service, caplog: pytest.LogCaptureFixture) -> None:
