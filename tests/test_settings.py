@@ -75,7 +75,7 @@ def test_the_command_line_overrides_the_environment_which_overrides_the_file(tmp
     [
         ("workers = ", "comms-api.toml: "),
         ("wokers = 1", r"comms-api\.toml: wokers: no such setting; did you mean workers\?$"),
-        (None, "No such file"),
+        (None, r"comms-api\.toml: No such file or directory$"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
