@@ -37,7 +37,7 @@ AGENTS_PER_STEP = 5_000
 ANNOUNCER = "comms-api"
 
 SWEEP_SECONDS = 1.0
-"""How often to look for changes that other processes have committed."""
+"""The interval at which to look for changes that other processes have committed."""
 
 REPEAT_SECONDS = 5.0
 

@@ -116,7 +116,7 @@ def agent_hash(agent_id: UUID) -> int:
     """Return the number of a recipient in the index of the archive: 14 random bits of its id.
 
     With more bits, the index would have an entry for each agent and day, and be larger than the orders themselves. A
-    chunk of 5,000 agents has a quarter of all numbers, so a quarter of such chunks are unpacked in vain.
+    chunk of 5,000 agents has a quarter of all numbers, so a quarter of such chunks are unpacked without need.
     """
     return int.from_bytes(agent_id.bytes[-2:]) >> 2
 
