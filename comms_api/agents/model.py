@@ -42,6 +42,7 @@ class Agent(msgspec.Struct, frozen=True):
     displaced_polls: int
     displaced_poll_address: str | None
     displaced_poll_at: datetime | None
+    hidden_at: datetime | None
 
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=WITHOUT_NUL)]
@@ -100,6 +101,7 @@ class Admission(msgspec.Struct, frozen=True):
     allowed_addresses: list[str]
     is_external: bool
     next_key_hash: bytes | None = None
+    is_hidden: bool = False
 
 
 class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -59,12 +59,13 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     label: LabelQuery = None,
     in_sync: FromQuery[bool | None] = None,
     node: FromQuery[str | None] = None,
+    hidden: FromQuery[bool] = False,  # noqa: FBT002 - parameters of routes are given by name
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id, filtered by every given parameter; `*` in a name, system or version matches any text."""
     agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
-    return await agents.list(agent_filter, after, limit)
+    return await agents.list(agent_filter, after, limit, is_hidden=hidden)
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

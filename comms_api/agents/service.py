@@ -179,10 +179,12 @@ class Agents:
             raise NotFound(f"There is no agent {agent_id}.")
         return agent
 
-    async def list(self, agent_filter: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
-        """Return one page of agents, by id."""
+    async def list(
+        self, agent_filter: AgentFilter, after: UUID | None, limit: int, *, is_hidden: bool = False
+    ) -> Page[Agent]:
+        """Return one page of agents, by id: the hidden ones, or the others."""
         async with self._engine.connect() as connection:
-            return await store.list_agents(connection, agent_filter, after, limit)
+            return await store.list_agents(connection, agent_filter, after, limit, is_hidden=is_hidden)
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.

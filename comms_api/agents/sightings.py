@@ -30,7 +30,7 @@ class Sighting(msgspec.Struct):
 
 
 _RECORD_SIGHTINGS = text("""
-    UPDATE agents SET last_seen_at = greatest(last_seen_at, now() - seen.age), node = :node,
+    UPDATE agents SET last_seen_at = greatest(last_seen_at, now() - seen.age), node = :node, hidden_at = NULL,
         last_login_at = CASE WHEN seen.logged_in THEN now() - seen.age ELSE last_login_at END,
         remote_address = coalesce(seen.remote_address, agents.remote_address),
         poll_address = coalesce(seen.poll_address, agents.poll_address),

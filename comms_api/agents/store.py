@@ -80,6 +80,7 @@ _COLUMNS = (
     agents.c.displaced_polls,
     agents.c.displaced_poll_address,
     agents.c.displaced_poll_at,
+    agents.c.hidden_at,
 )
 
 
@@ -153,9 +154,12 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
     return Agent(**row) if row else None
 
 
-async def list_agents(connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int) -> Page[Agent]:
-    """Return a page of agents ordered by id, starting after `after`."""
-    statement = select(*_COLUMNS).where(*conditions(agent_filter)).order_by(agents.c.id)
+async def list_agents(
+    connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int, *, is_hidden: bool = False
+) -> Page[Agent]:
+    """Return a page of agents ordered by id, starting after `after`: the hidden ones, or the others."""
+    visibility = agents.c.hidden_at.is_not(None) if is_hidden else agents.c.hidden_at.is_(None)
+    statement = select(*_COLUMNS).where(visibility, *conditions(agent_filter)).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
     return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
@@ -206,6 +210,7 @@ _ADMISSION = (
     agents.c.allowed_addresses,
     agents.c.type == EXTERNAL_TYPE,
     agents.c.next_key_hash,
+    agents.c.hidden_at.is_not(None),
 )
 
 
@@ -231,6 +236,13 @@ async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -
 async def find_admission(connection: Connection, name: UUID | str) -> Admission | None:
     """Return the admission of one agent by its id or external id, or None."""
     return (await find_admissions(connection, [name]))[0]
+
+
+async def show_again(connection: Connection, agent_id: UUID) -> bool:
+    """Show a hidden agent again, because it is back; return whether it exists."""
+    values = {"hidden_at": None, "last_seen_at": func.now()}
+    statement = agents.update().where(agents.c.id == agent_id).values(values).returning(agents.c.id)
+    return await connection.scalar(statement) is not None
 
 
 async def lock_agent(connection: Connection, agent_id: UUID) -> None:

@@ -32,6 +32,7 @@ from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.fleet.descriptions import Descriptions
 from comms_api.fleet.node_log import NodeLog
+from comms_api.fleet.removal import Removal
 from comms_api.fleet.service import FleetEvents
 from comms_api.fleet.statuses import Statuses
 from comms_api.groups.service import Groups
@@ -126,7 +127,7 @@ class Node:
         statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
             *(revocation_reader, listener, notifier, maintenance, rollouts, continuous, announcer),
-            *(statuses, node_log, sender),
+            *(statuses, node_log, sender, Removal(engine, settings)),
         )
         """The services that no route asks for."""
 

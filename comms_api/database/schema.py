@@ -94,6 +94,7 @@ agents = Table(
     Column("next_key_hash", LargeBinary, comment="the next key; its first use replaces key_hash"),
     Column("user_agent", Text, comment="the last one that was applied to its type, version and host"),
     Column("recorded_status", Text, server_default="never_connected", comment="the status of its last event"),
+    Column("hidden_at", DateTime(timezone=True), comment="when its silence was too long"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -277,6 +278,22 @@ fleet_checks = Table(
     metadata,
     Column("name", Text, primary_key=True),
     _timestamp("checked_at", nullable=False),
+)
+
+fleet_outages = Table(
+    "fleet_outages",
+    metadata,
+    Column("began_at", DateTime(timezone=True), primary_key=True),
+    _timestamp("ended_at", nullable=False),
+)
+
+fleet_actions = Table(
+    "fleet_actions",
+    metadata,
+    # The agents that were hidden or removed lately: their number in a day is limited.
+    Column("kind", Text, primary_key=True),
+    Column("agent_id", Uuid, primary_key=True),
+    Column("at", DateTime(timezone=True), primary_key=True, server_default=NOW),
 )
 
 outbox = Table(

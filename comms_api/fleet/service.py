@@ -10,6 +10,7 @@ from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.fleet import store
 from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order, OutboxEvent
+from comms_api.fleet.removal import delete_old_records
 from comms_api.settings import Settings
 
 PUBLISH_SECONDS = 1.0
@@ -48,6 +49,8 @@ class FleetEvents:
 
     async def trim(self) -> None:
         """Delete the events that are too old or too many."""
+        async with self._engine.begin() as connection:
+            await delete_old_records(connection)
         deleted = STEP
         while deleted == STEP:
             async with self._engine.begin() as connection:

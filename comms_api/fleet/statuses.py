@@ -19,6 +19,9 @@ CHECK_SECONDS = 5.0
 STEP = 2_000
 """The most statuses that one transaction records."""
 
+OUTAGE_SECONDS = 60.0
+"""After this time without a check, no node served in between: the silence of agents in it does not count."""
+
 SHARE_OF_INTERVAL = 0.8
 """A pass that comes this early counts as on time, since duties come early at random."""
 
@@ -36,7 +39,7 @@ class Statuses:
     async def record(self) -> None:
         """Record the changes since the last pass, unless another process has just done so."""
         async with self._engine.connect() as connection:
-            if not await begin_check(connection, "statuses", CHECK_SECONDS):
+            if not await begin_status_check(connection):
                 return
             await connection.execute(_RECORD_LOST_NODES)
             recorded = STEP
@@ -44,17 +47,30 @@ class Statuses:
                 recorded = await connection.scalar(_RECORD_STATUSES)
 
 
-_BEGIN_CHECK = text("""
+_BEGIN_CHECK = """
     INSERT INTO fleet_checks (name) VALUES (:name)
     ON CONFLICT (name) DO UPDATE SET checked_at = now()
         WHERE fleet_checks.checked_at <= now() - make_interval(secs => :seconds)
-    RETURNING name""")
+    RETURNING name"""
+_CHECK = text(_BEGIN_CHECK)
+_CHECK_AND_RECORD_OUTAGE = text(f"""
+    WITH begun AS ({_BEGIN_CHECK}), before AS (SELECT checked_at FROM fleet_checks WHERE name = :name), outage AS (
+        INSERT INTO fleet_outages (began_at, ended_at) SELECT checked_at, now() FROM before, begun
+        WHERE checked_at < now() - make_interval(secs => {OUTAGE_SECONDS}) ON CONFLICT DO NOTHING
+    )
+    SELECT name FROM begun""")
 
 
 async def begin_check(connection: Connection, name: str, every_seconds: float) -> bool:
     """Return whether this process performs the check; in each interval one process of the cluster does."""
     parameters = {"name": name, "seconds": every_seconds * SHARE_OF_INTERVAL}
-    return await connection.scalar(_BEGIN_CHECK, parameters) is not None
+    return await connection.scalar(_CHECK, parameters) is not None
+
+
+async def begin_status_check(connection: Connection) -> bool:
+    """Begin the check of statuses as `begin_check` does; record an outage if no process has checked them for long."""
+    parameters = {"name": "statuses", "seconds": CHECK_SECONDS * SHARE_OF_INTERVAL}
+    return await connection.scalar(_CHECK_AND_RECORD_OUTAGE, parameters) is not None
 
 
 _RECORD_LOST_NODES = nodes.update().where(~IS_HERE, nodes.c.lost_at.is_(None)).values(lost_at=func.now())

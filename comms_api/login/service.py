@@ -9,7 +9,7 @@ from comms_api.addresses import is_within
 from comms_api.agents.keys import LOGIN_FAILURES
 from comms_api.agents.model import Admission
 from comms_api.agents.presence import Presence
-from comms_api.agents.store import find_admissions, update_agent
+from comms_api.agents.store import find_admissions, show_again, update_agent
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import transaction_duty
@@ -101,7 +101,15 @@ class Login:
         finally:
             self._waiting -= 1
         _check_permission(admission, address, certified)
+        if admission.is_hidden:
+            await self._show_again(admission)
         return admission, read_at
+
+    async def _show_again(self, admission: Admission) -> None:
+        """Show a hidden agent again before it gets its token, so that it is not removed in the meantime."""
+        async with self._engine.connect() as connection:
+            if not await show_again(connection, admission.id):
+                raise Unavailable("The agent was removed during its login; try again.")
 
     async def _authenticate(self, name: UUID | str, key: str, address: str | None) -> tuple[Admission, float]:
         """Return the agent with this key, and a time before its permissions were read."""
