@@ -17,8 +17,11 @@ from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
 from comms_api.text.faults import complete_fault
+from comms_api.text.limited_log import LimitedLog
 
 logger = logging.getLogger(__name__)
+_refusals = LimitedLog(logger, logging.WARNING)
+"""For 503, which a full node answers more than a hundred times a second."""
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = (1, 5)
@@ -136,6 +139,6 @@ def _log(request: AnyRequest, error: Exception, status: int, instance: str) -> N
     if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s failed, %s", where, instance, exc_info=error)
     elif status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        logger.warning("%s answered 503: %s", where, describe_outage(error))
+        _refusals.write(f"{where} answered 503: {describe_outage(error)}")
     else:
         logger.debug("%s answered %d: %s", where, status, error)

@@ -1,4 +1,4 @@
-"""Log enrollments, logins and refusals, with a limit per minute, since strangers can cause them."""
+"""Log enrollments, logins and refusals, with a limit per minute, since clients can cause any number of them."""
 
 import logging
 import time

@@ -15,10 +15,12 @@ from comms_api.errors import Unavailable
 from comms_api.fairness.budgets import AdaptiveBudget
 from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.bodies import FAILED_BYTES_COLLECTED, UNANNOUNCED_BYTES, Bodies
+from comms_api.http.problems import answer_problem
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Accounting, Endpoint, Limits
 from comms_api.http1.exchange import DISCARDED_IN_TURN_BYTES
 from comms_api.settings import Settings
+from comms_api.text.limited_log import LINES_MAXIMUM
 
 pytestmark = pytest.mark.anyio
 
@@ -199,6 +201,13 @@ async def test_requests_that_failed_are_freed_after_a_bounded_number_of_bytes() 
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+def test_a_full_node_logs_a_bounded_number_of_lines(caplog: pytest.LogCaptureFixture) -> None:
+    scope: Any = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"", "server": ("a", 1)}
+    for _ in range(2 * LINES_MAXIMUM):
+        assert answer_problem(Request(scope), Unavailable("This node is full.")).status_code == 503
+    assert len([record for record in caplog.records if "answered 503" in record.message]) <= LINES_MAXIMUM
 
 
 class RecordedQueue(RoundQueue):
