@@ -27,6 +27,11 @@ class Metered(Coroutine[Any, Any, T]):
         self._step_began = self._taken_seconds = 0.0
         self.name = name
 
+    @property
+    def seconds(self) -> float:
+        """The CPU time of the steps that have ended."""
+        return self._earlier_seconds
+
     def take_seconds(self) -> float:
         """Return the CPU time since the last call; only the coroutine itself may call this."""
         seconds = self._earlier_seconds + time.thread_time() - self._step_began

@@ -32,7 +32,7 @@ class Slices:
     """
 
     def __init__(self, charge: Callable[[Hashable, float], None] = charge_nobody) -> None:
-        self._charge = charge
+        self.charge = charge
         self.turns = IdleQueue()
 
     async def run(self, steps: Steps[T]) -> T:
@@ -40,7 +40,7 @@ class Slices:
 
         A computation that ends within its first slice runs at once, and awaits nothing.
         """
-        return await self._run(steps, self._charge)
+        return await self._run(steps, self.charge)
 
     async def run_metered(self, steps: Steps[T]) -> T:
         """Return the result of a computation whose CPU time is charged with its request."""

@@ -1,7 +1,8 @@
 """The limits of a stream come from the settings, and a node handles a stream that reaches them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ from support.nats import NatsServer, nats_servers
 from support.server import new_id
 from support.waiting import PATIENCE
 
+from comms_api.database.connection import Engine
 from comms_api.database.failures import explain_outage
+from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeat
 from comms_api.errors import Unavailable
 from comms_api.events.jetstream.connection import DAY_SECONDS, STREAM, JetStream
 from comms_api.events.jetstream.messages import Message, encode_messages
+from comms_api.events.jetstream.sink import JetStreamSink
 from comms_api.events.model import EventRun
+from comms_api.events.quarantine import Quarantine
+from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -99,3 +105,17 @@ async def test_publishes_beyond_the_maximum_in_flight_wait_for_their_turn(server
     async with _stream(server, nats_stream_bytes=2**28) as stream:
         await asyncio.gather(*(stream.publish(_message()) for _ in range(600)))
         assert (await stream.context.stream_info(STREAM)).state.messages == 600
+
+
+async def test_the_cpu_time_of_publishing_is_charged_to_the_agent(server: NatsServer, engine: Engine) -> None:
+    charged: Counter[Hashable] = Counter()
+
+    def charge(client: Hashable, seconds: float) -> None:
+        charged[client] += seconds
+
+    settings = Settings(events_sink="jetstream", nats_servers=(server.url,), nats_replicas=1, nats_stream_bytes=2**24)
+    sink = JetStreamSink(Quarantine(engine, DatabaseClock(), 1), Slices(charge), settings)
+    agent_id = new_id()
+    async with performing(sink):
+        await sink.append(new_id(), agent_id, [EventRun(f"m{number}", "c", [b"{}"]) for number in range(64)])
+    assert charged[str(agent_id)] > 0

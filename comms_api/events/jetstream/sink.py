@@ -14,6 +14,7 @@ from comms_api.events.jetstream.connection import ABSENCE_SECONDS, JetStream
 from comms_api.events.jetstream.messages import encode_messages, line_bytes_maximum
 from comms_api.events.model import EventRun, Quarantined
 from comms_api.events.quarantine import Quarantine
+from comms_api.fairness.metering import Metered
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.settings import Settings
 
@@ -60,8 +61,9 @@ class JetStreamSink:
     async def _publish(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
         is_caller_gone = IS_CALLER_GONE.get()
         messages = encode_messages(first_id, agent_id, runs, self._stream.message_bytes_maximum)
-        together = islice(messages, MESSAGES_AT_ONCE)
-        outcomes = await asyncio.gather(*map(self._stream.publish, together), return_exceptions=True)
+        together = [Metered(self._stream.publish(message), "publish") for message in islice(messages, MESSAGES_AT_ONCE)]
+        outcomes = await asyncio.gather(*together, return_exceptions=True)
+        self._slices.charge(str(agent_id), sum(publishing.seconds for publishing in together))
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
