@@ -45,9 +45,9 @@ class System:
     def _server_process(self) -> psutil.Process:
         return psutil.Process(self.server.process.pid)
 
-    async def stop(self, how: Signals = SIGTERM) -> None:
+    async def stop(self, with_signal: Signals = SIGTERM) -> None:
         """End the server, and return when it has ended."""
-        await asyncio.to_thread(self.server.stop, how)
+        await asyncio.to_thread(self.server.stop, with_signal)
 
     async def restart(self, *, workers: int = 1) -> None:
         """End the server if it still runs, and start it on the same ports with this many workers."""

@@ -32,7 +32,6 @@ RESULT_UNKNOWN = 4
 DUPLICATE_ORDER_MESSAGE = "Agent's database failure"
 """The message that a real agent reports, with code 1, when the server offers it an order that it already holds."""
 
-
 CANCEL_ACTION = "cancel"
 """Tells an agent to stop work: args `{"request_id"}` for a whole command, `{"order_id"}` for one order."""
 

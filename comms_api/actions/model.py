@@ -59,16 +59,9 @@ def _schema(properties: Mapping[str, Any], required: tuple[str, ...]) -> str:
 
 
 _GROUP = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._-]+$"}
-
-
 _INDEX = {"type": "string", "minLength": 1}
-
-
 _INDEX_OR_SEVERAL = {"type": ["string", "array"], "minLength": 1, "items": _INDEX}
-
-
 _ANYTHING = '{"type":["object","array"]}'
-
 
 BUILT_IN: Mapping[str, ActionSchema] = {
     "restart": ActionSchema(_ANYTHING, drops_args=True),

@@ -19,7 +19,7 @@ def read_id(text: str) -> UUID | None:
 
 
 async def find_ids(connection: Connection, texts: Collection[str]) -> dict[str, UUID]:
-    """Map texts to agents' ids; skip names of no agent, and do not look up ids."""
+    """Map texts to agents' ids; skip unknown names, and do not look up ids."""
     found = {text: agent_id for text in texts if (agent_id := read_id(text)) is not None}
     names = [text for text in texts if text not in found]
     if not names:

@@ -213,7 +213,6 @@ _ADMISSION = (
     agents.c.hidden_at.is_not(None),
 )
 
-
 _FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
     or_(
         agents.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))),

@@ -41,7 +41,7 @@ from comms_api.users import routes as users
 from comms_api.webhooks import routes as webhooks
 
 PREFIX = "/api/v1"
-"""Real agents use it; every path is the same without it."""
+"""Real agents use this prefix; every path also works without it."""
 
 CLIENT_REQUESTS_MAXIMUM = 4
 """The maximum number of a client's requests in progress, without polls: half of the default connection pool."""
@@ -154,7 +154,7 @@ def _record_agent(node: Node) -> Callable[[AnyConnection, Claims], None]:
 
 
 def _record_nobody(_connection: AnyConnection, _claims: Claims) -> None:
-    """Users are not tracked: their changes will be, in the audit trail."""
+    """Record nothing for a user: the audit trail has every change that users make."""
 
 
 def management_api(node: Node) -> AsgiApp:

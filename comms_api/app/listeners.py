@@ -26,7 +26,7 @@ BACKLOG = 4096
 TAKEN_SECONDS = 10.0
 """Wait this long for a port that a client connection uses: Linux may assign the default ports to clients."""
 
-AGAIN_SECONDS = 0.2
+RETRY_SECONDS = 0.2
 
 
 class Listeners(msgspec.Struct, frozen=True):
@@ -129,7 +129,7 @@ def _bind(setting: str, address: str, *, shared: bool) -> socket.socket:
                 TAKEN_SECONDS,
             )
         is_logged = True
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def _bound(endpoint: Address, *, shared: bool) -> socket.socket:

@@ -84,14 +84,14 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
             announce(listening)
             manager.notify("READY=1")
 
-        _collect_seldom()
+        _collect_garbage_rarely()
         if settings.workers == 1:
             run_worker(worker, listeners[0], ready)
         else:
             _supervise(worker, listeners, ready)
 
 
-def _collect_seldom() -> None:
+def _collect_garbage_rarely() -> None:
     """Exclude imported objects from garbage collections, and collect rarely, since requests leave few cycles.
 
     Call this before a fork: a collection writes to each object that it visits, which unshares the object's page.
@@ -132,7 +132,7 @@ def _answer_parent(sender: Connection, module: str, arguments: Sequence[object])
 
 
 def _supervise(worker: Worker, listeners: list[Listeners], ready: Callable[[], None]) -> None:
-    """Run a process on each pair of sockets, replace those that die, forward SIGHUP, and end all on other signals."""
+    """Run a process on each pair of sockets, replace each that dies, forward SIGHUP, and end all on other signals."""
     stopping: list[int] = []
     for number in _ENDING:
         signal.signal(number, lambda received, _frame: stopping.append(received))
@@ -155,7 +155,7 @@ class _Workers:
     def __init__(self, worker: Worker, listeners: list[Listeners], ready: Callable[[], None]) -> None:
         self._worker = worker
         self._listeners = listeners
-        self._ready = _over_all_processes_once(ready)
+        self._ready = _once_across_processes(ready)
         self._has_served = mmap(-1, len(listeners))
         """By number, whether the process has served; the processes share it."""
 
@@ -168,7 +168,7 @@ class _Workers:
 
         def serves() -> None:
             self._has_served[number] = True
-            if number == 0:  # only that the first worker serves is news
+            if number == 0:  # the first worker announces the node
                 self._ready()
 
         return _start(worker, self._listeners, serves)
@@ -202,20 +202,20 @@ class _Workers:
             process.join()
 
 
-def _over_all_processes_once(call: Callable[[], None]) -> Callable[[], None]:
+def _once_across_processes(call: Callable[[], None]) -> Callable[[], None]:
     """Wrap `call` so that it runs at most once across forked processes."""
-    was_made = mmap(-1, 1)  # they share it
+    was_called = mmap(-1, 1)  # the processes share it
 
     def call_once() -> None:
-        if not was_made[0]:
+        if not was_called[0]:
             call()
-            was_made[0] = 1
+            was_called[0] = 1
 
     return call_once
 
 
 def _start(worker: Worker, listeners: Sequence[Listeners], ready: Callable[[], None]) -> ForkProcess:
-    """Start a worker, with signals to end blocked until it has removed the inherited handlers, which swallow them."""
+    """Start a worker. Until it has removed the inherited handlers, SIGTERM and SIGINT are blocked, so none is lost."""
     process = _FORK.Process(target=_run_child, args=(worker, listeners, ready))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:

@@ -12,7 +12,7 @@ from comms_api.cli.output import print_json, print_table, say
 from comms_api.errors import CommsError
 
 SKEW_SECONDS_MAXIMUM = 1.0
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 AGREEMENT_SECONDS = 6.0
 """Nodes may differ for this long before it is reported: each serves a change from its next heartbeat on."""
 
@@ -80,7 +80,7 @@ def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(columns, [[one[column] for column in columns] for one in found])
+        print_table(columns, [[row[column] for column in columns] for row in found])
 
 
 @operation(cluster, "health")
@@ -105,7 +105,7 @@ def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str
     while (problems := find(_nodes(operator))) and time.monotonic() < deadline:
         if any(_DIFFERENCE not in problem for problem in problems):
             break
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
     return problems
 
 
@@ -137,7 +137,7 @@ def _live(found: Nodes) -> Nodes:
 
 def _differences(found: Nodes) -> list[str]:
     served = (("signing keys", "key_ids"), ("group files", "files_sha256"))
-    return [f"{_DIFFERENCE} {what}" for what, member in served if len({str(node[member]) for node in _live(found)}) > 1]
+    return [f"{_DIFFERENCE} {name}" for name, member in served if len({str(node[member]) for node in _live(found)}) > 1]
 
 
 @operation(cluster, "files")
@@ -200,7 +200,7 @@ def _wait_until_drained(operator: Operator, name: str) -> None:
     while any(_may_hold_polls(node) for node in _nodes(operator) if node["name"] == name):
         if time.monotonic() > deadline:
             raise CommsError(f"{name} still holds polls after {WAIT_SECONDS:g} seconds")
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def _may_hold_polls(node: JsonObject) -> bool:

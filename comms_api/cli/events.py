@@ -29,7 +29,7 @@ from comms_api.settings import Settings, current_settings
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 RELAY_LOOPS = 2
 """While one loop stores its messages, the other fetches the next ones."""
 
@@ -82,7 +82,7 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: 
     health = HealthLog(logger, "relay")
     while not stopping.is_set() and (error := await _synchronise(engine, clock)):
         health.note("the database is away", str(error))
-        await asyncio.sleep(AGAIN_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
     health.note(None)
     return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum), Slices())
 

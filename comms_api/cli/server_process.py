@@ -96,11 +96,11 @@ class ServerProcess:
         """A client's context that trusts the server."""
         return ssl.create_default_context(cafile=self.ca)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, patience_seconds: float = STOP_SECONDS) -> int:
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM, patience_seconds: float = STOP_SECONDS) -> int:
         """Send a signal, wait until the server has ended, and return its exit code; kill it if that takes too long."""
         try:
             if self.process.poll() is None:
-                self.process.send_signal(how)
+                self.process.send_signal(with_signal)
             return self.process.wait(patience_seconds)
         finally:
             _kill(self.process)

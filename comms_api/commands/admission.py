@@ -14,14 +14,8 @@ from comms_api.orders.model import CommandTarget
 from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, CancelArguments, TargetType
 
 NAMES_SHOWN = 20
-
-
 NONMEMBERS_SHOWN = 5
-
-
 FAULTS_SHOWN = 10
-
-
 _KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 

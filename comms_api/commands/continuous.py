@@ -44,7 +44,7 @@ async def begin_continuous(connection: Connection, added: int) -> None:
     """Exclude the duty until this transaction ends; raises `Conflict` if there would be too many commands."""
     await connection.take_turns(CONTINUOUS_LOCK)
     if await connection.scalar(_COUNT) + added > CONTINUOUS_MAXIMUM:
-        raise Conflict(f"There are {CONTINUOUS_MAXIMUM} continuous commands; cancel one of them first.")
+        raise Conflict(f"A fleet has at most {CONTINUOUS_MAXIMUM} continuous commands; cancel one first.")
 
 
 _RECORD = text("""
@@ -82,7 +82,7 @@ async def _lock_commands(connection: Connection) -> list[Row]:
 
 
 async def _add_recipients(connection: Connection, command: Row, changed: Sequence[UUID]) -> list[UUID]:
-    """Record those of the changed agents that match a command and have no order of it; return them."""
+    """Record the changed agents that match a command for the first time; return them."""
     target = submitted_target(command)
     recipient = recipients(target).subquery("recipient")
     is_changed = recipient.c.agent_id == any_(bindparam("changed", type_=ARRAY(Uuid)))
@@ -125,7 +125,7 @@ async def forget_recipients(connection: Connection) -> int:
 
 
 class ContinuousCommands:
-    """The duty that gives changed agents the orders of continuous commands; any node may perform it at any time."""
+    """The duties of continuous commands; any node may perform them at any time."""
 
     def __init__(self, engine: Engine, notifier: Notifier, settings: Settings) -> None:
         self._engine = engine
@@ -140,7 +140,7 @@ class ContinuousCommands:
         ]
 
     async def extend(self) -> int:
-        """Add the orders that agents are due since they changed; return how many."""
+        """Add the orders for agents that have changed; return how many."""
         total, taken = 0, AGENTS_AT_ONCE
         while taken == AGENTS_AT_ONCE:
             async with self._engine.connect() as connection:

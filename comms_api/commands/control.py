@@ -17,7 +17,7 @@ from sqlalchemy import text
 from comms_api.commands.model import Phase
 from comms_api.commands.rollout import Rollout, RolloutProgress
 from comms_api.database.connection import Connection
-from comms_api.orders.turns import is_first, take_turn
+from comms_api.orders.turns import take_turn, try_step
 
 
 class Rolling(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ _FIND = text("""
 
 async def lock_rolling(connection: Connection, request_id: UUID) -> Rolling | None:
     """Lock a command's rollout and return it; None if it is not in progress or another node works on it."""
-    if not await is_first(connection, request_id):
+    if not await try_step(connection, request_id):
         return None
     await take_turn(connection, request_id)
     row = await connection.first(_FIND, {"id": request_id})

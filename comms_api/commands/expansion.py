@@ -252,7 +252,7 @@ def _claim(agent_id: ColumnElement[Any]) -> dict[str, ColumnElement[Any]]:
 
 
 async def count_skipped(connection: Connection, expansion: Expansion, orders: int) -> int:
-    """Return how many agents a command skips that has `orders` orders."""
+    """Return how many agents a command with `orders` orders has skipped."""
     if expansion.command.offline == "wait":
         return 0
     target = expansion.command.target

@@ -19,8 +19,6 @@ USER_CHARACTERS_MAXIMUM = 1_024
 ORDER_IDS_SHOWN = 10
 RECIPIENTS_SHOWN = 1_000
 FAILURES_SHOWN = 10
-
-
 Offline = Literal["wait", "skip"]
 """Whether agents that are not active at the submission get an order, which waits for them, or none."""
 

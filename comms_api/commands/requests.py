@@ -125,13 +125,15 @@ def _check_continuity(where: str, command: NewCommand, now: float) -> None:
     if not command.continuous and command.until is None:
         return
     if command.until is None or not command.continuous:
-        raise Invalid(f"{where}.until: a continuous command, and no other, needs the time when it ends")
+        raise Invalid(f"{where}.until: set both `continuous` and `until`, the time when the command ends, or neither")
     if not 0 < command.until.timestamp() - now <= CONTINUOUS_DAYS_MAXIMUM * DAY_SECONDS:
         raise Invalid(f"{where}.until: must be in the next {CONTINUOUS_DAYS_MAXIMUM} days")
     agent_filter = command.target.filter or AgentFilter()
-    passing = {"status": agent_filter.status, "node": agent_filter.node, "in_sync": agent_filter.in_sync}
-    if names := [name for name, value in passing.items() if value is not None]:
-        raise Invalid(f"{where}.target.filter.{names[0]}: not for a continuous command: no change of it gives orders")
+    unwatched = {"status": agent_filter.status, "node": agent_filter.node, "in_sync": agent_filter.in_sync}
+    if names := [name for name, value in unwatched.items() if value is not None]:
+        raise Invalid(
+            f"{where}.target.filter.{names[0]}: a continuous command does not follow its changes; leave it out"
+        )
     refused = {
         "target.type": command.target.type == "server",
         "rollout": command.rollout is not None,

@@ -279,5 +279,5 @@ def _is_one_statement(submitted: Sequence[NewCommand]) -> bool:
         return False
     [command] = submitted
     is_self_contained = command.action.name in BUILT_IN and command.action.name != SET_GROUP_ACTION
-    chooses = command.target.filter is not None or command.offline == "skip"
-    return is_self_contained and not chooses and not command.continuous and not may_name_unknown(command.target, 1)
+    is_filtered = command.target.filter is not None or command.offline == "skip"
+    return is_self_contained and not is_filtered and not command.continuous and not may_name_unknown(command.target, 1)

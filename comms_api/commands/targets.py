@@ -20,7 +20,6 @@ from comms_api.protocol import TargetType
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
 """The services of every fleet; users with the role `service` are further services."""
 
-
 _AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
 _GROUPS = bindparam("named_groups", type_=ARRAY(Text))
 _GROUP = bindparam("named_group", type_=Text)
@@ -37,7 +36,6 @@ _RECIPIENTS: Mapping[TargetType, Select[Any]] = {
 }
 CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
 """The constant statements of recipients; all others are built for a single command."""
-
 
 _IS_ACTIVE = conditions(AgentFilter(status="active"))
 

@@ -44,7 +44,6 @@ SESSION = {
     "enable_seqscan": "off",
 }
 
-
 DISCONNECTED_AFTER = "comms_api.disconnected_after"
 """The session setting that holds how many seconds an agent may be silent and still count as active."""
 

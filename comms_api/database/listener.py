@@ -29,7 +29,6 @@ About: TypeAlias = Collection[str]
 Channels: TypeAlias = Mapping[str, Callable[[About], None]]
 """The function to call for a notification, by its channel."""
 
-
 _NOTIFY = text("""
     SELECT pg_notify(channel, payload)
     FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS unsent (channel, payload)""")

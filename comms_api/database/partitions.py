@@ -115,8 +115,8 @@ async def _drop(connection: Connection, table: str, names: Iterable[str]) -> Non
             {"name": name},
         )
         if attached is not None:
-            how = "FINALIZE" if attached else "CONCURRENTLY"
-            await connection.execute(text(f"ALTER TABLE {table} DETACH PARTITION {name} {how}"))
+            mode = "FINALIZE" if attached else "CONCURRENTLY"
+            await connection.execute(text(f"ALTER TABLE {table} DETACH PARTITION {name} {mode}"))
         await connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
         logger.info("dropped partition %s", name)
 

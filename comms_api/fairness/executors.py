@@ -61,6 +61,6 @@ class BoundedExecutor:
 
 
 def _lower_priority(niceness: int) -> None:
-    """Be nicer to others by so much in this thread; only Linux has a niceness for each thread (sched(7))."""
+    """Add to the niceness of this thread; only Linux has a niceness for each thread (sched(7))."""
     if niceness and sys.platform == "linux":
         os.nice(niceness)

@@ -118,9 +118,9 @@ class Announcer:
 
     async def _order(self, connection: Connection, changes: Sequence[Change]) -> None:
         await note_without_files(connection, [change.agent_id for change in changes])
-        same = [change.agent_id for change in changes if not change.has_moved]
-        if same := await without_pending_fetch(connection, same, ANNOUNCER):
-            await self._submit(connection, Action(FETCH_CONFIG_ACTION), same)
+        unmoved = [change.agent_id for change in changes if not change.has_moved]
+        if to_order := await without_pending_fetch(connection, unmoved, ANNOUNCER):
+            await self._submit(connection, Action(FETCH_CONFIG_ACTION), to_order)
         moved: dict[tuple[str, ...], list[UUID]] = defaultdict(list)
         for change in changes:
             if change.has_moved:

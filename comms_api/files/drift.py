@@ -36,7 +36,7 @@ class Fetching(msgspec.Struct, frozen=True):
     def unfetched_after(self, fetched_groups: Collection[str] | None) -> list[str] | None:
         """Return the groups whose files the agent lacks after a fetch, or None if it changes nothing.
 
-        A fetch of None is one of all groups.
+        `fetched_groups` is None after a fetch of the files of all groups.
         """
         is_known = self.fetched == self.expected
         before = (self.unfetched or []) if is_known else self.groups
@@ -72,7 +72,7 @@ _NOTE_FETCH = text("""
 
 
 async def note_fetch(connection: Connection, agent_id: UUID, sha256: str, unfetched: Sequence[str]) -> None:
-    """Record that an agent has fetched files of this version of its configuration, all but those of some groups."""
+    """Record that an agent has fetched this version of its configuration, except the files of `unfetched` groups."""
     await connection.execute(_NOTE_FETCH, {"agent_id": agent_id, "sha256": sha256, "unfetched": list(unfetched)})
 
 
@@ -96,7 +96,7 @@ _NOTE_WITHOUT_FILES = text(f"""
 
 
 async def note_without_files(connection: Connection, ids: Collection[UUID]) -> None:
-    """Record that those of the agents that should have no files have nothing to fetch."""
+    """Record for each of these agents whose groups have no files that it has nothing to fetch."""
     await connection.execute(_NOTE_WITHOUT_FILES, {"ids": list(ids)})
 
 

@@ -96,7 +96,7 @@ class Configuration(msgspec.Struct, frozen=True):
 class GroupDrift(msgspec.Struct, frozen=True):
     """The number of agents of a group, by whether they run their configuration.
 
-    The last order to apply it has failed on the `failed` ones; the server repeats it.
+    On `failed` agents, the last order to apply it has failed; the server repeats the order.
     """
 
     group: str

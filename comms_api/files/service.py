@@ -152,7 +152,7 @@ class Files:
         the agent. Raises `NotFound`.
         """
         async with self._engine.connect() as connection:
-            # It is read first: a version that begins after this counts as not fetched.
+            # Read this first, so that a version that begins later counts as not fetched.
             before = await drift.find_fetching(connection, agent_id)
             source, groups = await self._find_for_agent(connection, agent_id, name)
             if before is not None and (unfetched := before.unfetched_after(groups)) is not None:
@@ -162,7 +162,7 @@ class Files:
     async def _find_for_agent(
         self, connection: Connection, agent_id: UUID, name: str
     ) -> tuple[Source, set[str] | None]:
-        """Return a file's source, and the groups whose files the agent has with it; None for all of them."""
+        """Return a file's source, and the groups whose files it contains; None for all of the agent's groups."""
         if name == MERGED:
             return self._merged(agent_id, await store.list_agent_yaml(connection, agent_id)), None
         found = await store.find_agent_version(connection, agent_id, name)

@@ -81,7 +81,8 @@ class Descriptions:
         while self._waiting:
             batch = dict(list(self._waiting.items())[:STEP])
             async with self._engine.begin() as connection:
-                changed = await _store(connection, {agent_id: said for agent_id, (_, said) in batch.items()})
+                descriptions = {agent_id: description for agent_id, (_, description) in batch.items()}
+                changed = await _store(connection, descriptions)
             for agent_id, (line_hash, description) in batch.items():
                 if self._waiting.get(agent_id) == (line_hash, description):
                     del self._waiting[agent_id]

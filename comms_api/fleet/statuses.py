@@ -1,7 +1,7 @@
 """Record changes of agents' statuses and the loss of nodes as events of the fleet.
 
-The status of an agent follows from the time when it was last seen and from the life of its node, so nobody is there to
-record that it changed. One process at a time compares the status of each agent with the one of its last event.
+The status of an agent depends on the time when it was last seen and on whether its node is alive, so it changes without
+any statement. One process at a time compares the status of each agent with the status in its last event.
 """
 
 from collections.abc import Sequence

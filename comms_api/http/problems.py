@@ -85,8 +85,8 @@ def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:
     if isinstance(error, Refusal):
         return 400, f"A value cannot be stored: {error}", errors.Malformed.code
     if is_outage(error):
-        why = "took too long" if isinstance(translate(error), LateAnswer) else "cannot be reached"
-        return 503, f"The database {why}; try again later.", errors.Unavailable.code
+        fault = "took too long" if isinstance(translate(error), LateAnswer) else "cannot be reached"
+        return 503, f"The database {fault}; try again later.", errors.Unavailable.code
     return 500, "Internal error; the operator can find it in the log by this instance id.", errors.CommsError.code
 
 

@@ -31,8 +31,8 @@ def at_answer(scope: Any, call: Callable[[], None]) -> None:
 
 def is_head(scope: Any) -> bool:
     """Return whether the client asked only for the head of the answer."""
-    asked: bool = scope[IS_HEAD]
-    return asked
+    is_head_only: bool = scope[IS_HEAD]
+    return is_head_only
 
 
 def departure_of(scope: Any) -> Callable[[], bool]:

@@ -17,8 +17,6 @@ from comms_api.http1.proxy_protocol import read_header
 from comms_api.http1.readiness import wait_until_readable
 
 logger = logging.getLogger(__name__)
-
-
 ACCEPTED_AT_ONCE = 64
 """The number of connections to accept before other tasks run."""
 

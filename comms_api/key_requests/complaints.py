@@ -17,9 +17,9 @@ _LONG_WORD = re.compile(r"[\w+=-]{24,}")
 _KEY_IN_TEXT = re.compile(r"""(?i)(\bkey\b["']?\s*[:=]\s*)("[^"]*"?|'[^']*'?|[^\s,;}]+)""")
 
 
-def keys_of(answer: ExternalAgent | Refusal | None, said: bytes) -> set[str]:
-    """Return every spelling of the key in an answer, valid or not."""
-    keys = {match.decode(errors="replace") for match in _KEY_IN_JSON.findall(said)}
+def keys_of(answer: ExternalAgent | Refusal | None, output: bytes) -> set[str]:
+    """Return every spelling of the key in an answer and in the output that it was read from, valid or not."""
+    keys = {match.decode(errors="replace") for match in _KEY_IN_JSON.findall(output)}
     if isinstance(answer, ExternalAgent):
         keys |= {answer.key, msgspec.json.encode(answer.key).decode()[1:-1]}
     return keys - {""}

@@ -15,7 +15,7 @@ CHECK_SECONDS = 2.0
 
 
 def check_program(settings: KeySettings) -> None:
-    """Raise `ConfigurationError` if the program, its interpreter's script or its user cannot be used."""
+    """Raise `ConfigurationError` if the program, the script that it interprets, or its user cannot be used."""
     program, *arguments = settings.program
     _check_file(Path(program))
     if not os.access(program, os.X_OK):

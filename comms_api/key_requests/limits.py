@@ -31,12 +31,12 @@ class KeyRequestLimits:
         self._of_all = FailureLimit(engine, _rate(settings.failures_per_minute, of_all))
 
     def check_remembered(self, address: str) -> None:
-        """Raise `TooManyRequests` if this node remembers that the address, or all of them, exceed the limit."""
+        """Raise `TooManyRequests` if this node remembers that the address, or all addresses together, are locked."""
         self._of_address.check_remembered(WHO, address)
         self._of_all.check_remembered(WHO)
 
     async def check(self, address: str) -> None:
-        """Raise `TooManyRequests` while the address, or all of them, exceed the limit."""
+        """Raise `TooManyRequests` while the address, or all addresses together, are locked."""
         await self._of_address.check(WHO, address)
         await self._of_all.check(WHO)
 

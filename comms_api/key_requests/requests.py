@@ -40,13 +40,13 @@ Outcome = ExternalAgent | Refusal | CommsError
 class Counters(msgspec.Struct):
     """The numbers of key requests since the start.
 
-    Of the requests `asked`, some were answered from memory (`remembered`), some `joined` a lookup in flight, and some
-    found the queue full (`overflowed`); the others are `lookups`. Each lookup ends as one of `agents`, `refusals`,
+    Of the requests `received`, some were answered from memory (`remembered`), some `joined` a lookup in flight, and
+    some found the queue full (`overflowed`); the others are `lookups`. Each lookup ends as one of `agents`, `refusals`,
     `limited`, `bad_answers` and `unavailable`. `fallbacks` counts lookups that continued with the next source
     after one failed.
     """
 
-    asked: int = 0
+    received: int = 0
     remembered: int = 0
     joined: int = 0
     overflowed: int = 0
@@ -90,7 +90,7 @@ class KeyRequests:
         answers, and `BadAnswer` for an invalid answer. The reason is logged once per lookup; the client does not see
         it. Raises `TooManyRequests` when too many key requests of the client have failed.
         """
-        self.counters.asked += 1
+        self.counters.received += 1
         if refusal := self._refusals.find(question):
             self.counters.remembered += 1
             return refusal

@@ -82,8 +82,8 @@ class ExternalAgents:
         self._by_address = settings.key_request_by_address
         self._rules = KeyRules.of(settings)
         self._replacement_rule = ReplacementRule.of(settings)
-        asked = key_settings(settings)
-        self._requests = KeyRequests(asked, KeyRequestLimits(engine, asked)) if asked.is_enabled else None
+        sources = key_settings(settings)
+        self._requests = KeyRequests(sources, KeyRequestLimits(engine, sources)) if sources.is_enabled else None
 
     async def close(self) -> None:
         """Cancel all lookups."""

@@ -155,7 +155,8 @@ class Login:
     ) -> tuple[Admission, float]:
         """Compare a key that needs a slow hash, or that only an external database may know.
 
-        A failure that is not known to be one is refunded, unless a guess was compared with a slow hash.
+        The attempt is charged as a failure first. If it stays unknown whether the key is right, the charge is refunded,
+        unless the key was compared with a slow hash.
         """
         who, is_compared = str(admission.id), False
         await self._failures.charge(who, address)

@@ -33,7 +33,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def export_orders(orders: AsyncIterator[StoredOrder], form: ExportForm) -> AsyncIterator[bytes]:
-    """Yield the orders in pieces of a few."""
+    """Yield the encoded orders, `ORDERS_PER_PIECE` at a time."""
     if form == "csv":
         yield _csv([_COLUMNS])
     piece: list[StoredOrder] = []

@@ -22,17 +22,9 @@ from comms_api.protocol import (
 )
 
 PRIORITY_MAXIMUM = 100
-
-
 TARGETS_MAXIMUM = 10_000
-
-
 MESSAGE_CHARACTERS_MAXIMUM = 8 * 1024
-
-
 DATA_BYTES_MAXIMUM = 256 * 1024
-
-
 TargetIds = Annotated[list[Text], Meta(min_length=1, max_length=TARGETS_MAXIMUM)]
 
 

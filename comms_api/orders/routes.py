@@ -110,8 +110,6 @@ def _service_of(request: AnyRequest, service: str) -> UUID:
 
 # An order may have a result of 256 KiB, so its pages are smaller than those of other lists.
 OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the maximum number of orders on one page")]
-
-
 CommandFilter: TypeAlias = NamedDependency[OrderFilter]
 """Provides `command_filter`: the filters of a query that concern commands."""
 

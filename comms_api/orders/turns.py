@@ -42,6 +42,6 @@ async def share_turns(connection: Connection, request_ids: Iterable[UUID]) -> No
 _TRY = text(f"SELECT pg_try_advisory_xact_lock(uuid_hash_extended(CAST(:id AS uuid), {_STEP}))")
 
 
-async def is_first(connection: Connection, request_id: UUID) -> bool:
-    """Try to lock the step of this command's rollout until this transaction ends; return whether it worked."""
+async def try_step(connection: Connection, request_id: UUID) -> bool:
+    """Try to lock the step of this command's rollout until this transaction ends; return whether it is locked."""
     return bool(await connection.scalar(_TRY, {"id": request_id}))

@@ -14,23 +14,16 @@ StateKey: TypeAlias = tuple[str, str, str, str]
 All are texts, because Python caches the hash of a text, but not of a UUID.
 """
 
-
 StateCursor: TypeAlias = tuple[UUID, str, str, str]
 """The key of the last state on a page: agent, module, collector, id, as the table stores them."""
 
-
 STATE_ID_BYTES_MAXIMUM = 512
-
-
 STATE_BYTES_MAXIMUM = 2**20
-
-
 FAULT_CHARACTERS_MAXIMUM = 200
-
+"""The longest reason in the result of an item."""
 
 FAULTS_CHARACTERS_MAXIMUM = 2**20
-"""The longest reason, and the limit for all reasons of a batch together."""
-
+"""The limit for all reasons of a batch together."""
 
 STATEFUL_COLLECTORS = {
     "fim": None,

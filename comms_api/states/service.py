@@ -24,20 +24,14 @@ from comms_api.states.model import State, StateChange, StateCursor, StatefulBatc
 from comms_api.states.reports import read_result
 
 ATTEMPTS = 5
-
-
 STATE_WRITERS = 2
 SMALL_CHANGES = 200
 """A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
-
 LIMITS = PartLimits(changes=1_000, changed_bytes=2 * 2**20, read_bytes=2**20)
 """The limits of one transaction; a batch that needs more is applied in several."""
 
-
 REPORTS_AT_ONCE = 1_000
-
-
 STEP_ITEMS = 500
 
 
@@ -48,10 +42,7 @@ class _IsLarge(Enum):
 IS_LARGE = _IsLarge.YES
 """The outcome of each change of a batch that needs several transactions; no change of it has been applied."""
 
-
 StateOutcome: TypeAlias = ItemResult | Outdated | _IsLarge
-
-
 ReportResults: TypeAlias = Callable[[UUID, Sequence[OrderResult]], Awaitable[Sequence[ReportOutcome]]]
 """Receives the results that arrive as states of the module `command`."""
 
@@ -60,7 +51,6 @@ class States:
     """The states of the fleet."""
 
     def __init__(self, engine: Engine, report_results: ReportResults, slices: Slices) -> None:
-        """Start with nothing to write; `report_results` receives results that arrive as states."""
         self._engine = engine
         self._report_results = report_results
         self._slices = slices

@@ -18,12 +18,8 @@ _ARRAYS = ", ".join(
     for name, kind in {"agents": "uuid", "modules": "text", "collectors": "text", "ids": "text"}.items()
 )
 
-
 _KEYS = f"unnest({_ARRAYS})"
-
-
 _SEPARATOR = b"\x1f"
-
 
 _LOCK_AGENTS = text("""
     SELECT pg_advisory_xact_lock(hash) FROM (
@@ -59,7 +55,6 @@ _FIND_STATES = text(f"""
     JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
         USING (agent_id, module, collector, id)""")
 
-
 _FIND_FEW_BYTES = text(f"""
     SELECT ordinality, CASE WHEN total <= :bytes THEN convert_to(document, 'UTF8') END FROM (
         SELECT ordinality, CAST(data AS text) AS document,
@@ -67,12 +62,10 @@ _FIND_FEW_BYTES = text(f"""
         FROM states JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
             USING (agent_id, module, collector, id)) AS found""")
 
-
 _FIND_SIZES = text(f"""
     SELECT ordinality, octet_length(CAST(data AS text)) FROM states
     JOIN {_KEYS} WITH ORDINALITY AS requested (agent_id, module, collector, id)
         USING (agent_id, module, collector, id)""")
-
 
 STATES_MEASURED = 1_000
 """The number of states that one statement measures, so that it ends in time: PostgreSQL decompresses each."""
@@ -113,11 +106,9 @@ _NEW_STATES = f"""
     unnest({_ARRAYS}, string_to_array(:documents, chr({_SEPARATOR[0]})))
     AS new (agent_id, module, collector, id, data)"""
 
-
 _INSERT_STATES = text(f"""
     INSERT INTO states (agent_id, module, collector, id, data)
     SELECT agent_id, module, collector, id, CAST(data AS json) FROM {_NEW_STATES}""")
-
 
 _UPDATE_STATES = text(f"""
     UPDATE states SET data = CAST(new.data AS json), updated_at = now() FROM {_NEW_STATES}

@@ -6,7 +6,6 @@ import re
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move the cursor, start a line or an escape sequence, change the direction, or cannot be encoded."""
 
-
 WITHOUT_NUL = r"\A[^\0]*\Z"
 """The pattern of every text that reaches PostgreSQL, which cannot store NUL."""
 

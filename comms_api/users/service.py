@@ -42,7 +42,7 @@ FIRST_ADMINISTRATOR = "admin"
 REFRESH_SECONDS = 12 * 3600.0
 DEVICE_TOKEN_BYTES = 32
 _FAMILY = re.compile("[0-9a-f]{32}")
-TOKENS_OF_PASSWORDS_MAXIMUM = 1_000
+CACHED_TOKENS_MAXIMUM = 1_000
 
 
 class Users:
@@ -55,7 +55,7 @@ class Users:
         self._passwords = Passwords()
         self._guesses = GuessLimits(engine)
         self._digest_key = secrets.token_bytes(32)
-        self._tokens_of_passwords: dict[bytes, str] = {}
+        self._cached_tokens: dict[bytes, str] = {}
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
 
@@ -87,7 +87,7 @@ class Users:
         Whatever revokes the user's tokens revokes this one as well.
         """
         digest = blake2b(f"{name}:{password}".encode(), key=self._digest_key).digest()
-        token = self._tokens_of_passwords.get(digest)
+        token = self._cached_tokens.get(digest)
         if token is None or not self._is_good(token):
             record, read_at = await self._check(name, password, origin)
             async with self._engine.begin() as connection:
@@ -106,10 +106,10 @@ class Users:
         return True
 
     def _remember(self, digest: bytes, token: str) -> None:
-        self._tokens_of_passwords.pop(digest, None)
-        self._tokens_of_passwords[digest] = token
-        if len(self._tokens_of_passwords) > TOKENS_OF_PASSWORDS_MAXIMUM:
-            del self._tokens_of_passwords[next(iter(self._tokens_of_passwords))]
+        self._cached_tokens.pop(digest, None)
+        self._cached_tokens[digest] = token
+        if len(self._cached_tokens) > CACHED_TOKENS_MAXIMUM:
+            del self._cached_tokens[next(iter(self._cached_tokens))]
 
     async def _check(self, name: str, password: str, origin: Origin) -> tuple[LoginRecord, float]:
         """Return the data of the user with this password, and the time before it was read."""

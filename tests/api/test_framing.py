@@ -75,8 +75,8 @@ def test_several_frames_are_one_body_and_a_truncated_frame_is_refused(
     headers = {"Content-Encoding": encoding}
     for cut in (1, len(compress(body[-1:])) + 1, len(frames) // 2):
         answer = client.post("/events/stateless", content=frames[:-cut], headers=headers)
-        why = f"The body is not valid {encoding}: it ends too early."
-        assert (answer.status_code, answer.json()["message"]) == (400, why)
+        reason = f"The body is not valid {encoding}: it ends too early."
+        assert (answer.status_code, answer.json()["message"]) == (400, reason)
     assert stored(query, agent_id, module) == []
     assert client.post("/events/stateless", content=frames, headers=headers).status_code == 204
     assert len(stored(query, agent_id, module)) == 3_000
@@ -255,23 +255,23 @@ def test_two_agents_with_the_same_state_ids_at_once_keep_their_own(
     clients = [server.log_in(agent) for agent in agents]
     answers: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
 
-    def send(which: int) -> None:
+    def send(agent_number: int) -> None:
         for round_ in range(20):
-            items = [state(f"s{number}", "create", {"agent": which, "round": round_}) for number in range(10)]
+            items = [state(f"s{number}", "create", {"agent": agent_number, "round": round_}) for number in range(10)]
             items += [state(f"s{number}", "delete") for number in range(10) if round_ < 19]
-            body = stateful(agents[which], *items)
-            answers[which] += clients[which].post("/events/stateful", content=body).json()["results"]
+            body = stateful(agents[agent_number], *items)
+            answers[agent_number] += clients[agent_number].post("/events/stateful", content=body).json()["results"]
 
-    threads = [Thread(target=send, args=(which,)) for which in answers]
+    threads = [Thread(target=send, args=(agent_number,)) for agent_number in answers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [result["status"] for result in answers[0]] == [result["status"] for result in answers[1]]
     assert {result["status"] for result in answers[0]} == {200, 201}
-    for which, agent in enumerate(agents):
+    for agent_number, agent in enumerate(agents):
         rows = query("SELECT data->>'agent' FROM states WHERE agent_id = $1", agent)
-        assert [row[0] for row in rows] == [str(which)] * 10
+        assert [row[0] for row in rows] == [str(agent_number)] * 10
 
 
 def test_a_line_without_an_end_is_413_and_costs_no_memory(server: Server, agent_id: UUID) -> None:

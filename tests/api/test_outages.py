@@ -115,8 +115,8 @@ def test_requests_without_postgresql_are_503_at_once_until_it_is_back(folder: Pa
             lambda: management.get("/agents"),
             lambda: management.post("/commands", json=command(agent_id)),
         ]
-        for how in ("fast", "immediate"):
-            cluster.stop(how)
+        for mode in ("fast", "immediate"):
+            cluster.stop(mode)
             for call in calls:
                 started = time.monotonic()
                 answer = call()

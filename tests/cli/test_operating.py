@@ -48,7 +48,7 @@ class Answering:
 
     def __init__(self, server: Server, management: httpx.Client, group: str, codes: list[int]) -> None:
         management.post("/groups", json={"name": group})
-        self._over = Event()
+        self._has_ended = Event()
         self._threads = []
         for number, code in enumerate(codes):
             client = server.log_in(server.enroll(management, f"{group}{number}", (group,)))
@@ -59,12 +59,12 @@ class Answering:
             thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._has_ended.set()
         for thread in self._threads:
             thread.join()
 
     def _answer(self, client: httpx.Client, code: int) -> None:
-        while not self._over.is_set():
+        while not self._has_ended.is_set():
             orders = client.get("/commands?wait=0.5").json()["commands"]
             results = [
                 {"order_id": order["order_id"], "result": {"code": code, "message": f"code {code}"}} for order in orders

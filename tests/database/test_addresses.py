@@ -168,14 +168,14 @@ async def test_the_error_of_a_refusing_host_wins_over_that_of_an_unreachable_one
 
 async def read_only_after(url: str, statement: str) -> list[object]:
     """Return the server process of each successive connection of a pool, and whether it is writable."""
-    engine, said = open_engine(url, Settings()), []
+    engine, processes = open_engine(url, Settings()), []
     for again in (True, False):
         async with engine.connect() as connection:
-            said.append(await connection.scalar(text("SELECT pg_backend_pid()")))
+            processes.append(await connection.scalar(text("SELECT pg_backend_pid()")))
             if again:
                 await connection.execute(text(statement))
     await engine.dispose()
-    return said
+    return processes
 
 
 @pytest.mark.anyio

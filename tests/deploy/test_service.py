@@ -124,8 +124,8 @@ def test_a_new_key_that_has_a_password_is_refused_without_a_prompt(
     silent, standard_input = socket.socketpair()
     with silent, standard_input, (folder / "log").open("w") as log:
         # Without a terminal, a prompt would read the standard input.
-        asked: dict[str, Any] = {"stdin": standard_input, "stderr": log, "start_new_session": True}
-        with service([sys.executable, "-m", "comms_api", "serve"], variables, **asked) as process:
+        options: dict[str, Any] = {"stdin": standard_input, "stderr": log, "start_new_session": True}
+        with service([sys.executable, "-m", "comms_api", "serve"], variables, **options) as process:
             wait_until(lambda: is_served(binds["agent_bind"]))
             key = load_pem_private_key((folder / "key.pem").read_bytes(), None)
             closed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))

@@ -47,7 +47,8 @@ PHRASES: Table = {
 
 NAMES: Table = {
     r"them|those|these|its?|whom|stuff|things?": "a name that says what the value is",
-    r"told|given|own|rest|wanted": "the answer, the message, the arguments, the payload: what the value is",
+    r"asked|given|own|rest|said|told|wanted": "the answer, the message, the arguments, the payload: what the value is",
+    r"how|over|what|which|why": "the mode, the end, the kind, the index, the reason: what the value is",
 }
 """Names without leading underscores, except declared fields of classes: those are the protocol's."""
 

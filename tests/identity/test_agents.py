@@ -113,9 +113,9 @@ def test_an_expired_or_revoked_token_enrolls_no_agent_and_a_failed_use_does_not_
         client = server.client(server.agent_url, made["token"])
         return client.post("/enroll", json={"id": str(new_id()), "name": name, "key": KEY}).status_code
 
-    over = token(expires_in=0.01)
+    expired = token(expires_in=0.01)
     time.sleep(0.05)
-    assert enroll(over, "late") == 401
+    assert enroll(expired, "late") == 401
     revoked = token()
     assert management.delete(f"/enrollment-tokens/{revoked['id']}").status_code == 204
     assert enroll(revoked, "revoked") == 401

@@ -28,10 +28,10 @@ def test_each_of_many_simultaneous_logins_gets_its_own_answer(server: Server, ma
             return answer.status_code, answer.json()["detail"]
         return 200, jwt.decode(answer.json()["token"], options={"verify_signature": False})["sub"]
 
-    asked = [each for group in zip(enrolled, robbed, strangers, strict=True) for each in group]
+    agent_ids = [each for group in zip(enrolled, robbed, strangers, strict=True) for each in group]
     keys = [KEY, "w" * 32, KEY] * AT_ONCE
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        answers = list(threads.map(log_in, asked, keys))
+        answers = list(threads.map(log_in, agent_ids, keys))
     assert answers[0::3] == [(200, str(agent_id)) for agent_id in enrolled]
     assert answers[1::3] == [(401, "Invalid key")] * AT_ONCE
     assert answers[2::3] == [(403, "Agent does not exist")] * AT_ONCE

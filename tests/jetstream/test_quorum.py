@@ -98,13 +98,13 @@ class Sender:
         assert not self._thread.is_alive()
 
 
-def _report(what: str, senders: Sequence[Sender], found: Counter[tuple[UUID, int, int]]) -> None:
+def _report(title: str, senders: Sequence[Sender], found: Counter[tuple[UUID, int, int]]) -> None:
     sent, acknowledged, refused = (
         sum(getattr(sender, name) for sender in senders) for name in ("sent", "acknowledged", "refused")
     )
     slowest = max(sender.slowest_seconds for sender in senders)
     print(
-        f"\n{what}: {sent} batches of {EVENTS} events sent, {acknowledged} acknowledged, {refused} times 503, slowest "
+        f"\n{title}: {sent} batches of {EVENTS} events sent, {acknowledged} acknowledged, {refused} times 503, slowest "
         f"answer {slowest:.1f} s; {len(found)} events found, {found.total() - len(found)} of them doubled"
     )
 

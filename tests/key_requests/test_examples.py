@@ -133,10 +133,10 @@ def say(*arguments: str) -> str:
 @pytest.mark.anyio
 async def test_the_program_answers_from_a_database(database: str) -> None:
     known = ExternalAgent("001", "web-1", "192.168.1.100", KEY)
-    asked = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
+    questions = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
     async with asking_program((sys.executable, PROGRAM, database)) as asking:
         await asking.check_health()
-        answers = await asyncio.gather(*(asking.ask(Question(kind, value)) for kind, value in asked))
+        answers = await asyncio.gather(*(asking.ask(Question(kind, value)) for kind, value in questions))
     assert answers == [
         known,
         known,

@@ -33,8 +33,8 @@ def database_url(new_database: Callable[[], str]) -> str:
 
 @asynccontextmanager
 async def asking_with_limits(engine: Engine, path: Path, **changes: float) -> AsyncIterator[KeyRequests]:
-    asked = settings(socket=path, **{"address_failures_per_minute": 60.0} | changes)
-    requests = KeyRequests(asked, KeyRequestLimits(engine, asked))
+    limits = settings(socket=path, **{"address_failures_per_minute": 60.0} | changes)
+    requests = KeyRequests(limits, KeyRequestLimits(engine, limits))
     try:
         yield requests
     finally:
@@ -63,7 +63,7 @@ async def hold_locks(engine: Engine) -> None:
 
 
 async def test_an_address_whose_requests_fail_is_refused_and_another_is_not(engine: Engine, path: Path) -> None:
-    async with answering(path, only_numbers_below_100) as asked, asking_with_limits(engine, path) as requests:
+    async with answering(path, only_numbers_below_100) as received, asking_with_limits(engine, path) as requests:
         failed = await outcomes(requests, range(100, 100 + BURST + 1), LOUD)
         await hold_locks(engine)
         [refused] = await outcomes(requests, range(200, 201), LOUD)
@@ -72,7 +72,7 @@ async def test_an_address_whose_requests_fail_is_refused_and_another_is_not(engi
     assert isinstance(refused, TooManyRequests)
     assert (refused.retry_after_seconds or 0) > 0
     assert isinstance(admitted, ExternalAgent)
-    assert "id:200" not in asked
+    assert "id:200" not in received
     assert requests.counters.limited == 1
 
 

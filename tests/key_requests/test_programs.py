@@ -265,11 +265,11 @@ async def test_programs_can_be_started_again_after_the_launcher_has_died(tmp_pat
 
 
 async def test_many_starts_of_programs_do_not_block_the_event_loop(tmp_path: Path) -> None:
-    question = [Question("id", f"{number:03}") for number in range(8)]
+    questions = [Question("id", f"{number:03}") for number in range(8)]
     with closing(ProgramSource(settings(script(tmp_path, """printf '{"error":7,"message":"%s"}' "$2" """)))) as source:
         await source.ask(ASKED, PATIENCE)  # starts the launcher
         before = time.thread_time()
-        answers = await asyncio.gather(*(source.ask(asked, PATIENCE) for asked in question))
+        answers = await asyncio.gather(*(source.ask(question, PATIENCE) for question in questions))
         cpu_seconds = time.thread_time() - before
-    assert answers == [Refusal(7, asked.value) for asked in question]
-    assert cpu_seconds / len(question) < CPU_SECONDS_MAXIMUM
+    assert answers == [Refusal(7, question.value) for question in questions]
+    assert cpu_seconds / len(questions) < CPU_SECONDS_MAXIMUM

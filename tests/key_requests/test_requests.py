@@ -55,25 +55,25 @@ async def test_a_hundred_equal_questions_are_one_lookup(tmp_path: Path) -> None:
     assert {answer.key for answer in answers if isinstance(answer, ExternalAgent)} == {KEY}
     assert len(answers) == 100
     assert log.read_text() == "001\n"
-    assert (asking.counters.asked, asking.counters.joined, asking.counters.lookups) == (100, 99, 1)
+    assert (asking.counters.received, asking.counters.joined, asking.counters.lookups) == (100, 99, 1)
     assert asking.in_flight == 0
 
 
 async def test_a_success_is_not_remembered(path: Path) -> None:
-    async with answering(path, by_id) as asked:
+    async with answering(path, by_id) as received:
         asking = KeyRequests(settings(socket=path))
         for _ in range(2):
             assert isinstance(await asking.ask(ASKED), ExternalAgent)
-    assert asked == ["id:001", "id:001"]
+    assert received == ["id:001", "id:001"]
     assert asking.counters.agents == 2
 
 
 async def test_all_callers_get_the_failure(path: Path) -> None:
-    async with answering(path, always(b"no json")) as asked:
+    async with answering(path, always(b"no json")) as received:
         asking = KeyRequests(settings(socket=path))
         outcomes = await asyncio.gather(*(asking.ask(ASKED) for _ in range(10)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [BadAnswer] * 10
-    assert len(asked) == asking.counters.bad_answers == 1
+    assert len(received) == asking.counters.bad_answers == 1
 
 
 async def test_a_caller_that_leaves_does_not_cancel_the_others(path: Path) -> None:
@@ -83,15 +83,15 @@ async def test_a_caller_that_leaves_does_not_cancel_the_others(path: Path) -> No
         await may_answer.wait()
         return await by_id(request)
 
-    async with answering(path, later) as asked:
+    async with answering(path, later) as received:
         asking = KeyRequests(settings(socket=path))
         first, second = asyncio.create_task(asking.ask(ASKED)), asyncio.create_task(asking.ask(ASKED))
-        await until(lambda: asked)
+        await until(lambda: received)
         first.cancel()
         may_answer.set()
         assert isinstance(await second, ExternalAgent)
         assert first.cancelled()
-    assert len(asked) == 1
+    assert len(received) == 1
 
 
 async def test_a_lookup_continues_after_all_callers_have_left(path: Path) -> None:
@@ -101,10 +101,10 @@ async def test_a_lookup_continues_after_all_callers_have_left(path: Path) -> Non
         await may_answer.wait()
         return refusal_json()
 
-    async with answering(path, later) as asked:
+    async with answering(path, later) as received:
         asking = KeyRequests(settings(socket=path, refusal_seconds=PATIENCE))
         only = asyncio.create_task(asking.ask(ASKED))
-        await until(lambda: asked)
+        await until(lambda: received)
         only.cancel()
         may_answer.set()
         await until(lambda: asking.in_flight == 0)
@@ -141,15 +141,15 @@ async def test_an_address_with_many_questions_delays_another_address_by_one_ques
         await may_answer.wait()
         return await by_id(request)
 
-    async with answering(path, wait) as asked:
+    async with answering(path, wait) as received:
         asking = KeyRequests(settings(socket=path, threads=1))
         loud = [asyncio.create_task(asking.ask(question, "192.0.2.1")) for question in questions(9)]
-        await until(lambda: asked)
+        await until(lambda: received)
         quiet = asyncio.create_task(asking.ask(Question("id", "999"), "192.0.2.2"))
         await until(lambda: asking.in_flight == 10)
         may_answer.set()
         await asyncio.gather(quiet, *loud)
-    assert asked.index("id:999") == 2
+    assert received.index("id:999") == 2
 
 
 async def test_an_address_cannot_fill_the_queue(path: Path) -> None:
@@ -219,12 +219,12 @@ async def test_the_deadline_holds_in_the_queue_too(path: Path) -> None:
 
 
 async def test_a_refusal_is_remembered_for_a_while(path: Path) -> None:
-    async with answering(path, always(refusal_json())) as asked:
+    async with answering(path, always(refusal_json())) as received:
         for seconds, lookups in ((PATIENCE, 1), (0.0, 2)):
-            asked.clear()
+            received.clear()
             asking = KeyRequests(settings(socket=path, refusal_seconds=seconds))
             assert await asking.ask(ASKED) == await asking.ask(ASKED) == Refusal(4, "no such agent")
-            assert len(asked) == asking.counters.refusals == lookups
+            assert len(received) == asking.counters.refusals == lookups
             assert asking.counters.remembered == 2 - lookups
 
 
@@ -267,13 +267,13 @@ async def test_a_source_that_keeps_failing_is_paused(path: Path, caplog: pytest.
             await source.ask(ASKED, PATIENCE)
         assert not isinstance(failed.value, CircuitOpen)
     assert "5 failures in a row" in caplog.text
-    async with answering(path, by_id) as asked:
+    async with answering(path, by_id) as received:
         with pytest.raises(CircuitOpen):
             await source.ask(ASKED, PATIENCE)
         clock.seconds = circuit_breaker.PAUSE_SECONDS
         assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
         assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
-    assert len(asked) == 2
+    assert len(received) == 2
 
 
 async def test_one_question_probes_a_paused_source_while_others_are_refused(path: Path) -> None:
@@ -281,13 +281,13 @@ async def test_one_question_probes_a_paused_source_while_others_are_refused(path
     source = CircuitBreaker(SocketSource(path, 4096), clock)
     await asyncio.gather(*(source.ask(ASKED, PATIENCE) for _ in range(5)), return_exceptions=True)
     clock.seconds = circuit_breaker.PAUSE_SECONDS
-    async with answering(path, never) as asked:
+    async with answering(path, never) as received:
         questions = [asyncio.create_task(source.ask(ASKED, PATIENCE)) for _ in range(5)]
-        await until(lambda: asked and sum(question.done() for question in questions) == 4)
+        await until(lambda: received and sum(question.done() for question in questions) == 4)
         [trying] = [question for question in questions if not question.done()]
         trying.cancel()
         outcomes = await asyncio.gather(*questions, return_exceptions=True)
-    assert len(asked) == 1
+    assert len(received) == 1
     assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) == 4
 
 

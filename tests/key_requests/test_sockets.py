@@ -22,16 +22,16 @@ async def ask(path: Path, question: Question = ASKED, seconds: float = PATIENCE)
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 async def test_the_answer_ends_with_a_line_or_with_the_connection(path: Path, end: bytes) -> None:
-    async with answering(path, always(agent_json() + end)) as asked:
+    async with answering(path, always(agent_json() + end)) as received:
         assert await ask(path) == ExternalAgent("001", "web-1", "any", KEY)
-    assert asked == ["id:001"]
+    assert received == ["id:001"]
 
 
 async def test_a_question_by_address_reaches_the_socket(path: Path) -> None:
-    async with answering(path, always(refusal_json())) as asked:
+    async with answering(path, always(refusal_json())) as received:
         assert await ask(path, Question("ip", "192.168.1.100")) == Refusal(4, "no such agent")
         assert await ask(path, Question("ip", "2001:db8::1")) == Refusal(4, "no such agent")
-    assert asked == ["ip:192.168.1.100", "ip:2001:db8::1"]
+    assert received == ["ip:192.168.1.100", "ip:2001:db8::1"]
 
 
 async def test_a_line_is_enough_even_if_the_connection_stays_open(path: Path) -> None:

@@ -33,9 +33,9 @@ class Agent:
             self.process = subprocess.Popen(self.command, stderr=log)
         return self.process
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
-            self.process.send_signal(how)
+            self.process.send_signal(with_signal)
         return self.process.wait(timeout=PATIENCE)
 
     def log(self) -> str:

@@ -82,10 +82,10 @@ class Server(ServerProcess):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
-    def stop(self, how: Signals = SIGTERM, patience_seconds: float = PATIENCE) -> int:
+    def stop(self, with_signal: Signals = SIGTERM, patience_seconds: float = PATIENCE) -> int:
         for client in self.users:
             client.close()
-        return super().stop(how, patience_seconds)
+        return super().stop(with_signal, patience_seconds)
 
 
 def start_server(folder: Path, database_url: str | None, *, prefix: Sequence[str] = (), **settings: Any) -> Server:

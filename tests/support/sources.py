@@ -91,16 +91,16 @@ async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
 @asynccontextmanager
 async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
     """Serve one answer per connection, then close it; yield the requests."""
-    asked: list[str] = []
+    received: list[str] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if request := (await reader.read(1024)).decode():
-            asked.append(request)
+            received.append(request)
             writer.write(await answer(request))
         writer.close()
 
     async with serving(path, handle):
-        yield asked
+        yield received
 
 
 def always(answer: bytes) -> Answering:

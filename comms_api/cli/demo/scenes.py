@@ -73,9 +73,9 @@ def _are_idle(agents: Sequence[DemoAgent]) -> bool:
     return before == [agent.counts() for agent in agents] and all(agent.is_settled() for agent in agents)
 
 
-def _wait_for(what: str, condition: Callable[[], bool]) -> None:
+def _wait_for(event: str, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise CommsError(f"{what}: not seen within {PATIENCE_SECONDS:g} seconds")
+            raise CommsError(f"{event}: not seen within {PATIENCE_SECONDS:g} seconds")
         time.sleep(0.1)

@@ -14,7 +14,7 @@ FINAL_STATUSES = {400, 413, 415, 422}
 """Statuses that blame the request itself: a repetition would be refused again. All other requests are retried."""
 
 MISPLACED_STATUSES = {404, 405}
-"""Statuses of a balancer that knows no server, for example: the servers have all paths that the agent uses."""
+"""Statuses that a server does not answer, since it has all paths that the agent uses; a balancer without one may."""
 
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 

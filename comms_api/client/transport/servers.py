@@ -127,10 +127,10 @@ class Servers:
         return await self._ask(self._choose(), call, headers)
 
     def pause_seconds(self, attempt: int, answer: httpx.Response | None) -> float:
-        """Return how long to wait before the next attempt of a request, of which the last one got `answer`.
+        """Return how long to wait before the next attempt of a request whose last attempt got `answer`.
 
-        A fault of one server is no reason to wait long while another one is usable, but only once for each request:
-        servers that are all overloaded must not get all requests of the fleet again.
+        After a fault of one server, the first pause is short while another server is usable. Later pauses are not:
+        servers that are all overloaded must not get all requests of the fleet again at once.
         """
         is_fault = answer is None or is_fault_of_server(answer)
         if is_fault and self._usable():
@@ -195,7 +195,7 @@ class Servers:
 
 
 def rank(agent_id: str, url: str) -> bytes:
-    """Return a number that orders the servers of an agent: rendezvous hashing spreads the agents evenly.
+    """Return a key to sort the servers of an agent by: rendezvous hashing spreads the agents evenly.
 
     If a server fails, its agents spread over all others, and no other agent moves.
     """

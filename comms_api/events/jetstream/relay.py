@@ -35,7 +35,7 @@ ACK_DATABASE_TIMEOUTS = 3
 """After this many `database_timeout_seconds` without an acknowledgement, another relay gets the messages."""
 
 UNACKNOWLEDGED_MAXIMUM = 4096
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 
 
 class Relay:
@@ -68,14 +68,14 @@ class Relay:
     async def _relay(self, stopping: asyncio.Event, ends_when_drained: bool) -> None:  # noqa: FBT001
         while not stopping.is_set():
             try:
-                await self._stream.wait_until_ready(AGAIN_SECONDS)
+                await self._stream.wait_until_ready(RETRY_SECONDS)
                 if await self._relay_while_connected(stopping, ends_when_drained):
                     return
             except Unavailable:
                 continue
             except Error as error:
                 self._stream.report(error)
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _relay_while_connected(self, stopping: asyncio.Event, ends_when_drained: bool) -> bool:  # noqa: FBT001
         client, subscription = self._stream.client, await self._subscribe()
@@ -83,7 +83,7 @@ class Relay:
             while not stopping.is_set() and client is self._stream.client:
                 messages = await _fetch(subscription)
                 if not all(await asyncio.gather(*map(self._store, messages))):
-                    await asyncio.sleep(AGAIN_SECONDS)
+                    await asyncio.sleep(RETRY_SECONDS)
                 if ends_when_drained and len(messages) < MESSAGES_AT_ONCE and await _is_drained(subscription):
                     return True
             return stopping.is_set()
@@ -117,7 +117,7 @@ class Relay:
             if not (outage := explain_outage(error)):
                 raise
             self._database.note(*outage)
-            await message.nak(AGAIN_SECONDS)
+            await message.nak(RETRY_SECONDS)
             return False
         self._database.note(None)
         await message.ack()
