@@ -68,9 +68,9 @@ class TrustingAgent:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command, stderr=log)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
         if self.process.poll() is None:
-            self.process.send_signal(how)
+            self.process.send_signal(with_signal)
         self.process.wait(timeout=PATIENCE)
 
     def result(self, order_id: str) -> dict[str, Any]:

@@ -147,10 +147,10 @@ async def test_the_program_answers_from_a_database(database: str) -> None:
 
 @pytest.mark.anyio
 async def test_the_programs_answer_from_mariadb(mariadb_program: tuple[str, ...]) -> None:
-    asked = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
+    questions = [("id", "001"), ("ip", "192.168.1.100"), ("id", "009"), ("ip", "192.168.1.101")]
     async with asking_program(mariadb_program) as asking:
         await asking.check_health()
-        answers = [await asking.ask(Question(kind, value)) for kind, value in asked]
+        answers = [await asking.ask(Question(kind, value)) for kind, value in questions]
     assert answers == [
         *[ExternalAgent("001", "web-1", "192.168.1.100", KEY)] * 2,
         Refusal(4, "there is no agent of this id"),
