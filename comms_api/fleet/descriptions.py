@@ -6,7 +6,7 @@ queue. A duty compares waiting descriptions with the stored ones, and stores the
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -26,7 +26,10 @@ RECHECK_SECONDS = 600.0
 """A repeated description is compared again after this time, since another node may have stored a different one."""
 
 QUIET_SECONDS_MAXIMUM = 600.0
-"""An agent whose description keeps changing is stored after pauses that double up to this."""
+"""An agent whose description keeps changing is stored after pauses that double up to this.
+
+They begin again after `RECHECK_SECONDS` without a change.
+"""
 
 
 class _Known(msgspec.Struct, gc=False):
@@ -41,8 +44,9 @@ class _Known(msgspec.Struct, gc=False):
 class Descriptions:
     """The descriptions that this node has received and not stored yet."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
+        self._clock = clock
         self._known: dict[UUID, _Known] = {}
         self._waiting: dict[UUID, tuple[int, Description]] = {}
 
@@ -50,7 +54,7 @@ class Descriptions:
         """Note the metadata line of a batch. If the queue is full, the line is ignored; the next batch repeats it."""
         line_hash, known = hash(line), self._known.get(agent_id)
         if known is not None:
-            now = time.monotonic()
+            now = self._clock()
             if now < known.quiet_until or (known.line_hash == line_hash and now < known.recheck_at):
                 return
         description = read_metadata(line)
@@ -59,8 +63,11 @@ class Descriptions:
 
     def note_login(self, agent_id: UUID, user_agent: str) -> None:
         """Note the User-Agent of a login; the batches of a real agent say the same and more."""
+        known = self._known.get(agent_id)
+        if agent_id in self._waiting or (known is not None and self._clock() < known.quiet_until):
+            return
         description = read_user_agent(user_agent)
-        if description is not None and agent_id not in self._waiting:
+        if description is not None:
             self._add(agent_id, 0, description)
 
     def _add(self, agent_id: UUID, line_hash: int, description: Description) -> None:
@@ -89,10 +96,12 @@ class Descriptions:
                 self._remember(agent_id, line_hash, has_changed=agent_id in changed)
 
     def _remember(self, agent_id: UUID, line_hash: int, *, has_changed: bool) -> None:
-        now, before = time.monotonic(), self._known.pop(agent_id, None)
+        now, before = self._clock(), self._known.pop(agent_id, None)
         known = _Known(line_hash or (before.line_hash if before else 0), now + RECHECK_SECONDS)
+        if before is not None and now < before.quiet_until + RECHECK_SECONDS:
+            known.changes, known.quiet_until = before.changes, before.quiet_until
         if has_changed:
-            known.changes = min(before.changes + 1 if before else 0, 16)
+            known.changes = min(known.changes + 1, 16)
             known.quiet_until = now + min(2.0**known.changes, QUIET_SECONDS_MAXIMUM)
         self._known[agent_id] = known  # at the end: the first one has been silent for longest
         if len(self._known) > REMEMBERED_MAXIMUM:
