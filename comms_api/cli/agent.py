@@ -38,9 +38,8 @@ def _is_usable(value: str) -> bool:
 
 
 @click.command(context_settings={"auto_envvar_prefix": "COMMS_AGENT", "show_default": True})
-@click.option(
-    "--url", "urls", required=True, multiple=True, callback=_urls, help="URL of the agent API; may be repeated."
-)
+@click.option("--url", "urls", multiple=True, callback=_urls, help="URL of the agent API; may be repeated.")
+@click.option("--srv", help="Name of SRV records that list the servers of the agent API, instead of --url.")
 @click.option(
     "--return-seconds", type=click.FloatRange(min=1), default=600.0, help="Time until a return to the first choice."
 )
@@ -83,6 +82,10 @@ def agent(**options: Any) -> None:
 
     It enrolls, logs in, sends the host's events and inventory, and executes orders, until SIGTERM.
     """
+    if bool(options["urls"]) == bool(options["srv"]):
+        raise click.UsageError("give --url or --srv")
+    if options["srv"] and options["ca"] is None:
+        raise click.UsageError("--srv needs --ca: whoever forges DNS could have a certificate of a public authority")
     log_to(sys.stderr, "INFO")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     asyncio.run(_run(Options(**options)))

@@ -27,9 +27,11 @@ from comms_api.client.orders.trust import Trust
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.supervise import Background, Health, keep_going, wait_for_event
+from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender, LineSender
 from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
+from comms_api.client.transport.srv import SrvRecords
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
 
@@ -161,14 +163,19 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 
 
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
-    identity = await ensure_enrolled(options, spool)
-    endpoints = map(options.endpoint, options.urls)
-    async with Servers(endpoints, identity.id, spool, options.return_seconds) as servers:
+    find = None if options.srv is None else partial(_find_endpoints, options, SrvRecords(options.srv, spool))
+    endpoints = [options.endpoint(url) for url in options.urls] if find is None else await find()
+    identity = await ensure_enrolled(options, spool, endpoints)
+    async with Servers(endpoints, identity.id, spool, options.return_seconds, find) as servers:
         session = Session(servers, identity, spool)
         if identity.is_external:  # from now on the agent uses the id that the server gave it
             identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
             spool.remember_identity(identity)
         await Agent(options, spool, identity, servers, session).run()
+
+
+async def _find_endpoints(options: Options, records: SrvRecords) -> list[Endpoint]:
+    return [options.endpoint(record.url, record.priority, record.weight) for record in await records.find()]
 
 
 @contextmanager

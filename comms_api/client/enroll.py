@@ -3,9 +3,8 @@
 import hashlib
 import logging
 import os
-import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +18,9 @@ from comms_api.client.options import Options
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.transport.calls import describe, is_fault_of_server, read_problem
+from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.keys import new_key
+from comms_api.client.transport.servers import rank
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import Enrollment, Token
 
@@ -43,8 +44,10 @@ def new_identity() -> Identity:
     return Identity(str(UUID(int=number)), new_key())
 
 
-async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
+async def ensure_enrolled(options: Options, spool: Spool, servers: Sequence[Endpoint]) -> Identity:
     """Return the agent's identity, and enroll first if that was not done. After a crash, the next start completes it.
+
+    `servers` are those of the agent API.
 
     Raises `ConfigurationError` if an option is missing, and `CommsError` if the server refuses.
     """
@@ -55,7 +58,7 @@ async def ensure_enrolled(options: Options, spool: Spool) -> Identity:
     identity = _with_key_of_file(options, spool, identity)
     if not identity.is_enrolled:
         if options.enrollment_token_file is not None:
-            await _enroll_by_token(options, identity, options.enrollment_token_file)
+            await _enroll_by_token(options, servers, identity, options.enrollment_token_file)
         else:
             await _enroll(options, identity)
         identity = msgspec.structs.replace(identity, is_enrolled=True)
@@ -109,7 +112,7 @@ def _enrollment(options: Options, identity: Identity) -> Enrollment:
     )
 
 
-async def _enroll_by_token(options: Options, identity: Identity, token_file: Path) -> None:
+async def _enroll_by_token(options: Options, servers: Sequence[Endpoint], identity: Identity, token_file: Path) -> None:
     """Enroll at the agent API; a repetition after a crash succeeds like the first request."""
     headers = {"Authorization": f"Bearer {read_secret('--enrollment-token-file', token_file)}"}
     content = msgspec.json.encode(_enrollment(options, identity))
@@ -117,7 +120,7 @@ async def _enroll_by_token(options: Options, identity: Identity, token_file: Pat
     async def post(client: httpx.AsyncClient) -> httpx.Response:
         return await client.post("/enroll", content=content, headers=headers)
 
-    await _ask_one(options, options.urls, post)
+    await _ask_one(options.name, _ordered(servers, identity), post)
 
 
 async def _enroll(options: Options, identity: Identity) -> None:
@@ -128,24 +131,27 @@ async def _enroll(options: Options, identity: Identity) -> None:
             " --key-file"
         )
     credentials = options.user, read_secret("--password-file", options.password_file)
-    await _ask_one(
-        options, options.management_urls, partial(_log_in_and_post, credentials, _enrollment(options, identity))
-    )
+    servers = _ordered(map(options.endpoint, options.management_urls), identity)
+    await _ask_one(options.name, servers, partial(_log_in_and_post, credentials, _enrollment(options, identity)))
 
 
-async def _ask_one(options: Options, urls: Sequence[str], ask: Ask) -> None:
+def _ordered(servers: Iterable[Endpoint], identity: Identity) -> list[Endpoint]:
+    return sorted(servers, key=lambda server: rank(identity.id, server))
+
+
+async def _ask_one(name: str, servers: Sequence[Endpoint], ask: Ask) -> None:
     """Enroll at the first server that answers; raises `CommsError` if it refuses, or if none answers."""
     reason = ""
-    for url in random.sample(urls, len(urls)):
+    for server in servers:
         try:
-            async with options.endpoint(url).async_client(TIMEOUT_SECONDS) as client:
+            async with server.async_client(TIMEOUT_SECONDS) as client:
                 answer = await ask(client)
         except (httpx.RequestError, msgspec.DecodeError, OSError) as error:
-            reason = f"at {url}: {describe(error)}"
+            reason = f"at {server.url}: {describe(error)}"
             continue
         if answer.is_success:
             return
-        reason = f"as {options.name!r}: status {answer.status_code} {read_problem(answer).detail}".strip()
+        reason = f"as {name!r}: status {answer.status_code} {read_problem(answer).detail}".strip()
         if not is_fault_of_server(answer):
             break
     raise CommsError(f"cannot enroll {reason}")

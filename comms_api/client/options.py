@@ -33,7 +33,8 @@ class Options(msgspec.Struct, frozen=True):
     no_proxy: bool = False
     return_seconds: float = 600.0
     trusted_keys: tuple[str, ...] = ()
+    srv: str | None = None
 
-    def endpoint(self, url: str) -> Endpoint:
+    def endpoint(self, url: str, priority: int = 0, weight: int = 1) -> Endpoint:
         """Return the endpoint of an API at `url`."""
-        return Endpoint(url, self.ca, self.proxy, self.no_proxy)
+        return Endpoint(url, self.ca, self.proxy, self.no_proxy, priority, weight)

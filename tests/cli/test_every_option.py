@@ -66,6 +66,7 @@ LINES = (
         r"",
     ),
     Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory", r""),
+    Line("agent --srv _comms-api._tcp.invalid --ca $ca", r"^comms-api: no SRV records of _comms-api._tcp.invalid", 1),
     Line("agent --url $agent_url --management-url $management_url --proxy http://127.0.0.1:1", r"^comms-api: ", 1),
     Line(f"{AGENT} --id $agent_id --key-file $key --no-inventory --trust-key $public_key", r""),
     Line(f"commands send {PING} --args '{{}}' --priority 7 --start-at $later", r"1 order"),

@@ -76,7 +76,7 @@ class Cluster:
         listeners = [await asyncio.start_server(node.serve, "127.0.0.1", 0, ssl=self._tls) for node in nodes]
         for node, listener in zip(nodes, listeners, strict=True):
             node.url = f"https://localhost:{listener.sockets[0].getsockname()[1]}"
-        self.nodes = sorted(nodes, key=lambda node: rank(AGENT_ID, node.url))
+        self.nodes = sorted(nodes, key=lambda node: rank(AGENT_ID, Endpoint(node.url)))
         yield
         for listener in listeners:
             listener.close()
@@ -198,8 +198,8 @@ def test_the_agent_returns_to_its_first_choice_when_that_is_ready_again(
             await servers.wait_and_check()
             assert servers.url == second.url
             first.status = OK
-            await servers.wait_and_check()
-            assert servers.url == first.url
+            while servers.url != first.url:
+                await servers.wait_and_check()
         assert set(first.paths) == {BATCH.path, "/ready"}
 
     converse(conversation, return_seconds=0.01)
@@ -239,9 +239,21 @@ def test_a_restarted_agent_begins_with_the_last_good_node_unless_that_was_long_a
 
 
 def test_agents_spread_evenly_and_those_of_a_lost_server_over_all_others() -> None:
-    urls = [f"https://node{number}:27000" for number in range(4)]
-    ranked = [sorted(urls, key=lambda url, agent=agent: rank(str(agent), url)) for agent in range(4_000)]
+    nodes = [Endpoint(f"https://node{number}:27000") for number in range(4)]
+    ranked = [sorted(nodes, key=lambda node, agent=agent: rank(str(agent), node)) for agent in range(4_000)]
     assert all(900 < count < 1_100 for count in Counter(first for first, *_ in ranked).values())
-    seconds = Counter(second for first, second, *_ in ranked if first == urls[0])
+    seconds = Counter(second for first, second, *_ in ranked if first == nodes[0])
     assert all(250 < count < 420 for count in seconds.values())
     assert len(seconds) == 3
+
+
+def test_priorities_and_weights_decide_how_many_agents_choose_a_server_first() -> None:
+    weights = {"a": (0, 60), "b": (0, 20), "c": (0, 0), "d": (1, 100)}
+    nodes = [
+        Endpoint(f"https://{name}", priority=priority, weight=weight) for name, (priority, weight) in weights.items()
+    ]
+    ranked = [sorted(nodes, key=lambda node, agent=agent: rank(str(agent), node)) for agent in range(4_000)]
+    first = Counter(order[0].url for order in ranked)
+    assert 2_850 < first["https://a"] < 3_150
+    assert first["https://c"] < 10
+    assert all(order[-1].url == "https://d" for order in ranked)

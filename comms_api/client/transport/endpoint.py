@@ -27,12 +27,17 @@ _NO_PROXY_ENTRY = re.compile(r"(?:.*://)?(?P<host>\[.*\]|[^:]*|.*:.*:.*?)(?::(?P
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A server and the route to it. Without `proxy`, the proxy of the environment is used, unless `is_direct`."""
+    """A server and the route to it. Without `proxy`, the proxy of the environment is used, unless `is_direct`.
+
+    A lower `priority` is better; `weight` is the server's share among those of one priority.
+    """
 
     url: str
     ca: Path | None = None
     proxy: str | None = None
     is_direct: bool = False
+    priority: int = 0
+    weight: int = 1
 
     def client(self, timeout_seconds: float) -> httpx.Client:
         """Return a client for this server; raises `ConfigurationError` if the URL, the proxy or `ca` is invalid."""

@@ -10,11 +10,10 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import httpx
 import msgspec
@@ -31,6 +30,12 @@ CONNECT_SECONDS = 20.0
 READINESS = Call("GET", "/ready")
 LEAST_CHECK_SECONDS = 5.0
 """The least time between two checks of the servers, so that hints cannot cause many."""
+LEAST_WEIGHT = 0.001
+"""The weight of a server of weight 0: it is nearly never the first choice (RFC 2782)."""
+
+Find: TypeAlias = Callable[[], Awaitable[Iterable[Endpoint]]]
+"""Finds the endpoints of the servers."""
+
 _LAST_GOOD = "last good server"
 
 
@@ -90,32 +95,56 @@ class Servers:
     """The servers that `endpoints` lead to, and the choice between them, which all parts of the agent share.
 
     The agent returns to its first choice about `return_seconds` after it has left it. `spool` remembers the last good
-    server for the next start.
+    server for the next start. `find`, if there is one, finds the current endpoints before each check of the servers.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], agent_id: str, spool: SpoolFile, return_seconds: float) -> None:
-        ranked = sorted(endpoints, key=lambda endpoint: rank(agent_id, endpoint.url))
-        self._ranked = [Server(endpoint) for endpoint in ranked]
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        agent_id: str,
+        spool: SpoolFile,
+        return_seconds: float,
+        find: Find | None = None,
+    ) -> None:
+        self._agent_id = agent_id
+        self._ranked: list[Server] = []
+        self._replaced: list[Server] = []
         self._spool = spool
         self._return_seconds = return_seconds
+        self._find = find
         self._is_check_due = asyncio.Event()
-        self._connections = AsyncExitStack()
+        self._use(endpoints)
         fact = spool.find_fact(_LAST_GOOD)
         last = None if fact is None else msgspec.json.decode(fact, type=_LastGood)
         is_recent = last is not None and abs(time.time() - last.at) < return_seconds
         self._good = next((server for server in self._ranked if last and is_recent and server.url == last.url), None)
 
     async def __aenter__(self) -> Self:
-        """Open the connection pools."""
-        for server in self._ranked:
-            await self._connections.enter_async_context(server.client)
+        """Return these servers; connections are opened by requests."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close every connection."""
-        await self._connections.__aexit__(kind, error, traceback)
+        for server in [*self._ranked, *self._replaced]:
+            await server.client.aclose()
+
+    def _use(self, endpoints: Iterable[Endpoint]) -> None:
+        """Use these servers from now on; polls at others end, and other requests there continue."""
+        known = {server.url: server for server in self._ranked}
+        ranked = sorted(endpoints, key=lambda endpoint: rank(self._agent_id, endpoint))
+        self._ranked = [known.get(endpoint.url) or Server(endpoint) for endpoint in ranked]
+        replaced = [server for server in known.values() if server not in self._ranked]
+        for server in replaced:
+            server.end_reads()
+        self._replaced += replaced
+
+    async def _refresh(self) -> None:
+        while self._replaced:  # since the last check, their requests have ended
+            await self._replaced.pop().client.aclose()
+        if self._find is not None:
+            self._use(await self._find())
 
     @property
     def url(self) -> str:
@@ -146,7 +175,8 @@ class Servers:
         spread = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         await asyncio.sleep(min(LEAST_CHECK_SECONDS, self._return_seconds) * spread)
         await wait_for_event(self._is_check_due, self._return_seconds * spread)
-        for server in self._ranked if len(self._ranked) > 1 else ():
+        await self._refresh()
+        for server in self._usable() if len(self._ranked) > 1 else ():
             answer = await self._ask(server, READINESS, {})
             if answer is not None and answer.is_success:
                 self._prefer(server)
@@ -161,6 +191,8 @@ class Servers:
             server.failed(None)
             if self._usable():
                 server.end_reads()
+            elif self._find is not None:
+                self.check_soon()  # there may be other servers by now
             return None
         if not answer.is_success:
             detail = read_problem(answer).detail
@@ -194,9 +226,11 @@ class Servers:
             logger.warning("cannot remember the last good server: %s", error)
 
 
-def rank(agent_id: str, url: str) -> bytes:
-    """Return a key to sort the servers of an agent by: rendezvous hashing spreads the agents evenly.
+def rank(agent_id: str, endpoint: Endpoint) -> tuple[int, float]:
+    """Return the key that orders the servers of an agent: by priority, then by weighted rendezvous hashing.
 
-    If a server fails, its agents spread over all others, and no other agent moves.
+    The agents spread over the servers in proportion to the weights. If a server fails, its agents spread over the
+    others in the same way, and no other agent moves.
     """
-    return blake2b(f"{agent_id}\0{url}".encode()).digest()
+    number = int.from_bytes(blake2b(f"{agent_id}\0{endpoint.url}".encode(), digest_size=8).digest(), "big")
+    return endpoint.priority, -math.log((number + 1) / 2**64) / max(endpoint.weight, LEAST_WEIGHT)
