@@ -52,6 +52,7 @@ class Agent:
         self._identity = identity
         self._servers = servers
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
+        self._written_statistics = b""
         self._paths: list[str] = []
         self._next_walk_at = 0.0
         self._walks, self._walk_health = Background(), Health("finding log files")
@@ -144,10 +145,14 @@ class Agent:
         await asyncio.sleep(STATISTICS_SECONDS)
 
     def _write_statistics(self) -> None:
+        content = msgspec.json.encode(self._spool.statistics())
+        if content == self._written_statistics:
+            return
         path = self._options.data_dir / "statistics.json"
         draft = path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(self._spool.statistics()))
+        draft.write_bytes(content)
         draft.replace(path)
+        self._written_statistics = content
 
 
 async def run_agent(options: Options, stopping: asyncio.Event) -> None:

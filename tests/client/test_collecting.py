@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from uuid import UUID
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,12 @@ def test_a_process_has_the_same_document_each_time_even_with_invalid_bytes_in_it
         finally:
             quiet.kill()
             odd.kill()
+
+
+def test_a_network_interface_whose_name_is_not_utf_8_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth\udce9": [], "lo": []})
+    documents = COLLECTORS["networks"]()
+    assert {json.loads(document)["interface"]["name"] for document in documents.values()} == {"eth\\xe9", "lo"}
 
 
 def test_a_batch_has_a_header_line_wherever_the_header_changes() -> None:

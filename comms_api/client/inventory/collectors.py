@@ -57,7 +57,10 @@ def collect_processes() -> Documents:
             with process.oneshot():
                 start = round(process.create_time() - booted, 2)
                 found = {"pid": process.pid, "name": as_text(process.name()), "ppid": process.ppid()}
-                found |= {"user": process.username(), "command_line": [as_text(word) for word in process.cmdline()]}
+                found |= {
+                    "user": as_text(process.username()),
+                    "command_line": [as_text(word) for word in process.cmdline()],
+                }
         except psutil.Error:
             continue
         found["start_seconds_after_boot"] = start
@@ -69,9 +72,10 @@ def collect_networks() -> Documents:
     """Return a document per network interface."""
     states = psutil.net_if_stats()
     documents: Documents = {}
-    for name, addresses in psutil.net_if_addrs().items():
+    for system_name, addresses in psutil.net_if_addrs().items():
+        name = as_text(system_name)
         found = sorted((address.family.name, address.address, address.netmask or "") for address in addresses)
-        is_up = name in states and states[name].isup
+        is_up = system_name in states and states[system_name].isup
         documents[state_id(name)] = _document(interface={"name": name, "is_up": is_up, "addresses": found})
     return documents
 

@@ -14,11 +14,14 @@ import msgspec
 from comms_api.errors import ConfigurationError
 
 PORT_MAXIMUM = 65_535
+_KEEP_ALIVE_TIMES = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEP_ALIVE_TIMES.items()
+        if hasattr(socket, name)
+    ),
 ]
 """The kernel ends a connection to a host that has been unreachable for 35 seconds, also while a poll is held."""
 

@@ -93,7 +93,7 @@ class Session:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 logger.warning("%s %s: the answer cannot be read: %s", call.method, call.path, error)
             attempt += 1
-            await self._wait(attempt, None)
+            await self._wait(attempt, answer)
 
     async def send(self, call: Call) -> httpx.Response:
         """Send a request until the server answers with 2xx, and return that answer.
