@@ -135,7 +135,7 @@ class Node:
         """Return the duties of all services."""
         services = (
             *(*self._background, self.presence, self.descriptions, self.membership, self.dispatcher, self.reports),
-            *(self.users, self.login, self.cluster, self.fleet_events, self.events, self.states),
+            *(self.users, self.login, self.external, self.cluster, self.fleet_events, self.events, self.states),
             *(self.submissions, self.watch),
         )
         return [duty for service in services for duty in service.duties()]

@@ -389,6 +389,19 @@ login_failures = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+key_lookups = Table(
+    "key_lookups",
+    metadata,
+    Column("question", Text, primary_key=True),
+    Column("holder", Uuid, nullable=False, comment="the lookup that has claimed it, or was refused"),
+    _timestamp("until", nullable=False),
+    Column("code", Integer, comment="of a refusal; NULL while a lookup runs"),
+    Column("message", Text),
+    # A crash ends every lookup and forgets the refusals.
+    prefixes=["UNLOGGED"],
+    postgresql_with={"fillfactor": "50"},
+)
+
 events = Table(
     "events",
     metadata,

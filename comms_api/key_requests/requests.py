@@ -16,11 +16,13 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
+from comms_api.database.connection import Engine
 from comms_api.errors import CommsError, TooManyRequests, Unavailable
 from comms_api.fairness.recent import Recent
 from comms_api.fairness.slots import Slots
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
+from comms_api.key_requests.flights import AskedElsewhere, Flights
 from comms_api.key_requests.health import check_program, check_socket
 from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
@@ -60,11 +62,17 @@ class Counters(msgspec.Struct):
 
 
 class KeyRequests:
-    """The key requests of one node; create and use it on one event loop."""
+    """The key requests of one node; create and use it on one event loop.
 
-    def __init__(self, settings: KeySettings, limits: KeyRequestLimits | None = None) -> None:
+    With an engine, the nodes on its database limit failures together, look an agent up once at a time, and share
+    refusals.
+    """
+
+    def __init__(self, settings: KeySettings, engine: Engine | None = None) -> None:
         self._settings = settings
-        self._limits = limits
+        self._limits = None if engine is None else KeyRequestLimits(engine, settings)
+        seconds = settings.timeout_seconds, settings.refusal_seconds
+        self._flights = None if engine is None else Flights(engine, *seconds)
         self._closing = AsyncExitStack()
         self._sources = _sources(settings, self._closing)
         self._slots = Slots(settings.threads)
@@ -150,12 +158,7 @@ class KeyRequests:
     async def _look_up(self, question: Question, client: str) -> Outcome:
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_seconds
         try:
-            async with self._slots.slot(client, deadline):
-                if self._limits is not None:
-                    await self._limits.check(client)
-                outcome: Outcome = await self._ask_sources(question, deadline)
-                if isinstance(outcome, Refusal):
-                    await self.charge_failure(client)
+            outcome: Outcome = await self._look_up_in_turn(question, client, deadline)
         except (Unavailable, TooManyRequests) as error:
             outcome = error
         except TimeoutError:
@@ -164,6 +167,25 @@ class KeyRequests:
             outcome = Unavailable("This node is stopping; try again later.")
         self._note(question, outcome)
         return outcome
+
+    async def _look_up_in_turn(self, question: Question, client: str, deadline: float) -> ExternalAgent | Refusal:
+        """Ask the sources in the client's turn; wait for another node that asks about the agent."""
+
+        async def ask() -> ExternalAgent | Refusal:
+            outcome = await self._ask_sources(question, deadline)
+            if isinstance(outcome, Refusal):
+                await self.charge_failure(client)
+            return outcome
+
+        async with self._slots.slot(client, deadline):
+            if self._limits is not None:
+                await self._limits.check(client)
+            if self._flights is None:
+                return await ask()
+            if (outcome := await self._flights.look_up(question, ask)) is not None:
+                return outcome
+        async with asyncio.timeout_at(deadline):
+            return await self._flights.wait(question)
 
     async def _ask_sources(self, question: Question, deadline: float) -> ExternalAgent | Refusal:
         """Ask the sources in turn; each may take an equal share of the remaining time."""
@@ -192,6 +214,8 @@ class KeyRequests:
                 self._refusals.remember(question, outcome)
                 refusal = f"refused with code {outcome.code}: {outcome.message}"
                 logger.info("key request %s %s %s", question.kind, question.value, refusal)
+            case AskedElsewhere():
+                self.counters.joined += 1
             case BadAnswer():
                 self.counters.bad_answers += 1
                 logger.warning("key request %s %s: bad answer: %s", question.kind, question.value, outcome.reason)

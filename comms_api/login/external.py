@@ -14,12 +14,14 @@ from comms_api.agents.service import normal_networks
 from comms_api.agents.store import EXTERNAL_TYPE, NewAgent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.housekeeping import transaction_duty
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Conflict
 from comms_api.fairness.executors import BoundedExecutor
-from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import STATEMENT, ExternalAgent, KeySettings, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
+from comms_api.key_requests.store import delete_expired
 from comms_api.protocol import Enrollment
 from comms_api.revocations.service import Revocations
 from comms_api.settings import Settings
@@ -28,6 +30,7 @@ from comms_api.tokens.secret import Secret
 logger = logging.getLogger(__name__)
 
 ACTOR = "a key request"
+LOOKUPS_SECONDS = 60.0
 HASH_THREADS = 1
 HASH_NICENESS = 10
 HASHES_MAXIMUM = 256
@@ -83,7 +86,11 @@ class ExternalAgents:
         self._rules = KeyRules.of(settings)
         self._replacement_rule = ReplacementRule.of(settings)
         sources = key_settings(settings)
-        self._requests = KeyRequests(sources, KeyRequestLimits(engine, sources)) if sources.is_enabled else None
+        self._requests = KeyRequests(sources, engine) if sources.is_enabled else None
+
+    def duties(self) -> list[Duty]:
+        """Return the duty that forgets expired lookups."""
+        return [transaction_duty("key lookups", self._engine, LOOKUPS_SECONDS, delete_expired)]
 
     async def close(self) -> None:
         """Cancel all lookups."""

@@ -16,6 +16,7 @@ from comms_api.database.housekeeping import transaction_duty
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Forbidden, Invalid, TooManyRequests, Unauthenticated, Unavailable
 from comms_api.fleet.descriptions import Descriptions
+from comms_api.key_requests.flights import AskedElsewhere
 from comms_api.lockouts.service import FailureLimit
 from comms_api.lockouts.store import delete_forgotten
 from comms_api.login.external import ExternalAgents
@@ -115,6 +116,12 @@ class Login:
         """Return the agent with this key, and a time before its permissions were read."""
         read_at = self._tokens.now()
         [admission] = await self._reader.submit(name, [name])
+        if admission is None:
+            try:
+                return await self._enroll(name, key, address), self._tokens.now()
+            except AskedElsewhere:  # then another node may have enrolled it
+                read_at = self._tokens.now()
+                [admission] = await self._reader.submit(name, [name])
         if admission is None:
             return await self._enroll(name, key, address), self._tokens.now()
         if self._rotation.is_next(key, admission):

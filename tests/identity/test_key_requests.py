@@ -4,6 +4,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -180,6 +181,15 @@ def test_a_hundred_simultaneous_logins_enroll_one_agent(external: External) -> N
         thread.join()
     assert set(statuses) == {200}
     assert external.find("impatient")["external_id"] == "008"
+
+
+def test_simultaneous_logins_at_two_nodes_enroll_one_agent(external: External) -> None:
+    external.put("011", "everywhere")
+    with external.another_node() as other, ThreadPoolExecutor(16) as threads:
+        nodes = (external.server, other)
+        answers = list(threads.map(lambda number: external.log_in("011", node=nodes[number % 2]), range(32)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert external.find("everywhere")["external_id"] == "011"
 
 
 def test_an_agent_that_was_silent_long_enough_is_replaced_by_one_of_its_name(

@@ -14,7 +14,6 @@ from comms_api.addresses import network_of
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.errors import TooManyRequests
-from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
 
@@ -34,7 +33,7 @@ def database_url(new_database: Callable[[], str]) -> str:
 @asynccontextmanager
 async def asking_with_limits(engine: Engine, path: Path, **changes: float) -> AsyncIterator[KeyRequests]:
     limits = settings(socket=path, **{"address_failures_per_minute": 60.0} | changes)
-    requests = KeyRequests(limits, KeyRequestLimits(engine, limits))
+    requests = KeyRequests(limits, engine)
     try:
         yield requests
     finally:
