@@ -1,6 +1,5 @@
 """Ask an external source for agents that this server does not know.
 
-A source is a program, a Unix socket, a web service or a database. `requests` schedules the lookups; `sources`, `web`,
-`sql` and `programs` run them. `answers` parses the answers, `limits` counts failures, and `health` checks the sources
-at start-up.
+`requests` schedules the lookups, and `sources` run them. `answers` parses the answers, `limits` counts failures,
+`flights` lets all nodes ask once at a time, and `health` checks the sources at start-up.
 """

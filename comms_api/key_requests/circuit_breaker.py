@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.sources import Source, SourceUnavailable
+from comms_api.key_requests.sources.source import Source, SourceUnavailable
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.model import KeySettings
-from comms_api.key_requests.sources import SocketSource
+from comms_api.key_requests.sources.sockets import SocketSource
 
 logger = logging.getLogger(__name__)
 

@@ -26,10 +26,11 @@ from comms_api.key_requests.flights import AskedElsewhere, Flights
 from comms_api.key_requests.health import check_program, check_socket
 from comms_api.key_requests.limits import KeyRequestLimits
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
-from comms_api.key_requests.programs import ProgramSource
-from comms_api.key_requests.sources import SocketSource, Source, SourceUnavailable
-from comms_api.key_requests.sql import SqlSource
-from comms_api.key_requests.web import WebSource
+from comms_api.key_requests.sources.programs import ProgramSource
+from comms_api.key_requests.sources.sockets import SocketSource
+from comms_api.key_requests.sources.source import Source, SourceUnavailable
+from comms_api.key_requests.sources.sql import SqlSource
+from comms_api.key_requests.sources.web import WebSource
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import pytest
 from support.sources import ASKED, KEY, agent_json, echo, plain_file, refusal_json, script, settings
 from support.waiting import PATIENCE, until, wait_until
 
-from comms_api.key_requests import launch
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.programs import ProgramSource
-from comms_api.key_requests.sources import SourceUnavailable
+from comms_api.key_requests.sources import launch
+from comms_api.key_requests.sources.programs import ProgramSource
+from comms_api.key_requests.sources.source import SourceUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,8 @@ from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.circuit_breaker import CircuitBreaker, CircuitOpen
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 from comms_api.key_requests.requests import KeyRequests
-from comms_api.key_requests.sources import SocketSource, SourceUnavailable
+from comms_api.key_requests.sources.sockets import SocketSource
+from comms_api.key_requests.sources.source import SourceUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,8 @@ from support.waiting import PATIENCE
 
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.sources import SocketSource, SourceUnavailable
+from comms_api.key_requests.sources.sockets import SocketSource
+from comms_api.key_requests.sources.source import SourceUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from support.waiting import PATIENCE
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
-from comms_api.key_requests.sources import SourceUnavailable
-from comms_api.key_requests.sql import SqlSource
+from comms_api.key_requests.sources.source import SourceUnavailable
+from comms_api.key_requests.sources.sql import SqlSource
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import httpx
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.answers import parse_answer
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
-from comms_api.key_requests.sources import SourceUnavailable
+from comms_api.key_requests.sources.source import SourceUnavailable
 
 CONNECT_SECONDS = 3.0
 HEADER_BYTES_MAXIMUM = 8192

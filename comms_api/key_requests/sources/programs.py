@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from comms_api.key_requests import launch
 from comms_api.key_requests.answers import parse_answer
-from comms_api.key_requests.complaints import COMPLAINT_BYTES_MAXIMUM, keys_of, without_keys
 from comms_api.key_requests.model import PROGRAM_FOLDERS, ExternalAgent, KeySettings, Question, Refusal
-from comms_api.key_requests.sources import SourceUnavailable
+from comms_api.key_requests.sources import launch
+from comms_api.key_requests.sources.complaints import COMPLAINT_BYTES_MAXIMUM, keys_of, without_keys
+from comms_api.key_requests.sources.source import SourceUnavailable
 
 logger = logging.getLogger(__name__)
 
