@@ -52,6 +52,9 @@ BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 AGENT_INSTANCE = "Agent-Instance"
 """The header of a login with the nonce of the agent's process: `NONCE`, or `NONCE; after=NONCE` of its predecessor."""
 
+IDENTITY_IN_USE = 2730
+"""The code of a refused login (403) after which the agent takes a new identity and enrolls again."""
+
 COMMAND_MODULE = "command"
 """The stateful module whose updates are results of orders, not states."""
 

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_entropy_bits_minimum: Annotated[float, Meta(ge=0, le=512)] = 64.0
     remove_after_days: Annotated[float, Meta(ge=1, le=3650)] | None = None
     remove_hidden_days: Annotated[float, Meta(ge=1, le=3650)] = 7.0
+    clones: Literal["report", "refuse", "reenroll"] = "report"
     reenroll_after_days: Annotated[float, Meta(ge=0, le=3650)] | None = None
     reenroll_minimum_age_days: Annotated[float, Meta(ge=0, le=3650)] = 0.0
     reenroll_on_key_mismatch: bool = False

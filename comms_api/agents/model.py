@@ -43,6 +43,7 @@ class Agent(msgspec.Struct, frozen=True):
     displaced_poll_address: str | None
     displaced_poll_at: datetime | None
     hidden_at: datetime | None
+    cloned_at: datetime | None
 
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=WITHOUT_NUL)]
@@ -65,6 +66,17 @@ class AgentFilter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     """Whether it reports that it runs the current files of its groups; true if they have no files."""
     node: Text | None = None
     """The node that saw it last, while that node is live."""
+
+
+class Visibility(msgspec.Struct, frozen=True):
+    """Selects the hidden agents or the others; with `clones`, only agents that clones may use.
+
+    `proved` selects agents whose processes alternated within the last day. `suspected` also selects agents whose polls
+    displaced one another from two addresses.
+    """
+
+    is_hidden: bool = False
+    clones: Literal["proved", "suspected"] | None = None
 
 
 Networks = Annotated[list[Text], msgspec.Meta(max_length=32)]
@@ -102,6 +114,8 @@ class Admission(msgspec.Struct, frozen=True):
     is_external: bool
     next_key_hash: bytes | None = None
     is_hidden: bool = False
+    younger_instance: str | None = None
+    """The nonce of its younger clone, while the agent is active."""
 
 
 class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,6 +34,12 @@ class Presence:
         sighting.remote_address, sighting.seen_at = remote_address, time.monotonic()
         sighting.logged_in = sighting.logged_in or logged_in
 
+    def logged_in(self, agent_id: UUID, remote_address: str | None, instance: str | None) -> None:
+        """Note a login, and the nonce of the agent's process if it sent one."""
+        self.saw(agent_id, remote_address, logged_in=True)
+        if instance is not None:
+            self._sightings[agent_id].instance = instance
+
     def polled(self, agent_id: UUID, address: str, displaced_address: str | None) -> None:
         """Note an agent's poll, and the address of the poll that it displaces, if any."""
         self.saw(agent_id, address)

@@ -1,6 +1,6 @@
 """The management API's agents."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,7 @@ from comms_api.agents.model import (
     MadeEnrollmentToken,
     NewEnrollmentToken,
     NewKey,
+    Visibility,
 )
 from comms_api.agents.service import Agents
 from comms_api.database.pages import Page
@@ -60,12 +61,13 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     in_sync: FromQuery[bool | None] = None,
     node: FromQuery[str | None] = None,
     hidden: FromQuery[bool] = False,  # noqa: FBT002 - parameters of routes are given by name
+    clones: FromQuery[Literal["proved", "suspected"] | None] = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
     """List agents by id, filtered by every given parameter; `*` in a name, system or version matches any text."""
     agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
-    return await agents.list(agent_filter, after, limit, is_hidden=hidden)
+    return await agents.list(agent_filter, Visibility(hidden, clones), after, limit)
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from comms_api.agents.model import (
     EnrollmentToken,
     MadeEnrollmentToken,
     NewEnrollmentToken,
+    Visibility,
 )
 from comms_api.agents.naming import find_ids, get_ids, read_id
 from comms_api.agents.replacement import ReplacementRule
@@ -180,11 +181,11 @@ class Agents:
         return agent
 
     async def list(
-        self, agent_filter: AgentFilter, after: UUID | None, limit: int, *, is_hidden: bool = False
+        self, agent_filter: AgentFilter, visibility: Visibility, after: UUID | None, limit: int
     ) -> Page[Agent]:
-        """Return one page of agents, by id: the hidden ones, or the others."""
+        """Return one page of agents, by id."""
         async with self._engine.connect() as connection:
-            return await store.list_agents(connection, agent_filter, after, limit, is_hidden=is_hidden)
+            return await store.list_agents(connection, agent_filter, visibility, after, limit)
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.

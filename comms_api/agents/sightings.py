@@ -19,6 +19,8 @@ class Sighting(msgspec.Struct):
     poll_address: str | None = None
     displaced_polls: int = 0
     displaced_poll_address: str | None = None
+    instance: str | None = None
+    """The nonce of the process that logged in."""
 
     def add_earlier(self, earlier: "Sighting") -> None:
         """Add the requests of an earlier sighting of the same agent."""
@@ -27,6 +29,7 @@ class Sighting(msgspec.Struct):
         self.poll_address = self.poll_address or earlier.poll_address
         self.displaced_polls += earlier.displaced_polls
         self.displaced_poll_address = self.displaced_poll_address or earlier.displaced_poll_address
+        self.instance = self.instance or earlier.instance
 
 
 _RECORD_SIGHTINGS = text("""
@@ -37,17 +40,27 @@ _RECORD_SIGHTINGS = text("""
         polled_at = CASE WHEN seen.poll_address IS NULL THEN polled_at ELSE now() - seen.age END,
         displaced_polls = agents.displaced_polls + seen.displaced_polls,
         displaced_poll_address = coalesce(seen.displaced_poll_address, agents.displaced_poll_address),
-        displaced_poll_at = CASE WHEN seen.displaced_polls = 0 THEN displaced_poll_at ELSE now() - seen.age END
+        displaced_poll_at = CASE WHEN seen.displaced_polls = 0 THEN displaced_poll_at ELSE now() - seen.age END,
+        -- A sighting that is stored late must not look like a return to an older process.
+        instances = CASE WHEN seen.instance <> coalesce(agents.instances[cardinality(agents.instances)], '')
+            AND now() - seen.age > coalesce(agents.instanced_at, '-infinity')
+            THEN agents.instances || seen.instance ELSE agents.instances END,
+        instanced_at = CASE WHEN seen.instance IS NULL THEN agents.instanced_at
+            ELSE greatest(agents.instanced_at, now() - seen.age) END
     FROM (
         SELECT id, make_interval(secs => age_seconds) AS age, remote_address, logged_in, poll_address, displaced_polls,
-            displaced_poll_address
+            displaced_poll_address, instance
         FROM unnest(CAST(:ids AS uuid[]), CAST(:ages AS float8[]), CAST(:addresses AS text[]),
             CAST(:logins AS boolean[]), CAST(:poll_addresses AS text[]), CAST(:displaced AS int[]),
-            CAST(:displaced_addresses AS text[]))
-        AS sighting (id, age_seconds, remote_address, logged_in, poll_address, displaced_polls, displaced_poll_address)
+            CAST(:displaced_addresses AS text[]), CAST(:instances AS text[]))
+        AS sighting (id, age_seconds, remote_address, logged_in, poll_address, displaced_polls, displaced_poll_address,
+            instance)
     ) AS seen
     WHERE agents.id = seen.id""").bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in ("addresses", "poll_addresses", "displaced_addresses")),
+    *(
+        bindparam(name, type_=ARRAY(Text))
+        for name in ("addresses", "poll_addresses", "displaced_addresses", "instances")
+    ),
     bindparam("ages", type_=ARRAY(Double)),
 )
 
@@ -65,5 +78,6 @@ async def record_sightings(connection: Connection, sightings: Mapping[UUID, Sigh
         "poll_addresses": [one.poll_address for one in seen],
         "displaced": [one.displaced_polls for one in seen],
         "displaced_addresses": [one.displaced_poll_address for one in seen],
+        "instances": [one.instance for one in seen],
     }
     await connection.execute(_RECORD_SIGHTINGS, parameters)

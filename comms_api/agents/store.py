@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from comms_api.agents.configuration import RUNNING, is_in_sync
-from comms_api.agents.model import Admission, Agent, AgentFilter
+from comms_api.agents.model import Admission, Agent, AgentFilter, Visibility
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.connection import Connection
 from comms_api.database.liveness import LIVE_NAMES
@@ -81,6 +81,7 @@ _COLUMNS = (
     agents.c.displaced_poll_address,
     agents.c.displaced_poll_at,
     agents.c.hidden_at,
+    agents.c.cloned_at,
 )
 
 
@@ -155,14 +156,27 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
 
 
 async def list_agents(
-    connection: Connection, agent_filter: AgentFilter, after: UUID | None, limit: int, *, is_hidden: bool = False
+    connection: Connection, agent_filter: AgentFilter, visibility: Visibility, after: UUID | None, limit: int
 ) -> Page[Agent]:
-    """Return a page of agents ordered by id, starting after `after`: the hidden ones, or the others."""
-    visibility = agents.c.hidden_at.is_not(None) if is_hidden else agents.c.hidden_at.is_(None)
-    statement = select(*_COLUMNS).where(visibility, *conditions(agent_filter)).order_by(agents.c.id)
+    """Return a page of agents ordered by id, starting after `after`."""
+    found = [*_visible(visibility), *conditions(agent_filter)]
+    statement = select(*_COLUMNS).where(*found).order_by(agents.c.id)
     if after is not None:
         statement = statement.where(agents.c.id > after)
     return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
+
+
+_YESTERDAY = func.now() - seconds_interval(86_400)
+_IS_PROVED = func.coalesce(agents.c.cloned_at > _YESTERDAY, literal(value=False))
+_ALTERNATES = and_(agents.c.displaced_poll_at > _YESTERDAY, agents.c.displaced_poll_address != agents.c.poll_address)
+
+
+def _visible(visibility: Visibility) -> list[ColumnElement[bool]]:
+    hidden = agents.c.hidden_at
+    found: list[ColumnElement[bool]] = [hidden.is_not(None) if visibility.is_hidden else hidden.is_(None)]
+    if visibility.clones is not None:
+        found.append(_IS_PROVED if visibility.clones == "proved" else or_(_IS_PROVED, _ALTERNATES))
+    return found
 
 
 def conditions(agent_filter: AgentFilter) -> list[ColumnElement[bool]]:
@@ -211,6 +225,7 @@ _ADMISSION = (
     agents.c.type == EXTERNAL_TYPE,
     agents.c.next_key_hash,
     agents.c.hidden_at.is_not(None),
+    case((STATUS == "active", agents.c.younger_instance)),
 )
 
 _FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(

@@ -41,7 +41,7 @@ from comms_api.http.bodies import Bodies
 from comms_api.login.external import ExternalAgents
 from comms_api.login.keys import SigningKeys
 from comms_api.login.rotation import KeyRotation
-from comms_api.login.service import Login
+from comms_api.login.service import CloneRule, Login
 from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.reports import Reports
@@ -100,6 +100,7 @@ class Node:
             self.descriptions,
             self.external,
             self.rotation,
+            CloneRule(settings.clones),
             settings.logins_waiting_maximum,
         )
         has_changes = asyncio.Event()

@@ -65,14 +65,26 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
 
 @operation(cluster, "agents")
 @click.option("--node", "name", help="List the agents of this node.")
+@click.option("--clones", is_flag=True, help="List the agents whose identity several hosts may use.")
 @_AS_JSON
-def agents(operator: Operator, *, name: str | None, as_json: bool) -> None:
-    """Count the active agents by node, or list the agents of one node.
+def agents(operator: Operator, *, name: str | None, clones: bool, as_json: bool) -> None:
+    """Count the active agents by node, or list the agents of one node, or those that clones may use.
 
     An agent belongs to the node that saw it last.
     """
-    if name is None:
-        columns: Sequence[str] = ("node", "agents")
+    if clones:
+        columns: Sequence[str] = (
+            "id",
+            "name",
+            "cloned_at",
+            "poll_address",
+            "displaced_poll_address",
+            "displaced_polls",
+        )
+        query = {"clones": "suspected", "limit": 1000} | ({} if name is None else {"node": name})
+        found = list(operator.pages("/agents", query))
+    elif name is None:
+        columns = ("node", "agents")
         found = operator.ask("GET", "/nodes/agents").json()
     else:
         columns = ("id", "name", "remote_address", "last_seen_at")

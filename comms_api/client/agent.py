@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from comms_api.client.enroll import ensure_enrolled
+from comms_api.client.enroll import ensure_enrolled, take_new_identity
 from comms_api.client.host import this_host
 from comms_api.client.inventory.collectors import COLLECTORS
 from comms_api.client.inventory.scan import MODULE, Scan, difference
@@ -30,7 +30,7 @@ from comms_api.client.supervise import Background, Health, keep_going, wait_for_
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender, LineSender
 from comms_api.client.transport.servers import Servers
-from comms_api.client.transport.session import Session
+from comms_api.client.transport.session import IdentityInUse, Session
 from comms_api.client.transport.srv import SrvRecords
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.protocol import AgentMetadata
@@ -168,6 +168,20 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
 
 
 async def _enroll_and_run(options: Options, spool: Spool) -> None:
+    """Run the agent; whenever the server says that an older process uses its identity, enroll it again as a new one."""
+    while True:
+        try:
+            await _run_enrolled(options, spool)
+        except (IdentityInUse, BaseExceptionGroup) as error:
+            if not isinstance(_first(error), IdentityInUse):
+                raise
+            logger.warning("another process uses this identity: taking a new one and enrolling again")
+            options = take_new_identity(options, spool)
+        else:
+            return
+
+
+async def _run_enrolled(options: Options, spool: Spool) -> None:
     find = None if options.srv is None else partial(_find_endpoints, options, SrvRecords(options.srv, spool))
     endpoints = [options.endpoint(url) for url in options.urls] if find is None else await find()
     identity = await ensure_enrolled(options, spool, endpoints)

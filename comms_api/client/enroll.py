@@ -68,6 +68,22 @@ async def ensure_enrolled(options: Options, spool: Spool, servers: Sequence[Endp
     return identity
 
 
+def take_new_identity(options: Options, spool: Spool) -> Options:
+    """Replace the identity of a clone; return the options with a name that no agent has.
+
+    All states are collected again, for the new agent. Raises `ConfigurationError` if the options allow no enrollment.
+    """
+    if options.agent_id is not None or (options.enrollment_token_file is None and options.password_file is None):
+        raise ConfigurationError(
+            "another process uses this identity: give --enrollment-token-file, or --management-url and"
+            " --password-file, so that this agent can enroll again"
+        )
+    identity = new_identity()
+    spool.remember_identity(identity)
+    spool.changes.start_over(0)
+    return msgspec.structs.replace(options, name=f"{options.name}-{identity.id[-6:]}", key_file=None)
+
+
 def _external_identity(options: Options) -> Identity | None:
     """Return the identity that an external database has of this agent, which then only logs in."""
     if options.agent_id is None:

@@ -95,6 +95,16 @@ agents = Table(
     Column("user_agent", Text, comment="the last one that was applied to its type, version and host"),
     Column("recorded_status", Text, server_default="never_connected", comment="the status of its last event"),
     Column("hidden_at", DateTime(timezone=True), comment="when its silence was too long"),
+    Column(
+        "instances",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="the nonces of its last processes that logged in, newest last; at most four",
+    ),
+    Column("instanced_at", DateTime(timezone=True), comment="when the newest came"),
+    Column("cloned_at", DateTime(timezone=True), comment="the last proof of a clone"),
+    Column("younger_instance", Text, comment="the clone that came later"),
     postgresql_with={"fillfactor": "80"},
 )
 

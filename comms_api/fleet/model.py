@@ -7,7 +7,17 @@ from uuid import UUID
 import msgspec
 
 AgentEventKind = Literal[
-    "enrolled", "removed", "active", "disconnected", "blocked", "unblocked", "moved", "described", "hidden", "returned"
+    "enrolled",
+    "removed",
+    "active",
+    "disconnected",
+    "blocked",
+    "unblocked",
+    "moved",
+    "described",
+    "hidden",
+    "returned",
+    "cloned",
 ]
 NodeEventKind = Literal["node_joined", "node_draining", "node_resumed", "node_left", "node_lost", "node_returned"]
 FleetEventKind = AgentEventKind | NodeEventKind

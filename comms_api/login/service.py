@@ -3,7 +3,10 @@
 import logging
 import re
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
+
+import msgspec
 
 from comms_api.addresses import is_within
 from comms_api.agents.keys import LOGIN_FAILURES
@@ -21,7 +24,7 @@ from comms_api.lockouts.service import FailureLimit
 from comms_api.lockouts.store import delete_forgotten
 from comms_api.login.external import ExternalAgents
 from comms_api.login.rotation import KeyRotation
-from comms_api.protocol import AGENT_ID_VERSIONS, Credentials
+from comms_api.protocol import AGENT_ID_VERSIONS, IDENTITY_IN_USE, Credentials
 from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.issuer import AGENTS, Tokens
 from comms_api.tokens.secret import Secret
@@ -30,6 +33,32 @@ logger = logging.getLogger(__name__)
 
 FAILURES_SECONDS = 60.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
+
+
+class LoginClient(msgspec.Struct, frozen=True):
+    """The client of a login: its address, and what it says of itself.
+
+    `certified` is the agent id in its certificate, and `instance` the nonce of its process.
+    """
+
+    address: str | None = None
+    certified: str | None = None
+    user_agent: str | None = None
+    instance: str | None = None
+
+
+class CloneRule(msgspec.Struct, frozen=True):
+    """The rule for logins of the younger of two clones, while the agent is active."""
+
+    clones: Literal["report", "refuse", "reenroll"] = "report"
+
+    def check(self, instance: str | None, admission: Admission) -> None:
+        """Raise `Forbidden` for the younger clone, unless clones are only reported; its agent retries or enrolls."""
+        if self.clones == "report" or instance is None or instance != admission.younger_instance:
+            return
+        if self.clones == "reenroll":
+            raise Forbidden("Another process uses this identity; enroll again.", code=IDENTITY_IN_USE)
+        raise Forbidden("Another process uses this identity. Give this agent a separate identity.")
 
 
 class Login:
@@ -49,10 +78,12 @@ class Login:
         descriptions: Descriptions,
         external: ExternalAgents,
         rotation: KeyRotation,
+        clones: CloneRule,
         waiting_maximum: int,
     ) -> None:
         self._external = external
         self._rotation = rotation
+        self._clones = clones
         self._engine = engine
         self._reader = Coalescer[UUID | str, Admission | None](self._find, self._find_nobody)
         self._failures = FailureLimit(engine, LOGIN_FAILURES)
@@ -72,36 +103,34 @@ class Login:
             transaction_duty("login failures", self._engine, FAILURES_SECONDS, delete_forgotten),
         ]
 
-    async def log_in(
-        self, credentials: Credentials, address: str | None, certified: str | None = None, user_agent: str | None = None
-    ) -> str:
-        """Return a token for the agent API; `certified` is the agent id in the client certificate, if there is one.
+    async def log_in(self, credentials: Credentials, client: LoginClient) -> str:
+        """Return a token for the agent API.
 
         Raises `Unauthenticated` ("Invalid key") or `Forbidden` ("Agent does not exist"). Agents give up after either,
         so neither is raised while the database is unreachable. Raises `TooManyRequests` after several wrong keys, and
         `Unavailable` when too many agents log in at once.
         """
+        address = client.address
         with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
-            admission, read_at = await self._admit(credentials, address, certified)
+            admission, read_at = await self._admit(credentials, client)
         self._logins.write(f"agent {admission.id} logged in from {address}")
-        self._presence.saw(admission.id, address, logged_in=True)
-        if user_agent is not None:
-            self._descriptions.note_login(admission.id, user_agent)
+        self._presence.logged_in(admission.id, address, client.instance)
+        if client.user_agent is not None:
+            self._descriptions.note_login(admission.id, client.user_agent)
         return self._tokens.issue(str(admission.id), AGENTS, networks=admission.allowed_addresses, issued_at=read_at)
 
-    async def _admit(
-        self, credentials: Credentials, address: str | None, certified: str | None
-    ) -> tuple[Admission, float]:
+    async def _admit(self, credentials: Credentials, client: LoginClient) -> tuple[Admission, float]:
         """Return an agent that may log in, and a time before its permissions were read."""
         name = _agent_id(credentials.uuid)
         if self._waiting >= self._waiting_maximum:
             raise Unavailable("Too many agents are logging in at once; try again later.")
         self._waiting += 1
         try:
-            admission, read_at = await self._authenticate(name, credentials.key, address)
+            admission, read_at = await self._authenticate(name, credentials.key, client.address)
         finally:
             self._waiting -= 1
-        _check_permission(admission, address, certified)
+        _check_permission(admission, client.address, client.certified)
+        self._clones.check(client.instance, admission)
         if admission.is_hidden:
             await self._show_again(admission)
         return admission, read_at

@@ -101,6 +101,7 @@ LINES = (
     Line(f"commands retry $short --cancelled --wait {OPERATOR}", r"1/1", 1),
     Line(f"cluster nodes --json {OPERATOR}", r'"node-'),
     Line(f"cluster agents --node $node --json {OPERATOR}", r"^\["),
+    Line(f"cluster agents --clones {OPERATOR}", r"cloned_at"),
     Line(f"cluster health --json {OPERATOR}", r"is_healthy", None),
     Line(f"cluster files --json {OPERATOR}", r"is_same"),
     Line(f"cluster drain $node --wait --json {OPERATOR}", r"draining"),

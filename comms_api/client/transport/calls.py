@@ -48,6 +48,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     message: str = ""
     detail: str = ""
+    code: int = 0
 
 
 def read_problem(answer: httpx.Response) -> Problem:

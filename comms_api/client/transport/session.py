@@ -18,7 +18,7 @@ from comms_api.client.transport.claims import read_claims, token_lifetime_second
 from comms_api.client.transport.keys import Keys
 from comms_api.client.transport.servers import Servers
 from comms_api.errors import Unauthenticated
-from comms_api.protocol import AGENT_INSTANCE, BATCH_SEQUENCE, Credentials, NextKey, Token
+from comms_api.protocol import AGENT_INSTANCE, BATCH_SEQUENCE, IDENTITY_IN_USE, Credentials, NextKey, Token
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ _INSTANCE = "instance"
 HINTS = {"Invalid key": " If the agent has a new key, start it with --key-file."}
 
 Form = TypeVar("Form")
+
+
+class IdentityInUse(Unauthenticated):
+    """An older process uses this identity; take a new one and enroll again."""
 
 
 class Session:
@@ -149,7 +153,10 @@ class Session:
 
     def _accept_token(self, answer: httpx.Response, key: str) -> bool:
         """Use the token in an answer; return False if it has none, and raise if no login will ever succeed."""
-        message = read_problem(answer).message
+        problem = read_problem(answer)
+        message = problem.message
+        if answer.status_code == httpx.codes.FORBIDDEN and problem.code == IDENTITY_IN_USE:
+            raise IdentityInUse(problem.detail)
         if answer.status_code in {401, 403} and message in FINAL_MESSAGES:
             if self._keys.has_another(key):
                 return False
