@@ -14,6 +14,8 @@ _NOTE = """
         has_moved = configuration_changes.has_moved OR excluded.has_moved"""
 _MEMBERS = "SELECT agent_id FROM group_members WHERE group_name = :group"
 _FILES_CHANGED = text(_NOTE.format(has_moved=False, agents=_MEMBERS))
+_PUSHED_TO_AGENT = text(_NOTE.format(has_moved=False, agents="SELECT id FROM agents WHERE id = :agent_id"))
+_PUSHED_TO_NODE = text(_NOTE.format(has_moved=False, agents="SELECT id FROM agents WHERE node = :node"))
 _GROUP_LEFT = text(_NOTE.format(has_moved=True, agents=_MEMBERS))
 _REORDERED = text(
     _NOTE.format(
@@ -31,9 +33,19 @@ _AGAIN = text(_NOTE.format(has_moved="changed.has_moved", agents=_FAILED))
 _MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:ids AS uuid[]))"))
 
 
-async def note_files_changed(connection: Connection, group: str) -> None:
-    """Record for each member of a group that the files of the group have changed."""
-    await connection.execute(_FILES_CHANGED, {"group": group})
+async def note_files_changed(connection: Connection, group: str) -> int:
+    """Record for each member of a group that the files of the group have changed; return how many."""
+    return await connection.change(_FILES_CHANGED, {"group": group})
+
+
+async def push_to_agent(connection: Connection, agent_id: UUID) -> int:
+    """Have an agent fetch its files as if they had changed; return 0 if there is no such agent."""
+    return await connection.change(_PUSHED_TO_AGENT, {"agent_id": agent_id})
+
+
+async def push_to_node(connection: Connection, node: str) -> int:
+    """Have the agents that a node saw last fetch their files as if these had changed; return how many."""
+    return await connection.change(_PUSHED_TO_NODE, {"node": node})
 
 
 async def note_group_left(connection: Connection, group: str) -> None:

@@ -1,11 +1,12 @@
-"""`comms-api files`: show which agents run the files of their groups."""
+"""`comms-api files`: show, compare and push the files of groups, and who runs them."""
 
+import sys
 from collections.abc import Sequence
 
 import click
 
 from comms_api.cli.operator import JsonObject, Operator, operation, path_part
-from comms_api.cli.output import print_fitting, print_json, print_table
+from comms_api.cli.output import copy, print_fitting, print_json, print_table
 
 STATUSES = ("in_sync", "pending", "failed")
 AGENT_COLUMNS = ("agent_id", "name", "status", "fetched_at", "reported_at")
@@ -49,3 +50,61 @@ def _count(operator: Operator, group: str) -> JsonObject:
 
 def _shown(value: str | None) -> str:
     return "-" if value is None else value
+
+
+@operation(files, "push")
+@click.option("--agent", help="The agent, by id or name.")
+@click.option("--group", help="All agents of this group.")
+@click.option("--node", help="All agents that this node saw last.")
+def push(operator: Operator, **options: str | None) -> None:
+    """Have agents fetch their files again, even if they are in sync."""
+    chosen = [(kind, name) for kind, name in options.items() if name is not None]
+    if len(chosen) != 1:
+        raise click.UsageError("name the agents by one of --agent, --group, --node")
+    [(kind, name)] = chosen
+    answer = operator.ask("POST", f"/{kind}s/{path_part(name)}/configuration/push").json()
+    click.echo(f"{answer['agents']} agent(s) will fetch their files")
+
+
+_GROUP = click.argument("group")
+_FILE = click.argument("file")
+
+
+@operation(files, "versions")
+@_GROUP
+@_FILE
+@_AS_JSON
+def versions(operator: Operator, *, group: str, file: str, as_json: bool) -> None:
+    """List the versions of a file, newest first."""
+    found = operator.ask("GET", f"{_path(group, file)}/versions").json()
+    if as_json:
+        print_json(found)
+        return
+    columns = ("version", "is_current", "size", "user", "created_at", "sha256")
+    print_fitting(columns, [[one[column] for column in columns] for one in found])
+
+
+@operation(files, "diff")
+@_GROUP
+@_FILE
+@click.option("--old", type=int, required=True, help="Version to compare.")
+@click.option("--new", type=int, help="Version to compare it with; by default the current one.")
+def diff(operator: Operator, *, group: str, file: str, old: int, new: int | None) -> None:
+    """Show the difference of two versions of a file."""
+    query = {"old": old} | ({} if new is None else {"new": new})
+    answer = operator.ask("GET", f"{_path(group, file)}/diff", params=query)
+    copy([answer.content], sys.stdout.buffer)
+
+
+@operation(files, "rollback")
+@_GROUP
+@_FILE
+@click.argument("version", type=int)
+def rollback(operator: Operator, *, group: str, file: str, version: int) -> None:
+    """Make the content of an earlier version current again, as a new version."""
+    stored = operator.ask("POST", f"{_path(group, file)}/rollback", json={"version": version}).json()
+    click.echo(f"version {stored['version']} is current")
+
+
+def _path(group: str, file: str) -> str:
+    return f"/groups/{path_part(group)}/files/{path_part(file)}"

@@ -16,6 +16,9 @@ FILE_BYTES_MAXIMUM = 4 * 2**20
 MERGED_BYTES_MAXIMUM = FILE_BYTES_MAXIMUM
 """The most bytes of YAML to merge for an agent."""
 
+COMPARED_BYTES_MAXIMUM = 512 * 1024
+"""The largest file of which versions can be compared."""
+
 VERSIONS_KEPT = 20
 MERGED = "merged.yml"
 """The name under which agents fetch the merged YAML of their groups; no group file can have it."""
@@ -110,3 +113,15 @@ class Report(msgspec.Struct, frozen=True):
     """The hash of the files that an agent runs."""
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """The number of agents that will get an order to fetch their files."""
+
+    agents: int
+
+
+class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The version of a file whose content becomes current again."""
+
+    version: int

@@ -5,22 +5,22 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, put
+from litestar import Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from comms_api.agents.configuration import SyncStatus
 from comms_api.agents.dependencies import AgentId
 from comms_api.database.pages import Page
 from comms_api.errors import Malformed
-from comms_api.files.model import AgentDrift, Configuration, GroupDrift, GroupFile, Report
+from comms_api.files.model import AgentDrift, Configuration, GroupDrift, GroupFile, Pushed, Report, Rollback
 from comms_api.files.ranges import Range, is_known, read_range
 from comms_api.files.service import Files
 from comms_api.files.sharing import Source
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
-from comms_api.http.pages import Limit
+from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import ExpectedFiles
@@ -139,6 +139,34 @@ async def list_versions(
     return await files.list(group, name)
 
 
+@get("/groups/{group:str}/files/{name:str}/diff", media_type="text/plain", opt=READ | LARGE)
+async def compare_versions(  # noqa: PLR0913 - each is a part of the request
+    request: AnyRequest,
+    group: FromPath[str],
+    name: FromPath[str],
+    files: NamedDependency[Files],
+    old: FromQuery[int],
+    new: FromQuery[int | None] = None,
+) -> str:
+    """Answer with the difference of two versions of a file, by default from `old` to the current one.
+
+    The format is the unified one of diff(1); the answer is empty if the contents are equal.
+    """
+    return await files.compare(group, name, old, new, claims_of(request).subject)
+
+
+@post("/groups/{group:str}/files/{name:str}/rollback", status_code=200, opt=OPERATE)
+async def roll_back(
+    request: AnyRequest,
+    group: FromPath[str],
+    name: FromPath[str],
+    data: JSONBody[Rollback],
+    files: NamedDependency[Files],
+) -> GroupFile:
+    """Store the content of an earlier version as the next one, and announce it to the group's agents."""
+    return await files.roll_back(group, name, data.version, claims_of(request).subject)
+
+
 @delete("/groups/{group:str}/files/{name:str}", opt=OPERATE)
 async def delete_file(group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]) -> None:
     """Delete a file from a group; its versions stay."""
@@ -178,6 +206,24 @@ async def list_drift(
     return await files.list_drift(group, status, after, limit)
 
 
+@post("/agents/{agent:str}/configuration/push", status_code=202, opt=OPERATE)
+async def push_to_agent(agent_id: AgentId, files: NamedDependency[Files]) -> Pushed:
+    """Have an agent fetch its files again, even if it is in sync."""
+    return Pushed(await files.push_to_agent(agent_id))
+
+
+@post("/groups/{group:str}/configuration/push", status_code=202, opt=OPERATE)
+async def push_to_group(group: FromPath[str], files: NamedDependency[Files]) -> Pushed:
+    """Have the agents of a group fetch their files again, even if they are in sync."""
+    return Pushed(await files.push(group))
+
+
+@post("/nodes/{name:str}/configuration/push", status_code=202, opt=OPERATE)
+async def push_to_node(name: FromPath[str], files: NamedDependency[Files]) -> Pushed:
+    """Have the agents that a node saw last fetch their files again, even if they are in sync."""
+    return Pushed(await files.push_to_node(name))
+
+
 AGENT_ROUTES = [fetch_file, list_own_files, report_configuration]
 MANAGEMENT_ROUTES = [
     list_files,
@@ -189,4 +235,9 @@ MANAGEMENT_ROUTES = [
     show_merged,
     count_drift,
     list_drift,
+    compare_versions,
+    roll_back,
+    push_to_agent,
+    push_to_group,
+    push_to_node,
 ]

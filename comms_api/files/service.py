@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.agents.configuration import SyncStatus
-from comms_api.agents.configuration_changes import note_files_changed
+from comms_api.agents.configuration_changes import note_files_changed, push_to_agent, push_to_node
 from comms_api.agents.store import update_agent
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.pages import Page
@@ -16,7 +16,9 @@ from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.files import drift, store
 from comms_api.files.configuration import is_yaml, merge_files, read_yaml
+from comms_api.files.diff import unified_diff
 from comms_api.files.model import (
+    COMPARED_BYTES_MAXIMUM,
     EMPTY,
     FILE_BYTES_MAXIMUM,
     MERGED,
@@ -33,6 +35,10 @@ from comms_api.files.model import (
 from comms_api.files.sharing import SharedContents, Source
 from comms_api.groups.store import is_group, lock_group
 
+DIFF_THREADS = 1
+DIFF_CALLS_MAXIMUM = 8
+"""The most differences that a node computes or queues at once; further ones are 503."""
+
 YAML_THREADS = 1
 YAML_CALLS_MAXIMUM = 32
 """The most documents that a node reads, merges or queues at once; further ones are 503."""
@@ -46,6 +52,7 @@ class Files:
         self._has_changes = has_changes
         self._shared = SharedContents()
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
+        self._diffs = BoundedExecutor("diffs", DIFF_THREADS, DIFF_CALLS_MAXIMUM)
 
     async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
         """Store a file's next version and announce it to the group's agents; the same content again changes nothing.
@@ -92,13 +99,67 @@ class Files:
             raise NotFound(f"The group {group!r} has no file {name!r}.")
         return found
 
+    async def roll_back(self, group: str, name: str, version: int, user: str) -> GroupFile:
+        """Store the content of an earlier version as the next one and announce it; raises `NotFound`.
+
+        If that content is current, this changes nothing and returns the current version.
+        """
+        async with self._engine.begin() as connection:
+            await _lock(connection, group)
+            earlier = await _get_version(connection, group, name, version)
+            [content] = await store.load_contents(connection, [earlier])
+            stored = await store.insert_version(connection, group, name, Content(earlier.sha256, content), user)
+            if stored is None:
+                return (await store.list_versions(connection, group, name))[0]
+            await note_files_changed(connection, group)
+        self._has_changes.set()
+        return stored
+
+    async def compare(self, group: str, name: str, old: int, new: int | None, user: str) -> str:
+        """Return the difference of two versions of a file, by default from `old` to the current one.
+
+        Raises `NotFound`, and `TooLarge` for files that are too large to compare.
+        """
+        async with self._engine.connect() as connection:
+            versions = [await _get_version(connection, group, name, version) for version in (old, new)]
+            if any(version.size > COMPARED_BYTES_MAXIMUM for version in versions):
+                raise TooLarge(
+                    f"Files larger than {COMPARED_BYTES_MAXIMUM} bytes are not compared; fetch the versions."
+                )
+            contents = [(await store.load_contents(connection, [version]))[0] for version in versions]
+        before, after = zip([f"{group}/{name}@{version.version}" for version in versions], contents, strict=True)
+        return await self._diffs.run(user, lambda: unified_diff(before, after))
+
+    async def push(self, group: str) -> int:
+        """Have the agents of a group fetch their files again; return how many. Raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            await _lock(connection, group)
+            pushed = await note_files_changed(connection, group)
+        self._has_changes.set()
+        return pushed
+
+    async def push_to_agent(self, agent_id: UUID) -> int:
+        """Have an agent fetch its files again; return 1. Raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            pushed = await push_to_agent(connection, agent_id)
+        if not pushed:
+            raise NotFound(f"There is no agent {agent_id}.")
+        self._has_changes.set()
+        return pushed
+
+    async def push_to_node(self, node: str) -> int:
+        """Have the agents that a node saw last fetch their files again; return how many. Raises `NotFound`."""
+        async with self._engine.begin() as connection:
+            if not await store.is_node(connection, node):
+                raise NotFound(f"There is no node {node!r}.")
+            pushed = await push_to_node(connection, node)
+        self._has_changes.set()
+        return pushed
+
     async def find(self, group: str, name: str, version: int | None) -> Source:
         """Return the source of a file's version, by default the current one; raises `NotFound`."""
         async with self._engine.connect() as connection:
-            found = await store.find_version(connection, group, name, version)
-        if found is None:
-            raise NotFound(f"The group {group!r} has no such file {name!r}.")
-        return self._source(found)
+            return self._source(await _get_version(connection, group, name, version))
 
     async def read(self, source: Source, budget: ByteBudget) -> Content:
         """Return a file's content, and share the copy of other downloads in progress.
@@ -212,3 +273,12 @@ async def _lock(connection: Connection, group: str) -> None:
 async def _check_group(connection: Connection, group: str) -> None:
     if not await is_group(connection, group):
         raise NotFound(f"There is no group {group!r}.")
+
+
+async def _get_version(connection: Connection, group: str, name: str, version: int | None) -> StoredVersion:
+    """Return a version of a file, by default the current one; raises `NotFound`."""
+    found = await store.find_version(connection, group, name, version)
+    if found is None:
+        version_text = "" if version is None else f" of version {version}"
+        raise NotFound(f"The group {group!r} has no file {name!r}{version_text}.")
+    return found

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, text, update
 
 from comms_api.database.connection import Connection
-from comms_api.database.schema import group_files, group_members, groups
+from comms_api.database.schema import group_files, group_members, groups, nodes
 from comms_api.files.configuration import YAML_SUFFIXES
 from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
 from comms_api.protocol import ExpectedFile
@@ -154,3 +154,8 @@ async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[Expe
     """Return the files of an agent's groups, the overriding group last."""
     columns = (group_files.c.group_name, group_files.c.file_name, group_files.c.sha256)
     return [ExpectedFile(*row) for row in await connection.execute(_agent_files(agent_id, *columns))]
+
+
+async def is_node(connection: Connection, name: str) -> bool:
+    """Return whether a node of this name is in the registry."""
+    return await connection.scalar(select(nodes.c.name).where(nodes.c.name == name).limit(1)) is not None

@@ -116,6 +116,12 @@ LINES = (
     Line(f"fleet events {PROXIED}", r"^comms-api: ", 1),
     Line(f"files drift --json {OPERATOR}", r'"in_sync"'),
     Line(f"files drift office --status in_sync {OPERATOR}", r"agent_id"),
+    Line(f"files push --agent $agent_id {OPERATOR}", r"^1 agent"),
+    Line(f"files push --group office {OPERATOR}", r"agent"),
+    Line(f"files push --node $node {OPERATOR}", r"agent"),
+    Line(f"files versions office office.yml --json {OPERATOR}", r'"version": 2'),
+    Line(f"files diff office office.yml --old 1 --new 2 {OPERATOR}", r"^\+a: 2$"),
+    Line(f"files rollback office office.yml 2 {OPERATOR}", r"^version 2 is current$"),
     Line(f"files drift {PROXIED}", r"^comms-api: ", 1),
     Line("users reset-password somebody --config $reset_config --password-file $password", r"^somebody has a new"),
     Line("users reset-password somebody --config $reset_config --data-dir $new", r"is in .*/somebody\.password"),
@@ -163,6 +169,8 @@ def configs(relay_config: Path, serve_config: Path, reset_config: Path) -> Value
 def fixed_values(server: Server, management: httpx.Client, configs: Values) -> Values:
     server.user(management, "somebody", "reader")
     management.post("/groups", json={"name": "office"}).raise_for_status()
+    for number in (1, 2):
+        management.put("/groups/office/files/office.yml", content=f"a: {number}\n").raise_for_status()
     token = management.post("/enrollment-tokens", json={"groups": [], "expires_in": 3600}).json()["token"]
     secrets = {"token": token, "key": KEY, "password": PASSWORD}
     for name, secret in secrets.items():
