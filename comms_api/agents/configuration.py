@@ -64,18 +64,15 @@ _APPLIED = (
 RUNNING: ColumnElement[str | None] = func.coalesce(agents.c.configuration, _APPLIED)
 """The version that an agent runs; null if it has never applied one."""
 
+# Scalar subqueries, not EXISTS, which PostgreSQL may compute by reading every finished order.
+_STATUS = (
+    select(finished_orders.c.status).where(finished_orders.c.order_id == announcements.c.order_id).scalar_subquery()
+)
 _HAS_FAILED = (
-    select(announcements.c.order_id)
-    .where(
-        announcements.c.agent_id == agents.c.id,
-        or_(
-            announcements.c.failures > 0,
-            select(finished_orders.c.order_id)
-            .where(finished_orders.c.order_id == announcements.c.order_id, finished_orders.c.status == "failure")
-            .exists(),
-        ),
-    )
-    .exists()
+    select(func.bool_or(or_(announcements.c.failures > 0, _STATUS == "failure")))
+    .where(announcements.c.agent_id == agents.c.id)
+    .correlate(agents)
+    .scalar_subquery()
 )
 
 

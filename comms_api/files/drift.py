@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Select, any_, func, select, text
+from sqlalchemy import Select, Uuid, any_, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from comms_api.agents.configuration import (
@@ -44,20 +44,19 @@ class Fetching(msgspec.Struct, frozen=True):
         return None if is_known and after == before else after
 
 
-def _find_fetching(agent_id: UUID) -> Select[Any]:
-    names = FILES_OF_AGENT.with_only_columns(group_files.c.group_name).distinct().scalar_subquery()
-    joined = agents.outerjoin(agent_configurations, agent_configurations.c.agent_id == agents.c.id)
-    return (
-        select(expected_configuration(), func.array(names))
-        .add_columns(agent_configurations.c.fetched_sha256, agent_configurations.c.unfetched)
-        .select_from(joined)
-        .where(agents.c.id == agent_id)
-    )
+_GROUPS_WITH_FILES = FILES_OF_AGENT.with_only_columns(group_files.c.group_name).distinct().scalar_subquery()
+_WITH_CONFIGURATION = agents.outerjoin(agent_configurations, agent_configurations.c.agent_id == agents.c.id)
+_FIND_FETCHING = (
+    select(expected_configuration(), func.array(_GROUPS_WITH_FILES))
+    .add_columns(agent_configurations.c.fetched_sha256, agent_configurations.c.unfetched)
+    .select_from(_WITH_CONFIGURATION)
+    .where(agents.c.id == bindparam("agent_id", type_=Uuid))
+)
 
 
 async def find_fetching(connection: Connection, agent_id: UUID) -> Fetching | None:
     """Return the state of an agent before a fetch; None for an unknown agent."""
-    row = await connection.first(_find_fetching(agent_id))
+    row = await connection.first(_FIND_FETCHING, {"agent_id": agent_id})
     return Fetching(*row) if row else None
 
 
@@ -115,7 +114,11 @@ def _count(group: str) -> Select[Any]:
     )
     sets = select(members.c.names).distinct().cte("sets")
     files = select(group_files).where(group_files.c.group_name == any_(sets.c.names), group_files.c.is_current)
-    versions = select(sets.c.names, version_of(files.correlate(sets)).label("version")).cte("versions")
+    versions = (
+        select(sets.c.names, version_of(files.correlate(sets)).label("version"))
+        .cte("versions")
+        .prefix_with("MATERIALIZED")
+    )
     joined = members.join(versions, versions.c.names == members.c.names).join(agents, agents.c.id == members.c.agent_id)
     status = sync_status(versions.c.version)
     counted = select(status.label("status")).select_from(joined).subquery()
@@ -136,7 +139,6 @@ _DRIFT = (
     agent_configurations.c.fetched_at,
     agent_configurations.c.reported_at,
 )
-_WITH_CONFIGURATION = agents.outerjoin(agent_configurations, agent_configurations.c.agent_id == agents.c.id)
 
 
 async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | None:
