@@ -13,9 +13,9 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.orders import transitions
+from comms_api.orders.counts import count_orders, list_failures
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter
-from comms_api.orders.queries import count_orders, list_failures
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 from comms_api.settings import Settings

@@ -40,9 +40,10 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
+from comms_api.orders.counts import count_orders
 from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.model import Counts
-from comms_api.orders.queries import count_orders, list_order_ids
+from comms_api.orders.queries import list_order_ids
 from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION
 from comms_api.settings import Settings
 

@@ -8,8 +8,8 @@ from uuid import UUID
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
 from comms_api.errors import TooManyRequests, Unavailable
+from comms_api.orders.counts import count_orders
 from comms_api.orders.model import Counts
-from comms_api.orders.queries import count_orders
 
 INTERVAL_SECONDS = 0.25
 WATCHERS_MAXIMUM = 500

@@ -20,7 +20,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    text,
     union_all,
 )
 
@@ -32,8 +31,6 @@ from comms_api.errors import NotFound
 from comms_api.orders.archive.chunks import Unpack, find_archived
 from comms_api.orders.model import (
     CommandTarget,
-    Counts,
-    Failure,
     FailureOutcome,
     OrderFilter,
     OrderOutcome,
@@ -194,61 +191,6 @@ async def find_order(connection: Connection, order_id: UUID, unpack_aside: Unpac
 async def find_command_columns(connection: Connection, request_id: UUID) -> Any:
     """Return the columns of a command that its orders show, as a row; None if retention has deleted the command."""
     return await connection.first(select(*COMMAND_COLUMNS).where(commands.c.request_id == request_id))
-
-
-_COUNT = text("""
-    SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
-        ended.failure + archived.failure AS failure,
-        ended.cancelled + archived.cancelled AS cancelled,
-        ended.rejected + archived.rejected AS rejected,
-        ended.expired_before_delivery + archived.expired_before_delivery AS expired_before_delivery,
-        ended.expired_after_delivery + archived.expired_after_delivery AS expired_after_delivery
-    FROM (
-        SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) FILTER (WHERE attempt > 0) AS sent,
-            count(*) FILTER (WHERE attempt = 0 AND offer_at = 'infinity') AS held
-        FROM orders WHERE request_id = :id
-    ) AS open, (
-        SELECT count(*) FILTER (WHERE status = 'success') AS success,
-            count(*) FILTER (WHERE status = 'failure') AS failure,
-            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-            count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
-            count(*) FILTER (WHERE outcome = 'expired_before_delivery') AS expired_before_delivery,
-            count(*) FILTER (WHERE outcome = 'expired_after_delivery') AS expired_after_delivery
-        FROM finished_orders WHERE request_id = :id
-    ) AS ended, (
-        SELECT coalesce(sum(success), 0) AS success, coalesce(sum(failure), 0) AS failure,
-            coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(rejected), 0) AS rejected,
-            coalesce(sum(expired_before_delivery), 0) AS expired_before_delivery,
-            coalesce(sum(expired_after_delivery), 0) AS expired_after_delivery
-        FROM archived_orders WHERE request_id = :id
-    ) AS archived""")
-
-
-async def count_orders(connection: Connection, request_id: UUID) -> Counts:
-    """Return how many orders of a command are in each status; one statement counts a moving order once."""
-    [row] = await connection.execute(_COUNT, {"id": request_id})
-    total = row.pending + row.sent + row.success + row.failure + row.cancelled
-    failed = row.failure - row.rejected - row.expired_before_delivery - row.expired_after_delivery
-    return Counts(total, **row, failed=failed)
-
-
-async def list_failures(connection: Connection, request_id: UUID, limit: int) -> list[Failure]:
-    """Return the latest failures of a command that are not archived, newest first."""
-    table = finished_orders.c
-    statement = (
-        select(
-            table.order_id,
-            table.agent_id,
-            func.coalesce(table.outcome, "failed"),
-            table.result_code,
-            table.result_message,
-            table.finished_at,
-        )
-        .where(table.request_id == request_id, table.status == "failure")
-        .order_by(table.finished_at.desc())
-        .limit(limit)
-    )
-    return [Failure(*row) for row in await connection.execute(statement)]
 
 
 async def list_order_ids(connection: Connection, request_ids: Sequence[UUID]) -> list[UUID]:

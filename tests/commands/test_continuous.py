@@ -21,8 +21,8 @@ from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.errors import Conflict
+from comms_api.orders.counts import count_orders
 from comms_api.orders.model import CommandTarget
-from comms_api.orders.queries import count_orders
 from comms_api.protocol import Action
 from comms_api.settings import Settings
 

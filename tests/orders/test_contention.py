@@ -20,9 +20,9 @@ from comms_api.orders import transitions
 from comms_api.orders.archive import maintenance
 from comms_api.orders.archive.chunks import archive_orders
 from comms_api.orders.archive.maintenance import Maintenance
+from comms_api.orders.counts import count_orders
 from comms_api.orders.leases import release_orders
 from comms_api.orders.model import Ending, Report
-from comms_api.orders.queries import count_orders
 from comms_api.orders.reports import Reports
 from comms_api.orders.service import EXPORT_PAGE, StoredOrders
 from comms_api.protocol import OrderResult, Result

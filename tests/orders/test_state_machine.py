@@ -31,6 +31,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.orders import queries, transitions
 from comms_api.orders.archive.chunks import ArchivedOrder, archive_orders, unpack
+from comms_api.orders.counts import count_orders
 from comms_api.orders.leases import claim_orders, extend_leases, release_orders
 from comms_api.orders.model import CommandTarget, Ending
 from comms_api.protocol import DUPLICATE_ORDER_MESSAGE, Action, OrderStatus
@@ -277,7 +278,7 @@ class OrderLife(RuleBasedStateMachine):
         async def count() -> None:
             async with self.engine.connect() as connection:
                 for request_id in self.requests:
-                    counts = await queries.count_orders(connection, request_id)
+                    counts = await count_orders(connection, request_id)
                     mine = [row.status for row in self.known.values() if row.request_id == request_id]
                     assert counts.total == len(mine)
                     assert counts.is_done == ENDED.issuperset(mine)
