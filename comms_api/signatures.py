@@ -21,6 +21,9 @@ from comms_api.protocol import Action, Signed
 SIGNED_AGENTS_MAXIMUM = 500
 """Every agent gets the whole payload, so its list of agents is short."""
 
+SIGNED_COMMANDS_MAXIMUM = 20
+"""The maximum number of signed commands in one request: verifying one takes up to a millisecond."""
+
 VALIDITY_MAXIMUM = timedelta(days=31)
 """An agent remembers the nonces of valid payloads."""
 
@@ -74,7 +77,7 @@ def verify(signed: Signed) -> Payload:
         payload = _PAYLOAD.decode(content)
     except (ValueError, RecursionError) as error:
         raise BadSignature(f"the payload is not an order: {error}") from None
-    if not payload.not_before < payload.not_after <= payload.not_before + VALIDITY_MAXIMUM:
+    if not timedelta(0) < payload.not_after - payload.not_before <= VALIDITY_MAXIMUM:
         raise BadSignature(f"the payload must be valid for some time, but at most {VALIDITY_MAXIMUM.days} days")
     return payload
 

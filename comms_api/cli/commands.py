@@ -14,6 +14,7 @@ from comms_api.cli.recipients import present, read_action, read_target, recipien
 from comms_api.cli.signing import FILE, find_agents, read_time, sign_for
 from comms_api.cli.waiting import wait_for, waiting_option
 from comms_api.protocol import Action, Signed
+from comms_api.signatures import SIGNED_COMMANDS_MAXIMUM
 
 SOURCE = "Users/Services"
 NAMES_SHOWN = 3
@@ -43,23 +44,28 @@ def commands() -> None:
 @waiting_option
 def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any) -> None:
     """Submit one command, or the signed commands of a file."""
-    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     query = {"dry_run": "true"} if dry_run else {}
-    body = msgspec.json.encode(_signed_commands(options) if options["signature"] else _command(options))
-    answer = operator.ask("POST", "/commands", content=body, headers=headers, params=query).json()
-    for submitted in answer["commands"]:
-        _show(operator, submitted, is_waiting=is_waiting, dry_run=dry_run)
+    bodies = _signed_bodies(options) if options["signature"] else [_command(options)]
+    submitted: list[JsonObject] = []
+    for number, body in enumerate(bodies):
+        # Requests with different bodies need different keys.
+        key = f"{idempotency_key}-{number}" if number else idempotency_key
+        headers = {"Idempotency-Key": key} if key and idempotency_key else {}
+        answer = operator.ask("POST", "/commands", content=msgspec.json.encode(body), headers=headers, params=query)
+        submitted += answer.json()["commands"]
+    for command in submitted:
+        _show(command, dry_run=dry_run)
+    for command in submitted if is_waiting and not dry_run else ():
+        wait_for(operator, command["request_id"])
 
 
-def _show(operator: Operator, submitted: JsonObject, *, is_waiting: bool, dry_run: bool) -> None:
+def _show(submitted: JsonObject, *, dry_run: bool) -> None:
     if dry_run:
         click.echo(f"{submitted['orders']} would get it{_skipped(submitted)}")
         for recipient in submitted["recipients"]:
             click.echo(recipient)
-        return
-    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s){_skipped(submitted)}")
-    if is_waiting:
-        wait_for(operator, submitted["request_id"])
+    else:
+        click.echo(f"{submitted['request_id']} {submitted['orders']} order(s){_skipped(submitted)}")
 
 
 def _skipped(submitted: JsonObject) -> str:
@@ -71,14 +77,17 @@ def _command(options: JsonObject) -> JsonObject:
     return _delivery(options) | {"target": read_target(options), "action": read_action(options)} | continuity
 
 
-def _signed_commands(options: JsonObject) -> list[JsonObject]:
+def _signed_bodies(options: JsonObject) -> list[JsonObject]:
+    """Return the bodies that submit the commands of a signature, each with as many as one request may have."""
     if any(options[name] for name in ("agents", "groups", "is_all", "service", "action", "until")):
         raise click.UsageError("--signature names the agents and the action; leave out the options that name them")
     try:
         signed = msgspec.json.decode(options["signature"].read(), type=list[Signed])
     except msgspec.DecodeError as error:
         raise click.BadParameter(str(error), param_hint="--signature") from None
-    return [_delivery(options) | {"signed": one} for one in signed]
+    signed_commands = [_delivery(options) | {"signed": one} for one in signed]
+    starts = range(0, len(signed_commands), SIGNED_COMMANDS_MAXIMUM)
+    return [{"commands": signed_commands[start : start + SIGNED_COMMANDS_MAXIMUM]} for start in starts]
 
 
 def _delivery(options: JsonObject) -> JsonObject:

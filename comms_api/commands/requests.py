@@ -7,13 +7,10 @@ from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.orders.model import CommandTarget
 from comms_api.protocol import SET_GROUP_ACTION, Signed, contains_nul
-from comms_api.signatures import BadSignature, verify
+from comms_api.signatures import SIGNED_COMMANDS_MAXIMUM, BadSignature, verify
 from comms_api.text.faults import complete_fault, describe_fault, read_json
 
 COMMANDS_MAXIMUM = 1_000
-SIGNED_MAXIMUM = 50
-"""Verifying a signature and reading its agents takes up to 0.4 ms."""
-
 CONTINUOUS_DAYS_MAXIMUM = 366
 DAY_SECONDS = 86_400
 REQUIRED = ("source", "target", "action", "timeout")
@@ -22,6 +19,7 @@ _ANY = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _COMMAND = msgspec.json.Decoder(NewCommand)
+_SIGNED = msgspec.json.Decoder(Signed)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -47,8 +45,8 @@ def read_commands(body: bytes, caller: Caller, timeout_maximum_seconds: float) -
     for index, raw in enumerate(raws):
         submitted.append(_read_command(index, raw, caller, timeout_maximum_seconds))
         signed += submitted[-1].signed is not None
-        if signed > SIGNED_MAXIMUM:
-            raise Invalid(f"commands: more than {SIGNED_MAXIMUM} signed ones in one request")
+        if signed > SIGNED_COMMANDS_MAXIMUM:
+            raise Invalid(f"commands: more than {SIGNED_COMMANDS_MAXIMUM} signed ones in one request")
     return submitted
 
 
@@ -102,7 +100,9 @@ def _with_payload(where: str, members: dict[str, msgspec.Raw], now: float) -> di
     if unsigned := sorted(members.keys() & {"target", "action", "continuous", "until"}):
         raise Invalid(f"{where}.{unsigned[0]}: a signed command takes its target and action from its payload")
     try:
-        payload = verify(msgspec.json.decode(members["signed"], type=Signed))
+        payload = verify(_SIGNED.decode(members["signed"]))
+    except msgspec.DecodeError as error:
+        raise Invalid(f'{where}.signed: expected {{"payload", "signature", "key"}}: {error}') from None
     except BadSignature as error:
         raise Invalid(f"{where}.signed: {error}") from None
     if payload.not_after.timestamp() <= now:
