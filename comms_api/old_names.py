@@ -20,4 +20,4 @@ OLD_NAMES = {
     "after_registration_time": "reenroll_minimum_age_days",
     "key_mismatch": "reenroll_on_key_mismatch",
 }
-"""By old name: what to set instead. A name with a hyphen is a section, whose members are not read."""
+"""The settings to use instead, by old name. A name with a hyphen is a section, whose members are not read."""

@@ -26,7 +26,7 @@ class ActionSchema(msgspec.Struct, frozen=True):
     """The only service that may get it; None for any service."""
 
     signers: Sequence[str] = ()
-    """The keys of which one must sign its commands; none: no signature is needed."""
+    """Public keys, one of which must sign the action's commands; without any, no signature is needed."""
 
     drops_args: bool = False
     """Whether args are dropped, because real agents expect them empty."""

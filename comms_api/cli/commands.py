@@ -105,14 +105,14 @@ def _delivery(options: JsonObject) -> JsonObject:
     "--key", "key_file", type=FILE, required=True, help="Private Ed25519 key (PEM); it stays on this machine."
 )
 @click.option("--valid-seconds", type=click.FloatRange(min=1), default=3_600.0, help="Validity of the signature.")
-@click.option("--valid-from", metavar="TIME", callback=read_time, help="Begin of the validity; by default now.")
+@click.option("--valid-from", metavar="TIME", callback=read_time, help="Start of the validity; by default now.")
 @click.option("--output", type=click.File("wb"), required=True, help="File for `commands send --signature`.")
 def sign(
     operator: Operator, *, key_file: Path, valid_seconds: float, valid_from: datetime | None, **options: Any
 ) -> None:
     """Sign a command for the agents that match now, and write it to a file.
 
-    Groups and filters are replaced by the ids of their agents. Check that number: the server names them.
+    The signature names agents by id, as the server lists them now. Check their number before you send the command.
     """
     action = msgspec.convert(read_action(options), Action)
     agents = find_agents(operator, read_target(options))

@@ -32,7 +32,7 @@ def read_time(_context: click.Context, _parameter: click.Parameter, value: str |
 
 
 def find_agents(operator: Operator, target: JsonObject) -> list[UUID]:
-    """Return the agents that a target has now, by id: a signature covers agents, not groups."""
+    """Return the ids of the agents that match a target now: a signature covers agents, not groups."""
     if target["type"] == "server":
         raise ConfigurationError("only commands for agents can be signed, not those for services")
     found = set(_matching(operator, target))
@@ -47,7 +47,7 @@ def _matching(operator: Operator, target: JsonObject) -> Iterator[UUID]:
     query.pop("labels", None)
     if target["type"] == "agent":
         if narrowed:
-            raise ConfigurationError("name agents, or restrict those of a group; not both")
+            raise ConfigurationError("--agent cannot be combined with options that filter agents")
         for name in target["id"]:
             yield UUID(operator.ask("GET", f"/agents/{path_part(name)}").json()["id"])
         return

@@ -46,7 +46,7 @@ def read_commands(body: bytes, caller: Caller, timeout_maximum_seconds: float) -
         submitted.append(_read_command(index, raw, caller, timeout_maximum_seconds))
         signed += submitted[-1].signed is not None
         if signed > SIGNED_COMMANDS_MAXIMUM:
-            raise Invalid(f"commands: more than {SIGNED_COMMANDS_MAXIMUM} signed ones in one request")
+            raise Invalid(f"commands: at most {SIGNED_COMMANDS_MAXIMUM} of a request may be signed")
     return submitted
 
 

@@ -1,1 +1,1 @@
-"""Webhooks: send events of the fleet and results of commands to the URLs of others, at least once each."""
+"""Webhooks: post events of the fleet and results of commands to other programs, each at least once."""

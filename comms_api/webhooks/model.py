@@ -49,7 +49,8 @@ class WebhookSecret(msgspec.Struct, frozen=True):
 class Webhook(msgspec.Struct, frozen=True):
     """A webhook; its secret is never shown.
 
-    `waiting` and `dead` count its deliveries. `dropped_events` counts the events that came while too many waited.
+    `waiting` and `dead` count its deliveries. `dropped_events` counts the events that were not added because too many
+    deliveries waited.
     """
 
     id: UUID

@@ -1,4 +1,4 @@
-"""Send a delivery to its receiver, and to no address that a stranger should not reach through this server."""
+"""Send a delivery to its receiver, but never to an address that must not be reachable through this server."""
 
 import asyncio
 import socket
@@ -97,5 +97,5 @@ class Receivers:
                 extensions={"sni_hostname": url.raw_host.decode()},
             )
             answer = await client.send(request, stream=True)
-            await answer.aclose()  # the body is of no use, however long it is
+            await answer.aclose()  # the body is not needed, and may be long
             return answer.status_code

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 LEASE_SECONDS = 6 * ATTEMPT_SECONDS
-"""After it, another process sends a delivery whose process has died; much longer than an attempt takes."""
+"""If a process dies, another one sends its delivery after this time, which is much longer than an attempt."""
 
 RETRY_SECONDS_MAXIMUM = 3_600.0
 ERROR_LENGTH_MAXIMUM = 300

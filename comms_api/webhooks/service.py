@@ -30,9 +30,9 @@ async def enqueue(connection: Connection, events: Sequence[OutboxEvent]) -> None
     """Add the deliveries of events, in the transaction that publishes these events."""
     subscriptions = await store.list_subscriptions(connection)
     deliveries = [
-        (webhook_id, msgspec.json.encode({"events": some}), len(some))
+        (webhook_id, msgspec.json.encode({"events": part}), len(part))
         for webhook_id, kinds in subscriptions.items()
-        for some in _in_parts([event for event in events if event.kind in kinds])
+        for part in _in_parts([event for event in events if event.kind in kinds])
     ]
     if deliveries:
         await store.add_deliveries(connection, deliveries)

@@ -58,7 +58,7 @@ def rejection(reason: str) -> Result:
 
 
 def _is_named(arguments: CancelArguments, running: Admitted) -> bool:
-    """Return whether a cancellation names a running order; the ids of a signed one are not signed, but its nonce is."""
+    """Return whether a cancellation names a running order: a signed one by its nonce, since its ids are not signed."""
     if running.nonce is not None:
         return running.nonce == arguments.nonce
     ids = {str(arguments.request_id), str(arguments.order_id)}
@@ -131,7 +131,7 @@ class OrderLoop:
         return orders
 
     def _accept(self, order: Order) -> Admitted | None:
-        """Record an order, and return it as the agent may execute it; None if it must not execute it, or not again."""
+        """Record an order, and return the form that may be executed; None if it is untrusted or was received before."""
         try:
             admitted = self._admit(order)
             if self._log.accept(order.order_id, admitted.nonce, admitted.expires_at):

@@ -62,7 +62,7 @@ class OrderLog:
             self._file.remember(_FORGOTTEN_UNTIL, latest)
 
     def has_forgotten(self, expires_at: float) -> bool:
-        """Return whether the nonce of an order that expires then may be forgotten, in case the clock was set back."""
+        """Return whether the nonce of an order with this expiry may be deleted, in case the clock was set back."""
         fact = self._file.find_fact(_FORGOTTEN_UNTIL)
         return fact is not None and expires_at <= msgspec.json.decode(fact, type=float)
 

@@ -1,4 +1,4 @@
-"""A web service as the source of agents: it is asked with `GET URL?id=001` or `GET URL?ip=192.168.1.100`."""
+"""A web service as the source of agents: a question is `GET URL?id=001` or `GET URL?ip=192.168.1.100`."""
 
 import asyncio
 import ssl
@@ -42,7 +42,7 @@ class WebSource:
         await self._client.aclose()
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
-        """Return the answer of status 200; any other status is unavailable, since it may mean a mistake of ours."""
+        """Return the answer; raises `SourceUnavailable` for a status other than 200, which may be our own mistake."""
         try:
             async with asyncio.timeout(seconds):
                 status, answer = await self._get(question)
