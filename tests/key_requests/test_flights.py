@@ -53,37 +53,37 @@ async def test_two_nodes_ask_about_one_agent_once_at_a_time(engine: Engine, data
         await may_answer.wait()
         return await by_id(request)
 
-    async with answering(path, wait) as asked, two_nodes(engine, database_url, path) as nodes:
+    async with answering(path, wait) as received, two_nodes(engine, database_url, path) as nodes:
         asking = [asyncio.create_task(nodes[number % 2].ask(ASKED)) for number in range(100)]
         other = asyncio.create_task(nodes[1].ask(Question("id", "002")))
-        await until(lambda: len(asked) == 2)
+        await until(lambda: len(received) == 2)
         may_answer.set()
         assert isinstance(await other, ExternalAgent)
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
-    assert asked.count("id:001") == 1
+    assert received.count("id:001") == 1
     assert {type(outcome) for outcome in outcomes} == {ExternalAgent, AskedElsewhere}
     assert await count_rows(engine) == 0
 
 
 async def test_a_refusal_is_remembered_by_all_nodes(engine: Engine, database_url: str, path: Path) -> None:
     refused = answering(path, always(refusal_json()))
-    async with refused as asked, two_nodes(engine, database_url, path, refusal_seconds=PATIENCE) as nodes:
+    async with refused as received, two_nodes(engine, database_url, path, refusal_seconds=PATIENCE) as nodes:
         for node in nodes:
             assert await node.ask(ASKED) == Refusal(4, "no such agent")
         async with engine.begin() as connection:
             await connection.execute(text("UPDATE key_lookups SET until = now()"))
             await delete_expired(connection)
-    assert len(asked) == 1
+    assert len(received) == 1
     assert await count_rows(engine) == 0
 
 
 async def test_a_node_that_waits_for_another_gives_up_at_its_deadline(
     engine: Engine, database_url: str, path: Path
 ) -> None:
-    async with answering(path, never) as asked, two_nodes(engine, database_url, path, timeout_seconds=1.0) as nodes:
+    async with answering(path, never) as received, two_nodes(engine, database_url, path, timeout_seconds=1.0) as nodes:
         outcomes = await asyncio.gather(*(node.ask(ASKED) for node in nodes), return_exceptions=True)
     assert {isinstance(outcome, Unavailable) for outcome in outcomes} == {True}
-    assert len(asked) == 1
+    assert len(received) == 1
     assert await count_rows(engine) == 0
 
 
