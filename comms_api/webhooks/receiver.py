@@ -42,16 +42,17 @@ class Receivers:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
             raise Invalid(f"url: {error}") from None
-        if url.scheme != "https" or not url.host or not 0 < (url.port or 443) <= PORT_MAXIMUM:
+        host = url.raw_host.decode()
+        if url.scheme != "https" or not host or not 0 < (url.port or 443) <= PORT_MAXIMUM:
             raise Invalid("url: must have the form https://HOST/PATH")
         if url.userinfo or url.fragment:
             raise Invalid("url: must contain neither a user nor a fragment")
         try:
-            ip_address(url.host)
+            ip_address(host)
         except ValueError:
             return
-        if not self.may_reach(url.host):
-            raise Invalid(f"url: {url.host} is not a public address; the setting webhook_networks can allow it")
+        if not self.may_reach(host):
+            raise Invalid(f"url: {host} is not a public address; the setting webhook_networks can allow it")
 
     def may_reach(self, address: str) -> bool:
         """Return whether deliveries may go to an address: a public one, or one in the allowed networks."""

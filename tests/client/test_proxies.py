@@ -121,6 +121,6 @@ def test_no_proxy_lists_hosts_domains_addresses_and_networks(url: str, no_proxy:
 
 
 def test_an_invalid_url_is_named_in_one_line(terminal: Terminal) -> None:
-    for url in ("http://h:1", "https://bü ro:1", "https://h:99999"):
+    for url in ("http://h:1", "https://bü ro:1", "https://h:99999", "https://xn--a:1"):
         done = terminal.run([*terminal.operator, "--url", url])
         assert (done.returncode, done.stderr) == (1, f"comms-api: {url!r} does not have the form https://HOST:PORT\n")

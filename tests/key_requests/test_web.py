@@ -134,6 +134,7 @@ async def test_no_log_has_the_header(service: Service, caplog: pytest.LogCapture
         ("http://keys.example.org/", "must begin with https://"),
         ("ftp://keys.example.org/pa55", "not a URL"),
         ("pa55", "not a URL"),
+        ("https://xn--pa55/", "not a URL"),
     ],
 )
 async def test_a_wrong_url_is_refused_without_quoting_it(url: str, fault: str) -> None:

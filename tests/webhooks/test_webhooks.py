@@ -260,7 +260,7 @@ def test_a_name_that_leads_to_a_private_address_is_refused(
     assert receiver.requests == []
 
 
-@pytest.mark.parametrize("host", ["hooks..example.org", f"{'long' * 16}.example.org"])
+@pytest.mark.parametrize("host", ["hooks..example.org", f"{'long' * 16}.example.org", "xn--a.example.org"])
 def test_a_name_that_cannot_be_resolved_fails_like_any_other_delivery(
     management: httpx.Client, query: Query, host: str
 ) -> None:

@@ -114,7 +114,7 @@ def _proxy(source: str, text: str) -> httpx.Proxy:
 def _find_url(text: str, schemes: set[str]) -> httpx.URL | None:
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        is_usable = url.scheme in schemes and url.host and 0 < (url.port or 443) <= PORT_MAXIMUM
+    except (httpx.InvalidURL, UnicodeError):  # the second for a name that only begins like IDNA
         return None
-    is_usable = url.scheme in schemes and url.host and 0 < (url.port or 443) <= PORT_MAXIMUM
     return url if is_usable else None

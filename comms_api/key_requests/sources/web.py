@@ -70,13 +70,14 @@ def _read_url(text: str) -> httpx.URL:
     """Return the URL; raises `ConfigurationError`, which does not quote it, since it may contain a password."""
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in {"http", "https"} or not url.host:
+        host = url.host
+    except (httpx.InvalidURL, UnicodeError):  # the second for a name that only begins like IDNA
+        url, host = httpx.URL(), ""
+    if url.scheme not in {"http", "https"} or not host:
         raise ConfigurationError("url: not a URL such as https://keys.example.org/agents")
     if url.userinfo:
         raise ConfigurationError("url: must not contain a user or a password; use key_request_header_file")
-    if url.scheme == "http" and url.host not in LOOPBACK:
+    if url.scheme == "http" and host not in LOOPBACK:
         raise ConfigurationError("url: must begin with https://, except for localhost")
     return url
 
