@@ -39,7 +39,7 @@ class Route(NamedTuple):
     """The body's schema in the OpenAPI description."""
 
     def send(self, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
-        ids = dict.fromkeys(("request_id", "order_id", "token_id"), new_id())
+        ids = dict.fromkeys(("request_id", "order_id", "token_id", "webhook_id"), new_id())
         path = self.path.format(agent="somebody", name="x", service="x", group="x", **ids)
         return self.client.request(self.method, path, content=body, headers=headers)
 
