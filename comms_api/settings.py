@@ -137,8 +137,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_networks("trusted_proxies", self.trusted_proxies)
         _check_networks("proxy_protocol_from", self.proxy_protocol_from)
         _check_networks("webhook_networks", self.webhook_networks)
-        if self.webhook_ca is not None and not self.webhook_ca.is_file():
-            raise ValueError("webhook_ca: must name a file")
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:

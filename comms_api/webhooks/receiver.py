@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 import httpx
 
 from comms_api.addresses import is_within, unmap
-from comms_api.errors import Invalid, Unavailable
+from comms_api.errors import ConfigurationError, Invalid, Unavailable
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.settings import Settings
 
@@ -33,7 +33,10 @@ class Receivers:
 
     def __init__(self, settings: Settings) -> None:
         self._networks = settings.webhook_networks
-        self._tls = ssl.create_default_context(cafile=settings.webhook_ca)
+        try:
+            self._tls = ssl.create_default_context(cafile=settings.webhook_ca)
+        except OSError as error:
+            raise ConfigurationError(f"webhook_ca: contains no readable certificate: {error}") from None
         self._resolver = BoundedExecutor("names of webhooks", RESOLVER_THREADS, RESOLUTIONS_MAXIMUM)
 
     def check_url(self, text: str) -> None:

@@ -247,6 +247,13 @@ def test_only_public_addresses_and_allowed_networks_may_be_reached() -> None:
                 public.check_url(url)
 
 
+def test_authorities_that_cannot_be_read_are_a_wrong_setting(folder: Path) -> None:
+    (folder / "empty.pem").write_text("")
+    for ca in (folder / "missing.pem", folder / "empty.pem"):
+        with pytest.raises(ConfigurationError, match="webhook_ca"):
+            Receivers(Settings(webhook_ca=ca))
+
+
 def test_a_name_that_leads_to_a_private_address_is_refused(
     folder: Path, new_database: Callable[[], str], receiver: Receiver, authority: trustme.CA
 ) -> None:
