@@ -16,8 +16,8 @@ from bench.load import connect, drive
 from bench.messages import event_lines, poll, post, stateful, stateless
 from bench.system import KEY, System
 from comms_api.agents.sightings import Sighting, record_sightings
-from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
+from comms_api.commands.submission.expansion import expand_command, expansion_of
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import uuid7_at

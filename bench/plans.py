@@ -21,8 +21,8 @@ from bench.growth_orders import FILLING, GROUP
 from bench.system import System
 from comms_api.agents.sightings import Sighting, record_sightings
 from comms_api.agents.store import find_admission
-from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
+from comms_api.commands.submission.expansion import expand_command, expansion_of
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.schema import is_one_of, orders

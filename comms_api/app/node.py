@@ -15,7 +15,7 @@ from comms_api.cluster.model import NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.commands.continuous import ContinuousCommands
 from comms_api.commands.service import Commands, Rollouts
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import database_duties

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from comms_api.cli.logs import log_to
+from comms_api.cli.shared.logs import log_to
 from comms_api.client.agent import run_agent
 from comms_api.client.options import Options
 from comms_api.client.orders.trust import read_trusted_keys

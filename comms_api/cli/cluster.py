@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from comms_api.cli.operator import JsonObject, Operator, operation, path_part
-from comms_api.cli.output import print_json, print_table, say
+from comms_api.cli.shared.operator import JsonObject, Operator, operation, path_part
+from comms_api.cli.shared.output import print_json, print_table, say
 from comms_api.errors import CommsError
 
 SKEW_SECONDS_MAXIMUM = 1.0

@@ -8,11 +8,11 @@ from uuid import UUID
 import click
 import msgspec
 
-from comms_api.cli.operator import JsonObject, Operator, operation
-from comms_api.cli.output import copy, print_fitting, print_json
-from comms_api.cli.recipients import present, read_action, read_target, recipient_options
+from comms_api.cli.shared.operator import JsonObject, Operator, operation
+from comms_api.cli.shared.output import copy, print_fitting, print_json
+from comms_api.cli.shared.recipients import present, read_action, read_target, recipient_options
+from comms_api.cli.shared.waiting import wait_for, waiting_option
 from comms_api.cli.signing import FILE, find_agents, read_time, sign_for
-from comms_api.cli.waiting import wait_for, waiting_option
 from comms_api.protocol import Action, Signed
 from comms_api.signatures import SIGNED_COMMANDS_MAXIMUM
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import uvloop
 
-from comms_api.cli.logs import log_to
+from comms_api.cli.shared.logs import log_to
 from comms_api.database.connect import database
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import click
 
-from comms_api.cli.operator import JsonObject, Operator, operation, path_part
-from comms_api.cli.output import copy, print_fitting, print_json, print_table
+from comms_api.cli.shared.operator import JsonObject, Operator, operation, path_part
+from comms_api.cli.shared.output import copy, print_fitting, print_json, print_table
 
 STATUSES = ("in_sync", "pending", "failed")
 AGENT_COLUMNS = ("agent_id", "name", "status", "fetched_at", "reported_at")

@@ -8,8 +8,8 @@ import click
 import httpx
 import msgspec
 
-from comms_api.cli.operator import JsonObject, Operator, operation
-from comms_api.cli.output import say
+from comms_api.cli.shared.operator import JsonObject, Operator, operation
+from comms_api.cli.shared.output import say
 from comms_api.errors import Unavailable
 from comms_api.fleet.model import FleetEventKind
 from comms_api.text.printable import escape_json

@@ -9,7 +9,7 @@ import click
 from comms_api.app.supervisor import Listening
 from comms_api.app.supervisor import serve as serve_node
 from comms_api.app.systemd import find_manager
-from comms_api.cli.logs import log_to
+from comms_api.cli.shared.logs import log_to
 from comms_api.settings import current_settings
 
 

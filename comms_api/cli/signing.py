@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from comms_api.cli.operator import JsonObject, Operator, path_part
+from comms_api.cli.shared.operator import JsonObject, Operator, path_part
 from comms_api.errors import ConfigurationError
 from comms_api.protocol import Action, Signed
 from comms_api.signatures import SIGNED_AGENTS_MAXIMUM, VALIDITY_MAXIMUM, BadSignature, Payload, read_private_key, sign

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Uuid, any_, bindparam, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from comms_api.commands.targets import recipients, target_parameters
+from comms_api.commands.submission.targets import recipients, target_parameters
 from comms_api.database.connection import Connection, Engine, Row
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.listener import Notifier

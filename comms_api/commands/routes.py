@@ -12,7 +12,6 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
-from comms_api.commands.idempotency import HEADER, IdempotencyKey, read_key
 from comms_api.commands.model import (
     Cancelled,
     Command,
@@ -25,9 +24,10 @@ from comms_api.commands.model import (
     Retry,
     SubmittedCommands,
 )
-from comms_api.commands.requests import Caller, read_commands
 from comms_api.commands.service import Commands
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.idempotency import HEADER, IdempotencyKey, read_key
+from comms_api.commands.submission.requests import Caller, read_commands
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.pages import Page
 from comms_api.http.authentication import BASIC, claims_of, service_of

@@ -10,7 +10,7 @@ import msgspec
 
 from comms_api.agents.configuration_changes import note_again
 from comms_api.commands.model import NewCommand
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier

@@ -39,13 +39,20 @@ OWN_CHECKS = {
 """Texts of requests that need no pattern, and the reasons."""
 
 
+READERS = {"comms_api.commands.submission.requests", "comms_api.orders.reports"}
+"""Modules besides the routes that decode bodies."""
+
+
 def request_models() -> Iterator[type]:
     """Yield the type of every body, as routes declare it or decode it."""
     for handler in MANAGEMENT_HANDLERS:
         if (data := handler.parsed_fn_signature.parameters.get("data")) is not None:
             yield data.annotation
     for module in walk_packages(comms_api.__path__, "comms_api."):
-        if ".routes" in module.name or module.name in {"comms_api.commands.requests", "comms_api.orders.reports"}:
+        if ".routes" in module.name or module.name in {
+            "comms_api.commands.submission.requests",
+            "comms_api.orders.reports",
+        }:
             for value in vars(import_module(module.name)).values():
                 if isinstance(value, msgspec.json.Decoder):
                     yield value.type

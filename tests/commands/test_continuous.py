@@ -16,7 +16,7 @@ from comms_api.commands import continuous
 from comms_api.commands.continuous import ContinuousCommands, forget_recipients
 from comms_api.commands.model import NewCommand
 from comms_api.commands.service import Commands, Rollouts
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at

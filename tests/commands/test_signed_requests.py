@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from comms_api.commands.requests import Caller, read_commands
+from comms_api.commands.submission.requests import Caller, read_commands
 from comms_api.errors import Invalid
 from comms_api.protocol import Action
 from comms_api.signatures import SIGNED_COMMANDS_MAXIMUM, Payload, public_text, sign

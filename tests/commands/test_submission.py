@@ -16,7 +16,7 @@ from support.waiting import PATIENCE, until
 
 from comms_api.commands.model import NewCommand
 from comms_api.commands.service import Commands
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
+from comms_api.commands.submission.expansion import expand_command, expansion_of
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
 from comms_api.orders import leases, queries

@@ -21,10 +21,10 @@ from sqlalchemy import text
 from support.databases import PATIENT
 
 from comms_api.commands import control
-from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
 from comms_api.commands.service import Rollouts
+from comms_api.commands.submission.expansion import expand_command, expansion_of
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier

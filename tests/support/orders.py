@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from comms_api.actions.schemas import Schemas
 from comms_api.agents.presence import Presence
-from comms_api.commands.expansion import expand_command, expansion_of
 from comms_api.commands.model import NewCommand
 from comms_api.commands.rollout import Rollout
-from comms_api.commands.submission import Submissions
+from comms_api.commands.submission.expansion import expand_command, expansion_of
+from comms_api.commands.submission.submissions import Submissions
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at

@@ -14,9 +14,15 @@ from comms_api.actions.model import BUILT_IN, BUILT_IN_VERSIONS, Versions
 from comms_api.actions.schemas import Check, Schemas
 from comms_api.actions.store import load_versions
 from comms_api.commands import queries
-from comms_api.commands.admission import admit_action, choose_schema, refuse_unjoined_groups, refuse_unknown_targets
 from comms_api.commands.continuous import begin_continuous, record_recipients
-from comms_api.commands.expansion import (
+from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, Command, NewCommand, Rehearsed, Retry, Submitted
+from comms_api.commands.submission.admission import (
+    admit_action,
+    choose_schema,
+    refuse_unjoined_groups,
+    refuse_unknown_targets,
+)
+from comms_api.commands.submission.expansion import (
     Expansion,
     count_skipped,
     expand_and_claim,
@@ -25,9 +31,15 @@ from comms_api.commands.expansion import (
     record_skipped,
     rehearse_command,
 )
-from comms_api.commands.idempotency import IdempotencyKey, claim_key, find_answer, forget_keys, get_answer, store_answer
-from comms_api.commands.model import ORDER_IDS_SHOWN, RECIPIENTS_SHOWN, Command, NewCommand, Rehearsed, Retry, Submitted
-from comms_api.commands.targets import (
+from comms_api.commands.submission.idempotency import (
+    IdempotencyKey,
+    claim_key,
+    find_answer,
+    forget_keys,
+    get_answer,
+    store_answer,
+)
+from comms_api.commands.submission.targets import (
     agent_names,
     may_name_unknown,
     named_recipients,

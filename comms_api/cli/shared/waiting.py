@@ -8,8 +8,8 @@ import click
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from comms_api.cli.operator import JsonObject, Operator
-from comms_api.cli.output import cell, say
+from comms_api.cli.shared.operator import JsonObject, Operator
+from comms_api.cli.shared.output import cell, say
 from comms_api.errors import CommsError
 
 LOOK_SECONDS = 1.0

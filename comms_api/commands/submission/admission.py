@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from comms_api.actions.model import ActionSchema, Recipients, Versions
-from comms_api.commands.expansion import Expansion
 from comms_api.commands.model import NewCommand
-from comms_api.commands.targets import find_nonmembers, find_unknown, may_name_unknown
+from comms_api.commands.submission.expansion import Expansion
+from comms_api.commands.submission.targets import find_nonmembers, find_unknown, may_name_unknown
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
 from comms_api.orders.model import CommandTarget

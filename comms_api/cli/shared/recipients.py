@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from comms_api.cli.operator import JsonObject
+from comms_api.cli.shared.operator import JsonObject
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

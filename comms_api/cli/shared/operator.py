@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 import httpx
 
-from comms_api.cli.device import Device, device_of
+from comms_api.cli.shared.device import Device, device_of
 from comms_api.client.enroll import read_secret
 from comms_api.client.transport.calls import read_problem
 from comms_api.client.transport.endpoint import Endpoint

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from comms_api.commands.model import NewCommand, Submitted
-from comms_api.commands.targets import CONSTANT_RECIPIENTS, recipients, target_parameters
+from comms_api.commands.submission.targets import CONSTANT_RECIPIENTS, recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.connection import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
