@@ -123,7 +123,7 @@ class NewEnrollmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     expires_in: Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
     groups: tuple[GroupName, ...] = ()
-    uses: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    uses: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
     description: Label = ""
 
 

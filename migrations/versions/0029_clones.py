@@ -15,19 +15,24 @@ MOVING = "dropped_events,last_error,hidden_at%s}'"
 ADDED = ",instances,instanced_at,cloned_at,younger_instance"
 
 # A single agent never returns to an older nonce, so A, B, A, B are two processes. The one that came first is the older.
+# An agent can invent nonces, so proofs that follow one another within ten minutes are one event.
 NOTE_INSTANCE = """
 CREATE FUNCTION note_instance() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.instances := NEW.instances[greatest(1, cardinality(NEW.instances) - 3):];
-    IF cardinality(NEW.instances) = 4 AND NEW.instances[1] = NEW.instances[3] AND NEW.instances[2] = NEW.instances[4]
+    IF cardinality(NEW.instances) <> 4 OR NEW.instances[1] <> NEW.instances[3] OR NEW.instances[2] <> NEW.instances[4]
     THEN
-        NEW.cloned_at := now();
-        IF NEW.younger_instance IS NULL OR NEW.younger_instance <> ALL(NEW.instances) THEN
-            NEW.younger_instance := NEW.instances[2];
-            INSERT INTO outbox (kind, agent_id, agent_name, node, details) VALUES ('cloned', NEW.id, NEW.name, NEW.node,
-                json_build_object('older', NEW.instances[1], 'younger', NEW.instances[2],
-                    'address_before', OLD.remote_address, 'address', NEW.remote_address));
-        END IF;
+        RETURN NEW;
+    END IF;
+    NEW.cloned_at := now();
+    IF NEW.younger_instance = ANY(NEW.instances) THEN
+        RETURN NEW;
+    END IF;
+    NEW.younger_instance := NEW.instances[2];
+    IF OLD.cloned_at IS NULL OR OLD.cloned_at < now() - interval '10 minutes' THEN
+        INSERT INTO outbox (kind, agent_id, agent_name, node, details) VALUES ('cloned', NEW.id, NEW.name, NEW.node,
+            json_build_object('older', NEW.instances[1], 'younger', NEW.instances[2],
+                'address_before', OLD.remote_address, 'address', NEW.remote_address));
     END IF;
     RETURN NEW;
 END $$"""

@@ -70,6 +70,16 @@ def test_restarts_are_no_clones_and_alternating_processes_are(
     assert [event["details"]["younger"] for event in clones.events()] == [A]
 
 
+def test_an_agent_that_invents_nonces_does_not_fill_the_history(
+    server: Server, management: httpx.Client, database_url: str
+) -> None:
+    clones = Clones(server, management, database_url, "inventive")
+    for pair in ("01", "23", "45"):
+        clones.log_in(*(digit * 32 for digit in pair + pair))
+    wait_until(clones.events)
+    assert [event["details"]["younger"] for event in clones.events()] == ["1" * 32]
+
+
 def test_a_nonce_that_is_none_is_ignored(server: Server, management: httpx.Client, database_url: str) -> None:
     clones = Clones(server, management, database_url, "nonsense")
     for instance in ("x", "A" * 32, "a" * 33, "a" * 5_000, ""):

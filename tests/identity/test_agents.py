@@ -189,6 +189,13 @@ def test_deleted_agents_behind_one_address_do_not_lock_out_others(server: Server
     assert log_in(server, healthy).status_code == 200
 
 
+@pytest.mark.parametrize(("uses", "status"), [(0, 400), (1, 201), (2**31 - 1, 201), (2**31, 400)])
+def test_an_enrollment_token_has_a_bounded_number_of_uses(management: httpx.Client, uses: int, status: int) -> None:
+    answer = management.post("/enrollment-tokens", json={"expires_in": 60, "uses": uses})
+    assert answer.status_code == status
+    assert status == 201 or answer.json()["detail"].startswith("uses: ")
+
+
 def test_wrong_enrollment_tokens_do_not_keep_a_right_one_out(server: Server, management: httpx.Client) -> None:
     made = management.post("/enrollment-tokens", json={"expires_in": 3_600}).json()
     body = {"id": str(new_id()), "name": "after many wrong tokens", "key": KEY}
