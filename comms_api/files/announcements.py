@@ -80,7 +80,7 @@ async def take_changes(connection: Connection, settled_seconds: float, limit: in
 
 _SETTLING = text("""
     SELECT greatest(0, extract(epoch FROM min(changed_at) - now())::float8 + :settled_seconds)
-    FROM configuration_changes""")
+    FROM configuration_changes HAVING count(*) > 0""")
 
 
 async def find_settling_seconds(connection: Connection, settled_seconds: float) -> float | None:

@@ -40,6 +40,8 @@ SWEEP_SECONDS = 1.0
 """The interval at which to look for changes that other processes have committed."""
 
 REPEAT_SECONDS = 5.0
+PAUSE_SECONDS = 0.05
+"""The shortest pause before another look at changes: another node may be announcing them."""
 
 
 class Announcer:
@@ -77,7 +79,7 @@ class Announcer:
         async with self._engine.connect() as connection:
             seconds = await find_settling_seconds(connection, self._settle_seconds)
         if seconds is not None:
-            await asyncio.sleep(min(seconds, self._settle_seconds))
+            await asyncio.sleep(max(PAUSE_SECONDS, min(seconds, self._settle_seconds)))
             self._has_changes.set()
 
     async def announce(self) -> int:

@@ -41,8 +41,11 @@ def test_every_filter_and_body_takes_a_name_or_an_id(management: httpx.Client, a
     named = command(agent_id) | {"target": {"type": "agent", "id": [NAME, str(agent_id)]}}
     [submitted] = management.post("/commands", json=named).json()["commands"]
     assert submitted["orders"] == 1
-    for path in ("/orders", "/events", "/events/quarantine", "/states"):
-        listed = [management.get(path, params={"agent_id": text}).json()["items"] for text in (NAME, str(agent_id))]
+    # The server announces the new group by another order.
+    for path in (f"/orders?request_id={submitted['request_id']}", "/events", "/events/quarantine", "/states"):
+        url = httpx.URL(path)
+        answers = [management.get(url.copy_merge_params({"agent_id": text})) for text in (NAME, str(agent_id))]
+        listed = [answer.json()["items"] for answer in answers]
         assert len(listed[0]) == 1, path
         assert listed[0] == listed[1]
     for path in ("/orders", "/commands"):

@@ -93,6 +93,7 @@ async def test_a_crowded_node_redirects_a_few_agents_at_a_time_down_to_the_mean(
 async def test_nodes_with_few_polls_or_even_loads_are_not_rebalanced(nodes: tuple[Server, Server]) -> None:
     crowded, idle = nodes
     management = idle.management()
+    await wait_until_reported(management, crowded=0, idle=0)
     assert (await asyncio.to_thread(management.post, "/nodes/rebalance")).json() == []
     token = idle.token(idle.enroll(management, "lonely"))
     async with held_polls(crowded.tls, crowded.agent_port, [token]) as [poll]:

@@ -22,7 +22,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeating
-from comms_api.files.announcements import check_announcements, track_orders
+from comms_api.files.announcements import check_announcements, find_settling_seconds, track_orders
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.model import NewGroup
@@ -221,6 +221,12 @@ async def execute(engine: Engine, *statements: str) -> None:
     async with engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
+
+
+@pytest.mark.anyio
+async def test_nothing_settles_when_nothing_has_changed(idle_engine: Engine) -> None:
+    async with idle_engine.connect() as connection:
+        assert await find_settling_seconds(connection, 0.5) is None
 
 
 @pytest.mark.anyio
