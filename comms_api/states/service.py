@@ -29,7 +29,10 @@ SMALL_CHANGES = 200
 """A third writer is reserved for batches of up to this many changes, so that they do not wait for larger ones."""
 
 LIMITS = PartLimits(changes=1_000, changed_bytes=2 * 2**20, read_bytes=2**20)
-"""The limits of one transaction; a batch that needs more is applied in several."""
+"""The limits of one transaction for a batch; a batch that needs more is applied in several."""
+
+CHANGES_TOGETHER = 2_500
+"""How many changes the batches of several agents may have together in one transaction: a commit for each costs more."""
 
 REPORTS_AT_ONCE = 1_000
 STEP_ITEMS = 500
@@ -54,7 +57,7 @@ class States:
         self._engine = engine
         self._report_results = report_results
         self._slices = slices
-        self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, LIMITS.changes)
+        self._writer = Coalescer[StateChange, StateOutcome](self._apply, self._refuse, CHANGES_TOGETHER)
         self._large_writer = Coalescer[StateChange, StateOutcome](self._apply_in_parts, self._refuse, 1)
         """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
 
@@ -82,7 +85,7 @@ class States:
         return results
 
     async def _change(self, agent_id: UUID, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
-        if _is_small(changes):
+        if _is_small(changes, LIMITS.changes):
             outcomes = await self._writer.submit(agent_id, changes)
             if outcomes[0] is not IS_LARGE:
                 return outcomes
@@ -90,7 +93,7 @@ class States:
 
     async def _apply(self, changes: Sequence[StateChange]) -> Sequence[StateOutcome]:
         """Apply the changes in one transaction or, if there are too many, the changes of each agent separately."""
-        if _is_small(changes) and (outcomes := await self._apply_at_once(changes)) is not None:
+        if _is_small(changes, CHANGES_TOGETHER) and (outcomes := await self._apply_at_once(changes)) is not None:
             return outcomes
         runs = [list(run) for _, run in groupby(changes, key=lambda change: change.key[0])]
         if len(runs) == 1:
@@ -169,9 +172,9 @@ class States:
             return await store.list_states(connection, agent_id, module, after, limit)
 
 
-def _is_small(changes: Sequence[StateChange]) -> bool:
+def _is_small(changes: Sequence[StateChange], maximum: int) -> bool:
     """Return whether the changes are few and small enough for one transaction; stored states may still be too large."""
-    return len(changes) <= LIMITS.changes and sum(len(change.data or b"") for change in changes) <= LIMITS.changed_bytes
+    return len(changes) <= maximum and sum(len(change.data or b"") for change in changes) <= LIMITS.changed_bytes
 
 
 def _split(changes: Sequence[StateChange]) -> Steps[tuple[list[StateChange], list[StateChange]]]:
