@@ -80,3 +80,13 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
     if revision != newest:
         logger.info("the schema was upgraded to revision %s (it was at %s)", newest, revision or "none")
+
+
+def replace_in_function(connection: Connection, name: str, *pairs: tuple[str, str]) -> None:
+    """Replace texts in the definition of a database function; raises `RuntimeError` if it lacks one of them."""
+    definition = connection.scalar(text("SELECT pg_get_functiondef(CAST(:name AS regproc))"), {"name": name})
+    for old, new in pairs:
+        if old not in definition:
+            raise RuntimeError(f"{name}() is not as the revision before left it")
+        definition = definition.replace(old, new)
+    connection.exec_driver_sql(definition)

@@ -6,6 +6,8 @@ Revision: 0018, after 0017
 import sqlalchemy as sa
 from alembic import op
 
+from comms_api.database.migrate import replace_in_function
+
 revision = "0018"
 down_revision = "0017"
 branch_labels = None
@@ -20,8 +22,11 @@ DESCRIBED = " - '{type,version,host}'::text[]"
 def upgrade() -> None:
     comment = "the last one that was applied to its type, version and host"
     op.add_column("agents", sa.Column("user_agent", sa.Text, comment=comment))
-    _replace_in_record_change(
-        (MOVING % "", MOVING % ",user_agent"), (COMPARED % ("", ""), COMPARED % ((DESCRIBED,) * 2))
+    replace_in_function(
+        op.get_bind(),
+        "record_change",
+        (MOVING % "", MOVING % ",user_agent"),
+        (COMPARED % ("", ""), COMPARED % ((DESCRIBED,) * 2)),
     )
     op.create_table(
         "outbox",
@@ -61,16 +66,10 @@ def _content() -> list[sa.Column]:
 def downgrade() -> None:
     op.drop_table("fleet_events")
     op.drop_table("outbox")
-    _replace_in_record_change(
-        (MOVING % ",user_agent", MOVING % ""), (COMPARED % ((DESCRIBED,) * 2), COMPARED % ("", ""))
+    replace_in_function(
+        op.get_bind(),
+        "record_change",
+        (MOVING % ",user_agent", MOVING % ""),
+        (COMPARED % ((DESCRIBED,) * 2), COMPARED % ("", "")),
     )
     op.drop_column("agents", "user_agent")
-
-
-def _replace_in_record_change(*pairs: tuple[str, str]) -> None:
-    definition = op.get_bind().scalar(sa.text("SELECT pg_get_functiondef('record_change'::regproc)"))
-    for old, new in pairs:
-        if old not in definition:
-            raise RuntimeError("record_change() is not as the revision before left it")
-        definition = definition.replace(old, new)
-    op.get_bind().exec_driver_sql(definition)

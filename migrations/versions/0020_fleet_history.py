@@ -6,6 +6,8 @@ Revision: 0020, after 0019
 import sqlalchemy as sa
 from alembic import op
 
+from comms_api.database.migrate import replace_in_function
+
 revision = "0020"
 down_revision = "0019"
 branch_labels = None
@@ -69,23 +71,14 @@ def upgrade() -> None:
         " WHEN (OLD.state <> NEW.state OR (OLD.lost_at IS NULL) <> (NEW.lost_at IS NULL))"
         " EXECUTE FUNCTION note_node_change()"
     )
-    _replace_in_record_change((MOVING % "", MOVING % ",recorded_status"), (RECORDED, NOTED))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % "", MOVING % ",recorded_status"), (RECORDED, NOTED))
 
 
 def downgrade() -> None:
-    _replace_in_record_change((MOVING % ",recorded_status", MOVING % ""), (NOTED, RECORDED))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % ",recorded_status", MOVING % ""), (NOTED, RECORDED))
     op.execute("DROP TRIGGER note_node_change ON nodes")
     op.execute("DROP FUNCTION note_node_change()")
     op.execute("DROP FUNCTION note_fleet_change(text, text, jsonb, jsonb)")
     op.drop_table("fleet_checks")
     op.drop_column("nodes", "lost_at")
     op.drop_column("agents", "recorded_status")
-
-
-def _replace_in_record_change(*pairs: tuple[str, str]) -> None:
-    definition = op.get_bind().scalar(sa.text("SELECT pg_get_functiondef('record_change'::regproc)"))
-    for old, new in pairs:
-        if old not in definition:
-            raise RuntimeError("record_change() is not as the revision before left it")
-        definition = definition.replace(old, new)
-    op.get_bind().exec_driver_sql(definition)

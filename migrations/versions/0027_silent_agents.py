@@ -6,6 +6,8 @@ Revision: 0027, after 0026
 import sqlalchemy as sa
 from alembic import op
 
+from comms_api.database.migrate import replace_in_function
+
 revision = "0027"
 down_revision = "0026"
 branch_labels = None
@@ -44,22 +46,13 @@ def upgrade() -> None:
         "CREATE TRIGGER note_hiding AFTER UPDATE OF hidden_at ON agents FOR EACH ROW"
         " WHEN ((OLD.hidden_at IS NULL) <> (NEW.hidden_at IS NULL)) EXECUTE FUNCTION note_hiding()"
     )
-    _replace_in_record_change((MOVING % "", MOVING % ",hidden_at"))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % "", MOVING % ",hidden_at"))
 
 
 def downgrade() -> None:
-    _replace_in_record_change((MOVING % ",hidden_at", MOVING % ""))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % ",hidden_at", MOVING % ""))
     op.execute("DROP TRIGGER note_hiding ON agents")
     op.execute("DROP FUNCTION note_hiding()")
     op.drop_table("fleet_actions")
     op.drop_table("fleet_outages")
     op.drop_column("agents", "hidden_at")
-
-
-def _replace_in_record_change(*pairs: tuple[str, str]) -> None:
-    definition = op.get_bind().scalar(sa.text("SELECT pg_get_functiondef('record_change'::regproc)"))
-    for old, new in pairs:
-        if old not in definition:
-            raise RuntimeError("record_change() is not as the revision before left it")
-        definition = definition.replace(old, new)
-    op.get_bind().exec_driver_sql(definition)

@@ -6,6 +6,8 @@ Revision: 0029, after 0028
 import sqlalchemy as sa
 from alembic import op
 
+from comms_api.database.migrate import replace_in_function
+
 revision = "0029"
 down_revision = "0028"
 branch_labels = None
@@ -50,21 +52,12 @@ def upgrade() -> None:
         "CREATE TRIGGER note_instance BEFORE UPDATE OF instances ON agents FOR EACH ROW"
         " WHEN (cardinality(OLD.instances) <> cardinality(NEW.instances)) EXECUTE FUNCTION note_instance()"
     )
-    _replace_in_record_change((MOVING % "", MOVING % ADDED))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % "", MOVING % ADDED))
 
 
 def downgrade() -> None:
-    _replace_in_record_change((MOVING % ADDED, MOVING % ""))
+    replace_in_function(op.get_bind(), "record_change", (MOVING % ADDED, MOVING % ""))
     op.execute("DROP TRIGGER note_instance ON agents")
     op.execute("DROP FUNCTION note_instance()")
     for name in ("younger_instance", "cloned_at", "instanced_at", "instances"):
         op.drop_column("agents", name)
-
-
-def _replace_in_record_change(*pairs: tuple[str, str]) -> None:
-    definition = op.get_bind().scalar(sa.text("SELECT pg_get_functiondef('record_change'::regproc)"))
-    for old, new in pairs:
-        if old not in definition:
-            raise RuntimeError("record_change() is not as the revision before left it")
-        definition = definition.replace(old, new)
-    op.get_bind().exec_driver_sql(definition)
