@@ -68,7 +68,7 @@ def nodes(operator: Operator, *, as_json: bool) -> None:
 @click.option("--clones", is_flag=True, help="List the agents whose identity several hosts may use.")
 @_AS_JSON
 def agents(operator: Operator, *, name: str | None, clones: bool, as_json: bool) -> None:
-    """Count the active agents by node, or list the agents of one node, or those that clones may use.
+    """Count the active agents by node, list the agents of one node, or list possible clones.
 
     An agent belongs to the node that saw it last.
     """

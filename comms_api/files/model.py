@@ -68,9 +68,9 @@ EMPTY = content_of(b"{}")
 class AgentDrift(msgspec.Struct, frozen=True):
     """Whether an agent runs its configuration.
 
-    `wanted` is the hash of the files that it should run, `reported` of those that it runs: it has reported the hash, or
-    had fetched these files when it reported a `fetch-config` or `set-group` as done. `fetched_at` is the time of its
-    last fetch of a file that was new to it, `reported_at` of its last report.
+    `wanted` is the hash of the files that it should run, and `reported` the hash of the files that it runs. The agent
+    has reported this hash, or had fetched these files when it reported a `fetch-config` or `set-group` as done.
+    `fetched_at` is the time of its last fetch of a file that was new to it, `reported_at` of its last report.
     """
 
     agent_id: UUID

@@ -40,7 +40,7 @@ class Removal:
         return [Duty("silent agents", self.perform, HOUSEKEEPING_SECONDS)] if self._is_enabled else []
 
     async def perform(self) -> None:
-        """Remove the agents that have been hidden for long enough, and hide those that are silent."""
+        """Remove agents that have been hidden for long enough, and hide silent agents."""
         async with self._engine.connect() as connection:
             if not await begin_check(connection, "silent agents", HOUSEKEEPING_SECONDS):
                 return
@@ -54,7 +54,7 @@ class Removal:
             logger.info("silent agents: %d hidden, %d removed", hidden, removed)
 
     async def _remove_one(self) -> bool:
-        """Remove one agent with what it owns; return whether there was one to remove."""
+        """Remove one agent and its data; return whether an agent was due."""
         async with self._engine.begin() as connection:
             agent_id: UUID | None = await connection.scalar(_REMOVE, {"seconds": self._hidden_seconds})
             if agent_id is None:

@@ -36,7 +36,7 @@ EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
 
 
 class LoginClient(msgspec.Struct, frozen=True):
-    """The client of a login: its address, and what it says of itself.
+    """The client of a login: its address and its description of itself.
 
     `certified` is the agent id in its certificate, and `instance` the nonce of its process.
     """

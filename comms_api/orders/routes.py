@@ -123,7 +123,7 @@ async def find_command_filter(  # noqa: PLR0913 - one parameter per filter
     since: FromQuery[datetime | None] = None,
     until: FromQuery[datetime | None] = None,
 ) -> OrderFilter:
-    """Return the filters that lists of commands and lists of orders share; a service reads what it has submitted."""
+    """Return the common filters of commands and orders; a service sees only its own submissions."""
     return OrderFilter(
         source=source,
         user=user,

@@ -48,7 +48,7 @@ _FINISH = text(f"""
             WHERE ended.status = 'success' AND action_name IN ('{FETCH_CONFIG_ACTION}', '{SET_GROUP_ACTION}'))
         ORDER BY agent_id FOR UPDATE
     ), applied AS (
-        -- The agent now runs what it has fetched, if it has fetched all of it.
+        -- If the agent has fetched all of its files, it now runs them.
         UPDATE agent_configurations SET reported_at = now(),
             applied_sha256 = CASE unfetched WHEN '{{}}' THEN fetched_sha256 ELSE applied_sha256 END
         FROM applying WHERE agent_configurations.agent_id = applying.agent_id

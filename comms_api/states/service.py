@@ -32,7 +32,7 @@ LIMITS = PartLimits(changes=1_000, changed_bytes=2 * 2**20, read_bytes=2**20)
 """The limits of one transaction for a batch; a batch that needs more is applied in several."""
 
 CHANGES_TOGETHER = 2_500
-"""How many changes the batches of several agents may have together in one transaction: a commit for each costs more."""
+"""The most changes that batches of several agents have together in one transaction; a commit for each costs more."""
 
 REPORTS_AT_ONCE = 1_000
 STEP_ITEMS = 500

@@ -1,4 +1,4 @@
-"""Silent agents are hidden and then removed with what they own, but not for outages, and few in a day."""
+"""Silent agents are hidden, then removed with their data: not after an outage, and only a few in a day."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Agents that run an old configuration are found, also those that never report the hash of their files."""
+"""Agents that run an old configuration are found, even if they never report the hash of their files."""
 
 import threading
 from collections.abc import Callable
