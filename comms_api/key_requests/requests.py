@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import AsyncExitStack
+from importlib import import_module
 
 import msgspec
 
@@ -30,7 +31,6 @@ from comms_api.key_requests.sources.programs import ProgramSource
 from comms_api.key_requests.sources.sockets import SocketSource
 from comms_api.key_requests.sources.source import Source, SourceUnavailable
 from comms_api.key_requests.sources.sql import SqlSource
-from comms_api.key_requests.sources.web import WebSource
 
 logger = logging.getLogger(__name__)
 
@@ -231,12 +231,15 @@ class KeyRequests:
 
 
 def _sources(settings: KeySettings, closing: AsyncExitStack) -> list[Source]:
-    """Return the sources in the order in which they are asked; the stack closes them."""
+    """Return the sources in the order in which they are asked; the stack closes them.
+
+    Only the settings of a web service import httpx.
+    """
     sources: list[Source] = []
     if settings.socket:
         sources.append(SocketSource(settings.socket, settings.answer_bytes_maximum))
     if settings.url:
-        web = WebSource(settings.url, settings)
+        web = import_module("comms_api.key_requests.sources.web").WebSource(settings.url, settings)
         closing.push_async_callback(web.close)
         sources.append(web)
     if settings.database_url:

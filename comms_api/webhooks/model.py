@@ -14,6 +14,9 @@ WebhookKind = FleetEventKind | ResultKind
 Kinds = Annotated[tuple[WebhookKind, ...], msgspec.Meta(min_length=1, max_length=64)]
 Url = Annotated[Text, msgspec.Meta(min_length=1, max_length=2048)]
 
+ATTEMPT_SECONDS = 10.0
+"""The time for the resolution, the connection and the answer of one attempt together."""
+
 WEBHOOKS_MAXIMUM = 100
 EVENTS_PER_DELIVERY = 100
 BACKLOG_MAXIMUM = 1_000
@@ -21,6 +24,10 @@ BACKLOG_MAXIMUM = 1_000
 
 DEAD_LETTERS_MAXIMUM = 1_000
 """The number of dead letters that one webhook keeps; the oldest are deleted first."""
+
+
+class DeliveryFailed(Exception):
+    """The receiver did not accept a delivery; the message says why."""
 
 
 class NewWebhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

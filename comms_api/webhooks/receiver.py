@@ -4,28 +4,21 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from ipaddress import IPv6Address, IPv6Network, ip_address
-
-import httpx
+from types import ModuleType
 
 from comms_api.addresses import is_within, unmap
 from comms_api.errors import ConfigurationError, Invalid, Unavailable
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.settings import Settings
-
-ATTEMPT_SECONDS = 10.0
-"""The time for the resolution, the connection and the answer of one attempt together."""
+from comms_api.webhooks.model import ATTEMPT_SECONDS, DeliveryFailed
 
 RESOLVER_THREADS = 8
 RESOLUTIONS_MAXIMUM = 64
-PORT_MAXIMUM = 65_535
 
 _TRANSLATED = tuple(map(IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
 """Networks whose addresses contain an IPv4 address, which may be a private one."""
-
-
-class DeliveryFailed(Exception):
-    """The receiver did not accept a delivery; the message says why."""
 
 
 class Receivers:
@@ -41,15 +34,7 @@ class Receivers:
 
     def check_url(self, text: str) -> None:
         """Raise `Invalid` for a URL that no delivery can use; names are resolved at each delivery."""
-        try:
-            url = httpx.URL(text)
-        except httpx.InvalidURL as error:
-            raise Invalid(f"url: {error}") from None
-        host = url.raw_host.decode()
-        if url.scheme != "https" or not host or not 0 < (url.port or 443) <= PORT_MAXIMUM:
-            raise Invalid("url: must have the form https://HOST/PATH")
-        if url.userinfo or url.fragment:
-            raise Invalid("url: must contain neither a user nor a fragment")
+        host: str = _https().read_url(text).raw_host.decode()
         try:
             ip_address(host)
         except ValueError:
@@ -69,17 +54,16 @@ class Receivers:
 
     async def post(self, text: str, content: bytes, headers: Mapping[str, str]) -> None:
         """Post a body; raises `DeliveryFailed` unless the receiver answers with 2xx in time."""
-        url = httpx.URL(text)
+        https = _https()
+        url = https.read_url(text)
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 address = await self._resolve(url.raw_host, url.port or 443)
-                status = await self._post(url, address, content, headers)
+                await https.post(url, address, content, headers, self._tls)
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {ATTEMPT_SECONDS:g} s") from None
-        except (httpx.HTTPError, ssl.SSLError, OSError, Unavailable) as error:
+        except (ssl.SSLError, OSError, Unavailable) as error:
             raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
-        if not httpx.codes.is_success(status):
-            raise DeliveryFailed(f"status {status}")
 
     async def _resolve(self, host: bytes, port: int) -> str:
         """Return the first allowed address of a host, in its ASCII form: Python encodes text by an older IDNA."""
@@ -90,16 +74,7 @@ class Receivers:
                 return address
         raise DeliveryFailed(f"{host.decode()} has no public address; the setting webhook_networks can allow others")
 
-    async def _post(self, url: httpx.URL, address: str, content: bytes, headers: Mapping[str, str]) -> int:
-        """Post to the resolved address itself, so that a second resolution cannot lead elsewhere; return the status."""
-        async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=ATTEMPT_SECONDS) as client:
-            request = client.build_request(
-                "POST",
-                url.copy_with(host=address),
-                content=content,
-                headers={**headers, "Host": url.netloc.decode(), "Content-Type": "application/json"},
-                extensions={"sni_hostname": url.raw_host.decode()},
-            )
-            answer = await client.send(request, stream=True)
-            await answer.aclose()  # the body is not needed, and may be long
-            return answer.status_code
+
+def _https() -> ModuleType:
+    """Import httpx when the first webhook needs it, since a worker without webhooks must not hold it in memory."""
+    return import_module("comms_api.webhooks.https")

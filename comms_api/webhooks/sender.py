@@ -16,8 +16,8 @@ from comms_api.settings import Settings
 from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.secret import Secret
 from comms_api.webhooks import store
-from comms_api.webhooks.model import Delivery
-from comms_api.webhooks.receiver import ATTEMPT_SECONDS, DeliveryFailed, Receivers
+from comms_api.webhooks.model import ATTEMPT_SECONDS, Delivery, DeliveryFailed
+from comms_api.webhooks.receiver import Receivers
 from comms_api.webhooks.signing import signed_headers
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import psutil
 from support.server import start_server
 from support.waiting import PATIENCE
 
-NOT_NEEDED = ("alembic", "nats")
-"""Modules that only preparations and other sinks import."""
+NOT_NEEDED = ("alembic", "httpx", "nats", "rich")
+"""Modules that only preparations, other commands, other sinks, webhooks and key requests import."""
 
 
 def test_workers_do_not_import_modules_that_they_do_not_need() -> None:

@@ -1,8 +1,10 @@
-"""The interface of sources of agents."""
+"""The interface of sources of agents, and the TLS context of those on a network."""
 
+import ssl
+from pathlib import Path
 from typing import Protocol
 
-from comms_api.errors import Unavailable
+from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.key_requests.model import ExternalAgent, Question, Refusal
 
 
@@ -20,3 +22,11 @@ class Source(Protocol):
 
     async def ask(self, question: Question, seconds: float) -> ExternalAgent | Refusal:
         """Return the answer; raises `BadAnswer`, or `SourceUnavailable` if none comes within `seconds`."""
+
+
+def tls_context(authorities: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts these authorities, or the system's; raises `ConfigurationError`."""
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:  # an `ssl.SSLError` is one
+        raise ConfigurationError(f"ca: {authorities}: {error.strerror or error}") from None

@@ -15,8 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.answers import BadAnswer
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal, printable
-from comms_api.key_requests.sources.source import SourceUnavailable
-from comms_api.key_requests.sources.web import tls_context
+from comms_api.key_requests.sources.source import SourceUnavailable, tls_context
 
 CONNECT_SECONDS = 3
 RECYCLE_SECONDS = 300

@@ -1,7 +1,6 @@
 """A web service as the source of agents: a question is `GET URL?id=001` or `GET URL?ip=192.168.1.100`."""
 
 import asyncio
-import ssl
 from pathlib import Path
 
 import httpx
@@ -9,7 +8,7 @@ import httpx
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.answers import parse_answer
 from comms_api.key_requests.model import ExternalAgent, KeySettings, Question, Refusal
-from comms_api.key_requests.sources.source import SourceUnavailable
+from comms_api.key_requests.sources.source import SourceUnavailable, tls_context
 
 CONNECT_SECONDS = 3.0
 HEADER_BYTES_MAXIMUM = 8192
@@ -80,14 +79,6 @@ def _read_url(text: str) -> httpx.URL:
     if url.scheme == "http" and host not in LOOPBACK:
         raise ConfigurationError("url: must begin with https://, except for localhost")
     return url
-
-
-def tls_context(authorities: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts these authorities, or the system's; raises `ConfigurationError`."""
-    try:
-        return ssl.create_default_context(cafile=authorities)
-    except OSError as error:  # an `ssl.SSLError` is one
-        raise ConfigurationError(f"ca: {authorities}: {error.strerror or error}") from None
 
 
 def read_header(path: Path) -> dict[str, str]:
