@@ -8,7 +8,7 @@ import click
 from comms_api.errors import CommsError
 from comms_api.text.printable import escape_controls
 
-COMMANDS = ("serve", "agent", "commands", "cluster", "fleet", "files", "users", "events", "demo")
+COMMANDS = ("serve", "agent", "commands", "cluster", "fleet", "files", "users", "events", "migrate", "demo")
 """Each is a module of this package, with a command of the same name."""
 
 

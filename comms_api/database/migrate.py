@@ -1,18 +1,20 @@
-"""Upgrade the schema to the newest revision, once, even if many nodes start together.
+"""Move the schema to the newest revision or another one, once, even if many nodes start together.
 
 While a cluster is upgraded node by node, a node may start on a schema that is newer than its code. Such a node runs
 normally, since revisions only add to the schema until every node is upgraded.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from comms_api.database.connection import Engine
@@ -56,9 +58,54 @@ async def upgrade_schema(engine: Engine) -> None:
 
     Raises `ConfigurationError` for a database with other contents.
     """
+    await _run(engine, _upgrade)
+
+
+async def move_schema(engine: Engine, revision: str) -> None:
+    """Upgrade or downgrade the schema to a revision, `head` or `base`, in one transaction.
+
+    Raises `ConfigurationError` for an unknown revision, and for a database with other contents.
+    """
+    await _run(engine, lambda connection: _move(connection, revision))
+
+
+async def preview_move(engine: Engine, revision: str) -> list[str]:
+    """Return the statements of `move_schema`; they run, but are rolled back."""
+    statements: list[str] = []
+
+    def preview(connection: Connection) -> None:
+        with connection.begin_nested() as attempt:
+            event.listen(connection, "before_cursor_execute", record)
+            _move(connection, revision)
+            event.remove(connection, "before_cursor_execute", record)
+            attempt.rollback()
+
+    def record(_connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if not parameters:  # a statement with parameters only reads
+            statements.append(statement.strip())
+
+    await _run(engine, preview)
+    return statements
+
+
+async def list_missing(engine: Engine) -> Sequence[str]:
+    """Return the revisions that the schema lacks, oldest first, each with its title."""
+    missing: list[str] = []
+
+    def read(connection: Connection) -> None:
+        scripts = ScriptDirectory.from_config(alembic_config(connection))
+        current = MigrationContext.configure(connection).get_current_revision()
+        newer = scripts.iterate_revisions("head", current or "base")
+        missing.extend(f"{script.revision} {script.doc}" for script in newer)
+
+    await _run(engine, read)
+    return missing[::-1]
+
+
+async def _run(engine: Engine, work: Callable[[Connection], None]) -> None:
     try:
         async with engine.sqlalchemy.begin() as connection:
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(work)
     except CommandError as error:
         raise ConfigurationError(f"database_url: the schema cannot be upgraded: {error}") from error
     except DBAPIError as error:
@@ -67,6 +114,14 @@ async def upgrade_schema(engine: Engine) -> None:
         raise ConfigurationError(
             f"database_url: the schema cannot be created in this database: {describe_outage(error)}"
         ) from error
+
+
+def _move(connection: Connection, revision: str) -> None:
+    guard_migration(connection)
+    config = alembic_config(connection)
+    current = MigrationContext.configure(connection).get_current_revision() or ""
+    is_older = revision == "base" or (revision != "head" and revision < current)  # revisions are numbered
+    (command.downgrade if is_older else command.upgrade)(config, revision)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -125,6 +125,9 @@ LINES = (
     Line(f"files drift {PROXIED}", r"^comms-api: ", 1),
     Line("users reset-password somebody --config $reset_config --password-file $password", r"^somebody has a new"),
     Line("users reset-password somebody --config $reset_config --data-dir $new", r"is in .*/somebody\.password"),
+    Line("migrate --check --config $reset_config", r"^the schema is current"),
+    Line("migrate --sql --config $reset_config --data-dir $new", r"^BEGIN;\n"),
+    Line("migrate --to head --config $reset_config", r"^the schema is at revision head"),
     Line("events relay --config $relay_config --to stdout --consumer $name --once", r""),
     Line("demo --keep", r"kept: .*comms-api-demo-"),
 )
