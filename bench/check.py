@@ -26,12 +26,12 @@ TURNS = 3
 COSTS = {
     "one_event": "cpu_us_per_request",
     "logins": "cpu_us_per_login",
-    "stateless": "cpu_us_per_event_plain",
+    "stateless_one_worker": "cpu_us_per_event_plain",
     "stateful": "cpu_us_per_state",
 }
 """The member of each measurement's raw data that has its CPU time. Other work on the machine lowers rates, not this."""
 
-MEASUREMENTS = (one_event.MEASUREMENT, logins.MEASUREMENT, stateless.MEASUREMENT, stateful.MEASUREMENT)
+MEASUREMENTS = (one_event.MEASUREMENT, logins.MEASUREMENT, stateless.ONE_WORKER, stateful.MEASUREMENT)
 FIGURES = (*(Figure(f"{name}_cost", 1, 1, "calibrations", is_most=True) for name in COSTS), *rest.MEASUREMENT.figures)
 CALIBRATIONS = 10
 CALIBRATION_ROUNDS = 100

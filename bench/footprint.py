@@ -13,7 +13,7 @@ import msgspec
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import connect, drive
-from bench.messages import event_lines, poll, post, stateful, stateless
+from bench.messages import event_batches, poll, post, stateful
 from bench.system import KEY, System
 from comms_api.agents.sightings import Sighting, record_sightings
 from comms_api.commands.model import NewCommand
@@ -79,10 +79,11 @@ async def measure(system: System, effort: Effort) -> Measured:
     agents = sorted(await system.enroll(effort.of(AGENTS), GROUP))
     rounds = effort.of(ROUNDS)
     engine = open_engine(system.cluster.url, Settings())
+    requests = event_batches(agents[:SENDERS], system.token, EVENTS)
     async with system.session() as connection:
         meter = CostMeter(system, connection)
         async with meter.measure("event", SENDERS * rounds * EVENTS, "events"):
-            await drive(system, [_event_requests(system, agent, rounds) for agent in agents[:SENDERS]])
+            await drive(system, [[request] * rounds for request in requests])
         async with meter.measure("state", SENDERS * rounds * STATES, "states"):
             await drive(system, [_state_requests(system, agent, rounds) for agent in agents[:SENDERS]])
         for name, requests in _single_requests(system, agents, effort.of(FRESH)).items():
@@ -97,10 +98,6 @@ async def measure(system: System, effort: Effort) -> Measured:
     await engine.dispose()
     values = {"stored_event_bytes": meter.costs["event"]["table_bytes"]}
     return Measured(values, {"costs": meter.costs, "agent_table_bytes": agent_bytes})
-
-
-def _event_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
-    return [post("/events/stateless", system.token(agent), stateless(agent, event_lines(EVENTS)))] * rounds
 
 
 def _state_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
@@ -121,9 +118,7 @@ def _single_requests(system: System, agents: Sequence[UUID], count: int) -> dict
     return {
         "fresh_login": [post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY})) for agent in used],
         "fresh_poll": [poll(system.token(agent), 0) for agent in used],
-        "fresh_event": [
-            post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in used
-        ],
+        "fresh_event": event_batches(used, system.token, 1),
     }
 
 

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Sequence
 from functools import partial
-from uuid import UUID
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.growth import FLEET, Filling, compare, schema_pair
 from bench.load import drive
-from bench.messages import event_lines, post, stateless
+from bench.messages import event_batches
 from bench.system import System
 
 SIZES = (1_000_000, 10_000_000, 50_000_000)
@@ -33,7 +32,7 @@ async def measure(system: System, effort: Effort) -> Measured:
     points = []
     async with schema_pair(system) as pair:
         acting = await pair.make("acting", int(FLEET * max(share, 0.1)))
-        requests = _requests(system, acting[:: len(acting) // REQUESTS])
+        requests = event_batches(acting[:: len(acting) // REQUESTS], system.token, EVENTS_PER_REQUEST)
         for size in SIZES if share == 1 else SIZES[-1:]:
             started = time.perf_counter()
             await pair.fill(FILLING, int(size * share))
@@ -44,11 +43,6 @@ async def measure(system: System, effort: Effort) -> Measured:
     return Measured(
         {"growth_events": max(points[-1]["ratios"].values())}, {"points": points, "agents": len(pair.fleet)}
     )
-
-
-def _requests(system: System, agents: Sequence[UUID]) -> list[bytes]:
-    lines = event_lines(EVENTS_PER_REQUEST)
-    return [post("/events/stateless", system.token(agent), stateless(agent, lines)) for agent in agents]
 
 
 async def _send(system: System, requests: Sequence[bytes]) -> dict[str, float]:

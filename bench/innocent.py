@@ -23,7 +23,7 @@ from bench.attacker import Plan, Report
 from bench.attacks import ATTACKS, Attack
 from bench.figures import Effort, Figure, Measured, Measurement, percentile
 from bench.load import Refusal, connect, timed
-from bench.messages import event_lines, poll, post, stateless, submit
+from bench.messages import event_batches, poll, post, submit
 from bench.polls import allow_descriptors
 from bench.system import KEY, System, second_node
 from comms_api.protocol import Orders
@@ -72,6 +72,7 @@ class Innocents:
         self._system = system
         self._agents = agents
         self._turns = 0
+        self._batches = event_batches(agents, system.token, 1)
         self._submission = [submit(system.administrator_token(), str(agent), "agent") for agent in agents]
 
     async def measure(self, phase_seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -89,8 +90,7 @@ class Innocents:
         agent, system = self._agents[number], self._system
         token = system.token(agent)
         login = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
-        batch = post("/events/stateless", token, stateless(agent, event_lines(1)))
-        for name, request in (("login", login), ("batch", batch), ("order", poll(token, 10))):
+        for name, request in (("login", login), ("batch", self._batches[number]), ("order", poll(token, 10))):
             try:
                 if name == "order":
                     await self._ask(self._submission[number], system.management_port)

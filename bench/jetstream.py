@@ -19,7 +19,7 @@ import psutil
 
 from bench.figures import Effort, Figure, Measured, Measurement, Rates, medians
 from bench.load import drive
-from bench.messages import event_lines, post, stateless
+from bench.messages import event_batches
 from bench.system import System, second_node
 
 EVENTS_PER_REQUEST = 100
@@ -33,9 +33,8 @@ START_SECONDS = 20.0
 
 async def measure(system: System, effort: Effort) -> Measured:
     """Alternate rounds of the sinks."""
-    lines = event_lines(EVENTS_PER_REQUEST)
     agents = await system.enroll(CONNECTIONS, "jetstream")
-    requests = [post("/events/stateless", system.token(agent), stateless(agent, lines)) for agent in agents]
+    requests = event_batches(agents, system.token, EVENTS_PER_REQUEST)
     count = effort.of(REQUESTS // CONNECTIONS)
     cpu: dict[str, dict[str, float]] = {}
     async with (
@@ -59,7 +58,7 @@ async def measure(system: System, effort: Effort) -> Measured:
         "jetstream_always_vs_10s": _ratio(rates, "jetstream", "jetstream_10s"),
     }
     raw = {"events_per_second": rates, "medians": medians(rates), "connections": CONNECTIONS}
-    return Measured(values, raw | {"cpu_us_per_event": cpu, "bytes_per_event": len(lines[0])})
+    return Measured(values, raw | {"cpu_us_per_event": cpu})
 
 
 def _ratio(rates: Rates, numerator: str, denominator: str) -> float:

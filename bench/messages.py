@@ -1,11 +1,13 @@
 """Requests of agents and operators, encoded before a measurement starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
+import zstandard
 
-EVENT_TEXT_BYTES = 333
+from bench.event_texts import EventTexts
+
 HEALTH_CHECK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
@@ -23,14 +25,16 @@ def poll(token: str, wait_seconds: int | None = None) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
-def event_lines(count: int) -> list[bytes]:
-    """Return events of 400 bytes."""
-    return [
-        msgspec.json.encode(
-            {"event": {"original": f"{number:08d} " + "x" * EVENT_TEXT_BYTES}, "log": {"file": "/var/log/syslog"}}
-        )
-        for number in range(count)
-    ]
+def event_lines(count: int, seed: int = 0) -> list[bytes]:
+    """Return events of 400 bytes on average, which differ with the seed."""
+    return EventTexts(seed).lines(count)
+
+
+def compression(count: int = 100) -> float:
+    """Return how many times zstd at level 1 compresses the events of a batch, on average."""
+    batches = [b"\n".join(event_lines(count, seed)) for seed in range(20)]
+    compressor = zstandard.ZstdCompressor(1)
+    return sum(map(len, batches)) / sum(len(compressor.compress(batch)) for batch in batches)
 
 
 def _metadata(agent_id: UUID) -> bytes:
@@ -40,6 +44,14 @@ def _metadata(agent_id: UUID) -> bytes:
 def stateless(agent_id: UUID, lines: Sequence[bytes]) -> bytes:
     """Return a stateless batch."""
     return b"\n".join((_metadata(agent_id), b'{"module":"logcollector","collector":"file"}', *lines)) + b"\n"
+
+
+def event_batches(agents: Sequence[UUID], token: Callable[[UUID], str], count: int) -> list[bytes]:
+    """Return a request with `count` events for each agent; the agents' events differ."""
+    return [
+        post("/events/stateless", token(agent), stateless(agent, event_lines(count, seed)))
+        for seed, agent in enumerate(agents)
+    ]
 
 
 def stateful(agent_id: UUID, documents: Sequence[tuple[str, bytes]]) -> bytes:

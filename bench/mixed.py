@@ -49,19 +49,19 @@ class Load:
 
     async def run_agent(self, agent: UUID) -> None:
         """Log in, send events and states, poll and report orders; repeat until cancelled."""
-        number = 0
+        number, batch = 0, stateless(agent, event_lines(EVENTS, agent.int))
         while True:
             started, number = time.perf_counter(), number + 1
             connection = await connect(self._system)
-            await self._round(connection, agent, number)
+            await self._round(connection, agent, batch, number)
             connection.close()
             self.seconds.append(time.perf_counter() - started)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _round(self, connection: Connection, agent: UUID, number: int) -> None:
+    async def _round(self, connection: Connection, agent: UUID, batch: bytes, number: int) -> None:
         login = msgspec.json.encode({"uuid": str(agent), "key": KEY})
         token = str(msgspec.json.decode(await connection.send(post("/login", "", login)))["token"])
-        await connection.send(post("/events/stateless", token, stateless(agent, event_lines(EVENTS))))
+        await connection.send(post("/events/stateless", token, batch))
         items = [item % STATES_KEPT for item in range(number * STATES, (number + 1) * STATES)]
         documents = [(f"{item}", msgspec.json.encode({"item": item, "round": number})) for item in items]
         await connection.send(post("/events/stateful", token, stateful(agent, documents)))

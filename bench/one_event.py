@@ -2,7 +2,7 @@
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import drive
-from bench.messages import event_lines, post, stateless
+from bench.messages import event_batches
 from bench.system import System
 
 CONNECTIONS = 32
@@ -13,7 +13,7 @@ REQUESTS = 300
 async def measure(system: System, effort: Effort) -> Measured:
     """Send one event per request over keep-alive connections."""
     agents = await system.enroll(CONNECTIONS, "one-event")
-    encoded = [post("/events/stateless", system.token(agent), stateless(agent, event_lines(1))) for agent in agents]
+    encoded = event_batches(agents, system.token, 1)
     await drive(system, [[request] * 20 for request in encoded])
     each = effort.of(REQUESTS)
     before = system.cpu()

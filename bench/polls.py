@@ -12,7 +12,7 @@ import msgspec
 
 from bench.figures import Effort, Figure, Measured, Measurement, percentile
 from bench.load import connect, connect_all, timed
-from bench.messages import HEALTH_CHECK, event_lines, poll, post, stateless, submit
+from bench.messages import HEALTH_CHECK, event_batches, poll, submit
 from bench.system import System
 from comms_api.protocol import Orders
 
@@ -60,7 +60,7 @@ def allow_descriptors(polls: int) -> int:
 async def _probe_p99s(system: System, agent: UUID) -> list[float]:
     """Send health checks and one-event requests in turn, in several blocks; return the p99 of each block."""
     connection = await connect(system)
-    event = post("/events/stateless", system.token(agent), stateless(agent, event_lines(1)))
+    [event] = event_batches([agent], system.token, 1)
     blocks = [
         [await timed(partial(connection.send, request)) for request in [HEALTH_CHECK, event] * PROBES]
         for _ in range(PROBE_BLOCKS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import drive
-from bench.messages import event_lines, post, stateless
+from bench.messages import event_batches
 from bench.system import System
 
 CONNECTIONS = 32
@@ -22,11 +22,7 @@ WORKERS = (1, 2)
 async def measure(system: System, effort: Effort) -> Measured:
     """Alternate servers with one and with two workers; the gain is twice the ratio of their CPU costs per request."""
     agents = await system.enroll(CONNECTIONS * max(WORKERS), "workers")
-    tokens = [(agent, system.token(agent)) for agent in agents]
-    requests = {
-        name: [post("/events/stateless", token, stateless(agent, event_lines(count))) for agent, token in tokens]
-        for name, count in EVENTS_PER_REQUEST.items()
-    }
+    requests = {name: event_batches(agents, system.token, count) for name, count in EVENTS_PER_REQUEST.items()}
     rounds: dict[str, list[dict[str, float]]] = {}
     for _ in range(max(3, effort.rounds)):
         for workers in WORKERS:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from bench.event_texts import EventTexts
 from fleet.memory import Change, Memory
 
 OPERATING_SYSTEMS = ("Debian GNU/Linux", "Ubuntu", "Rocky Linux", "Amazon Linux")
-SERVICES = ("sshd", "sudo", "systemd", "nginx", "postfix", "kernel")
 DELETED_SHARE, CREATED_SHARE = 0.1, 0.5
 STATES_MAXIMUM = 500
 """With more states than this, an agent deletes as many as it creates."""
@@ -49,21 +49,8 @@ def lines(*values: Any) -> bytes:
 
 def events(count: int) -> bytes:
     """Return the lines of this many events of about 400 bytes, after their header."""
-    return lines({"module": "logcollector", "collector": "file"}, *(_event() for _ in range(count)))
-
-
-def _event() -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    service, number = random.choice(SERVICES), random.getrandbits(32)  # noqa: S311 - made up
-    text = (
-        f"{now} host {service}[{number & 0xFFFF}]: Failed password for invalid user u{number} from "
-        f"203.0.113.{number & 255} port {number >> 16} ssh2: no such identity, connection closed by the peer"
-    )
-    return {
-        "event": {"created": now, "original": text, "provider": service},
-        "log": {"file": {"path": f"/var/log/{service}.log", "offset": number}},
-        "tags": ["load", service],
-    }
+    texts = EventTexts(random.getrandbits(64), datetime.now(UTC))
+    return b"\n".join((lines({"module": "logcollector", "collector": "file"})[:-1], *texts.lines(count), b""))
 
 
 def changes(memory: Memory, count: int) -> list[Change]:
