@@ -56,7 +56,7 @@ def _encode(
     system: System, agents: Sequence[UUID], lines: Sequence[Sequence[bytes]]
 ) -> tuple[list[bytes], list[bytes]]:
     compress = zstandard.ZstdCompressor(1).compress
-    bodies = [(system.token(agent), stateless(agent, own)) for agent, own in zip(agents, lines, strict=True)]
+    bodies = [(system.token(agent), stateless(agent, events)) for agent, events in zip(agents, lines, strict=True)]
     plain = [post("/events/stateless", token, body) for token, body in bodies]
     packed = [post("/events/stateless", token, compress(body), "Content-Encoding: zstd") for token, body in bodies]
     return plain, packed
