@@ -28,6 +28,7 @@ from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.json_request import BODIES, JsonRequest
+from comms_api.http.pages import PAGES
 from comms_api.http.problems import answer_problem
 from comms_api.http.queries import DeclaredQueries
 from comms_api.http.request import close_afterwards, remote_address
@@ -169,7 +170,7 @@ def management_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, MANAGEMENT, _record_nobody, _requests(node), users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
-    dependencies = _provided(services) | NAMED_AGENTS | orders.COMMAND_FILTERS
+    dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS
     api = _litestar(
         node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
     )

@@ -32,5 +32,3 @@ class EntryFilter(msgspec.Struct, frozen=True):
     actor: str | None = None
     subject: str | None = None
     key: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None

@@ -10,6 +10,7 @@ import msgspec
 
 from comms_api.cli.shared.operator import JsonObject, Operator, operation
 from comms_api.cli.shared.output import copy, print_fitting, print_json
+from comms_api.cli.shared.periods import period_options
 from comms_api.cli.shared.recipients import present, read_action, read_target, recipient_options
 from comms_api.cli.shared.waiting import wait_for, waiting_option
 from comms_api.cli.signing import FILE, find_agents, read_time, sign_for
@@ -128,10 +129,11 @@ _REQUEST_ID = click.argument("request_id", type=click.UUID)
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
 @click.option("--continuous", is_flag=True, help="Only commands that still include later agents.")
+@period_options
 def list_commands(operator: Operator, **filters: Any) -> None:
-    """List commands, oldest first."""
+    """List commands."""
     rows = []
-    for command in operator.pages("/commands", present(filters, "action", "target", "continuous")):
+    for command in operator.pages("/commands", present(filters, *filters)):
         named = _describe_target(command["target"])
         created = command["created_at"][:19]
         rows.append(

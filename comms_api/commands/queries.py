@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from comms_api.commands.model import Command
 from comms_api.commands.rollout import Rollout
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import Page, continue_after, created_between, equal, fetch_page
+from comms_api.database.pages import Page, PageRequest, continue_after, equal, fetch_page
 from comms_api.database.schema import commands
 from comms_api.errors import NotFound
 from comms_api.orders.model import OrderFilter
@@ -17,35 +17,30 @@ from comms_api.orders.queries import SCANNED_MAXIMUM, command_conditions, submit
 from comms_api.protocol import Action, Signed
 
 
-async def list_commands(
-    connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
-) -> Page[Command]:
-    """Return a page of commands by id, starting after `after`.
+async def list_commands(connection: Connection, order_filter: OrderFilter, requested: PageRequest) -> Page[Command]:
+    """Return a page of commands by id.
 
     Conditions of the filter that concern single orders are ignored. A page of a sparse filter examines at most
     `SCANNED_MAXIMUM` commands, so it may be short and not the last.
     """
-    indexed = list(_indexed_conditions(order_filter, after))
-    by_id = commands.c.request_id
+    indexed = list(_indexed_conditions(order_filter, requested))
+    request_id, sorting = commands.c.request_id, requested.sorting(commands.c.request_id)
     end: UUID | None = None
     if order_filter.is_sparse:
-        last = select(by_id).where(*indexed).order_by(by_id).offset(SCANNED_MAXIMUM - 1).limit(1)
+        last = select(request_id).where(*indexed).order_by(sorting).offset(SCANNED_MAXIMUM - 1).limit(1)
         end = await connection.scalar(last)
-    statement = select(commands).where(*indexed, *command_conditions(order_filter)).order_by(by_id)
-    if end is not None:
-        statement = statement.where(by_id <= end)
-    page = await fetch_page(connection, statement, ["request_id"], limit, _command)
+    conditions = (*indexed, *command_conditions(order_filter), *requested.until_row(request_id, end))
+    statement = select(commands).where(*conditions).order_by(sorting)
+    page = await fetch_page(connection, statement, requested.key("request_id"), requested.limit, _command)
     return continue_after(page, end)
 
 
-def _indexed_conditions(order_filter: OrderFilter, after: UUID | None) -> Iterable[ColumnElement[bool]]:
+def _indexed_conditions(order_filter: OrderFilter, requested: PageRequest) -> Iterable[ColumnElement[bool]]:
     yield from equal([(commands.c.service, order_filter.service)])
     if order_filter.continuous:
         yield commands.c.continues_until > func.now()
         yield commands.c.phase != "cancelled"
-    yield from created_between(commands.c.request_id, order_filter.since, order_filter.until)
-    if after is not None:
-        yield commands.c.request_id > after
+    yield from requested.conditions(commands.c.request_id)
 
 
 def _command(row: Row) -> Command:

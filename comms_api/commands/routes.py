@@ -32,7 +32,7 @@ from comms_api.commands.watching import Watch
 from comms_api.database.pages import Page
 from comms_api.http.authentication import BASIC, claims_of, service_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
-from comms_api.http.pages import EXPORT, LARGE, Limit
+from comms_api.http.pages import EXPORT, LARGE, RequestedPage
 from comms_api.http.request import AnyRequest, at_end, until_disconnect
 from comms_api.http.roles import FOLLOW, OPERATE, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
@@ -117,15 +117,14 @@ async def submit_plugin_commands(
 async def list_commands(
     commands: NamedDependency[Commands],
     command_filter: CommandFilter,
+    requested_page: RequestedPage,
     continuous: FromQuery[bool] = False,  # noqa: FBT002
-    after: FromQuery[UUID | None] = None,
-    limit: Limit = 100,
 ) -> Page[Command]:
-    """List commands, oldest first, filtered by every given parameter. A service gets only its commands.
+    """List commands, filtered by every given parameter. A service gets only its commands.
 
     A page may have few commands, or none, although more follow: ask again with `next` until it is null.
     """
-    return await commands.list(msgspec.structs.replace(command_filter, continuous=continuous), after, limit)
+    return await commands.list(msgspec.structs.replace(command_filter, continuous=continuous), requested_page)
 
 
 @get("/commands/{request_id:uuid}", opt=FOLLOW)

@@ -8,7 +8,7 @@ from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, Command
 from comms_api.commands.rollout import credit_after, excess_failures, is_complete, releasable
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
-from comms_api.database.pages import Page
+from comms_api.database.pages import Page, PageRequest
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
@@ -32,10 +32,10 @@ class Commands:
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
 
-    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int) -> Page[Command]:
-        """Return one page of commands, oldest first."""
+    async def list(self, order_filter: OrderFilter, requested: PageRequest) -> Page[Command]:
+        """Return one page of commands."""
         async with self._engine.connect() as connection:
-            return await queries.list_commands(connection, order_filter, after, limit)
+            return await queries.list_commands(connection, order_filter, requested)
 
     async def get(self, request_id: UUID, service: str | None = None) -> CommandProgress:
         """Return a command, the number of its orders by status, and the latest failures.

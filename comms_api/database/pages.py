@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -40,11 +40,71 @@ ROWS_AT_ONCE = 64
 """The maximum number of rows to fetch at once, and to read beyond a full page."""
 
 
+Order = Literal["oldest", "newest"]
+"""Which items of a list come first."""
+
+
 class Page(msgspec.Struct, Generic[Item], frozen=True):
     """One page; `next` is the `after` of the next request, or null on the last page."""
 
     items: list[Item]
     next: str | None
+
+
+class PageRequest(msgspec.Struct, frozen=True):
+    """Which page of a list of rows with UUIDv7 ids to return.
+
+    The rows were created from `since` on and before `until`. The page begins with the first row that follows `after` in
+    this order, and has at most `limit` rows.
+    """
+
+    limit: int = 100
+    after: UUID | None = None
+    order: Order = "oldest"
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def is_newest_first(self) -> bool:
+        """Whether the newest row comes first."""
+        return self.order == "newest"
+
+    def conditions(self, column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
+        """Return the conditions on the column of the ids; its index serves all of them."""
+        conditions = []
+        if self.since is not None:
+            conditions.append(column >= uuid7_floor(self.since))
+        if self.until is not None:
+            conditions.append(column < uuid7_floor(self.until))
+        if self.after is not None:
+            conditions.append(column < self.after if self.is_newest_first else column > self.after)
+        return conditions
+
+    def includes(self, row_id: UUID) -> bool:
+        """Return whether an id meets these conditions."""
+        return (
+            (self.since is None or row_id >= uuid7_floor(self.since))
+            and (self.until is None or row_id < uuid7_floor(self.until))
+            and (self.after is None or self.is_before(self.after, row_id))
+        )
+
+    def is_before(self, first: UUID, second: UUID) -> bool:
+        """Return whether one id comes before another in this order."""
+        return first > second if self.is_newest_first else first < second
+
+    def sorting(self, column: ColumnElement[UUID]) -> ColumnElement[UUID]:
+        """Return what to order rows by."""
+        return column.desc() if self.is_newest_first else column
+
+    def key(self, name: str) -> list[str]:
+        """Return the key of `fetch_page` for the column with this name."""
+        return [f"-{name}" if self.is_newest_first else name]
+
+    def until_row(self, column: ColumnElement[UUID], end: UUID | None) -> list[ColumnElement[bool]]:
+        """Return the conditions that rows do not follow the row `end`; None matches every row."""
+        if end is None:
+            return []
+        return [column >= end if self.is_newest_first else column <= end]
 
 
 def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Page[Item]:
@@ -55,18 +115,6 @@ def page_of(items: list[Item], limit: int, cursor: Callable[[Item], str]) -> Pag
 def equal(values: Iterable[tuple[ColumnElement[Any], object]]) -> list[ColumnElement[bool]]:
     """Return the conditions that each column has its value; None matches every row."""
     return [column == value for column, value in values if value is not None]
-
-
-def created_between(
-    column: ColumnElement[UUID], since: datetime | None, until: datetime | None
-) -> list[ColumnElement[bool]]:
-    """Return the conditions that the UUIDv7 ids of a column were created from `since` on and before `until`."""
-    conditions = []
-    if since is not None:
-        conditions.append(column >= uuid7_floor(since))
-    if until is not None:
-        conditions.append(column < uuid7_floor(until))
-    return conditions
 
 
 def drain(page: Page[Item]) -> Iterator[Item]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
-from comms_api.database.pages import Page
+from comms_api.database.pages import Page, PageRequest
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.events import store
 from comms_api.events.model import (
@@ -64,7 +64,7 @@ class Quarantine:
         except Exception as error:  # noqa: BLE001 - the lines stay, and the next trim deletes them
             log_failure(logger, "quarantine not trimmed", error)
 
-    async def list(self, agent_id: UUID | None, after: UUID | None, limit: int) -> Page[QuarantinedEvent]:
-        """Return one page of lines, oldest first."""
+    async def list(self, agent_id: UUID | None, requested: PageRequest) -> Page[QuarantinedEvent]:
+        """Return one page of lines."""
         async with self._engine.connect() as connection:
-            return await store.list_quarantined(connection, agent_id, after, limit)
+            return await store.list_quarantined(connection, agent_id, requested)

@@ -14,7 +14,7 @@ from comms_api.events.model import Event, QuarantinedEvent
 from comms_api.events.service import Events
 from comms_api.events.stateless import read_stateless
 from comms_api.http.authentication import agent_of
-from comms_api.http.pages import LARGE, Limit
+from comms_api.http.pages import LARGE, Limit, RequestedPage
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import READ
 
@@ -49,13 +49,10 @@ async def list_events(
 
 @get("/events/quarantine", opt=READ | LARGE)
 async def list_quarantined_events(
-    events: NamedDependency[Events],
-    filtered_agent: FilteredAgent,
-    after: FromQuery[UUID | None] = None,
-    limit: Limit = 100,
+    events: NamedDependency[Events], filtered_agent: FilteredAgent, requested_page: RequestedPage
 ) -> Page[QuarantinedEvent]:
-    """List the lines of stateless batches that could not be stored as events, and why, oldest first."""
-    return await events.quarantine.list(filtered_agent, after, limit)
+    """List the lines of stateless batches that could not be stored as events, and why."""
+    return await events.quarantine.list(filtered_agent, requested_page)
 
 
 AGENT_ROUTES = [append_events]

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import Page, equal, fetch_page
+from comms_api.database.pages import Page, PageRequest, equal, fetch_page
 from comms_api.database.schema import events, quarantined_events
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.copy_format import COLUMNS, copy_stream
@@ -75,21 +75,14 @@ async def list_events(
 
 
 async def list_quarantined(
-    connection: Connection, agent_id: UUID | None, after: UUID | None, limit: int
+    connection: Connection, agent_id: UUID | None, requested: PageRequest
 ) -> Page[QuarantinedEvent]:
-    """Return a page of quarantined lines in order of time, starting after `after`."""
-    statement = select(
-        quarantined_events.c.id,
-        quarantined_events.c.agent_id,
-        quarantined_events.c.reason,
-        quarantined_events.c.line,
-        quarantined_events.c.line_bytes,
-    )
-    if agent_id is not None:
-        statement = statement.where(quarantined_events.c.agent_id == agent_id)
-    if after is not None:
-        statement = statement.where(quarantined_events.c.id > after)
-    return await fetch_page(connection, statement.order_by(quarantined_events.c.id), ["id"], limit, _quarantined)
+    """Return a page of quarantined lines by id."""
+    table = quarantined_events.c
+    statement = select(table.id, table.agent_id, table.reason, table.line, table.line_bytes)
+    statement = statement.where(*equal([(table.agent_id, agent_id)]), *requested.conditions(table.id))
+    statement = statement.order_by(requested.sorting(table.id))
+    return await fetch_page(connection, statement, requested.key("id"), requested.limit, _quarantined)
 
 
 def _quarantined(row: Row) -> QuarantinedEvent:

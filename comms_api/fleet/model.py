@@ -22,8 +22,6 @@ AgentEventKind = Literal[
 NodeEventKind = Literal["node_joined", "node_draining", "node_resumed", "node_left", "node_lost", "node_returned"]
 FleetEventKind = AgentEventKind | NodeEventKind
 
-Order = Literal["oldest", "newest"]
-
 
 class FleetEvent(msgspec.Struct, frozen=True):
     """Something that happened to an agent or a node.

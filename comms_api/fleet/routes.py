@@ -8,8 +8,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
 from comms_api.agents.dependencies import FilteredAgent
-from comms_api.database.pages import Page
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, FleetEventKind, Order
+from comms_api.database.pages import Order, Page
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, FleetEventKind
 from comms_api.fleet.service import FleetEvents
 from comms_api.http.pages import LARGE, Limit
 from comms_api.http.roles import READ

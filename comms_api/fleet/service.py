@@ -5,11 +5,11 @@ from typing import TypeAlias
 
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
-from comms_api.database.pages import Page
+from comms_api.database.pages import Order, Page
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.fleet import store
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order, OutboxEvent
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, OutboxEvent
 from comms_api.fleet.removal import delete_old_records
 from comms_api.settings import Settings
 

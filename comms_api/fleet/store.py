@@ -9,9 +9,9 @@ from collections.abc import Collection
 from sqlalchemy import func, select, text
 
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, equal, fetch_page
+from comms_api.database.pages import Order, Page, equal, fetch_page
 from comms_api.database.schema import fleet_events, is_one_of, outbox
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, Order, OutboxEvent
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, OutboxEvent
 
 OUTBOX_LOCK = 0x6F7574626F78
 RESULT = "order_ended"

@@ -136,8 +136,6 @@ class OrderFilter(msgspec.Struct, frozen=True):
     targets: Sequence[str] = ()
     """The command's target has one of these ids."""
 
-    since: datetime | None = None
-    until: datetime | None = None
     outcome: OutcomeFilter | None = None
     code: int | None = None
     service: str | None = None

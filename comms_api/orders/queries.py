@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from comms_api.agents.model import AgentFilter
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, continue_after, created_between, equal, fetch_page
+from comms_api.database.pages import Page, PageRequest, continue_after, equal, fetch_page
 from comms_api.database.schema import commands, finished_orders, is_one_of, orders
 from comms_api.errors import NotFound
 from comms_api.orders.archive.chunks import Unpack, find_archived
@@ -99,13 +99,11 @@ def _conditions(table: FromClause, order_filter: OrderFilter) -> Iterable[Column
 
 
 def _indexed_conditions(
-    table: FromClause, order_filter: OrderFilter, after: UUID | None
+    table: FromClause, order_filter: OrderFilter, requested: PageRequest
 ) -> Iterable[ColumnElement[bool]]:
     """Yield the conditions that an index of the table serves."""
     yield from equal(((table.c.request_id, order_filter.request_id), (table.c.agent_id, order_filter.agent_id)))
-    yield from created_between(table.c.order_id, order_filter.since, order_filter.until)
-    if after is not None:
-        yield table.c.order_id > after
+    yield from requested.conditions(table.c.order_id)
 
 
 def _has_outcome(outcome: OutcomeFilter) -> ColumnElement[bool]:
@@ -135,43 +133,43 @@ COMMAND_COLUMNS = (
 )
 
 
-async def list_orders(
-    connection: Connection, order_filter: OrderFilter, after: UUID | None, limit: int
-) -> Page[StoredOrder]:
-    """Return a page of open and finished orders by id, starting after `after`.
+async def list_orders(connection: Connection, order_filter: OrderFilter, requested: PageRequest) -> Page[StoredOrder]:
+    """Return a page of open and finished orders by id.
 
     Each half has its own limit, so that neither a long history nor a large queue is read beyond the page. A
     sparse filter examines at most `SCANNED_MAXIMUM` orders of each half, so its page may be short and not the last.
     """
-    end = await _find_scan_end(connection, order_filter, after) if order_filter.is_sparse else None
+    end = await _find_scan_end(connection, order_filter, requested) if order_filter.is_sparse else None
     halves = [
         statement.add_columns(*COMMAND_COLUMNS)
         .join(commands, commands.c.request_id == table.c.request_id)
-        .where(*_indexed_conditions(table, order_filter, after), *_conditions(table, order_filter))
-        .where(*command_conditions(order_filter), *([] if end is None else [table.c.order_id <= end]))
-        .order_by(table.c.order_id)
-        .limit(limit + 1)
+        .where(*_indexed_conditions(table, order_filter, requested), *_conditions(table, order_filter))
+        .where(*command_conditions(order_filter), *requested.until_row(table.c.order_id, end))
+        .order_by(requested.sorting(table.c.order_id))
+        .limit(requested.limit + 1)
         .subquery()
         for statement, table in ((_open(), orders), (_finished(), finished_orders))
     ]
     both = union_all(*(select(half) for half in halves)).subquery()
-    statement = select(both).order_by(both.c.order_id)
-    page = await fetch_page(connection, statement, ["order_id"], limit, lambda row: stored_order(row, row))
+    statement = select(both).order_by(requested.sorting(both.c.order_id))
+    key, limit = requested.key("order_id"), requested.limit
+    page = await fetch_page(connection, statement, key, limit, lambda row: stored_order(row, row))
     return continue_after(page, end)
 
 
-async def _find_scan_end(connection: Connection, order_filter: OrderFilter, after: UUID | None) -> UUID | None:
+async def _find_scan_end(connection: Connection, order_filter: OrderFilter, requested: PageRequest) -> UUID | None:
     """Return the id of the last order that a page may examine, or None if it may examine all."""
     ends = [
         select(table.c.order_id)
-        .where(*_indexed_conditions(table, order_filter, after))
-        .order_by(table.c.order_id)
+        .where(*_indexed_conditions(table, order_filter, requested))
+        .order_by(requested.sorting(table.c.order_id))
         .offset(SCANNED_MAXIMUM - 1)
         .limit(1)
         .scalar_subquery()
         for table in (orders, finished_orders)
     ]
-    end: UUID | None = await connection.scalar(select(func.least(*ends)))
+    first = func.greatest if requested.is_newest_first else func.least
+    end: UUID | None = await connection.scalar(select(first(*ends)))
     return end
 
 

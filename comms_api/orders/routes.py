@@ -1,7 +1,6 @@
 """The long poll and the reports of agents and services; the management API's orders."""
 
 import asyncio
-from datetime import datetime
 from typing import Annotated, TypeAlias
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from comms_api.errors import Forbidden
 from comms_api.fairness.slices import Slices
 from comms_api.http.authentication import HELD, agent_of, claims_of, service_of
 from comms_api.http.bodies import Bodies
-from comms_api.http.pages import LARGE
+from comms_api.http.pages import LARGE, RequestedPage
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import FOLLOW, OPERATE, SERVE
 from comms_api.orders.dispatcher import REDIRECT, Dispatcher
@@ -108,31 +107,22 @@ def _service_of(request: AnyRequest, service: str) -> UUID:
     return service_id(service)
 
 
-# An order may have a result of 256 KiB, so its pages are smaller than those of other lists.
-OrderLimit = Annotated[int, QueryParameter(ge=1, le=200, description="the maximum number of orders on one page")]
+LIMIT_MAXIMUM = 200
+"""The maximum number of orders on a page: an order may have a result of 256 KiB."""
+
 CommandFilter: TypeAlias = NamedDependency[OrderFilter]
 """Provides `command_filter`: the filters of a query that concern commands."""
 
 
-async def find_command_filter(  # noqa: PLR0913 - one parameter per filter
+async def find_command_filter(
     request: AnyRequest,
     filtered_targets: FilteredTargets,
     source: FromQuery[str | None] = None,
     user: FromQuery[str | None] = None,
     action: FromQuery[str | None] = None,
-    since: FromQuery[datetime | None] = None,
-    until: FromQuery[datetime | None] = None,
 ) -> OrderFilter:
     """Return the common filters of commands and orders; a service sees only its own submissions."""
-    return OrderFilter(
-        source=source,
-        user=user,
-        action=action,
-        targets=filtered_targets,
-        since=since,
-        until=until,
-        service=service_of(request),
-    )
+    return OrderFilter(source=source, user=user, action=action, targets=filtered_targets, service=service_of(request))
 
 
 COMMAND_FILTERS = {"command_filter": Provide(find_command_filter)}
@@ -145,14 +135,13 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     orders: NamedDependency[StoredOrders],
     command_filter: CommandFilter,
     filtered_agent: FilteredAgent,
+    requested_page: RequestedPage,
     request_id: FromQuery[UUID | None] = None,
     status: FromQuery[OrderStatus | None] = None,
     outcome: FromQuery[OutcomeFilter | None] = None,
     code: FromQuery[int | None] = None,
-    after: FromQuery[UUID | None] = None,
-    limit: OrderLimit = 100,
 ) -> Page[StoredOrder]:
-    """List orders with their results, oldest first, filtered by every given parameter.
+    """List orders with their results, filtered by every given parameter.
 
     Archived orders are listed only with `agent_id`. A service gets the orders of the commands that it has submitted. A
     page may have few orders, or none, although more follow: ask again with `next` until it is null.
@@ -160,7 +149,8 @@ async def list_orders(  # noqa: PLR0913 - one parameter per filter
     order_filter = msgspec.structs.replace(
         command_filter, request_id=request_id, agent_id=filtered_agent, status=status, outcome=outcome, code=code
     )
-    return await orders.list(order_filter, after, limit, claims_of(request).subject)
+    bounded = msgspec.structs.replace(requested_page, limit=min(requested_page.limit, LIMIT_MAXIMUM))
+    return await orders.list(order_filter, bounded, claims_of(request).subject)
 
 
 @get("/orders/{order_id:uuid}", opt=FOLLOW)

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import msgspec
+
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
-from comms_api.database.pages import Page, drain
+from comms_api.database.pages import Page, PageRequest, drain
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, NotFound
 from comms_api.fairness.executors import BoundedExecutor
@@ -18,6 +20,7 @@ from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 
 EXPORT_PAGE = 200
+
 UNPACK_THREADS = 1
 UNPACK_CALLS_MAXIMUM = 32
 """The most chunks of the archive that a node unpacks or queues for unpacking at once; further ones are 503."""
@@ -32,13 +35,13 @@ class StoredOrders:
         self._notifier = notifier
         self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
 
-    async def list(self, order_filter: OrderFilter, after: UUID | None, limit: int, user: str) -> Page[StoredOrder]:
-        """Return one page of orders, oldest first: with a filter by agent archived orders too, otherwise all others.
+    async def list(self, order_filter: OrderFilter, requested: PageRequest, user: str) -> Page[StoredOrder]:
+        """Return one page of orders: with a filter by agent archived orders too, otherwise all others.
 
         A page may have few orders, or none, and still not be the last.
         """
         async with self._engine.connect() as connection:
-            page = await queries.list_orders(connection, order_filter, after, limit)
+            page = await queries.list_orders(connection, order_filter, requested)
         # Archived orders are read last, so that an order that is archived in between is found at least once.
         agent_id = order_filter.agent_id
         if agent_id is None:
@@ -47,7 +50,8 @@ class StoredOrders:
         async def unpack_aside(content: bytes) -> list[ArchivedOrder]:
             return await self._unpacking.run(user, lambda: unpack_agent(content, agent_id))
 
-        return merge(await list_archived(self._engine, order_filter, after, limit, unpack_aside), page, limit)
+        archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
+        return merge(archived, page, requested)
 
     async def get(self, order_id: UUID, user: str, service: str | None = None) -> StoredOrder:
         """Return one order; raises `NotFound`, also for an order that `service` did not submit."""
@@ -66,15 +70,15 @@ class StoredOrders:
         shown: set[UUID] = set()
         async for order in self._stream_chunks(request_id, user, read):
             yield order
-        after: UUID | None = None
+        requested = PageRequest(EXPORT_PAGE)
         while True:
-            page = await self.list(OrderFilter(request_id=request_id), after, EXPORT_PAGE, user)
+            page = await self.list(OrderFilter(request_id=request_id), requested, user)
             for order in drain(page):
                 shown.add(order.order_id)
                 yield order
             if page.next is None:
                 break
-            after = UUID(page.next)
+            requested = msgspec.structs.replace(requested, after=UUID(page.next))
         # Orders that were archived during the loop are in new chunks; some of them were yielded as rows.
         async for order in self._stream_chunks(request_id, user, read):
             if order.order_id not in shown:

@@ -91,6 +91,7 @@ LINES = (
     Line(f"commands send --group office --continuous-until $later --action ping {OPERATOR}", r"order"),
     Line(f"commands list --continuous {OPERATOR}", r"group office"),
     Line(f"commands list --action ping --target $agent_id {OPERATOR}", r"command"),
+    Line(f"commands list --since 2020-01-01T00:00:00Z --until $later --order newest {OPERATOR}", r"ping"),
     Line(f"commands list {PROXIED}", r"^comms-api: ", 1),
     Line(f"commands show $open {OPERATOR}", r'"phase"'),
     Line(f"commands pause $open {OPERATOR}", r"1 order"),

@@ -19,7 +19,7 @@ from comms_api.audit.model import EntryFilter
 from comms_api.audit.service import Audit
 from comms_api.commands import queries
 from comms_api.database.connection import Connection, Engine, Row, compile_statement
-from comms_api.database.pages import PAGE_BYTES_MAXIMUM
+from comms_api.database.pages import PAGE_BYTES_MAXIMUM, PageRequest
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.events import store
 from comms_api.orders.model import OrderFilter
@@ -124,12 +124,16 @@ def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
 
 
 Run = Callable[[Any], Any]
+OLDEST, NEWEST = PageRequest(1_000), PageRequest(1_000, order="newest")
 LISTS: dict[str, Run] = {
     "states": lambda connection: list_states(connection, None, None, None, 1_000),
     "events": lambda connection: store.list_events(connection, None, None, None, 1_000),
-    "quarantine": lambda connection: store.list_quarantined(connection, None, None, 1_000),
-    "orders": lambda connection: list_orders(connection, OrderFilter(), None, 200),
-    "commands": lambda connection: queries.list_commands(connection, OrderFilter(), None, 1_000),
+    "quarantine": lambda connection: store.list_quarantined(connection, None, OLDEST),
+    "newest quarantine": lambda connection: store.list_quarantined(connection, None, NEWEST),
+    "orders": lambda connection: list_orders(connection, OrderFilter(), OLDEST),
+    "newest orders": lambda connection: list_orders(connection, OrderFilter(), NEWEST),
+    "commands": lambda connection: queries.list_commands(connection, OrderFilter(), OLDEST),
+    "newest commands": lambda connection: queries.list_commands(connection, OrderFilter(), NEWEST),
 }
 
 
@@ -161,13 +165,13 @@ class ExplainingEngine(Engine):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", [*LISTS, "audit"])
+@pytest.mark.parametrize("name", [*LISTS, "audit", "newest audit"])
 async def test_no_list_is_sorted_to_measure_its_rows(engine: Engine, name: str) -> None:
     """A sort would read each large value of the page's limit before the first row is returned."""
     explaining = ExplainingEngine(engine.sqlalchemy)
     async with explaining.connect() as connection:
-        if name == "audit":
-            await Audit(explaining).list(EntryFilter(), None, 1_000)
+        if name.endswith("audit"):
+            await Audit(explaining).list(EntryFilter(), NEWEST if name.startswith("newest") else OLDEST)
         else:
             await LISTS[name](connection)
     [plan] = explaining.plans

@@ -10,6 +10,7 @@ from support.databases import rolled_back
 from comms_api.commands.service import Commands
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import PageRequest
 from comms_api.database.partitions import ensure_partition, list_days
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.orders import leases, transitions
@@ -63,7 +64,7 @@ async def test_old_orders_are_packed_and_still_found_counted_and_exported(
     await ensure_partition(engine, "finished_orders", day)
     async with engine.begin() as connection:
         first, second = await finish(connection, day, 1_000), await finish(connection, day, 10)
-    before = await orders.list(OrderFilter(request_id=first), None, 1_000, "olga")
+    before = await orders.list(OrderFilter(request_id=first), PageRequest(1_000), "olga")
     counts = (await commands.get(first)).orders
     assert (counts.total, counts.failure) == (1_000, 250)
     packing = Maintenance(engine, Settings())
@@ -107,7 +108,8 @@ async def test_old_history_is_deleted_with_its_commands(engine: Engine, commands
     assert day in await list_days(engine, "archived_orders")
     await packing.drop_history()
     assert day not in await list_days(engine, "archived_orders")
-    assert request_id not in [command.request_id for command in (await commands.list(OrderFilter(), None, 1_000)).items]
+    kept = await commands.list(OrderFilter(), PageRequest(1_000))
+    assert request_id not in [command.request_id for command in kept.items]
 
 
 async def test_the_statements_of_open_orders_do_not_read_the_history(engine: Engine) -> None:

@@ -3,11 +3,13 @@
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import Order, PageRequest
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.orders import queries
@@ -47,18 +49,20 @@ async def finish(engine: Engine, day: date, agents: list[UUID], number: int) -> 
     return ids
 
 
-async def read(orders: StoredOrders, order_filter: OrderFilter, limit: int) -> tuple[list[StoredOrder], int]:
+async def read(
+    orders: StoredOrders, order_filter: OrderFilter, requested: PageRequest
+) -> tuple[list[StoredOrder], int]:
     """Return all orders that match, and the number of pages."""
     found: list[StoredOrder] = []
-    after: UUID | None = None
     for pages in range(1, 1_000):
-        page = await orders.list(order_filter, after, limit, "olga")
-        assert len(page.items) <= limit
+        page = await orders.list(order_filter, requested, "olga")
+        assert len(page.items) <= requested.limit
         found += page.items
         if page.next is None:
             return found, pages
-        assert after is None or UUID(page.next) > after
         after = UUID(page.next)
+        assert requested.after is None or requested.is_before(requested.after, after)
+        requested = msgspec.structs.replace(requested, after=after)
     raise AssertionError("the pages do not end")
 
 
@@ -79,13 +83,16 @@ async def fill(engine: Engine) -> tuple[UUID, list[UUID]]:
     return agent_id, expected
 
 
+@pytest.mark.parametrize("order", ["oldest", "newest"])
 @pytest.mark.parametrize(("limit", "chunks"), [(200, 200), (5, 200), (7, 3), (1, 1)])
-async def test_the_orders_of_an_agent_include_the_archive(
-    engine: Engine, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch, limit: int, chunks: int
+async def test_the_orders_of_an_agent_include_the_archive(  # noqa: PLR0913 - the fixtures count
+    engine: Engine, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch, limit: int, chunks: int, order: Order
 ) -> None:
     monkeypatch.setattr(history, "CHUNKS_MAXIMUM", chunks)
     agent_id, expected = await fill(engine)
-    found, _ = await read(orders, OrderFilter(agent_id=agent_id), limit)
+    found, _ = await read(orders, OrderFilter(agent_id=agent_id), PageRequest(limit, order=order))
+    if order == "newest":
+        found.reverse()
     assert [order.order_id for order in found] == expected
     assert [order.result.code for order in found] == [number % 3 for number in range(COMMANDS)] * 2
     assert await orders.get(expected[0], "olga") == found[0]
@@ -93,29 +100,32 @@ async def test_the_orders_of_an_agent_include_the_archive(
 
 async def test_filters_by_code_user_and_time_see_the_archive_too(engine: Engine, orders: StoredOrders) -> None:
     agent_id, expected = await fill(engine)
-    codes, _ = await read(orders, OrderFilter(agent_id=agent_id, code=2), 200)
+    codes, _ = await read(orders, OrderFilter(agent_id=agent_id, code=2), PageRequest(200))
     assert [order.order_id for order in codes] == expected[2::3]
-    users, _ = await read(orders, OrderFilter(agent_id=agent_id, user="user 1"), 3)
+    users, _ = await read(orders, OrderFilter(agent_id=agent_id, user="user 1"), PageRequest(3))
     assert [order.order_id for order in users] == expected[1::2]
     begin, end = codes[1].created_at, codes[3].created_at
-    between, _ = await read(orders, OrderFilter(agent_id=agent_id, since=begin, until=end), 200)
+    between, _ = await read(orders, OrderFilter(agent_id=agent_id), PageRequest(since=begin, until=end))
     assert [order.order_id for order in between] == expected[5:11]
-    nothing, _ = await read(orders, OrderFilter(agent_id=agent_id, status="success"), 200)
+    latest = await orders.list(OrderFilter(agent_id=agent_id), PageRequest(2, None, "newest", begin, end), "olga")
+    assert [order.order_id for order in latest.items] == [expected[10], expected[9]]
+    nothing, _ = await read(orders, OrderFilter(agent_id=agent_id, status="success"), PageRequest())
     assert nothing == []
 
 
+@pytest.mark.parametrize("order", ["oldest", "newest"])
 async def test_a_page_examines_a_bounded_number_of_orders(
-    engine: Engine, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, orders: StoredOrders, monkeypatch: pytest.MonkeyPatch, order: Order
 ) -> None:
     monkeypatch.setattr(queries, "SCANNED_MAXIMUM", 4)
     agent_id = uuid7_at(1_780_000_000)
-    day = datetime.now(UTC).date() - timedelta(days=3)
+    day = datetime.now(UTC).date() - timedelta(days=3 if order == "oldest" else 4)
     await ensure_partition(engine, "finished_orders", day)
     since = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     expected = [await finish(engine, day, [agent_id], number) for number in range(COMMANDS)]
-    order_filter = OrderFilter(code=1, since=since, until=since + timedelta(seconds=COMMANDS))
-    found, pages = await read(orders, order_filter, 200)
-    assert [order.order_id for order in found] == [ids[0] for ids in expected[1::3]]
+    requested = PageRequest(200, None, order, since, since + timedelta(seconds=COMMANDS))
+    found, pages = await read(orders, OrderFilter(code=1), requested)
+    assert {order.order_id for order in found} == {ids[0] for ids in expected[1::3]}
     assert pages == COMMANDS / 4 + 1
 
 

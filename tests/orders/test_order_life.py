@@ -12,6 +12,7 @@ from sqlalchemy import text
 from comms_api.commands.model import NewCommand
 from comms_api.commands.submission.expansion import expand_command, expansion_of
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.pages import PageRequest
 from comms_api.database.uuid7 import uuid7_at, uuid7_floor
 from comms_api.orders import leases, queries
 from comms_api.orders.archive.maintenance import Maintenance
@@ -89,7 +90,7 @@ async def test_exactly_one_of_concurrent_results_cancellations_and_expiry_ends_a
     assert sum(ended) == 40
     async with engine.connect() as connection:
         for agent_id in ids:
-            orders = (await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)).items
+            orders = (await queries.list_orders(connection, OrderFilter(agent_id=agent_id), PageRequest())).items
             assert len(orders) == 1
             assert orders[0].status in {"success", "failure", "cancelled"}
 
@@ -97,7 +98,7 @@ async def test_exactly_one_of_concurrent_results_cancellations_and_expiry_ends_a
 async def test_an_agent_cannot_end_another_agents_order_or_an_order_that_was_not_offered(engine: Engine) -> None:
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
-        [order] = (await queries.list_orders(connection, OrderFilter(agent_id=second), None, 10)).items
+        [order] = (await queries.list_orders(connection, OrderFilter(agent_id=second), PageRequest())).items
         assert await finish_orders(connection, [success(order.order_id, second)]) == set()
         await claim_orders(connection, [second], 60)
         assert await finish_orders(connection, [success(order.order_id, first)]) == set()
@@ -109,9 +110,9 @@ async def test_an_agent_cannot_end_another_agents_order_or_an_order_that_was_not
 async def test_releasing_a_claim_restores_the_order(engine: Engine) -> None:
     async with engine.begin() as connection:
         [agent_id] = await make_orders(connection, 1)
-        before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10)
+        before = await queries.list_orders(connection, OrderFilter(agent_id=agent_id), PageRequest())
         await release_orders(connection, await claim_orders(connection, [agent_id], 60))
-        assert await queries.list_orders(connection, OrderFilter(agent_id=agent_id), None, 10) == before
+        assert await queries.list_orders(connection, OrderFilter(agent_id=agent_id), PageRequest()) == before
         assert len(await claim_orders(connection, [agent_id], 60)) == 1
 
 

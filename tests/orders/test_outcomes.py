@@ -14,6 +14,7 @@ from support.steps import exhaust
 from comms_api.commands.service import Commands
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
+from comms_api.database.pages import PageRequest
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.orders.archive.chunks import archive_orders
@@ -84,7 +85,7 @@ async def test_each_outcome_is_shown_filtered_and_counted(
     assert set(ended) == set(get_args(OrderOutcome)) == set(STATUSES)
 
     async def matching(outcome: OutcomeFilter) -> set[UUID]:
-        page = await orders.list(OrderFilter(request_id=request_id, outcome=outcome), None, 200, "olga")
+        page = await orders.list(OrderFilter(request_id=request_id, outcome=outcome), PageRequest(), "olga")
         return {order.order_id for order in page.items}
 
     for outcome, order_id in ended.items():
@@ -102,7 +103,7 @@ async def test_each_outcome_is_shown_filtered_and_counted(
 
 async def test_an_open_order_has_no_outcome(engine: Engine, orders: StoredOrders) -> None:
     request_id, _ = await submit(engine, 1)
-    [order] = (await orders.list(OrderFilter(request_id=request_id), None, 1, "olga")).items
+    [order] = (await orders.list(OrderFilter(request_id=request_id), PageRequest(), "olga")).items
     assert order.outcome is None
 
 

@@ -1,6 +1,6 @@
 """Read one agent's archived orders; each page unpacks a bounded number of chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -8,9 +8,8 @@ import msgspec
 from sqlalchemy import ARRAY, Integer, literal, select
 
 from comms_api.database.connection import Connection, Engine
-from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Page, created_between
+from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Page, PageRequest
 from comms_api.database.schema import archived_orders, commands
-from comms_api.database.uuid7 import uuid7_floor
 from comms_api.orders.archive.chunks import Unpack, agent_hash
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, stored_order
@@ -20,55 +19,60 @@ CHUNKS_MAXIMUM = 200
 
 
 async def list_archived(
-    engine: Engine, order_filter: OrderFilter, after: UUID | None, limit: int, unpack_aside: Unpack
+    engine: Engine, order_filter: OrderFilter, requested: PageRequest, unpack_aside: Unpack
 ) -> Page[StoredOrder]:
-    """Return archived orders of the filter's agent, starting after `after`; `unpack_aside` selects the agent's.
+    """Return archived orders of the filter's agent; `unpack_aside` selects the agent's.
 
     No connection is held while a chunk is unpacked.
     """
     async with engine.connect() as connection:
-        chunks = await _list_chunks(connection, order_filter, after)
+        chunks = await _list_chunks(connection, order_filter, requested)
     found: list[StoredOrder] = []
     size = 0
-    for number, chunk_id in enumerate(chunks):
-        # Later chunks have only later orders.
-        complete = [order for order in found if order.order_id < chunk_id]
-        is_full = len(complete) >= limit or (complete and size >= PAGE_BYTES_MAXIMUM)
+    for number, (chunk_id, edge) in enumerate(chunks):
+        # The orders of this chunk and of later ones follow the edge, or are the edge.
+        complete = [order for order in found if requested.is_before(order.order_id, edge)]
+        is_full = len(complete) >= requested.limit or (complete and size >= PAGE_BYTES_MAXIMUM)
         if is_full or number == CHUNKS_MAXIMUM:
-            return Page(complete, str(UUID(int=chunk_id.int - 1)))
+            return Page(complete, str(UUID(int=edge.int + (1 if requested.is_newest_first else -1))))
         async with engine.connect() as connection:
             chunk = await _find_chunk(connection, chunk_id)
         if chunk is None:
             continue
         for archived in await unpack_aside(chunk.content):
             order = stored_order(archived, chunk)
-            if (after is None or order.order_id > after) and _matches(order, order_filter):
+            if requested.includes(order.order_id) and _matches(order, order_filter):
                 found.append(order)
                 size += _json_bytes(order)
-    return Page(sorted(found, key=lambda order: order.order_id), None)
+    return Page(_sorted(found, requested), None)
 
 
-async def _list_chunks(connection: Connection, order_filter: OrderFilter, after: UUID | None) -> Sequence[UUID]:
-    """Return the ids of the first chunks with orders of the agent, by id, one more than a page may unpack."""
+async def _list_chunks(connection: Connection, order_filter: OrderFilter, requested: PageRequest) -> Sequence[Any]:
+    """Return the first chunks with orders of the agent, one more than a page may unpack.
+
+    Each is its id and its edge, the first of its orders in the requested order; the chunks are sorted by their edges.
+    """
     table = archived_orders.c
+    edges = (table.chunk_id, table.last_order_id)
+    edge, other_edge = reversed(edges) if requested.is_newest_first else edges
     conditions: list[Any] = list(command_conditions(order_filter))
     if order_filter.agent_id is not None:
         conditions.append(table.agents.op("@>")(literal([agent_hash(order_filter.agent_id)], ARRAY(Integer))))
-    if after is not None:
-        conditions.append(table.last_order_id > after)
     if order_filter.request_id is not None:
         conditions.append(table.request_id == order_filter.request_id)
-    conditions += created_between(table.last_order_id, order_filter.since, None)
-    conditions += created_between(table.chunk_id, None, order_filter.until)
+    conditions += PageRequest(since=requested.since).conditions(table.last_order_id)
+    conditions += PageRequest(until=requested.until).conditions(table.chunk_id)
+    conditions += PageRequest(after=requested.after, order=requested.order).conditions(other_edge)
     # OFFSET keeps the planner from reading all chunks in the order of their ids.
     matching = (
-        select(table.chunk_id)
+        select(table.chunk_id, edge.label("edge"))
         .join(commands, commands.c.request_id == table.request_id)
         .where(*conditions)
         .offset(0)
         .subquery()
     )
-    return await connection.scalars(select(matching.c.chunk_id).order_by(matching.c.chunk_id).limit(CHUNKS_MAXIMUM + 1))
+    statement = select(matching).order_by(requested.sorting(matching.c.edge), matching.c.chunk_id)
+    return await connection.execute(statement.limit(CHUNKS_MAXIMUM + 1))
 
 
 async def _find_chunk(connection: Connection, chunk_id: UUID) -> Any:
@@ -87,8 +91,6 @@ def _matches(order: StoredOrder, order_filter: OrderFilter) -> bool:
         order_filter.status in {None, order.status}
         and order_filter.code in {None, order.result.code}
         and (outcome in {None, order.outcome} or (outcome == "expired" and (order.outcome or "").startswith("expired")))
-        and (order_filter.since is None or order.order_id >= uuid7_floor(order_filter.since))
-        and (order_filter.until is None or order.order_id < uuid7_floor(order_filter.until))
     )
 
 
@@ -96,18 +98,23 @@ def _json_bytes(order: StoredOrder) -> int:
     return len(msgspec.json.encode(order))
 
 
-def merge(archived: Page[StoredOrder], others: Page[StoredOrder], limit: int) -> Page[StoredOrder]:
+def _sorted(orders: Iterable[StoredOrder], requested: PageRequest) -> list[StoredOrder]:
+    return sorted(orders, key=lambda order: order.order_id, reverse=requested.is_newest_first)
+
+
+def merge(archived: Page[StoredOrder], others: Page[StoredOrder], requested: PageRequest) -> Page[StoredOrder]:
     """Return the first orders of two pages, each once: at most `limit` and about `PAGE_BYTES_MAXIMUM`."""
-    end = min((UUID(page.next) for page in (archived, others) if page.next is not None), default=None)
+    ends = [UUID(page.next) for page in (archived, others) if page.next is not None]
+    end = sorted(ends, reverse=requested.is_newest_first)[0] if ends else None
     by_id = {order.order_id: order for page in (archived, others) for order in page.items}
     taken: list[StoredOrder] = []
     size = 0
-    for order_id in sorted(by_id):
-        if end is not None and order_id > end:
+    for order in _sorted(by_id.values(), requested):
+        if end is not None and requested.is_before(end, order.order_id):
             break
-        size += _json_bytes(by_id[order_id])
-        if len(taken) == limit or (taken and size > PAGE_BYTES_MAXIMUM):
+        size += _json_bytes(order)
+        if len(taken) == requested.limit or (taken and size > PAGE_BYTES_MAXIMUM):
             end = taken[-1].order_id
             break
-        taken.append(by_id[order_id])
+        taken.append(order)
     return Page(taken, None if end is None else str(end))
