@@ -9,7 +9,7 @@ from comms_api.errors import Outdated
 from comms_api.fairness.slices import Steps
 from comms_api.protocol import ItemResult
 from comms_api.states.documents import STEP_BYTES, Document
-from comms_api.states.model import STATE_BYTES_MAXIMUM, StateChange, StateKey
+from comms_api.states.model import STATE_BYTES_MAXIMUM, BatchChanges, StateChange, StateKey
 
 STEP_CHANGES = 64
 
@@ -37,30 +37,30 @@ class PartLimits(msgspec.Struct, frozen=True):
     """The size of the documents in the database into which these are merged."""
 
 
-def newest_sequences(changes: Iterable[StateChange]) -> dict[str, int]:
+def newest_sequences(batches: Iterable[BatchChanges]) -> dict[str, int]:
     """Return the highest batch number of each agent that numbers its batches."""
     newest: dict[str, int] = {}
-    for change in changes:
-        if change.sequence is not None:
-            newest[change.key[0]] = max(change.sequence, newest.get(change.key[0], 0))
+    for batch in batches:
+        if batch.sequence is not None:
+            newest[batch.agent_id] = max(batch.sequence, newest.get(batch.agent_id, 0))
     return newest
 
 
-def find_outdated(changes: Iterable[StateChange], applied: Mapping[str, int]) -> dict[int, Outdated]:
-    """Return, by index, the changes whose batch is older than one that was applied before them, each with its error.
+def find_outdated(batches: Iterable[BatchChanges], applied: Mapping[str, int]) -> dict[int, Outdated]:
+    """Return, by index, the batches that are older than one that was applied before them, each with its error.
 
     An equal number is the same batch, sent again.
     """
     latest = dict(applied)
     outdated: dict[int, Outdated] = {}
-    for index, change in enumerate(changes):
-        if change.sequence is None:
+    for index, batch in enumerate(batches):
+        if batch.sequence is None:
             continue
-        newest = latest.get(change.key[0], 0)
-        if change.sequence < newest:
+        newest = latest.get(batch.agent_id, 0)
+        if batch.sequence < newest:
             outdated[index] = Outdated(newest)
         else:
-            latest[change.key[0]] = change.sequence
+            latest[batch.agent_id] = batch.sequence
     return outdated
 
 

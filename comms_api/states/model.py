@@ -1,5 +1,6 @@
 """States, as batches change them and as operators see them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -42,8 +43,6 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     key: StateKey
     operation: Operation
     data: bytes | None = None
-    sequence: int | None = None
-    """The number of its batch, if its agent numbers batches."""
 
     def outcome(self, result: str, status: int) -> ItemResult:
         """Return the result of this item, for the agent."""
@@ -68,6 +67,16 @@ class StatefulBatch(msgspec.Struct, frozen=True):
 
     changes: list[StateChange]
     refused: list[ItemResult]
+    sequence: int | None = None
+    """The number of the batch, if its agent numbers batches."""
+
+
+class BatchChanges(msgspec.Struct, frozen=True):
+    """The changes of states that one batch of an agent makes, or a part of them."""
+
+    agent_id: str
+    changes: Sequence[StateChange]
+    sequence: int | None = None
 
 
 class State(msgspec.Struct, frozen=True):

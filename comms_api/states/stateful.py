@@ -131,7 +131,7 @@ class StatefulReader:
                 if len(data) > STATE_BYTES_MAXIMUM or not _OBJECT.decode(data).is_plain:
                     raise ValueError("a possible header, or a fault to report to the agent")
             key = (self._owner, header.module, header.collector, header.id)
-            yield StateChange(index, key, header.operation, data, self._sequence)
+            yield StateChange(index, key, header.operation, data)
 
     def read_line_by_line(self, first_number: int, lines: Sequence[bytes]) -> None:
         """Read lines of any kind."""
@@ -149,7 +149,7 @@ class StatefulReader:
         """Return the whole batch."""
         self.read_line_by_line(0, self._unread)
         self._close()
-        return StatefulBatch(self._changes, self._refused)
+        return StatefulBatch(self._changes, self._refused, self._sequence)
 
     def _close(self) -> None:
         """Take the open item: no more lines belong to it."""
@@ -163,7 +163,7 @@ class StatefulReader:
         else:
             key = (self._owner, header.module, header.collector, header.id)
             data = None if header.operation == "delete" else item.data or b"{}"
-            self._changes.append(StateChange(index, key, header.operation, data, self._sequence))
+            self._changes.append(StateChange(index, key, header.operation, data))
 
 
 def _find_header(line: bytes) -> StatefulHeader | None:
