@@ -41,7 +41,7 @@ ROWS_AT_ONCE = 64
 
 
 Order = Literal["oldest", "newest"]
-"""Which items of a list come first."""
+"""The items of a list that come first."""
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
@@ -52,7 +52,7 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """Which page of a list of rows with UUIDv7 ids to return.
+    """A request for one page of a list of rows with UUIDv7 ids.
 
     The rows were created from `since` on and before `until`. The page begins with the first row that follows `after` in
     this order, and has at most `limit` rows.
