@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfil
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load lock clean
+.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,12 +65,20 @@ flame: .venv/installed ## Profile the server while measuring KEY; writes build/f
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/flame.txt
 	$(BIN)/python -m bench.flame $(KEY)
 
+package: .venv/package/installed ## Build the wheel in build/dist, and install it in an empty environment, .venv/package
+
+sbom: .venv/package/installed ## List what an installation consists of: build/sbom.json (CycloneDX) and build/licenses.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json .venv/package
+	$(BIN)/pip-licenses --python .venv/package/bin/python --from mixed --format plain-vertical --output-file build/licenses.txt
+
 lock: .venv/installed ## Pin the newest versions of all requirements, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --all-extras pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group flame -o requirements/flame.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group sbom -o requirements/sbom.txt
 
 clean: ## Remove everything that these targets have created, including .venv
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
@@ -88,3 +96,11 @@ clean: ## Remove everything that these targets have created, including .venv
 	$(BIN)/python -m venv .venv/load
 	.venv/load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/load.txt
 	@touch .venv/load/installed
+
+.venv/package/installed: .venv/installed requirements/run.txt $(shell find comms_api migrations -name '*.py')
+	rm -rf build/dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/dist .
+	$(BIN)/python -m venv .venv/package
+	.venv/package/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	.venv/package/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/dist/comms_api-*.whl
+	@touch .venv/package/installed
