@@ -1,21 +1,17 @@
 """Send a delivery to its receiver, but never to an address that must not be reachable through this server."""
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from types import ModuleType
 
 from comms_api.addresses import is_within, unmap
-from comms_api.errors import ConfigurationError, Invalid, Unavailable
-from comms_api.fairness.executors import BoundedExecutor
+from comms_api.errors import ConfigurationError, Invalid
 from comms_api.settings import Settings
 from comms_api.webhooks.model import ATTEMPT_SECONDS, DeliveryFailed
-
-RESOLVER_THREADS = 8
-RESOLUTIONS_MAXIMUM = 64
+from comms_api.webhooks.resolver import Resolver
 
 _TRANSLATED = tuple(map(IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
 """Networks whose addresses contain an IPv4 address, which may be a private one."""
@@ -30,7 +26,7 @@ class Receivers:
             self._tls = ssl.create_default_context(cafile=settings.webhook_ca)
         except OSError as error:
             raise ConfigurationError(f"webhook_ca: contains no readable certificate: {error}") from None
-        self._resolver = BoundedExecutor("names of webhooks", RESOLVER_THREADS, RESOLUTIONS_MAXIMUM)
+        self._resolver = Resolver()
 
     def check_url(self, text: str) -> None:
         """Raise `Invalid` for a URL that no delivery can use; names are resolved at each delivery."""
@@ -58,18 +54,16 @@ class Receivers:
         url = https.read_url(text)
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                address = await self._resolve(url.raw_host, url.port or 443)
+                address = await self._resolve(url.raw_host)
                 await https.post(url, address, content, headers, self._tls)
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {ATTEMPT_SECONDS:g} s") from None
-        except (ssl.SSLError, OSError, Unavailable) as error:
+        except OSError as error:  # includes TLS errors
             raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
 
-    async def _resolve(self, host: bytes, port: int) -> str:
-        """Return the first allowed address of a host, in its ASCII form: Python encodes text by an older IDNA."""
-        found = await self._resolver.run(host, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        addresses: Sequence[str] = [str(name[0]) for *_, name in found]
-        for address in addresses:
+    async def _resolve(self, host: bytes) -> str:
+        """Return the first allowed address of a host."""
+        for address in await self._resolver.resolve(host):
             if "%" not in address and self.may_reach(address):
                 return address
         raise DeliveryFailed(f"{host.decode()} has no public address; the setting webhook_networks can allow others")
