@@ -349,6 +349,7 @@ webhooks = Table(
     _timestamp("created_at", nullable=False),
     Column("dropped_events", BigInteger, nullable=False, server_default=text("0")),
     Column("last_error", Text, nullable=False, server_default=""),
+    Column("paused_until", DateTime(timezone=True), comment="by the receiver's Retry-After"),
 )
 
 webhook_deliveries = Table(

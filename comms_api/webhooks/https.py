@@ -1,12 +1,14 @@
 """Read the URLs of receivers, and post to them. Only this module of the server's webhooks needs httpx."""
 
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 import httpx
 
 from comms_api.errors import Invalid
-from comms_api.webhooks.model import ATTEMPT_SECONDS, DeliveryFailed
+from comms_api.webhooks.model import ATTEMPT_SECONDS, RETRY_SECONDS_MAXIMUM, DeliveryFailed
 
 PORT_MAXIMUM = 65_535
 
@@ -43,4 +45,18 @@ async def post(url: httpx.URL, address: str, content: bytes, headers: Mapping[st
         except httpx.HTTPError as error:
             raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
     if not answer.is_success:
-        raise DeliveryFailed(f"status {answer.status_code}")
+        raise DeliveryFailed(f"status {answer.status_code}", pause_seconds(answer.headers.get("Retry-After")))
+
+
+def pause_seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After (RFC 9110, section 10.2.3): seconds, or a date; None for anything else."""
+    if retry_after is None:
+        return None
+    try:
+        if retry_after.isascii() and retry_after.isdigit():
+            seconds = float(retry_after)
+        else:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), RETRY_SECONDS_MAXIMUM)

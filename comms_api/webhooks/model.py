@@ -17,6 +17,9 @@ Url = Annotated[Text, msgspec.Meta(min_length=1, max_length=2048)]
 ATTEMPT_SECONDS = 10.0
 """The time for the resolution, the connection and the answer of one attempt together."""
 
+RETRY_SECONDS_MAXIMUM = 3_600.0
+"""The longest pause before another attempt, whatever the receiver asks for."""
+
 WEBHOOKS_MAXIMUM = 100
 EVENTS_PER_DELIVERY = 100
 BACKLOG_MAXIMUM = 1_000
@@ -27,7 +30,14 @@ DEAD_LETTERS_MAXIMUM = 1_000
 
 
 class DeliveryFailed(Exception):
-    """The receiver did not accept a delivery; the message says why."""
+    """The receiver did not accept a delivery; the message says why.
+
+    `pause_seconds` is the receiver's Retry-After, at most `RETRY_SECONDS_MAXIMUM`.
+    """
+
+    def __init__(self, message: str, pause_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.pause_seconds = pause_seconds
 
 
 class NewWebhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +67,7 @@ class Webhook(msgspec.Struct, frozen=True):
     """A webhook; its secret is never shown.
 
     `waiting` and `dead` count its deliveries. `dropped_events` counts the events that were not added because too many
-    deliveries waited.
+    deliveries waited. Until `paused_until`, nothing is sent, because the receiver's last answer had a Retry-After.
     """
 
     id: UUID
@@ -71,6 +81,7 @@ class Webhook(msgspec.Struct, frozen=True):
     dead: int
     dropped_events: int
     last_error: str
+    paused_until: datetime | None
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from comms_api.settings import Settings
 from comms_api.text.limited_log import LimitedLog
 from comms_api.tokens.secret import Secret
 from comms_api.webhooks import store
-from comms_api.webhooks.model import ATTEMPT_SECONDS, Delivery, DeliveryFailed
+from comms_api.webhooks.model import ATTEMPT_SECONDS, RETRY_SECONDS_MAXIMUM, Delivery, DeliveryFailed
 from comms_api.webhooks.receiver import Receivers
 from comms_api.webhooks.signing import signed_headers
 
@@ -26,7 +26,6 @@ LOOK_SECONDS = 1.0
 LEASE_SECONDS = 6 * ATTEMPT_SECONDS
 """If a process dies, another one sends its delivery after this time, which is much longer than an attempt."""
 
-RETRY_SECONDS_MAXIMUM = 3_600.0
 ERROR_LENGTH_MAXIMUM = 300
 
 
@@ -94,24 +93,32 @@ class Sender:
     async def _send(self, webhook_id: UUID, delivery: Delivery) -> bool:
         """Send a delivery and record the outcome; return whether the receiver accepted it."""
         try:
-            await self._post(delivery)
-        except (DeliveryFailed, ConfigurationError) as error:
-            reason, is_dead = str(error)[:ERROR_LENGTH_MAXIMUM], delivery.attempts >= self._attempts_maximum
-            self._failures.write(
-                f"webhook {webhook_id}: delivery {delivery.id}, attempt {delivery.attempts}: {reason}"
-                f"{'; it is a dead letter now' if is_dead else ''}"
-            )
-            async with self._engine.connect() as connection:
-                await store.fail(connection, delivery, reason, None if is_dead else self._pause(delivery.attempts))
+            await self.post(delivery)
+        except DeliveryFailed as error:
+            await self._fail(webhook_id, delivery, error)
             return False
         async with self._engine.connect() as connection:
             await store.settle(connection, delivery)
         return True
 
-    async def _post(self, delivery: Delivery) -> None:
-        secret = self._secret.decrypt(delivery.sealed_secret).decode()
+    async def post(self, delivery: Delivery) -> None:
+        """Sign and post a delivery once; raises `DeliveryFailed`."""
+        try:
+            secret = self._secret.decrypt(delivery.sealed_secret).decode()
+        except ConfigurationError as error:
+            raise DeliveryFailed(str(error)) from None
         headers = signed_headers(secret, delivery.id, int(self._clock.now()), delivery.content)
         await self._receivers.post(delivery.url, delivery.content, headers)
+
+    async def _fail(self, webhook_id: UUID, delivery: Delivery, error: DeliveryFailed) -> None:
+        reason, is_dead = str(error)[:ERROR_LENGTH_MAXIMUM], delivery.attempts >= self._attempts_maximum
+        self._failures.write(
+            f"webhook {webhook_id}: delivery {delivery.id}, attempt {delivery.attempts}: {reason}"
+            f"{'; it is a dead letter now' if is_dead else ''}"
+        )
+        retry_seconds = None if is_dead else max(self._pause(delivery.attempts), error.pause_seconds or 0.0)
+        async with self._engine.connect() as connection:
+            await store.fail(connection, delivery, reason, retry_seconds, error.pause_seconds)
 
     def _pause(self, attempts: int) -> float:
         longest = min(RETRY_SECONDS_MAXIMUM, self._retry_seconds * 2.0 ** min(attempts - 1, 32))

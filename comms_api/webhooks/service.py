@@ -1,6 +1,7 @@
 """Add, show, change and delete webhooks, and send dead letters again."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -77,11 +78,13 @@ class Webhooks:
 
     async def change(self, webhook_id: UUID, change: WebhookChange) -> Webhook:
         """Change a webhook and return it; raises `NotFound`."""
-        values = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+        changed = msgspec.structs.asdict(change)
+        values: dict[str, Any] = {name: value for name, value in changed.items() if value is not None}
         if not values:
             raise Invalid("Set at least one of url, kinds and is_enabled.")
         if change.url is not None:
             self._receivers.check_url(change.url)
+            values["paused_until"] = None  # the receiver before asked for the pause
         if change.kinds is not None:
             values["kinds"] = sorted(set(change.kinds))
         await self._update(webhook_id, values)

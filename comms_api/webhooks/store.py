@@ -48,7 +48,7 @@ _DEAD = select(func.count()).where(_delivery.webhook_id == webhooks.c.id, _deliv
 _SHOWN = (
     *(webhooks.c.id, webhooks.c.name, webhooks.c.url, webhooks.c.kinds, webhooks.c.is_enabled, webhooks.c.user_name),
     *(webhooks.c.created_at, _WAITING.label("waiting"), _DEAD.label("dead"), webhooks.c.dropped_events),
-    webhooks.c.last_error,
+    *(webhooks.c.last_error, webhooks.c.paused_until),
 )
 
 
@@ -98,12 +98,12 @@ async def add_deliveries(connection: Connection, deliveries: Sequence[tuple[UUID
 
 
 _FIND_DUE = text("""
-    SELECT id FROM webhooks WHERE is_enabled AND EXISTS (
+    SELECT id FROM webhooks WHERE is_enabled AND coalesce(paused_until <= now(), true) AND EXISTS (
         SELECT FROM webhook_deliveries WHERE webhook_id = webhooks.id AND NOT is_dead AND due_at <= now())""")
 
 
 async def find_due(connection: Connection) -> list[UUID]:
-    """Return the enabled webhooks that have a delivery to send now."""
+    """Return the enabled webhooks that have a delivery to send now, except paused ones."""
     return await connection.scalars(_FIND_DUE)
 
 
@@ -111,7 +111,7 @@ _CLAIM = text("""
     UPDATE webhook_deliveries AS claimed
     SET attempts = attempts + 1, due_at = now() + make_interval(secs => :lease_seconds)
     FROM webhooks
-    WHERE webhooks.id = claimed.webhook_id AND claimed.id = (
+    WHERE webhooks.id = claimed.webhook_id AND coalesce(paused_until <= now(), true) AND claimed.id = (
         SELECT id FROM webhook_deliveries
         WHERE webhook_id = :webhook_id AND NOT is_dead AND due_at <= now()
         ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -138,17 +138,24 @@ _FAIL = text("""
             due_at = now() + make_interval(secs => :retry_seconds)
         WHERE id = :id AND attempts = :attempts RETURNING webhook_id
     )
-    UPDATE webhooks SET last_error = :error FROM failed WHERE webhooks.id = failed.webhook_id""")
+    UPDATE webhooks SET last_error = :error, paused_until = now() + make_interval(secs => :pause_seconds)
+    FROM failed WHERE webhooks.id = failed.webhook_id""")
 
 
-async def fail(connection: Connection, delivery: Delivery, error: str, retry_seconds: float | None) -> None:
-    """Record a failed attempt; without `retry_seconds`, the delivery becomes a dead letter."""
+async def fail(
+    connection: Connection, delivery: Delivery, error: str, retry_seconds: float | None, pause_seconds: float | None
+) -> None:
+    """Record a failed attempt; without `retry_seconds`, the delivery becomes a dead letter.
+
+    With `pause_seconds`, the other deliveries of the webhook wait, too.
+    """
     parameters = {
         "id": delivery.id,
         "attempts": delivery.attempts,
         "error": error,
         "is_dead": retry_seconds is None,
         "retry_seconds": retry_seconds or 0.0,
+        "pause_seconds": pause_seconds,
     }
     await connection.execute(_FAIL, parameters)
 

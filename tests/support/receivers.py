@@ -30,10 +30,11 @@ class Received:
 
 @dataclass
 class Receiver:
-    """A running receiver; `answer` returns the status of each request, and may wait."""
+    """A running receiver; `answer` returns the status of each request, and may wait; `retry_after` is a header."""
 
     port: int = 0
     answer: Answer = field(default=lambda _: 204)
+    retry_after: str | None = None
     requests: list[Received] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -58,6 +59,8 @@ def running_receiver(authority: trustme.CA, *hosts: str) -> Iterator[Receiver]:
             receiver.requests.append(received)
             self.send_response(receiver.answer(received))
             self.send_header("Location", receiver.url() + "-elsewhere")
+            if receiver.retry_after is not None:
+                self.send_header("Retry-After", receiver.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

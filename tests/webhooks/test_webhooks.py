@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import ConfigurationError, Invalid
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
+from comms_api.webhooks.https import pause_seconds
 from comms_api.webhooks.receiver import Receivers
 from comms_api.webhooks.sender import Sender
 
@@ -162,6 +164,43 @@ def test_a_refused_delivery_is_retried_with_its_id_and_then_a_dead_letter_that_c
     assert management.post(path).json() == {"deliveries": 1}
     wait_until(lambda: (show(management)["dead"], show(management)["waiting"]) == (0, 0))
     assert receiver.requests[-1].headers["webhook-id"] == letter["id"]
+
+
+def test_retry_after_pauses_all_deliveries_of_a_webhook_until_its_url_changes(
+    management: httpx.Client, receiver: Receiver, query: Query
+) -> None:
+    receiver.answer, receiver.retry_after = lambda _: 503, "86400"
+    made = add(management, receiver.url())
+    query(ADD, "paused-", 1)
+    wait_until(lambda: show(management)["paused_until"])
+    until = datetime.fromisoformat(show(management)["paused_until"])
+    assert timedelta(minutes=50) < until - datetime.now(UTC) <= timedelta(hours=1)  # not a day
+    query(ADD, "waiting-", 1)
+    wait_until(lambda: show(management)["waiting"] == 2)
+    receiver.answer, receiver.retry_after = lambda _: 204, None
+    changed = management.patch(f"/webhooks/{made['id']}", json={"url": receiver.url("127.0.0.1")}).json()
+    assert changed["paused_until"] is None
+    wait_until(lambda: len(receiver.requests) == 2)
+    assert [event["node"] for event in receiver.requests[1].events] == ["waiting-1"]
+    [audited, *_] = management.get("/audit", params={"subject": "webhooks", "key": "hook"}).json()["items"][::-1]
+    assert "paused_until" not in str(audited)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("9" * 5000, 3600.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        ("-1", None),
+        ("soon", None),
+        ("²", None),
+    ],
+)
+def test_a_retry_after_is_a_number_or_a_date_within_bounds(header: str, seconds: float | None) -> None:
+    assert pause_seconds(header) == seconds
 
 
 def test_a_receiver_that_never_answers_delays_no_other(
