@@ -1,14 +1,15 @@
 """SQL expressions on the rows of `agents`: the configuration that an agent should run, and the one that it runs.
 
-A configuration is the set of the current files of the agent's groups; its version is a hash of their hashes. An agent
-reports the version that it runs (`agents.configuration`). A real agent does not; it is known to run the version whose
-files it had fetched when it last reported a `fetch-config` or `set-group` as done (`agent_configurations`).
+A configuration is the set of the files of the agent's groups: the staged version of a file if the agent is chosen for
+it, otherwise the current one. Its version is a hash of their hashes. An agent reports the version that it runs
+(`agents.configuration`). A real agent does not; it is known to run the version whose files it had fetched when it last
+reported a `fetch-config` or `set-group` as done (`agent_configurations`).
 """
 
 import hashlib
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, case, false, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from comms_api.database.schema import (
@@ -18,6 +19,7 @@ from comms_api.database.schema import (
     finished_orders,
     group_files,
     group_members,
+    staged_agents,
 )
 
 NO_FILES_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -41,10 +43,32 @@ def version_of(files: Select[Any]) -> ScalarSelect[str]:
     return files.with_only_columns(version).scalar_subquery()
 
 
+def is_served(is_chosen: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether an agent gets a row of `group_files`; `is_chosen` says whether it gets the staged version.
+
+    The first part is the condition of the index of the files that agents get.
+    """
+    is_staged = group_files.c.staged_percent.is_not(None)
+    return and_(or_(group_files.c.is_current, is_staged), is_staged == is_chosen)
+
+
+_IS_CHOSEN = (
+    select(true())
+    .where(
+        staged_agents.c.group_name == group_files.c.group_name,
+        staged_agents.c.file_name == group_files.c.file_name,
+        staged_agents.c.agent_id == group_members.c.agent_id,
+    )
+    .correlate(group_files, group_members)
+    .scalar_subquery()
+)
+IS_SERVED_TO_MEMBER = is_served(func.coalesce(_IS_CHOSEN, false()))
+"""Whether the agent of a row of `group_members` gets the file of a row of `group_files`."""
+
 FILES_OF_AGENT = (
     select(group_files)
     .select_from(group_files.join(group_members, group_members.c.group_name == group_files.c.group_name))
-    .where(group_members.c.agent_id == agents.c.id, group_files.c.is_current)
+    .where(group_members.c.agent_id == agents.c.id, IS_SERVED_TO_MEMBER)
     .correlate(agents)
 )
 """The files that an agent should have."""

@@ -14,6 +14,15 @@ _NOTE = """
         has_moved = configuration_changes.has_moved OR excluded.has_moved"""
 _MEMBERS = "SELECT agent_id FROM group_members WHERE group_name = :group"
 _FILES_CHANGED = text(_NOTE.format(has_moved=False, agents=_MEMBERS))
+_PROMOTED = text(
+    _NOTE.format(
+        has_moved=False,
+        agents=f"""{_MEMBERS} AND NOT EXISTS (
+            SELECT FROM staged_agents
+            WHERE staged_agents.group_name = :group AND file_name = :file
+                AND staged_agents.agent_id = group_members.agent_id)""",
+    )
+)
 _PUSHED_TO_AGENT = text(_NOTE.format(has_moved=False, agents="SELECT id FROM agents WHERE id = :agent_id"))
 _PUSHED_TO_NODE = text(_NOTE.format(has_moved=False, agents="SELECT id FROM agents WHERE node = :node"))
 _GROUP_LEFT = text(_NOTE.format(has_moved=True, agents=_MEMBERS))
@@ -30,12 +39,24 @@ _FAILED = """
     FROM unnest(CAST(:ids AS uuid[]), CAST(:has_moved AS boolean[])) AS failed (agent_id, has_moved)
     GROUP BY agent_id"""
 _AGAIN = text(_NOTE.format(has_moved="changed.has_moved", agents=_FAILED))
-_MOVED = text(_NOTE.format(has_moved=True, agents="SELECT * FROM unnest(CAST(:ids AS uuid[]))"))
+_IDS = "SELECT * FROM unnest(CAST(:ids AS uuid[]))"
+_CHANGED = text(_NOTE.format(has_moved=False, agents=_IDS))
+_MOVED = text(_NOTE.format(has_moved=True, agents=_IDS))
 
 
 async def note_files_changed(connection: Connection, group: str) -> int:
     """Record for each member of a group that the files of the group have changed; return how many."""
     return await connection.change(_FILES_CHANGED, {"group": group})
+
+
+async def note_promoted(connection: Connection, group: str, file: str) -> None:
+    """Record that a file has changed for the members of a group that are not chosen for its staged version."""
+    await connection.execute(_PROMOTED, {"group": group, "file": file})
+
+
+async def note_changed(connection: Connection, ids: Collection[UUID]) -> None:
+    """Record that files of these agents have changed."""
+    await connection.execute(_CHANGED, {"ids": list(ids)})
 
 
 async def push_to_agent(connection: Connection, agent_id: UUID) -> int:

@@ -59,6 +59,7 @@ MANAGEMENT_SERVICES = (
     "orders",
     "commands",
     "files",
+    "stages",
     "watch",
     "webhooks",
     "bodies",

@@ -30,6 +30,7 @@ from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.slices import Slices
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
+from comms_api.files.stages import Stages
 from comms_api.fleet.descriptions import Descriptions
 from comms_api.fleet.node_log import NodeLog
 from comms_api.fleet.removal import Removal
@@ -105,6 +106,7 @@ class Node:
         )
         has_changes = asyncio.Event()
         self.groups, self.files = Groups(engine, has_changes), Files(engine, has_changes)
+        self.stages = Stages(engine, has_changes)
         self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
         self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
         receivers = Receivers(settings)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import click
 
@@ -23,18 +24,21 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
 @operation(files, "drift")
 @click.argument("group", required=False)
 @click.option("--status", type=click.Choice(STATUSES), help="Only agents of the group with this status.")
+@click.option(
+    "--staged", metavar="FILE", help="Only agents of the group that are chosen for this file's staged version."
+)
 @_AS_JSON
-def drift(operator: Operator, *, group: str | None, status: str | None, as_json: bool) -> None:
+def drift(operator: Operator, *, group: str | None, as_json: bool, **filters: str | None) -> None:
     """Count the agents of each group that run its files, or list the agents of one group."""
+    selected = {name: value for name, value in filters.items() if value is not None}
     if group is None:
-        if status is not None:
-            raise click.UsageError("--status needs a GROUP")
+        if selected:
+            raise click.UsageError(f"--{next(iter(selected))} needs a GROUP")
         columns: Sequence[str] = ("group", "agents", *STATUSES)
         found = [_count(operator, listed["name"]) for listed in operator.pages("/groups", {"limit": 1000})]
     else:
         columns = AGENT_COLUMNS
-        query = {"limit": 1000} | ({"status": status} if status else {})
-        found = list(operator.pages(f"/groups/{path_part(group)}/configuration/agents", query))
+        found = list(operator.pages(f"/groups/{path_part(group)}/configuration/agents", {"limit": 1000} | selected))
     if as_json:
         print_json(found)
     elif group is None:
@@ -48,7 +52,7 @@ def _count(operator: Operator, group: str) -> JsonObject:
     return counts
 
 
-def _shown(value: str | None) -> str:
+def _shown(value: object) -> object:
     return "-" if value is None else value
 
 
@@ -68,6 +72,8 @@ def push(operator: Operator, **options: str | None) -> None:
 
 _GROUP = click.argument("group")
 _FILE = click.argument("file")
+PERCENT = click.IntRange(1, 100)
+_PERCENT = click.option("--percent", type=PERCENT, help="Stage the version for this part of the agents first.")
 
 
 @operation(files, "versions")
@@ -80,8 +86,8 @@ def versions(operator: Operator, *, group: str, file: str, as_json: bool) -> Non
     if as_json:
         print_json(found)
         return
-    columns = ("version", "is_current", "size", "user", "created_at", "sha256")
-    print_fitting(columns, [[one[column] for column in columns] for one in found])
+    columns = ("version", "is_current", "staged_percent", "size", "user", "created_at", "sha256")
+    print_fitting(columns, [[_shown(one[column]) for column in columns] for one in found])
 
 
 @operation(files, "diff")
@@ -100,10 +106,60 @@ def diff(operator: Operator, *, group: str, file: str, old: int, new: int | None
 @_GROUP
 @_FILE
 @click.argument("version", type=int)
-def rollback(operator: Operator, *, group: str, file: str, version: int) -> None:
+@_PERCENT
+def rollback(operator: Operator, *, group: str, file: str, version: int, percent: int | None) -> None:
     """Make the content of an earlier version current again, as a new version."""
-    stored = operator.ask("POST", f"{_path(group, file)}/rollback", json={"version": version}).json()
-    click.echo(f"version {stored['version']} is current")
+    body = {"version": version, "percent": percent}
+    _print_version(operator.ask("POST", f"{_path(group, file)}/rollback", json=body).json())
+
+
+@operation(files, "publish")
+@_GROUP
+@_FILE
+@click.argument("source", type=click.File("rb"))
+@_PERCENT
+def publish(operator: Operator, *, group: str, file: str, source: BinaryIO, percent: int | None) -> None:
+    """Store the content of SOURCE, or of standard input for -, as the next version of a file."""
+    query = {} if percent is None else {"percent": percent}
+    _print_version(operator.ask("PUT", _path(group, file), params=query, content=source.read()).json())
+
+
+@operation(files, "stage")
+@_GROUP
+@_FILE
+@click.option("--percent", type=PERCENT, help="Give the staged version to this larger part of the agents first.")
+@_AS_JSON
+def stage(operator: Operator, *, group: str, file: str, percent: int | None, as_json: bool) -> None:
+    """Show the staged version of a file and how many of the chosen agents run it."""
+    path = f"{_path(group, file)}/stage"
+    found = (operator.ask("PATCH", path, json={"percent": percent}) if percent else operator.ask("GET", path)).json()
+    if as_json:
+        print_json(found)
+        return
+    columns = ("version", "percent", "agents", *STATUSES)
+    print_table(columns, [[found[column] for column in columns]])
+
+
+@operation(files, "promote")
+@_GROUP
+@_FILE
+def promote(operator: Operator, *, group: str, file: str) -> None:
+    """Make the staged version of a file current for all agents of the group."""
+    _print_version(operator.ask("POST", f"{_path(group, file)}/stage/promote").json())
+
+
+@operation(files, "abort")
+@_GROUP
+@_FILE
+def abort(operator: Operator, *, group: str, file: str) -> None:
+    """Give all agents the current version of a file again, instead of the staged one."""
+    operator.ask("DELETE", f"{_path(group, file)}/stage")
+    click.echo("no version is staged")
+
+
+def _print_version(stored: JsonObject) -> None:
+    percent = stored["staged_percent"]
+    click.echo(f"version {stored['version']} is {'current' if percent is None else f'staged for {percent} %'}")
 
 
 def _path(group: str, file: str) -> str:

@@ -35,7 +35,8 @@ _PROCESS_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :versi
 
 _FILES = """
     SELECT encode(sha256(convert_to(coalesce(string_agg(group_name || '/' || file_name || ' ' || sha256, E'\n'
-        ORDER BY group_name, file_name), ''), 'UTF8')), 'hex') FROM group_files WHERE is_current"""
+        ORDER BY group_name, file_name, version), ''), 'UTF8')), 'hex') FROM group_files
+    WHERE is_current OR staged_percent IS NOT NULL"""
 
 # An upsert: if the row of a process was removed because it seemed lost, its next heartbeat inserts it again.
 _BEAT = text(f"""

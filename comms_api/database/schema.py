@@ -127,6 +127,7 @@ group_files = Table(
     Column("is_current", Boolean, nullable=False),
     Column("user_name", Text, nullable=False),
     _timestamp("created_at", nullable=False),
+    Column("staged_percent", Integer, comment="the part of the agents that a staged version is for; null: not staged"),
 )
 Index(
     "group_files_current_idx",
@@ -134,6 +135,21 @@ Index(
     group_files.c.file_name,
     unique=True,
     postgresql_where=text("is_current"),
+)
+# The files that agents get: of each file, at most one current and one staged version.
+Index(
+    "group_files_served_idx",
+    group_files.c.group_name,
+    group_files.c.file_name,
+    postgresql_where=text("is_current OR staged_percent IS NOT NULL"),
+)
+
+staged_agents = Table(
+    "staged_agents",
+    metadata,
+    Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
+    Column("file_name", Text, primary_key=True),
+    Column("agent_id", Uuid, primary_key=True, comment="chosen for the staged version of the file"),
 )
 
 agent_configurations = Table(

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Select, Uuid, any_, bindparam, func, select, text
+from sqlalchemy import ColumnElement, Select, Table, Uuid, and_, any_, bindparam, func, select, text, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from comms_api.agents.configuration import (
@@ -14,13 +14,14 @@ from comms_api.agents.configuration import (
     RUNNING,
     SyncStatus,
     expected_configuration,
+    is_served,
     sync_status,
     version_of,
 )
 from comms_api.database.connection import Connection
 from comms_api.database.pages import Page, fetch_page
-from comms_api.database.schema import agent_configurations, agents, group_files, group_members
-from comms_api.files.model import AgentDrift
+from comms_api.database.schema import agent_configurations, agents, group_files, group_members, staged_agents
+from comms_api.files.model import AgentDrift, DriftFilter
 
 
 class Fetching(msgspec.Struct, frozen=True):
@@ -90,7 +91,11 @@ _NOTE_WITHOUT_FILES = text(f"""
         SELECT agent_id FROM agent_configurations AS changed
         WHERE agent_id = ANY(CAST(:ids AS uuid[])) AND NOT EXISTS (
             SELECT FROM group_members JOIN group_files USING (group_name)
-            WHERE group_members.agent_id = changed.agent_id AND is_current)
+            WHERE group_members.agent_id = changed.agent_id AND (is_current OR staged_percent IS NOT NULL)
+                AND (staged_percent IS NOT NULL) = EXISTS (
+                    SELECT FROM staged_agents
+                    WHERE staged_agents.group_name = group_files.group_name AND agent_id = changed.agent_id
+                        AND staged_agents.file_name = group_files.file_name))
         ORDER BY agent_id FOR UPDATE))""")
 
 
@@ -99,35 +104,57 @@ async def note_without_files(connection: Connection, ids: Collection[UUID]) -> N
     await connection.execute(_NOTE_WITHOUT_FILES, {"ids": list(ids)})
 
 
+def _file(table: Table) -> ColumnElement[str]:
+    """Return the name of a file together with its group's; file names contain no slash."""
+    return func.concat(table.c.group_name, "/", table.c.file_name)
+
+
 _EVERY = group_members.alias("every")
 _NAMES = func.array_agg(aggregate_order_by(_EVERY.c.group_name, _EVERY.c.group_name))
 
 
-def _count(group: str) -> Select[Any]:
-    """Return a statement that counts the members of a group by status; it computes a version once per set of groups."""
+_STAGED = func.array_agg(aggregate_order_by(_file(staged_agents), _file(staged_agents)))
+_CHOSEN = select(staged_agents.c.agent_id, _STAGED.label("files")).group_by(staged_agents.c.agent_id).subquery("chosen")
+_CHOSEN_FILES = func.coalesce(_CHOSEN.c.files, text("'{}'::text[]"))
+
+
+def _is_chosen(file: str) -> ColumnElement[bool]:
+    """Return whether an agent is chosen for the staged version of a file of its group."""
+    is_file = (staged_agents.c.group_name == group_members.c.group_name, staged_agents.c.file_name == file)
+    return select(staged_agents).where(*is_file, staged_agents.c.agent_id == group_members.c.agent_id).exists()
+
+
+def _count(group: str, staged_file: str | None) -> Select[Any]:
+    """Return a statement that counts members of a group by status.
+
+    It computes a version once for each set of groups and of staged files that the agent is chosen for.
+    """
+    memberships = group_members.join(_EVERY, _EVERY.c.agent_id == group_members.c.agent_id)
     members = (
-        select(_EVERY.c.agent_id, _NAMES.label("names"))
-        .select_from(group_members.join(_EVERY, _EVERY.c.agent_id == group_members.c.agent_id))
-        .where(group_members.c.group_name == group)
-        .group_by(_EVERY.c.agent_id)
+        select(_EVERY.c.agent_id, _NAMES.label("names"), _CHOSEN_FILES.label("chosen"))
+        .select_from(memberships.outerjoin(_CHOSEN, _CHOSEN.c.agent_id == group_members.c.agent_id))
+        .where(group_members.c.group_name == group, true() if staged_file is None else _is_chosen(staged_file))
+        .group_by(_EVERY.c.agent_id, _CHOSEN.c.files)
         .cte("members")
     )
-    sets = select(members.c.names).distinct().cte("sets")
-    files = select(group_files).where(group_files.c.group_name == any_(sets.c.names), group_files.c.is_current)
+    sets = select(members.c.names, members.c.chosen).distinct().cte("sets")
+    is_served_to_set = is_served(_file(group_files) == any_(sets.c.chosen))
+    files = select(group_files).where(group_files.c.group_name == any_(sets.c.names), is_served_to_set)
     versions = (
-        select(sets.c.names, version_of(files.correlate(sets)).label("version"))
+        select(sets.c.names, sets.c.chosen, version_of(files.correlate(sets)).label("version"))
         .cte("versions")
         .prefix_with("MATERIALIZED")
     )
-    joined = members.join(versions, versions.c.names == members.c.names).join(agents, agents.c.id == members.c.agent_id)
+    is_same_set = and_(versions.c.names == members.c.names, versions.c.chosen == members.c.chosen)
+    joined = members.join(versions, is_same_set).join(agents, agents.c.id == members.c.agent_id)
     status = sync_status(versions.c.version)
     counted = select(status.label("status")).select_from(joined).subquery()
     return select(counted.c.status, func.count()).group_by(counted.c.status)
 
 
-async def count_members(connection: Connection, group: str) -> dict[SyncStatus, int]:
-    """Return how many members of a group have each status that occurs."""
-    return {row[0]: row[1] for row in await connection.execute(_count(group))}
+async def count_members(connection: Connection, group: str, staged_file: str | None = None) -> dict[SyncStatus, int]:
+    """Return how many members of a group, or of those chosen for a staged file, have each status that occurs."""
+    return {row[0]: row[1] for row in await connection.execute(_count(group, staged_file))}
 
 
 _DRIFT = (
@@ -148,14 +175,16 @@ async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | Non
 
 
 async def list_drift(
-    connection: Connection, group: str, status: SyncStatus | None, after: UUID | None, limit: int
+    connection: Connection, group: str, drift_filter: DriftFilter, after: UUID | None, limit: int
 ) -> Page[AgentDrift]:
-    """Return a page of the members of a group by id, all or those with a status."""
+    """Return a page of the members of a group by id."""
     joined = _WITH_CONFIGURATION.join(group_members, group_members.c.agent_id == agents.c.id)
     statement = select(*_DRIFT).select_from(joined).where(group_members.c.group_name == group)
     if after is not None:
         statement = statement.where(group_members.c.agent_id > after)
-    if status is not None:
-        statement = statement.where(sync_status(expected_configuration()) == status)
+    if drift_filter.staged is not None:
+        statement = statement.where(_is_chosen(drift_filter.staged))
+    if drift_filter.status is not None:
+        statement = statement.where(sync_status(expected_configuration()) == drift_filter.status)
     statement = statement.order_by(group_members.c.agent_id)
     return await fetch_page(connection, statement, ["agent_id"], limit, lambda row: AgentDrift(**row))

@@ -26,8 +26,11 @@ MERGED = "merged.yml"
 FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")]
 
 
+Percent = Annotated[int, msgspec.Meta(ge=1, le=100)]
+
+
 class GroupFile(msgspec.Struct, frozen=True):
-    """One version of a group's file."""
+    """One version of a group's file; `staged_percent` is the part of the agents that get it before the others."""
 
     group: str
     name: str
@@ -37,6 +40,7 @@ class GroupFile(msgspec.Struct, frozen=True):
     is_current: bool
     user: str
     created_at: datetime
+    staged_percent: int | None
 
 
 class StoredVersion(msgspec.Struct, frozen=True):
@@ -61,6 +65,16 @@ def content_of(content: bytes) -> Content:
     return Content(hashlib.sha256(content).hexdigest(), content)
 
 
+class NewVersion(msgspec.Struct, frozen=True):
+    """A version of a file to store; with `percent`, only this part of the group's agents gets it at first."""
+
+    group: str
+    name: str
+    content: Content
+    user: str
+    percent: int | None = None
+
+
 EMPTY = content_of(b"{}")
 """The answer for `GROUP.yml` of a group without that file: real agents read a map and stop at a 404."""
 
@@ -80,6 +94,13 @@ class AgentDrift(msgspec.Struct, frozen=True):
     reported: str | None
     fetched_at: datetime | None
     reported_at: datetime | None
+
+
+class DriftFilter(msgspec.Struct, frozen=True):
+    """The agents of a group to list: those with a status, or those chosen for the staged version of a file."""
+
+    status: SyncStatus | None = None
+    staged: str | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -122,6 +143,28 @@ class Pushed(msgspec.Struct, frozen=True):
 
 
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The version of a file whose content becomes current again."""
+    """The version of a file whose content becomes current again, at first for `percent` of the agents."""
 
     version: int
+    percent: Percent | None = None
+
+
+class Widening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The larger part of a group's agents that shall get a staged version."""
+
+    percent: Percent
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A version of a file that only chosen agents of its group get, and how many of them run their configuration."""
+
+    group: str
+    name: str
+    version: int
+    percent: int
+    user: str
+    created_at: datetime
+    agents: int
+    in_sync: int = 0
+    pending: int = 0
+    failed: int = 0

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, delete, get, post, put
+from litestar import Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
@@ -13,10 +13,22 @@ from comms_api.agents.configuration import SyncStatus
 from comms_api.agents.dependencies import AgentId
 from comms_api.database.pages import Page
 from comms_api.errors import Malformed
-from comms_api.files.model import AgentDrift, Configuration, GroupDrift, GroupFile, Pushed, Report, Rollback
+from comms_api.files.model import (
+    AgentDrift,
+    Configuration,
+    DriftFilter,
+    GroupDrift,
+    GroupFile,
+    Pushed,
+    Report,
+    Rollback,
+    Stage,
+    Widening,
+)
 from comms_api.files.ranges import Range, is_known, read_range
 from comms_api.files.service import Files
 from comms_api.files.sharing import Source
+from comms_api.files.stages import Stages
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
@@ -30,6 +42,12 @@ _REPORT = msgspec.json.Decoder(Report)
 
 MEDIA_TYPE = "application/octet-stream"
 FileNameQuery = Annotated[str | None, QueryParameter(description="such as GROUP.yml, or merged.yml for all")]
+StagedQuery = Annotated[
+    str | None, QueryParameter(description="name of a file: list the agents chosen for its staged version")
+]
+PercentQuery = Annotated[
+    int | None, QueryParameter(ge=1, le=100, description="stage the version for this part of the group's agents")
+]
 
 
 class _FileResponse(Response[Any]):
@@ -102,21 +120,26 @@ async def report_configuration(
 
 @get("/groups/{group:str}/files", opt=READ)
 async def list_files(group: FromPath[str], files: NamedDependency[Files]) -> Sequence[GroupFile]:
-    """List the current files of a group by name."""
+    """List the current and staged files of a group by name."""
     return await files.list(group)
 
 
 @put("/groups/{group:str}/files/{name:str}", opt=OPERATE)
-async def put_file(
+async def put_file(  # noqa: PLR0913 - each is a part of the request
     request: AnyRequest,
     group: FromPath[str],
     name: FromPath[str],
     files: NamedDependency[Files],
     bodies: NamedDependency[Bodies],
+    percent: PercentQuery = None,
 ) -> GroupFile:
-    """Store the body as a file's next version, and announce it to the group's agents. YAML is checked first."""
+    """Store the body as a file's next version, and announce it to the group's agents. YAML is checked first.
+
+    With `percent`, the version is staged: only this part of the agents gets it until it is promoted. While a version is
+    staged, another one is 409.
+    """
     async with bodies.receive(request) as body:
-        return await files.put(group, name, body, claims_of(request).subject)
+        return await files.put(group, name, body, claims_of(request).subject, percent)
 
 
 @get("/groups/{group:str}/files/{name:str}", opt=READ)
@@ -163,13 +186,42 @@ async def roll_back(
     data: JSONBody[Rollback],
     files: NamedDependency[Files],
 ) -> GroupFile:
-    """Store the content of an earlier version as the next one, and announce it to the group's agents."""
-    return await files.roll_back(group, name, data.version, claims_of(request).subject)
+    """Store the content of an earlier version as the next one, and announce it to the group's agents.
+
+    With `percent`, the version is staged as in `PUT …/files/{name}`.
+    """
+    return await files.roll_back(group, name, data, claims_of(request).subject)
+
+
+@get("/groups/{group:str}/files/{name:str}/stage", opt=READ)
+async def show_stage(group: FromPath[str], name: FromPath[str], stages: NamedDependency[Stages]) -> Stage:
+    """Show a file's staged version, the number of agents chosen for it, and how many of them are in sync."""
+    return await stages.show(group, name)
+
+
+@patch("/groups/{group:str}/files/{name:str}/stage", opt=OPERATE)
+async def widen_stage(
+    group: FromPath[str], name: FromPath[str], data: JSONBody[Widening], stages: NamedDependency[Stages]
+) -> Stage:
+    """Give a file's staged version to more agents; those chosen before keep it. A smaller percentage is 422."""
+    return await stages.widen(group, name, data.percent)
+
+
+@post("/groups/{group:str}/files/{name:str}/stage/promote", status_code=200, opt=OPERATE)
+async def promote_stage(group: FromPath[str], name: FromPath[str], stages: NamedDependency[Stages]) -> GroupFile:
+    """Make a file's staged version current for all agents of the group."""
+    return await stages.promote(group, name)
+
+
+@delete("/groups/{group:str}/files/{name:str}/stage", opt=OPERATE)
+async def abort_stage(group: FromPath[str], name: FromPath[str], stages: NamedDependency[Stages]) -> None:
+    """Give all agents the current version of a file again; the staged one stays among the versions."""
+    await stages.abort(group, name)
 
 
 @delete("/groups/{group:str}/files/{name:str}", opt=OPERATE)
 async def delete_file(group: FromPath[str], name: FromPath[str], files: NamedDependency[Files]) -> None:
-    """Delete a file from a group; its versions stay."""
+    """Delete a file from a group; its versions stay. While a version is staged, this is 409."""
     await files.delete(group, name)
 
 
@@ -195,15 +247,16 @@ async def count_drift(group: FromPath[str], files: NamedDependency[Files]) -> Gr
 
 
 @get("/groups/{group:str}/configuration/agents", opt=READ)
-async def list_drift(
+async def list_drift(  # noqa: PLR0913 - each is a part of the request
     group: FromPath[str],
     files: NamedDependency[Files],
     status: FromQuery[SyncStatus | None] = None,
+    staged: StagedQuery = None,
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[AgentDrift]:
     """List the agents of a group by id, each with the version of its configuration that it runs."""
-    return await files.list_drift(group, status, after, limit)
+    return await files.list_drift(group, DriftFilter(status, staged), after, limit)
 
 
 @post("/agents/{agent:str}/configuration/push", status_code=202, opt=OPERATE)
@@ -237,6 +290,10 @@ MANAGEMENT_ROUTES = [
     list_drift,
     compare_versions,
     roll_back,
+    show_stage,
+    widen_stage,
+    promote_stage,
+    abort_stage,
     push_to_agent,
     push_to_group,
     push_to_node,

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import msgspec
 
-from comms_api.agents.configuration import SyncStatus
 from comms_api.agents.configuration_changes import note_files_changed, push_to_agent, push_to_node
 from comms_api.agents.store import update_agent
 from comms_api.database.connection import Connection, Engine
@@ -14,7 +13,7 @@ from comms_api.database.pages import Page
 from comms_api.errors import Invalid, NotFound, TooLarge, Unavailable
 from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
-from comms_api.files import drift, store
+from comms_api.files import drift, stages, store
 from comms_api.files.configuration import is_yaml, merge_files, read_yaml
 from comms_api.files.diff import unified_diff
 from comms_api.files.model import (
@@ -26,14 +25,17 @@ from comms_api.files.model import (
     AgentDrift,
     Configuration,
     Content,
+    DriftFilter,
     FileName,
     GroupDrift,
     GroupFile,
+    NewVersion,
+    Rollback,
     StoredVersion,
     content_of,
 )
 from comms_api.files.sharing import SharedContents, Source
-from comms_api.groups.store import is_group, lock_group
+from comms_api.groups.store import is_group
 
 DIFF_THREADS = 1
 DIFF_CALLS_MAXIMUM = 8
@@ -54,18 +56,16 @@ class Files:
         self._yaml = BoundedExecutor("yaml", YAML_THREADS, YAML_CALLS_MAXIMUM)
         self._diffs = BoundedExecutor("diffs", DIFF_THREADS, DIFF_CALLS_MAXIMUM)
 
-    async def put(self, group: str, name: str, content: bytes, user: str) -> GroupFile:
+    async def put(self, group: str, name: str, content: bytes, user: str, percent: int | None = None) -> GroupFile:
         """Store a file's next version and announce it to the group's agents; the same content again changes nothing.
 
-        Raises `NotFound` for an unknown group, `Invalid` for an invalid name or YAML, and `TooLarge`.
+        With `percent`, only this part of the agents gets it at first. Raises `NotFound` for an unknown group, `Invalid`
+        for an invalid name or YAML, `TooLarge`, and `Conflict` while another version is staged.
         """
         await self._check(name, content, user)
         async with self._engine.begin() as connection:
-            await _lock(connection, group)
-            stored = await store.insert_version(connection, group, name, content_of(content), user)
-            if stored is None:
-                return (await store.list_versions(connection, group, name))[0]
-            await note_files_changed(connection, group)
+            await stages.lock(connection, group)
+            stored = await stages.publish(connection, NewVersion(group, name, content_of(content), user, percent))
         self._has_changes.set()
         return stored
 
@@ -82,36 +82,36 @@ class Files:
             await self._yaml.run(user, lambda: read_yaml(name, content))
 
     async def delete(self, group: str, name: str) -> None:
-        """Delete a file from a group; its versions stay. Raises `NotFound`."""
+        """Delete a file from a group; its versions stay. Raises `NotFound`, and `Conflict` while one is staged."""
         async with self._engine.begin() as connection:
-            await _lock(connection, group)
-            if not await store.delete_current(connection, group, name):
-                raise NotFound(f"The group {group!r} has no file {name!r}.")
-            await note_files_changed(connection, group)
+            await stages.lock(connection, group)
+            await stages.delete(connection, group, name)
         self._has_changes.set()
 
     async def list(self, group: str, name: str | None = None) -> Sequence[GroupFile]:
-        """Return the current files of a group, or the versions of one file, newest first; raises `NotFound`."""
+        """Return the current and staged files of a group, or the versions of one file, newest first.
+
+        Raises `NotFound`.
+        """
         async with self._engine.begin() as connection:
-            await _lock(connection, group)
+            await stages.lock(connection, group)
             found = await store.list_versions(connection, group, name)
         if name is not None and not found:
             raise NotFound(f"The group {group!r} has no file {name!r}.")
         return found
 
-    async def roll_back(self, group: str, name: str, version: int, user: str) -> GroupFile:
-        """Store the content of an earlier version as the next one and announce it; raises `NotFound`.
+    async def roll_back(self, group: str, name: str, rollback: Rollback, user: str) -> GroupFile:
+        """Store the content of an earlier version as the next one and announce it, as `put` does.
 
-        If that content is current, this changes nothing and returns the current version.
+        If that content is current, this changes nothing and returns the current version. Raises `NotFound`, and
+        `Conflict` while another version is staged.
         """
         async with self._engine.begin() as connection:
-            await _lock(connection, group)
-            earlier = await _get_version(connection, group, name, version)
+            await stages.lock(connection, group)
+            earlier = await _get_version(connection, group, name, rollback.version)
             [content] = await store.load_contents(connection, [earlier])
-            stored = await store.insert_version(connection, group, name, Content(earlier.sha256, content), user)
-            if stored is None:
-                return (await store.list_versions(connection, group, name))[0]
-            await note_files_changed(connection, group)
+            new = NewVersion(group, name, Content(earlier.sha256, content), user, rollback.percent)
+            stored = await stages.publish(connection, new)
         self._has_changes.set()
         return stored
 
@@ -133,7 +133,7 @@ class Files:
     async def push(self, group: str) -> int:
         """Have the agents of a group fetch their files again; return how many. Raises `NotFound`."""
         async with self._engine.begin() as connection:
-            await _lock(connection, group)
+            await stages.lock(connection, group)
             pushed = await note_files_changed(connection, group)
         self._has_changes.set()
         return pushed
@@ -199,12 +199,12 @@ class Files:
         return GroupDrift(group, sum(counts.values()), **counts)
 
     async def list_drift(
-        self, group: str, status: SyncStatus | None, after: UUID | None, limit: int
+        self, group: str, drift_filter: DriftFilter, after: UUID | None, limit: int
     ) -> Page[AgentDrift]:
-        """Return a page of a group's agents by id, all or those with a status; raises `NotFound`."""
+        """Return a page of a group's agents by id; raises `NotFound`."""
         async with self._engine.connect() as connection:
             await _check_group(connection, group)
-            return await drift.list_drift(connection, group, status, after, limit)
+            return await drift.list_drift(connection, group, drift_filter, after, limit)
 
     async def fetch(self, agent_id: UUID, name: str) -> Source:
         """Return the source of a file of the agent's groups, or of their merged YAML, and record that it was fetched.
@@ -263,11 +263,6 @@ class Files:
 
 async def _load_empty() -> Content:
     return EMPTY
-
-
-async def _lock(connection: Connection, group: str) -> None:
-    if not await lock_group(connection, group):
-        raise NotFound(f"There is no group {group!r}.")
 
 
 async def _check_group(connection: Connection, group: str) -> None:

@@ -4,14 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Text, any_, func, literal, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Executable,
+    Select,
+    Text,
+    any_,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
 
+from comms_api.agents.configuration import IS_SERVED_TO_MEMBER
 from comms_api.database.connection import Connection
-from comms_api.database.schema import group_files, group_members, groups, nodes
+from comms_api.database.schema import group_files, group_members, groups, nodes, staged_agents
 from comms_api.files.configuration import YAML_SUFFIXES
-from comms_api.files.model import VERSIONS_KEPT, Content, GroupFile, StoredVersion
+from comms_api.files.model import VERSIONS_KEPT, GroupFile, NewVersion, StoredVersion
 from comms_api.protocol import ExpectedFile
 
+_IS_STAGED = group_files.c.staged_percent.is_not(None)
 _SHOWN = (
     group_files.c.group_name,
     group_files.c.file_name,
@@ -21,53 +37,103 @@ _SHOWN = (
     group_files.c.is_current,
     group_files.c.user_name,
     group_files.c.created_at,
+    group_files.c.staged_percent,
 )
 
 
-async def insert_version(
-    connection: Connection, group: str, name: str, content: Content, user: str
-) -> GroupFile | None:
-    """Add the next version of a file, under a lock of its group; return it, or None if the content is unchanged."""
-    of_file = (group_files.c.group_name == group, group_files.c.file_name == name)
-    latest = await connection.first(
-        select(group_files.c.version, group_files.c.sha256, group_files.c.is_current)
-        .where(*of_file)
-        .order_by(group_files.c.version.desc())
-        .limit(1)
-    )
-    if latest is not None and latest.is_current and latest.sha256 == content.sha256:
-        return None
-    version = latest.version + 1 if latest else 1
-    await delete_current(connection, group, name)
+async def insert_version(connection: Connection, new: NewVersion) -> GroupFile:
+    """Add the next version of a file, under a lock of its group, and make it current unless it is staged."""
+    last = select(func.coalesce(func.max(group_files.c.version), 0)).where(*_is_file(new.group, new.name))
+    version = await connection.scalar(last) + 1
+    if new.percent is None:
+        await delete_current(connection, new.group, new.name)
     values = {
-        "group_name": group,
-        "file_name": name,
+        "group_name": new.group,
+        "file_name": new.name,
         "version": version,
-        "sha256": content.sha256,
-        "content": content.content,
-        "is_current": True,
-        "user_name": user,
+        "sha256": new.content.sha256,
+        "content": new.content.content,
+        "is_current": new.percent is None,
+        "user_name": new.user,
+        "staged_percent": new.percent,
     }
     [row] = await connection.execute(group_files.insert().values(values).returning(*_SHOWN))
-    await connection.execute(group_files.delete().where(*of_file, group_files.c.version <= version - VERSIONS_KEPT))
+    is_old = (not_(group_files.c.is_current), group_files.c.version <= version - VERSIONS_KEPT)
+    await connection.execute(group_files.delete().where(*_is_file(new.group, new.name), *is_old))
     return GroupFile(*row)
+
+
+def _is_file(group: str, name: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return group_files.c.group_name == group, group_files.c.file_name == name
+
+
+async def find_current(connection: Connection, group: str, name: str) -> GroupFile | None:
+    """Return the current version of a file."""
+    return await _find(connection, select(*_SHOWN).where(*_is_file(group, name), group_files.c.is_current))
+
+
+async def find_staged(connection: Connection, group: str, name: str) -> GroupFile | None:
+    """Return the staged version of a file."""
+    return await _find(connection, select(*_SHOWN).where(*_is_file(group, name), _IS_STAGED))
+
+
+async def _find(connection: Connection, statement: Executable) -> GroupFile | None:
+    row = await connection.first(statement)
+    return GroupFile(*row) if row else None
+
+
+async def widen_stage(connection: Connection, group: str, name: str, percent: int) -> GroupFile | None:
+    """Set the part of the agents that a staged version is for; None if none is staged."""
+    statement = update(group_files).where(*_is_file(group, name), _IS_STAGED).values(staged_percent=percent)
+    return await _find(connection, statement.returning(*_SHOWN))
+
+
+async def end_stage(connection: Connection, group: str, name: str, *, is_current: bool) -> GroupFile | None:
+    """Make a staged version current, or only a version like earlier ones; None if none is staged."""
+    ended = {"staged_percent": None, "is_current": is_current}
+    statement = update(group_files).where(*_is_file(group, name), _IS_STAGED).values(ended)
+    return await _find(connection, statement.returning(*_SHOWN))
+
+
+_CHOOSE = text("""
+    WITH members AS (
+        SELECT group_members.agent_id, staged_agents.agent_id IS NOT NULL AS is_chosen
+        FROM group_members LEFT JOIN staged_agents ON staged_agents.group_name = group_members.group_name
+            AND staged_agents.agent_id = group_members.agent_id AND file_name = :name
+        WHERE group_members.group_name = :group),
+    chosen AS (
+        SELECT agent_id FROM members WHERE NOT is_chosen
+        -- Each version begins with other agents.
+        ORDER BY sha256(convert_to(concat(agent_id, ' ', :group, '/', :name, '@', CAST(:version AS int)), 'UTF8'))
+        LIMIT (SELECT greatest(0, ceil(count(*) * :percent / 100.0) - count(*) FILTER (WHERE is_chosen)) FROM members))
+    INSERT INTO staged_agents (group_name, file_name, agent_id) SELECT :group, :name, agent_id FROM chosen
+    RETURNING agent_id""")
+
+
+async def choose_agents(connection: Connection, staged: GroupFile) -> list[UUID]:
+    """Choose members of a group for a staged version until its part of them is chosen; return the new ones."""
+    parameters = {"group": staged.group, "name": staged.name, "version": staged.version}
+    return await connection.scalars(_CHOOSE, parameters | {"percent": staged.staged_percent})
+
+
+async def forget_chosen(connection: Connection, group: str, name: str) -> list[UUID]:
+    """Delete and return the choice of agents for a staged version."""
+    is_file = (staged_agents.c.group_name == group, staged_agents.c.file_name == name)
+    return await connection.scalars(staged_agents.delete().where(*is_file).returning(staged_agents.c.agent_id))
 
 
 async def delete_current(connection: Connection, group: str, name: str) -> bool:
     """Make no version of a file current; return whether one was."""
-    statement = (
-        update(group_files)
-        .where(group_files.c.group_name == group, group_files.c.file_name == name, group_files.c.is_current)
-        .values(is_current=False)
-    )
+    statement = update(group_files).where(*_is_file(group, name), group_files.c.is_current).values(is_current=False)
     return await connection.change(statement) > 0
 
 
 async def list_versions(connection: Connection, group: str, name: str | None) -> list[GroupFile]:
-    """Return the versions of a file, newest first; without a name, the current files of a group."""
+    """Return the versions of a file, newest first; without a name, the current and staged files of a group."""
     statement = select(*_SHOWN).where(group_files.c.group_name == group)
     if name is None:
-        statement = statement.where(group_files.c.is_current).order_by(group_files.c.file_name)
+        is_listed = or_(group_files.c.is_current, _IS_STAGED)
+        statement = statement.where(is_listed).order_by(group_files.c.file_name, group_files.c.version)
     else:
         statement = statement.where(group_files.c.file_name == name).order_by(group_files.c.version.desc())
     return [GroupFile(*row) for row in await connection.execute(statement)]
@@ -85,7 +151,7 @@ _STORED = (
 async def find_version(connection: Connection, group: str, name: str, version: int | None) -> StoredVersion | None:
     """Return a version of a file, by default the current one; None when there is none."""
     is_version = group_files.c.is_current if version is None else group_files.c.version == version
-    statement = select(*_STORED).where(group_files.c.group_name == group, group_files.c.file_name == name, is_version)
+    statement = select(*_STORED).where(*_is_file(group, name), is_version)
     row = await connection.first(statement)
     return StoredVersion(*row) if row else None
 
@@ -117,7 +183,7 @@ async def find_agent_version(connection: Connection, agent_id: UUID, name: str) 
     statement = (
         select(*_STORED)
         .select_from(_OF_AGENT)
-        .where(group_members.c.agent_id == agent_id, group_files.c.file_name == name, group_files.c.is_current)
+        .where(group_members.c.agent_id == agent_id, group_files.c.file_name == name, IS_SERVED_TO_MEMBER)
         .order_by(groups.c.precedence.desc(), groups.c.name.desc())
         .limit(1)
     )
@@ -138,7 +204,7 @@ def _agent_files(agent_id: UUID, *columns: Any) -> Select[Any]:
     return (
         select(*columns)
         .select_from(_OF_AGENT)
-        .where(group_members.c.agent_id == agent_id, group_files.c.is_current)
+        .where(group_members.c.agent_id == agent_id, IS_SERVED_TO_MEMBER)
         .order_by(groups.c.precedence, groups.c.name, group_files.c.file_name)
     )
 

@@ -123,6 +123,12 @@ LINES = (
     Line(f"files versions office office.yml --json {OPERATOR}", r'"version": 2'),
     Line(f"files diff office office.yml --old 1 --new 2 {OPERATOR}", r"^\+a: 2$"),
     Line(f"files rollback office office.yml 2 {OPERATOR}", r"^version 2 is current$"),
+    Line(f"files publish office new.txt $password --percent 10 {OPERATOR}", r"^version \d+ is staged for 10 %$"),
+    Line(f"files rollback office returned.yml 1 --percent 50 {OPERATOR}", r"^version 3 is staged for 50 %$"),
+    Line(f"files stage office shown.yml --percent 20 --json {OPERATOR}", r'"percent": 20'),
+    Line(f"files drift office --staged shown.yml {OPERATOR}", r"agent_id"),
+    Line(f"files promote office promoted.yml {OPERATOR}", r"^version 2 is current$"),
+    Line(f"files abort office aborted.yml {OPERATOR}", r"^no version is staged$"),
     Line(f"files drift {PROXIED}", r"^comms-api: ", 1),
     Line("users reset-password somebody --config $reset_config --password-file $password", r"^somebody has a new"),
     Line("users reset-password somebody --config $reset_config --data-dir $new", r"is in .*/somebody\.password"),
@@ -132,6 +138,9 @@ LINES = (
     Line("events relay --config $relay_config --to stdout --consumer $name --once", r""),
     Line("demo --keep", r"kept: .*comms-api-demo-"),
 )
+
+STAGED = ("shown", "promoted", "aborted")
+"""Files with a staged version."""
 
 Values = Mapping[str, object]
 
@@ -173,8 +182,10 @@ def configs(relay_config: Path, serve_config: Path, reset_config: Path) -> Value
 def fixed_values(server: Server, management: httpx.Client, configs: Values) -> Values:
     server.user(management, "somebody", "reader")
     management.post("/groups", json={"name": "office"}).raise_for_status()
-    for number in (1, 2):
-        management.put("/groups/office/files/office.yml", content=f"a: {number}\n").raise_for_status()
+    for name, last in (("office", ""), ("returned", ""), *((name, "?percent=10") for name in STAGED)):
+        for number, query in ((1, ""), (2, last)):
+            path = f"/groups/office/files/{name}.yml{query}"
+            management.put(path, content=f"a: {number}\n").raise_for_status()
     token = management.post("/enrollment-tokens", json={"groups": [], "expires_in": 3600}).json()["token"]
     secrets = {"token": token, "key": KEY, "password": PASSWORD}
     for name, secret in secrets.items():
