@@ -49,6 +49,14 @@ BATCH_SEQUENCE = "Batch-Sequence"
 
 BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header with the name of a batch: the server stores the batch once, however often the agent sends it."""
+
+IDEMPOTENCY_KEY_LENGTH_MAXIMUM = 128
+
+KEY_REUSED = 2721
+"""The code of a refused batch (422) whose key the agent has used for another body."""
+
 AGENT_INSTANCE = "Agent-Instance"
 """The header of a login with the nonce of the agent's process: `NONCE`, or `NONCE; after=NONCE` of its predecessor."""
 

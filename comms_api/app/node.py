@@ -10,6 +10,7 @@ from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import Agents
 from comms_api.audit.service import Audit
+from comms_api.batches.keys import key_duties
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
@@ -155,7 +156,7 @@ async def open_node(
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     node = Node(engine, secret, settings, process, health, clock, tokens)
-    duties = [*database_duties(engine, clock), *signing_keys.duties(keyring), *node.duties()]
+    duties = [*database_duties(engine, clock), *key_duties(engine), *signing_keys.duties(keyring), *node.duties()]
     await node.membership.join()
     async with repeating(duties, health):
         yield node

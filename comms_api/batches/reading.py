@@ -1,5 +1,6 @@
 """Read the batches of agents, within each agent's share of CPU time."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
@@ -7,14 +8,19 @@ from uuid import UUID
 import msgspec
 
 from comms_api.batches.framing import count_lines, metadata_line, read_owner
-from comms_api.errors import Forbidden
+from comms_api.batches.keys import BatchKey, Kind, hash_key
+from comms_api.errors import Forbidden, Malformed
 from comms_api.fairness.budgets import CpuBudget
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.http.authentication import agent_of
 from comms_api.http.bodies import Bodies
-from comms_api.http.request import AnyRequest, meter_of
+from comms_api.http.request import AnyRequest, find_header, meter_of
+from comms_api.protocol import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_LENGTH_MAXIMUM
 
 Batch = TypeVar("Batch")
+
+_KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
+_KEY = re.compile(f"[!-~]{{1,{IDEMPOTENCY_KEY_LENGTH_MAXIMUM}}}")
 
 
 class BatchReader(msgspec.Struct, frozen=True):
@@ -36,3 +42,15 @@ class BatchReader(msgspec.Struct, frozen=True):
             self.note_metadata(agent_id, metadata)
             await self.bodies.hold_lines(request, await self.slices.run_metered(count_lines(body)))
             return await self.slices.run_metered(steps)
+
+    async def read_key(self, request: AnyRequest, kind: Kind, body: bytes) -> BatchKey | None:
+        """Return the idempotency key of a batch with a received body, or None; raises `Malformed`."""
+        key = find_header(request.scope, _KEY_HEADER)
+        if key is None:
+            return None
+        if not _KEY.fullmatch(key):
+            length = IDEMPOTENCY_KEY_LENGTH_MAXIMUM
+            raise Malformed(f"{IDEMPOTENCY_KEY}: expected 1 to {length} visible ASCII characters; nothing was stored")
+        agent_id = agent_of(request)
+        async with self.cpu.turn(str(agent_id), meter_of(request.scope).take_seconds):
+            return await self.slices.run_metered(hash_key(agent_id, kind, key, body))

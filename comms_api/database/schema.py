@@ -57,7 +57,7 @@ def is_one_of(column: ColumnElement[Any], values: Collection[object]) -> ColumnE
     return column == any_(literal(list(values), ARRAY(column.type)))
 
 
-PARTITIONED_TABLES = ("events", "finished_orders", "archived_orders")
+PARTITIONED_TABLES = ("events", "batch_keys", "finished_orders", "archived_orders")
 
 
 def _timestamp(name: str, *, nullable: bool = True) -> Column[object]:
@@ -441,6 +441,17 @@ events = Table(
 )
 # One agent's events in order of time.
 Index(None, events.c.agent_id, events.c.id)
+
+batch_keys = Table(
+    "batch_keys",
+    metadata,
+    # The results of a batch, by its key, which is looked up in all partitions.
+    Column("key", LargeBinary, primary_key=True, comment="a hash of the agent, the kind of the batch and its key"),
+    Column("id", Uuid, primary_key=True, server_default=text("uuid7()")),
+    Column("digest", LargeBinary, nullable=False, comment="of the decoded body"),
+    Column("results", LargeBinary, comment="of the changes of a stateful batch"),
+    postgresql_partition_by="RANGE (id)",
+)
 
 quarantined_events = Table(
     "quarantined_events",

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.batches.keys import BatchKey
 from comms_api.protocol import ItemResult, Operation
 
 StateKey: TypeAlias = tuple[str, str, str, str]
@@ -67,8 +68,6 @@ class StatefulBatch(msgspec.Struct, frozen=True):
 
     changes: list[StateChange]
     refused: list[ItemResult]
-    sequence: int | None = None
-    """The number of the batch, if its agent numbers batches."""
 
 
 class BatchChanges(msgspec.Struct, frozen=True):
@@ -77,6 +76,10 @@ class BatchChanges(msgspec.Struct, frozen=True):
     agent_id: str
     changes: Sequence[StateChange]
     sequence: int | None = None
+    """The number of the batch, if its agent numbers batches."""
+
+    key: BatchKey | None = None
+    """The idempotency key of the whole batch."""
 
 
 class State(msgspec.Struct, frozen=True):

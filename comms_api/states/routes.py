@@ -40,14 +40,16 @@ async def change_states(request: AnyRequest, state_services: NamedDependency[Sta
     """Create, update and delete states; one result per item, in order, after the commit.
 
     A batch may be numbered by the header `Batch-Sequence`: 409 when a batch with a higher number has been applied.
+    With an `Idempotency-Key`, a batch that is sent again within a day is not applied again, and gets its first results:
+    422 for another body, 503 while the first request with the key is in progress.
     """
     agent_id, sequence = agent_of(request), _read_sequence(request)
     batches = state_services.batches
     async with batches.bodies.receive(request) as body:
         await state_services.answers.hold(request.scope, len(body))  # the results are about as large
-        steps = read_stateful(str(agent_id), sequence, body, batches.items_maximum)
-        batch = await batches.read(request, body, steps)
-        results: Any = await state_services.states.change(agent_id, batch)
+        key = await batches.read_key(request, "stateful", body)
+        batch = await batches.read(request, body, read_stateful(str(agent_id), body, batches.items_maximum))
+        results: Any = await state_services.states.change(agent_id, batch, sequence, key)
     return Response(results, status_code=200)
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.batches.keys import BatchKey
 from comms_api.database.connection import Engine
 from comms_api.database.pages import Page
 from comms_api.duties.repeating import Duty
@@ -38,16 +39,20 @@ class States:
         """Return the writers."""
         return self._writer.duties()
 
-    async def change(self, agent_id: UUID, batch: StatefulBatch) -> msgspec.Raw:
+    async def change(
+        self, agent_id: UUID, batch: StatefulBatch, sequence: int | None = None, key: BatchKey | None = None
+    ) -> msgspec.Raw:
         """Apply a batch and return `ItemResults` as JSON, one result per item, in order, after the commit.
 
-        Raises `Outdated`, and changes nothing, when a batch of the agent with a higher number has been applied.
+        The results of a key that the agent has used for the same body are the first ones; only reports are made again.
+
+        Raises `Outdated`, and the errors of a `Claim`; then nothing has changed.
         Otherwise, the lists of the batch are empty afterwards.
         """
         changes, reports = await self._slices.run_metered(_split(batch.changes))
         changed: Sequence[ItemResult] = ()
-        if changes:
-            changed = await self._writer.apply(BatchChanges(str(agent_id), changes, batch.sequence))
+        if changes or key is not None:
+            changed = await self._writer.apply(BatchChanges(str(agent_id), changes, sequence, key))
         reported: list[ItemResult] = []
         for start in range(0, len(reports), REPORTS_AT_ONCE):
             reported += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])

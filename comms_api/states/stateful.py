@@ -74,9 +74,9 @@ class _Item(msgspec.Struct):
         return not _is_header_shaped(line) and (self.data is None or not self.is_shaped)
 
 
-def read_stateful(owner: str, sequence: int | None, body: bytes, items_maximum: int) -> Steps[StatefulBatch]:
+def read_stateful(owner: str, body: bytes, items_maximum: int) -> Steps[StatefulBatch]:
     """Read a body whose owner has been checked; raises `TooLarge` for too many lines."""
-    reader = StatefulReader(owner, sequence)
+    reader = StatefulReader(owner)
     for window in windows(body, items_maximum):
         reader.read(window)
         yield None
@@ -86,9 +86,8 @@ def read_stateful(owner: str, sequence: int | None, body: bytes, items_maximum: 
 class StatefulReader:
     """The contents of the windows so far."""
 
-    def __init__(self, owner: str, sequence: int | None = None) -> None:
+    def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._sequence = sequence
         self._changes: list[StateChange] = []
         self._refused: list[ItemResult] = []
         self._reasons = ReasonBudget()
@@ -149,7 +148,7 @@ class StatefulReader:
         """Return the whole batch."""
         self.read_line_by_line(0, self._unread)
         self._close()
-        return StatefulBatch(self._changes, self._refused, self._sequence)
+        return StatefulBatch(self._changes, self._refused)
 
     def _close(self) -> None:
         """Take the open item: no more lines belong to it."""

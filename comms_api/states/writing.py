@@ -1,21 +1,21 @@
 """Apply batches to the table of states: small ones share transactions, a large one has several."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import TypeAlias
 
-import msgspec
-
+from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer, store_or_halve
-from comms_api.database.connection import Engine
-from comms_api.database.failures import Duplicate
+from comms_api.database.connection import Connection, Engine
+from comms_api.database.failures import Duplicate, MissingPartition
+from comms_api.database.partitions import create_partitions
 from comms_api.duties.repeating import Duty
-from comms_api.errors import Outdated, Unavailable
+from comms_api.errors import CommsError, Outdated, Unavailable
 from comms_api.fairness.slices import Slices
 from comms_api.protocol import ItemResult
 from comms_api.states import store
+from comms_api.states.first_results import decode_results, encode_results
 from comms_api.states.folding import PartLimits, find_outdated, fold, newest_sequences, parts_of
 from comms_api.states.model import BatchChanges, StateChange
 
@@ -30,11 +30,14 @@ LIMITS = PartLimits(changes=1_000, changed_bytes=2 * 2**20, read_bytes=2**20)
 CHANGES_TOGETHER = 2_500
 """The most changes that batches of several agents have together in one transaction; a commit for each costs more."""
 
-BatchOutcome: TypeAlias = Sequence[ItemResult] | Outdated | None
-"""The results of a batch's changes, in order; an error; or None if the batch needs several transactions.
+KEYED_CHANGES = 10
+"""A batch with a key counts as at least this many changes, since PostgreSQL has room for few locks."""
 
-After an error and None, no change of the batch has been applied.
-"""
+Written: TypeAlias = Sequence[ItemResult] | CommsError
+"""The results of a batch's changes, in order; or the error to answer, after which none of them has been applied."""
+
+BatchOutcome: TypeAlias = Written | None
+"""None if the batch needs several transactions; nothing has been applied."""
 
 
 class StateWriter:
@@ -58,14 +61,16 @@ class StateWriter:
     async def apply(self, batch: BatchChanges) -> Sequence[ItemResult]:
         """Return the result of each change, in order, after the commit.
 
-        Raises `Outdated`, and changes nothing, when a batch of the agent with a higher number has been applied.
+        Raises `Outdated` when a batch of the agent with a higher number has been applied, and the errors of `Claim`;
+        then nothing has changed.
         """
         outcome: BatchOutcome = None
         if _fit([batch], LIMITS.changes):
-            [outcome] = await self._writer.submit(batch.agent_id, [batch], len(batch.changes))
+            size = max(len(batch.changes), 0 if batch.key is None else KEYED_CHANGES)
+            [outcome] = await self._writer.submit(batch.agent_id, [batch], size)
         if outcome is None:
             [outcome] = await self._large_writer.submit(batch.agent_id, [batch])
-        if isinstance(outcome, Outdated):
+        if isinstance(outcome, CommsError):
             raise outcome
         return outcome or ()
 
@@ -78,8 +83,19 @@ class StateWriter:
         return [outcome for batch in batches for outcome in await store_or_halve([batch], self._apply, _postpone)]
 
     async def _apply_alone(self, batches: Sequence[BatchChanges]) -> Sequence[BatchOutcome]:
-        """Apply one batch in as many transactions as needed."""
+        """Apply one batch in as many transactions as needed; one more holds its key, if it has one."""
         [batch] = batches
+        if batch.key is None:
+            return [await self._apply_in_parts(batch)]
+        async with self._engine.begin() as connection:
+            [claim] = await claim_keys(connection, [batch.key])
+            if claim is not None:
+                return [await self._repeat(batch, claim)]
+            results = await self._apply_in_parts(batch)
+            await self._record(connection, [(batch, results)])
+        return [results]
+
+    async def _apply_in_parts(self, batch: BatchChanges) -> Sequence[ItemResult]:
         results: list[ItemResult] = []
         apply_part = partial(self._apply_part, batch)
         for start in range(0, len(batch.changes), LIMITS.changes):
@@ -88,47 +104,79 @@ class StateWriter:
                 sizes = await store.find_sizes(connection, list({change.key: None for change in step}))
             for part in parts_of(step, sizes, LIMITS):
                 results += await store_or_halve(part, apply_part, _refuse)
-        return [results]
+        return results
 
     async def _apply_part(self, batch: BatchChanges, changes: Sequence[StateChange]) -> Sequence[ItemResult]:
         """Apply some changes of a batch, in two halves if their states have grown since they were measured."""
-        outcomes = await self._apply_at_once([msgspec.structs.replace(batch, changes=changes)])
+        outcomes = await self._apply_at_once([BatchChanges(batch.agent_id, changes, batch.sequence)])
         if outcomes is None:
             middle, apply_part = len(changes) // 2, partial(self._apply_part, batch)
             first = await store_or_halve(changes[:middle], apply_part, _refuse)
             return [*first, *await store_or_halve(changes[middle:], apply_part, _refuse)]
         [outcome] = outcomes
-        if isinstance(outcome, Outdated):
+        if isinstance(outcome, CommsError):
             raise outcome
         return outcome
 
-    async def _apply_at_once(self, batches: Sequence[BatchChanges]) -> Sequence[Sequence[ItemResult] | Outdated] | None:
+    async def _apply_at_once(self, batches: Sequence[BatchChanges]) -> Sequence[Written] | None:
         """Apply batches in one transaction; if it would read too much, change nothing and return None."""
         for _ in range(ATTEMPTS):
-            with suppress(Duplicate):  # a writer that takes no lock has inserted one of the states
+            try:
                 return await self._try_to_apply(batches)
+            except Duplicate:
+                pass  # a writer that takes no lock has inserted one of the states
+            except MissingPartition:
+                await create_partitions(self._engine)  # a duty creates it ahead of time, unless this host has slept
         raise Unavailable("Others write the same states; try again later.")
 
-    async def _try_to_apply(self, batches: Sequence[BatchChanges]) -> Sequence[Sequence[ItemResult] | Outdated] | None:
-        keys = {change.key: None for batch in batches for change in batch.changes}
-        outdated: dict[int, Outdated] = {}
+    async def _try_to_apply(self, batches: Sequence[BatchChanges]) -> Sequence[Written] | None:
         async with self._engine.begin() as connection:
-            await store.lock_agents(connection, {batch.agent_id for batch in batches})
-            existing = await store.find_states(connection, list(keys), LIMITS.read_bytes)
-            if existing is None:
+            claims = await claim_keys(connection, [batch.key for batch in batches])
+            new = [batch for batch, claim in zip(batches, claims, strict=True) if claim is None]
+            written = await self._write(connection, new) if new else ()
+            if written is None:
                 return None
-            if sequences := newest_sequences(batches):
-                outdated = find_outdated(batches, await store.advance_sequences(connection, sequences))
-            current = [batch.changes for index, batch in enumerate(batches) if index not in outdated]
-            folded = await self._slices.run(fold(chain.from_iterable(current), existing))
-            if folded.inserted:
-                await store.insert_states(connection, folded.inserted)
-            if folded.updated:
-                await store.update_states(connection, folded.updated)
-            if folded.deleted:
-                await store.delete_states(connection, folded.deleted)
+            await self._record(connection, zip(new, written, strict=True))
+        outcomes = iter(written)
+        return [
+            next(outcomes) if claim is None else await self._repeat(batch, claim)
+            for batch, claim in zip(batches, claims, strict=True)
+        ]
+
+    async def _write(self, connection: Connection, batches: Sequence[BatchChanges]) -> Sequence[Written] | None:
+        """Write the changes of batches; if that would read too much, change nothing and return None."""
+        keys = {change.key: None for batch in batches for change in batch.changes}
+        await store.lock_agents(connection, {batch.agent_id for batch in batches})
+        existing = await store.find_states(connection, list(keys), LIMITS.read_bytes) if keys else {}
+        if existing is None:
+            return None
+        outdated: dict[int, Outdated] = {}
+        if sequences := newest_sequences(batches):
+            outdated = find_outdated(batches, await store.advance_sequences(connection, sequences))
+        current = [batch.changes for index, batch in enumerate(batches) if index not in outdated]
+        folded = await self._slices.run(fold(chain.from_iterable(current), existing))
+        if folded.inserted:
+            await store.insert_states(connection, folded.inserted)
+        if folded.updated:
+            await store.update_states(connection, folded.updated)
+        if folded.deleted:
+            await store.delete_states(connection, folded.deleted)
         results = iter(folded.results)
         return [outdated.get(index) or list(islice(results, len(batch.changes))) for index, batch in enumerate(batches)]
+
+    async def _record(self, connection: Connection, written: Iterable[tuple[BatchChanges, Written]]) -> None:
+        """Record the keys of the batches that have been applied, with their results."""
+        stored = [
+            (batch.key, await self._slices.run(encode_results(batch.agent_id, outcome)))
+            for batch, outcome in written
+            if batch.key is not None and not isinstance(outcome, CommsError)
+        ]
+        if stored:
+            await record_keys(connection, stored)
+
+    async def _repeat(self, batch: BatchChanges, claim: bytes | CommsError) -> Written:
+        """Return the outcome of a batch whose key is not new."""
+        return claim if isinstance(claim, CommsError) else await self._slices.run(decode_results(claim, batch.changes))
 
 
 def _fit(batches: Sequence[BatchChanges], changes_maximum: int) -> bool:

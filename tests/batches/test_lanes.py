@@ -73,7 +73,7 @@ def test_a_stateless_batch_is_the_same_by_both_paths(lines: list[bytes]) -> None
 def test_a_stateful_batch_is_the_same_by_both_paths(lines: list[bytes]) -> None:
     reader = StatefulReader(OWNER)
     reader.read_line_by_line(2, lines)
-    assert exhaust(read_stateful(OWNER, None, body_of(lines), 100)) == reader.finish()
+    assert exhaust(read_stateful(OWNER, body_of(lines), 100)) == reader.finish()
 
 
 @given(st.lists(st.lists(st.sampled_from(STATEFUL), max_size=3), max_size=4))
@@ -84,7 +84,7 @@ def test_a_stateful_batch_is_the_same_wherever_its_windows_end(windows: list[lis
         reader.read(framing.Window(number, lines, is_utf8))
         number += len(lines)
     whole = [line for lines in windows for line in lines]
-    assert reader.finish() == exhaust(read_stateful(OWNER, None, body_of(whole), 100))
+    assert reader.finish() == exhaust(read_stateful(OWNER, body_of(whole), 100))
 
 
 @given(st.lists(st.lists(st.sampled_from(STATELESS), max_size=3), max_size=4))
