@@ -116,7 +116,7 @@ class Node:
 
         quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
         sink = open_sink(engine, quarantine, self.slices, settings)
-        self.events = Events(engine, clock, sink, quarantine, settings)
+        self.events = Events(engine, clock, self.slices, sink, quarantine, settings)
         self.reports = Reports(engine, settings.lease_seconds)
         self.states = States(engine, self.reports.report, self.slices)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from comms_api.errors import Malformed, TooLarge
 from comms_api.fairness.slices import Steps
+from comms_api.protocol import StatelessHeader
 
 NAME_BYTES_MAXIMUM = 128
 HEADER_BYTES_MAXIMUM = 4 * 1024
@@ -51,6 +52,7 @@ class Window(msgspec.Struct, frozen=True):
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 _METADATA = msgspec.json.Decoder(_Metadata)
+_STATELESS_HEADER = msgspec.json.Decoder(StatelessHeader)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -137,3 +139,13 @@ def as_utf8(line: bytes) -> bytes:
 def may_have(member: bytes, line: bytes) -> bool:
     """Return whether the line may contain a member with this name; the name may be written with escapes."""
     return member in line or b"\\u" in line
+
+
+def find_stateless_header(line: bytes) -> StatelessHeader | None:
+    """Return the sub-header in a line of a stateless batch; None if the line is anything else."""
+    if len(line) > HEADER_BYTES_MAXIMUM or not may_have(b'"module"', line):
+        return None
+    try:
+        return _STATELESS_HEADER.decode(as_utf8(line))
+    except (msgspec.DecodeError, RecursionError):
+        return None  # it is an event that has a member `module`

@@ -21,10 +21,8 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import HealthLog
 from comms_api.errors import ConfigurationError
 from comms_api.events.postgresql_sink import PostgresqlSink
-from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink, check_jetstream
 from comms_api.events.stdout_sink import StdoutSink
-from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings, current_settings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +82,7 @@ async def _open_postgresql(stack: AsyncExitStack, settings: Settings, stopping: 
         health.note("the database is away", str(error))
         await asyncio.sleep(RETRY_SECONDS)
     health.note(None)
-    return PostgresqlSink(engine, Quarantine(engine, clock, settings.quarantine_rows_maximum), Slices())
+    return PostgresqlSink(engine)
 
 
 async def _synchronise(engine: Engine, clock: DatabaseClock) -> Exception | None:

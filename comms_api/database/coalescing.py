@@ -48,14 +48,14 @@ class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
 class Coalescer(Generic[Item, Outcome]):
     """Gathers the items of many callers, stores them together, and gives each caller its own outcomes.
 
-    `store` stores a group and returns one outcome per item, in order; `refuse` handles a poisoned item. A group ends
-    with the submission that reaches `group_size_maximum`.
+    `store` stores a group and returns one outcome per item, in order; `refuse` handles a poisoned item, if there can be
+    any. A group ends with the submission that reaches `group_size_maximum`.
     """
 
     def __init__(
         self,
         store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
-        refuse: Callable[[Item, str], Awaitable[Outcome]],
+        refuse: Callable[[Item, str], Awaitable[Outcome]] | None = None,
         group_size_maximum: int = GROUP_SIZE_MAXIMUM,
     ) -> None:
         self._store = store
@@ -163,12 +163,17 @@ class Coalescer(Generic[Item, Outcome]):
 async def store_or_halve(
     items: Sequence[Item],
     store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
-    refuse: Callable[[Item, str], Awaitable[Outcome]],
+    refuse: Callable[[Item, str], Awaitable[Outcome]] | None,
 ) -> Sequence[Outcome]:
-    """Store items together; if PostgreSQL refuses some of them, halve the group until they are alone."""
+    """Store items together; if PostgreSQL refuses some of them, halve the group until they are alone.
+
+    Without `refuse`, a refusal is an error like any other.
+    """
     try:
         return await store(items)
     except Refusal as error:
+        if refuse is None:
+            raise
         reason = str(error)
     if len(items) == 1:
         return [await refuse(items[0], reason)]

@@ -1,7 +1,8 @@
 """Every table on one page, as the migrations create it (a test proves that they agree).
 
-Two patterns recur. Ids of events and orders are UUIDv7, so they sort by time. The tables that grow without limit are
-range-partitioned on this id: a lookup by id touches one partition, and old data is deleted by dropping a table.
+Two patterns recur. Ids of event batches and of orders are UUIDv7, so they sort by time. The tables that grow without
+limit are range-partitioned on this id: a lookup by id touches one partition, and old data is deleted by dropping a
+table.
 Open orders are in `orders`, ended ones in `finished_orders`: the table that every claim, sweep and expiry reads stays
 small however long the history is, and an ended order cannot change. After some days, ended orders are packed together
 into compressed chunks in `archived_orders`.
@@ -34,6 +35,7 @@ from sqlalchemy import (
     literal,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -57,7 +59,7 @@ def is_one_of(column: ColumnElement[Any], values: Collection[object]) -> ColumnE
     return column == any_(literal(list(values), ARRAY(column.type)))
 
 
-PARTITIONED_TABLES = ("events", "batch_keys", "finished_orders", "archived_orders")
+PARTITIONED_TABLES = ("event_batches", "batch_keys", "finished_orders", "archived_orders")
 
 
 def _timestamp(name: str, *, nullable: bool = True) -> Column[object]:
@@ -429,18 +431,22 @@ key_lookups = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-events = Table(
-    "events",
+event_batches = Table(
+    "event_batches",
     metadata,
-    Column("id", Uuid, primary_key=True),
+    Column("id", Uuid, primary_key=True, comment="of its first event; event n has id + n"),
     Column("agent_id", Uuid, nullable=False),
-    Column("module", Text, nullable=False),
-    Column("collector", Text, nullable=False),
-    Column("event", JSON, nullable=False),
+    Column("events", Integer, nullable=False, comment="the number of events"),
+    Column("streams", JSONB, comment="the collectors of each module; NULL: too many"),
+    # It is compressed already: PostgreSQL must not try again (the migration sets STORAGE EXTERNAL).
+    Column("content", LargeBinary, nullable=False, comment="the events, compressed by zstd"),
+    Column("xact", BigInteger, nullable=False, server_default=text("(pg_current_xact_id()::text)::bigint")),
     postgresql_partition_by="RANGE (id)",
 )
 # One agent's events in order of time.
-Index(None, events.c.agent_id, events.c.id)
+Index(None, event_batches.c.agent_id, event_batches.c.id)
+# All events in the order in which they became visible to a reader who follows them.
+Index(None, event_batches.c.xact, event_batches.c.id)
 
 batch_keys = Table(
     "batch_keys",

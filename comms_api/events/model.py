@@ -38,6 +38,21 @@ class StatelessBatch(msgspec.Struct, frozen=True):
     """The number of further quarantined lines, of which only this number is kept."""
 
 
+class EventBatch(msgspec.Struct, frozen=True):
+    """A batch as it is stored; the id of its event n, counted from 0, is `id + n`."""
+
+    id: UUID
+    agent_id: UUID
+    events: int
+    """The number of events."""
+
+    streams: str | None
+    """The collectors of each module, as JSON; None if they are too many."""
+
+    content: bytes
+    """The events, as `contents` encodes them."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """A stored event."""
 

@@ -1,71 +1,68 @@
-"""Store events in PostgreSQL: all requests that wait share one COPY and one commit."""
+"""Store events in PostgreSQL: all batches that wait share one INSERT and one commit."""
 
+import logging
 from collections.abc import Sequence
-from uuid import UUID
 
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
-from comms_api.database.failures import Duplicate, MissingPartition
+from comms_api.database.failures import MissingPartition
 from comms_api.database.partitions import create_partitions, list_days
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.duties.repeating import Duty
 from comms_api.events import store
-from comms_api.events.copy_format import encode_rows, read_row
-from comms_api.events.model import EventRun, Quarantined
-from comms_api.events.quarantine import Quarantine
-from comms_api.fairness.slices import Slices
+from comms_api.events.model import EventBatch
+from comms_api.text.limited_log import LimitedLog
+
+logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAXIMUM = 2**20
-"""A larger COPY stores no more per second, and its commit delays the small ones."""
+"""A larger group stores no more per second, and its commit delays the small batches."""
+
+BATCH_BYTES_MINIMUM = 4 * 1024
+"""Each batch counts at least this many bytes, so that a group has at most 256 batches."""
 
 SMALL_BYTES = 64 * 1024
 """Batches of up to this size have a reserved writer, so that they do not wait for large ones."""
 
 
 class PostgresqlSink:
-    """The table of events. Storing events again with the same ids changes nothing; refused rows are quarantined."""
+    """The table of event batches. Storing a batch again changes nothing."""
 
-    def __init__(self, engine: Engine, quarantine: Quarantine, slices: Slices) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._quarantine = quarantine
-        self._slices = slices
-        self._writer = Coalescer[bytes, None](self._copy, self._refuse, GROUP_BYTES_MAXIMUM)
+        self._writer = Coalescer[EventBatch, None](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
+        self._dropped = LimitedLog(logger, logging.WARNING)
 
-    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+    async def append(self, batch: EventBatch) -> None:
         """Return after the commit."""
-        rows = await self._slices.run_metered(encode_rows(first_id, agent_id, runs))
-        await self._writer.submit(agent_id, rows, sum(map(len, rows)))
+        await self._writer.submit(batch.agent_id, [batch], max(BATCH_BYTES_MINIMUM, len(batch.content)))
 
     def duties(self) -> list[Duty]:
         """Return the writers."""
         return [self._writer.duty("events writer"), self._writer.duty("small events writer", SMALL_BYTES)]
 
-    async def _copy(self, rows: Sequence[bytes]) -> Sequence[None]:
+    async def _insert(self, batches: Sequence[EventBatch]) -> Sequence[None]:
         try:
-            await self._copy_or_merge(rows)
+            await self._insert_once(batches)
         except MissingPartition:
             await create_partitions(self._engine)  # a duty creates it ahead of time, unless this host has slept
-            await self._copy_or_merge(await self._without_past_days(rows))
-        return [None] * len(rows)
+            await self._insert_once(await self._without_past_days(batches))
+        return [None] * len(batches)
 
-    async def _copy_or_merge(self, rows: Sequence[bytes]) -> None:
+    async def _insert_once(self, batches: Sequence[EventBatch]) -> None:
         async with self._engine.connect() as connection:
-            try:
-                await store.copy_events(connection, rows)
-            except Duplicate:  # a stream may deliver rows again; only then use the more expensive statement
-                await store.merge_events(connection, rows)
+            await store.insert_batches(connection, batches)
 
-    async def _without_past_days(self, rows: Sequence[bytes]) -> Sequence[bytes]:
-        """Return the rows without expired days, which a stream may still contain; these rows are quarantined."""
-        oldest = min(await list_days(self._engine, "events"))
+    async def _without_past_days(self, batches: Sequence[EventBatch]) -> Sequence[EventBatch]:
+        """Return the batches without those of expired days, which a stream may still contain; these are dropped."""
+        oldest = min(await list_days(self._engine, "event_batches"))
         kept = []
-        for row in rows:
-            if uuid7_time(read_row(row)[0]).date() >= oldest:
-                kept.append(row)
+        for batch in batches:
+            if uuid7_time(batch.id).date() >= oldest:
+                kept.append(batch)
             else:
-                await self._refuse(row, f"The events of days before {oldest} are not kept any more.")
+                self._dropped.write(
+                    f"dropped {batch.events} events of agent {batch.agent_id}: "
+                    f"the events of days before {oldest} are not kept any more"
+                )
         return kept
-
-    async def _refuse(self, row: bytes, reason: str) -> None:
-        _, agent_id, line = read_row(row)
-        await self._quarantine.add(agent_id, [Quarantined(reason, line)])

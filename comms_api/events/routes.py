@@ -30,9 +30,10 @@ class EventServices(msgspec.Struct, frozen=True):
 async def append_events(request: AnyRequest, event_services: NamedDependency[EventServices]) -> None:
     """Store a batch of events; 204 when they are durable. Invalid lines go to the quarantine."""
     batches = event_services.batches
-    async with batches.bodies.receive(request) as body:
+    reading = batches.bodies.receive(request)
+    async with reading as body:
         batch = await batches.read(request, body, read_stateless(body, batches.items_maximum))
-        await event_services.events.append(agent_of(request), batch)
+        await event_services.events.append(agent_of(request), batch, body, reading.zstd)
 
 
 @get("/events", opt=READ | LARGE)

@@ -9,20 +9,29 @@ from comms_api.database.pages import Page
 from comms_api.database.partitions import drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
-from comms_api.events import store
-from comms_api.events.model import Event, StatelessBatch
+from comms_api.events.contents import encode_content, encode_streams
+from comms_api.events.model import Event, EventBatch, StatelessBatch
 from comms_api.events.quarantine import Quarantine
+from comms_api.events.reading import list_events
 from comms_api.events.sinks import Sink
+from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
 
 
 class Events:
     """The stateless events of the fleet; `clock` makes the ids of batches."""
 
-    def __init__(
-        self, engine: Engine, clock: DatabaseClock, sink: Sink, quarantine: Quarantine, settings: Settings
+    def __init__(  # noqa: PLR0913 - the composition root passes each dependency by name
+        self,
+        engine: Engine,
+        clock: DatabaseClock,
+        slices: Slices,
+        sink: Sink,
+        quarantine: Quarantine,
+        settings: Settings,
     ) -> None:
         self._engine = engine
+        self._slices = slices
         self._clock = clock
         self._sink = sink
         self.quarantine = quarantine
@@ -34,20 +43,25 @@ class Events:
             *self._sink.duties(),
             Duty(
                 "events retention",
-                lambda: drop_partitions(self._engine, "events", self._retention_days),
+                lambda: drop_partitions(self._engine, "event_batches", self._retention_days),
                 HOUSEKEEPING_SECONDS,
             ),
             Duty("quarantine", self.quarantine.trim, HOUSEKEEPING_SECONDS),
         ]
 
-    async def append(self, agent_id: UUID, batch: StatelessBatch) -> None:
-        """Store a batch and return when it is durable; invalid lines go to the quarantine."""
+    async def append(self, agent_id: UUID, batch: StatelessBatch, body: bytes, zstd: bytes | None = None) -> None:
+        """Store a batch that was read from `body` and return when it is durable; invalid lines go to the quarantine.
+
+        `zstd` is the body as it came, if that was compressed by zstd.
+        """
         if batch.quarantined:
             await self.quarantine.add(agent_id, batch.quarantined, batch.hidden)
         if batch.runs:
-            await self._sink.append(self._clock.uuid7(), agent_id, batch.runs)
+            content = await self._slices.run_metered(encode_content(batch, body, zstd))
+            events = sum(len(run.lines) for run in batch.runs)
+            streams = encode_streams(batch.runs)
+            await self._sink.append(EventBatch(self._clock.uuid7(), agent_id, events, streams, content))
 
     async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
-        """Return one page of the events in PostgreSQL, oldest first."""
-        async with self._engine.connect() as connection:
-            return await store.list_events(connection, agent_id, module, after, limit)
+        """Return one page of the events in PostgreSQL, oldest first; it may be empty although more pages follow."""
+        return await list_events(self._engine, self._slices, agent_id, module, after, limit)

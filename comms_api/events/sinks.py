@@ -1,15 +1,13 @@
 """The interface of sinks, which store stateless events, and the sink that the settings name."""
 
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
-from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError
-from comms_api.events.model import EventRun
+from comms_api.events.model import EventBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.slices import Slices
@@ -19,10 +17,10 @@ _CREDENTIALS = b"BEGIN NATS USER JWT"
 
 
 class Sink(Protocol):
-    """Stores runs of events; the id of an event is `first_id` plus its index in all runs together."""
+    """Stores batches of events."""
 
-    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
-        """Return once the events are durable; events that can never be stored go to the quarantine."""
+    async def append(self, batch: EventBatch) -> None:
+        """Return once the batch is durable; events that can never be stored go to the quarantine."""
 
     def duties(self) -> list[Duty]:
         """Return the duties without which `append` never returns; called once."""
@@ -31,7 +29,7 @@ class Sink(Protocol):
 def open_sink(engine: Engine, quarantine: Quarantine, slices: Slices, settings: Settings) -> Sink:
     """Return the sink that the settings name; modules of JetStream are imported only for its sink."""
     if settings.events_sink == "postgresql":
-        return PostgresqlSink(engine, quarantine, slices)
+        return PostgresqlSink(engine)
     check_sink(settings)
     sink: Sink = import_module("comms_api.events.jetstream.sink").JetStreamSink(quarantine, slices, settings)
     return sink

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from comms_api.batches.framing import HEADER_BYTES_MAXIMUM, Window, as_utf8, may_have, name_fault, object_fault, windows
+from comms_api.batches.framing import Window, find_stateless_header, name_fault, object_fault, windows
 from comms_api.events.model import (
     EVENT_BYTES_MAXIMUM,
     QUARANTINED_LINES_MAXIMUM,
@@ -13,7 +13,6 @@ from comms_api.events.model import (
     StatelessBatch,
 )
 from comms_api.fairness.slices import Steps
-from comms_api.protocol import StatelessHeader
 
 _ABSENT = msgspec.Raw(b"")
 
@@ -25,7 +24,6 @@ class _Object(msgspec.Struct, frozen=True):
 
 
 _OBJECT = msgspec.json.Decoder(_Object)
-_HEADER = msgspec.json.Decoder(StatelessHeader)
 
 
 def read_stateless(body: bytes, items_maximum: int) -> Steps[StatelessBatch]:
@@ -64,7 +62,7 @@ class StatelessReader:
         for line in lines:
             is_too_large = len(line) > EVENT_BYTES_MAXIMUM
             fault = f"larger than {EVENT_BYTES_MAXIMUM} bytes" if is_too_large else object_fault(line)
-            header = _find_header(line)
+            header = find_stateless_header(line)
             if header is not None:
                 self._problem = name_fault(header.module, header.collector)
                 self._begin_run(header.module, header.collector)
@@ -101,12 +99,3 @@ def _are_events(lines: Sequence[bytes]) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
-
-
-def _find_header(line: bytes) -> StatelessHeader | None:
-    if len(line) > HEADER_BYTES_MAXIMUM or not may_have(b'"module"', line):
-        return None
-    try:
-        return _HEADER.decode(as_utf8(line))
-    except (msgspec.DecodeError, RecursionError):
-        return None  # it is an event that has a member `module`

@@ -2,16 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from itertools import chain
 from select import PIPE_BUF, select
-from uuid import UUID
 
 import msgspec
 
-from comms_api.database.uuid7 import uuid7_time
 from comms_api.duties.repeating import Duty
 from comms_api.errors import CommsError
-from comms_api.events.model import Event, EventRun
+from comms_api.events.contents import decompress, find_events
+from comms_api.events.model import EventBatch
+from comms_api.fairness.slices import Slices
 
 WAIT_SECONDS = 0.5
 """A thread waits this long for the reader before it checks again, so it may outlast its caller by this time."""
@@ -23,13 +23,15 @@ class StdoutSink:
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
         self._turn = asyncio.Lock()
+        self._slices = Slices()
 
-    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+    async def append(self, batch: EventBatch) -> None:
         """Write one line for each event; raises `CommsError` if the reader has closed the pipe."""
         async with self._turn:
+            body = await self._slices.run(decompress(batch.content))
             try:
-                for line in _lines(first_id, agent_id, runs):
-                    await self._write(memoryview(line))
+                for event in chain.from_iterable(find_events(batch, body)):
+                    await self._write(memoryview(msgspec.json.encode(event) + b"\n"))
             except OSError as error:
                 raise CommsError(f"standard output: {error}") from None
 
@@ -49,13 +51,3 @@ class StdoutSink:
     def duties(self) -> list[Duty]:
         """Return no duties."""
         return []
-
-
-def _lines(first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> Iterator[bytes]:
-    number = first_id.int
-    for run in runs:
-        for line in run.lines:
-            id_ = UUID(int=number)
-            event = Event(id_, agent_id, run.module, run.collector, uuid7_time(id_), msgspec.Raw(line))
-            yield msgspec.json.encode(event) + b"\n"
-            number += 1

@@ -1,35 +1,36 @@
 """The statements of events and of the quarantine."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import func, or_, select, text
 
 from comms_api.database.connection import Connection, Row
 from comms_api.database.pages import Page, PageRequest, equal, fetch_page
-from comms_api.database.schema import events, quarantined_events
+from comms_api.database.schema import event_batches, quarantined_events
 from comms_api.database.uuid7 import uuid7_time
-from comms_api.events.copy_format import COLUMNS, copy_stream
-from comms_api.events.model import Event, QuarantinedEvent, QuarantinedRow
+from comms_api.events.model import EventBatch, QuarantinedEvent, QuarantinedRow
 
-_COLUMNS = ", ".join(COLUMNS)
+BATCHES_READ_MAXIMUM = 64
+"""A page is read from at most this many batches."""
 
-
-async def copy_events(connection: Connection, rows: Sequence[bytes]) -> None:
-    """Append encoded rows by one binary COPY, which is its own transaction."""
-    await connection.copy(events.name, COLUMNS, copy_stream(rows))
-
-
-_CREATE_ARRIVED = text("CREATE TEMPORARY TABLE arrived (LIKE events) ON COMMIT DROP")
-_INSERT_ARRIVED = text(f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM arrived ON CONFLICT DO NOTHING")
+_INSERT_BATCHES = text("""
+    INSERT INTO event_batches (id, agent_id, events, streams, content)
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:agents AS uuid[]), CAST(:events AS integer[]),
+        CAST(:streams AS jsonb[]), CAST(:contents AS bytea[]))
+    ON CONFLICT DO NOTHING""")
 
 
-async def merge_events(connection: Connection, rows: Sequence[bytes]) -> None:
-    """Append the encoded rows whose ids are new, in a transaction."""
-    async with connection.transaction():
-        await connection.execute(_CREATE_ARRIVED)
-        await connection.copy("arrived", COLUMNS, copy_stream(rows))
-        await connection.execute(_INSERT_ARRIVED)
+async def insert_batches(connection: Connection, batches: Sequence[EventBatch]) -> None:
+    """Append the batches whose ids are new."""
+    columns = {
+        "ids": [batch.id for batch in batches],
+        "agents": [batch.agent_id for batch in batches],
+        "events": [batch.events for batch in batches],
+        "streams": [batch.streams for batch in batches],
+        "contents": [batch.content for batch in batches],
+    }
+    await connection.execute(_INSERT_BATCHES, columns)
 
 
 _INSERT_QUARANTINED = text("""
@@ -57,21 +58,20 @@ async def trim_quarantine(connection: Connection, kept: int, share: int) -> int:
     return await connection.change(_TRIM_QUARANTINE, {"kept": kept, "share": share})
 
 
-async def list_events(
-    connection: Connection, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int
-) -> Page[Event]:
-    """Return a page of events in order of time, starting after `after`."""
-    statement = select(events.c.id, events.c.agent_id, events.c.module, events.c.collector, events.c.event)
-    statement = statement.where(*equal(((events.c.agent_id, agent_id), (events.c.module, module))))
+async def list_batches(
+    connection: Connection, agent_id: UUID | None, module: str | None, after: UUID | None
+) -> AsyncIterator[EventBatch]:
+    """Yield the batches that may have events after `after`, in order of time; only inside a transaction."""
+    columns = event_batches.c
+    filters = equal([(columns.agent_id, agent_id)])
     if after is not None:
-        statement = statement.where(events.c.id > after)
-    return await fetch_page(
-        connection,
-        statement.order_by(events.c.id),
-        ["id"],
-        limit,
-        lambda row: Event(received_at=uuid7_time(row.id), **row),
-    )
+        last = select(columns.id).where(columns.id <= after, *filters).order_by(columns.id.desc()).limit(1)
+        filters.append(columns.id >= func.coalesce(last.scalar_subquery(), after))
+    if module is not None:
+        filters.append(or_(columns.streams.has_key(module), columns.streams.is_(None)))
+    batches = select(columns.id, columns.agent_id, columns.events, columns.streams, columns.content)
+    async for row in connection.stream(batches.where(*filters).order_by(columns.id).limit(BATCHES_READ_MAXIMUM), 1):
+        yield EventBatch(*row)
 
 
 async def list_quarantined(

@@ -8,13 +8,13 @@ import asyncio
 import gc
 from functools import partial
 
+from comms_api.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, TooLarge, TooSlow, UnsupportedEncoding
 from comms_api.fairness.budgets import AdaptiveBudget, ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.authentication import client_of
-from comms_api.http.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.http.request import AnyRequest, at_end, close_afterwards, departure_of, find_header
 from comms_api.settings import Settings
 
@@ -77,7 +77,7 @@ class Bodies:
         self._decoders = BoundedExecutor("decompression", DECODER_THREADS, DECODER_CALLS_MAXIMUM)
         self._failed_bytes = 0
 
-    def receive(self, request: AnyRequest, bytes_maximum: int | None = None) -> "_Reading":
+    def receive(self, request: AnyRequest, bytes_maximum: int | None = None) -> "Reading":
         """Return a context manager that yields the decoded body and holds its bytes until the block ends.
 
         `body_bytes_maximum` applies unless the route passes a lower maximum.
@@ -86,7 +86,7 @@ class Bodies:
         that does not match its Content-Encoding, and `ClientLeft`. An abandoned request is not parsed; if its client
         disconnects before its turn comes, it is not stored either.
         """
-        return _Reading(request, self, min(self._limit, bytes_maximum or self._limit))
+        return Reading(request, self, min(self._limit, bytes_maximum or self._limit))
 
     async def hold_lines(self, request: AnyRequest, lines: int) -> None:
         """Hold the additional memory of a batch's lines until the request ends.
@@ -130,7 +130,7 @@ class Bodies:
             gc.collect(YOUNG)
 
 
-class _Reading:
+class Reading:
     """One body: the bytes that have arrived, and the bytes that it holds in the budgets."""
 
     __slots__ = (
@@ -146,6 +146,7 @@ class _Reading:
         "_size",
         "_timer",
         "_working_since",
+        "zstd",
     )
 
     def __init__(self, request: AnyRequest, bodies: Bodies, limit: int) -> None:
@@ -162,8 +163,11 @@ class _Reading:
         """The time of admission, plus the waits for the client since then."""
 
         self._timer: asyncio.TimerHandle | None = None
+        self.zstd: bytes | None = None
+        """The body as it arrived, if it was compressed by zstd."""
 
     async def __aenter__(self) -> bytes:
+        """Return the decoded body."""
         try:
             body = await self._read()
         except BaseException:
@@ -173,6 +177,7 @@ class _Reading:
         return body
 
     async def __aexit__(self, error: object, *_where: object) -> None:
+        """Release the body's bytes."""
         IS_CALLER_GONE.reset(self._before)  # else the task, its context and the connection would refer to each other
         if error is None:
             seconds = asyncio.get_running_loop().time() - self._working_since
@@ -204,6 +209,7 @@ class _Reading:
         if departure_of(self._request.scope)():
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
+        self.zstd = raw if encoding == "zstd" else None
         self._shrink(self._size)
         if len(body) > LARGE_BODY_BYTES:
             await asyncio.sleep(0)  # joining the chunks took a while, and parsing them will, so let other tasks run

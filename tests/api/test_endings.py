@@ -36,12 +36,12 @@ def test_the_memory_of_failed_requests_is_freed_soon(
     body = stateless(agent_id, *[{"filling": "x" * 2 * MIB}] * 4)
     assert client.post("/events/stateless", content=body).status_code == 204
     before = server.resident_bytes()
-    query("ALTER TABLE events RENAME TO away")
+    query("ALTER TABLE event_batches RENAME TO away")
     try:
         for _ in range(30):
             assert client.post("/events/stateless", content=body).status_code == 500
     finally:
-        query("ALTER TABLE away RENAME TO events")
+        query("ALTER TABLE away RENAME TO event_batches")
     assert server.resident_bytes() - before < 250 * MIB
 
 

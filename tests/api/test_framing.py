@@ -12,6 +12,7 @@ import httpx
 import pytest
 import zstandard
 from support.batches import metadata, state, stateful, stateless
+from support.events import stored_lines
 from support.raw import chunked, connect, read_answer, request, send_parts
 from support.server import Server, new_id
 
@@ -28,11 +29,6 @@ def client(server: Server, agent_id: UUID) -> httpx.Client:
     return server.log_in(agent_id)
 
 
-def stored(query: Query, agent_id: UUID, module: str) -> list[str]:
-    rows = query("SELECT event::text FROM events WHERE agent_id = $1 AND module = $2 ORDER BY id", agent_id, module)
-    return [row[0] for row in rows]
-
-
 def test_a_batch_split_at_every_byte_is_the_same_batch(server: Server, agent_id: UUID, query: Query) -> None:
     token = server.token(agent_id)
     body = stateless(agent_id, {"n": 1}, b'{"caf\xc3\xa9": "\xe2\x82\xac"}', module="split")
@@ -40,7 +36,7 @@ def test_a_batch_split_at_every_byte_is_the_same_batch(server: Server, agent_id:
     head = plain.index(b"\r\n\r\n") + 4
     for at in range(head, len(plain)):
         assert send_parts(server.tls, server.agent_port, (plain[:at], plain[at:])).status == 204
-    assert stored(query, agent_id, "split") == ['{"n": 1}', '{"café": "€"}'] * (len(plain) - head)
+    assert stored_lines(query, agent_id, "split") == ['{"n": 1}', '{"café": "€"}'] * (len(plain) - head)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
@@ -49,7 +45,7 @@ def test_chunks_of_any_size_are_the_same_batch(server: Server, agent_id: UUID, q
     body = chunked(stateless(agent_id, {"n": 1}, {"n": 2}, module=module), size)
     whole = request("POST", "/events/stateless", server.token(agent_id), body, "Transfer-Encoding: chunked")
     assert send_parts(server.tls, server.agent_port, [whole]).status == 204
-    assert stored(query, agent_id, module) == ['{"n": 1}', '{"n": 2}']
+    assert stored_lines(query, agent_id, module) == ['{"n": 1}', '{"n": 2}']
 
 
 COMPRESSIONS = [("gzip", gzip.compress), ("zstd", zstandard.ZstdCompressor().compress)]
@@ -62,7 +58,7 @@ def test_compressed_batches_are_the_same_batch(
     body = compress(stateless(agent_id, {"n": 1}, module=encoding))
     answer = client.post("/events/stateless", content=body, headers={"Content-Encoding": encoding})
     assert answer.status_code == 204, answer.text
-    assert stored(query, agent_id, encoding) == ['{"n": 1}']
+    assert stored_lines(query, agent_id, encoding) == ['{"n": 1}']
 
 
 @pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
@@ -77,9 +73,9 @@ def test_several_frames_are_one_body_and_a_truncated_frame_is_refused(
         answer = client.post("/events/stateless", content=frames[:-cut], headers=headers)
         reason = f"The body is not valid {encoding}: it ends too early."
         assert (answer.status_code, answer.json()["message"]) == (400, reason)
-    assert stored(query, agent_id, module) == []
+    assert stored_lines(query, agent_id, module) == []
     assert client.post("/events/stateless", content=frames, headers=headers).status_code == 204
-    assert len(stored(query, agent_id, module)) == 3_000
+    assert len(stored_lines(query, agent_id, module)) == 3_000
 
 
 @pytest.mark.parametrize(("encoding", "compress"), COMPRESSIONS)
@@ -106,7 +102,7 @@ def test_a_bad_event_is_quarantined_and_its_batch_stored(
 ) -> None:
     body = stateless(agent_id, {"before": 1}, BAD_LINES[kind], {"after": 2}, module=kind)
     assert client.post("/events/stateless", content=body).status_code == 204
-    assert stored(query, agent_id, kind) == ['{"before": 1}', '{"after": 2}']
+    assert stored_lines(query, agent_id, kind) == ['{"before": 1}', '{"after": 2}']
     page = management.get("/events/quarantine", params={"agent_id": str(agent_id), "limit": 1000}).json()
     shown = [item for item in page["items"] if item["line"].encode() in BAD_LINES[kind]]
     assert shown
@@ -118,7 +114,11 @@ def test_each_event_may_have_its_own_header(client: httpx.Client, agent_id: UUID
     for number in range(3):
         lines += [b'{"collector":"c","module":"own%d"}' % number, b'{"n":%d}' % number]
     assert client.post("/events/stateless", content=b"\r\n".join(lines)).status_code == 204
-    assert [stored(query, agent_id, f"own{number}") for number in range(3)] == [['{"n":0}'], ['{"n":1}'], ['{"n":2}']]
+    assert [stored_lines(query, agent_id, f"own{number}") for number in range(3)] == [
+        ['{"n":0}'],
+        ['{"n":1}'],
+        ['{"n":2}'],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_a_byte_that_is_not_utf8_is_a_fault_of_its_event_alone(
     )
     odd_host = b'"hostname": "\xfc\\ud83d\\u0000\\\\ud800"'
     assert client.post("/events/stateless", content=body.replace(b'"hostname": "h"', odd_host)).is_success
-    assert stored(query, agent_id, "latin") == ['{"o": "good"}']
-    assert stored(query, agent_id, "umla\N{REPLACEMENT CHARACTER}t") == ['{"o": "after"}']
+    assert stored_lines(query, agent_id, "latin") == ['{"o": "good"}']
+    assert stored_lines(query, agent_id, "umla\N{REPLACEMENT CHARACTER}t") == ['{"o": "after"}']
     page = management.get("/events/quarantine", params={"agent_id": str(agent_id), "limit": 1000}).json()
     shown = {item["line"]: item["reason"] for item in page["items"]}
     assert shown['{"o":"b\\xfcro"}'] == "not UTF-8 at byte 7"
@@ -238,7 +238,7 @@ def test_a_token_does_not_speak_for_another_agent(
         ("/events/stateful", stateful(other, state("a"))),
     ):
         assert client.post(path, content=body).status_code == 403
-    assert query("SELECT 1 FROM events WHERE agent_id = $1", other) == []
+    assert stored_lines(query, other) == []
     assert query("SELECT 1 FROM states WHERE agent_id = $1", other) == []
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
+from support.events import stored_events
 from support.server import KEY, Server
 
 Query = Callable[..., list[Any]]
@@ -38,8 +39,8 @@ def test_stateless_events_are_stored_byte_for_byte_in_order(
     events = [b'{"n": 1,  "text":"\\u0000 \xc3\xa9"}', b'{"n":1e400}', b'{"n":3}']
     answer = server.log_in(agent_id).post("/events/stateless", content=stateless(agent_id, *events))
     assert (answer.status_code, answer.content) == (204, b"")
-    rows = query("SELECT module, collector, event::text FROM events WHERE agent_id = $1 ORDER BY id", agent_id)
-    assert [tuple(row) for row in rows] == [("logcollector", "file", event.decode()) for event in events]
+    stored = [(event.module, event.collector, bytes(event.event)) for event in stored_events(query, agent_id)]
+    assert stored == [("logcollector", "file", event) for event in events]
 
 
 def test_stateful_items_are_answered_one_by_one_in_order(server: Server, management: httpx.Client) -> None:

@@ -16,6 +16,7 @@ import pytest
 from support.agents import Agent
 from support.batches import command
 from support.databases import querying
+from support.events import stored_texts
 from support.server import Server, running_server
 from support.waiting import PATIENCE, wait_until
 
@@ -57,10 +58,8 @@ def test_every_line_arrives_once_across_kills_of_the_agent(
             agent.stop(signal.SIGKILL)
             agent.start()
         time.sleep(0.002)
-    stored = "SELECT event->'event'->>'original' FROM events WHERE agent_id = $1 ORDER BY id"
-    wait_until(lambda: len({row[0] for row in query(stored, agent_id)}) == 300)
-    rows = [row[0] for row in query(stored, agent_id)]
-    assert list(dict.fromkeys(rows)) == [f"line {number}" for number in range(300)]
+    wait_until(lambda: len(set(stored_texts(query, agent_id))) == 300)
+    assert list(dict.fromkeys(stored_texts(query, agent_id))) == [f"line {number}" for number in range(300)]
     assert len(management.get("/agents", params={"name": agent.folder.name}).json()["items"]) == 1
 
 
@@ -147,8 +146,7 @@ def test_all_events_reach_a_server_that_accepts_only_small_batches(
             assert agent.statistics()["events_dropped"] == 1
         finally:
             agent.stop()
-    rows = querying(url)("SELECT event->'event'->>'original' FROM events ORDER BY id")
-    assert [row[0] for row in rows] == [*(f"line {number}" for number in range(50)), "last"]
+    assert stored_texts(querying(url)) == [*(f"line {number}" for number in range(50)), "last"]
 
 
 def test_the_log_says_that_the_agent_is_enrolled_and_connected(management: httpx.Client, agent: Agent) -> None:

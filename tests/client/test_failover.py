@@ -11,6 +11,7 @@ import httpx
 import pytest
 from support.agents import Agent
 from support.batches import command
+from support.events import stored_texts
 from support.ports import fixed_binds
 from support.server import Server, start_server
 from support.waiting import PATIENCE, wait_until
@@ -102,7 +103,7 @@ def test_events_and_orders_survive_nodes_that_are_killed_in_turn(nodes: Nodes, f
             wait_for_success(management, orders[-1], agent)
             wait_for_events(agent, 2 * (round_ + 1) * LINES)
             nodes.restart(lost)
-    stored = [row[0] for row in query("SELECT event->'event'->>'original' FROM events ORDER BY id")]
+    stored = stored_texts(query)
     assert set(stored) == {f"line {number} {line}" for number in range(8) for line in range(LINES)}
     assert agent.statistics()["events_dropped"] == 0
     assert agent.statistics()["orders_executed"] == len(orders)

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 from support.duties import performing
+from support.events import batch_of, incompressible
 from support.server import new_id
-from support.steps import exhaust
 from support.waiting import PATIENCE
 
 from comms_api.database.coalescing import IS_CALLER_GONE, UNLIMITED, Coalescer
@@ -21,13 +22,9 @@ from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeating
 from comms_api.errors import ClientLeft
-from comms_api.events.copy_format import encode_rows, read_row
-from comms_api.events.model import EventRun, StatelessBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
-from comms_api.events.quarantine import Quarantine
-from comms_api.events.service import Events
+from comms_api.events.reading import list_events
 from comms_api.fairness.slices import Slices
-from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -225,56 +222,34 @@ async def test_writers_share_the_waiting_submissions() -> None:
         assert max(map(len, table.statements[2:-2])) <= 26
 
 
-async def test_a_missing_partition_is_created_and_events_of_expired_days_are_quarantined(
-    engine: Engine,
+async def test_a_missing_partition_is_created_and_events_of_expired_days_are_dropped(
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = DatabaseClock()
-    quarantine = Quarantine(engine, clock, 10)
-    sink = PostgresqlSink(engine, quarantine, Slices())
-    events = Events(engine, clock, sink, quarantine, Settings())
+    sink = PostgresqlSink(engine)
     async with performing(sink):
-        today, agent_id = partition_name("events", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
+        today, agent_id = partition_name("event_batches", datetime.fromtimestamp(clock.now(), UTC).date()), new_id()
         async with engine.begin() as connection:
             await connection.execute(text(f"DROP TABLE {today}"))
-        large = b'{"text":"%s"}' % (b"x" * 20_000)
-        await asyncio.gather(
-            *(events.append(agent_id, StatelessBatch([EventRun("m", "c", [large])], [])) for _ in range(9))
-        )
-        await sink.append(uuid7_at(clock.now() - 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"old":1}'])])
+        large = incompressible(10_000)
+        await asyncio.gather(*(sink.append(batch_of(clock.uuid7(), agent_id, [large])) for _ in range(9)))
+        await sink.append(batch_of(uuid7_at(clock.now() - 90 * 86_400), agent_id, [b'{"old":1}', b'{"old":2}']))
         with pytest.raises(MissingPartition):
-            await sink.append(
-                uuid7_at(clock.now() + 90 * 86_400), agent_id, [EventRun("m", "c", [b'{"from":"later"}'])]
-            )
-    assert [bytes(event.event) for event in (await events.list(agent_id, None, None, 10)).items] == [large] * 9
-    [quarantined] = (await quarantine.list(agent_id, None, 10)).items
-    assert (quarantined.line, quarantined.reason[-23:]) == ('{"old":1}', " are not kept any more.")
+            await sink.append(batch_of(uuid7_at(clock.now() + 90 * 86_400), agent_id, [b'{"from":"later"}']))
+    assert await lines_of(engine, agent_id) == [large] * 9
+    assert f"dropped 2 events of agent {agent_id}: the events of days before" in caplog.text
 
 
-async def test_an_encoded_row_can_be_read_back() -> None:
-    agent_id, first = new_id(), new_id()
-    runs = [EventRun("m", "", [b"{}", b'{"a":1}']), EventRun("n", "c", [b"[]"])]
-    rows = exhaust(encode_rows(first, agent_id, runs))
-    assert [read_row(row)[1:] for row in rows] == [(agent_id, b"{}"), (agent_id, b'{"a":1}'), (agent_id, b"[]")]
-    assert [read_row(row)[0].int - first.int for row in rows] == [0, 1, 2]
-
-
-async def test_items_that_only_postgresql_refuses_are_quarantined_and_the_others_stored(engine: Engine) -> None:
-    clock = DatabaseClock()
-    quarantine = Quarantine(engine, clock, 10)
-    sink = PostgresqlSink(engine, quarantine, Slices())
-    events = Events(engine, clock, sink, quarantine, Settings())
-    async with engine.connect() as connection:
-        await clock.synchronise(connection)
+async def test_a_batch_that_is_stored_again_changes_nothing(engine: Engine) -> None:
+    clock, agent_id = DatabaseClock(), new_id()
+    first, second = (batch_of(clock.uuid7(), agent_id, [b'{"n":%d}' % number]) for number in range(2))
+    sink = PostgresqlSink(engine)
     async with performing(sink):
-        agents = [new_id() for _ in range(4)]
-        # Framing would refuse this item, but the writer must not depend on that.
-        bad = StatelessBatch([EventRun("m", "c", [b'{"ok":1}', b"{broken", b'{"ok":2}'])], [])
-        good = StatelessBatch([EventRun("m", "c", [b'{"ok":3}'])], [])
-        await asyncio.gather(*(events.append(agent, bad if agent is agents[0] else good) for agent in agents))
-    stored = [await events.list(agent, None, None, 10) for agent in agents]
-    assert [[bytes(event.event) for event in page.items] for page in stored] == [
-        [b'{"ok":1}', b'{"ok":2}'], *[[b'{"ok":3}']] * 3
-    ]  # fmt: skip
-    [quarantined] = (await quarantine.list(agents[0], None, 10)).items
-    assert quarantined.line == "{broken"
-    assert "invalid input syntax for type json" in quarantined.reason
+        await sink.append(first)
+        await asyncio.gather(*(sink.append(batch) for batch in (first, second, first, second)))
+    assert await lines_of(engine, agent_id) == [b'{"n":0}', b'{"n":1}']
+
+
+async def lines_of(engine: Engine, agent_id: UUID) -> list[bytes]:
+    page = await list_events(engine, Slices(), agent_id, None, None, 100)
+    return [bytes(event.event) for event in page.items]

@@ -108,7 +108,7 @@ async def test_values_that_differ_in_number_are_an_array(engine: Engine) -> None
         ("INSERT INTO groups (name) VALUES ('twice'), ('twice')", Duplicate),
         ("SELECT CAST('many' AS int)", Refusal),
         ("SELECT pg_sleep(3600)", LateAnswer),
-        ("INSERT INTO events VALUES (gen_random_uuid(), gen_random_uuid(), 'm', 'c', '{}')", MissingPartition),
+        ("INSERT INTO event_batches VALUES (gen_random_uuid(), gen_random_uuid(), 1, NULL, '')", MissingPartition),
         ("SELECT nothing", DatabaseError),
     ],
 )

@@ -23,7 +23,7 @@ from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-EVENTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
+EVENTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'event_batches'::regclass ORDER BY 1"
 
 
 def alembic(env: dict[str, str], *arguments: str) -> str:
@@ -56,8 +56,11 @@ def test_the_tables_have_the_storage_parameters_of_the_schema(new_database: Call
     }
 
 
-LAST_RELEASED = "0004"
-"""The revision of the last release, whose nodes may still run when the first new node migrates."""
+LAST_RELEASED = "0033"
+"""The revision of the last release, whose nodes may still run when the first new node migrates.
+
+Nothing has been released, and 0033 drops the table of events, so this is the first revision that a release can have.
+"""
 
 COLUMNS = """
     SELECT table_name || '.' || column_name AS name, concat_ws(' ', data_type, is_nullable, column_default) AS shape,
@@ -134,8 +137,8 @@ def test_an_embedded_database_migrates_by_the_alembic_command(folder: Path) -> N
     alembic(env, "check")
 
 
-OLD = """CREATE TABLE events_20200102 (LIKE events INCLUDING ALL);
-    ALTER TABLE events ATTACH PARTITION events_20200102 FOR VALUES FROM ('{}') TO ('{}')"""
+OLD = """CREATE TABLE event_batches_20200102 (LIKE event_batches INCLUDING ALL);
+    ALTER TABLE event_batches ATTACH PARTITION event_batches_20200102 FOR VALUES FROM ('{}') TO ('{}')"""
 
 
 @pytest.mark.anyio
@@ -148,21 +151,21 @@ async def test_partitions_are_made_ahead_and_dropped_by_age_without_stopping_a_w
     async with engine.connect() as writer:
         await writer.driver.execute("BEGIN")
         # An uncommitted row holds the same lock as ingestion.
-        await writer.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
+        await writer.execute(text("INSERT INTO event_batches VALUES (uuid7(), uuid7(), 1, '{}', '')"))
         made = await asyncio.wait_for(create_partitions(engine), PATIENCE)
         assert [is_partition(name) for name in made] == [True]
-        dropping = asyncio.create_task(drop_partitions(engine, "events", 30))
+        dropping = asyncio.create_task(drop_partitions(engine, "event_batches", 30))
         await asyncio.sleep(0.3)
         # Detaching waits for the writer, and no writer waits for it.
         async with engine.begin() as another:
-            await another.execute(text("INSERT INTO events VALUES (uuid7(), uuid7(), 'm', 'c', '{}')"))
+            await another.execute(text("INSERT INTO event_batches VALUES (uuid7(), uuid7(), 1, '{}', '')"))
         await writer.driver.execute("COMMIT")
-        assert await asyncio.wait_for(dropping, PATIENCE) == ["events_20200102"]
+        assert await asyncio.wait_for(dropping, PATIENCE) == ["event_batches_20200102"]
     async with engine.connect() as connection:
         names = await partitions(connection)
-        assert "events_20200102" not in names
+        assert "event_batches_20200102" not in names
         assert len(names) == 9
-    assert await create_partitions(engine) == await drop_partitions(engine, "events", 30) == []
+    assert await create_partitions(engine) == await drop_partitions(engine, "event_batches", 30) == []
 
 
 async def partitions(connection: Connection) -> list[str]:

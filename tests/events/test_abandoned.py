@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import make_url
 from support.batches import state, stateful, stateless
 from support.databases import plain_url
+from support.events import stored_lines
 from support.raw import connect, read_answer, request
 from support.server import Server, running_server
 from support.waiting import pause, wait_until
@@ -158,5 +159,4 @@ def test_events_of_a_client_that_has_disconnected_are_not_stored(
             leave(connection)
         body = stateless(agent_id, {"n": 2})
         assert server.client(server.agent_url, token).post("/events/stateless", content=body).is_success
-    rows = query("SELECT event::text FROM events WHERE agent_id = $1", agent_id)
-    assert [row[0] for row in rows] == ['{"n": 2}']
+    assert stored_lines(query, agent_id) == ['{"n": 2}']

@@ -19,6 +19,7 @@ import zstandard
 from sqlalchemy import make_url
 from support.batches import metadata, state, stateful, stateless
 from support.databases import plain_url
+from support.events import incompressible, stored_lines
 from support.others import assert_others_are_served
 from support.raw import Answer, connect, read_answer, request
 from support.server import Server, running_server
@@ -28,9 +29,10 @@ MIB = 2**20
 BAD_LINES = 399_000
 STATES, STATE_BYTES = 60, 1_000_000
 Query = Callable[..., list[Any]]
-WAITING_COPIES = """
+WAITING_INSERTS = """
     SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'COPY%events%'"""
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%INSERT INTO event_batches%'"""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_a_real_batch_of_very_many_lines_passes(server: Server, management: http
         assert {result["status"] for result in results_of(answer)} == {status}
     events = [b'{"n":%d}' % number for number in range(100_000)]
     assert post(server, honest, "/events/stateless", stateless(honest, *events)).status == 204
-    assert query("SELECT count(*) FROM events WHERE agent_id = $1", honest) == [(100_000,)]
+    assert query("SELECT sum(events) FROM event_batches WHERE agent_id = $1", honest) == [(100_000,)]
     assert query("SELECT count(*) FROM states WHERE agent_id = $1", honest) == [(20_000,)]
 
 
@@ -199,7 +201,7 @@ def test_lines_are_charged_in_addition_to_their_bytes(
     statuses = [answer.status for answer in answers]
     assert 204 in statuses
     assert set(statuses) <= {204, 503}
-    stored = query("SELECT count(*) FROM events WHERE module = 'lines'")
+    stored = query("SELECT coalesce(sum(events), 0) FROM event_batches WHERE streams ? 'lines'")
     assert stored == [(300_000 * statuses.count(204),)]
     assert server.resident_bytes() - before < 256 * MIB
 
@@ -211,18 +213,18 @@ def test_batches_whose_clients_have_disconnected_are_not_stored(
     tokens = [server.token(agent_id) for agent_id in agents]
 
     def begin(stack: ExitStack, number: int) -> ssl.SSLSocket:
-        body = stateless(agents[number], {"text": "x" * 500_000}, module="left")
+        body = stateless(agents[number], incompressible(250_000), module="left")
         connection = stack.enter_context(connect(server.tls, server.agent_port))
         connection.sendall(request("POST", "/events/stateless", tokens[number], body))
         return connection
 
     def writer_waits() -> bool:
-        return bool(query(WAITING_COPIES)[0][0] == 1)
+        return bool(query(WAITING_INSERTS)[0][0] == 1)
 
     async def hold_the_table(act: Callable[[], None]) -> None:
         holder = await asyncpg.connect(plain_url(make_url(database_url)))
         async with holder.transaction():
-            await holder.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            await holder.execute("LOCK TABLE event_batches IN ACCESS EXCLUSIVE MODE")
             await asyncio.to_thread(act)
         await holder.close()
 
@@ -240,4 +242,4 @@ def test_batches_whose_clients_have_disconnected_are_not_stored(
         assert [read_answer(connection).status for connection in kept] == [204]
     last = server.client(server.agent_url, tokens[-1])
     assert last.post("/events/stateless", content=stateless(agents[-1], {}, module="last")).status_code == 204
-    assert query("SELECT count(*) FROM events WHERE module = 'left'") == [(1,)]
+    assert len(stored_lines(query, module="left")) == 1

@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import Executable
 from support.batches import command, state, stateful, stateless
+from support.events import INSERT, batch_of
 from support.others import assert_others_are_served
 from support.server import Server
 
@@ -82,14 +84,10 @@ def test_an_event_larger_than_a_page_is_alone_on_its_page(
 ) -> None:
     half = PAGE_BYTES_MAXIMUM // 2
     sizes = [10, EVENT_BYTES, 10, half, half, 10]
-    query(
-        "INSERT INTO events (id, agent_id, module, collector, event) "
-        "SELECT id, $1, 'large', 'file', json_build_object('text', repeat('x', size)) "
-        "FROM unnest(CAST($2 AS uuid[]), CAST($3 AS integer[])) AS new (id, size)",
-        loud,
-        [uuid7_at(time.time() + number / 100) for number in range(len(sizes))],
-        sizes,
-    )
+    for number, size in enumerate(sizes):
+        line = json.dumps({"text": "x" * size}).encode()
+        batch = batch_of(uuid7_at(time.time() + number / 100), loud, [line], module="large")
+        query(INSERT, *msgspec.structs.astuple(batch))
     pages = [answer.json()["items"] for answer in pages_of(management, "/events", module="large")]
     shown = [[len(item["event"]["text"]) for item in page] for page in pages]
     assert shown == [[10], [EVENT_BYTES], [10, half], [half, 10]]
@@ -127,7 +125,6 @@ Run = Callable[[Any], Any]
 OLDEST, NEWEST = PageRequest(1_000), PageRequest(1_000, order="newest")
 LISTS: dict[str, Run] = {
     "states": lambda connection: list_states(connection, None, None, None, 1_000),
-    "events": lambda connection: store.list_events(connection, None, None, None, 1_000),
     "quarantine": lambda connection: store.list_quarantined(connection, None, OLDEST),
     "newest quarantine": lambda connection: store.list_quarantined(connection, None, NEWEST),
     "orders": lambda connection: list_orders(connection, OrderFilter(), OLDEST),

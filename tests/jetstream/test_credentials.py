@@ -11,13 +11,13 @@ import nkeys
 import pytest
 import trustme
 from support.duties import performing
+from support.events import batch_of
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
 
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.events.jetstream.connection import STREAM, JetStream
-from comms_api.events.jetstream.messages import encode_messages
-from comms_api.events.model import EventRun
+from comms_api.events.jetstream.messages import encode_message
 from comms_api.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -96,8 +96,7 @@ async def _publish(settings: Settings) -> int:
     stream = JetStream(settings)
     async with performing(stream):
         await stream.wait_until_ready(1.5)
-        [message] = encode_messages(new_id(), new_id(), [EventRun("m", "c", [b"{}"])], 2**20)
-        await stream.publish(message)
+        await stream.publish(encode_message(batch_of(new_id(), new_id(), [b"{}"])))
         return (await stream.context.stream_info(STREAM)).state.messages
 
 

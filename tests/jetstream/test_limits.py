@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.duties import performing
+from support.events import batch_of, incompressible
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
 from support.waiting import PATIENCE
@@ -20,9 +21,8 @@ from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeat
 from comms_api.errors import Unavailable
 from comms_api.events.jetstream.connection import DAY_SECONDS, STREAM, JetStream
-from comms_api.events.jetstream.messages import Message, encode_messages
+from comms_api.events.jetstream.messages import Message, encode_message
 from comms_api.events.jetstream.sink import JetStreamSink
-from comms_api.events.model import EventRun
 from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
@@ -46,8 +46,7 @@ async def _stream(server: NatsServer, **limits: Any) -> AsyncIterator[JetStream]
 
 
 def _message() -> Message:
-    [message] = encode_messages(new_id(), new_id(), [EventRun("m", "c", [b"x" * 100_000])], 2**20)
-    return message
+    return encode_message(batch_of(new_id(), new_id(), [incompressible(100_000)]))
 
 
 async def test_a_full_stream_refuses_messages_until_it_is_enlarged(server: NatsServer) -> None:
@@ -117,5 +116,5 @@ async def test_the_cpu_time_of_publishing_is_charged_to_the_agent(server: NatsSe
     sink = JetStreamSink(Quarantine(engine, DatabaseClock(), 1), Slices(charge), settings)
     agent_id = new_id()
     async with performing(sink):
-        await sink.append(new_id(), agent_id, [EventRun(f"m{number}", "c", [b"{}"]) for number in range(64)])
+        await sink.append(batch_of(new_id(), agent_id, [b"{}"] * 64))
     assert charged[str(agent_id)] > 0

@@ -16,6 +16,7 @@ import httpx
 import nats
 import pytest
 from support.batches import stateless
+from support.events import stored_lines
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
@@ -114,10 +115,10 @@ def find(query: Callable[..., list[asyncpg.Record]]) -> Callable[[Sequence[Sende
     """Counts the stored events of some agents by agent, batch and number."""
 
     def read(senders: Sequence[Sender]) -> Counter[tuple[UUID, int, int]]:
-        ids = [sender.agent_id for sender in senders]
-        rows = query("SELECT agent_id, event FROM events WHERE agent_id = ANY($1::uuid[])", ids)
-        events = [(agent_id, json.loads(event)) for agent_id, event in rows]
-        return Counter((UUID(str(agent_id)), event["batch"], event["n"]) for agent_id, event in events)
+        stored = [
+            (sender.agent_id, json.loads(line)) for sender in senders for line in stored_lines(query, sender.agent_id)
+        ]
+        return Counter((agent_id, event["batch"], event["n"]) for agent_id, event in stored)
 
     return read
 

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url, text
 from support.databases import PATIENT, migrate
 from support.duties import performing
+from support.events import batch_of
 from support.nats import NatsServer, nats_servers, urls_of
 from support.relays import COMMAND, relay
 from support.server import environment, new_id
@@ -24,8 +25,7 @@ from comms_api.database.connect import open_engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 from comms_api.events.jetstream.connection import STREAM, JetStream
-from comms_api.events.jetstream.messages import encode_messages
-from comms_api.events.model import EventRun
+from comms_api.events.jetstream.messages import encode_message
 from comms_api.settings import Settings
 
 MESSAGES = 1500
@@ -60,8 +60,7 @@ def publish(settings: Mapping[str, Any], count: int, line: bytes) -> None:
 
     async def run(stream: JetStream) -> None:
         for _ in range(count):
-            [message] = encode_messages(uuid7_at(time.time()), new_id(), [EventRun("m", "c", [line])], 2**20)
-            await stream.publish(message)
+            await stream.publish(encode_message(batch_of(uuid7_at(time.time()), new_id(), [line])))
 
     asyncio.run(with_stream(settings, run))
 
@@ -89,7 +88,7 @@ def count_events(cluster: Cluster) -> int:
     async def count() -> int:
         engine = open_engine(cluster.url, PATIENT)
         async with engine.connect() as connection:
-            number: int = await connection.scalar(text("SELECT count(*) FROM events"))
+            number: int = await connection.scalar(text("SELECT coalesce(sum(events), 0) FROM event_batches"))
         await engine.dispose()
         return number
 

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 _STORED = """
     SELECT (SELECT count(*) FROM agents) AS agents,
-           (SELECT count(*) FROM events) AS events,
+           (SELECT coalesce(sum(events), 0) FROM event_batches) AS events,
            (SELECT count(*) FROM quarantined_events) AS quarantined,
            (SELECT count(*) FROM states) AS states,
            (SELECT count(*) FROM finished_orders WHERE status = 'success') AS succeeded,

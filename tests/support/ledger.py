@@ -1,5 +1,6 @@
 """The requests of a simulated fleet, and the acknowledgements of the server."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -8,16 +9,16 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+from support.events import stored_lines
 from support.raw import Answer
 
 RETRIABLE = {401, 429, 503}
 STORED = {
-    "events": "SELECT event ->> 'key' FROM events",
     "states": "SELECT data ->> 'key' FROM states WHERE data ->> 'key' IS NOT NULL",
     "orders": "SELECT order_id::text FROM orders UNION ALL SELECT order_id::text FROM finished_orders",
     "results": "SELECT order_id::text FROM finished_orders WHERE status = 'success'",
 }
-"""The items of each kind that the database has."""
+"""Select the items of each kind but events."""
 
 
 @dataclass
@@ -117,7 +118,10 @@ class Ledger:
 
 def stored_items(query: Callable[[str], list[Any]]) -> dict[str, Counter[str]]:
     """Return how often the database has each item, by kind."""
-    return {kind: Counter(row[0] for row in query(statement)) for kind, statement in STORED.items()}
+    events = Counter(json.loads(line)["key"] for line in stored_lines(query))
+    return {"events": events} | {
+        kind: Counter(row[0] for row in query(statement)) for kind, statement in STORED.items()
+    }
 
 
 def assert_nothing_is_lost(ledger: Ledger, stored: dict[str, Counter[str]]) -> None:

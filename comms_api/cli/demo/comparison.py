@@ -21,7 +21,7 @@ async def count_in_database(url: str) -> Mapping[str, Counts]:
     connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
     try:
         rows = await connection.fetch("""
-            SELECT name, (SELECT count(*) FROM events WHERE agent_id = agents.id) AS events,
+            SELECT name, (SELECT coalesce(sum(events), 0) FROM event_batches WHERE agent_id = agents.id) AS events,
                 (SELECT count(*) FROM states WHERE agent_id = agents.id) AS states,
                 (SELECT count(*) FROM orders WHERE agent_id = agents.id AND attempt > 0)
                     + (SELECT count(*) FROM finished_orders WHERE agent_id = agents.id AND attempt > 0) AS orders,

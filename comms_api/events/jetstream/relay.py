@@ -1,7 +1,7 @@
 """Copy the events of the stream to a sink, and acknowledge each message when the sink has stored it.
 
 The servers keep the acknowledgements under the consumer's name. So relays with the same name share the work, and a
-restarted relay continues where the last one stopped. Events that are delivered twice have the same ids both times.
+restarted relay continues where the last one stopped. A batch that is delivered twice has the same id both times.
 
 Needs the extra `jetstream`: this module is imported by name.
 """
@@ -106,13 +106,13 @@ class Relay:
     async def _store(self, message: Msg) -> bool:
         """Store a message, and return True; return False if it must be delivered again because of an outage."""
         try:
-            delivered = decode_message(message.headers or {}, message.data)
+            batch = decode_message(message.headers or {}, message.data)
         except Malformed as error:
             logger.error("relay: skipped a message: %s", error)  # noqa: TRY400 - a traceback would add nothing
             await message.term()
             return True
         try:
-            await self._sink.append(delivered.first_id, delivered.agent_id, [delivered.run])
+            await self._sink.append(batch)
         except Exception as error:
             if not (outage := explain_outage(error)):
                 raise

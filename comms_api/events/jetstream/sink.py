@@ -4,15 +4,18 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import islice
 from uuid import UUID
+
+import msgspec
 
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
+from comms_api.events.contents import STEP_BYTES
 from comms_api.events.jetstream.connection import ABSENCE_SECONDS, JetStream
-from comms_api.events.jetstream.messages import encode_messages, line_bytes_maximum
-from comms_api.events.model import EventRun, Quarantined
+from comms_api.events.jetstream.cutting import cut
+from comms_api.events.jetstream.messages import content_bytes_maximum, encode_message
+from comms_api.events.model import EventBatch, Quarantined
 from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.metering import Metered
 from comms_api.fairness.slices import Slices, Steps
@@ -21,15 +24,15 @@ from comms_api.settings import Settings
 MESSAGES_AT_ONCE = 64
 """The number of messages of a batch that are published together.
 
-A batch has more messages only if it changes the module for each event. Its other messages are published one by one, so
-they delay no other agent, and their CPU time is charged to the agent.
+The other messages of a very large batch are published one by one, so they delay no other agent, and their CPU time is
+charged to the agent.
 """
 
 UNCERTAIN_BATCHES_MAXIMUM = 20_000
 
 
 class JetStreamSink:
-    """Publishes events to the stream, from which relays copy them. Lines too long for a message are quarantined."""
+    """Publishes batches to the stream, from which relays copy them. Lines too long for a message are quarantined."""
 
     def __init__(self, quarantine: Quarantine, slices: Slices, settings: Settings) -> None:
         self._quarantine = quarantine
@@ -41,44 +44,37 @@ class JetStreamSink:
         """Return the duty that keeps the connection open."""
         return self._stream.duties()
 
-    async def append(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+    async def append(self, batch: EventBatch) -> None:
         """Return when every message is acknowledged; raises `Unavailable` if one is not."""
         if not self._uncertain.is_empty:
-            digest = await self._slices.run_metered(_digest(agent_id, runs))
-            first_id = self._uncertain.take(digest) or first_id
+            digest = await self._slices.run_metered(_digest(batch))
+            batch = msgspec.structs.replace(batch, id=self._uncertain.take(digest) or batch.id)
         try:
             await self._stream.wait_until_ready(ABSENCE_SECONDS)
-            longest = line_bytes_maximum(self._stream.message_bytes_maximum)
-            giants = [line for run in runs for line in run.lines if len(line) > longest]
-            await self._publish(first_id, agent_id, _without(runs, longest) if giants else runs)
+            longest = content_bytes_maximum(self._stream.message_bytes_maximum)
+            parts, giants = [batch], list[bytes]()
+            if len(batch.content) > longest:
+                parts, giants = await self._slices.run_metered(cut(batch, longest))
+            await self._publish(batch.agent_id, parts)
         except Exception:
-            self._uncertain.add(await self._slices.run_metered(_digest(agent_id, runs)), first_id)
+            self._uncertain.add(await self._slices.run_metered(_digest(batch)), batch.id)
             raise
         if giants:
-            reason = f"larger than a message of the event stream may be ({longest} bytes)"
-            await self._quarantine.add(agent_id, [Quarantined(reason, line) for line in giants])
+            reason = f"larger than a message of the event stream may be ({longest} bytes, compressed)"
+            await self._quarantine.add(batch.agent_id, [Quarantined(reason, line) for line in giants])
 
-    async def _publish(self, first_id: UUID, agent_id: UUID, runs: Sequence[EventRun]) -> None:
+    async def _publish(self, agent_id: UUID, parts: Sequence[EventBatch]) -> None:
         is_caller_gone = IS_CALLER_GONE.get()
-        messages = encode_messages(first_id, agent_id, runs, self._stream.message_bytes_maximum)
-        together = [Metered(self._stream.publish(message), "publish") for message in islice(messages, MESSAGES_AT_ONCE)]
+        together = [Metered(self._stream.publish(encode_message(part)), "publish") for part in parts[:MESSAGES_AT_ONCE]]
         outcomes = await asyncio.gather(*together, return_exceptions=True)
         self._slices.charge(str(agent_id), sum(publishing.seconds for publishing in together))
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
-        for message in messages:
+        for part in parts[MESSAGES_AT_ONCE:]:
             if is_caller_gone():
                 raise ClientLeft
-            await self._stream.publish(message)
-
-
-def _without(runs: Sequence[EventRun], longest: int) -> list[EventRun]:
-    """Return the runs without their longer lines."""
-    shortened = [
-        EventRun(run.module, run.collector, [line for line in run.lines if len(line) <= longest]) for run in runs
-    ]
-    return [run for run in shortened if run.lines]
+            await self._stream.publish(encode_message(part))
 
 
 class Uncertain:
@@ -106,10 +102,9 @@ class Uncertain:
             self._first_ids.popitem(last=False)
 
 
-def _digest(agent_id: UUID, runs: Sequence[EventRun]) -> Steps[bytes]:
-    digest = blake2b(agent_id.bytes, digest_size=16)
-    for run in runs:
-        digest.update(repr((run.module, run.collector, len(run.lines))).encode())
-        digest.update(b"\n".join(run.lines))
-        yield agent_id
+def _digest(batch: EventBatch) -> Steps[bytes]:
+    digest = blake2b(batch.agent_id.bytes, digest_size=16)
+    for start in range(0, len(batch.content), STEP_BYTES):
+        digest.update(memoryview(batch.content)[start : start + STEP_BYTES])
+        yield None
     return digest.digest()
