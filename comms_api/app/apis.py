@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, MediaType, Response, Router, get
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
@@ -25,6 +25,7 @@ from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
+from comms_api.http.described_errors import SECURITY_SCHEMES, DescribedErrors
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.json_request import BODIES, JsonRequest
@@ -68,10 +69,10 @@ MANAGEMENT_SERVICES = (
 )
 
 
-@get("/", status_code=200, opt=PUBLIC)
+@get("/", status_code=200, opt=PUBLIC, media_type=MediaType.TEXT)
 async def check_health() -> Response[bytes]:
     """Answer a load balancer: 200, empty."""
-    return Response(b"", media_type="text/plain")
+    return Response(b"")
 
 
 MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
@@ -199,6 +200,7 @@ def _litestar(
             version=version("comms-api"),
             servers=[Server(url="/"), Server(url=PREFIX)],
             use_handler_docstrings=True,
+            components=SECURITY_SCHEMES,
             render_plugins=descriptions,
             openapi_router=Router(
                 path="/schema",
@@ -209,6 +211,7 @@ def _litestar(
                 response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
             ),
         ),
+        plugins=[DescribedErrors()],
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )

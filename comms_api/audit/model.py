@@ -22,8 +22,8 @@ class Entry(msgspec.Struct, frozen=True):
     operation: Operation
     subject: str
     key: str
-    before: msgspec.Raw | None
-    after: msgspec.Raw | None
+    before: msgspec.Raw
+    after: msgspec.Raw
 
 
 class EntryFilter(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ async def list_audit(
     return await audit.list(EntryFilter(actor, subject, key), requested_page)
 
 
-@get("/audit/export", opt=ADMINISTER | EXPORT)
+@get("/audit/export", opt=ADMINISTER | EXPORT, media_type="application/x-ndjson")
 async def export_audit(
     audit: NamedDependency[Audit], since: Since = None, until: Until = None, in_order: InOrder = "oldest"
 ) -> Stream:
@@ -33,7 +33,7 @@ async def export_audit(
     entries = audit.stream(PageRequest(EXPORT_PAGE, order=in_order, since=since, until=until))
     lines = (msgspec.json.encode(entry) + b"\n" async for entry in entries)
     headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"'}
-    return Stream(lines, media_type="application/x-ndjson", headers=headers)
+    return Stream(lines, headers=headers)
 
 
 ROUTES = [list_audit, export_audit]

@@ -7,9 +7,10 @@ import msgspec
 from sqlalchemy import select
 
 from comms_api.audit.model import Entry, EntryFilter
-from comms_api.database.connection import Engine
+from comms_api.database.connection import Engine, Row
 from comms_api.database.pages import Page, PageRequest, drain, equal, fetch_page
 from comms_api.database.schema import audit
+from comms_api.protocol import no_data
 
 EXPORT_PAGE = 1_000
 
@@ -28,9 +29,7 @@ class Audit:
         )
         statement = statement.order_by(requested.sorting(audit.c.id))
         async with self._engine.connect() as connection:
-            return await fetch_page(
-                connection, statement, requested.key("id"), requested.limit, lambda row: Entry(**row)
-            )
+            return await fetch_page(connection, statement, requested.key("id"), requested.limit, _entry)
 
     async def stream(self, requested: PageRequest) -> AsyncIterator[Entry]:
         """Yield every entry from the requested page on, a page at a time."""
@@ -41,3 +40,7 @@ class Audit:
             if page.next is None:
                 return
             requested = msgspec.structs.replace(requested, after=UUID(page.next))
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(**{**row, "before": row.before or no_data(), "after": row.after or no_data()})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from litestar import Response, get, post
+from litestar import MediaType, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
@@ -15,12 +15,12 @@ from comms_api.http.roles import ADMINISTER, OPERATE, READ
 RETRY_AFTER_SECONDS = 5
 
 
-@get("/ready", status_code=200, opt=PUBLIC)
+@get("/ready", status_code=200, opt=PUBLIC, media_type=MediaType.TEXT)
 async def check_readiness(membership: NamedDependency[Membership]) -> Response[bytes]:
     """Return whether a load balancer should send agents here: 200, or 503 while the node drains or seems lost."""
     if membership.is_ready:
-        return Response(b"", media_type="text/plain")
-    return Response(b"", status_code=503, media_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        return Response(b"")
+    return Response(b"", status_code=503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 @get("/nodes", opt=READ)

@@ -172,7 +172,7 @@ async def stream_progress(
     return Stream(events, media_type="text/event-stream")
 
 
-@get("/commands/{request_id:uuid}/results", opt=FOLLOW | EXPORT)
+@get("/commands/{request_id:uuid}/results", opt=FOLLOW | EXPORT, media_type=MEDIA_TYPES["ndjson"])
 async def export_results(
     request: AnyRequest,
     request_id: FromPath[UUID],

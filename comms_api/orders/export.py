@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from comms_api.orders.model import StoredOrder
+from comms_api.protocol import no_data
 
 ExportForm = Literal["csv", "ndjson"]
 
@@ -63,7 +64,7 @@ def _row(order: StoredOrder) -> tuple[str, ...]:
         str(order.attempt),
         "" if result.code is None else str(result.code),
         _harmless(result.message or ""),
-        _harmless("" if result.data is None else bytes(result.data).decode()),
+        _harmless("" if result.data == no_data() else bytes(result.data).decode()),
         *("" if moment is None else moment.isoformat() for moment in moments),
     )
 

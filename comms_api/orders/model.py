@@ -94,7 +94,8 @@ class StoredResult(msgspec.Struct, frozen=True):
 
     code: int | None
     message: str | None
-    data: msgspec.Raw | None
+    data: msgspec.Raw
+    """`null` if the agent reported none."""
 
 
 class StoredOrder(msgspec.Struct, frozen=True):

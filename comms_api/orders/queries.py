@@ -39,7 +39,7 @@ from comms_api.orders.model import (
     StoredResult,
 )
 from comms_api.orders.targets import is_service
-from comms_api.protocol import Action, OrderStatus, kept_source
+from comms_api.protocol import Action, OrderStatus, kept_source, no_data
 
 _SHARED = (
     "order_id",
@@ -235,7 +235,7 @@ def stored_order(order: Any, command: Any) -> StoredOrder:
         status=order.status,
         outcome=_outcome(order.status, order.outcome),
         attempt=order.attempt,
-        result=StoredResult(order.result_code, order.result_message, order.result_data),
+        result=StoredResult(order.result_code, order.result_message, order.result_data or no_data()),
         created_at=order.created_at,
         expires_at=order.expires_at,
         delivery_timestamp=order.expires_at,

@@ -12,13 +12,19 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis import Case, GenerationMode
+from schemathesis import Case, GenerationMode, checks
+from schemathesis.core.failures import FailureGroup
 from support.server import Server, running_server
 from support.waiting import PATIENCE
 
 DETERMINED = settings(
     max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
+CHECKS = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 NOT_SENT = 0
 
@@ -53,6 +59,10 @@ class Probe:
             answer = case.call(base_url=self._url, session=self._session, verify=self._ca, timeout=PATIENCE)
         except (requests.exceptions.InvalidHeader, UnicodeEncodeError):
             return NOT_SENT  # no client can send this
+        try:
+            case.validate_response(answer, checks=CHECKS)
+        except FailureGroup as failures:
+            self.faults += [f"{case.method} {case.path} {answer.status_code}: {one}" for one in failures.exceptions]
         return answer.status_code
 
 
@@ -73,6 +83,7 @@ def test_no_request_to_an_api_is_a_500(server: Server, api: str) -> None:
     administrator = server.management()
     client = administrator if api == "management" else server.log_in(server.enroll(administrator, "probed"))
     description = client.get("/schema/openapi.json").json()
+    del description["components"]["securitySchemes"]  # otherwise most requests have an invalid token
     operations = [result.ok() for result in schemathesis.openapi.from_dict(description).get_all_operations()]
     probe = Probe(client, server)
     for operation in sorted(operations, key=lambda one: one.path.startswith("/security")):  # the logout comes last
@@ -81,3 +92,21 @@ def test_no_request_to_an_api_is_a_500(server: Server, api: str) -> None:
     print(f"{api}: {len(operations)} operations, {dict(probe.statuses)}")
     assert probe.faults == []
     assert probe.statuses[401] < probe.statuses.total() / 5  # the token was valid
+
+
+@pytest.mark.parametrize("api", ["management", "agent"])
+def test_a_description_names_the_refusals_and_the_security_of_each_operation(server: Server, api: str) -> None:
+    administrator = server.management()
+    client = administrator if api == "management" else server.log_in(server.enroll(administrator, "described"))
+    description = client.get("/schema/openapi.json").json()
+    assert set(description["components"]["securitySchemes"]) == {"token", "password"}
+    operations = [
+        (f"{method} {path}", operation)
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+    ]
+    assert [name for name, operation in operations if not operation.get("description")] == []
+    assert [name for name, operation in operations if not {"400", "429", "503"} <= set(operation["responses"])] == []
+    public = {name for name, operation in operations if not operation.get("security")}
+    assert "post /enroll" in public
+    assert public & {"post /commands", "get /commands", "get /agents"} == set()
