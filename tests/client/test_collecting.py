@@ -20,7 +20,6 @@ from comms_api.client.spool.batches import within_bytes
 from comms_api.client.spool.model import Change, Line
 from comms_api.client.transport.bodies import stateful_body, stateless_body
 from comms_api.client.transport.claims import UNREADABLE_TOKEN_SECONDS, token_lifetime_seconds
-from comms_api.protocol import AgentMetadata
 
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.binary(max_size=3))
 
@@ -71,7 +70,7 @@ def test_a_network_interface_whose_name_is_not_utf_8_is_reported(monkeypatch: py
 
 
 def test_a_batch_has_a_header_line_wherever_the_header_changes() -> None:
-    metadata = AgentMetadata(id="i", name="n")
+    metadata = b'{"agent":{"id":"i"}}'
     lines = [Line(1, "a", "x", b"{}"), Line(2, "a", "x", b'{"b":1}'), Line(3, "b", "y", b"{}")]
     body = stateless_body(metadata, lines).decode().splitlines()
     assert body[1:] == ['{"module":"a","collector":"x"}', "{}", '{"b":1}', '{"module":"b","collector":"y"}', "{}"]

@@ -62,7 +62,11 @@ def test_batch_numbers_increase_across_restarts(tmp_path: Path) -> None:
     numbers = []
     for _ in range(2):
         with opened_spool(tmp_path / "spool.sqlite") as spool:
-            numbers += [spool.changes.next_sequence(), spool.changes.next_sequence()]
+            for id_ in ("a", "b"):
+                collect(spool, id_, "create")
+                changes = spool.changes.next_batch(10)
+                numbers.append(spool.changes.open_batch(changes, AgentMetadata("")).sequence)
+                spool.changes.settle(changes, 0, [])
     assert numbers == [1, 2, 3, 4]
 
 

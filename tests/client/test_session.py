@@ -2,14 +2,12 @@
 
 import asyncio
 import re
-import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import trustme
-from support.waiting import PATIENCE
+from support.scripted import Answer, ScriptedServer
 
 from comms_api.client import backoff
 from comms_api.client.spool.model import Identity
@@ -24,45 +22,6 @@ from comms_api.protocol import AGENT_INSTANCE, ItemResults
 TOKEN = b'{"token":"opaque"}'
 LOGIN = (200, TOKEN)
 BATCH = Call("POST", "/events/stateless", b"{}\n")
-
-Answer = tuple[int, bytes]
-
-
-class ScriptedServer:
-    """A server on a real socket that returns the configured answers, one per request, and then does not answer."""
-
-    def __init__(self, folder: Path, answers: list[Answer]) -> None:
-        authority = trustme.CA()
-        self.ca = folder / "ca.pem"
-        authority.cert_pem.write_to_path(self.ca)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(self._tls)
-        self.answers = answers
-        self.heads: list[str] = []
-
-    @property
-    def paths(self) -> list[str]:
-        return [head.split(" ")[1] for head in self.heads]
-
-    def headers(self, name: str) -> list[str]:
-        """Return the values of a header, one per request that has it."""
-        lines = (line.partition(": ") for head in self.heads for line in head.split("\r\n"))
-        return [value for key, _, value in lines if key.lower() == name.lower()]
-
-    async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        async with server, asyncio.timeout(PATIENCE):
-            await conversation(f"https://localhost:{server.sockets[0].getsockname()[1]}")
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        await reader.readexactly(int(head.lower().partition("content-length: ")[2].partition("\r\n")[0] or 0))
-        self.heads.append(head)
-        if self.answers:
-            status, body = self.answers.pop(0)
-            writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
-            writer.write(body)
-        writer.close()
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, HEADER_BYTES, within_bytes
+from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, HEADER_BYTES, OpenBatch, OpenBatches, within_bytes
 from comms_api.client.spool.file import SpoolFile
 from comms_api.client.spool.model import Change
+from comms_api.protocol import AgentMetadata
 
+_OPEN_BATCH = "open batch of changes"
 _SEQUENCE = "batch sequence"
 
 _SCHEMA = """
@@ -22,6 +24,7 @@ class ChangeQueue:
 
     def __init__(self, file: SpoolFile) -> None:
         self._file = file
+        self._batches = OpenBatches(file, _OPEN_BATCH)
         file.connection.executescript(_SCHEMA)
 
     def known(self, module: str, collector: str) -> dict[str, bytes]:
@@ -44,29 +47,48 @@ class ChangeQueue:
                 self._file.count(states_collected=1)
 
     def next_batch(self, items: int, bytes_maximum: int = BATCH_BYTES_MAXIMUM) -> list[Change]:
-        """Return the oldest changes."""
-        rows = self._file.connection.execute(
-            "SELECT module, collector, id, operation, data, number FROM changes ORDER BY number LIMIT ?", (items,)
-        )
-        changes = [Change(*row) for row in rows]
+        """Return the changes of the open batch or, without one, the oldest changes."""
+        batch = self._batches.find()
+        if batch is not None and (changes := self._select("WHERE number <= ? ORDER BY number", batch.last)):
+            return changes
+        changes = self._select("ORDER BY number LIMIT ?", items)
         return changes[: within_bytes([len(change.data or b"") + HEADER_BYTES for change in changes], bytes_maximum)]
 
+    def _select(self, clauses: str, value: int) -> list[Change]:
+        columns = "module, collector, id, operation, data, number"
+        rows = self._file.connection.execute(f"SELECT {columns} FROM changes {clauses}", (value,))
+        return [Change(*row) for row in rows]
+
+    def open_batch(self, changes: Sequence[Change], metadata: AgentMetadata) -> OpenBatch:
+        """Return the open batch, or open one with these changes and the next number."""
+        batch = self._batches.find()
+        if batch is None or batch.last != changes[-1].number:
+            with self._file.transaction():
+                batch = self._batches.open(changes[-1].number, metadata, self._next_sequence())
+        return batch
+
+    def close_batch(self) -> None:
+        """Close the open batch: its changes are sent under a new key and a new number."""
+        self._batches.close()
+
     def settle(self, settled: Sequence[Change], refused: int, again: Sequence[Change]) -> None:
-        """Delete changes that the server has answered, `refused` of them with an error, and add those to send again."""
+        """Close the batch: delete its changes, `refused` of them with an error, and add the changes to send again."""
         with self._file.transaction() as connection:
             connection.executemany("DELETE FROM changes WHERE number = ?", [(change.number,) for change in settled])
             for change in again:
                 _insert(connection, change)
+            self._batches.close()
             self._file.count(states_sent=len(settled) - refused - len(again), states_refused=refused)
 
-    def next_sequence(self) -> int:
+    def _next_sequence(self) -> int:
         """Return the number of the next batch: higher than all before it, even after a crash."""
         number = int(self._file.find_fact(_SEQUENCE) or 0) + 1
         self._file.remember(_SEQUENCE, number)
         return number
 
     def skip_sequences(self, latest: int) -> None:
-        """Continue the numbers after `latest`, which the server has applied."""
+        """Continue the numbers after `latest`, which the server has applied, also for the open batch."""
+        self._batches.close()
         self._file.remember(_SEQUENCE, latest)
 
     def start_over(self, latest: int) -> None:

@@ -53,6 +53,10 @@ class SpoolFile:
             "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, msgspec.json.encode(value))
         )
 
+    def forget(self, name: str) -> None:
+        """Forget a fact, within the current transaction if there is one."""
+        self.connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+
     def count(self, **amounts: int) -> None:
         """Add to counters, within the current transaction if there is one."""
         self.connection.executemany(

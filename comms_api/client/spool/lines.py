@@ -3,10 +3,19 @@
 import sqlite3
 from collections.abc import Sequence
 
-from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM, within_bytes
+from comms_api.client.spool.batches import (
+    BATCH_BYTES_MAXIMUM,
+    BATCH_ITEMS_MAXIMUM,
+    OpenBatch,
+    OpenBatches,
+    within_bytes,
+)
 from comms_api.client.spool.file import SpoolFile
 from comms_api.client.spool.model import FilePosition, Line
 from comms_api.client.spool.positions import FilePositions
+from comms_api.protocol import AgentMetadata
+
+_OPEN_BATCH = "open batch of lines"
 
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -26,7 +35,9 @@ class LineQueue:
         self._file = file
         self._positions = positions
         file.connection.executescript(_SCHEMA)
-        self._in_flight = 0
+        self._batches = OpenBatches(file, _OPEN_BATCH)
+        batch = self._batches.find()
+        self._in_flight = batch.last if batch else 0
         """The number of the last line in flight, or 0."""
         self._waiting, self._waiting_bytes = self._count_waiting()
 
@@ -78,18 +89,38 @@ class LineQueue:
         return dropped.rowcount
 
     def next_batch(self, items: int, bytes_maximum: int = BATCH_BYTES_MAXIMUM) -> list[Line]:
-        """Return the oldest lines, which are in flight from now on."""
-        rows = self._file.connection.execute("SELECT * FROM lines ORDER BY number LIMIT ?", (items,))
-        lines = [Line(*row) for row in rows]
-        batch = lines[: within_bytes([len(line.event) for line in lines], bytes_maximum)]
+        """Return the lines of the open batch or, without one, the oldest lines; they are in flight from now on."""
+        batch = self._lines_of(self._batches.find())
+        if not batch:
+            rows = self._file.connection.execute("SELECT * FROM lines ORDER BY number LIMIT ?", (items,))
+            lines = [Line(*row) for row in rows]
+            batch = lines[: within_bytes([len(line.event) for line in lines], bytes_maximum)]
         self._in_flight = batch[-1].number if batch else 0
         self._waiting, self._waiting_bytes = self._count_waiting()
         return batch
 
+    def _lines_of(self, batch: OpenBatch | None) -> list[Line]:
+        if batch is None:
+            return []
+        rows = self._file.connection.execute("SELECT * FROM lines WHERE number <= ? ORDER BY number", (batch.last,))
+        return [Line(*row) for row in rows]
+
+    def open_batch(self, lines: Sequence[Line], metadata: AgentMetadata) -> OpenBatch:
+        """Return the open batch, or open one with these lines; `metadata` describes the agent in a new batch."""
+        batch = self._batches.find()
+        if batch is None or batch.last != lines[-1].number:
+            batch = self._batches.open(lines[-1].number, metadata)
+        return batch
+
+    def close_batch(self) -> None:
+        """Close the open batch: its lines are sent under a new key."""
+        self._batches.close()
+
     def settle(self, batch: Sequence[Line], *, sent: bool) -> None:
-        """Delete lines that the server has stored (`sent`) or will never accept."""
+        """Delete lines that the server has stored (`sent`) or will never accept, and close their batch."""
         with self._file.transaction() as connection:
             settled = connection.execute(
                 "DELETE FROM lines WHERE number BETWEEN ? AND ?", (batch[0].number, batch[-1].number)
             )
+            self._batches.close()
             self._file.count(**{"events_sent" if sent else "events_dropped": settled.rowcount})

@@ -6,7 +6,7 @@ import httpx
 import msgspec
 
 from comms_api.errors import CommsError
-from comms_api.protocol import BATCH_SEQUENCE
+from comms_api.protocol import BATCH_SEQUENCE, KEY_REUSED
 
 REQUEST_SECONDS = 60.0
 
@@ -28,6 +28,8 @@ class Call(msgspec.Struct, frozen=True):
     timeout_seconds: float = REQUEST_SECONDS
     sequence: int | None = None
     """The number of a stateful batch."""
+    key: str | None = None
+    """The idempotency key of a batch."""
     may_be_missing: bool = False
     """Whether to return a 404 instead of retrying."""
 
@@ -36,11 +38,13 @@ class Refused(CommsError):
     """The server refuses this request, and would refuse it again.
 
     `latest_sequence` is the number of the newest batch that the server has applied, if the request was an older one.
+    `is_key_reused`: the server knows another batch by the key of this one.
     """
 
-    def __init__(self, reason: str, latest_sequence: int | None = None) -> None:
+    def __init__(self, reason: str, latest_sequence: int | None = None, *, is_key_reused: bool = False) -> None:
         super().__init__(reason)
         self.latest_sequence = latest_sequence
+        self.is_key_reused = is_key_reused
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -74,5 +78,6 @@ def check_refusal(answer: httpx.Response) -> None:
     latest = answer.headers.get(BATCH_SEQUENCE, "")
     is_outdated = answer.status_code == httpx.codes.CONFLICT and _NUMBER.fullmatch(latest) is not None
     if is_outdated or answer.status_code in FINAL_STATUSES:
-        reason = f"status {answer.status_code}: {read_problem(answer).detail}"
-        raise Refused(reason, int(latest) if is_outdated else None)
+        problem = read_problem(answer)
+        reason = f"status {answer.status_code}: {problem.detail}"
+        raise Refused(reason, int(latest) if is_outdated else None, is_key_reused=problem.code == KEY_REUSED)

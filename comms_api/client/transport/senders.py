@@ -1,4 +1,7 @@
-"""Send the waiting items of the spool in batches; items leave the spool when the server has answered for them."""
+"""Send the waiting items of the spool in batches; items leave the spool when the server has answered for them.
+
+Until then, a batch is sent again with the same idempotency key and the same body, so the server stores it once.
+"""
 
 import asyncio
 import logging
@@ -35,6 +38,8 @@ class _BatchSize:
     def shrink(self, items: int, refusal: Refused) -> bool:
         """Log the refusal of a batch; return whether it had a single item, which can then never be sent."""
         logger.error("a batch of %d is refused: %s", items, refusal)
+        if refusal.is_key_reused:  # it is sent again under another key: perhaps twice, but not lost
+            return False
         self.items = max(1, items // 2)
         return items == 1
 
@@ -75,9 +80,12 @@ class LineSender:
             await self._send(lines)
 
     async def _send(self, lines: list[Line]) -> None:
+        batch = self._queue.open_batch(lines, self._metadata())
+        body = stateless_body(bytes(batch.metadata), lines)
         try:
-            await self._session.send(Call("POST", "/events/stateless", stateless_body(self._metadata(), lines)))
+            await self._session.send(Call("POST", "/events/stateless", body, key=batch.key))
         except Refused as refusal:
+            self._queue.close_batch()
             if self._size.shrink(len(lines), refusal):
                 self._queue.settle(lines, sent=False)
         else:
@@ -106,11 +114,13 @@ class ChangeSender:
             await self._send(changes)
 
     async def _send(self, changes: list[Change]) -> None:
-        body = stateful_body(self._metadata(), changes)
-        call = Call("POST", "/events/stateful", body, sequence=self._queue.next_sequence())
+        batch = self._queue.open_batch(changes, self._metadata())
+        body = stateful_body(bytes(batch.metadata), changes)
+        call = Call("POST", "/events/stateful", body, sequence=batch.sequence, key=batch.key)
         try:
             answer = await self._session.ask(call, ItemResults)
         except Refused as refusal:
+            self._queue.close_batch()
             if refusal.latest_sequence is not None:
                 self._catch_up(refusal.latest_sequence)
             elif self._size.shrink(len(changes), refusal):

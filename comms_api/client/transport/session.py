@@ -18,7 +18,15 @@ from comms_api.client.transport.claims import read_claims, token_lifetime_second
 from comms_api.client.transport.keys import Keys
 from comms_api.client.transport.servers import Servers
 from comms_api.errors import Unauthenticated
-from comms_api.protocol import AGENT_INSTANCE, BATCH_SEQUENCE, IDENTITY_IN_USE, Credentials, NextKey, Token
+from comms_api.protocol import (
+    AGENT_INSTANCE,
+    BATCH_SEQUENCE,
+    IDEMPOTENCY_KEY,
+    IDENTITY_IN_USE,
+    Credentials,
+    NextKey,
+    Token,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -180,4 +188,8 @@ class Session:
 
 def _headers(call: Call, token: str) -> dict[str, str]:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
-    return headers if call.sequence is None else headers | {BATCH_SEQUENCE: str(call.sequence)}
+    if call.sequence is not None:
+        headers[BATCH_SEQUENCE] = str(call.sequence)
+    if call.key is not None:
+        headers[IDEMPOTENCY_KEY] = call.key
+    return headers
