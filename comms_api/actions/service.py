@@ -12,6 +12,7 @@ from comms_api.text.printable import is_name
 
 ACTION_NAME_MAXIMUM = 128
 VERSIONS_MAXIMUM = 20
+REGISTRATION_LOCK = 0x616374696F6E
 
 
 class Actions:
@@ -29,6 +30,7 @@ class Actions:
             raise Invalid(f"name: expected 1 to {ACTION_NAME_MAXIMUM} printable characters, and not . or ..")
         await self._schemas.check_schema(bytes(action.schema), user)
         async with self._engine.begin() as connection:
+            await connection.take_turns(REGISTRATION_LOCK)  # so that a version is counted before the next is added
             if action.version and await store.count_versions(connection, name, action.version) >= VERSIONS_MAXIMUM:
                 raise Conflict(f"The action {name!r} has {VERSIONS_MAXIMUM} versions; forget one of them first.")
             await store.store_action(connection, name, action, user)

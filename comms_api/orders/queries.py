@@ -209,7 +209,8 @@ def submitted_target(command: Any) -> CommandTarget:
     return CommandTarget(command.target_type, ids[0] if len(ids) == 1 else ids or "", agent_filter)
 
 
-def _outcome(status: OrderStatus, outcome: FailureOutcome | None) -> OrderOutcome | None:
+def outcome_of(status: OrderStatus, outcome: FailureOutcome | None) -> OrderOutcome | None:
+    """Return how an order has ended, from its status and the reason of its failure; None if it is open."""
     match status:
         case "pending" | "sent":
             return None
@@ -233,7 +234,7 @@ def stored_order(order: Any, command: Any) -> StoredOrder:
         timeout=command.timeout_seconds,
         priority=command.priority,
         status=order.status,
-        outcome=_outcome(order.status, order.outcome),
+        outcome=outcome_of(order.status, order.outcome),
         attempt=order.attempt,
         result=StoredResult(order.result_code, order.result_message, order.result_data or no_data()),
         created_at=order.created_at,

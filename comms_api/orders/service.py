@@ -12,8 +12,8 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.errors import Conflict, NotFound
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.orders import queries, transitions
-from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, find_chunk, unpack, unpack_agent
-from comms_api.orders.archive.history import list_archived, merge
+from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, find_chunk, unpack
+from comms_api.orders.archive.history import list_archived, merge, read_chunk
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.transitions import CancelNotice
@@ -36,19 +36,18 @@ class StoredOrders:
         self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
 
     async def list(self, order_filter: OrderFilter, requested: PageRequest, user: str) -> Page[StoredOrder]:
-        """Return one page of orders: with a filter by agent archived orders too, otherwise all others.
+        """Return one page of orders: with a filter by agent or command archived orders too, otherwise all others.
 
         A page may have few orders, or none, and still not be the last.
         """
         async with self._engine.connect() as connection:
             page = await queries.list_orders(connection, order_filter, requested)
         # Archived orders are read last, so that an order that is archived in between is found at least once.
-        agent_id = order_filter.agent_id
-        if agent_id is None:
+        if order_filter.agent_id is None and order_filter.request_id is None:
             return page
 
         async def unpack_aside(content: bytes) -> list[ArchivedOrder]:
-            return await self._unpacking.run(user, lambda: unpack_agent(content, agent_id))
+            return await self._unpacking.run(user, lambda: read_chunk(content, order_filter, requested))
 
         archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
         return merge(archived, page, requested)
@@ -72,7 +71,8 @@ class StoredOrders:
             yield order
         requested = PageRequest(EXPORT_PAGE)
         while True:
-            page = await self.list(OrderFilter(request_id=request_id), requested, user)
+            async with self._engine.connect() as connection:
+                page = await queries.list_orders(connection, OrderFilter(request_id=request_id), requested)
             for order in drain(page):
                 shown.add(order.order_id)
                 yield order

@@ -1,7 +1,8 @@
 """An agent's orders are listed with its archived ones, in bounded pages that are complete together."""
 
 from datetime import UTC, date, datetime, timedelta
-from uuid import UUID
+from itertools import count
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from comms_api.database.pages import Order, PageRequest
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.orders import queries
-from comms_api.orders.archive import history
+from comms_api.orders.archive import history, maintenance
 from comms_api.orders.archive.maintenance import Maintenance
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.service import StoredOrders
@@ -31,6 +32,8 @@ FINISHED = """
     SELECT order_id, :id, agent_id, '{}', 1, :at, :at, :at, 'failure', :code
     FROM unnest(CAST(:orders AS uuid[]), CAST(:agents AS uuid[])) AS new (order_id, agent_id)"""
 COMMANDS = 12
+NUMBERS = count(1_000, 2)
+"""Each test of a command gets its own seconds of the day."""
 
 
 @pytest.fixture
@@ -98,6 +101,43 @@ async def test_the_orders_of_an_agent_include_the_archive(  # noqa: PLR0913 - th
     assert await orders.get(expected[0], "olga") == found[0]
 
 
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+@pytest.mark.parametrize(("limit", "chunks", "step"), [(200, 20, 5_000), (3, 20, 5_000), (3, 20, 4), (2, 1, 4)])
+async def test_the_orders_of_a_command_include_the_archive(  # noqa: PLR0913 - the fixtures count
+    engine: Engine,
+    orders: StoredOrders,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    chunks: int,
+    step: int,
+    order: Order,
+) -> None:
+    monkeypatch.setattr(history, "COMMAND_CHUNKS_MAXIMUM", chunks)
+    monkeypatch.setattr(maintenance, "ARCHIVE_STEP", step)
+    old = datetime.now(UTC).date() - timedelta(days=20)
+    await ensure_partition(engine, "finished_orders", old)
+    number = next(NUMBERS)
+    expected = await finish(engine, old, [uuid4() for _ in range(10)], number)
+    await finish(engine, old, [uuid4() for _ in range(3)], number + 1)
+    await Maintenance(engine, Settings()).archive()
+    request_id = (await orders.get(expected[0], "olga")).request_id
+    found, _ = await read(orders, OrderFilter(request_id=request_id), PageRequest(limit, order=order))
+    assert [order.order_id for order in found] == (expected if order == "oldest" else expected[::-1])
+    failed, _ = await read(orders, OrderFilter(request_id=request_id, outcome="failed"), PageRequest(limit))
+    assert [order.order_id for order in failed] == expected
+    nothing, _ = await read(orders, OrderFilter(request_id=request_id, status="success"), PageRequest(limit))
+    assert nothing == []
+    assert [order.order_id async for order in orders.stream(request_id, "olga")] == expected
+
+
+async def test_chunks_that_name_no_agents_are_read_for_every_agent(engine: Engine, orders: StoredOrders) -> None:
+    agent_id, expected = await fill(engine)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE archived_orders SET agents = '{}'"))
+    found, _ = await read(orders, OrderFilter(agent_id=agent_id), PageRequest(5))
+    assert [order.order_id for order in found] == expected
+
+
 async def test_filters_by_code_user_and_time_see_the_archive_too(engine: Engine, orders: StoredOrders) -> None:
     agent_id, expected = await fill(engine)
     codes, _ = await read(orders, OrderFilter(agent_id=agent_id, code=2), PageRequest(200))
@@ -144,6 +184,7 @@ async def test_one_agent_is_found_among_many_chunks_by_the_index(engine: Engine)
         )
     async with engine.connect() as connection:
         await connection.execute(text("VACUUM ANALYZE archived_orders"))
-        statement = "EXPLAIN SELECT chunk_id FROM archived_orders WHERE agents @> CAST(:agents AS int[]) OFFSET 0"
+        condition = "agents @> CAST(:agents AS int[]) OR agents = CAST('{}' AS int[])"
+        statement = f"EXPLAIN SELECT chunk_id FROM archived_orders WHERE {condition} OFFSET 0"
         plan = "\n".join(await connection.scalars(text(statement), {"agents": [17]}))
     assert "Bitmap Index Scan on archived_orders_20260101_agents_idx" in plan, plan

@@ -5,7 +5,7 @@ changes: a day is archived only when no order of that day, or of an earlier day,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from typing import TypeAlias, get_args
@@ -121,10 +121,13 @@ def agent_hash(agent_id: UUID) -> int:
     return int.from_bytes(agent_id.bytes[-2:]) >> 2
 
 
-def unpack_agent(content: bytes, agent_id: UUID) -> list[ArchivedOrder]:
-    """Return a chunk's orders for one recipient, by id; other lines are not decoded."""
-    name = str(agent_id).encode()
-    return [order for line in _lines(content) if name in line and (order := _LINE.decode(line)).agent_id == agent_id]
+def unpack_for(content: bytes, agent_id: UUID | None, *, is_newest_first: bool) -> Iterator[ArchivedOrder]:
+    """Yield a chunk's orders by id, all or those for one recipient; the lines of others are not decoded."""
+    name = b"" if agent_id is None else str(agent_id).encode()
+    lines = _lines(content)
+    for line in reversed(lines) if is_newest_first else lines:
+        if name in line and (order := _LINE.decode(line)).agent_id == (agent_id or order.agent_id):
+            yield order
 
 
 def _lines(content: bytes) -> list[bytes]:

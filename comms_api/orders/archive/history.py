@@ -1,54 +1,66 @@
-"""Read one agent's archived orders; each page unpacks a bounded number of chunks."""
+"""Read the archived orders of an agent or a command; each page unpacks a bounded number of chunks."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Integer, literal, select
+from sqlalchemy import ARRAY, Integer, literal, or_, select
 
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Page, PageRequest
 from comms_api.database.schema import archived_orders, commands
-from comms_api.orders.archive.chunks import Unpack, agent_hash
+from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, agent_hash, unpack_for
 from comms_api.orders.model import OrderFilter, StoredOrder
-from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, stored_order
+from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, outcome_of, stored_order
 
 CHUNKS_MAXIMUM = 200
-"""The most chunks that one page unpacks."""
+"""The most chunks that one page unpacks to find an agent's orders in them."""
+
+COMMAND_CHUNKS_MAXIMUM = 20
+"""The most chunks that one page unpacks to read all their orders."""
 
 
 async def list_archived(
     engine: Engine, order_filter: OrderFilter, requested: PageRequest, unpack_aside: Unpack
 ) -> Page[StoredOrder]:
-    """Return archived orders of the filter's agent; `unpack_aside` selects the agent's.
+    """Return archived orders of the filter's agent or command; `unpack_aside` does the same as `read_chunk`.
 
     No connection is held while a chunk is unpacked.
     """
+    chunks_maximum = COMMAND_CHUNKS_MAXIMUM if order_filter.agent_id is None else CHUNKS_MAXIMUM
     async with engine.connect() as connection:
-        chunks = await _list_chunks(connection, order_filter, requested)
+        chunks = await _list_chunks(connection, order_filter, requested, chunks_maximum + 1)
     found: list[StoredOrder] = []
     size = 0
     for number, (chunk_id, edge) in enumerate(chunks):
         # The orders of this chunk and of later ones follow the edge, or are the edge.
         complete = [order for order in found if requested.is_before(order.order_id, edge)]
         is_full = len(complete) >= requested.limit or (complete and size >= PAGE_BYTES_MAXIMUM)
-        if is_full or number == CHUNKS_MAXIMUM:
+        if is_full or number == chunks_maximum:
             return Page(complete, str(UUID(int=edge.int + (1 if requested.is_newest_first else -1))))
         async with engine.connect() as connection:
             chunk = await _find_chunk(connection, chunk_id)
         if chunk is None:
             continue
         for archived in await unpack_aside(chunk.content):
-            order = stored_order(archived, chunk)
-            if requested.includes(order.order_id) and _matches(order, order_filter):
-                found.append(order)
-                size += _json_bytes(order)
+            found.append(stored_order(archived, chunk))
+            size += _json_bytes(found[-1])
     return Page(_sorted(found, requested), None)
 
 
-async def _list_chunks(connection: Connection, order_filter: OrderFilter, requested: PageRequest) -> Sequence[Any]:
-    """Return the first chunks with orders of the agent, one more than a page may unpack.
+def read_chunk(content: bytes, order_filter: OrderFilter, requested: PageRequest) -> list[ArchivedOrder]:
+    """Return the first orders of a chunk that match, one more than a page holds, in the requested order."""
+    orders = unpack_for(content, order_filter.agent_id, is_newest_first=requested.is_newest_first)
+    matching = (order for order in orders if requested.includes(order.order_id) and _matches(order, order_filter))
+    return list(islice(matching, requested.limit + 1))
+
+
+async def _list_chunks(
+    connection: Connection, order_filter: OrderFilter, requested: PageRequest, limit: int
+) -> Sequence[Any]:
+    """Return the first chunks with orders of the agent or the command.
 
     Each is its id and its edge, the first of its orders in the requested order; the chunks are sorted by their edges.
     """
@@ -57,7 +69,9 @@ async def _list_chunks(connection: Connection, order_filter: OrderFilter, reques
     edge, other_edge = reversed(edges) if requested.is_newest_first else edges
     conditions: list[Any] = list(command_conditions(order_filter))
     if order_filter.agent_id is not None:
-        conditions.append(table.agents.op("@>")(literal([agent_hash(order_filter.agent_id)], ARRAY(Integer))))
+        has_agent = table.agents.op("@>")(literal([agent_hash(order_filter.agent_id)], ARRAY(Integer)))
+        is_not_indexed = table.agents == literal([], ARRAY(Integer))  # packed before revision 0019
+        conditions.append(or_(has_agent, is_not_indexed))
     if order_filter.request_id is not None:
         conditions.append(table.request_id == order_filter.request_id)
     conditions += PageRequest(since=requested.since).conditions(table.last_order_id)
@@ -72,7 +86,7 @@ async def _list_chunks(connection: Connection, order_filter: OrderFilter, reques
         .subquery()
     )
     statement = select(matching).order_by(requested.sorting(matching.c.edge), matching.c.chunk_id)
-    return await connection.execute(statement.limit(CHUNKS_MAXIMUM + 1))
+    return await connection.execute(statement.limit(limit))
 
 
 async def _find_chunk(connection: Connection, chunk_id: UUID) -> Any:
@@ -84,13 +98,16 @@ async def _find_chunk(connection: Connection, chunk_id: UUID) -> Any:
     )
 
 
-def _matches(order: StoredOrder, order_filter: OrderFilter) -> bool:
+def _matches(order: ArchivedOrder, order_filter: OrderFilter) -> bool:
     """Return whether an order matches those fields of a filter that are not on its command."""
-    outcome = order_filter.outcome
+    outcome = outcome_of(order.status, order.outcome)
     return (
         order_filter.status in {None, order.status}
-        and order_filter.code in {None, order.result.code}
-        and (outcome in {None, order.outcome} or (outcome == "expired" and (order.outcome or "").startswith("expired")))
+        and order_filter.code in {None, order.result_code}
+        and (
+            order_filter.outcome in {None, outcome}
+            or (order_filter.outcome == "expired" and (outcome or "").startswith("expired"))
+        )
     )
 
 
