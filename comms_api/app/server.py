@@ -27,6 +27,7 @@ from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
 from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
+from comms_api.http.problems import log_cut_off
 from comms_api.http1.endpoint import Accounting
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
@@ -138,7 +139,7 @@ def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[S
         node.cpu.charge(client_of(scope), seconds)
 
     log = log_access if settings.access_log else None
-    accounting = partial(Accounting, charge, turns=node.slices.turns, log=log)
+    accounting = partial(Accounting, charge, turns=node.slices.turns, log=log, log_failure=log_cut_off)
     return [
         site(
             agent_api(node),

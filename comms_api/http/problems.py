@@ -1,4 +1,7 @@
-"""Turn errors into HTTP answers: problem details (RFC 9457), plus the members that real agents read."""
+"""Turn errors into HTTP answers: problem details (RFC 9457), plus the members that real agents read.
+
+An error after the start of an answer can only be logged.
+"""
 
 import http
 import logging
@@ -6,13 +9,14 @@ import math
 import random
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException, NotFoundException, ValidationException
+from litestar.exceptions import HTTPException, LitestarException, NotFoundException, ValidationException
 
 from comms_api import errors
-from comms_api.database.failures import LateAnswer, Refusal, describe_outage, is_outage, translate
+from comms_api.database.failures import LateAnswer, Refusal, describe_outage, is_outage, log_failure, translate
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.http.request import CHALLENGE, AnyRequest
 from comms_api.protocol import BATCH_SEQUENCE
@@ -74,6 +78,20 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
         code=code,
     )
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(request, status, error))
+
+
+def log_cut_off(scope: Any, error: Exception) -> None:
+    """Log why an answer ended early: one line for an outage during a stream, and a traceback for a bug."""
+    log_failure(logger, f"the answer to {scope['method']} {scope['path']} was cut off", _cause_of(error))
+
+
+def _cause_of(error: Exception) -> Exception:
+    """Return the error of a stream, which Litestar wraps in its own and in groups of its tasks."""
+    if isinstance(error, ExceptionGroup):
+        return _cause_of(error.exceptions[0])
+    if isinstance(error, LitestarException) and isinstance(error.__cause__, Exception):
+        return _cause_of(error.__cause__)
+    return error
 
 
 def _describe(request: AnyRequest, error: Exception) -> tuple[int, str, int]:

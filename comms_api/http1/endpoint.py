@@ -21,6 +21,7 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 Charge: TypeAlias = Callable[[Any, float], None]
 CountAnswer: TypeAlias = Callable[[Any, int], None]
 Log: TypeAlias = Callable[[Any, int | None, int, float], None]
+LogFailure: TypeAlias = Callable[[Any, Exception], None]
 
 AUTHENTICATED = "comms_api.authenticated"
 """A key of a scope's `state`: an app sets it to true when the request has shown a valid token."""
@@ -65,6 +66,11 @@ def count_no_answer(_scope: Any, _size: int) -> None:
     """Do not count answers."""
 
 
+def log_failure(_scope: Any, error: Exception) -> None:
+    """Log the error of an app that did not answer."""
+    logger.error("the app failed", exc_info=error)
+
+
 class Limits(msgspec.Struct, frozen=True):
     """The bounds of a site and of each of its connections."""
 
@@ -91,7 +97,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Accounting(msgspec.Struct, frozen=True):
-    """Charges the requests of a site to their clients."""
+    """Charges the requests of a site to their clients, and logs them."""
 
     charge: Charge = charge_nobody
     """Called after each request with its scope and its CPU seconds on the event loop."""
@@ -108,6 +114,9 @@ class Accounting(msgspec.Struct, frozen=True):
     """Called after each request with its scope, the status of its answer, the bytes of the body, and the seconds since
     the head of the request was read. The status is None if the client disconnected before the answer began.
     """
+
+    log_failure: LogFailure = log_failure
+    """Called with the scope and the error of a request that the app did not answer, or whose answer it cut off."""
 
 
 NO_ACCOUNTING = Accounting()

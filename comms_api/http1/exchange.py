@@ -125,8 +125,8 @@ class Exchange:
         endpoint.requests.begin()
         try:
             await endpoint.app(scope, self._receive, self._send)
-        except Exception:
-            logger.exception("the app failed")
+        except Exception as error:  # noqa: BLE001 - the accounting logs it
+            endpoint.accounting.log_failure(scope, error)
         finally:
             endpoint.requests.end()
             self._call_back(AT_ANSWER)

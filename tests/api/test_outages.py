@@ -128,6 +128,30 @@ def test_requests_without_postgresql_are_503_at_once_until_it_is_back(folder: Pa
             assert [call().status_code for call in calls] == [204, 200, 200, 200, 200, 200, 201]
 
 
+def test_an_export_that_an_outage_cuts_off_is_one_line_in_the_log(folder: Path, cluster: Cluster) -> None:
+    with running_server(folder / "outage", cluster.url) as server:  # the database knows the secret in this folder
+        management = server.management()
+        filling = "INSERT INTO audit (id, actor, operation, subject, key, after)"
+        filling += " SELECT uuid7(), 'a', 'insert', 'groups', n::text, json_build_object('b', repeat('c', 4000))"
+        asyncio.run(execute(cluster.url, f"{filling} FROM generate_series(1, 20000) AS n"))
+        with management.stream("GET", "/audit/export") as export:
+            pieces = export.iter_raw()
+            next(pieces)  # the server reads the trail no faster than its client does
+            cluster.stop("immediate")
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+        cluster.bring_up()
+    log = (server.folder / "log").read_text()
+    assert log.count("the answer to GET /audit/export was cut off: the database is away") == 1
+    assert "Traceback" not in log
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(plain_url(make_url(url)))
+    await connection.execute(statement)
+    await connection.close()
+
+
 def test_a_statement_that_takes_too_long_is_not_called_an_outage(folder: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
     with running_server(folder / "slow", url, database_timeout_seconds=5) as server:
