@@ -111,8 +111,8 @@ class Node:
         self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
         self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
         receivers = Receivers(settings)
-        self.webhooks = Webhooks(engine, secret, clock, receivers)
         sender = Sender(engine, secret, clock, receivers, settings)
+        self.webhooks = Webhooks(engine, secret, clock, receivers, sender.post)
 
         quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
         sink = open_sink(engine, quarantine, self.slices, settings)

@@ -84,6 +84,13 @@ class Webhook(msgspec.Struct, frozen=True):
     paused_until: datetime | None
 
 
+class WebhookTest(msgspec.Struct, frozen=True):
+    """The outcome of a test delivery; `error` says why the receiver did not accept it."""
+
+    is_accepted: bool
+    error: str
+
+
 class DeadLetter(msgspec.Struct, frozen=True):
     """A delivery that failed too often; `content` is its body."""
 

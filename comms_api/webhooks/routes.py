@@ -12,7 +12,7 @@ from comms_api.http.authentication import claims_of
 from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ADMINISTER
-from comms_api.webhooks.model import DeadLetter, NewWebhook, Resent, Webhook, WebhookChange, WebhookSecret
+from comms_api.webhooks.model import DeadLetter, NewWebhook, Resent, Webhook, WebhookChange, WebhookSecret, WebhookTest
 from comms_api.webhooks.service import Webhooks
 
 
@@ -53,6 +53,15 @@ async def renew_secret(webhook_id: FromPath[UUID], webhooks: NamedDependency[Web
     return await webhooks.renew_secret(webhook_id)
 
 
+@post("/webhooks/{webhook_id:uuid}/test", status_code=200, opt=ADMINISTER)
+async def test_webhook(webhook_id: FromPath[UUID], webhooks: NamedDependency[Webhooks]) -> WebhookTest:
+    """Send one event of kind `test` now, also if the webhook is disabled or paused, and return the outcome.
+
+    A test delivery that fails is not sent again.
+    """
+    return await webhooks.test(webhook_id)
+
+
 @get("/webhooks/{webhook_id:uuid}/dead-letters", opt=ADMINISTER | LARGE)
 async def list_dead_letters(
     webhook_id: FromPath[UUID],
@@ -78,6 +87,7 @@ ROUTES = [
     change_webhook,
     delete_webhook,
     renew_secret,
+    test_webhook,
     list_dead_letters,
     resend_dead_letters,
 ]

@@ -1,7 +1,8 @@
-"""Add, show, change and delete webhooks, and send dead letters again."""
+"""Add, show, test, change and delete webhooks, and send dead letters again."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -17,14 +18,19 @@ from comms_api.webhooks.model import (
     EVENTS_PER_DELIVERY,
     WEBHOOKS_MAXIMUM,
     DeadLetter,
+    Delivery,
+    DeliveryFailed,
     NewWebhook,
     Resent,
     Webhook,
     WebhookChange,
     WebhookSecret,
+    WebhookTest,
 )
 from comms_api.webhooks.receiver import Receivers
 from comms_api.webhooks.signing import new_secret
+
+Post: TypeAlias = Callable[[Delivery], Awaitable[None]]
 
 
 async def enqueue(connection: Connection, events: Sequence[OutboxEvent]) -> None:
@@ -44,13 +50,14 @@ def _in_parts(events: Sequence[OutboxEvent]) -> Iterator[Sequence[OutboxEvent]]:
 
 
 class Webhooks:
-    """The webhooks of the fleet."""
+    """The webhooks of the fleet; `post` sends a delivery once, or raises `DeliveryFailed`."""
 
-    def __init__(self, engine: Engine, secret: Secret, clock: DatabaseClock, receivers: Receivers) -> None:
+    def __init__(self, engine: Engine, secret: Secret, clock: DatabaseClock, receivers: Receivers, post: Post) -> None:
         self._engine = engine
         self._secret = secret
         self._clock = clock
         self._receivers = receivers
+        self._post = post
 
     async def add(self, webhook: NewWebhook, user: str) -> WebhookSecret:
         """Add a webhook and return its secret; raises `Conflict` for a taken name or if there are too many."""
@@ -100,6 +107,22 @@ class Webhooks:
         values = {"sealed_secret": self._secret.encrypt(made.secret.encode()), "secret_version": self._clock.uuid7()}
         await self._update(webhook_id, values)
         return made
+
+    async def test(self, webhook_id: UUID) -> WebhookTest:
+        """Send one event of kind `test` and return the outcome; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            target = await store.find_target(connection, webhook_id)
+        if target is None:
+            raise NotFound(f"There is no webhook {webhook_id}.")
+        url, sealed_secret = target
+        at = datetime.fromtimestamp(self._clock.now(), UTC)
+        event = OutboxEvent(self._clock.uuid7(), at, "test", None, None, None, msgspec.Raw(b"{}"))
+        delivery = Delivery(event.id, url, sealed_secret, msgspec.json.encode({"events": [event]}), attempts=1)
+        try:
+            await self._post(delivery)
+        except DeliveryFailed as error:
+            return WebhookTest(is_accepted=False, error=str(error))
+        return WebhookTest(is_accepted=True, error="")
 
     async def _update(self, webhook_id: UUID, values: dict[str, object]) -> None:
         async with self._engine.begin() as connection:

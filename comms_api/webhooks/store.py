@@ -63,6 +63,12 @@ async def find_webhook(connection: Connection, webhook_id: UUID) -> Webhook | No
     return Webhook(**row) if row else None
 
 
+async def find_target(connection: Connection, webhook_id: UUID) -> tuple[str, bytes] | None:
+    """Return the URL and the encrypted secret of a webhook, or None."""
+    row = await connection.first(select(webhooks.c.url, webhooks.c.sealed_secret).where(webhooks.c.id == webhook_id))
+    return None if row is None else (row[0], row[1])
+
+
 async def list_subscriptions(connection: Connection) -> dict[UUID, set[str]]:
     """Return the kinds of events that each enabled webhook sends."""
     rows = await connection.execute(select(webhooks.c.id, webhooks.c.kinds).where(webhooks.c.is_enabled))

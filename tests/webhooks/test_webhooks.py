@@ -104,6 +104,22 @@ def test_events_arrive_signed_and_the_secret_is_shown_once(
         assert "sealed_secret" not in shown
 
 
+def test_a_test_delivery_says_at_once_whether_the_receiver_accepts_it(
+    management: httpx.Client, receiver: Receiver
+) -> None:
+    made = add(management, receiver.url())
+    path = f"/webhooks/{made['id']}/test"
+    management.patch(f"/webhooks/{made['id']}", json={"is_enabled": False}).raise_for_status()
+    assert management.post(path).json() == {"is_accepted": True, "error": ""}
+    [request] = receiver.requests
+    assert [event["kind"] for event in request.events] == ["test"]
+    assert request.headers["webhook-signature"] == signature(made["secret"], request.headers, request.body)
+    receiver.answer = lambda _: 404
+    assert management.post(path).json() == {"is_accepted": False, "error": "status 404"}
+    assert (show(management)["waiting"], show(management)["dead"]) == (0, 0)
+    assert management.post("/webhooks/00000000-0000-7000-8000-000000000000/test").status_code == 404
+
+
 def test_a_new_secret_signs_from_then_on(management: httpx.Client, receiver: Receiver, query: Query) -> None:
     made = add(management, receiver.url())
     renewed = management.post(f"/webhooks/{made['id']}/secret").json()
