@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from comms_api.app.private_files import PUBLIC, write_new
 from comms_api.errors import ConfigurationError
+from comms_api.private_files import PUBLIC, write_new
 from comms_api.settings import Settings
 
 LIFETIME = timedelta(days=825)
@@ -73,7 +73,8 @@ def _make(folder: Path, made: Certificate) -> None:
         write_new(both, _new_authority_and_server())
     server_key, server, authority = both.read_bytes().split(b"\n\n")
     write_new(made.key, server_key + b"\n")
-    write_new(made.chain, server + b"\n")
+    # The chain includes the authority, so that a client can pin it on first use.
+    write_new(made.chain, server + b"\n" + authority + b"\n")
     write_new(folder / "ca.pem", authority + b"\n", PUBLIC)  # every client needs it
 
 

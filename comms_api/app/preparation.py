@@ -7,7 +7,7 @@ that the node keeps none of its memory (Alembic's, for example).
 import asyncio
 from pathlib import Path
 
-from comms_api.app.private_files import administrator_password_file
+from comms_api.app.secret_files import administrator_password_file
 from comms_api.cluster.model import NodeAddress
 from comms_api.cluster.names import claim_name
 from comms_api.database.address.poolers import refuse_poolers

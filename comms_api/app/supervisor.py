@@ -23,7 +23,7 @@ from comms_api.app.capacity import log_capacity, raise_files_maximum
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.node_address import find_node_address
-from comms_api.app.private_files import load_secret
+from comms_api.app.secret_files import load_secret
 from comms_api.app.server import Worker, run_worker
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess

@@ -1,15 +1,17 @@
 """`comms-api cluster`: show the nodes and their problems, and move agents between nodes."""
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import click
 
-from comms_api.cli.shared.operator import JsonObject, Operator, operation, path_part
-from comms_api.cli.shared.output import print_json, print_table, say
+from comms_api.cli.shared.operation import NOUN, Outcome, operation, path_part, present
+from comms_api.cli.shared.output import JsonObject, say
+from comms_api.cli.shared.views import Columns, sentence, table
 from comms_api.errors import CommsError
+from comms_api.management_client.client import ManagementClient
 
 SKEW_SECONDS_MAXIMUM = 1.0
 RETRY_SECONDS = 1.0
@@ -22,23 +24,17 @@ _DIFFERENCE = "nodes serve different"
 Nodes = Sequence[JsonObject]
 
 
-@click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
+@click.group(context_settings=NOUN)
 def cluster() -> None:
     """Show the nodes, and move agents between them."""
 
 
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _NAME = click.argument("name")
 
 
-def _nodes(operator: Operator) -> Nodes:
-    nodes: Nodes = operator.ask("GET", "/nodes").json()
+def _nodes(api: ManagementClient) -> Nodes:
+    nodes: Nodes = api.ask("GET", "/nodes").json()
     return nodes
-
-
-def _say_all(problems: Sequence[str], otherwise: str) -> None:
-    for line in problems or [otherwise]:
-        say(line)
 
 
 def _title(node: JsonObject) -> str:
@@ -50,71 +46,63 @@ def _state(node: JsonObject) -> str:
     return state if state in {"lost", node["wanted_state"]} else f"{state}, soon {node['wanted_state']}"
 
 
-@operation(cluster, "nodes")
-@_AS_JSON
-def nodes(operator: Operator, *, as_json: bool) -> None:
+_COLUMNS: Columns = {
+    "node": _title,
+    "state": _state,
+    "version": "version",
+    "polls": "polls",
+    "req/s": "requests_per_second",
+    "lag s": "lag_seconds",
+    "skew s": "skew_seconds",
+    "silent s": "silent_seconds",
+    "agents at": "agent_url",
+}
+
+
+@operation(cluster, "nodes", table(_COLUMNS, {"management at": "management_url"}), is_watchable=True)
+def nodes(api: ManagementClient) -> Nodes:
     """List the processes of all nodes with their state and load."""
-    found = _nodes(operator)
-    if as_json:
-        print_json(found)
-        return
-    columns = ("node", "state", "version", "polls", "req/s", "lag s", "skew s", "silent s", "agents at")
-    figures = ("version", "polls", "requests_per_second", "lag_seconds", "skew_seconds", "silent_seconds", "agent_url")
-    print_table(columns, [(_title(node), _state(node), *(node[name] for name in figures)) for node in found])
+    return _nodes(api)
 
 
-@operation(cluster, "agents")
-@click.option("--node", "name", help="List the agents of this node.")
+_CLONES = ("id", "name", "cloned_at", "poll_address", "displaced_poll_address", "displaced_polls")
+_SEEN = ("id", "name", "remote_address", "last_seen_at")
+
+
+@operation(cluster, "agents", table({"node": "node", "agents": "agents"}))
+@click.option("--node", help="List the agents of this node.")
 @click.option("--clones", is_flag=True, help="List the agents whose identity several hosts may use.")
-@_AS_JSON
-def agents(operator: Operator, *, name: str | None, clones: bool, as_json: bool) -> None:
+def agents(api: ManagementClient, *, node: str | None, clones: bool) -> Outcome:
     """Count the active agents by node, list the agents of one node, or list possible clones.
 
     An agent belongs to the node that saw it last.
     """
-    if clones:
-        columns: Sequence[str] = (
-            "id",
-            "name",
-            "cloned_at",
-            "poll_address",
-            "displaced_poll_address",
-            "displaced_polls",
-        )
-        query = {"clones": "suspected", "limit": 1000} | ({} if name is None else {"node": name})
-        found = list(operator.pages("/agents", query))
-    elif name is None:
-        columns = ("node", "agents")
-        found = operator.ask("GET", "/nodes/agents").json()
-    else:
-        columns = ("id", "name", "remote_address", "last_seen_at")
-        found = list(operator.pages("/agents", {"node": name, "status": "active", "limit": 1000}))
-    if as_json:
-        print_json(found)
-    else:
-        print_table(columns, [[row[column] for column in columns] for row in found])
+    if node is None and not clones:
+        return Outcome(api.ask("GET", "/nodes/agents").json())
+    columns, narrowed = (_CLONES, {"clones": "suspected"}) if clones else (_SEEN, {"status": "active"})
+    query = {"limit": 1000, **narrowed, **present({"node": node})}
+    return Outcome(api.pages("/agents", query), view=table({name: name for name in columns}))
 
 
-@operation(cluster, "health")
-@_AS_JSON
-def health(operator: Operator, *, as_json: bool) -> None:
+def _list_problems(otherwise: str, found: JsonObject) -> None:
+    for line in found["problems"] or [otherwise]:
+        say(line)
+
+
+@operation(cluster, "health", partial(_list_problems, "all is well"), is_watchable=True)
+def health(api: ManagementClient) -> Outcome:
     """List the problems of all nodes.
 
     The exit code is 1 if there are any.
     """
-    problems = _settled(operator, _problems)
-    if as_json:
-        print_json({"is_healthy": not problems, "problems": problems})
-    else:
-        _say_all(problems, "all is well")
-    if problems:
-        sys.exit(1)
+    problems = _settled(api, _problems)
+    return Outcome({"is_healthy": not problems, "problems": problems}, bool(problems))
 
 
-def _settled(operator: Operator, find: Callable[[Nodes], list[str]]) -> list[str]:
+def _settled(api: ManagementClient, find: Callable[[Nodes], list[str]]) -> list[str]:
     """Return the problems; if they are only differences, wait for the next heartbeats, which may resolve them."""
     deadline = time.monotonic() + AGREEMENT_SECONDS
-    while (problems := find(_nodes(operator))) and time.monotonic() < deadline:
+    while (problems := find(_nodes(api))) and time.monotonic() < deadline:
         if any(_DIFFERENCE not in problem for problem in problems):
             break
         time.sleep(RETRY_SECONDS)
@@ -152,67 +140,61 @@ def _differences(found: Nodes) -> list[str]:
     return [f"{_DIFFERENCE} {name}" for name, member in served if len({str(node[member]) for node in _live(found)}) > 1]
 
 
-@operation(cluster, "files")
-@_AS_JSON
-def files(operator: Operator, *, as_json: bool) -> None:
+def _compare_files(found: JsonObject) -> None:
+    columns: Columns = {
+        "node": _title,
+        "group files": lambda node: node["files_sha256"][:16],
+        "signing keys": lambda node: " ".join(node["key_ids"]),
+    }
+    table(columns)(found["nodes"])
+    _list_problems("all the same", found)
+
+
+@operation(cluster, "files", _compare_files)
+def files(api: ManagementClient) -> Outcome:
     """Compare the group files and signing keys of all nodes.
 
     The exit code is 1 if they differ.
     """
-    problems = _settled(operator, _differences)
+    problems = _settled(api, _differences)
     members = ("name", "worker", "files_sha256", "key_ids")
-    found = [{member: node[member] for member in members} for node in _live(_nodes(operator))]
-    if as_json:
-        print_json({"is_same": not problems, "nodes": found})
-    else:
-        rows = [(_title(node), node["files_sha256"][:16], " ".join(node["key_ids"])) for node in found]
-        print_table(("node", "group files", "signing keys"), rows)
-        _say_all(problems, "all the same")
-    if problems:
-        sys.exit(1)
+    found = [{member: node[member] for member in members} for node in _live(_nodes(api))]
+    return Outcome({"is_same": not problems, "problems": problems, "nodes": found}, bool(problems))
 
 
-@operation(cluster, "drain")
+_REQUESTED = sentence("{name}: requested state {wanted_state}")
+
+
+@operation(cluster, "drain", _REQUESTED)
 @_NAME
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until the node holds no poll.")
-@_AS_JSON
-def drain(operator: Operator, *, name: str, is_waiting: bool, as_json: bool) -> None:
+def drain(api: ManagementClient, *, name: str, is_waiting: bool) -> Outcome:
     """Make a node send its agents to other nodes, before maintenance.
 
     The node still serves the requests that it receives.
     """
-    _request_state(operator, name, "drain", as_json=as_json)
-    if is_waiting:
-        _wait_until_drained(operator, name)
+    return Outcome(_ask_of(api, name, "drain"), then=partial(_wait_until_drained, api, name) if is_waiting else None)
 
 
-@operation(cluster, "resume")
+@operation(cluster, "resume", _REQUESTED)
 @_NAME
-@_AS_JSON
-def resume(operator: Operator, *, name: str, as_json: bool) -> None:
+def resume(api: ManagementClient, *, name: str) -> JsonObject:
     """Make a drained node accept agents again."""
-    _request_state(operator, name, "resume", as_json=as_json)
+    return _ask_of(api, name, "resume")
 
 
-def _request_state(operator: Operator, name: str, verb: str, *, as_json: bool) -> None:
-    node = _ask_of(operator, name, verb)
-    if as_json:
-        print_json(node)
-    else:
-        say(f"{node['name']}: requested state {node['wanted_state']}")
-
-
-def _ask_of(operator: Operator, name: str, verb: str) -> JsonObject:
-    answer: JsonObject = operator.ask("POST", f"/nodes/{path_part(name)}/{verb}").json()
+def _ask_of(api: ManagementClient, name: str, verb: str) -> JsonObject:
+    answer: JsonObject = api.ask("POST", f"/nodes/{path_part(name)}/{verb}").json()
     return answer
 
 
-def _wait_until_drained(operator: Operator, name: str) -> None:
+def _wait_until_drained(api: ManagementClient, name: str) -> int:
     deadline = time.monotonic() + WAIT_SECONDS
-    while any(_may_hold_polls(node) for node in _nodes(operator) if node["name"] == name):
+    while any(_may_hold_polls(node) for node in _nodes(api) if node["name"] == name):
         if time.monotonic() > deadline:
             raise CommsError(f"{name} still holds polls after {WAIT_SECONDS:g} seconds")
         time.sleep(RETRY_SECONDS)
+    return 0
 
 
 def _may_hold_polls(node: JsonObject) -> bool:
@@ -221,30 +203,25 @@ def _may_hold_polls(node: JsonObject) -> bool:
     return bool(node["state"] == "active" or node["polls"])
 
 
-@operation(cluster, "forget")
+@operation(cluster, "forget", sentence("{name} is removed from the list"))
 @_NAME
-@_AS_JSON
-def forget(operator: Operator, *, name: str, as_json: bool) -> None:
+def forget(api: ManagementClient, *, name: str) -> JsonObject:
     """Remove a lost node from the list now, instead of after an hour."""
-    forgotten = _ask_of(operator, name, "forget")
-    if as_json:
-        print_json(forgotten)
-    else:
-        say(f"{forgotten['name']} is removed from the list")
+    return _ask_of(api, name, "forget")
 
 
-@operation(cluster, "rebalance")
-@_AS_JSON
-def rebalance(operator: Operator, *, as_json: bool) -> None:
+def _show_crowded(crowded: Nodes) -> None:
+    for node in crowded:
+        say(f"{_title(node)}: from {node['polls']} polls to {node['wanted_polls']}")
+    if not crowded:
+        say("no node is crowded")
+
+
+@operation(cluster, "rebalance", _show_crowded)
+def rebalance(api: ManagementClient) -> Nodes:
     """Make crowded nodes redirect some of their agents.
 
     A node is crowded if it holds over 10 % more polls than the mean. It redirects a few agents per second.
     """
-    crowded = operator.ask("POST", "/nodes/rebalance").json()
-    if as_json:
-        print_json(crowded)
-        return
-    for node in crowded:
-        say(f"{_title(node)}: from {node['polls']} polls to {node['wanted_polls']}")
-    if not crowded:
-        click.echo("no node is crowded")
+    crowded: Nodes = api.ask("POST", "/nodes/rebalance").json()
+    return crowded

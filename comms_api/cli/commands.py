@@ -1,19 +1,22 @@
 """`comms-api commands`: submit, watch, pause and cancel commands, and fetch their results."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import click
 import msgspec
 
-from comms_api.cli.shared.operator import JsonObject, Operator, operation
-from comms_api.cli.shared.output import copy, print_fitting, print_json
+from comms_api.cli.shared.operation import NOUN, Listing, Outcome, operation, present
+from comms_api.cli.shared.output import JsonObject, copy, print_json, say
 from comms_api.cli.shared.periods import period_options
-from comms_api.cli.shared.recipients import present, read_action, read_target, recipient_options
-from comms_api.cli.shared.waiting import wait_for, waiting_option
+from comms_api.cli.shared.recipients import read_action, read_target, recipient_options
+from comms_api.cli.shared.views import Columns, second, sentence, table
+from comms_api.cli.shared.waiting import summarize, wait_for, waiting_option
 from comms_api.cli.signing import FILE, find_agents, read_time, sign_for
+from comms_api.management_client.client import IDEMPOTENCY_KEY, ManagementClient
 from comms_api.protocol import Action, Signed
 from comms_api.signatures import SIGNED_COMMANDS_MAXIMUM
 
@@ -21,12 +24,23 @@ SOURCE = "Users/Services"
 NAMES_SHOWN = 3
 
 
-@click.group(context_settings={"auto_envvar_prefix": "COMMS_CLI", "show_default": True})
+@click.group(context_settings=NOUN)
 def commands() -> None:
     """Submit commands to agents and services, and follow them."""
 
 
-@operation(commands, "send")
+def _show_submitted(submitted: list[JsonObject]) -> None:
+    for command in submitted:
+        skipped = f", {command['skipped']} offline agent(s) skipped" if command["skipped"] else ""
+        if "recipients" in command:
+            say(f"{command['orders']} would get it{skipped}")
+            for recipient in command["recipients"]:
+                say(recipient)
+        else:
+            say(f"{command['request_id']} {command['orders']} order(s){skipped}")
+
+
+@operation(commands, "send", _show_submitted)
 @recipient_options
 @click.option("--signature", type=click.File("rb"), help="File from `commands sign`, with the agents and the action.")
 @click.option("--action", help="Name of the action.")
@@ -43,34 +57,26 @@ def commands() -> None:
 @click.option("--idempotency-key", help="Submit only once for all runs with this key.")
 @click.option("--dry-run", is_flag=True, help="Only show the recipients.")
 @waiting_option
-def send(operator: Operator, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any) -> None:
+def send(
+    api: ManagementClient, *, dry_run: bool, is_waiting: bool, idempotency_key: str | None, **options: Any
+) -> Outcome:
     """Submit one command, or the signed commands of a file."""
-    query = {"dry_run": "true"} if dry_run else {}
     bodies = _signed_bodies(options) if options["signature"] else [_command(options)]
+    key = idempotency_key or uuid4().hex  # with a key, the client can repeat the request
     submitted: list[JsonObject] = []
     for number, body in enumerate(bodies):
         # Requests with different bodies need different keys.
-        key = f"{idempotency_key}-{number}" if number else idempotency_key
-        headers = {"Idempotency-Key": key} if key and idempotency_key else {}
-        answer = operator.ask("POST", "/commands", content=msgspec.json.encode(body), headers=headers, params=query)
+        headers = {IDEMPOTENCY_KEY: f"{key}-{number}" if number else key}
+        query = {"dry_run": "true"} if dry_run else {}
+        answer = api.ask("POST", "/commands", content=msgspec.json.encode(body), headers=headers, params=query)
         submitted += answer.json()["commands"]
-    for command in submitted:
-        _show(command, dry_run=dry_run)
-    for command in submitted if is_waiting and not dry_run else ():
-        wait_for(operator, command["request_id"])
+    return Outcome(submitted, then=partial(_wait_for_all, api, submitted) if is_waiting and not dry_run else None)
 
 
-def _show(submitted: JsonObject, *, dry_run: bool) -> None:
-    if dry_run:
-        click.echo(f"{submitted['orders']} would get it{_skipped(submitted)}")
-        for recipient in submitted["recipients"]:
-            click.echo(recipient)
-    else:
-        click.echo(f"{submitted['request_id']} {submitted['orders']} order(s){_skipped(submitted)}")
-
-
-def _skipped(submitted: JsonObject) -> str:
-    return f", {submitted['skipped']} offline agent(s) skipped" if submitted["skipped"] else ""
+def _wait_for_all(api: ManagementClient, submitted: list[JsonObject]) -> int:
+    """Wait for commands, and return the lowest exit code but 0."""
+    codes = [wait_for(api, command["request_id"]).exit_code for command in submitted]
+    return min(filter(None, codes), default=0)
 
 
 def _command(options: JsonObject) -> JsonObject:
@@ -98,7 +104,7 @@ def _delivery(options: JsonObject) -> JsonObject:
     return command | present(options, "start_at", "offline") | ({"rollout": rollout} if rollout else {})
 
 
-@operation(commands, "sign")
+@operation(commands, "sign", sentence("signed for {agents} agent(s)"))
 @recipient_options
 @click.option("--action", required=True, help="Name of the action.")
 @click.option("--args", default="{}", metavar="JSON", help="Arguments of the action.")
@@ -109,37 +115,45 @@ def _delivery(options: JsonObject) -> JsonObject:
 @click.option("--valid-from", metavar="TIME", callback=read_time, help="Start of the validity; by default now.")
 @click.option("--output", type=click.File("wb"), required=True, help="File for `commands send --signature`.")
 def sign(
-    operator: Operator, *, key_file: Path, valid_seconds: float, valid_from: datetime | None, **options: Any
-) -> None:
+    api: ManagementClient, *, key_file: Path, valid_seconds: float, valid_from: datetime | None, **options: Any
+) -> JsonObject:
     """Sign a command for the agents that match now, and write it to a file.
 
     The signature names agents by id, as the server lists them now. Check their number before you send the command.
     """
     action = msgspec.convert(read_action(options), Action)
-    agents = find_agents(operator, read_target(options))
+    agents = find_agents(api, read_target(options))
     signed = sign_for(agents, action, key_file, valid_from, timedelta(seconds=valid_seconds))
     options["output"].write(msgspec.json.encode(signed))
-    click.echo(f"signed for {len(agents)} agent(s)")
+    return {"agents": len(agents), "file": options["output"].name}
 
 
 _REQUEST_ID = click.argument("request_id", type=click.UUID)
 
 
-@operation(commands, "list")
+_COLUMNS: Columns = {
+    "command": "request_id",
+    "created": lambda command: second(command["created_at"]),
+    "action": lambda command: command["action"]["name"],
+    "target": lambda command: _describe_target(command["target"]),
+    "user": "user",
+    "phase": "phase",
+}
+_WIDE: Columns = {
+    "starts": lambda command: second(command["starts_at"]),
+    "expires": lambda command: second(command["expires_at"]),
+    "source": "source",
+}
+
+
+@operation(commands, "list", table(_COLUMNS, _WIDE), is_list=True, is_watchable=True)
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
 @click.option("--continuous", is_flag=True, help="Only commands that still include later agents.")
 @period_options
-def list_commands(operator: Operator, **filters: Any) -> None:
+def list_commands(_api: ManagementClient, **filters: Any) -> Listing:
     """List commands."""
-    rows = []
-    for command in operator.pages("/commands", present(filters, *filters)):
-        named = _describe_target(command["target"])
-        created = command["created_at"][:19]
-        rows.append(
-            (command["request_id"], created, command["action"]["name"], named, command["user"], command["phase"])
-        )
-    print_fitting(("command", "created", "action", "target", "user", "phase"), rows)
+    return Listing("/commands", present(filters))
 
 
 def _describe_target(target: JsonObject) -> str:
@@ -150,64 +164,68 @@ def _describe_target(target: JsonObject) -> str:
     return f"{target['type']} {names}".strip()
 
 
-@operation(commands, "show")
+@operation(commands, "show", print_json, is_watchable=True)
 @_REQUEST_ID
-def show(operator: Operator, request_id: UUID) -> None:
+def show(api: ManagementClient, request_id: UUID) -> JsonObject:
     """Show a command, its progress and its latest failures as JSON."""
-    print_json(operator.ask("GET", f"/commands/{request_id}").json())
+    return _ask(api, "GET", f"/commands/{request_id}")
 
 
-@operation(commands, "wait")
+def _ask(api: ManagementClient, method: str, path: str, **request: Any) -> JsonObject:
+    answer: JsonObject = api.ask(method, path, **request).json()
+    return answer
+
+
+@operation(commands, "wait", lambda progress: say(summarize(progress)))
 @_REQUEST_ID
-def wait(operator: Operator, request_id: UUID) -> None:
+def wait(api: ManagementClient, request_id: UUID) -> Outcome:
     """Show a command's progress until every order has ended.
 
-    The exit code is 1 if an order failed or the rollout has stopped.
+    Each outcome has its exit code: 0 if every order succeeded, 3 if one failed, 4 if one was rejected, 5 if one
+    expired, 6 if one was cancelled, 7 if the rollout has stopped.
     """
-    wait_for(operator, str(request_id))
+    return wait_for(api, str(request_id))
 
 
-@operation(commands, "cancel")
+@operation(commands, "cancel", sentence("{cancelled} order(s) cancelled, {told} recipient(s) will be notified"))
 @_REQUEST_ID
-def cancel(operator: Operator, request_id: UUID) -> None:
+def cancel(api: ManagementClient, request_id: UUID) -> JsonObject:
     """Cancel every order of a command that has not ended."""
-    answer = operator.ask("POST", f"/commands/{request_id}/cancel").json()
-    click.echo(f"{answer['cancelled']} order(s) cancelled, {answer['told']} recipient(s) will be notified")
+    return _ask(api, "POST", f"/commands/{request_id}/cancel")
 
 
-@operation(commands, "pause")
+@operation(commands, "pause", sentence("{orders} order(s) held"))
 @_REQUEST_ID
-def pause(operator: Operator, request_id: UUID) -> None:
+def pause(api: ManagementClient, request_id: UUID) -> JsonObject:
     """Hold the orders that have not been offered yet."""
-    click.echo(f"{operator.ask('POST', f'/commands/{request_id}/pause').json()['orders']} order(s) held")
+    return _ask(api, "POST", f"/commands/{request_id}/pause")
 
 
-@operation(commands, "resume")
+@operation(commands, "resume", sentence("the command is {phase}"))
 @_REQUEST_ID
-def resume(operator: Operator, request_id: UUID) -> None:
+def resume(api: ManagementClient, request_id: UUID) -> JsonObject:
     """Resume a paused or stopped command."""
-    click.echo(f"the command is {operator.ask('POST', f'/commands/{request_id}/resume').json()['phase']}")
+    return _ask(api, "POST", f"/commands/{request_id}/resume")
 
 
-@operation(commands, "retry")
+@operation(commands, "retry", _show_submitted)
 @_REQUEST_ID
 @click.option("--cancelled", "with_cancelled", is_flag=True, help="Repeat cancelled orders as well.")
 @waiting_option
-def retry(operator: Operator, request_id: UUID, *, with_cancelled: bool, is_waiting: bool) -> None:
+def retry(api: ManagementClient, request_id: UUID, *, with_cancelled: bool, is_waiting: bool) -> Outcome:
     """Submit a command again to the recipients whose orders failed."""
     statuses = ["failure", "cancelled"] if with_cancelled else ["failure"]
-    answer = operator.ask("POST", f"/commands/{request_id}/retry", json={"statuses": statuses})
-    [submitted] = answer.json()["commands"]
-    click.echo(f"{submitted['request_id']} {submitted['orders']} order(s)")
-    if is_waiting:
-        wait_for(operator, submitted["request_id"])
+    headers = {IDEMPOTENCY_KEY: uuid4().hex}
+    answer = _ask(api, "POST", f"/commands/{request_id}/retry", json={"statuses": statuses}, headers=headers)
+    submitted = answer["commands"]
+    return Outcome(submitted, then=partial(_wait_for_all, api, submitted) if is_waiting else None)
 
 
-@operation(commands, "results")
+@operation(commands, "results", None)
 @_REQUEST_ID
 @click.option("--format", "form", type=click.Choice(["csv", "ndjson"]), default="csv", help="Format of the results.")
 @click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
-def results(operator: Operator, request_id: UUID, *, form: str, output: Any) -> None:
+def results(api: ManagementClient, request_id: UUID, *, form: str, output: Any) -> None:
     """Fetch every order of a command with its result."""
-    with operator.stream(f"/commands/{request_id}/results", params={"format": form}) as answer:
+    with api.stream(f"/commands/{request_id}/results", params={"format": form}) as answer:
         copy(answer.iter_bytes(), output)

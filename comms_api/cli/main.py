@@ -2,14 +2,40 @@
 
 import sys
 from importlib import import_module
+from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from comms_api.errors import CommsError
 from comms_api.text.printable import escape_controls
 
-COMMANDS = ("serve", "agent", "commands", "cluster", "fleet", "files", "users", "events", "migrate", "demo")
-"""Each is a module of this package, with a command of the same name."""
+
+class Entry(NamedTuple):
+    """A command: the module of this package that has it, and the first line of its help."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "serve": Entry("serve", "Run a node."),
+    "agent": Entry("agent", "Run an agent on this host."),
+    "login": Entry("people.login", "Log in, and keep the login in a profile."),
+    "logout": Entry("people.login", "Revoke the user's tokens, and forget the login of the profile."),
+    "whoami": Entry("people.login", "Show the user that is logged in, and the server."),
+    "profiles": Entry("people.profiles", "Show and delete the logins that `comms-api login` has kept."),
+    "commands": Entry("commands", "Submit commands to agents and services, and follow them."),
+    "cluster": Entry("cluster", "Show the nodes, and move agents between them."),
+    "fleet": Entry("fleet", "Show what happened to agents and nodes."),
+    "files": Entry("files", "Show and change the files of groups."),
+    "users": Entry("people.users", "Help users who cannot log in."),
+    "events": Entry("events", "Read the event stream of JetStream."),
+    "migrate": Entry("migrate", "Upgrade the schema of the database, as `comms-api serve` does when it starts."),
+    "completion": Entry("completion", "Print the completion script of a shell."),
+    "demo": Entry("demo", "Run a demonstration of the server."),
+}
+"""Each entry's module has a command of the same name."""
 
 
 class LazyGroup(click.Group):
@@ -23,8 +49,18 @@ class LazyGroup(click.Group):
         """Return the command of this name, or None."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"comms_api.cli.{name}"), name)
+        command: click.Command = getattr(import_module(f"comms_api.cli.{COMMANDS[name].module}"), name)
         return command
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands, without importing them, and the options that begin with a text."""
+        found = [CompletionItem(name, help=COMMANDS[name].help) for name in COMMANDS if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, context, incomplete)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,8 +8,10 @@ from uuid import UUID
 
 import click
 
-from comms_api.cli.shared.operator import JsonObject, Operator, path_part
+from comms_api.cli.shared.operation import path_part
+from comms_api.cli.shared.output import JsonObject
 from comms_api.errors import ConfigurationError
+from comms_api.management_client.client import ManagementClient
 from comms_api.protocol import Action, Signed
 from comms_api.signatures import SIGNED_AGENTS_MAXIMUM, VALIDITY_MAXIMUM, BadSignature, Payload, read_private_key, sign
 
@@ -31,17 +33,17 @@ def read_time(_context: click.Context, _parameter: click.Parameter, value: str |
     return moment
 
 
-def find_agents(operator: Operator, target: JsonObject) -> list[UUID]:
+def find_agents(api: ManagementClient, target: JsonObject) -> list[UUID]:
     """Return the ids of the agents that match a target now: a signature covers agents, not groups."""
     if target["type"] == "server":
         raise ConfigurationError("only commands for agents can be signed, not those for services")
-    found = set(_matching(operator, target))
+    found = set(_matching(api, target))
     if not found:
         raise ConfigurationError("no agent matches")
     return sorted(found)
 
 
-def _matching(operator: Operator, target: JsonObject) -> Iterator[UUID]:
+def _matching(api: ManagementClient, target: JsonObject) -> Iterator[UUID]:
     narrowed = target.get("filter", {})
     query = narrowed | {"label": [f"{key}:{value}" for key, value in narrowed.get("labels", {}).items()]}
     query.pop("labels", None)
@@ -49,11 +51,11 @@ def _matching(operator: Operator, target: JsonObject) -> Iterator[UUID]:
         if narrowed:
             raise ConfigurationError("--agent cannot be combined with options that filter agents")
         for name in target["id"]:
-            yield UUID(operator.ask("GET", f"/agents/{path_part(name)}").json()["id"])
+            yield UUID(api.ask("GET", f"/agents/{path_part(name)}").json()["id"])
         return
     for group in target.get("id", [None]):
         grouped = query | ({"group": group} if group else {})
-        for agent in operator.pages("/agents", grouped | {"limit": 1_000}):
+        for agent in api.pages("/agents", grouped | {"limit": 1_000}):
             yield UUID(agent["id"])
 
 

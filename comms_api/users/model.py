@@ -31,6 +31,13 @@ class User(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class CurrentUser(msgspec.Struct, frozen=True):
+    """The user who sends a request."""
+
+    name: str
+    role: str
+
+
 class UserChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An administrator's change of a user; either field revokes the user's tokens."""
 

@@ -13,7 +13,7 @@ from comms_api.http.pages import After, Limit
 from comms_api.http.request import AnyRequest, find_header, remote_address
 from comms_api.http.roles import ADMINISTER, ANYONE
 from comms_api.text.faults import read_json
-from comms_api.users.model import NewUser, Origin, PasswordChange, Refresh, TokenPair, User, UserChange
+from comms_api.users.model import CurrentUser, NewUser, Origin, PasswordChange, Refresh, TokenPair, User, UserChange
 from comms_api.users.service import Users
 
 DEVICE_HEADER = b"device-token"
@@ -72,6 +72,13 @@ async def log_out(request: AnyRequest, users: NamedDependency[Users]) -> None:
     await users.log_out(claims_of(request).subject)
 
 
+@get("/users/me", opt=ANYONE)
+async def show_current_user(request: AnyRequest) -> CurrentUser:
+    """Show the caller's name and role."""
+    claims = claims_of(request)
+    return CurrentUser(claims.subject, claims.role)
+
+
 @put("/users/me/password", status_code=204, opt=ANYONE)
 async def change_own_password(
     request: AnyRequest, data: JSONBody[PasswordChange], users: NamedDependency[Users]
@@ -113,6 +120,7 @@ ROUTES = [
     log_out,
     create_user,
     list_users,
+    show_current_user,
     change_own_password,
     change_user,
     delete_user,

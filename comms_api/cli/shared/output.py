@@ -1,21 +1,64 @@
 """Print the output of commands; texts from agents and other users cannot control the terminal."""
 
 import codecs
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from shutil import get_terminal_size
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from comms_api.errors import ConfigurationError
 from comms_api.text.printable import escape_controls, escape_json
 
-WIDTH_MAXIMUM = 100_000
-"""Wide enough for any row of a table."""
+JsonObject: TypeAlias = dict[str, Any]
+
+OUTPUT_OPTIONS = (
+    click.Option(["--json", "form"], flag_value="json", help="Print JSON for programs."),
+    click.Option(["--ndjson", "form"], flag_value="ndjson", help="Print each item as a line of JSON."),
+    click.Option(["--jq", "program"], metavar="PROGRAM", help="Print the results of a jq program."),
+)
+
+
+class Form(msgspec.Struct, frozen=True):
+    """The values of `OUTPUT_OPTIONS`: a form for programs, or None for people."""
+
+    form: Literal["json", "ndjson"] | None
+    program: str | None
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether tables and sentences are printed."""
+        return self.form is None and self.program is None
+
+    def print(self, content: Any, *, is_stream: bool = False) -> None:
+        """Print JSON content or an iterator of items for programs; each item of a stream is a line."""
+        if isinstance(content, Iterator) and not is_stream and self.form != "ndjson":
+            content = list(content)
+        is_split = is_stream or (self.form == "ndjson" and isinstance(content, Iterator | list))
+        for part in content if is_split else [content]:
+            if self.program is not None:
+                for line in _run_jq(self.program, part):
+                    click.echo(line)
+            elif is_split or self.form == "ndjson":
+                click.echo(_as_line(part))
+            else:
+                print_json(part)
+
+
+def _run_jq(program: str, content: Any) -> Iterator[str]:
+    """Yield the results of a jq program as JSON, but texts as they are, as `jq -r` does."""
+    try:
+        jq: Any = import_module("jq")
+    except ImportError:
+        raise ConfigurationError(
+            "--jq needs the package jq: pip install 'comms-api[jq]', or pipe --json to jq"
+        ) from None
+    try:
+        for result in jq.compile(program).input_text(msgspec.json.encode(content).decode()):
+            yield escape_controls(result, "\n\t") if isinstance(result, str) else _as_line(result)
+    except ValueError as error:
+        raise click.BadParameter(escape_controls(str(error)), param_hint="--jq") from None
 
 
 def say(text: object, *, is_error: bool = False) -> None:
@@ -28,29 +71,8 @@ def print_json(content: Any) -> None:
     click.echo(escape_json(msgspec.json.format(msgspec.json.encode(content), indent=2).decode()))
 
 
-def cell(content: object) -> Text:
-    """Return the content of a table's cell, without interpreting markup."""
-    return Text(escape_controls(str(content)))
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table with one line for each row, untruncated; a narrow terminal wraps the lines."""
-    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)
-    for row in rows:
-        table.add_row(*map(cell, row))
-    Console(width=WIDTH_MAXIMUM, height=1).print(table)  # without a height, a dumb terminal's width would count
-
-
-def print_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table, or if the terminal is too narrow, a block for each row with one line for each column."""
-    longest = [max(len(str(row[index])) for row in [columns, *rows]) for index in range(len(columns))]
-    if not sys.stdout.isatty() or sum(longest) + len(longest) - 1 <= get_terminal_size().columns:
-        print_table(columns, rows)
-        return
-    for row in rows:
-        for name, content in zip(columns, row, strict=True):
-            say(f"{name:{max(map(len, columns))}} {content}")
-        say("")
+def _as_line(content: Any) -> str:
+    return escape_json(msgspec.json.encode(content).decode())
 
 
 def copy(pieces: Iterable[bytes], output: BinaryIO) -> None:

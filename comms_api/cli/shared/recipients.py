@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from comms_api.cli.shared.operator import JsonObject
+from comms_api.cli.shared.operation import present
+from comms_api.cli.shared.output import JsonObject
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,11 +34,6 @@ def recipient_options(function: Function) -> Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
-
-
-def present(options: JsonObject, *names: str) -> JsonObject:
-    """Return the named options that have a value."""
-    return {name: options[name] for name in names if options[name] is not None}
 
 
 def read_target(options: JsonObject) -> JsonObject:

@@ -42,9 +42,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     priority: int = 0
     weight: int = 1
 
-    def client(self, timeout_seconds: float) -> httpx.Client:
-        """Return a client for this server; raises `ConfigurationError` if the URL, the proxy or `ca` is invalid."""
-        transport = httpx.HTTPTransport(**self._transport_options())
+    def client(self, timeout_seconds: float, tls: ssl.SSLContext | None = None) -> httpx.Client:
+        """Return a client for this server; raises `ConfigurationError` if the URL, the proxy or `ca` is invalid.
+
+        `tls` replaces the context that trusts `ca`.
+        """
+        transport = httpx.HTTPTransport(**self._transport_options() | ({"verify": tls} if tls else {}))
         return httpx.Client(base_url=self._url(), transport=transport, timeout=timeout_seconds, trust_env=False)
 
     def async_client(self, timeout_seconds: float) -> httpx.AsyncClient:
@@ -75,11 +78,13 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts `ca`, or without it the system's authorities."""
+    """Return a context that trusts every certificate in `ca`, or without it the system's authorities."""
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:
         raise ConfigurationError(f"{ca} contains no readable certificate: {error}") from None
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as Python 3.13 does: an intermediate may be trusted
+    return context
 
 
 def is_exempt(url: httpx.URL, no_proxy: str) -> bool:

@@ -1,45 +1,16 @@
-"""Files that a node creates on its first start: written atomically and, by default, readable by their owner only."""
+"""The secrets that a node creates on its first start."""
 
-import os
 import secrets
 from pathlib import Path
 
 from comms_api.errors import ConfigurationError
+from comms_api.private_files import write_new
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
 SECRET_BYTES = 32
 PASSWORD_BYTES = 18
-PRIVATE, PUBLIC = 0o600, 0o644
 ADMINISTRATOR_PASSWORD = "admin.password"  # noqa: S105 - the name of its file
-
-
-def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Write a new file unless it exists; one of several concurrent writers wins."""
-    draft = _write_draft(path, content, mode)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-
-
-def replace_private(path: Path, content: bytes) -> None:
-    """Replace a file; only its owner can read the new one."""
-    _write_draft(path, content, PRIVATE).replace(path)
-
-
-def _write_draft(path: Path, content: bytes, mode: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # the umask does not apply
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return draft
 
 
 def new_password() -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from comms_api.app.private_files import new_password, replace_private
+from comms_api.app.secret_files import new_password
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connect import database
 from comms_api.database.failures import describe_outage, is_outage
 from comms_api.errors import ConfigurationError
+from comms_api.private_files import replace_private
 from comms_api.settings import Settings, current_settings
 from comms_api.users.service import FIRST_ADMINISTRATOR, read_password, reset_password
 

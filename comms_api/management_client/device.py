@@ -1,6 +1,5 @@
 """The token that identifies this user's command line to a server, so that guesses of others cannot lock it out."""
 
-import os
 import re
 from contextlib import suppress
 from hashlib import sha256
@@ -8,16 +7,17 @@ from pathlib import Path
 
 import msgspec
 
-from comms_api.app.private_files import replace_private
+from comms_api.management_client.state_folder import find_state_folder
+from comms_api.private_files import replace_private
 
-FOLDER = Path("comms-api", "devices")
+FOLDER = "devices"
 _TOKEN = re.compile(r"[0-9a-f]{32,128}")
 
 
 class Device(msgspec.Struct, frozen=True):
     """The file of a token, for one server and user, readable by its owner only. A user without a home has no file."""
 
-    path: Path | None
+    path: Path | None = None
 
     def find_token(self) -> str | None:
         """Return the token from the server, or None if no readable one exists."""
@@ -37,17 +37,7 @@ class Device(msgspec.Struct, frozen=True):
 
 
 def device_of(url: str, user: str) -> Device:
-    """Return the device of a user at a server, in the user's state folder (XDG Base Directory)."""
-    folder = _state_folder()
+    """Return the device of a user at a server, in the user's state folder."""
+    folder = find_state_folder()
     name = sha256(f"{url}\0{user}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return Device(folder / FOLDER / name if folder is not None else None)
-
-
-def _state_folder() -> Path | None:
-    folder = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if folder.is_absolute():
-        return folder
-    try:
-        return Path.home() / ".local" / "state"
-    except RuntimeError:  # the user has no home
-        return None

@@ -1,0 +1,1 @@
+"""A client of the management API, for programs and for the command line."""
