@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 
 from comms_api.addresses import Address, address_of, is_within, network_of
-from comms_api.fairness.rounds import RoundQueue
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Endpoint
 from comms_api.http1.proxy_protocol import read_header
@@ -22,6 +21,14 @@ ACCEPTED_AT_ONCE = 64
 
 PAUSE_SECONDS = 0.1
 """The pause in accepting connections after the system has refused to open another file."""
+
+HANDSHAKES = "handshakes"
+"""A kind of background work: handshakes, and the first reads after them.
+
+A handshake costs as much CPU time as several requests, and it needs no token. So the requests in progress go first. A
+client enters the queue when its first bytes arrive. So clients that connect and send nothing delay no one, and cannot
+collect handshakes that all begin at once. Clients whose handshakes end together often send their requests together.
+"""
 
 HEADER_SECONDS = 5.0
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -62,14 +69,6 @@ class Acceptor:
         self._encryption = encryption
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
-        self._turns = RoundQueue()
-        """Handshakes, and the first reads after them.
-
-        A handshake costs as much CPU time as several requests, and it needs no token. A client enters the queue when
-        its first bytes arrive. So clients that connect and send nothing delay no one, and cannot collect handshakes
-        that all begin at once. Clients whose handshakes end together often send their requests together, too.
-        """
-
         self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
         listener.settimeout(0)
@@ -129,7 +128,7 @@ class Acceptor:
             async with asyncio.timeout(self._encryption.handshake_seconds):
                 await self._wait_for_turn(connection, group)
                 await self._start_tls(connection, served)
-                await self._turns.wait_for_turn(group)
+                await self._endpoint.turns.wait_for_turn(group, HANDSHAKES)
                 served.update_reading()
         except BaseException as error:
             if served.has_begun:
@@ -144,7 +143,7 @@ class Acceptor:
     async def _wait_for_turn(self, connection: socket.socket, group: str) -> None:
         try:
             await wait_until_readable(connection)
-            await self._turns.wait_for_turn(group)
+            await self._endpoint.turns.wait_for_turn(group, HANDSHAKES)
         except BaseException:
             connection.close()
             raise

@@ -22,6 +22,34 @@ async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_pie
     assert begun == ["loud", "quiet", "other", "loud", "loud", "loud", "loud"]
 
 
+async def test_kinds_of_work_take_turns_however_many_groups_each_has() -> None:
+    queue, begun = RoundQueue(), list[str]()
+
+    async def begin(group: str, kind: str) -> None:
+        await queue.wait_for_turn(group, kind)
+        begun.append(group)
+
+    pieces = [(f"body {number}", "bodies") for number in range(3)] + [("one", "handshakes"), ("one", "handshakes")]
+    await asyncio.gather(*(begin(*piece) for piece in pieces))
+    assert begun == ["body 0", "one", "body 1", "one", "body 2"]
+
+
+async def test_a_group_that_has_had_no_turn_goes_before_those_that_have() -> None:
+    queue, begun, is_under_way = RoundQueue(), list[str](), asyncio.Event()
+
+    async def begin(group: str) -> None:
+        await queue.wait_for_turn(group)
+        begun.append(group)
+        if len(begun) == 4:
+            is_under_way.set()
+
+    loud = [asyncio.create_task(begin(f"loud {number % 3}")) for number in range(9)]
+    await is_under_way.wait()
+    await begin("quiet")
+    assert begun.index("quiet") <= 5
+    await asyncio.gather(*loud)
+
+
 async def test_one_piece_begins_in_each_round_of_the_event_loop() -> None:
     queue, begun = RoundQueue(), list[int]()
 

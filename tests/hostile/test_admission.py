@@ -217,9 +217,9 @@ class RecordedQueue(RoundQueue):
         super().__init__()
         self.groups: list[object] = []
 
-    async def wait_for_turn(self, group: object) -> None:
+    async def wait_for_turn(self, group: object, kind: str = "") -> None:
         self.groups.append(group)
-        await super().wait_for_turn(group)
+        await super().wait_for_turn(group, kind)
 
 
 async def test_large_bodies_are_discarded_in_turns_of_one_group() -> None:

@@ -1,0 +1,63 @@
+"""Handshakes, which need no token, are background work."""
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+import pytest
+import trustme
+from support.waiting import PATIENCE, until
+
+from comms_api.fairness.rounds import RoundQueue
+from comms_api.http1.acceptor import HANDSHAKES, Acceptor, Encryption
+from comms_api.http1.endpoint import Accounting, Endpoint, Limits
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class HeldQueue(RoundQueue):
+    """Grants a turn when the test releases it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[tuple[object, str]] = []
+        self._may_begin = asyncio.Semaphore(0)
+
+    async def wait_for_turn(self, group: object, kind: str = "") -> None:
+        self.waiting.append((group, kind))
+        await self._may_begin.acquire()
+
+    def release(self) -> None:
+        self._may_begin.release()
+
+
+async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.anyio
+async def test_a_handshake_and_the_first_read_after_it_wait_for_turns_of_the_clients_address() -> None:
+    authority, turns = trustme.CA(), HeldQueue()
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server_side)
+    authority.configure_trust(client_side)
+    endpoint = Endpoint(answer, Limits(PATIENCE, PATIENCE, 0), Accounting(turns=turns))
+    listener = socket.create_server(("127.0.0.1", 0))
+    acceptor = Acceptor(endpoint, listener, Encryption(server_side, PATIENCE, PATIENCE))
+    client = asyncio.create_task(asyncio.open_connection(*listener.getsockname(), ssl=client_side))
+    try:
+        await until(lambda: turns.waiting == [("127.0.0.1", HANDSHAKES)])
+        assert not client.done()
+        turns.release()
+        reader, writer = await client
+        writer.write(REQUEST)
+        await until(lambda: turns.waiting == [("127.0.0.1", HANDSHAKES)] * 2)
+        assert endpoint.requests.total == 0
+        turns.release()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 204")
+        writer.close()
+    finally:
+        acceptor.close()
+        endpoint.abort()
