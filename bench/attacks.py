@@ -5,6 +5,7 @@ from typing import TypeAlias
 from uuid import UUID, uuid4
 
 import msgspec
+import zstandard
 
 from bench.hostile import (
     EMPTY_GZIP,
@@ -18,7 +19,7 @@ from bench.hostile import (
     shot,
     small_updates,
 )
-from bench.messages import event_lines
+from bench.messages import event_lines, stateless
 from bench.system import System
 
 FILE_BYTES = 4_000_000
@@ -33,8 +34,8 @@ _STATES = """
     SELECT $1, 'fim', 'file', number::text, json_build_object('n', 1, 'text', repeat('x', $3)), now(), now()
     FROM generate_series(0, $2 - 1) AS number"""
 _EVENTS = """
-    INSERT INTO events (id, agent_id, module, collector, event)
-    SELECT uuidv7(), $1, 'attack', 'file', json_build_object('text', repeat('x', $3)) FROM generate_series(1, $2)"""
+    INSERT INTO event_batches (id, agent_id, events, streams, content)
+    SELECT uuidv7(), $1, 1, '{"attack": ["file"]}', $3 FROM generate_series(1, $2)"""
 _FILE = """
     INSERT INTO group_files (group_name, file_name, version, sha256, content, is_current, user_name, created_at)
     SELECT $1, 'large.txt', 1, encode(sha256(content), 'hex'), content, true, 'bench', now()
@@ -113,7 +114,7 @@ async def costly_items(system: System, _round: int) -> Sequence[Lane]:
 async def large_states(system: System, _round: int) -> Sequence[Lane]:
     """Update one member of each of very many large states."""
     [agent] = await system.enroll(1, "attack")
-    await _fill(system, _STATES, agent)
+    await _fill(system, _STATES, agent, LARGE_BYTES)
     body = small_updates(agent, map(str, range(LARGE_STATES)))
     return [Lane(system.agent_port, [shot("POST", "/events/stateful", system.token(agent), body)])]
 
@@ -157,8 +158,9 @@ async def large_pages(system: System, number: int) -> Sequence[Lane]:
     """Read pages of large states and of large events."""
     if number == 0:
         [agent] = await system.enroll(1, "attack")
-        await _fill(system, _STATES, agent)
-        await _fill(system, _EVENTS, agent)
+        await _fill(system, _STATES, agent, LARGE_BYTES)
+        event = msgspec.json.encode({"text": "x" * LARGE_BYTES})
+        await _fill(system, _EVENTS, agent, zstandard.compress(stateless(agent, [event])))
     token = system.user_token(f"reader-{number}", "reader")
     shots = [shot("GET", f"{path}?limit=1000", token) for path in ("/states", "/events")]
     return [Lane(system.management_port, shots, 2)]
@@ -181,9 +183,9 @@ async def crowd(system: System, _round: int) -> Sequence[Lane]:
     return [Lane(system.agent_port, shots, CROWD, patience_seconds=CROWD_PATIENCE_SECONDS)]
 
 
-async def _fill(system: System, statement: str, agent: UUID) -> None:
+async def _fill(system: System, statement: str, agent: UUID, content: int | bytes) -> None:
     async with system.session() as connection:
-        await connection.execute(statement, agent, LARGE_STATES, LARGE_BYTES)
+        await connection.execute(statement, agent, LARGE_STATES, content)
 
 
 def _login(agent_id: str, key: str) -> Shot:

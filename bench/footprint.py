@@ -13,7 +13,8 @@ import msgspec
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.load import connect, drive
-from bench.messages import event_batches, poll, post, stateful
+from bench.messages import event_batches, event_lines, poll, post, stateful
+from bench.row_table import TABLE, create_row_table
 from bench.system import KEY, System
 from comms_api.agents.sightings import Sighting, record_sightings
 from comms_api.commands.model import NewCommand
@@ -29,8 +30,11 @@ from comms_api.settings import Settings
 
 AGENTS = 20_000
 SENDERS = 32
-EVENTS, STATES = 100, 20
-ROUNDS = 100
+EVENTS = {"event": 100, "small_batch_event": 5, "single_event": 1}
+"""The number of events in a batch, for each way of sending events."""
+
+STATES = 20
+ROUNDS = 200
 FRESH = 3_000
 GROUP = "footprint"
 AT_ONCE = 500
@@ -39,6 +43,11 @@ AT_ONCE = 500
 _SIZE = """
     SELECT coalesce(sum(pg_total_relation_size(relid))::int8, pg_total_relation_size($1::text::regclass))
     FROM pg_partition_tree($1::text::regclass)"""
+_INSERT_ROWS = f"""
+    INSERT INTO {TABLE}
+    SELECT id, agent_id, 'logcollector', 'file', line::json
+    FROM event_batches JOIN unnest($1::uuid[], $2::text[]) AS sent (agent_id, line) USING (agent_id)
+    WHERE events = 1 ORDER BY id"""
 _BEHIND = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)::int8"
 
 _Item = TypeVar("_Item")
@@ -79,11 +88,13 @@ async def measure(system: System, effort: Effort) -> Measured:
     agents = sorted(await system.enroll(effort.of(AGENTS), GROUP))
     rounds = effort.of(ROUNDS)
     engine = open_engine(system.cluster.url, Settings())
-    requests = event_batches(agents[:SENDERS], system.token, EVENTS)
     async with system.session() as connection:
         meter = CostMeter(system, connection)
-        async with meter.measure("event", SENDERS * rounds * EVENTS, "events"):
-            await drive(system, [[request] * rounds for request in requests])
+        for name, events in EVENTS.items():
+            requests = event_batches(agents[:SENDERS], system.token, events)
+            async with meter.measure(name, SENDERS * rounds * events, "event_batches"):
+                await drive(system, [[request] * rounds for request in requests])
+        row_bytes = await _row_bytes(system, connection, agents[:SENDERS])
         async with meter.measure("state", SENDERS * rounds * STATES, "states"):
             await drive(system, [_state_requests(system, agent, rounds) for agent in agents[:SENDERS]])
         for name, requests in _single_requests(system, agents, effort.of(FRESH)).items():
@@ -96,8 +107,20 @@ async def measure(system: System, effort: Effort) -> Measured:
         await _live(engine, meter, agents)
         agent_bytes = await connection.fetchval("SELECT pg_total_relation_size('agents') / count(*) FROM agents")
     await engine.dispose()
-    values = {"stored_event_bytes": meter.costs["event"]["table_bytes"]}
-    return Measured(values, {"costs": meter.costs, "agent_table_bytes": agent_bytes})
+    values = {
+        "stored_event_bytes": meter.costs["event"]["table_bytes"],
+        "stored_single_event_vs_row": meter.costs["single_event"]["table_bytes"] / row_bytes,
+    }
+    return Measured(values, {"costs": meter.costs, "row_bytes": row_bytes, "agent_table_bytes": agent_bytes})
+
+
+async def _row_bytes(system: System, connection: asyncpg.Connection, agents: Sequence[UUID]) -> float:
+    """Store the events of the one-event batches as rows, with the same ids; return the bytes per event."""
+    await create_row_table(system)
+    before = await connection.fetchval(_SIZE, TABLE)
+    lines = [event_lines(1, seed)[0].decode() for seed in range(len(agents))]
+    count = await connection.execute(_INSERT_ROWS, agents, lines)
+    return float(await connection.fetchval(_SIZE, TABLE) - before) / int(count.split()[-1])
 
 
 def _state_requests(system: System, agent: UUID, rounds: int) -> list[bytes]:
@@ -176,5 +199,10 @@ def _portions(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 
 
 MEASUREMENT = Measurement(
-    "footprint", (Figure("stored_event_bytes", 700, 600, "bytes on disk of a 400-byte event", is_most=True),), measure
+    "footprint",
+    (
+        Figure("stored_event_bytes", 180, 120, "bytes on disk of a 400-byte event", is_most=True),
+        Figure("stored_single_event_vs_row", 1, 0.8, "bytes of a one-event batch / of a row", is_most=True),
+    ),
+    measure,
 )

@@ -3,26 +3,32 @@
 import time
 from collections.abc import Sequence
 from functools import partial
+from uuid import UUID
+
+from zstandard import ZstdCompressor
 
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.growth import FLEET, Filling, compare, schema_pair
 from bench.load import drive
-from bench.messages import event_batches
+from bench.messages import event_batches, event_lines, stateless
 from bench.system import System
 
 SIZES = (1_000_000, 10_000_000, 50_000_000)
+"""The events in the grown table."""
+
 QUICK_SHARE = 0.01
 CONNECTIONS = 32
 EVENTS_PER_REQUEST = 100
 REQUESTS = 1_000
 """Requests per round, each of another agent."""
 
+CONTENT = ZstdCompressor(1).compress(stateless(UUID(int=0), event_lines(EVENTS_PER_REQUEST)))
 FILLING = Filling(
-    "events",
+    "event_batches",
     "id",
-    "agent_id, module, collector, event",
-    # Each batch of 100 events is from one agent. The events are small, since the cost of an insert is in the indexes.
-    """($4::uuid[])[1 + (n / 100 * 7919) % cardinality($4::uuid[])], 'logcollector', 'file', '{"message": "grown"}'""",
+    "agent_id, events, streams, content",
+    f"""($4::uuid[])[1 + (n * 7919) % cardinality($4::uuid[])], {EVENTS_PER_REQUEST},
+        '{{"logcollector": ["file"]}}', '\\x{CONTENT.hex()}'""",
 )
 
 
@@ -35,10 +41,10 @@ async def measure(system: System, effort: Effort) -> Measured:
         requests = event_batches(acting[:: len(acting) // REQUESTS], system.token, EVENTS_PER_REQUEST)
         for size in SIZES if share == 1 else SIZES[-1:]:
             started = time.perf_counter()
-            await pair.fill(FILLING, int(size * share))
+            await pair.fill(FILLING, int(size * share) // EVENTS_PER_REQUEST)
             fill_seconds = time.perf_counter() - started
-            table = await pair.size("events")
-            compared = await compare(pair, effort, ["events"], partial(_send, system, requests))
+            table = await pair.size("event_batches")
+            compared = await compare(pair, effort, ["event_batches"], partial(_send, system, requests))
             points.append({"rows": int(size * share), "fill_seconds": fill_seconds, "table": table, **compared})
     return Measured(
         {"growth_events": max(points[-1]["ratios"].values())}, {"points": points, "agents": len(pair.fleet)}

@@ -19,10 +19,14 @@ def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def get(path: str, token: str) -> bytes:
+    """Return a GET request."""
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
 def poll(token: str, wait_seconds: int | None = None) -> bytes:
     """Return a long poll."""
-    path = "/commands" if wait_seconds is None else f"/commands?wait={wait_seconds}"
-    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    return get("/commands" if wait_seconds is None else f"/commands?wait={wait_seconds}", token)
 
 
 def event_lines(count: int, seed: int = 0) -> list[bytes]:

@@ -73,7 +73,9 @@ def page_tables(root: Path) -> dict[str, str]:
 def costs_of(raw: dict[str, Any]) -> Costs:
     """Return the cost of each operation from the raw data of the measurements, by name."""
     weighed, request = raw["footprint"]["raw"]["costs"], raw["one_event"]["raw"]["cpu_us_per_request"]
-    event, state, order, sighting = (weighed[name] for name in ("event", "state", "order", "sighting"))
+    event, small, state, order, sighting = (
+        weighed[name] for name in ("event", "small_batch_event", "state", "order", "sighting")
+    )
     return Costs(
         # A request on a fresh connection, less one on an open connection.
         connection_us=weighed["fresh_event"]["server_cpu_us"] - request["server"],
@@ -88,11 +90,12 @@ def costs_of(raw: dict[str, Any]) -> Costs:
         order_database_us=order["postgresql_cpu_us"] + weighed["archived_order"]["postgresql_cpu_us"],
         sighting_database_us=sighting["postgresql_cpu_us"],
         poll_database_us=weighed["poll"]["postgresql_cpu_us"],
-        event_log_bytes=event["log_bytes"],
+        event_log_bytes=small["log_bytes"],
         state_log_bytes=state["log_bytes"],
         order_log_bytes=order["log_bytes"] + weighed["archived_order"]["log_bytes"],
         sighting_log_bytes=sighting["log_bytes"],
-        event_bytes=event["table_bytes"],
+        # The planned agents send small batches, which are compressed less.
+        event_bytes=small["table_bytes"],
         state_bytes=state["table_bytes"],
         finished_order_bytes=order["table_bytes"],
         archived_order_bytes=weighed["archived_order"]["table_bytes"],
