@@ -20,6 +20,7 @@ from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
 from comms_api.events import routes as events
+from comms_api.events.reading import routes as event_reading
 from comms_api.fairness.concurrency import Concurrency
 from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
@@ -54,6 +55,8 @@ MANAGEMENT_SERVICES = (
     "groups",
     "users",
     "events",
+    "event_reader",
+    "event_tail",
     "fleet_events",
     "states",
     "actions",
@@ -89,6 +92,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *actions.ROUTES,
     *orders.MANAGEMENT_ROUTES,
     *events.MANAGEMENT_ROUTES,
+    *event_reading.ROUTES,
     *states.MANAGEMENT_ROUTES,
     *files.MANAGEMENT_ROUTES,
 )
@@ -172,7 +176,7 @@ def management_api(node: Node) -> AsgiApp:
     guard = require_token(node.tokens, MANAGEMENT, _record_nobody, _requests(node), users.basic_login(node.users))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
-    dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS
+    dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS | event_reading.EVENT_FILTERS
     api = _litestar(
         node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
     )

@@ -25,6 +25,8 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
 from comms_api.events.quarantine import Quarantine
+from comms_api.events.reading.service import EventReader
+from comms_api.events.reading.tail import EventTail
 from comms_api.events.service import Events
 from comms_api.events.sinks import open_sink
 from comms_api.fairness.budgets import CpuBudget
@@ -117,6 +119,8 @@ class Node:
         quarantine = Quarantine(engine, clock, settings.quarantine_rows_maximum)
         sink = open_sink(engine, quarantine, self.slices, settings)
         self.events = Events(engine, clock, self.slices, sink, quarantine, settings)
+        self.event_reader = EventReader(engine, clock, settings.body_wait_seconds)
+        self.event_tail = EventTail(engine, self.event_reader)
         self.reports = Reports(engine, settings.lease_seconds)
         self.states = States(engine, self.reports.report, self.slices)
 
@@ -140,7 +144,7 @@ class Node:
         services = (
             *(*self._background, self.presence, self.descriptions, self.membership, self.dispatcher, self.reports),
             *(self.users, self.login, self.external, self.cluster, self.fleet_events, self.events, self.states),
-            *(self.submissions, self.watch),
+            *(self.submissions, self.watch, self.event_tail),
         )
         return [duty for service in services for duty in service.duties()]
 

@@ -119,6 +119,7 @@ async def _serve(
     listeners.close()  # new connections should go to another node from now on
     node.membership.stop()
     node.watch.drain()
+    node.event_tail.drain()
     drained.set()
     with suppress(TimeoutError):
         async with asyncio.timeout(node.settings.drain_seconds):

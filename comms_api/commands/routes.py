@@ -1,7 +1,6 @@
 """The management API's commands."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
@@ -33,7 +32,7 @@ from comms_api.database.pages import Page
 from comms_api.http.authentication import BASIC, claims_of, service_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.pages import EXPORT, LARGE, RequestedPage
-from comms_api.http.request import AnyRequest, at_end, until_disconnect
+from comms_api.http.request import AnyRequest, at_end, while_connected
 from comms_api.http.roles import FOLLOW, OPERATE, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.orders.routes import CommandFilter
@@ -45,19 +44,6 @@ WAIT_SECONDS_MAXIMUM = 600
 _RETRY = msgspec.json.Decoder(Retry)
 
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
-
-
-async def _wait_while_connected(request: AnyRequest, wait: Coroutine[None, None, None]) -> None:
-    """Wait as long as the client is there."""
-    waiting, watch = asyncio.ensure_future(wait), asyncio.ensure_future(until_disconnect(request))
-    try:
-        await asyncio.wait([waiting, watch], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-        watch.cancel()
-        await asyncio.gather(waiting, watch, return_exceptions=True)
-    if not waiting.cancelled():
-        waiting.result()
 
 
 class SubmissionServices(msgspec.Struct, frozen=True):
@@ -147,10 +133,10 @@ async def wait_for_command(
     timeout: WaitSeconds = 60,  # noqa: ASYNC109 - it is the client's
 ) -> CommandProgress:
     """Answer when every order of a command has ended, or after `timeout` seconds; `is_done` says which."""
-    at_end(request.scope, watch.enter(claims_of(request).subject))
+    at_end(request.scope, watch.watchers.enter(claims_of(request).subject))
     progress = await commands.get(request_id, service_of(request))
     if not progress.is_done:
-        await _wait_while_connected(request, watch.wait(request_id, timeout))
+        await while_connected(request, watch.wait(request_id, timeout))
         progress = await commands.get(request_id, service_of(request))
     return progress
 
@@ -163,7 +149,7 @@ async def stream_progress(
     watch: NamedDependency[Watch],
 ) -> Stream:
     """Send a server-sent event with the number of orders by status at each change, and end when all have ended."""
-    at_end(request.scope, watch.enter(claims_of(request).subject))
+    at_end(request.scope, watch.watchers.enter(claims_of(request).subject))
     await commands.get(request_id, service_of(request))
     events = (
         b"event: %b\ndata: %b\n\n" % (b"done" if counts.is_done else b"progress", msgspec.json.encode(counts))

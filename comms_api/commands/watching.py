@@ -1,13 +1,12 @@
 """Report the progress of commands to clients that watch them; one query per command serves all of its watchers."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
-from comms_api.errors import TooManyRequests, Unavailable
+from comms_api.fairness.shares import WaitingRequests
 from comms_api.orders.counts import count_orders
 from comms_api.orders.model import Counts
 
@@ -42,30 +41,9 @@ class Watch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._watched: dict[UUID, _Watched] = {}
-        self._watchers: Counter[str] = Counter()
-        """By user."""
-
+        self.watchers = WaitingRequests("watch commands", WATCHERS_OF_USER_MAXIMUM, WATCHERS_MAXIMUM)
         self._has_watched = asyncio.Event()
         self._is_draining = False
-
-    def enter(self, user: str) -> Callable[[], None]:
-        """Count a user's watching request, and return a function that stops counting it.
-
-        Raises `TooManyRequests` when the user is at the limit, `Unavailable` when the node is.
-        """
-        if self._watchers[user] >= WATCHERS_OF_USER_MAXIMUM:
-            raise TooManyRequests(
-                f"You already watch {WATCHERS_OF_USER_MAXIMUM} commands on this node; stop some first."
-            )
-        if self._watchers.total() >= WATCHERS_MAXIMUM:
-            raise Unavailable("Too many watch commands on this node; try again later.")
-        self._watchers[user] += 1
-        return lambda: self._leave(user)
-
-    def _leave(self, user: str) -> None:
-        self._watchers[user] -= 1
-        if not self._watchers[user]:
-            del self._watchers[user]
 
     async def changes(self, request_id: UUID) -> AsyncIterator[Counts]:
         """Yield the counts of a command, now and after each change, until it is done or the node drains.

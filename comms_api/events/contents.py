@@ -14,10 +14,10 @@ import msgspec
 import zstandard
 
 from comms_api.batches.framing import find_stateless_header, windows
-from comms_api.compression import decoder_of
+from comms_api.compression import ZSTD_WINDOW_BYTES, decoder_of
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.model import Event, EventBatch, EventRun, StatelessBatch
-from comms_api.fairness.slices import Steps
+from comms_api.fairness.slices import Steps, exhaust
 from comms_api.protocol import StatelessHeader
 
 LEVEL = 1
@@ -25,6 +25,9 @@ STEP_BYTES = 128 * 1024
 """Compressing this many bytes takes about half a millisecond."""
 
 STEP_LINES = 512
+
+AT_ONCE_BYTES_MAXIMUM = 64 * 2**20
+"""A larger frame is decompressed in steps, which use less memory."""
 
 STREAMS_BYTES_MAXIMUM = 2 * 1024
 RUNS_MAXIMUM = 4 * 1024
@@ -55,6 +58,18 @@ def decompress(content: bytes) -> Steps[bytes]:
     return b"".join(pieces)
 
 
+def decompress_at_once(content: bytes) -> bytes:
+    """Return the body in a content, on a thread; raises `Malformed`."""
+    try:
+        if 0 < zstandard.frame_content_size(content) <= AT_ONCE_BYTES_MAXIMUM:
+            return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompress(
+                content, allow_extra_data=False
+            )
+    except zstandard.ZstdError:
+        pass  # it has several frames
+    return exhaust(decompress(content))
+
+
 def write_body(runs: Iterable[EventRun]) -> Steps[bytes]:
     """Return the body of these events, whose first line is empty."""
     pieces = []
@@ -79,8 +94,8 @@ def encode_content(batch: StatelessBatch, body: bytes, zstd: bytes | None) -> St
     return (yield from compress(memoryview(body)[body.index(b"\n") :]))
 
 
-def find_events(batch: EventBatch, body: bytes) -> Iterator[list[Event]]:
-    """Yield the events in the body of a batch, some at a time."""
+def find_events(batch: EventBatch, body: bytes, contains: bytes = b"") -> Iterator[list[Event]]:
+    """Yield the events in the body of a batch that contain these bytes, some at a time."""
     number, module, collector = batch.id.int, "", ""
     for window in windows(body, sys.maxsize):
         events = []
@@ -88,8 +103,9 @@ def find_events(batch: EventBatch, body: bytes) -> Iterator[list[Event]]:
             if (header := find_stateless_header(line)) is not None:
                 module, collector = header.module, header.collector
                 continue
-            id_ = UUID(int=number)
-            events.append(Event(id_, batch.agent_id, module, collector, uuid7_time(id_), msgspec.Raw(line)))
+            if contains in line:
+                id_ = UUID(int=number)
+                events.append(Event(id_, batch.agent_id, module, collector, uuid7_time(id_), msgspec.Raw(line)))
             number += 1
         yield events
 

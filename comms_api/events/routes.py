@@ -1,20 +1,17 @@
-"""The agent API's stateless batches, and the management API's view of events and of the quarantine."""
-
-from uuid import UUID
+"""The agent API's stateless batches, and the management API's quarantine."""
 
 import msgspec
 from litestar import get, post
 from litestar.di import NamedDependency
-from litestar.params import FromQuery
 
 from comms_api.agents.dependencies import FilteredAgent
 from comms_api.batches.reading import BatchReader
 from comms_api.database.pages import Page
-from comms_api.events.model import Event, QuarantinedEvent
+from comms_api.events.model import QuarantinedEvent
 from comms_api.events.service import Events
 from comms_api.events.stateless import read_stateless
 from comms_api.http.authentication import agent_of
-from comms_api.http.pages import LARGE, Limit, RequestedPage
+from comms_api.http.pages import LARGE, RequestedPage
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import READ
 
@@ -36,18 +33,6 @@ async def append_events(request: AnyRequest, event_services: NamedDependency[Eve
         await event_services.events.append(agent_of(request), batch, body, reading.zstd)
 
 
-@get("/events", opt=READ | LARGE)
-async def list_events(
-    events: NamedDependency[Events],
-    filtered_agent: FilteredAgent,
-    module: FromQuery[str | None] = None,
-    after: FromQuery[UUID | None] = None,
-    limit: Limit = 100,
-) -> Page[Event]:
-    """List events, oldest first, optionally of one agent or module."""
-    return await events.list(filtered_agent, module, after, limit)
-
-
 @get("/events/quarantine", opt=READ | LARGE)
 async def list_quarantined_events(
     events: NamedDependency[Events], filtered_agent: FilteredAgent, requested_page: RequestedPage
@@ -57,4 +42,4 @@ async def list_quarantined_events(
 
 
 AGENT_ROUTES = [append_events]
-MANAGEMENT_ROUTES = [list_events, list_quarantined_events]
+MANAGEMENT_ROUTES = [list_quarantined_events]

@@ -1,18 +1,16 @@
-"""Store stateless batches durably, and read the events."""
+"""Store stateless batches durably."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
-from comms_api.database.pages import Page
 from comms_api.database.partitions import drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.events.contents import encode_content, encode_streams
-from comms_api.events.model import Event, EventBatch, StatelessBatch
+from comms_api.events.model import EventBatch, StatelessBatch
 from comms_api.events.quarantine import Quarantine
-from comms_api.events.reading import list_events
 from comms_api.events.sinks import Sink
 from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
@@ -61,7 +59,3 @@ class Events:
             events = sum(len(run.lines) for run in batch.runs)
             streams = encode_streams(batch.runs)
             await self._sink.append(EventBatch(self._clock.uuid7(), agent_id, events, streams, content))
-
-    async def list(self, agent_id: UUID | None, module: str | None, after: UUID | None, limit: int) -> Page[Event]:
-        """Return one page of the events in PostgreSQL, oldest first; it may be empty although more pages follow."""
-        return await list_events(self._engine, self._slices, agent_id, module, after, limit)

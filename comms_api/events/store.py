@@ -1,18 +1,15 @@
 """The statements of events and of the quarantine."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import select, text
 
 from comms_api.database.connection import Connection, Row
 from comms_api.database.pages import Page, PageRequest, equal, fetch_page
-from comms_api.database.schema import event_batches, quarantined_events
+from comms_api.database.schema import quarantined_events
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.model import EventBatch, QuarantinedEvent, QuarantinedRow
-
-BATCHES_READ_MAXIMUM = 64
-"""A page is read from at most this many batches."""
 
 _INSERT_BATCHES = text("""
     INSERT INTO event_batches (id, agent_id, events, streams, content)
@@ -56,22 +53,6 @@ _TRIM_QUARANTINE = text("""
 async def trim_quarantine(connection: Connection, kept: int, share: int) -> int:
     """Delete all but the newest `kept` lines, and each agent's lines beyond its newest `share`; return the number."""
     return await connection.change(_TRIM_QUARANTINE, {"kept": kept, "share": share})
-
-
-async def list_batches(
-    connection: Connection, agent_id: UUID | None, module: str | None, after: UUID | None
-) -> AsyncIterator[EventBatch]:
-    """Yield the batches that may have events after `after`, in order of time; only inside a transaction."""
-    columns = event_batches.c
-    filters = equal([(columns.agent_id, agent_id)])
-    if after is not None:
-        last = select(columns.id).where(columns.id <= after, *filters).order_by(columns.id.desc()).limit(1)
-        filters.append(columns.id >= func.coalesce(last.scalar_subquery(), after))
-    if module is not None:
-        filters.append(or_(columns.streams.has_key(module), columns.streams.is_(None)))
-    batches = select(columns.id, columns.agent_id, columns.events, columns.streams, columns.content)
-    async for row in connection.stream(batches.where(*filters).order_by(columns.id).limit(BATCHES_READ_MAXIMUM), 1):
-        yield EventBatch(*row)
 
 
 async def list_quarantined(

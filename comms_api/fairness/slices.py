@@ -58,6 +58,16 @@ class Slices:
             return result
 
 
+def exhaust(steps: Steps[T]) -> T:
+    """Run a computation at once, on a thread, and return its result."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 def release(*lists: list[Any]) -> Steps[None]:
     """Empty lists in steps: freeing hundreds of thousands of objects at once would be one long step."""
     for items in lists:

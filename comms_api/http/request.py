@@ -1,13 +1,15 @@
 """Access to what `http1` and the guards know about a request."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 from litestar import Request
 
 from comms_api.fairness.metering import Metered
 from comms_api.http1.endpoint import AT_ANSWER, AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
 
+T = TypeVar("T")
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 CHALLENGE = "challenge"
@@ -72,3 +74,15 @@ async def until_disconnect(request: AnyRequest) -> None:
     # `http1` frees the request of a disconnected client only if the app awaits its next message.
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def while_connected(request: AnyRequest, work: Coroutine[None, None, T]) -> T | None:
+    """Return the result of work, or None if the client disconnects before; the work is cancelled then."""
+    working, watch = asyncio.ensure_future(work), asyncio.ensure_future(until_disconnect(request))
+    try:
+        await asyncio.wait([working, watch], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        watch.cancel()
+        await asyncio.gather(working, watch, return_exceptions=True)
+    return None if working.cancelled() else working.result()

@@ -17,14 +17,15 @@ from support.waiting import PATIENCE
 from comms_api.database.coalescing import IS_CALLER_GONE, UNLIMITED, Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.failures import MissingPartition, Refusal, explain_outage
+from comms_api.database.pages import PageRequest
 from comms_api.database.partitions import partition_name
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeating
 from comms_api.errors import ClientLeft
 from comms_api.events.postgresql_sink import PostgresqlSink
-from comms_api.events.reading import list_events
-from comms_api.fairness.slices import Slices
+from comms_api.events.reading.model import EventFilter
+from comms_api.events.reading.service import EventReader
 
 pytestmark = pytest.mark.anyio
 
@@ -251,5 +252,5 @@ async def test_a_batch_that_is_stored_again_changes_nothing(engine: Engine) -> N
 
 
 async def lines_of(engine: Engine, agent_id: UUID) -> list[bytes]:
-    page = await list_events(engine, Slices(), agent_id, None, None, 100)
+    page = await EventReader(engine, DatabaseClock(), PATIENCE).list("olga", EventFilter(agent_id), PageRequest())
     return [bytes(event.event) for event in page.items]

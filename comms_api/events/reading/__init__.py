@@ -1,0 +1,1 @@
+"""Read stored events: search them, export them, and follow them without gaps."""

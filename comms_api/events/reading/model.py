@@ -1,0 +1,35 @@
+"""The filters of readers of events, and the answers to followers."""
+
+from uuid import UUID
+
+import msgspec
+
+from comms_api.events.model import Event
+
+
+class EventFilter(msgspec.Struct, frozen=True):
+    """Selects events; an empty field matches every event."""
+
+    agent_id: UUID | None = None
+    group: str | None = None
+    """The agent is a member of this group now."""
+
+    module: str | None = None
+    collector: str | None = None
+    contains: bytes = b""
+    """A part of the event's bytes."""
+
+
+class HeldBack(msgspec.Struct, frozen=True):
+    """An open transaction of PostgreSQL; followers get what committed after its beginning only when it ends."""
+
+    seconds: float
+    by: str
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """The next events for a follower; `next` is the `after` of its next request."""
+
+    items: list[Event]
+    next: str
+    held_back: HeldBack | None
