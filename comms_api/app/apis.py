@@ -19,6 +19,7 @@ from comms_api.audit import routes as audit
 from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
+from comms_api.diagnosis import routes as diagnosis
 from comms_api.events import routes as events
 from comms_api.events.reading import routes as event_reading
 from comms_api.fairness.concurrency import Concurrency
@@ -64,6 +65,7 @@ MANAGEMENT_SERVICES = (
     "commands",
     "files",
     "stages",
+    "diagnoses",
     "watch",
     "webhooks",
     "bodies",
@@ -95,6 +97,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *event_reading.ROUTES,
     *states.MANAGEMENT_ROUTES,
     *files.MANAGEMENT_ROUTES,
+    *diagnosis.ROUTES,
 )
 
 

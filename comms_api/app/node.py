@@ -22,6 +22,7 @@ from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import database_duties
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.diagnosis.service import Diagnoses
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
 from comms_api.events.quarantine import Quarantine
@@ -110,6 +111,7 @@ class Node:
         has_changes = asyncio.Event()
         self.groups, self.files = Groups(engine, has_changes), Files(engine, has_changes)
         self.stages = Stages(engine, has_changes)
+        self.diagnoses = Diagnoses(engine, dispatcher.is_held, settings.poll_wait_seconds)
         self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
         self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
         receivers = Receivers(settings)

@@ -70,7 +70,7 @@ async def find_lock_seconds(connection: Connection, allowance: Allowance, who: s
 
 async def clear_everywhere(connection: Connection, allowance: Allowance, who: str) -> None:
     """Delete the failures of `who` at every address."""
-    await connection.execute(login_failures.delete().where(login_failures.c.who == _digest(allowance, who)))
+    await connection.execute(login_failures.delete().where(login_failures.c.who == digest_of(allowance, who)))
 
 
 async def delete_forgotten(connection: Connection, rows_maximum: int = ROWS_MAXIMUM) -> None:
@@ -84,9 +84,9 @@ async def delete_forgotten(connection: Connection, rows_maximum: int = ROWS_MAXI
 
 
 def _key(allowance: Allowance, who: str, network: str) -> dict[str, object]:
-    return {"who": _digest(allowance, who), "network": network}
+    return {"who": digest_of(allowance, who), "network": network}
 
 
-def _digest(allowance: Allowance, who: str) -> bytes:
+def digest_of(allowance: Allowance, who: str) -> bytes:
     """Return the stored digest of a name, which may have any length and characters, or be a mistyped password."""
     return blake2b(f"{allowance.kind}:{who}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -113,6 +113,10 @@ class Dispatcher:
         """Return how many polls wait."""
         return len(self._polls)
 
+    def is_held(self, agent_id: UUID) -> bool:
+        """Return whether a poll of this agent waits."""
+        return agent_id in self._polls
+
     @contextmanager
     def hold(
         self, agent_id: UUID, token: Claims, wait_seconds: float, address: str | None = None
