@@ -13,6 +13,7 @@ from comms_api.management_client.client import ManagementClient
 STATUSES = ("in_sync", "pending", "failed")
 _OF_GROUPS = ("group", "agents", *STATUSES)
 _OF_AGENTS = ("agent_id", "name", "status", "fetched_at", "reported_at")
+_FILES = ("name", "version", "size", "user", "created_at", "sha256")
 _VERSIONS = ("version", "is_current", "staged_percent", "size", "user", "created_at", "sha256")
 _STAGED = ("version", "percent", "agents", *STATUSES)
 
@@ -64,6 +65,34 @@ def _show_version(stored: JsonObject) -> None:
     say(f"version {stored['version']} is {'current' if percent is None else f'staged for {percent} %'}")
 
 
+@operation(files, "list", table({name: name for name in _FILES}))
+@_GROUP
+def list_files(api: ManagementClient, *, group: str) -> list[JsonObject]:
+    """List the current files of a group by name."""
+    return api.call(list, "GET", f"/groups/{path_part(group)}/files")
+
+
+@operation(files, "get", None)
+@_GROUP
+@_FILE
+@click.option("--version", type=int, help="Version to fetch; by default the current one.")
+@click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
+def get(api: ManagementClient, *, group: str, file: str, version: int | None, output: BinaryIO) -> None:
+    """Fetch the content of a file."""
+    answer = api.ask("GET", _path(group, file), params=present({"version": version}))
+    copy([answer.content], output)
+
+
+@operation(files, "delete", sentence("the file {name} is deleted from {group}; its versions stay"))
+@_GROUP
+@_FILE
+@click.confirmation_option(prompt="Delete the file?", help="Do not ask.")
+def delete(api: ManagementClient, *, group: str, file: str) -> JsonObject:
+    """Delete a file from a group; its versions stay."""
+    api.ask("DELETE", _path(group, file))
+    return {"group": group, "name": file}
+
+
 @operation(files, "versions", table({name: name for name in _VERSIONS}))
 @_GROUP
 @_FILE
@@ -94,12 +123,12 @@ def rollback(api: ManagementClient, *, group: str, file: str, version: int, perc
     return api.call(dict, "POST", f"{_path(group, file)}/rollback", body)
 
 
-@operation(files, "publish", _show_version)
+@operation(files, "put", _show_version)
 @_GROUP
 @_FILE
 @click.argument("source", type=click.File("rb"))
 @_PERCENT
-def publish(api: ManagementClient, *, group: str, file: str, source: BinaryIO, percent: int | None) -> JsonObject:
+def put(api: ManagementClient, *, group: str, file: str, source: BinaryIO, percent: int | None) -> JsonObject:
     """Store the content of SOURCE, or of standard input for -, as the next version of a file."""
     query = present({"percent": percent})
     stored: JsonObject = api.ask("PUT", _path(group, file), params=query, content=source.read()).json()

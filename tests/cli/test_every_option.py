@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from support.batches import command
 from support.nats import nats_servers, urls_of
-from support.server import KEY, PASSWORD, Server
+from support.server import KEY, PASSWORD, Server, new_id
 
 from comms_api.cli.main import comms_api
 from comms_api.cli.signing import sign_for
@@ -45,6 +45,16 @@ PROXIED = OPERATOR.replace("--no-proxy", "--proxy http://127.0.0.1:1")
 ENDS_SOON = f"--agent $agent_id --action ping --timeout 1 {OPERATOR}"
 PING = f"--agent $agent_id --action ping --timeout 60 {OPERATOR}"
 AGENT = "agent --no-proxy --url $agent_url --ca $ca --data-dir $new/agent --wait-seconds 0 --once"
+
+
+def outputs(words: str) -> list[Line]:
+    """Return lines that print the result of a command in each form for programs."""
+    return [
+        Line(f"{words} --json", r"^\["),
+        Line(f"{words} --ndjson", r"^(\{|$)"),
+        Line(f"{words} --jq length", r"^\d+$"),
+    ]
+
 
 LINES = (
     Line("--version", r"^comms-api, version \d"),
@@ -122,6 +132,103 @@ LINES = (
     Line("logout --profile nobody --json", r"^comms-api: ", 1),
     Line("logout --profile nobody --ndjson", r"^comms-api: ", 1),
     Line("logout --profile nobody --jq .", r"^comms-api: ", 1),
+    *outputs(f"agents list {OPERATOR}"),
+    Line(f"agents list {PROXIED}", r"^comms-api: ", 1),
+    Line(
+        "agents list --name o* --group office --status active --os * --version * --label a:b --node $node --hidden"
+        f" --clones proved --limit 5 --all {OPERATOR}",
+        r"^name +id",
+    ),
+    Line(f"agents list --in-sync {OPERATOR}", r"never_connected"),
+    Line(f"agents list --not-in-sync {OPERATOR}", r"^name +id"),
+    Line(f"agents list --watch {OPERATOR}", r"never_connected", -15, is_stopped=True),
+    Line(f"agents show $agent_id {OPERATOR}", r"^id +[0-9a-f-]{36}$"),
+    Line(f"agents why $agent_id {OPERATOR}", r"^- it has never connected$"),
+    Line(f"agents block $agent_id {OPERATOR}", r"is blocked"),
+    Line(f"agents unblock $agent_id {OPERATOR}", r"may log in again"),
+    Line(f"agents label $agent_id floor:2 {OPERATOR}", r"^floor +2$"),
+    Line(f"agents label $agent_id --remove floor {OPERATOR}", r"^$"),
+    Line(f"agents label $agent_id nonsense {OPERATOR}", r"does not have the form KEY:VALUE", 2),
+    Line(
+        "agents enroll $name --id 0198a000-0000-7000-8000-000000000001 --group office --label floor:2 --key-file $key"
+        f" {OPERATOR}",
+        r"^id +0198a000",
+    ),
+    Line(f"agents enroll $name --key-output $new/made {OPERATOR}", r"^key_file +/"),
+    Line(f"agents rotate-key $agent_id {OPERATOR}", r"1 order"),
+    Line(f"agents rotate-key $gone_id --wait {OPERATOR}", r"^comms-api: ", 1),
+    Line(f"agents rotate-key $agent_id --compromised {OPERATOR}", r"^key +\S{32}"),
+    Line(f"agents rotate-key $agent_id --compromised --key-file $key --key-output $new/made {OPERATOR}", r"^id"),
+    Line(f"agents delete $agent_id --yes {OPERATOR}", r"is deleted"),
+    Line(f"agents delete $agent_id {OPERATOR}", r"^Delete the agent\?", 1),
+    *outputs(f"groups list {OPERATOR}"),
+    Line(f"groups list {PROXIED}", r"^comms-api: ", 1),
+    Line(f"groups list --limit 1 {OPERATOR}", r"^name +precedence"),
+    Line(f"groups list --all {OPERATOR}", r"^office"),
+    Line(f"groups list --watch {OPERATOR}", r"^office", -15, is_stopped=True),
+    Line(f"groups create $name --precedence 5 {OPERATOR}", r"is created"),
+    Line(f"groups change office --precedence 0 {OPERATOR}", r"has the precedence 0"),
+    Line(f"groups add office $agent_id {OPERATOR}", r"^1 agent\(s\) added to office"),
+    Line(f"groups remove office $agent_id {OPERATOR}", r"^comms-api: .* is not a member", 1),
+    Line(f"groups delete nowhere --yes {OPERATOR}", r"^comms-api: ", 1),
+    *outputs(f"tokens list {OPERATOR}"),
+    Line(f"tokens list {PROXIED}", r"^comms-api: ", 1),
+    Line(f"tokens list --limit 1 --all {OPERATOR}", r"unlimited"),
+    Line(f"tokens create --group office --uses 1 --expires-in 60 --description x {OPERATOR}", r"^token +\S+$"),
+    Line(f"tokens create --token-output $new/made {OPERATOR}", r"^token_file +/"),
+    Line(f"tokens revoke $token_id {OPERATOR}", r"is revoked"),
+    *outputs(f"orders list {OPERATOR}"),
+    Line(f"orders list {PROXIED}", r"^comms-api: ", 1),
+    Line(
+        "orders list --agent $agent_id --command $open --status pending --action ping --target $agent_id"
+        " --submitter admin --source Users/Services --since 2020-01-01T00:00:00Z --until $later --order oldest"
+        f" {OPERATOR}",
+        r" ping +pending",
+    ),
+    Line(f"orders list --outcome cancelled --code 7 --limit 5 --all {OPERATOR}", r"^order +created"),
+    Line(f"orders list --watch {OPERATOR}", r" ping ", -15, is_stopped=True),
+    Line(f"orders show $order {OPERATOR}", r"^status +pending"),
+    Line(f"orders cancel $order {OPERATOR}", r"is cancelled$"),
+    *outputs(f"actions list {OPERATOR}"),
+    Line(f"actions list {PROXIED}", r"^comms-api: ", 1),
+    Line(f"actions show restart {OPERATOR}", r"^restart"),
+    Line(
+        f"actions register $name --schema $schema --recipients any --version 1 --signer {'A' * 43}= {OPERATOR}",
+        r"is registered for any",
+    ),
+    Line(f"actions delete nothing --version 1 {OPERATOR}", r"^comms-api: ", 1),
+    *outputs(f"states list {OPERATOR}"),
+    Line(f"states list --agent $agent_id --module fim --limit 1 --all {OPERATOR}", r"^agent"),
+    Line(f"states list --watch {OPERATOR}", r"^agent", -15, is_stopped=True),
+    Line(f"states list {PROXIED}", r"^comms-api: ", 1),
+    *outputs(f"quarantine list {OPERATOR}"),
+    Line(
+        "quarantine list --agent $agent_id --since 2020-01-01T00:00:00Z --until $later --order oldest --limit 1 --all"
+        f" {OPERATOR}",
+        r"^received",
+    ),
+    Line(f"quarantine list --watch {OPERATOR}", r"^received", -15, is_stopped=True),
+    Line(f"quarantine list {PROXIED}", r"^comms-api: ", 1),
+    *outputs(f"audit list {OPERATOR}"),
+    Line(
+        "audit list --actor admin --subject agents --key $agent_id --since 2020-01-01T00:00:00Z --until $later"
+        f" --order oldest --limit 1 --all {OPERATOR}",
+        r"admin +insert +agents",
+    ),
+    Line(f"audit list --watch {OPERATOR}", r"^at ", -15, is_stopped=True),
+    Line(f"audit list {PROXIED}", r"^comms-api: ", 1),
+    Line(f"audit export --since 2020-01-01T00:00:00Z --until $later --output $new/audit {OPERATOR}", r"^$"),
+    *outputs(f"users list {OPERATOR}"),
+    Line(f"users list {PROXIED}", r"^comms-api: ", 1),
+    Line(f"users list --limit 1 --all {OPERATOR}", r"^admin +administrator"),
+    Line(f"users create $name --role reader --new-password-file $password {OPERATOR}", r"with the role reader"),
+    Line(f"users change somebody --role reader --new-password-file $password {OPERATOR}", r"is changed"),
+    Line(f"users delete nobody --yes {OPERATOR}", r"^comms-api: ", 1),
+    Line(f"users password --old-password-file $key --new-password-file $password {OPERATOR}", r"^comms-api: ", 1),
+    Line(f"files list office {OPERATOR}", r"^office.yml"),
+    Line(f"files get office office.yml --version 1 {OPERATOR}", r"^a: 1$"),
+    Line(f"files get office office.yml --output $new/file {OPERATOR}", r"^$"),
+    Line(f"files delete office nothing --yes {OPERATOR}", r"^comms-api: ", 1),
     Line(f"cluster nodes --json {OPERATOR}", r'"node-'),
     Line(f"cluster nodes --ndjson {OPERATOR}", r'"name":"node-'),
     Line(f"cluster nodes --jq .[].name {OPERATOR}", r"^node-"),
@@ -153,7 +260,7 @@ LINES = (
     Line(f"files versions office office.yml --json {OPERATOR}", r'"version": 2'),
     Line(f"files diff office office.yml --old 1 --new 2 {OPERATOR}", r"^\+a: 2$"),
     Line(f"files rollback office office.yml 2 {OPERATOR}", r"^version 2 is current$"),
-    Line(f"files publish office new.txt $password --percent 10 {OPERATOR}", r"^version \d+ is staged for 10 %$"),
+    Line(f"files put office new.txt $password --percent 10 {OPERATOR}", r"^version \d+ is staged for 10 %$"),
     Line(f"files rollback office returned.yml 1 --percent 50 {OPERATOR}", r"^version 3 is staged for 50 %$"),
     Line(f"files stage office shown.yml --percent 20 --json {OPERATOR}", r'"percent": 20'),
     Line(f"files drift office --staged shown.yml {OPERATOR}", r"agent_id"),
@@ -217,6 +324,8 @@ def fixed_values(server: Server, management: httpx.Client, configs: Values) -> V
             path = f"/groups/office/files/{name}.yml{query}"
             management.put(path, content=f"a: {number}\n").raise_for_status()
     token = management.post("/enrollment-tokens", json={"groups": [], "expires_in": 3600}).json()["token"]
+    token_id = management.get("/enrollment-tokens").json()["items"][0]["id"]
+    (server.folder / "schema").write_text('{"type":"object"}')
     secrets = {"token": token, "key": KEY, "password": PASSWORD}
     for name, secret in secrets.items():
         (server.folder / name).write_text(secret)
@@ -224,6 +333,9 @@ def fixed_values(server: Server, management: httpx.Client, configs: Values) -> V
         "agent_url": server.agent_url,
         "management_url": server.management_url,
         "ca": server.folder / "certs" / "ca.pem",
+        "token_id": token_id,
+        "schema": server.folder / "schema",
+        "gone_id": new_id(),
         "node": management.get("/nodes").json()[0]["name"],
         **configs,
         **{name: server.folder / name for name in secrets},
@@ -254,6 +366,8 @@ def values(server: Server, management: httpx.Client, fixed_values: Values) -> Va
         "ended": submitted("cancel"),
         "short": submitted("cancel", timeout=1.0),
     }
+    [order] = management.get("/orders", params={"request_id": requests["open"]}).json()["items"]
+    requests["order"] = order["order_id"]
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     key = Ed25519PrivateKey.generate()
     files = {

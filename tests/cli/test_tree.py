@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import click
 import pytest
@@ -20,6 +21,8 @@ WITHOUT_JSON: Mapping[str, str] = {
     "completion": "prints a script for the shell",
     "events relay": "prints events as lines of JSON, or nothing",
     "users reset-password": "runs on a node",
+    "files get": "prints the content of a file",
+    "audit export": "prints lines of JSON",
     "commands results": "prints CSV or lines of JSON",
 }
 """The commands without `--json`, and the reasons."""
@@ -41,6 +44,26 @@ def test_every_command_that_prints_can_print_json() -> None:
         options = {spelling for parameter in command.params for spelling in parameter.opts}
         has_json = {"--json", "--ndjson", "--jq"} <= options
         assert has_json is (path not in WITHOUT_JSON), path
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations" / "command-line.md"
+
+
+def described_words(path: str) -> set[str]:
+    """Return the words in backticks of the parts of the page about a command, and of those about every command."""
+    noun = path.split(maxsplit=1)[0]
+    without_blocks = re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"^## ", without_blocks, flags=re.MULTILINE)
+    about = [part for part in parts if noun in re.findall(r"[\w-]+", part.partition("\n")[0])]
+    about += [part for part in parts if part.startswith(("Log in", "Output"))]
+    return {word for span in re.findall(r"`([^`]+)`", "".join(about)) for word in re.findall(r"[\w-]+", span)}
+
+
+def test_the_page_describes_every_command_and_every_option() -> None:
+    for path, command in every_command(comms_api):
+        options = {spelling for parameter in command.params for spelling in parameter.opts if spelling[:2] == "--"}
+        missing = {path.split()[-1], *options} - {"--help"} - described_words(path)
+        assert not missing, f"describe {missing} of `comms-api {path}` in {PAGE.name}"
 
 
 def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
