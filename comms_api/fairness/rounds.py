@@ -18,6 +18,10 @@ BUSY_SECONDS = 0.005
 """On a loop that is never idle, a piece of background work begins this long after the previous piece."""
 
 
+HANDSHAKES = "handshakes"
+"""A kind of work whose groups are addresses: TLS handshakes, and the first reads after them."""
+
+
 class RoundQueue:
     """One piece of work begins in each round of the event loop. Kinds of work take turns, and groups of one kind do."""
 
@@ -38,8 +42,7 @@ class RoundQueue:
         loop.call_soon(self._begin_round, loop)
 
     def _begin_round(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._is_due():
-            self._grant()
+        self._grant()
         if self._has_work():
             self._schedule_round(loop)
 
@@ -50,15 +53,12 @@ class RoundQueue:
             if turns.grant():
                 return
 
-    def _is_due(self) -> bool:
-        """Return whether a piece may begin in this round."""
-        return True
-
 
 class IdleQueue(RoundQueue):
     """Background work: a piece begins after an idle round, or `BUSY_SECONDS` after the previous piece.
 
-    Pieces of about a millisecond delay other work little, even if they use all remaining CPU time.
+    Pieces of about a millisecond delay other work little, even if they use all remaining CPU time. A handshake of an
+    address that has had no turn recently begins in the next round.
     """
 
     def __init__(self) -> None:
@@ -69,9 +69,10 @@ class IdleQueue(RoundQueue):
         self._scheduled_at = time.perf_counter()
         super()._schedule_round(loop)
 
-    def _is_due(self) -> bool:
+    def _grant(self) -> None:
         now = time.perf_counter()
-        is_due = now - self._scheduled_at < IDLE_SECONDS or now - self._granted_at > BUSY_SECONDS
-        if is_due:
+        if now - self._scheduled_at < IDLE_SECONDS or now - self._granted_at > BUSY_SECONDS:
             self._granted_at = now
-        return is_due
+            super()._grant()
+        elif HANDSHAKES in self._kinds:
+            self._kinds[HANDSHAKES].grant_new()

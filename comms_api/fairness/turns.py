@@ -1,12 +1,15 @@
 """Let groups of waiting work take turns, however much of it each group has.
 
-A group that has just begun to wait goes first. Once it has had a turn, it goes behind the groups that have more work,
-until all of them have had one. So a group with little work hardly waits, as in fair queues of networks (RFC 8290, 4.2).
+A group that has just begun to wait goes before those that have had a turn; then it goes behind them. So a group with
+little work hardly waits, as in fair queues of networks (RFC 8290, 4.2).
 """
 
 import asyncio
 from collections import deque
 from typing import TypeAlias
+
+NEW_IN_A_ROW = 3
+"""After this many turns of new groups, one of the others has a turn."""
 
 _Waiting: TypeAlias = dict[object, deque["asyncio.Future[None]"]]
 
@@ -19,8 +22,9 @@ class Turns:
         """The groups that have had no turn; the first is next."""
 
         self._served: _Waiting = {}
-        """The groups that have had a turn; the first is next after the new ones. It is forgotten if nothing waits."""
+        """The groups that have had a turn; the first is next. A group for which nothing waits is forgotten then."""
 
+        self._new_in_a_row = 0
         self._count = 0
 
     def __bool__(self) -> bool:
@@ -39,8 +43,18 @@ class Turns:
 
     def grant(self) -> bool:
         """Grant the next turn; return False if no piece waits."""
-        while self._count:
-            groups = self._new or self._served
+        first, second = self._new, self._served
+        if self._new_in_a_row >= NEW_IN_A_ROW:
+            first, second = second, first
+        return self._grant_one_of(first) or self._grant_one_of(second)
+
+    def grant_new(self) -> bool:
+        """Grant a turn to a group that has had none; return False if no such group waits."""
+        return self._grant_one_of(self._new)
+
+    def _grant_one_of(self, groups: _Waiting) -> bool:
+        self._new_in_a_row = self._new_in_a_row + 1 if groups is self._new else 0
+        while groups:
             group = next(iter(groups))
             waiting = groups.pop(group)
             if not waiting:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from comms_api.addresses import Address, address_of, is_within, network_of
+from comms_api.fairness.rounds import HANDSHAKES
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Endpoint
 from comms_api.http1.proxy_protocol import read_header
@@ -21,14 +22,6 @@ ACCEPTED_AT_ONCE = 64
 
 PAUSE_SECONDS = 0.1
 """The pause in accepting connections after the system has refused to open another file."""
-
-HANDSHAKES = "handshakes"
-"""A kind of background work: handshakes, and the first reads after them.
-
-A handshake costs as much CPU time as several requests, and it needs no token. So the requests in progress go first. A
-client enters the queue when its first bytes arrive. So clients that connect and send nothing delay no one, and cannot
-collect handshakes that all begin at once. Clients whose handshakes end together often send their requests together.
-"""
 
 HEADER_SECONDS = 5.0
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -59,6 +52,11 @@ class Acceptor:
     """Accepts connections until it is closed.
 
     A connection from one of the `proxies` must begin with a PROXY header, which names the client.
+
+    A handshake costs as much CPU time as several requests, and it needs no token, so it is background work. A client
+    enters the queue when its first bytes arrive. So clients that connect and send nothing delay no one, and cannot
+    collect handshakes that all begin at once. Clients whose handshakes end together often send their requests together,
+    too, so the first read waits for another turn.
     """
 
     def __init__(

@@ -2,12 +2,18 @@
 
 import asyncio
 import time
+from weakref import ref
 
 import pytest
 
-from comms_api.fairness.rounds import BUSY_SECONDS, IdleQueue, RoundQueue
+from comms_api.fairness.rounds import BUSY_SECONDS, HANDSHAKES, IDLE_SECONDS, IdleQueue, RoundQueue
+from comms_api.fairness.turns import NEW_IN_A_ROW, Turns
 
 pytestmark = pytest.mark.anyio
+
+
+class Group:
+    """A group of pieces."""
 
 
 async def test_a_client_waits_for_one_piece_of_each_other_group_however_many_pieces_wait() -> None:
@@ -90,3 +96,42 @@ async def test_background_work_begins_rarely_on_a_busy_loop_and_continues_once_i
         await asyncio.sleep(0)
     assert 1 <= len(begun) <= 1 + (time.perf_counter() - started) / BUSY_SECONDS
     await asyncio.gather(*waiting)
+
+
+async def test_on_a_busy_loop_a_handshake_of_a_new_address_begins_and_those_of_a_loud_one_wait() -> None:
+    queue, begun = IdleQueue(), list[str]()
+
+    async def begin(group: str) -> None:
+        await queue.wait_for_turn(group, HANDSHAKES)
+        begun.append(group)
+
+    loud = [asyncio.create_task(begin("loud")) for _ in range(100)]
+    await asyncio.sleep(0)
+    quiet, started = asyncio.create_task(begin("quiet")), time.perf_counter()
+    for _ in range(10):
+        time.sleep(IDLE_SECONDS)  # noqa: ASYNC251 - keeps the loop busy
+        await asyncio.sleep(0)
+    assert "quiet" in begun[:3]
+    assert begun.count("loud") <= 2 + (time.perf_counter() - started) / BUSY_SECONDS
+    await asyncio.gather(quiet, *loud)
+
+
+async def test_new_groups_do_not_keep_another_group_waiting() -> None:
+    turns = Turns()
+    turns.join("old")
+    turns.grant()
+    waiting = turns.join("old")
+    for number in range(NEW_IN_A_ROW + 1):
+        turns.join(number)
+        turns.grant()
+    assert waiting.done()
+
+
+async def test_groups_for_which_nothing_waits_are_forgotten() -> None:
+    turns, groups = Turns(), list[ref[Group]]()
+    for _ in range(100):
+        group = Group()
+        groups.append(ref(group))
+        turns.join(group)
+        turns.grant()
+    assert sum(group() is not None for group in groups) <= 2 * NEW_IN_A_ROW

@@ -9,8 +9,8 @@ import pytest
 import trustme
 from support.waiting import PATIENCE, until
 
-from comms_api.fairness.rounds import RoundQueue
-from comms_api.http1.acceptor import HANDSHAKES, Acceptor, Encryption
+from comms_api.fairness.rounds import HANDSHAKES, RoundQueue
+from comms_api.http1.acceptor import Acceptor, Encryption
 from comms_api.http1.endpoint import Accounting, Endpoint, Limits
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
