@@ -4,8 +4,8 @@ While one group is being stored, the next one gathers, so a slower database gets
 waits for no other. If PostgreSQL refuses the data of a group, the group is halved until the refused items are alone;
 only they are answered as poisoned. Owners (agents) take turns, one submission each, and one writer at a time stores an
 owner's submissions, so a busy owner delays the others by at most one submission. A writer can be reserved for small
-submissions, so that they do not wait while large ones keep the other writers busy. A submission whose caller has left
-is dropped when its turn comes.
+submissions, so that they do not wait while large ones keep the other writers busy. A submission whose caller has left,
+or that has waited for too long, is dropped when its turn comes.
 """
 
 import asyncio
@@ -20,12 +20,15 @@ import msgspec
 
 from comms_api.database.failures import Refusal, is_outage
 from comms_api.duties.repeating import Duty
-from comms_api.errors import ClientLeft
+from comms_api.errors import ClientLeft, CommsError, Unavailable
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 GROUP_SIZE_MAXIMUM = 20_000
+WAIT_SECONDS_MAXIMUM = 30.0
+"""The time in which the turn of a submission must come: what three statements may take with the default settings."""
+
 UNLIMITED = sys.maxsize
 
 
@@ -43,6 +46,16 @@ class _Submission(msgspec.Struct, Generic[Item, Outcome], frozen=True):
     size: int
     answer: "asyncio.Future[Sequence[Outcome]]"
     is_caller_gone: Callable[[], bool]
+    deadline: float
+    """By the clock of the event loop."""
+
+    def find_refusal(self, now: float) -> CommsError | None:
+        """Return why the submission must not be stored any more, or None."""
+        if self.is_caller_gone():
+            return ClientLeft()
+        if now > self.deadline:
+            return Unavailable("The database takes too long; nothing was stored. Try again later.")
+        return None
 
 
 class Coalescer(Generic[Item, Outcome]):
@@ -57,10 +70,12 @@ class Coalescer(Generic[Item, Outcome]):
         store: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
         refuse: Callable[[Item, str], Awaitable[Outcome]] | None = None,
         group_size_maximum: int = GROUP_SIZE_MAXIMUM,
+        wait_seconds_maximum: float = WAIT_SECONDS_MAXIMUM,
     ) -> None:
         self._store = store
         self._refuse = refuse
         self._group_size_maximum = group_size_maximum
+        self._wait_seconds_maximum = wait_seconds_maximum
         self._waiting: dict[Hashable, deque[_Submission[Item, Outcome]]] = {}
         """The waiting submissions by owner; the first owner is next."""
 
@@ -77,12 +92,14 @@ class Coalescer(Generic[Item, Outcome]):
 
         Without a `size`, the number of items is the size of the submission.
 
-        Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken. Cancelling
-        the caller does not withdraw its items: they may be stored already.
+        Raises `ClientLeft`, and stores nothing, when `IS_CALLER_GONE` holds before the items are taken, and
+        `Unavailable` when they are not taken in time. Cancelling the caller does not withdraw its items: they may be
+        stored already.
         """
-        answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer, deadline = loop.create_future(), loop.time() + self._wait_seconds_maximum
         size = len(items) if size is None else size
-        submission = _Submission[Item, Outcome](owner, items, size, answer, IS_CALLER_GONE.get())
+        submission = _Submission[Item, Outcome](owner, items, size, answer, IS_CALLER_GONE.get(), deadline)
         self._waiting.setdefault(owner, deque()).append(submission)
         self._unanswered += size
         self._has_work.set()
@@ -109,12 +126,13 @@ class Coalescer(Generic[Item, Outcome]):
     def _take_group(self, size_maximum: int) -> list[_Submission[Item, Outcome]]:
         """Take one writer's share of the submissions, and leave the other submissions to other writers."""
         group: list[_Submission[Item, Outcome]] = []
+        now = asyncio.get_running_loop().time()
         missing = max(1, min(self._group_size_maximum, -(-self._unanswered // self._writers)))
         while missing > 0 and (owners := self._next_owners(missing, size_maximum)):
             for submission in map(self._take_next, owners):
-                if submission.is_caller_gone():
+                if (refusal := submission.find_refusal(now)) is not None:
                     self._unanswered -= submission.size
-                    _settle(submission.answer, ClientLeft())
+                    _settle(submission.answer, refusal)
                 else:
                     group.append(submission)
                     missing -= submission.size

@@ -22,7 +22,7 @@ from comms_api.database.partitions import partition_name
 from comms_api.database.uuid7 import DatabaseClock, uuid7_at
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeating
-from comms_api.errors import ClientLeft
+from comms_api.errors import ClientLeft, Unavailable
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.reading.model import EventFilter
 from comms_api.events.reading.service import EventReader
@@ -134,6 +134,17 @@ async def test_a_submission_whose_caller_left_before_its_turn_is_dropped() -> No
         assert [type(outcome) for outcome in outcomes] == [list, ClientLeft, ClientLeft, ClientLeft, list, list]
         assert {number for statement in table.statements for number in statement} == {0, 4, 5}
         assert await coalescer.submit("one", [6]) == ["stored 6"]
+
+
+async def test_a_submission_whose_turn_comes_too_late_is_refused_and_not_stored() -> None:
+    table = Table()
+    coalescer = Coalescer[int, str](table.store, table.refuse, wait_seconds_maximum=0)
+    late = asyncio.create_task(coalescer.submit("agent", [1]))
+    await asyncio.sleep(0)
+    async with writing(coalescer), asyncio.timeout(PATIENCE):
+        with pytest.raises(Unavailable, match="nothing was stored"):
+            await late
+    assert table.statements == []
 
 
 async def test_a_busy_owner_delays_the_others_by_one_of_its_requests() -> None:
