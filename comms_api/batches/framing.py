@@ -72,11 +72,12 @@ def read_owner(line: bytes) -> str:
         raise Malformed(f'line 1: expected the metadata {{"agent": {{"id": …}}}}: {error}') from None
 
 
-def count_lines(body: bytes) -> Steps[int]:
-    """Count the line feeds."""
+def count_lines(body: bytes, items_maximum: int) -> Steps[int]:
+    """Count the line feeds; raises `TooLarge` if there are too many for `items_maximum` items."""
     lines = 0
     for start in range(0, len(body), COUNTED_BYTES):
         lines += body.count(b"\n", start, start + COUNTED_BYTES)
+        _refuse_if_more(lines, items_maximum)
         yield None
     return lines
 
@@ -92,8 +93,12 @@ def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
         for offset in range(0, len(lines), WINDOW_LINES):
             yield Window(number + offset, lines[offset : offset + WINDOW_LINES], is_utf8)
         start, number = end + 1, number + len(lines)
-        if number > 2 * items_maximum + 3:  # the metadata line counts, and so does the text after the last line feed
-            raise TooLarge(f"The batch has more than {items_maximum} items.")
+        _refuse_if_more(number - 2, items_maximum)
+
+
+def _refuse_if_more(line_feeds: int, items_maximum: int) -> None:
+    if line_feeds > 2 * items_maximum + 1:  # an item has two lines at most, and the metadata line counts
+        raise TooLarge(f"The batch has more than {items_maximum} items.")
 
 
 def _end_of_line(body: bytes, position: int) -> int:

@@ -40,7 +40,8 @@ class BatchReader(msgspec.Struct, frozen=True):
             if read_owner(metadata).lower() != str(agent_id):
                 raise Forbidden("line 1: agent.id is not the agent of the token; nothing was stored")
             self.note_metadata(agent_id, metadata)
-            await self.bodies.hold_lines(request, await self.slices.run_metered(count_lines(body)))
+            lines = await self.slices.run_metered(count_lines(body, self.items_maximum))
+            await self.bodies.hold_lines(request, lines)
             return await self.slices.run_metered(steps)
 
     async def read_key(self, request: AnyRequest, kind: Kind, body: bytes) -> BatchKey | None:

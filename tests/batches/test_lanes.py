@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.steps import exhaust
 
 from comms_api.batches import framing
+from comms_api.errors import TooLarge
 from comms_api.events.stateless import StatelessReader, read_stateless
 from comms_api.states.stateful import StatefulReader, read_stateful
 
@@ -102,6 +104,15 @@ def test_events_with_a_header_each_are_one_run() -> None:
     batch = exhaust(read_stateless(body, 100))
     lines = [(run.module, run.lines) for run in batch.runs]
     assert lines == [("logcollector", [b'{"n":1}', b'{"n":2}']), ("fim", [b'{"n":3}']), ("logcollector", [b'{"n":4}'])]
+
+
+def test_a_batch_with_too_many_lines_is_refused_before_any_is_read() -> None:
+    largest = body_of([b"{}"] * 20)
+    assert exhaust(framing.count_lines(largest, 10)) == 20
+    assert len(list(framing.windows(largest, 10))) == 1
+    for read in (lambda body: exhaust(framing.count_lines(body, 10)), lambda body: list(framing.windows(body, 10))):
+        with pytest.raises(TooLarge):
+            read(body_of([b"{}"] * 22))
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"b" * framing.WINDOW_BYTES, b" c "]), max_size=20), st.booleans())
