@@ -9,6 +9,7 @@ Every path also works under a prefix. The prefix is stripped here: routes regist
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import signature
+from typing import Any
 
 import msgspec
 from litestar import Request, Response
@@ -95,7 +96,11 @@ class FastLane:
             answer = content.to_asgi_response(None, request)
             await answer(request.scope, request.receive, request.send)
             return
-        body = b"" if content is None else msgspec.json.encode(content)
+        body: Any = b""
+        if isinstance(content, msgspec.Raw):
+            body = memoryview(content)  # encoding it would copy it
+        elif content is not None:
+            body = msgspec.json.encode(content)
         headers = [] if content is None else [_JSON, (b"content-length", b"%d" % len(body))]
         await request.send({"type": "http.response.start", "status": route.handler.status_code, "headers": headers})
         await request.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from io import BytesIO
 from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
@@ -47,18 +48,24 @@ class States:
         The results of a key that the agent has used for the same body are the first ones; only reports are made again.
 
         Raises `Outdated`, and the errors of a `Claim`; then nothing has changed.
-        Otherwise, the lists of the batch are empty afterwards.
+        The lists of the batch are empty afterwards.
         """
         changes, reports = await self._slices.run_metered(_split(batch.changes))
+        try:
+            return await self._change(agent_id, batch, BatchChanges(str(agent_id), changes, sequence, key), reports)
+        finally:
+            await self._slices.run_metered(release(batch.changes, changes, reports, batch.refused))
+
+    async def _change(
+        self, agent_id: UUID, batch: StatefulBatch, changes: BatchChanges, reports: Sequence[StateChange]
+    ) -> msgspec.Raw:
         changed: Sequence[ItemResult] = ()
-        if changes or key is not None:
-            changed = await self._writer.apply(BatchChanges(str(agent_id), changes, sequence, key))
+        if changes.changes or changes.key is not None:
+            changed = await self._writer.apply(changes)
         reported: list[ItemResult] = []
         for start in range(0, len(reports), REPORTS_AT_ONCE):
             reported += await self._report(agent_id, reports[start : start + REPORTS_AT_ONCE])
-        results = await self._slices.run_metered(_encode((batch.refused, changed, reported)))
-        await self._slices.run_metered(release(batch.changes, changes, reports, batch.refused))
-        return results
+        return await self._slices.run_metered(_encode((batch.refused, changed, reported)))
 
     async def _report(self, agent_id: UUID, changes: Sequence[StateChange]) -> list[ItemResult]:
         read = [(change, read_result(change)) for change in changes]
@@ -92,8 +99,11 @@ def _split(changes: Sequence[StateChange]) -> Steps[tuple[list[StateChange], lis
 def _encode(results: Iterable[Sequence[ItemResult]]) -> Steps[msgspec.Raw]:
     """Return `ItemResults` of sequences in the order of items, merged."""
     merged = heapq.merge(*results, key=lambda result: result.index)
-    parts: list[bytes] = []
+    encoded, separator = BytesIO(), b""
+    encoded.write(b'{"results":[')
     while step := list(islice(merged, STEP_ITEMS)):
-        parts.append(msgspec.json.encode(step)[1:-1])
+        encoded.write(separator + msgspec.json.encode(step)[1:-1])
+        separator = b","
         yield None
-    return msgspec.Raw(b'{"results":[%b]}' % b",".join(parts))
+    encoded.write(b"]}")
+    return msgspec.Raw(encoded.getvalue())
