@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import ref
 
 import pytest
+import zstandard
 from litestar import Request
 from support.waiting import PATIENCE, until
 
@@ -208,6 +211,54 @@ def test_a_full_node_logs_a_bounded_number_of_lines(caplog: pytest.LogCaptureFix
     for _ in range(2 * LINES_MAXIMUM):
         assert answer_problem(Request(scope), Unavailable("This node is full.")).status_code == 503
     assert len([record for record in caplog.records if "answered 503" in record.message]) <= LINES_MAXIMUM
+
+
+class Stepwise:
+    """Awaits a coroutine, and measures the CPU time of its longest step."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+        self.longest_seconds = 0.0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._inner.__await__()
+        while True:
+            began = time.thread_time()
+            try:
+                waited = next(steps)
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.longest_seconds = max(self.longest_seconds, time.thread_time() - began)
+            yield waited
+
+
+async def test_no_step_of_reading_a_large_body_takes_as_long_as_copying_all_of_it() -> None:
+    whole = os.urandom(MIB) * 15
+    parts = [whole[start : start + MIB // 4] for start in range(0, len(whole), MIB // 4)]
+    began = time.thread_time()
+    b"".join(parts)
+    copying_seconds = time.thread_time() - began
+    bodies, steps = Bodies(Settings(bytes_in_flight_maximum=512 * MIB), RoundQueue()), list[Stepwise]()
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        reading = bodies.receive(Request(scope, receive))
+        steps.append(Stepwise(reading.__aenter__()))
+        assert await steps[-1] == whole
+        await reading.__aexit__(None)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    endpoint = Endpoint(read, Limits(PATIENCE, PATIENCE, 16 * MIB))
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
+    async with server, asyncio.timeout(PATIENCE):
+        port = server.sockets[0].getsockname()[1]
+        for headers, body in ((b"", whole), (b"Content-Encoding: zstd\r\n", zstandard.compress(whole))):
+            head = HEAD + headers + b"Content-Length: %d\r\n\r\n" % len(body)
+            reader, writer = await begin(port, head + body)
+            assert await status_of(reader) == 204
+            writer.close()
+    assert max(each.longest_seconds for each in steps) < copying_seconds / 2
 
 
 class RecordedQueue(RoundQueue):
