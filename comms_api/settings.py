@@ -126,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook_retry_seconds: Seconds = 5.0
     drain_seconds: Seconds = 10.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "text", "json"] = "auto"
     access_log: bool = False
 
     def __post_init__(self) -> None:

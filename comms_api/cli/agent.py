@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from comms_api.cli.shared.logs import log_to
+from comms_api.cli.shared.logs import log_as_text
 from comms_api.client.agent import run_agent
 from comms_api.client.options import Options
 from comms_api.client.orders.trust import read_trusted_keys
@@ -86,7 +86,7 @@ def agent(**options: Any) -> None:
         raise click.UsageError("give --url or --srv")
     if options["srv"] and options["ca"] is None:
         raise click.UsageError("--srv needs --ca: whoever forges DNS could have a certificate of a public authority")
-    log_to(sys.stderr, "INFO")
+    log_as_text(sys.stderr, "INFO")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     asyncio.run(_run(Options(**options)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import uvloop
 
-from comms_api.cli.shared.logs import log_to
+from comms_api.cli.shared.logs import log_as_set
 from comms_api.database.connect import database
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage
@@ -54,7 +54,7 @@ def relay(config: Path | None, target: str, consumer: str | None, *, once: bool)
     share the work. A new consumer begins with the oldest event of the stream.
     """
     settings = current_settings(config)
-    log_to(sys.stderr, settings.log_level)
+    log_as_set(sys.stderr, settings)
     check_jetstream(settings)
     if consumer is not None and not _CONSUMER.fullmatch(consumer):
         raise ConfigurationError(f"--consumer: a name must not contain a space, dot, *, > or slash: {consumer!r}")

@@ -9,7 +9,7 @@ import click
 from comms_api.app.supervisor import Listening
 from comms_api.app.supervisor import serve as serve_node
 from comms_api.app.systemd import find_manager
-from comms_api.cli.shared.logs import log_to
+from comms_api.cli.shared.logs import log_as_set
 from comms_api.settings import current_settings
 
 
@@ -26,7 +26,7 @@ def serve(config: Path | None, **overrides: object) -> None:
     creates everything that is missing. Every setting can be given as COMMS_API_<NAME>.
     """
     settings = current_settings(config, **overrides)
-    log_to(sys.stderr, settings.log_level)
+    log_as_set(sys.stderr, settings)
     serve_node(settings, _announce, find_manager(os.environ))
 
 

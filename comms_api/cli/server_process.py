@@ -28,6 +28,7 @@ def server_environment(folder: Path, **settings: object) -> dict[str, str]:
         "certs_dir": folder / "certs",
         "agent_bind": "127.0.0.1:0",
         "management_bind": "127.0.0.1:0",
+        "log_format": "text",
         **settings,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

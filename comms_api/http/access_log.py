@@ -1,10 +1,12 @@
-"""Log one line for each request, if the setting `access_log` asks for it."""
+"""Say in the log which request a line belongs to, and log one line for each request if `access_log` is set."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from comms_api.http.authentication import subject_of
-from comms_api.http.request import is_head
+from comms_api.http.request import is_head, request_id
+from comms_api.text.json_log import FIELDS
 
 logger = logging.getLogger(__name__)
 
@@ -28,4 +30,17 @@ def log_access(scope: Any, status: int | None, size: int, seconds: float) -> Non
         status or "-",
         size,
         seconds * 1_000,
+        extra={FIELDS: {"status": status, "bytes": size, "seconds": round(seconds, 6)}},
     )
+
+
+def describe_request(scope: Any) -> Mapping[str, object]:
+    """Return the members of a request for a log in JSON; `route` is its path with the names of parameters."""
+    client = scope.get("client")
+    return {
+        "request": str(request_id(scope)),
+        "method": scope["method"],
+        "route": scope.get("path_template", scope["path"])[:TARGET_CHARACTERS_MAXIMUM],
+        "client": client[0] if client else None,
+        "subject": subject_of(scope),
+    }

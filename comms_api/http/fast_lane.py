@@ -8,6 +8,7 @@ Every path also works under a prefix. The prefix is stripped here: routes regist
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -17,9 +18,11 @@ from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from comms_api.http.access_log import describe_request
 from comms_api.http.authentication import Guard
 from comms_api.http.problems import answer_problem
 from comms_api.http.request import AnyRequest
+from comms_api.text.json_log import DESCRIBE_REQUEST
 
 _JSON = (b"content-type", b"application/json")
 _NOT_APPLIED = (
@@ -76,6 +79,8 @@ class FastLane:
         """Serve one request. This is not a coroutine, since every held poll would keep one in memory."""
         if scope["type"] != ScopeType.HTTP:
             return self._app(scope, receive, send)
+        scope.setdefault("state", {})  # optional in ASGI, but the guard writes to it
+        DESCRIBE_REQUEST.set(partial(describe_request, scope))
         if scope["path"] == "*":
             scope["path"] = "/"  # OPTIONS * asks about the server as a whole (RFC 9110, 9.3.7)
         if f"{scope['path']}/".startswith(self._inside_prefix):
@@ -83,7 +88,6 @@ class FastLane:
         route = None if scope["query_string"] else self._routes.get((scope["method"], scope["path"]))
         if route is None:
             return self._app(scope, receive, send)
-        scope.setdefault("state", {})  # optional in ASGI, but the guard writes to it
         return self._serve(route, Request(scope, receive, send))
 
     async def _serve(self, route: _Route, request: AnyRequest) -> None:

@@ -7,7 +7,6 @@ import http
 import logging
 import math
 import random
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,7 @@ from litestar.exceptions import HTTPException, LitestarException, NotFoundExcept
 
 from comms_api import errors
 from comms_api.database.failures import LateAnswer, Refusal, describe_outage, is_outage, log_failure, translate
-from comms_api.database.uuid7 import uuid7_at
-from comms_api.http.request import CHALLENGE, AnyRequest
+from comms_api.http.request import CHALLENGE, AnyRequest, request_id
 from comms_api.protocol import BATCH_SEQUENCE
 from comms_api.text.faults import complete_fault
 from comms_api.text.limited_log import LimitedLog
@@ -66,7 +64,7 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
     The answer to a bug contains an instance id, under which it is logged, and no detail.
     """
     status, detail, code = _describe(request, error)
-    instance = f"urn:uuid:{uuid7_at(time.time())}"
+    instance = f"urn:uuid:{request_id(request.scope)}"
     _log(request, error, status, instance)
     problem = Problem(
         type="about:blank",

@@ -1,11 +1,14 @@
 """Access to what `http1` and the guards know about a request."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
 
 from litestar import Request
 
+from comms_api.database.uuid7 import uuid7_at
 from comms_api.fairness.metering import Metered
 from comms_api.http1.endpoint import AT_ANSWER, AT_END, CLOSES, HAS_LEFT, IS_HEAD, METER
 
@@ -14,6 +17,18 @@ AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 CHALLENGE = "challenge"
 """The key in a request's state for the WWW-Authenticate value of a 401 (RFC 9110), if it is not Bearer alone."""
+
+
+_REQUEST_ID = "request_id"
+
+
+def request_id(scope: Any) -> UUID:
+    """Return the id under which the log and the answer name a request; it is made at its first use."""
+    state = scope["state"]
+    if _REQUEST_ID not in state:
+        state[_REQUEST_ID] = uuid7_at(time.time())
+    made: UUID = state[_REQUEST_ID]
+    return made
 
 
 def close_afterwards(scope: Any) -> None:
