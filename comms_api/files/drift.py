@@ -19,7 +19,7 @@ from comms_api.agents.configuration import (
     version_of,
 )
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, fetch_page
+from comms_api.database.pages import Page, continue_after, fetch_page
 from comms_api.database.schema import agent_configurations, agents, group_files, group_members, staged_agents
 from comms_api.files.model import AgentDrift, DriftFilter
 
@@ -174,17 +174,31 @@ async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | Non
     return AgentDrift(**row) if row else None
 
 
+SCANNED_MAXIMUM = 5_000
+"""The most members of a group that one page examines for a status."""
+
+
 async def list_drift(
     connection: Connection, group: str, drift_filter: DriftFilter, after: UUID | None, limit: int
 ) -> Page[AgentDrift]:
-    """Return a page of the members of a group by id."""
-    joined = _WITH_CONFIGURATION.join(group_members, group_members.c.agent_id == agents.c.id)
-    statement = select(*_DRIFT).select_from(joined).where(group_members.c.group_name == group)
+    """Return a page of the members of a group by id.
+
+    With a status, it examines at most `SCANNED_MAXIMUM` members, so it may be short and not the last.
+    """
+    by_id = group_members.c.agent_id
+    conditions = [group_members.c.group_name == group]
     if after is not None:
-        statement = statement.where(group_members.c.agent_id > after)
+        conditions.append(by_id > after)
     if drift_filter.staged is not None:
-        statement = statement.where(_is_chosen(drift_filter.staged))
+        conditions.append(_is_chosen(drift_filter.staged))
+    end: UUID | None = None
     if drift_filter.status is not None:
-        statement = statement.where(sync_status(expected_configuration()) == drift_filter.status)
-    statement = statement.order_by(group_members.c.agent_id)
-    return await fetch_page(connection, statement, ["agent_id"], limit, lambda row: AgentDrift(**row))
+        last = select(by_id).where(*conditions).order_by(by_id).offset(SCANNED_MAXIMUM - 1).limit(1)
+        end = await connection.scalar(last)
+        conditions.append(sync_status(expected_configuration()) == drift_filter.status)
+    if end is not None:
+        conditions.append(by_id <= end)
+    joined = _WITH_CONFIGURATION.join(group_members, by_id == agents.c.id)
+    statement = select(*_DRIFT).select_from(joined).where(*conditions).order_by(by_id)
+    page = await fetch_page(connection, statement, ["agent_id"], limit, lambda row: AgentDrift(**row))
+    return continue_after(page, end)

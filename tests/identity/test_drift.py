@@ -1,5 +1,7 @@
 """Agents that run an old configuration are found, even if they never report the hash of their files."""
 
+import asyncio
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +9,14 @@ from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import text
 from support.server import Server
 from support.waiting import wait_until
+
+from comms_api.database.connection import Engine
+from comms_api.files import drift
+from comms_api.files.model import DriftFilter
+from comms_api.files.service import Files
 
 Query = Callable[..., list[Any]]
 
@@ -222,6 +230,31 @@ def test_a_group_counts_its_agents_by_status_and_lists_them(server: Server, mana
 def listing(management: httpx.Client, group: str, **query: str) -> dict[str, str]:
     items = management.get(f"/groups/{group}/configuration/agents", params=query).json()["items"]
     return {item["agent_id"]: item["status"] for item in items}
+
+
+@pytest.mark.anyio
+async def test_a_page_examines_a_bounded_number_of_agents(
+    management: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "SCANNED_MAXIMUM", 5)
+    make_groups(management, "long")
+    statement = text("""
+        WITH new AS (
+            INSERT INTO agents (id, name, key_hash, configuration)
+            SELECT uuid7(), 'long-' || number, '', CASE WHEN number = 12 THEN :sha256 END
+            FROM generate_series(1, 12) AS number RETURNING id)
+        INSERT INTO group_members (agent_id, group_name) SELECT id, 'long' FROM new""")
+    line = f"long/long.yml {hashlib.sha256(b'long: 1').hexdigest()}\n"
+    async with engine.begin() as connection:
+        await connection.execute(statement, {"sha256": hashlib.sha256(line.encode()).hexdigest()})
+    files, pages, after = Files(engine, asyncio.Event()), [], None
+    while not pages or after is not None:
+        page = await files.list_drift("long", DriftFilter("in_sync"), after, 3)
+        pages.append([agent.name for agent in page.items])
+        after = page.next and UUID(page.next)
+    assert pages == [[], [], ["long-12"]]
+    pending = await files.list_drift("long", DriftFilter("pending"), None, 3)
+    assert [len(pending.items), pending.next] == [3, str(pending.items[-1].agent_id)]
 
 
 def test_agents_without_files_are_in_sync(server: Server, management: httpx.Client) -> None:
