@@ -174,6 +174,7 @@ configuration_changes = Table(
     Column("agent_id", Uuid, primary_key=True),
     Column("has_moved", Boolean, nullable=False, comment="its groups have changed, and not only their files"),
     _timestamp("changed_at", nullable=False),
+    _timestamp("first_changed_at", nullable=False),
 )
 
 announcements = Table(

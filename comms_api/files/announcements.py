@@ -52,10 +52,15 @@ class Change(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
 
 
-_TAKE = text("""
+DELAY_MAXIMUM_FACTOR = 10
+"""How often an announcement waits for the settle time at most, while changes go on."""
+
+_DUE_AT = f"""least(changed_at + make_interval(secs => :settled_seconds),
+    first_changed_at + make_interval(secs => {DELAY_MAXIMUM_FACTOR} * :settled_seconds))"""
+
+_TAKE = text(f"""
     DELETE FROM configuration_changes WHERE agent_id IN (
-        SELECT agent_id FROM configuration_changes
-        WHERE changed_at <= now() - make_interval(secs => :settled_seconds)
+        SELECT agent_id FROM configuration_changes WHERE {_DUE_AT} <= now()
         ORDER BY agent_id LIMIT :limit FOR UPDATE SKIP LOCKED)
     RETURNING agent_id, has_moved""")
 
@@ -69,6 +74,7 @@ _GROUPS_OF = text("""
 async def take_changes(connection: Connection, settled_seconds: float, limit: int) -> list[Change]:
     """Take agents whose configuration has changed, but not within the last `settled_seconds`.
 
+    If changes go on, an agent is taken `DELAY_MAXIMUM_FACTOR` times as long after the first of them.
     A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
     groups later waits for this transaction and notes a new change.
     """
@@ -78,8 +84,8 @@ async def take_changes(connection: Connection, settled_seconds: float, limit: in
     return [Change(row.agent_id, row.has_moved, groups[row.agent_id]) for row in rows]
 
 
-_SETTLING = text("""
-    SELECT greatest(0, extract(epoch FROM min(changed_at) - now())::float8 + :settled_seconds)
+_SETTLING = text(f"""
+    SELECT greatest(0, extract(epoch FROM min({_DUE_AT}) - now())::float8)
     FROM configuration_changes HAVING count(*) > 0""")
 
 

@@ -17,12 +17,13 @@ from support.orders import make_submissions
 from support.server import Server, running_server, start_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.agents.configuration_changes import note_files_changed
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import repeating
-from comms_api.files.announcements import check_announcements, find_settling_seconds, track_orders
+from comms_api.files.announcements import check_announcements, find_settling_seconds, take_changes, track_orders
 from comms_api.files.announcer import Announcer
 from comms_api.files.service import Files
 from comms_api.groups.model import NewGroup
@@ -227,6 +228,23 @@ async def execute(engine: Engine, *statements: str) -> None:
 async def test_nothing_settles_when_nothing_has_changed(idle_engine: Engine) -> None:
     async with idle_engine.connect() as connection:
         assert await find_settling_seconds(connection, 0.5) is None
+
+
+@pytest.mark.anyio
+async def test_changes_that_go_on_delay_an_announcement_by_ten_settle_times_at_most(idle_engine: Engine) -> None:
+    groups = Groups(idle_engine, asyncio.Event())
+    await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'restless', '')")
+    await groups.create(NewGroup("restless"))
+    for seconds, taken in ((500, 0), (601, 1)):
+        await groups.add("restless", ["restless"])
+        earlier = f"UPDATE configuration_changes SET first_changed_at = now() - interval '{seconds} s'"
+        await execute(idle_engine, earlier)
+        async with idle_engine.begin() as connection:
+            assert await note_files_changed(connection, "restless") == 1
+            settling = await find_settling_seconds(connection, 60)
+            assert settling is not None
+            assert settling == 0 if taken else settling > 0
+            assert len(await take_changes(connection, 60, 10)) == taken
 
 
 @pytest.mark.anyio
