@@ -61,6 +61,15 @@ def hash_key(agent_id: UUID, kind: Kind, key: str, body: bytes) -> Steps[BatchKe
     return BatchKey(name.digest()[:HASH_BYTES], digest.digest()[:HASH_BYTES])
 
 
+def key_of_part(key: BatchKey, first: int, count: int) -> BatchKey:
+    """Return the key of a part of a batch that has been acknowledged: `count` of its events, from the event `first`.
+
+    Another body has another key: its events must be stored, since nobody can refuse them any more.
+    """
+    part = sha256(b"%b%b%d %d" % (key.hash, key.digest, first, count), usedforsecurity=False)
+    return BatchKey(part.digest()[:HASH_BYTES], key.digest)
+
+
 async def claim_keys(connection: Connection, keys: Sequence[BatchKey | None]) -> Sequence[Claim]:
     """Lock the keys of a transaction's batches until it ends, and return a claim for each; None needs no key.
 
@@ -107,12 +116,10 @@ _RECORD = text("""
 
 async def record_keys(connection: Connection, stored: Sequence[tuple[BatchKey, bytes | None]]) -> None:
     """Record the keys that this transaction has claimed, each with the results to answer to a repetition."""
-    parameters = {
-        "hashes": [key.hash for key, _ in stored],
-        "digests": [key.digest for key, _ in stored],
-        "results": [results for _, results in stored],
-    }
-    await connection.execute(_RECORD, parameters)
+    if stored:
+        hashes, digests = [key.hash for key, _ in stored], [key.digest for key, _ in stored]
+        results = [results for _, results in stored]
+        await connection.execute(_RECORD, {"hashes": hashes, "digests": digests, "results": results})
 
 
 def key_duties(engine: Engine) -> list[Duty]:

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.batches.keys import BatchKey
+
 QuarantinedRow: TypeAlias = tuple[UUID, UUID, str, bytes, int]
 """A row of the quarantine: its id, its agent, the reason, the line's first bytes, and its whole length."""
 
@@ -51,6 +53,9 @@ class EventBatch(msgspec.Struct, frozen=True):
 
     content: bytes
     """The events, as `contents` encodes them."""
+
+    key: BatchKey | None = None
+    """Its idempotency key: a batch is stored once for each key. A batch that is read has none."""
 
 
 class Event(msgspec.Struct, frozen=True):

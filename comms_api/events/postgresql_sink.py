@@ -1,14 +1,19 @@
-"""Store events in PostgreSQL: all batches that wait share one INSERT and one commit."""
+"""Store events in PostgreSQL: all batches that wait share one INSERT and one commit.
+
+A group with idempotency keys has a few statements more (`batches/keys`).
+"""
 
 import logging
 from collections.abc import Sequence
 
+from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.failures import MissingPartition
 from comms_api.database.partitions import create_partitions, list_days
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.duties.repeating import Duty
+from comms_api.errors import CommsError
 from comms_api.events import store
 from comms_api.events.model import EventBatch
 from comms_api.text.limited_log import LimitedLog
@@ -26,32 +31,44 @@ SMALL_BYTES = 64 * 1024
 
 
 class PostgresqlSink:
-    """The table of event batches. Storing a batch again changes nothing."""
+    """The table of event batches. Storing a batch again, by its id or its key, changes nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writer = Coalescer[EventBatch, None](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
+        self._writer = Coalescer[EventBatch, CommsError | None](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
         self._dropped = LimitedLog(logger, logging.WARNING)
 
     async def append(self, batch: EventBatch) -> None:
-        """Return after the commit."""
-        await self._writer.submit(batch.agent_id, [batch], max(BATCH_BYTES_MINIMUM, len(batch.content)))
+        """Return after the commit; raises the errors of a `Claim`."""
+        [error] = await self._writer.submit(batch.agent_id, [batch], max(BATCH_BYTES_MINIMUM, len(batch.content)))
+        if error is not None:
+            raise error
 
     def duties(self) -> list[Duty]:
         """Return the writers."""
         return [self._writer.duty("events writer"), self._writer.duty("small events writer", SMALL_BYTES)]
 
-    async def _insert(self, batches: Sequence[EventBatch]) -> Sequence[None]:
+    async def _insert(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | None]:
         try:
-            await self._insert_once(batches)
+            return await self._insert_once(batches)
         except MissingPartition:
             await create_partitions(self._engine)  # a duty creates it ahead of time, unless this host has slept
-            await self._insert_once(await self._without_past_days(batches))
-        return [None] * len(batches)
+        kept = await self._without_past_days(batches)
+        errors, ids = iter(await self._insert_once(kept)), {batch.id for batch in kept}
+        return [next(errors) if batch.id in ids else None for batch in batches]
 
-    async def _insert_once(self, batches: Sequence[EventBatch]) -> None:
-        async with self._engine.connect() as connection:
-            await store.insert_batches(connection, batches)
+    async def _insert_once(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | None]:
+        """Insert batches in one transaction; return for each the error to answer, or None."""
+        if all(batch.key is None for batch in batches):
+            async with self._engine.connect() as connection:
+                await store.insert_batches(connection, batches)
+            return [None] * len(batches)
+        async with self._engine.begin() as connection:
+            claims = await claim_keys(connection, [batch.key for batch in batches])
+            if new := [batch for batch, claim in zip(batches, claims, strict=True) if claim is None]:
+                await record_keys(connection, [(batch.key, None) for batch in new if batch.key is not None])
+                await store.insert_batches(connection, new)
+        return [claim if isinstance(claim, CommsError) else None for claim in claims]
 
     async def _without_past_days(self, batches: Sequence[EventBatch]) -> Sequence[EventBatch]:
         """Return the batches without those of expired days, which a stream may still contain; these are dropped."""

@@ -25,12 +25,17 @@ class EventServices(msgspec.Struct, frozen=True):
 
 @post("/events/stateless", status_code=204)
 async def append_events(request: AnyRequest, event_services: NamedDependency[EventServices]) -> None:
-    """Store a batch of events; 204 when they are durable. Invalid lines go to the quarantine."""
+    """Store a batch of events; 204 when they are durable. Invalid lines go to the quarantine.
+
+    With an `Idempotency-Key`, a batch that is sent again within a day is not stored again: 422 for another body, 503
+    while the first request with the key is in progress.
+    """
     batches = event_services.batches
     reading = batches.bodies.receive(request)
     async with reading as body:
+        key = await batches.read_key(request, "stateless", body)
         batch = await batches.read(request, body, read_stateless(body, batches.items_maximum))
-        await event_services.events.append(agent_of(request), batch, body, reading.zstd)
+        await event_services.events.append(agent_of(request), batch, body, reading.zstd, key)
 
 
 @get("/events/quarantine", opt=READ | LARGE)

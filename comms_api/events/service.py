@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from comms_api.batches.keys import BatchKey
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.partitions import drop_partitions
@@ -47,10 +48,18 @@ class Events:
             Duty("quarantine", self.quarantine.trim, HOUSEKEEPING_SECONDS),
         ]
 
-    async def append(self, agent_id: UUID, batch: StatelessBatch, body: bytes, zstd: bytes | None = None) -> None:
+    async def append(
+        self,
+        agent_id: UUID,
+        batch: StatelessBatch,
+        body: bytes,
+        zstd: bytes | None = None,
+        key: BatchKey | None = None,
+    ) -> None:
         """Store a batch that was read from `body` and return when it is durable; invalid lines go to the quarantine.
 
-        `zstd` is the body as it came, if that was compressed by zstd.
+        `zstd` is the body as it came, if that was compressed by zstd. The events of a key that the agent has used for
+        the same body are stored already. Raises the errors of a `Claim`.
         """
         if batch.quarantined:
             await self.quarantine.add(agent_id, batch.quarantined, batch.hidden)
@@ -58,4 +67,4 @@ class Events:
             content = await self._slices.run_metered(encode_content(batch, body, zstd))
             events = sum(len(run.lines) for run in batch.runs)
             streams = encode_streams(batch.runs)
-            await self._sink.append(EventBatch(self._clock.uuid7(), agent_id, events, streams, content))
+            await self._sink.append(EventBatch(self._clock.uuid7(), agent_id, events, streams, content, key))

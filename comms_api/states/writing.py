@@ -171,8 +171,7 @@ class StateWriter:
             for batch, outcome in written
             if batch.key is not None and not isinstance(outcome, CommsError)
         ]
-        if stored:
-            await record_keys(connection, stored)
+        await record_keys(connection, stored)
 
     async def _repeat(self, batch: BatchChanges, claim: bytes | CommsError) -> Written:
         """Return the outcome of a batch whose key is not new."""

@@ -5,22 +5,22 @@ import gzip
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from support.batches import state, stateful
-from support.databases import plain_url, querying
+from support.databases import querying
 from support.duties import performing
+from support.keyed import held, is_waiting, post_keyed
 from support.raw import connect, request
 from support.server import Server, running_server, start_server
 from support.steps import exhaust
@@ -50,8 +50,7 @@ def other(server: Server, database_url: str) -> Iterator[Server]:
 
 
 def post(node: Server, token: str, key: str, body: bytes, **headers: str) -> httpx.Response:
-    with node.client(node.agent_url, token) as client:
-        return client.post("/events/stateful", content=body, headers={"Idempotency-Key": key} | headers)
+    return post_keyed(node, token, "/events/stateful", key, body, **headers)
 
 
 def statuses_of(answer: httpx.Response) -> list[int]:
@@ -61,25 +60,6 @@ def statuses_of(answer: httpx.Response) -> list[int]:
 
 def states_of(query: Query, agent_id: UUID) -> dict[str, str]:
     return dict(query("SELECT id, data::text FROM states WHERE agent_id = $1", agent_id))
-
-
-@contextmanager
-def held(database_url: str, statement: str, *arguments: object) -> Iterator[None]:
-    """Hold what a statement locks in a transaction during the block."""
-    loop = asyncio.new_event_loop()
-    connection = loop.run_until_complete(asyncpg.connect(plain_url(make_url(database_url))))
-    try:
-        loop.run_until_complete(connection.execute("BEGIN"))
-        loop.run_until_complete(connection.execute(statement, *arguments))
-        yield
-    finally:
-        loop.run_until_complete(connection.close())
-        loop.close()
-
-
-def is_waiting(query: Query) -> bool:
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(query(waiting))
 
 
 def test_a_repetition_is_not_applied_again_and_gets_the_first_results_from_any_node(

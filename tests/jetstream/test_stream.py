@@ -12,15 +12,18 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from support.batches import metadata, stateless
 from support.events import batch_of, incompressible, stored_events
+from support.keyed import post_keyed
 from support.nats import NatsServer, nats_servers, urls_of
 from support.others import assert_others_are_served
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.batches.keys import BatchKey
 from comms_api.errors import ConfigurationError, Malformed
 from comms_api.events.jetstream.messages import decode_message, encode_message
 from comms_api.events.sinks import check_sink
@@ -265,12 +268,34 @@ def test_without_the_extra_one_line_names_what_to_install(tmp_path: Path) -> Non
 
 def test_a_message_that_no_node_published_is_malformed() -> None:
     agent_id = UUID(int=7)
-    batch = batch_of(UUID(int=1), agent_id, [b"{}", b"{}"])
+    batch = msgspec.structs.replace(batch_of(UUID(int=1), agent_id, [b"{}", b"{}"]), key=BatchKey(b"k" * 16, b"d" * 16))
     message = encode_message(batch)
     assert decode_message(message.headers, message.payload) == batch
     for name in ("Comms-Agent", "Comms-Events", "Comms-First-Id"):
         with pytest.raises(Malformed):
             decode_message({key: value for key, value in message.headers.items() if key != name}, message.payload)
-    for name, value in (("Agent", "none"), ("Events", "0"), ("Streams", "{"), ("Streams", '{"a\\u0000":[]}')):
+    wrong = (("Agent", "none"), ("Events", "0"), ("Streams", "{"), ("Streams", '{"a\\u0000":[]}'), ("Key", "0" * 62))
+    for name, value in wrong:
         with pytest.raises(Malformed):
             decode_message(message.headers | {f"Comms-{name}": value}, message.payload)
+
+
+def test_a_batch_with_a_key_is_relayed_once_and_another_body_with_the_key_too(
+    server: Server, management: httpx.Client, variables: dict[str, str], rows: Rows
+) -> None:
+    agent_id = server.enroll(management, "keyed")
+    token = server.token(agent_id)
+
+    def send(*events: bytes) -> None:
+        body = stateless(agent_id, *events)
+        assert post_keyed(server, token, "/events/stateless", "k", body).status_code == 204
+
+    large = [incompressible(1_000) for _ in range(10)]  # they take several messages
+    for _ in range(2):
+        send(b'{"n":1}')
+        send(*large)
+        relay(variables, "postgresql")
+    send(b'{"n":1}')
+    send(b'{"n":2}')
+    relay(variables, "postgresql")
+    assert [event for _, _, event in rows(agent_id)] == [b'{"n":1}', *large, b'{"n":2}']

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.batches.keys import HASH_BYTES, BatchKey
 from comms_api.errors import Malformed
 from comms_api.events.contents import STREAMS_BYTES_MAXIMUM
 from comms_api.events.model import EventBatch
@@ -18,6 +19,8 @@ SUBJECT = "events.stateless.batches"
 
 MESSAGE_ID = "Nats-Msg-Id"
 AGENT, FIRST_ID, EVENTS, STREAMS = "Comms-Agent", "Comms-First-Id", "Comms-Events", "Comms-Streams"
+KEY = "Comms-Key"
+"""The hash and the digest of the idempotency key, in hexadecimal digits."""
 
 HEADERS_BYTES_MAXIMUM = STREAMS_BYTES_MAXIMUM + 512
 """Servers count the headers as a part of the message's size."""
@@ -51,6 +54,8 @@ def encode_message(batch: EventBatch) -> Message:
     }
     if batch.streams is not None:
         headers[STREAMS] = batch.streams
+    if batch.key is not None:
+        headers[KEY] = (batch.key.hash + batch.key.digest).hex()
     return Message(SUBJECT, headers, batch.content)
 
 
@@ -60,9 +65,17 @@ def decode_message(headers: Mapping[str, str], payload: bytes) -> EventBatch:
         events, streams = int(headers[EVENTS]), headers.get(STREAMS)
         if streams is not None:
             _STREAMS.decode(streams)
-        batch = EventBatch(UUID(headers[FIRST_ID]), UUID(headers[AGENT]), events, streams, payload)
+        key = _read_key(headers[KEY]) if KEY in headers else None
+        batch = EventBatch(UUID(headers[FIRST_ID]), UUID(headers[AGENT]), events, streams, payload, key)
     except (KeyError, ValueError) as error:
         raise Malformed(f"not a message of comms-api: {error}") from None
     if not 0 < events <= EVENTS_MAXIMUM or "\\u0000" in (streams or ""):
         raise Malformed("not a message of comms-api: its headers cannot be stored")
     return batch
+
+
+def _read_key(header: str) -> BatchKey:
+    key = bytes.fromhex(header)
+    if len(key) != 2 * HASH_BYTES:
+        raise ValueError(f"{KEY}: expected {4 * HASH_BYTES} digits")
+    return BatchKey(key[:HASH_BYTES], key[HASH_BYTES:])

@@ -113,6 +113,9 @@ class Relay:
             return True
         try:
             await self._sink.append(batch)
+        except Unavailable:  # another relay stores a batch with the same key
+            await message.nak(RETRY_SECONDS)
+            return False
         except Exception as error:
             if not (outage := explain_outage(error)):
                 raise

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from comms_api.batches.keys import key_of_part
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
@@ -55,7 +56,7 @@ class JetStreamSink:
             parts, giants = [batch], list[bytes]()
             if len(batch.content) > longest:
                 parts, giants = await self._slices.run_metered(cut(batch, longest))
-            await self._publish(batch.agent_id, parts)
+            await self._publish(batch.agent_id, [_with_key(part, batch) for part in parts])
         except Exception:
             self._uncertain.add(await self._slices.run_metered(_digest(batch)), batch.id)
             raise
@@ -75,6 +76,13 @@ class JetStreamSink:
             if is_caller_gone():
                 raise ClientLeft
             await self._stream.publish(encode_message(part))
+
+
+def _with_key(part: EventBatch, batch: EventBatch) -> EventBatch:
+    """Give a part of a batch the key under which a relay stores it once."""
+    if batch.key is None:
+        return part
+    return msgspec.structs.replace(part, key=key_of_part(batch.key, part.id.int - batch.id.int, part.events))
 
 
 class Uncertain:
