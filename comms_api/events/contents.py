@@ -111,11 +111,14 @@ def find_events(batch: EventBatch, body: bytes, contains: bytes = b"") -> Iterat
 
 
 def encode_streams(runs: Sequence[EventRun]) -> str | None:
-    """Return the collectors of each module as JSON; None if these are too many."""
+    """Return the collectors of each module as JSON in ASCII; None if these are too many."""
     if len(runs) > RUNS_MAXIMUM:
         return None
     collectors: dict[str, dict[str, None]] = {}
     for run in runs:
         collectors.setdefault(run.module, {})[run.collector] = None
-    streams = json.dumps({module: list(names) for module, names in collectors.items()}, separators=(",", ":"))
+    names = {module: list(found) for module, found in collectors.items()}
+    streams = msgspec.json.encode(names).decode()
+    if not streams.isascii():
+        streams = json.dumps(names)  # seven times slower
     return streams if len(streams) <= STREAMS_BYTES_MAXIMUM else None
