@@ -24,8 +24,10 @@ from bench import (
     order,
     polls,
     rest,
+    search,
     stateful,
     stateless,
+    tail_lag,
     workers,
 )
 from bench.figures import FULL, QUICK, Measurement
@@ -36,6 +38,8 @@ from bench.report import table_of, write_raw, write_report
 MEASUREMENTS = (
     stateless.MEASUREMENT,
     stateless.ONE_WORKER,
+    search.MEASUREMENT,
+    tail_lag.MEASUREMENT,
     jetstream.MEASUREMENT,
     stateful.MEASUREMENT,
     one_event.MEASUREMENT,
