@@ -228,7 +228,7 @@ _ADMISSION = (
     case((STATUS == "active", agents.c.younger_instance)),
 )
 
-_FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
+FIND_ADMISSIONS = select(agents.c.external_id, *_ADMISSION).where(
     or_(
         agents.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))),
         agents.c.external_id == any_(bindparam("external_ids", type_=ARRAY(Text))),
@@ -241,7 +241,7 @@ async def find_admissions(connection: Connection, names: Sequence[UUID | str]) -
     external_ids = [name for name in names if isinstance(name, str)]
     ids = [name for name in names if isinstance(name, UUID)]
     found: dict[UUID | str | None, Admission] = {}
-    for external_id, *columns in await connection.execute(_FIND_ADMISSIONS, {"ids": ids, "external_ids": external_ids}):
+    for external_id, *columns in await connection.execute(FIND_ADMISSIONS, {"ids": ids, "external_ids": external_ids}):
         admission = Admission(*columns)
         found[admission.id] = found[external_id] = admission
     return [found.get(name) for name in names]

@@ -9,16 +9,19 @@ from comms_api.actions.service import Actions
 from comms_api.agents.keys import KeyRules
 from comms_api.agents.presence import Presence
 from comms_api.agents.service import Agents
+from comms_api.agents.store import FIND_ADMISSIONS
 from comms_api.audit.service import Audit
 from comms_api.batches.keys import key_duties
 from comms_api.cluster.membership import Membership
 from comms_api.cluster.model import NodeProcess, Polls
 from comms_api.cluster.service import NODES_CHANNEL, Cluster
 from comms_api.commands.continuous import ContinuousCommands
+from comms_api.commands.model import ORDER_IDS_SHOWN
 from comms_api.commands.service import Commands, Rollouts
+from comms_api.commands.submission.expansion import constant_statements
 from comms_api.commands.submission.submissions import Submissions
 from comms_api.commands.watching import Watch
-from comms_api.database.connection import Engine
+from comms_api.database.connection import Engine, compile_ahead
 from comms_api.database.housekeeping import database_duties
 from comms_api.database.listener import Listener, Notifier
 from comms_api.database.uuid7 import DatabaseClock
@@ -163,6 +166,7 @@ async def open_node(
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
     node = Node(engine, secret, settings, process, health, clock, tokens)
     duties = [*database_duties(engine, clock), *key_duties(engine), *signing_keys.duties(keyring), *node.duties()]
+    compile_ahead([FIND_ADMISSIONS, *constant_statements(ORDER_IDS_SHOWN)])
     await node.membership.join()
     async with repeating(duties, health):
         yield node

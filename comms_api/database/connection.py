@@ -5,7 +5,7 @@ SQLAlchemy took three times as long to run a statement (docs/decisions/0011-dire
 This module translates the driver's errors into the errors of `failures`.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -203,11 +203,22 @@ _SHAPES: LRUCache[Any, _Shape] = LRUCache(SHAPES_CACHED)
 
 def compile_statement(statement: Any, parameters: Parameters) -> tuple[str, list[object]]:
     """Return a statement's SQL and arguments; each shape is compiled once, since that takes about a millisecond."""
+    shape, values = _shape_and_values(statement)
+    return shape.sql, [argument.value(parameters, values) for argument in shape.arguments]
+
+
+def compile_ahead(statements: Iterable[Executable]) -> None:
+    """Compile statements that would otherwise take several milliseconds of the first request that needs them."""
+    for statement in statements:
+        _shape_and_values(statement)
+
+
+def _shape_and_values(statement: Any) -> tuple[_Shape, Sequence[Any]]:
     key = statement._generate_cache_key()  # noqa: SLF001 - as SQLAlchemy's examples of caching do
     shape = _SHAPES.get(key.key)
     if shape is None:
         shape = _SHAPES[key.key] = _shape(statement, key.bindparams)
-    return shape.sql, [argument.value(parameters, key.bindparams) for argument in shape.arguments]
+    return shape, key.bindparams
 
 
 def _shape(statement: Any, values: Sequence[Any]) -> _Shape:

@@ -6,10 +6,11 @@ from weakref import ref
 
 import asyncpg
 import pytest
-from sqlalchemy import Text, bindparam, literal, select, text
+from sqlalchemy import ColumnElement, Integer, Text, bindparam, literal, select, text
+from sqlalchemy.ext.compiler import compiles
 from support.waiting import PATIENCE
 
-from comms_api.database.connection import Engine
+from comms_api.database.connection import Engine, compile_ahead
 from comms_api.database.failures import DatabaseError, Duplicate, LateAnswer, MissingPartition, Refusal
 from comms_api.database.schema import is_one_of
 from comms_api.errors import NotFound
@@ -82,6 +83,28 @@ async def test_a_statement_that_is_built_for_one_call_is_not_kept(engine: Engine
     del statement
     gc.collect()
     assert kept() is None
+
+
+class Counted(ColumnElement[int]):
+    """A column that counts its compilations."""
+
+    _traverse_internals = ()
+    type = Integer()
+    compilations = 0
+
+
+@compiles(Counted)
+def compile_counted(_element: Counted, _compiler: object, **_options: object) -> str:
+    Counted.compilations += 1
+    return "1"
+
+
+async def test_a_statement_that_was_compiled_ahead_is_not_compiled_again(engine: Engine) -> None:
+    compile_ahead([select(Counted())])
+    compilations = Counted.compilations
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(Counted())) == 1
+    assert Counted.compilations == compilations > 0
 
 
 async def test_statements_of_one_shape_differ_in_their_values(engine: Engine) -> None:

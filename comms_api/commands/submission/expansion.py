@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from comms_api.commands.model import NewCommand, Submitted
-from comms_api.commands.submission.targets import CONSTANT_RECIPIENTS, recipients, target_parameters
+from comms_api.commands.submission.targets import CONSTANT_RECIPIENTS, MOST_RECIPIENTS, recipients, target_parameters
 from comms_api.database.actor import ACTOR_SETTINGS, actor_parameters
 from comms_api.database.connection import Connection
 from comms_api.database.schema import commands, group_members, orders, seconds_interval
@@ -212,6 +212,11 @@ def _build(chosen: Select[Any], shown: int, *, claims: bool) -> Select[Any]:
 
 
 _build_once = cache(_build)
+
+
+def constant_statements(shown: int) -> list[Select[Any]]:
+    """Return the statements that expand commands to agents by name, and to one group."""
+    return [_build_once(chosen, shown, claims=claims) for chosen in MOST_RECIPIENTS for claims in (False, True)]
 
 
 def _add_orders(chosen: Select[Any], *, claims: bool) -> CTE:

@@ -37,6 +37,9 @@ _RECIPIENTS: Mapping[TargetType, Select[Any]] = {
 CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
 """The constant statements of recipients; all others are built for a single command."""
 
+MOST_RECIPIENTS = (_RECIPIENTS["agent"], _MEMBERS)
+"""The recipients of most commands: agents by name, and one group."""
+
 _IS_ACTIVE = conditions(AgentFilter(status="active"))
 
 
