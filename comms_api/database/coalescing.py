@@ -11,9 +11,10 @@ or that has waited for too long, is dropped when its turn comes.
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
+from itertools import islice
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from comms_api.database.failures import Refusal, is_outage
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft, CommsError, Unavailable
+from comms_api.fairness.rounds import over_rounds
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -28,6 +30,9 @@ Outcome = TypeVar("Outcome")
 GROUP_SIZE_MAXIMUM = 20_000
 WAIT_SECONDS_MAXIMUM = 30.0
 """The time in which the turn of a submission must come: what three statements may take with the default settings."""
+
+SETTLED_AT_ONCE = 8
+"""The number of callers that continue in a round of the event loop: more would be one long round."""
 
 UNLIMITED = sys.maxsize
 
@@ -163,19 +168,17 @@ class Coalescer(Generic[Item, Outcome]):
         except Exception as error:  # noqa: BLE001 - every waiting request must receive it
             await self._fail(group, error)
             return
-        start = 0
-        for submission in group:
-            end = start + len(submission.items)
-            _settle(submission.answer, outcomes[start:end])
-            start = end
+        left = iter(outcomes)
+        parts = ((submission.answer, list(islice(left, len(submission.items)))) for submission in group)
+        over_rounds(_settle_each(parts), SETTLED_AT_ONCE)
 
     async def _fail(self, group: Sequence[_Submission[Item, Outcome]], error: Exception) -> None:
         if len(group) > 1 and not is_outage(error):
             for submission in group:  # a bug triggered by one submission must not fail the others
                 await self._serve([submission])
         else:
-            for submission in group:
-                _settle(submission.answer, error)
+            failures = ((submission.answer, error) for submission in group)
+            over_rounds(_settle_each(failures), SETTLED_AT_ONCE)
 
 
 async def store_or_halve(
@@ -198,6 +201,14 @@ async def store_or_halve(
     middle = len(items) // 2
     first = await store_or_halve(items[:middle], store, refuse)
     return [*first, *await store_or_halve(items[middle:], store, refuse)]
+
+
+def _settle_each(
+    settlements: Iterable[tuple["asyncio.Future[Sequence[Outcome]]", Sequence[Outcome] | Exception]],
+) -> Iterator[None]:
+    for answer, outcome in settlements:
+        _settle(answer, outcome)
+        yield
 
 
 def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome | Exception) -> None:

@@ -6,6 +6,8 @@ of work begin in each round. Groups of clients take turns, so a busy client dela
 
 import asyncio
 import time
+from collections.abc import Iterator
+from itertools import islice
 
 from comms_api.fairness.turns import Turns
 
@@ -20,6 +22,13 @@ BUSY_SECONDS = 0.005
 
 HANDSHAKES = "handshakes"
 """A kind of work whose groups are addresses: TLS handshakes, and the first reads after them."""
+
+
+def over_rounds(steps: Iterator[object], at_once: int) -> None:
+    """Take the next steps, and after each `at_once` of them let a round of the event loop pass."""
+    taken = sum(1 for _ in islice(steps, at_once))
+    if taken == at_once:
+        asyncio.get_running_loop().call_soon(over_rounds, steps, at_once)
 
 
 class RoundQueue:

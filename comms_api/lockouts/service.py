@@ -6,15 +6,19 @@ A limit of logins by address alone would let one client lock out all others behi
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from comms_api.addresses import network_of
 from comms_api.database.connection import Engine
 from comms_api.errors import CommsError, TooManyRequests, Unauthenticated, Unavailable
 from comms_api.fairness.recent import Recent
+from comms_api.fairness.rounds import over_rounds
 from comms_api.lockouts import store
 from comms_api.lockouts.model import Allowance
+
+REFUSED_AT_ONCE = 8
+"""The number of waiting tries that are refused in a round of the event loop: more would be one long round."""
 
 REMEMBERED_SECONDS = 1.0
 """A node refuses for this long without asking the database; then another node may have cleared the failures."""
@@ -67,9 +71,8 @@ class FailureLimit:
         try:
             await self._charge(*key)
         except Exception as error:
-            for turn in self._charging[key]:
-                if not turn.done():
-                    turn.set_exception(_refusal_like(error))
+            refused, self._charging[key] = self._charging[key], deque()
+            over_rounds(_refuse_each(refused, error), REFUSED_AT_ONCE)
             raise
         finally:
             self._end_turn(key)
@@ -135,6 +138,13 @@ class FailureLimit:
         self._locked_until.forget((who, network_of(address or "")))
         async with self._engine.connect() as connection:
             await store.clear(connection, self._allowance, who, network_of(address or ""))
+
+
+def _refuse_each(turns: Iterable["asyncio.Future[None]"], error: Exception) -> Iterator[None]:
+    for turn in turns:
+        if not turn.done():
+            turn.set_exception(_refusal_like(error))
+        yield
 
 
 def _refusal_like(error: Exception) -> CommsError:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from support.events import batch_of, incompressible
 from support.server import new_id
 from support.waiting import PATIENCE
 
-from comms_api.database.coalescing import IS_CALLER_GONE, UNLIMITED, Coalescer
+from comms_api.database.coalescing import IS_CALLER_GONE, SETTLED_AT_ONCE, UNLIMITED, Coalescer
 from comms_api.database.connection import Engine
 from comms_api.database.failures import MissingPartition, Refusal, explain_outage
 from comms_api.database.pages import PageRequest
@@ -145,6 +145,28 @@ async def test_a_submission_whose_turn_comes_too_late_is_refused_and_not_stored(
         with pytest.raises(Unavailable, match="nothing was stored"):
             await late
     assert table.statements == []
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+async def test_the_callers_of_a_large_group_continue_over_several_rounds(*, is_down: bool) -> None:
+    table, ended = Table(), list[int]()
+    table.is_down = is_down
+    coalescer = Coalescer[int, str](table.store, table.refuse)
+
+    async def call(number: int) -> None:
+        with suppress(ConnectionRefusedError):
+            await coalescer.submit(number, [number])
+        ended.append(number)
+
+    calls = [asyncio.create_task(call(number)) for number in range(100)]
+    await asyncio.sleep(0)
+    most = before = 0
+    async with writing(coalescer), asyncio.timeout(PATIENCE):
+        while len(ended) < len(calls):
+            await asyncio.sleep(0)
+            most, before = max(most, len(ended) - before), len(ended)
+    assert len(table.statements) == 1
+    assert most <= SETTLED_AT_ONCE
 
 
 async def test_a_busy_owner_delays_the_others_by_one_of_its_requests() -> None:

@@ -8,13 +8,14 @@ from contextlib import nullcontext
 import pytest
 from sqlalchemy import text
 from support.databases import PATIENT
+from support.waiting import PATIENCE
 
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.database.failures import is_outage
 from comms_api.errors import TooManyRequests, Unauthenticated, Unavailable
 from comms_api.lockouts.model import LONGEST_SECONDS, Allowance
-from comms_api.lockouts.service import FailureLimit
+from comms_api.lockouts.service import REFUSED_AT_ONCE, FailureLimit
 from comms_api.lockouts.store import FORGOTTEN_SECONDS, clear_everywhere, delete_forgotten
 from comms_api.settings import Settings
 
@@ -60,6 +61,22 @@ async def is_charged(charge: Awaitable[None]) -> bool:
     except TooManyRequests:
         return False
     return True
+
+
+async def test_attempts_that_wait_while_one_is_locked_out_are_refused_over_several_rounds(engine: Engine) -> None:
+    limit, ended = limit_of(engine), list[bool]()
+
+    async def charge() -> None:
+        ended.append(await is_charged(limit.charge("somebody", HERE)))
+
+    attempts = [asyncio.create_task(charge()) for _ in range(100)]
+    most = before = 0
+    async with asyncio.timeout(PATIENCE):
+        while len(ended) < len(attempts):
+            await asyncio.sleep(0)
+            most, before = max(most, len(ended) - before), len(ended)
+    assert ended.count(True) == 2
+    assert most <= REFUSED_AT_ONCE + 1
 
 
 async def test_attempts_that_wait_for_each_other_leave_connections_for_other_requests(
