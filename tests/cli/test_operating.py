@@ -205,6 +205,17 @@ def test_a_list_is_readable_on_a_narrow_terminal(
     assert row.startswith(piped.rstrip()), "a pipe gets the table"
 
 
+def test_the_progress_of_an_export_is_shown_at_a_terminal_only(
+    server: Server, management: httpx.Client, terminal: Terminal, tmp_path: Path
+) -> None:
+    agent_id = server.enroll(management, "exported")
+    request_id = terminal.good("send", "--agent", str(agent_id), "--action", "ping").split()[0]
+    words = ("results", request_id, "--output", str(tmp_path / "results"))
+    assert "bytes" in on_terminal(terminal.program(*words), 100, "xterm")
+    assert on_terminal(terminal.program(*words), 100) == "", "a dumb terminal"
+    assert terminal.run(*words) == (0, "", "")
+
+
 def test_only_the_owner_can_read_the_device_token_of_the_command_line(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,10 @@ import subprocess
 from contextlib import suppress
 
 
-def on_terminal(program: list[str], columns: int) -> str:
-    """Run a program on a terminal with this many columns, and return its output."""
+def on_terminal(program: list[str], columns: int, kind: str = "dumb") -> str:
+    """Run a program on a terminal of a kind (`TERM`) with this many columns, and return its output."""
     screen, terminal = pty.openpty()
-    narrow = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
+    narrow = os.environ | {"COLUMNS": str(columns), "TERM": kind}
     with subprocess.Popen(program, stdout=terminal, stderr=terminal, env=narrow) as process:
         os.close(terminal)
         shown = b""

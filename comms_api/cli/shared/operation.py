@@ -10,11 +10,10 @@ from urllib.parse import quote
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from comms_api.cli.shared.connection import SERVER_OPTIONS, Connection
 from comms_api.cli.shared.output import OUTPUT_OPTIONS, Form, JsonObject, say
+from comms_api.cli.shared.progress import count_items
 from comms_api.cli.shared.views import View
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.management_client.client import ManagementClient
@@ -73,19 +72,11 @@ class _Extent(msgspec.Struct, frozen=True):
     def read(self, api: ManagementClient, listing: Listing) -> Outcome:
         """Return the items of a list."""
         if self.is_unlimited:
-            return Outcome(_counted(api.pages(listing.path, {**listing.query, "limit": listing.page_maximum})))
+            return Outcome(count_items(api.pages(listing.path, {**listing.query, "limit": listing.page_maximum})))
         page = min(self.limit + 1, listing.page_maximum)
         found = list(islice(api.pages(listing.path, {**listing.query, "limit": page}), self.limit + 1))
         note = f"These are the first {self.limit}; --all shows every item." if len(found) > self.limit else ""
         return Outcome(iter(found[: self.limit]), note=note)
-
-
-def _counted(items: Iterator[JsonObject]) -> Iterator[JsonObject]:
-    """Yield the items, and count them on a terminal's standard error."""
-    columns = (TextColumn("{task.completed} items"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(items)
 
 
 def operation(

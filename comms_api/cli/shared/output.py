@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import click
 import msgspec
 
+from comms_api.cli.shared.progress import count_bytes
 from comms_api.errors import ConfigurationError
 from comms_api.text.printable import escape_controls, escape_json
 
@@ -76,8 +77,8 @@ def _as_line(content: Any) -> str:
 
 
 def copy(pieces: Iterable[bytes], output: BinaryIO) -> None:
-    """Write bytes unchanged to a file or a pipe, and escaped to a terminal."""
-    output.writelines(_for_terminal(pieces) if output.isatty() else pieces)
+    """Write bytes unchanged to a file or a pipe, with their progress, and escaped to a terminal."""
+    output.writelines(_for_terminal(pieces) if output.isatty() else count_bytes(pieces))
 
 
 def _for_terminal(pieces: Iterable[bytes]) -> Iterator[bytes]:
