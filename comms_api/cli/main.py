@@ -34,6 +34,7 @@ COMMANDS = {
     "cluster": Entry("cluster", "Show the nodes, and move agents between them."),
     "fleet": Entry("fleet", "Show what happened to agents and nodes."),
     "files": Entry("files", "Show and change the files of groups."),
+    "webhooks": Entry("webhooks", "Post events and results to other programs."),
     "users": Entry("people.users", "Show, create, change and delete users, and help users who cannot log in."),
     "audit": Entry("people.audit", "Show who changed what."),
     "events": Entry("events", "Read the event stream of JetStream."),

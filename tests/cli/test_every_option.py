@@ -267,6 +267,16 @@ LINES = (
     Line(f"files promote office promoted.yml {OPERATOR}", r"^version 2 is current$"),
     Line(f"files abort office aborted.yml {OPERATOR}", r"^no version is staged$"),
     Line(f"files drift {PROXIED}", r"^comms-api: ", 1),
+    Line(f"webhooks add $name https://hooks.invalid/ --kind enrolled --json {OPERATOR}", r'"secret": "whsec_'),
+    Line(f"webhooks list --json --watch {OPERATOR}", r"hooks\.invalid", -15, is_stopped=True),
+    Line(f"webhooks list --ndjson {OPERATOR}", r'"name":"webhook"'),
+    Line(f"webhooks list --jq .[].name {OPERATOR}", r"^webhook$"),
+    Line(f"webhooks test webhook {OPERATOR}", r"^is_accepted +no", 1),
+    Line(f"webhooks dead-letters webhook --limit 1 --all {OPERATOR}", r"last_error"),
+    Line(f"webhooks retry webhook --delivery 00000000-0000-7000-8000-000000000000 {OPERATOR}", r"no dead letter", 1),
+    Line(f"webhooks retry webhook {OPERATOR}", r"^0 dead letter"),
+    Line(f"webhooks delete nowhere {OPERATOR}", r"no webhook 'nowhere'", 1),
+    Line(f"webhooks list {PROXIED}", r"^comms-api: ", 1),
     Line("users reset-password somebody --config $reset_config --password-file $password", r"^somebody has a new"),
     Line("users reset-password somebody --config $reset_config --data-dir $new", r"is in .*/somebody\.password"),
     Line("migrate --check --config $reset_config", r"^the schema is current"),
@@ -319,6 +329,8 @@ def configs(relay_config: Path, serve_config: Path, reset_config: Path) -> Value
 def fixed_values(server: Server, management: httpx.Client, configs: Values) -> Values:
     server.user(management, "somebody", "reader")
     management.post("/groups", json={"name": "office"}).raise_for_status()
+    hook = {"name": "webhook", "url": "https://hooks.invalid/", "kinds": ["node_lost"]}
+    management.post("/webhooks", json=hook).raise_for_status()
     for name, last in (("office", ""), ("returned", ""), *((name, "?percent=10") for name in STAGED)):
         for number, query in ((1, ""), (2, last)):
             path = f"/groups/office/files/{name}.yml{query}"
