@@ -91,7 +91,10 @@ async def change_agent(agent_id: AgentId, data: JSONBody[AgentChange], agents: N
 
 @delete("/agents/{agent:str}", opt=OPERATE)
 async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> None:
-    """Delete an agent and revoke its tokens on every node within seconds; its events and orders stay."""
+    """Delete an agent and its states, and revoke its tokens on every node within seconds.
+
+    Its events and orders stay.
+    """
     await agents.delete(agent_id)
 
 

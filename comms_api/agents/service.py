@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.addresses import read_network
-from comms_api.agents import enrollment_tokens, store
+from comms_api.agents import deletion, enrollment_tokens, store
 from comms_api.agents.configuration_changes import note_moved
 from comms_api.agents.keys import LOGIN_FAILURES, KeyRules, made_key, replace_key
 from comms_api.agents.model import (
@@ -220,10 +220,19 @@ class Agents:
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
-        """Delete an agent and revoke its tokens on every node; its events and orders stay. Raises `NotFound`."""
+        """Delete an agent and its states, and revoke its tokens on every node; its events and orders stay.
+
+        Most states are deleted before the agent, in steps. If the node dies in between, the agent is still there, and
+        the request can be repeated. Raises `NotFound`.
+        """
+        deleted = deletion.STATES_PER_STEP
+        while deleted == deletion.STATES_PER_STEP:
+            async with self._engine.begin() as connection:
+                deleted = await deletion.delete_states(connection, agent_id)
         async with self._engine.begin() as connection:
             if not await store.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
+            await deletion.delete_owned(connection, agent_id)
             await revoke_tokens(connection, str(agent_id))
         await self._revocations.revoke_again(str(agent_id))
 

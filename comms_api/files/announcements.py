@@ -53,7 +53,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 DELAY_MAXIMUM_FACTOR = 10
-"""How often an announcement waits for the settle time at most, while changes go on."""
+"""The longest delay of an announcement, in settle times, while changes continue."""
 
 _DUE_AT = f"""least(changed_at + make_interval(secs => :settled_seconds),
     first_changed_at + make_interval(secs => {DELAY_MAXIMUM_FACTOR} * :settled_seconds))"""
@@ -74,7 +74,7 @@ _GROUPS_OF = text("""
 async def take_changes(connection: Connection, settled_seconds: float, limit: int) -> list[Change]:
     """Take agents whose configuration has changed, but not within the last `settled_seconds`.
 
-    If changes go on, an agent is taken `DELAY_MAXIMUM_FACTOR` times as long after the first of them.
+    If changes continue, an agent is taken `DELAY_MAXIMUM_FACTOR` times as long after the first of them.
     A second statement reads the groups, by a snapshot that begins after the rows are taken: whoever changes an agent's
     groups later waits for this transaction and notes a new change.
     """

@@ -33,7 +33,7 @@ from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
 from comms_api.http.pages import LARGE, Limit
-from comms_api.http.request import AnyRequest
+from comms_api.http.request import AnyRequest, is_head
 from comms_api.http.roles import OPERATE, READ
 from comms_api.protocol import ExpectedFiles
 from comms_api.text.faults import read_json
@@ -99,7 +99,8 @@ async def fetch_file(
     """Answer with a file of the agent's own groups: ETag, If-None-Match (304), Range and If-Range (206)."""
     if not file_name:
         raise Malformed("Name a file: ?file_name=…", code=2704)
-    return await file_services.answer(request, await file_services.files.fetch(agent_of(request), file_name))
+    source = await file_services.files.fetch(agent_of(request), file_name, is_head=is_head(request.scope))
+    return await file_services.answer(request, source)
 
 
 @get("/configuration")

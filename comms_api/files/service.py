@@ -135,6 +135,7 @@ class Files:
         async with self._engine.begin() as connection:
             await stages.lock(connection, group)
             pushed = await note_files_changed(connection, group)
+            await store.record_push(connection, "groups", group, pushed)
         self._has_changes.set()
         return pushed
 
@@ -142,8 +143,9 @@ class Files:
         """Have an agent fetch its files again; return 1. Raises `NotFound`."""
         async with self._engine.begin() as connection:
             pushed = await push_to_agent(connection, agent_id)
-        if not pushed:
-            raise NotFound(f"There is no agent {agent_id}.")
+            if not pushed:
+                raise NotFound(f"There is no agent {agent_id}.")
+            await store.record_push(connection, "agents", str(agent_id), pushed)
         self._has_changes.set()
         return pushed
 
@@ -153,6 +155,7 @@ class Files:
             if not await store.is_node(connection, node):
                 raise NotFound(f"There is no node {node!r}.")
             pushed = await push_to_node(connection, node)
+            await store.record_push(connection, "nodes", node, pushed)
         self._has_changes.set()
         return pushed
 
@@ -206,17 +209,17 @@ class Files:
             await _check_group(connection, group)
             return await drift.list_drift(connection, group, drift_filter, after, limit)
 
-    async def fetch(self, agent_id: UUID, name: str) -> Source:
+    async def fetch(self, agent_id: UUID, name: str, *, is_head: bool = False) -> Source:
         """Return the source of a file of the agent's groups, or of their merged YAML, and record that it was fetched.
 
-        `GROUP.yml` is an empty map if the agent's group has no such file. Nothing is written unless the file is new to
-        the agent. Raises `NotFound`.
+        A request for the head of the answer is no fetch. `GROUP.yml` is an empty map if the agent's group has no such
+        file. Nothing is written unless the file is new to the agent. Raises `NotFound`.
         """
         async with self._engine.connect() as connection:
             # Read this first, so that a version that begins later counts as not fetched.
             before = await drift.find_fetching(connection, agent_id)
             source, groups = await self._find_for_agent(connection, agent_id, name)
-            if before is not None and (unfetched := before.unfetched_after(groups)) is not None:
+            if not is_head and before is not None and (unfetched := before.unfetched_after(groups)) is not None:
                 await drift.note_fetch(connection, agent_id, before.expected, unfetched)
         return source
 

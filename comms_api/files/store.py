@@ -225,3 +225,14 @@ async def list_agent_hashes(connection: Connection, agent_id: UUID) -> list[Expe
 async def is_node(connection: Connection, name: str) -> bool:
     """Return whether a node of this name is in the registry."""
     return await connection.scalar(select(nodes.c.name).where(nodes.c.name == name).limit(1)) is not None
+
+
+_RECORD_PUSH = text("""
+    INSERT INTO audit (id, actor, address, operation, subject, key, after) VALUES (
+        uuid7(), current_setting('comms_api.actor'), nullif(current_setting('comms_api.address', true), ''), 'update',
+        :subject, :key, json_build_object('pushed', CAST(:agents AS int)))""")
+
+
+async def record_push(connection: Connection, subject: str, key: str, agents: int) -> None:
+    """Record in the audit trail that files were pushed to agents; `subject` is `agents`, `groups` or `nodes`."""
+    await connection.execute(_RECORD_PUSH, {"subject": subject, "key": key, "agents": agents})

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from comms_api.agents.deletion import delete_owned
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
@@ -59,8 +60,8 @@ class Removal:
             agent_id: UUID | None = await connection.scalar(_REMOVE, {"seconds": self._hidden_seconds})
             if agent_id is None:
                 return False
-            for statement in _DELETE_OWNED:
-                await connection.execute(statement, {"agent_id": agent_id})
+            await delete_owned(connection, agent_id)
+            await connection.execute(_EXPIRE_ORDERS, {"agent_id": agent_id})
             await revoke_tokens(connection, str(agent_id))
         return True
 
@@ -103,14 +104,7 @@ _REMOVE = text(f"""
     )
     SELECT id FROM removed""")
 
-_DELETE_OWNED = [
-    *(
-        text(f"DELETE FROM {table} WHERE agent_id = :agent_id")
-        for table in ("states", "state_sequences", "configuration_changes", "announcements", "changed_agents")
-    ),
-    text("UPDATE orders SET expires_at = now() WHERE agent_id = :agent_id AND expires_at > now()"),
-]
-"""Memberships go with the agent's row. Open orders end as expired; events and ended orders stay for their retention."""
+_EXPIRE_ORDERS = text("UPDATE orders SET expires_at = now() WHERE agent_id = :agent_id AND expires_at > now()")
 
 
 async def delete_old_records(connection: Connection) -> None:

@@ -12,6 +12,8 @@ import pytest
 from support.server import KEY, PASSWORD, Server, new_id, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.agents.deletion import STATES_PER_STEP
+
 OTHER_KEY = "vutsrqponmlkjihgfedcba9876543210"
 
 
@@ -260,3 +262,19 @@ def test_another_algorithm_keeps_tokens_valid_and_every_key_is_published(
             assert [key["alg"] for key in published] == algorithms[: number + 1]
             assert all("d" not in key for key in published)
     assert PASSWORD not in (home / "log").read_text()
+
+
+def test_the_states_of_a_deleted_agent_go_with_it(
+    server: Server, management: httpx.Client, query: Callable[..., list[Any]]
+) -> None:
+    agent_id, other_id = (server.enroll(management, f"stateful-{number}") for number in range(2))
+    for owner, number in ((agent_id, STATES_PER_STEP + 1), (other_id, 1)):
+        query(
+            "INSERT INTO states (agent_id, module, collector, id, data)"
+            " SELECT $1, 'm', '', number::text, '{}' FROM generate_series(1, $2::int) AS number",
+            owner,
+            number,
+        )
+    assert management.delete(f"/agents/{agent_id}").status_code == 204
+    assert [row["agent_id"] for row in query("SELECT agent_id FROM states")] == [other_id]
+    assert management.delete(f"/agents/{agent_id}").status_code == 404

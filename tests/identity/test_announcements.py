@@ -231,7 +231,7 @@ async def test_nothing_settles_when_nothing_has_changed(idle_engine: Engine) -> 
 
 
 @pytest.mark.anyio
-async def test_changes_that_go_on_delay_an_announcement_by_ten_settle_times_at_most(idle_engine: Engine) -> None:
+async def test_changes_that_continue_delay_an_announcement_by_ten_settle_times_at_most(idle_engine: Engine) -> None:
     groups = Groups(idle_engine, asyncio.Event())
     await execute(idle_engine, "INSERT INTO agents (id, name, key_hash) VALUES (uuid7(), 'restless', '')")
     await groups.create(NewGroup("restless"))

@@ -166,6 +166,16 @@ def test_an_agent_that_moves_is_in_sync_after_it_has_changed_its_groups(
         assert agent.status == "in_sync"
 
 
+def test_a_request_for_the_head_of_a_file_is_no_fetch(server: Server, management: httpx.Client) -> None:
+    make_groups(management, "headed")
+    agent = RealAgent(server, management, "headed", "headed")
+    put(management, "headed", "headed.yml", "a: 2")
+    order = agent.next_order()
+    assert agent.client.head("/files?file_name=headed.yml").status_code == 200
+    agent.report(order)
+    assert (agent.status, agent.drift["fetched_at"]) == ("pending", None)
+
+
 def test_parallel_fetches_are_all_counted(server: Server, management: httpx.Client) -> None:
     groups = [f"parallel-{number}" for number in range(6)]
     make_groups(management, *groups)

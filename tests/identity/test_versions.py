@@ -118,6 +118,14 @@ def test_a_push_makes_agents_in_sync_fetch_again(server: Server, management: htt
     assert pushed.status_code == 202
     assert pushed.json()["agents"] >= 1
     assert next_order(client)["action"] == FETCH
+    key = str(agent_id) if kind == "agents" else names[kind]
+    [entry] = [
+        found
+        for found in management.get("/audit", params={"subject": kind, "key": key}).json()["items"]
+        if "pushed" in (found["after"] or {})
+    ]
+    assert (entry["actor"], entry["operation"]) == ("admin", "update")
+    assert entry["after"] == {"pushed": pushed.json()["agents"]}
     assert management.post(f"/{kind}/nowhere/configuration/push").status_code == 404
 
 
