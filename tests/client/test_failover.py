@@ -103,12 +103,10 @@ def test_events_and_orders_survive_nodes_that_are_killed_in_turn(nodes: Nodes, f
             wait_for_success(management, orders[-1], agent)
             wait_for_events(agent, 2 * (round_ + 1) * LINES)
             nodes.restart(lost)
-    stored = stored_texts(query)
-    assert set(stored) == {f"line {number} {line}" for number in range(8) for line in range(LINES)}
+    written = [f"line {number} {line}" for number in range(8) for line in range(LINES)]
+    assert sorted(stored_texts(query)) == sorted(written)
     assert agent.statistics()["events_dropped"] == 0
     assert agent.statistics()["orders_executed"] == len(orders)
-    repeated = len(stored) - len(set(stored))
-    assert repeated <= 4 * LINES  # at most the batch in flight at each kill, which was not acknowledged
 
 
 def test_a_restarted_node_gets_its_agents_back(nodes: Nodes, folder: Path) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from support.batches import command
 from support.databases import PATIENT
 from support.fleet import Fleet, Pace, events, logins, states
-from support.ledger import assert_nothing_is_lost, stored_items
+from support.ledger import assert_all_are_stored_once, stored_items
 from support.polls import held_polls
 from support.replication import Postgres, primary_and_standby
 from support.server import Server, environment, running_server
@@ -177,7 +177,7 @@ def test_nothing_acknowledged_is_lost_and_writes_continue(
     ledger, stored = fleet.ledger, stored_items(query)
     assert set(ledger.refused()) == {"503 with Retry-After"}
     assert ledger.connections_lost() == 0
-    assert_nothing_is_lost(ledger, stored)
+    assert_all_are_stored_once(ledger, stored)
     assert all(len(ledger.acknowledged(kind)) > BUSY for kind in stored)
     assert set(stored["orders"].values()) == {1}
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from support.batches import command
 from support.fleet import Fleet, Pace, events, states
-from support.ledger import Ledger, assert_nothing_is_lost, stored_items
+from support.ledger import Ledger, assert_all_are_stored_once, stored_items
 from support.patroni import PASSWORD, Host, patroni_hosts, roles
 from support.server import running_server
 from support.waiting import wait_until
@@ -105,7 +105,7 @@ def test_a_crash_a_switchover_and_the_loss_of_the_leaders_host_lose_nothing(fold
         assert set(on_primary(others, "postgres", "postgres", encrypted)) == {(True,)}
     assert (set(ledger.refused()), ledger.connections_lost()) == ({"503 with Retry-After"}, 0)
     query = partial(on_primary, others, "comms_api", "comms_api")
-    assert_nothing_is_lost(ledger, stored_items(query))
+    assert_all_are_stored_once(ledger, stored_items(query))
 
 
 def leader_among(hosts: list[Host]) -> bool:

@@ -66,8 +66,10 @@ RequestKind: TypeAlias = Callable[[UUID, int], Request]
 
 
 def events(agent_id: UUID, number: int) -> Request:
+    """Send events under an idempotency key, as the reference agent does."""
     keys = tuple(f"{agent_id} {number} {event}" for event in range(BATCH_EVENTS))
-    return Request("POST", "/events/stateless", stateless(agent_id, *({"key": key} for key in keys)), keys, 204)
+    body, headers = stateless(agent_id, *({"key": key} for key in keys)), {"Idempotency-Key": str(number)}
+    return Request("POST", "/events/stateless", body, keys, 204, headers=headers)
 
 
 def states(agent_id: UUID, number: int) -> Request:
@@ -155,7 +157,6 @@ class Lane:
         """Send a request until the server acknowledges it, and return that answer."""
         while True:
             token = await self.session.token(self) if request.needs_token else ""
-            tally.sent.update(request.items)
             try:
                 answer = await self.connection.ask(request, token)
             except LOST:

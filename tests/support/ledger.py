@@ -27,8 +27,6 @@ class Tally:
 
     agent_id: UUID | None
     kind: str
-    sent: Counter[str] = field(default_factory=Counter)
-    """The number of times that each item was sent: more than 1 if an answer was lost or was a refusal."""
     acknowledged: dict[str, float] = field(default_factory=dict)
     """The time of each item's acknowledgement, oldest first."""
     answered: list[float] = field(default_factory=list)
@@ -72,9 +70,6 @@ class Ledger:
 
     def of(self, kind: str) -> list[Tally]:
         return [tally for tally in self.tallies if tally.kind == kind]
-
-    def sent(self, kind: str) -> Counter[str]:
-        return sum((tally.sent for tally in self.of(kind)), Counter[str]())
 
     def acknowledged(self, kind: str) -> set[str]:
         return {item for tally in self.of(kind) for item in tally.acknowledged}
@@ -124,10 +119,11 @@ def stored_items(query: Callable[[str], list[Any]]) -> dict[str, Counter[str]]:
     }
 
 
-def assert_nothing_is_lost(ledger: Ledger, stored: dict[str, Counter[str]]) -> None:
-    """Check that every acknowledged item is stored, and print how many there are of each kind."""
+def assert_all_are_stored_once(ledger: Ledger, stored: dict[str, Counter[str]]) -> None:
+    """Check that every acknowledged item is stored, and none twice; print how many there are of each kind."""
     for kind, items in stored.items():
         acknowledged = ledger.acknowledged(kind)
         lost, repeated = acknowledged - items.keys(), sum(times > 1 for times in items.values())
         print(f"{kind:8} {len(acknowledged)} acknowledged, {len(items)} stored, {repeated} repeated, {len(lost)} lost")
         assert not lost, kind
+        assert not repeated, kind
