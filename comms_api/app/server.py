@@ -25,6 +25,7 @@ from comms_api.database.connect import Address, open_engine
 from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
+from comms_api.fairness.executors import let_threads_switch_often
 from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
 from comms_api.http.problems import log_cut_off
@@ -60,6 +61,7 @@ def run_worker(
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
     _map_large_blocks()
+    let_threads_switch_often()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process is ending already
