@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -111,15 +111,19 @@ class ManagementClient:
     @contextmanager
     def stream(self, path: str, **request: Any) -> Iterator[httpx.Response]:
         """Yield a successful answer whose body is read as it arrives."""
-        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
-        headers = {"Authorization": f"Bearer {self._authorize()}"}
-        with (
-            faults_of(self.url),
-            self._client.stream("GET", path, timeout=timeout, headers=headers, **request) as answer,
-        ):
+        with faults_of(self.url), ExitStack() as stack:
+            answer = stack.enter_context(self._open(path, self._authorize(), **request))
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                stack.close()
+                answer = stack.enter_context(self._open(path, self._authorize(self._token), **request))
             if not answer.is_success:
                 answer.read()
             yield _check(answer)
+
+    def _open(self, path: str, token: str, **request: Any) -> AbstractContextManager[httpx.Response]:
+        headers = {**(request.pop("headers", None) or {}), "Authorization": f"Bearer {token}"}
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
+        return self._client.stream("GET", path, timeout=timeout, headers=headers, **request)
 
     def _authorize(self, refused: str | None = None) -> str:
         if self._token is None or refused is not None:

@@ -1,5 +1,6 @@
 """Trust a server's certificate on first use, when no known authority has signed it."""
 
+import re
 import ssl
 from hashlib import sha256
 from typing import Any
@@ -9,6 +10,7 @@ from comms_api.errors import CommsError
 from comms_api.management_client.client import TIMEOUT_SECONDS, Untrusted, faults_of
 
 PUBLIC_PATH = "/ready"
+_PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def is_trusted(endpoint: Endpoint) -> bool:
@@ -48,7 +50,13 @@ def _last_certificate(connection: Any) -> bytes:
     return str(pem).encode()
 
 
-def fingerprint(certificate: bytes) -> str:
-    """Return the SHA-256 fingerprint of a certificate in PEM, as OpenSSL writes it."""
-    digest = sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).hexdigest().upper()
+def fingerprint(certificates: bytes) -> str:
+    """Return the SHA-256 fingerprint of each certificate in a PEM file, as OpenSSL writes it."""
+    return ", ".join(
+        _fingerprint(ssl.PEM_cert_to_DER_cert(found)) for found in _PEM.findall(certificates.decode(errors="replace"))
+    )
+
+
+def _fingerprint(certificate: bytes) -> str:
+    digest = sha256(certificate).hexdigest().upper()
     return ":".join(digest[start : start + 2] for start in range(0, len(digest), 2))

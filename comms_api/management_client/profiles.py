@@ -167,7 +167,7 @@ class FirstLogin(msgspec.Struct, frozen=True):
 def find_profile(name: str) -> ProfileFolder:
     """Return the folder of a profile, which need not exist; raises `ConfigurationError` if the name is not a name."""
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is no name of a profile: use letters, digits, '.', '_' and '-'")
+        raise ConfigurationError(f"{name!r} cannot be the name of a profile: use letters, digits, '.', '_' and '-'")
     return ProfileFolder(_profiles() / name)
 
 

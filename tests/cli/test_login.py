@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import trustme
 from support.server import PASSWORD, Server, running_server
 from support.waiting import PATIENCE
 
@@ -145,6 +146,17 @@ def test_a_changed_certificate_is_refused_until_it_is_confirmed(
         assert "active" in shell.good("cluster", "nodes")
 
 
+def test_a_file_with_several_authorities_and_comments_is_pinned(
+    server: Server, shell: CommandLine, authority: str, tmp_path: Path
+) -> None:
+    other = trustme.CA().cert_pem.bytes()
+    (tmp_path / "several.pem").write_bytes(b"Our authorities:\n" + other + b"\nand\n" + server.ca.read_bytes())
+    shell.log_in("--ca", str(tmp_path / "several.pem"))
+    [kept] = json.loads(shell.good("profiles", "list", "--json"))
+    assert kept["ca"] == f"{fingerprint(other)}, {authority}"
+    assert shell.good("whoami", "--jq", ".name") == "admin\n"
+
+
 def test_an_unknown_certificate_is_refused_with_advice(shell: CommandLine, server: Server) -> None:
     words = ("--url", shell.url, "--password-file", str(server.folder / "password"))
     assert f"comms-api login --url {shell.url}" in shell.fault("cluster", "nodes", *words)
@@ -179,6 +191,13 @@ def test_a_refused_token_is_renewed(logged_in: CommandLine) -> None:
     assert profile is not None
     logged_in.folder.write(msgspec.structs.replace(profile, token="nonsense"))
     assert logged_in.good("whoami", "--jq", ".name") == "admin\n"
+
+
+def test_a_refused_token_is_renewed_for_an_export(logged_in: CommandLine) -> None:
+    profile = logged_in.folder.find()
+    assert profile is not None
+    logged_in.folder.write(msgspec.structs.replace(profile, token="nonsense"))
+    assert '"subject":"users"' in logged_in.good("audit", "export")
 
 
 def test_a_session_that_has_ended_says_how_to_log_in_again(logged_in: CommandLine) -> None:
@@ -218,4 +237,4 @@ def test_the_environment_names_the_server_and_the_profile(shell: CommandLine, se
     shell.good("login", **variables, **password)
     assert json.loads(shell.good("profiles", "list", "--json"))[0]["profile"] == "work"
     assert shell.good("whoami", "--jq", ".name", **variables) == "admin\n"
-    assert "no name of a profile" in shell.fault("whoami", "--profile", "../x")
+    assert "cannot be the name of a profile" in shell.fault("whoami", "--profile", "../x")

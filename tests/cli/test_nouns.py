@@ -1,6 +1,7 @@
 """The commands about agents, groups, tokens, orders and users, as an operator runs them against a real server."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,19 @@ def test_a_user_is_created_and_changed(server: Server, shell: CommandLine, tmp_p
     shell.good("users", "delete", "newcomer", "--yes")
     without_terminal = shell.run("users", "create", "nobody", "--role", "reader")
     assert without_terminal.stderr.startswith("comms-api: New password: name a file with it")
+
+
+def test_a_watched_agent_is_printed_again_when_it_changes(
+    server: Server, management: httpx.Client, shell: CommandLine
+) -> None:
+    agent_id = server.enroll(management, "watched")
+    program = shell.program("agents", "show", "watched", "--watch", "--jq", ".labels")
+    interruptible = ["env", "--default-signal=INT", *program]  # background jobs of a shell ignore SIGINT
+    with subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "{}\n"
+        management.patch(f"/agents/{agent_id}", json={"labels": {"floor": "2"}}).raise_for_status()
+        assert process.stdout.readline() == '{"floor":"2"}\n'
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from comms_api.cli.shared.labels import read_labels
 from comms_api.cli.shared.operation import present
 from comms_api.cli.shared.output import JsonObject
 
@@ -47,8 +48,7 @@ def read_target(options: JsonObject) -> JsonObject:
     targets += [{"type": "server", "id": options["service"]}] if options["service"] else []
     if len(targets) != 1:
         raise click.UsageError("name the recipients by one of --agent, --group, --all, --service")
-    pairs = [label.partition(":") for label in options["labels"]]
-    labels = {key: value for key, _, value in pairs}
+    labels = read_labels(options["labels"])
     narrowed = present(options, "os", "version", "status") | ({"labels": labels} if labels else {})
     return targets[0] | ({"filter": narrowed} if narrowed else {})
 
