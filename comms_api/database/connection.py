@@ -86,10 +86,6 @@ class Connection:
                 yield row
             count = min(2 * count, rows_at_once)
 
-    async def copy(self, table: str, columns: Sequence[str], source: Any) -> None:
-        """Append rows by a binary COPY; `source` is a file or yields bytes."""
-        await _answer(self.driver.copy_to_table(table, columns=columns, source=source, format="binary"))
-
     @asynccontextmanager
     async def try_lock(self, lock: int) -> AsyncIterator[bool]:
         """Hold an advisory lock during the block unless another session holds it; yield whether it is held.
