@@ -31,8 +31,11 @@ GROUP_SIZE_MAXIMUM = 20_000
 WAIT_SECONDS_MAXIMUM = 30.0
 """The time in which the turn of a submission must come: what three statements may take with the default settings."""
 
-SETTLED_AT_ONCE = 8
-"""The number of callers that continue in a round of the event loop: more would be one long round."""
+SETTLED_AT_ONCE = 32
+"""The number of callers that continue in a round of the event loop: hundreds would be one long round.
+
+Callers that continue together often send their next requests together, which then share a statement.
+"""
 
 UNLIMITED = sys.maxsize
 
