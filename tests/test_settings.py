@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -20,20 +19,6 @@ def test_every_setting_is_documented_with_its_default() -> None:
     page = (ROOT / "docs" / "operations" / "settings.md").read_text()
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
         assert f"| `{name}` | {'' if default in NOTHING else f'`{default}`'}" in page, name
-
-
-def test_every_command_is_documented() -> None:
-    page = (ROOT / "docs" / "operations" / "command-line.md").read_text()
-    context = click.Context(comms_api)
-    for name in comms_api.list_commands(context):
-        command = comms_api.get_command(context, name)
-        assert command is not None
-        assert f"## `comms-api {name}`" in page
-        subcommands = command.commands if isinstance(command, click.Group) else {}
-        for parameter in [*command.params, *(option for sub in subcommands.values() for option in sub.params)]:
-            if isinstance(parameter, click.Option):
-                assert all(option in page for option in parameter.opts), parameter.opts
-        assert all(f"`{sub}" in page or f"`, `{sub}" in page for sub in subcommands)
 
 
 @pytest.mark.parametrize(

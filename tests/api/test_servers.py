@@ -72,7 +72,8 @@ def test_http_1_1_is_the_only_protocol_on_offer(server: Server) -> None:
 def test_both_apis_speak_tls_with_the_nodes_certificate(server: Server, version: ssl.TLSVersion) -> None:
     tls = server.tls
     tls.minimum_version = tls.maximum_version = version
-    served = ssl.PEM_cert_to_DER_cert((server.folder / "certs" / "server.pem").read_text())
+    chain = (server.folder / "certs" / "server.pem").read_text()
+    served = ssl.PEM_cert_to_DER_cert(chain.partition(ssl.PEM_FOOTER)[0] + ssl.PEM_FOOTER)
     for port in (server.agent_port, server.management_port):
         with connect(tls, port) as connection:
             assert connection.getpeercert(binary_form=True) == served

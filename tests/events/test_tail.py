@@ -164,7 +164,7 @@ def test_a_user_has_a_bounded_number_of_followers_until_they_leave(server: Serve
     with ExitStack() as stack:
         for _ in range(FOLLOWERS_OF_USER_MAXIMUM):
             connection = stack.enter_context(connect(server.tls, server.management_port))
-            connection.sendall(request("GET", f"/events/tail?wait={WAIT}", token))
+            connection.sendall(request("GET", f"/events/tail?wait={WAIT}&module=nothing", token))
         wait_until(lambda: greedy.get("/events/tail").status_code == 429)
         assert modest.get("/events/tail").status_code == 200
     wait_until(lambda: greedy.get("/events/tail").status_code == 200)

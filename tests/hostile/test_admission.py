@@ -235,6 +235,13 @@ class Stepwise:
 
 async def test_no_step_of_reading_a_large_body_takes_as_long_as_copying_all_of_it() -> None:
     whole = os.urandom(MIB) * 15
+    # On a busy machine, one attempt may be interrupted in the middle of a step; one of several is not.
+    attempts = [await seconds_of_copying_and_of_the_longest_step(whole) for _ in range(5)]
+    assert any(longest < copying / 2 for copying, longest in attempts), attempts
+
+
+async def seconds_of_copying_and_of_the_longest_step(whole: bytes) -> tuple[float, float]:
+    """Return the CPU seconds of joining the parts of a body, and of the longest step of receiving that body."""
     parts = [whole[start : start + MIB // 4] for start in range(0, len(whole), MIB // 4)]
     began = time.thread_time()
     b"".join(parts)
@@ -258,7 +265,7 @@ async def test_no_step_of_reading_a_large_body_takes_as_long_as_copying_all_of_i
             reader, writer = await begin(port, head + body)
             assert await status_of(reader) == 204
             writer.close()
-    assert max(each.longest_seconds for each in steps) < copying_seconds / 2
+    return copying_seconds, max(each.longest_seconds for each in steps)
 
 
 class RecordedQueue(RoundQueue):

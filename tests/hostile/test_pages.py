@@ -87,7 +87,7 @@ def test_an_event_larger_than_a_page_is_alone_on_its_page(
     for number, size in enumerate(sizes):
         line = json.dumps({"text": "x" * size}).encode()
         batch = batch_of(uuid7_at(time.time() + number / 100), loud, [line], module="large")
-        query(INSERT, *msgspec.structs.astuple(batch))
+        query(INSERT, *msgspec.structs.astuple(batch)[:-1])  # without the idempotency key
     pages = [answer.json()["items"] for answer in pages_of(management, "/events", module="large")]
     shown = [[len(item["event"]["text"]) for item in page] for page in pages]
     assert shown == [[10], [EVENT_BYTES], [10, half], [half, 10]]
