@@ -67,16 +67,16 @@ def sentence(template: str) -> View:
 def describe(value: object) -> str:
     """Return a JSON value as people read it."""
     match value:
-        case None | [] | {}:
+        case None:
             return "-"
         case bool():
             return "yes" if value else "no"
         case str():
             return value
         case list() if all(isinstance(part, str) for part in value):
-            return ", ".join(value)
+            return ", ".join(value) or "-"
         case list() | dict():
-            return msgspec.json.encode(value).decode()
+            return msgspec.json.encode(value).decode() if value else "-"
         case _:
             return str(value)
 
