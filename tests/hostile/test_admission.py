@@ -237,7 +237,7 @@ async def test_no_step_of_reading_a_large_body_takes_as_long_as_copying_all_of_i
     whole = os.urandom(MIB) * 15
     # On a busy machine, one attempt may be interrupted in the middle of a step; one of several is not.
     attempts = [await seconds_of_copying_and_of_the_longest_step(whole) for _ in range(5)]
-    assert any(longest < copying / 2 for copying, longest in attempts), attempts
+    assert any(longest < 0.8 * copying for copying, longest in attempts), attempts
 
 
 async def seconds_of_copying_and_of_the_longest_step(whole: bytes) -> tuple[float, float]:
