@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +23,6 @@ from support.events import batch_of, stored_lines
 from support.keyed import held, is_waiting, post_keyed
 from support.raw import connect, request
 from support.server import Server, running_server, start_server
-from support.steps import exhaust
 from support.waiting import PATIENCE, wait_until
 
 from comms_api.batches.keys import BatchKey, claim_keys, hash_key
@@ -31,15 +30,9 @@ from comms_api.database.connection import Engine
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.errors import CommsError, Invalid, Unavailable
 from comms_api.events.postgresql_sink import PostgresqlSink
+from comms_api.fairness.slices import exhaust
 
 Query = Callable[..., list[Any]]
-
-
-@pytest.fixture(scope="module")
-def other(server: Server, database_url: str) -> Iterator[Server]:
-    """A second node."""
-    with running_server(server.folder, database_url) as node:
-        yield node
 
 
 def post(node: Server, token: str, key: str, body: bytes, **headers: str) -> httpx.Response:

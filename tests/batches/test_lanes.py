@@ -6,11 +6,11 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.steps import exhaust
 
 from comms_api.batches import framing
 from comms_api.errors import TooLarge
 from comms_api.events.stateless import StatelessReader, read_stateless
+from comms_api.fairness.slices import exhaust
 from comms_api.states.stateful import StatefulReader, read_stateful
 
 OWNER = str(UUID(int=1))

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,6 @@ from support.duties import performing
 from support.keyed import held, is_waiting, post_keyed
 from support.raw import connect, request
 from support.server import Server, running_server, start_server
-from support.steps import exhaust
 from support.waiting import PATIENCE, wait_until
 
 from comms_api.batches.keys import BatchKey, claim_keys, hash_key, key_duties
@@ -31,8 +30,8 @@ from comms_api.database.connection import Engine
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.errors import CommsError, Invalid, Unavailable
-from comms_api.fairness.slices import Slices
-from comms_api.protocol import ItemResult, ItemResults, OrderResult, ReportOutcome
+from comms_api.fairness.slices import Slices, exhaust
+from comms_api.protocol import ItemResults, OrderResult, ReportOutcome
 from comms_api.states.first_results import REASONS_MAXIMUM, decode_results, encode_results
 from comms_api.states.model import StateChange, StatefulBatch
 from comms_api.states.service import States
@@ -40,13 +39,6 @@ from comms_api.states.service import States
 Query = Callable[..., list[Any]]
 LARGE = 2_500
 """More items than one transaction applies."""
-
-
-@pytest.fixture(scope="module")
-def other(server: Server, database_url: str) -> Iterator[Server]:
-    """A second node."""
-    with running_server(server.folder, database_url) as node:
-        yield node
 
 
 def post(node: Server, token: str, key: str, body: bytes, **headers: str) -> httpx.Response:
@@ -250,9 +242,7 @@ results = st.sampled_from([("created", 201), ("noop", 200), ("not found", 404), 
 @given(st.lists(results | st.tuples(st.text(), st.just(400)), max_size=30))
 def test_recorded_results_are_read_as_they_were_written(outcomes: list[tuple[str, int]]) -> None:
     changes = batch_of(uuid4(), *map(str, range(len(outcomes)))).changes
-    first = [
-        ItemResult(change.index, change.key[3], *outcome) for change, outcome in zip(changes, outcomes, strict=True)
-    ]
+    first = [change.outcome(*outcome) for change, outcome in zip(changes, outcomes, strict=True)]
     assert exhaust(decode_results(exhaust(encode_results("a", first)), changes)) == first
 
 

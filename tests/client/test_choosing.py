@@ -1,7 +1,6 @@
 """The agent chooses one of several servers for each request, fails over, and spreads evenly."""
 
 import asyncio
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import trustme
+from support.tls import server_tls
 from support.waiting import PATIENCE
 
 from comms_api.client import backoff
@@ -61,11 +60,8 @@ class Cluster:
     """Two nodes, of which the first is the first choice of the agent."""
 
     def __init__(self, folder: Path, spool: Spool, return_seconds: float) -> None:
-        authority = trustme.CA()
         self.ca = folder / "ca.pem"
-        authority.cert_pem.write_to_path(self.ca)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(self._tls)
+        self._tls = server_tls(self.ca)
         self._spool = spool
         self.nodes: list[Node] = []
         self.return_seconds = return_seconds

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from support.batches import metadata, stateless
 from support.events import batch_of, events_of, incompressible, stored_lines
 from support.server import Server
-from support.steps import exhaust
 
 from comms_api.compression import FRAMES_MAXIMUM
 from comms_api.errors import Malformed
@@ -30,6 +29,7 @@ from comms_api.events.contents import (
 from comms_api.events.jetstream.cutting import EVENTS_MAXIMUM, cut
 from comms_api.events.model import EventBatch, EventRun
 from comms_api.events.stateless import read_stateless
+from comms_api.fairness.slices import exhaust
 
 AGENT = UUID(int=7)
 ZSTD = zstandard.ZstdCompressor(level=3).compress

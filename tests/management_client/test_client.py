@@ -2,7 +2,6 @@
 
 import json
 import re
-import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 import trustme
 from support.ports import free_ports
 from support.server import PASSWORD, Server
+from support.tls import server_tls
 from support.waiting import PATIENCE
 
 from comms_api.agents.model import Agent
@@ -62,12 +62,8 @@ def busy(tmp_path: Path) -> Iterator[BusyServer]:
         def log_message(self, *_arguments: object) -> None:
             """Say nothing."""
 
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.socket = server_tls(tmp_path / "ca.pem", "127.0.0.1").wrap_socket(server.socket, server_side=True)
     busy.url = f"https://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

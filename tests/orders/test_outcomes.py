@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import text
 from support.duties import performing
 from support.orders import claim, submit
-from support.steps import exhaust
 
 from comms_api.commands.service import Commands
 from comms_api.database.connection import Engine
@@ -17,6 +16,7 @@ from comms_api.database.listener import Notifier
 from comms_api.database.pages import PageRequest
 from comms_api.database.partitions import ensure_partition
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.fairness.slices import exhaust
 from comms_api.orders.archive.chunks import archive_orders
 from comms_api.orders.export import export_orders
 from comms_api.orders.model import OrderFilter, OrderOutcome, OutcomeFilter

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.steps import exhaust
 
+from comms_api.fairness.slices import exhaust
 from comms_api.states.documents import MERGE_DEPTH_MAXIMUM, Document
 from comms_api.states.folding import PartLimits, fold, parts_of
 from comms_api.states.model import STATE_BYTES_MAXIMUM, StateChange, StateKey

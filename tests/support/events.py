@@ -9,7 +9,7 @@ from uuid import UUID
 
 from comms_api.events.contents import compress, decompress, encode_streams, find_events, write_body
 from comms_api.events.model import Event, EventBatch, EventRun
-from support.steps import exhaust
+from comms_api.fairness.slices import exhaust
 
 COLUMNS = "id, agent_id, events, streams::text, content"
 INSERT = f"INSERT INTO event_batches ({COLUMNS.replace('::text', '')}) VALUES ($1, $2, $3, $4, $5)"

@@ -1,12 +1,10 @@
 """A server that gives prepared answers, for tests of the reference agent."""
 
 import asyncio
-import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-import trustme
-
+from support.tls import server_tls
 from support.waiting import PATIENCE
 
 Answer = tuple[int, bytes]
@@ -16,11 +14,8 @@ class ScriptedServer:
     """A server on a real socket that returns the configured answers, one per request, and then does not answer."""
 
     def __init__(self, folder: Path, answers: list[Answer]) -> None:
-        authority = trustme.CA()
         self.ca = folder / "ca.pem"
-        authority.cert_pem.write_to_path(self.ca)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(self._tls)
+        self._tls = server_tls(self.ca)
         self.answers = answers
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
