@@ -40,6 +40,23 @@ def decoder_of(encoding: str, raw: bytes) -> Decoder:
     return _Gzip(raw) if encoding == "gzip" else _Zstd(raw)
 
 
+def decompress_frame(raw: bytes | memoryview, bytes_maximum: int) -> bytes | None:
+    """Return the content of a body that is a single zstd frame of known size, in one step.
+
+    Returns None if the content is larger, and for any other body: a `Decoder` reads it, or finds out what is wrong.
+    """
+    try:
+        if not 0 < zstandard.frame_content_size(raw) <= bytes_maximum:
+            return None
+        return _zstd_decompressor().decompress(raw, allow_extra_data=False)
+    except zstandard.ZstdError:
+        return None
+
+
+def _zstd_decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+
+
 def _count_frame(count: int) -> int:
     if count == FRAMES_MAXIMUM:
         raise Malformed(f"The body has more than {FRAMES_MAXIMUM} compressed frames.")
@@ -89,14 +106,15 @@ class _Zstd:
         self._raw = memoryview(raw)
         self._frames = 0
         self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
 
     @property
     def is_done(self) -> bool:
         return self._frame is None and not self._raw and self._frames > 0
 
     def decode_piece(self) -> bytes:
-        if not self._frames and (whole := self._decode_whole()) is not None:
+        # A small frame is decoded at once, since steps take twice as long.
+        if not self._frames and (whole := decompress_frame(self._raw, PIECE_BYTES)) is not None:
+            self._raw, self._frames = self._raw[:0], 1
             return whole
         pieces: list[bytes] = []
         size = 0
@@ -105,23 +123,12 @@ class _Zstd:
             size += len(pieces[-1])
         return b"".join(pieces)
 
-    def _decode_whole(self) -> bytes | None:
-        """Return the content if it is one small frame, since steps take twice as long; otherwise return None."""
-        try:
-            if not 0 < zstandard.frame_content_size(self._raw) <= PIECE_BYTES:
-                return None
-            content = self._decompressor.decompress(self._raw, allow_extra_data=False)
-        except zstandard.ZstdError:
-            return None  # steps find out why
-        self._raw, self._frames = self._raw[:0], 1
-        return content
-
     def _decode_step(self) -> bytes:
         if self._frame is None:
             self._frames = _count_frame(self._frames)
             if self._skip_frame():
                 return b""
-            self._frame = self._decompressor.decompressobj()
+            self._frame = _zstd_decompressor().decompressobj()
         step = self._raw[:ZSTD_STEP_BYTES]
         try:
             piece = self._frame.decompress(step)

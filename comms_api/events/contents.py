@@ -14,7 +14,7 @@ import msgspec
 import zstandard
 
 from comms_api.batches.framing import find_stateless_header, windows
-from comms_api.compression import ZSTD_WINDOW_BYTES, decoder_of
+from comms_api.compression import decoder_of, decompress_frame
 from comms_api.database.uuid7 import uuid7_time
 from comms_api.events.model import Event, EventBatch, EventRun, StatelessBatch
 from comms_api.fairness.slices import Steps, exhaust
@@ -60,14 +60,8 @@ def decompress(content: bytes) -> Steps[bytes]:
 
 def decompress_at_once(content: bytes) -> bytes:
     """Return the body in a content, on a thread; raises `Malformed`."""
-    try:
-        if 0 < zstandard.frame_content_size(content) <= AT_ONCE_BYTES_MAXIMUM:
-            return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompress(
-                content, allow_extra_data=False
-            )
-    except zstandard.ZstdError:
-        pass  # it has several frames
-    return exhaust(decompress(content))
+    whole = decompress_frame(content, AT_ONCE_BYTES_MAXIMUM)
+    return exhaust(decompress(content)) if whole is None else whole
 
 
 def write_body(runs: Iterable[EventRun]) -> Steps[bytes]:
