@@ -13,10 +13,9 @@ from comms_api.cluster.names import claim_name
 from comms_api.database.address.poolers import refuse_poolers
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
-from comms_api.database.failures import describe_outage, is_outage
+from comms_api.database.failures import requiring_database
 from comms_api.database.migrate import upgrade_schema
 from comms_api.database.partitions import create_partitions
-from comms_api.errors import ConfigurationError
 from comms_api.login.external import check_sources
 from comms_api.login.store import list_signing_keys
 from comms_api.settings import Settings
@@ -39,18 +38,14 @@ def prepare(url: str, secret: Secret, settings: Settings, address: NodeAddress) 
 async def _prepare(url: str, secret: Secret, settings: Settings, address: NodeAddress) -> Path | None:
     engine = open_engine(url, settings)
     try:
-        await check_sources(settings)
-        await refuse_poolers(engine)
-        password_file = await _prepare_database(engine, settings)
-        async with engine.connect() as connection:
-            await list_signing_keys(connection, secret)  # a node that cannot read the keys must not take a name
-        await claim_name(engine, address)
-    except Exception as error:
-        if is_outage(error):
-            raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error
-        raise
-    else:
-        return password_file
+        with requiring_database():
+            await check_sources(settings)
+            await refuse_poolers(engine)
+            password_file = await _prepare_database(engine, settings)
+            async with engine.connect() as connection:
+                await list_signing_keys(connection, secret)  # a node that cannot read the keys must not take a name
+            await claim_name(engine, address)
+            return password_file
     finally:
         await engine.dispose()
 

@@ -14,6 +14,7 @@ import click
 import uvloop
 
 from comms_api.cli.shared.logs import log_as_set
+from comms_api.cli.shared.node_options import CONFIG
 from comms_api.database.connect import database
 from comms_api.database.connection import Engine
 from comms_api.database.failures import find_mistake, is_outage
@@ -43,7 +44,7 @@ def events() -> None:
 
 
 @events.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
+@CONFIG
 @click.option("--to", "target", type=click.Choice(["postgresql", "stdout"]), default="postgresql", help="Destination.")
 @click.option("--consumer", help="Name under which the servers keep the position; default: relay-TO.")
 @click.option("--once", is_flag=True, help="Exit when the stream has no more events.")

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from comms_api.cli.shared.node_options import CONFIG, DATA_DIR
 from comms_api.database.connect import database
-from comms_api.database.failures import describe_outage, is_outage
+from comms_api.database.failures import requiring_database
 from comms_api.database.migrate import list_missing, move_schema, preview_move
-from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings, current_settings
 
 
@@ -17,8 +17,8 @@ from comms_api.settings import Settings, current_settings
 @click.option("--to", "revision", default="head", metavar="REVISION", help="Revision to move to, older or newer.")
 @click.option("--check", is_flag=True, help="Change nothing; list the missing revisions, with exit code 1 if any.")
 @click.option("--sql", is_flag=True, help="Change nothing; print the statements. PostgreSQL runs them and rolls back.")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for data and secrets.")
+@CONFIG
+@DATA_DIR
 def migrate(revision: str, config: Path | None, data_dir: Path | None, *, check: bool, sql: bool) -> None:
     """Upgrade the schema of the database, as `comms-api serve` does when it starts.
 
@@ -35,7 +35,7 @@ def migrate(revision: str, config: Path | None, data_dir: Path | None, *, check:
 
 async def _migrate(settings: Settings, revision: str, *, check: bool, sql: bool) -> tuple[list[str], int]:
     """Return the lines to print and the exit code."""
-    try:
+    with requiring_database():
         async with database(settings, msgspec.json.decode) as engine:
             if check:
                 missing = await list_missing(engine)
@@ -45,7 +45,3 @@ async def _migrate(settings: Settings, revision: str, *, check: bool, sql: bool)
                 return ["BEGIN;", *(f"{statement.rstrip(';')};" for statement in statements), "COMMIT;"], 0
             await move_schema(engine, revision)
             return [f"the schema is at revision {revision}"], 0
-    except Exception as error:
-        if is_outage(error):
-            raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from None
-        raise

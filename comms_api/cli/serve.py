@@ -10,13 +10,14 @@ from comms_api.app.supervisor import Listening
 from comms_api.app.supervisor import serve as serve_node
 from comms_api.app.systemd import find_manager
 from comms_api.cli.shared.logs import log_as_set
+from comms_api.cli.shared.node_options import CONFIG, DATA_DIR
 from comms_api.settings import current_settings
 
 
 @click.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
+@CONFIG
 @click.option("--workers", type=int, help="Number of processes; by default one per core.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for data and secrets.")
+@DATA_DIR
 @click.option("--agent-bind", help="Address of the agent API, HOST:PORT.")
 @click.option("--management-bind", help="Address of the management API, HOST:PORT.")
 def serve(config: Path | None, **overrides: object) -> None:

@@ -13,6 +13,8 @@ instead, since its settings may be wrong.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import asyncpg
 from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
@@ -128,6 +130,17 @@ def find_mistake(error: BaseException) -> ConfigurationError | None:
     translated = translate(error)
     sentence = f"database_url: the database cannot be used: {translated}"
     return ConfigurationError(sentence) if isinstance(translated, RefusedNode) else None
+
+
+@contextmanager
+def requiring_database() -> Iterator[None]:
+    """Raise `ConfigurationError` for an outage in the block, since nothing tries again after it."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error
+        raise
 
 
 def describe_outage(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import click
 
 from comms_api.app.secret_files import new_password
 from comms_api.cli.shared.connection import FILE
+from comms_api.cli.shared.node_options import CONFIG, DATA_DIR
 from comms_api.cli.shared.operation import NOUN, Listing, operation, path_part, present
 from comms_api.cli.shared.output import JsonObject
 from comms_api.cli.shared.secrets import ask_secret
@@ -14,8 +15,7 @@ from comms_api.cli.shared.views import Columns, second, sentence, table
 from comms_api.client.enroll import read_secret
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connect import database
-from comms_api.database.failures import describe_outage, is_outage
-from comms_api.errors import ConfigurationError
+from comms_api.database.failures import requiring_database
 from comms_api.management_client.client import ManagementClient
 from comms_api.private_files import replace_private
 from comms_api.settings import Settings, current_settings
@@ -92,8 +92,8 @@ def _new_password(file: Path | None) -> str:
 
 @users.command("reset-password")
 @click.argument("name", default=FIRST_ADMINISTRATOR)
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from a TOML file.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for data and secrets.")
+@CONFIG
+@DATA_DIR
 @click.option(
     "--password-file",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -117,11 +117,6 @@ def reset(name: str, config: Path | None, data_dir: Path | None, password_file: 
 
 
 async def _reset(settings: Settings, name: str, password: str) -> None:
-    try:
-        with acting_as(Actor(ACTOR)):
-            async with database(settings) as engine, engine.begin() as connection:
-                await reset_password(connection, name, password)
-    except Exception as error:
-        if is_outage(error):
-            raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from None
-        raise
+    with requiring_database(), acting_as(Actor(ACTOR)):
+        async with database(settings) as engine, engine.begin() as connection:
+            await reset_password(connection, name, password)
