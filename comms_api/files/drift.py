@@ -5,7 +5,22 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, Uuid, and_, any_, bindparam, func, select, text, true
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    Table,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    func,
+    not_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from comms_api.agents.configuration import (
@@ -86,17 +101,19 @@ async def note_report(connection: Connection, agent_id: UUID) -> None:
     await connection.execute(_NOTE_REPORT, {"agent_id": agent_id})
 
 
-_NOTE_WITHOUT_FILES = text(f"""
-    UPDATE agent_configurations SET fetched_sha256 = '{NO_FILES_SHA256}', unfetched = '{{}}' WHERE agent_id = ANY(ARRAY(
-        SELECT agent_id FROM agent_configurations AS changed
-        WHERE agent_id = ANY(CAST(:ids AS uuid[])) AND NOT EXISTS (
-            SELECT FROM group_members JOIN group_files USING (group_name)
-            WHERE group_members.agent_id = changed.agent_id AND (is_current OR staged_percent IS NOT NULL)
-                AND (staged_percent IS NOT NULL) = EXISTS (
-                    SELECT FROM staged_agents
-                    WHERE staged_agents.group_name = group_files.group_name AND agent_id = changed.agent_id
-                        AND staged_agents.file_name = group_files.file_name))
-        ORDER BY agent_id FOR UPDATE))""")
+_STALE = agent_configurations.alias("stale")
+_WITHOUT_FILES = (
+    select(_STALE.c.agent_id)
+    .join(agents, agents.c.id == _STALE.c.agent_id)
+    .where(agents.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))), not_(FILES_OF_AGENT.exists()))
+    .order_by(_STALE.c.agent_id)
+    .with_for_update(of=_STALE)
+)
+_NOTE_WITHOUT_FILES = (
+    update(agent_configurations)
+    .where(agent_configurations.c.agent_id == any_(func.array(_WITHOUT_FILES.scalar_subquery())))
+    .values(fetched_sha256=NO_FILES_SHA256, unfetched=[])
+)
 
 
 async def note_without_files(connection: Connection, ids: Collection[UUID]) -> None:
@@ -175,7 +192,7 @@ async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | Non
 
 
 SCANNED_MAXIMUM = 5_000
-"""The most members of a group that one page examines for a status."""
+"""The number of members of a group that one page examines to find those with a status."""
 
 
 async def list_drift(
