@@ -49,6 +49,9 @@ BATCH_SEQUENCE = "Batch-Sequence"
 
 BATCH_SEQUENCE_MAXIMUM = 2**63 - 1
 
+JSON_LINES = "application/x-ndjson"
+"""The media type of lines of JSON."""
+
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """The header with the name of a batch: the server stores the batch once, however often the agent sends it."""
 

@@ -11,6 +11,7 @@ from comms_api.audit.service import EXPORT_PAGE, Audit
 from comms_api.database.pages import Page, PageRequest
 from comms_api.http.pages import EXPORT, LARGE, InOrder, RequestedPage, Since, Until
 from comms_api.http.roles import ADMINISTER
+from comms_api.protocol import JSON_LINES
 
 
 @get("/audit", opt=ADMINISTER | LARGE)
@@ -25,7 +26,7 @@ async def list_audit(
     return await audit.list(EntryFilter(actor, subject, key), requested_page)
 
 
-@get("/audit/export", opt=ADMINISTER | EXPORT, media_type="application/x-ndjson")
+@get("/audit/export", opt=ADMINISTER | EXPORT, media_type=JSON_LINES)
 async def export_audit(
     audit: NamedDependency[Audit], since: Since = None, until: Until = None, in_order: InOrder = "oldest"
 ) -> Stream:

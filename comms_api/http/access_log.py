@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comms_api.http.authentication import subject_of
-from comms_api.http.request import is_head, request_id
+from comms_api.http.request import client_address, is_head, request_id
 from comms_api.text.json_log import FIELDS
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,10 @@ def log_access(scope: Any, status: int | None, size: int, seconds: float) -> Non
     No header and no body is logged, so keys, passwords and tokens are not either. `status` is None if the client
     disconnected before the answer began.
     """
-    client = scope.get("client")
     target, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
     logger.info(
         '%s %s "%s %s" %s %d B %.1f ms',
-        client[0] if client else "-",
+        client_address(scope) or "-",
         subject_of(scope) or "-",
         "HEAD" if is_head(scope) else scope["method"],
         (f"{target}?{query}" if query else target)[:TARGET_CHARACTERS_MAXIMUM],
@@ -36,11 +35,10 @@ def log_access(scope: Any, status: int | None, size: int, seconds: float) -> Non
 
 def describe_request(scope: Any) -> Mapping[str, object]:
     """Return the members of a request for a log in JSON; `route` is its path with the names of parameters."""
-    client = scope.get("client")
     return {
         "request": str(request_id(scope)),
         "method": scope["method"],
         "route": scope.get("path_template", scope["path"])[:TARGET_CHARACTERS_MAXIMUM],
-        "client": client[0] if client else None,
+        "client": client_address(scope),
         "subject": subject_of(scope),
     }

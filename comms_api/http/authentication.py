@@ -18,6 +18,7 @@ from comms_api.http.request import (
     CHALLENGE,
     AnyRequest,
     at_answer,
+    client_address,
     client_name,
     find_header,
     remote_address,
@@ -152,8 +153,7 @@ def subject_of(scope: Any) -> str | None:
 
 def client_of(scope: Any) -> str:
     """Return the client to charge: the token's agent or user, or without a token the address (for IPv6, its /64)."""
-    client = scope.get("client")
-    return subject_of(scope) or network_of(client[0] if client else "")
+    return subject_of(scope) or network_of(client_address(scope) or "")
 
 
 def agent_of(request: AnyRequest) -> UUID:

@@ -78,10 +78,15 @@ def client_name(scope: Any) -> str | None:
     return name
 
 
-def remote_address(connection: Any) -> str | None:
+def client_address(scope: Any) -> str | None:
     """Return the client's address; behind a trusted proxy, the address that it reports (see `http1/forwarded`)."""
-    client = connection.scope.get("client")
+    client = scope.get("client")
     return client[0] if client else None
+
+
+def remote_address(connection: Any) -> str | None:
+    """Return the address of a connection's client."""
+    return client_address(connection.scope)
 
 
 async def until_disconnect(request: AnyRequest) -> None:

@@ -8,13 +8,13 @@ from typing import Literal
 import msgspec
 
 from comms_api.orders.model import StoredOrder
-from comms_api.protocol import no_data
+from comms_api.protocol import JSON_LINES, no_data
 
 ExportForm = Literal["csv", "ndjson"]
 
 MEDIA_TYPES: dict[ExportForm, str] = {
     "csv": "text/csv; charset=utf-8; header=present",
-    "ndjson": "application/x-ndjson",
+    "ndjson": JSON_LINES,
 }
 ORDERS_PER_PIECE = 20
 _COLUMNS = (

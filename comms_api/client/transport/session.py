@@ -23,6 +23,7 @@ from comms_api.protocol import (
     BATCH_SEQUENCE,
     IDEMPOTENCY_KEY,
     IDENTITY_IN_USE,
+    JSON_LINES,
     Credentials,
     NextKey,
     Token,
@@ -187,7 +188,7 @@ class Session:
 
 
 def _headers(call: Call, token: str) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-ndjson"}
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": JSON_LINES}
     if call.sequence is not None:
         headers[BATCH_SEQUENCE] = str(call.sequence)
     if call.key is not None:

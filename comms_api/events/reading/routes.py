@@ -19,8 +19,8 @@ from comms_api.http.authentication import HELD, claims_of
 from comms_api.http.pages import EXPORT, LARGE, Limit, RequestedPage, Since
 from comms_api.http.request import AnyRequest, at_end, is_head, while_connected
 from comms_api.http.roles import READ
+from comms_api.protocol import JSON_LINES
 
-LINES = "application/x-ndjson"
 WAIT_SECONDS_MAXIMUM = 30
 
 Contains = Annotated[
@@ -62,10 +62,10 @@ async def list_events(
     given.
     """
     user = claims_of(request).subject
-    if request.accept.best_match(["application/json", LINES]) != LINES:
+    if request.accept.best_match(["application/json", JSON_LINES]) != JSON_LINES:
         return Response(await event_reader.list(user, event_filter, requested_page))
     lines = requested_page.limit if "limit" in request.query_params else None
-    return Stream(event_reader.export(user, event_filter, requested_page, lines), media_type=LINES)
+    return Stream(event_reader.export(user, event_filter, requested_page, lines), media_type=JSON_LINES)
 
 
 @get("/events/tail", opt=READ | EXPORT | HELD)
