@@ -94,7 +94,7 @@ def _claim(key: BatchKey, free: set[bytes], first: Row | None) -> Claim:
     return None
 
 
-# The lock and the look-up are two statements: the second one sees what was committed before the lock was taken.
+# The lock and the look-up are two statements: the look-up sees all commits before the lock.
 _LOCK = text("SELECT pg_try_advisory_xact_lock(number) FROM unnest(CAST(:numbers AS bigint[])) AS number")
 _FIND = text("SELECT key, digest, results FROM batch_keys WHERE key = ANY(CAST(:hashes AS bytea[]))")
 

@@ -1,1 +1,1 @@
-"""The diagnosis of one agent: what it waits for, and why."""
+"""The reasons why an agent waits."""

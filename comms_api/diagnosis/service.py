@@ -15,7 +15,7 @@ from comms_api.errors import NotFound
 from comms_api.files.drift import find_drift
 
 POLL_GRACE = timedelta(seconds=5)
-"""The time by which a poll may last longer than `poll_wait_seconds`, and its beginning may be stored late."""
+"""A poll may end this much later than `poll_wait_seconds` after its stored beginning."""
 
 
 class Diagnoses:

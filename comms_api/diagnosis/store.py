@@ -17,7 +17,7 @@ NETWORKS_SHOWN = 10
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """The time of the database, and what is known of an agent beyond the `Agent` that operators see."""
+    """The database's time, and the facts about an agent that `Agent` lacks."""
 
     at: datetime
     has_next_key: bool

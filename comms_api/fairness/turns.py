@@ -1,7 +1,7 @@
 """Let groups of waiting work take turns, however much of it each group has.
 
-A group that has just begun to wait goes before those that have had a turn; then it goes behind them. So a group with
-little work hardly waits, as in fair queues of networks (RFC 8290, 4.2).
+A new group comes before the groups that have had a turn; after its first turn, it joins the end of their queue. So a
+group with little work hardly waits, as in fair queues of networks (RFC 8290, 4.2).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The folder in which the command line keeps what it learns (XDG Base Directory)."""
+"""The folder for the profiles and device tokens of the command line (XDG Base Directory)."""
 
 import os
 from pathlib import Path

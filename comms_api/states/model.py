@@ -71,7 +71,7 @@ class StatefulBatch(msgspec.Struct, frozen=True):
 
 
 class BatchChanges(msgspec.Struct, frozen=True):
-    """The changes of states that one batch of an agent makes, or a part of them."""
+    """The changes of states in a batch, or in a part of one."""
 
     agent_id: str
     changes: Sequence[StateChange]

@@ -28,7 +28,7 @@ UNSIGNED = ("ping", "restart", "fetch-config", "set-group", "rotate-key", "cance
 
 
 class HostileNode:
-    """A process with full control of what it sends to the agent."""
+    """A process that may send anything to the agent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

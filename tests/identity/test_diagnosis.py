@@ -1,4 +1,4 @@
-"""The diagnosis of an agent: what it waits for, and why."""
+"""The diagnosis of an agent names the reasons why it waits."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -23,7 +23,7 @@ from comms_api.fairness.executors import BoundedExecutor
 EXAMINED_AT_FIRST = 64
 EXAMINED_AT_ONCE = 4_096
 EXAMINED_MAXIMUM = 20_000
-"""The most batches that one page examines; a page without a sparse filter searches nearly all of them."""
+"""The number of batches that one page examines; unless a filter matches few of them, it searches nearly all."""
 
 DECODED_BYTES_MAXIMUM = 512 * 2**20
 """A page ends after the call with which it has decompressed this many bytes."""
@@ -40,8 +40,6 @@ SHARES = 8
 
 THREADS = 1
 CALLS_MAXIMUM = 64
-EXPORT_PAGE = 1_000
-
 
 EXPORT_PAGE = 1_000
 EXPORTED_AT_ONCE = 64

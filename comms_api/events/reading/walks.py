@@ -20,7 +20,7 @@ DAY_MILLISECONDS = 24 * 60 * 60 * 1000
 FIRST = UUID(int=0)
 
 HORIZON: ColumnElement[int] = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
-"""Every transaction before this one has ended, and the statement sees what it has committed."""
+"""The oldest open transaction, or the next one: all earlier ones have ended, and the statement sees their commits."""
 
 
 class Header(msgspec.Struct, frozen=True):
