@@ -37,7 +37,7 @@ COMMANDS = {
     "webhooks": Entry("webhooks", "Post events and results to other programs."),
     "users": Entry("people.users", "Show, create, change and delete users, and help users who cannot log in."),
     "audit": Entry("people.audit", "Show who changed what."),
-    "events": Entry("events", "Read the event stream of JetStream."),
+    "events": Entry("events.command", "Search and follow the events of agents, and copy them."),
     "states": Entry("stored.states", "Show the states that agents report, such as inventories."),
     "quarantine": Entry("stored.quarantine", "Show the lines of agents that could not be stored as events."),
     "migrate": Entry("migrate", "Upgrade the schema of the database, as `comms-api serve` does when it starts."),

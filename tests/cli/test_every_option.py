@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from support.batches import command
+from support.batches import command, stateless
 from support.nats import nats_servers, urls_of
 from support.server import KEY, PASSWORD, Server, new_id
 
@@ -282,6 +282,17 @@ LINES = (
     Line("migrate --check --config $reset_config", r"^the schema is current"),
     Line("migrate --sql --config $reset_config --data-dir $new", r"^BEGIN;\n"),
     Line("migrate --to head --config $reset_config", r"^the schema is at revision head"),
+    Line(
+        "events list --agent $agent_id --group office --module logcollector --collector file --contains x"
+        f" --since 2020-01-01T00:00:00Z --until $later --order oldest --limit 5 {OPERATOR}",
+        r"^received",
+    ),
+    Line(f"events show $event {OPERATOR}", r"^event +.*shown by its id"),
+    Line(f"events show $agent_id {OPERATOR}", r"^comms-api: There is no event", 1),
+    Line(f"events export --contains shown --order newest --output $new/events {OPERATOR}", r"^$"),
+    Line(f"events tail --last 5 --contains shown --json {OPERATOR}", r"^{.*shown by its id"),
+    Line(f"events tail --follow {OPERATOR}", r"logcollector/file .*shown by its id", -15, is_stopped=True),
+    Line(f"events tail {PROXIED}", r"^comms-api: ", 1),
     Line("events relay --config $relay_config --to stdout --consumer $name --once", r""),
     Line("demo --keep", r"kept: .*comms-api-demo-"),
 )
@@ -341,7 +352,12 @@ def fixed_values(server: Server, management: httpx.Client, configs: Values) -> V
     secrets = {"token": token, "key": KEY, "password": PASSWORD}
     for name, secret in secrets.items():
         (server.folder / name).write_text(secret)
+    agent_id = server.enroll(management, "sends an event")
+    batch = stateless(agent_id, {"text": "shown by its id"})
+    server.log_in(agent_id).post("/events/stateless", content=batch).raise_for_status()
+    event = management.get("/events", params={"agent_id": str(agent_id)}).json()["items"][0]["id"]
     return {
+        "event": event,
         "agent_url": server.agent_url,
         "management_url": server.management_url,
         "ca": server.folder / "certs" / "ca.pem",

@@ -19,6 +19,7 @@ WITHOUT_JSON: Mapping[str, str] = {
     "demo": "shows a demonstration",
     "migrate": "runs on a node",
     "completion": "prints a script for the shell",
+    "events export": "writes lines of JSON",
     "events relay": "prints events as lines of JSON, or nothing",
     "users reset-password": "runs on a node",
     "files get": "prints the content of a file",

@@ -3,6 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from rich.markup import escape
 
 from comms_api.cli.demo.fleet import ENROLLMENTS, GROUP, DemoAgent, DemoServer
 from comms_api.cli.demo.view import LiveView
@@ -18,10 +22,12 @@ def play(view: LiveView, server: DemoServer, agents: Sequence[DemoAgent]) -> Non
     """Play all scenes, and return when the agents are idle. Raises `CommsError` if that takes too long."""
     urls = server.process.agent_url, server.process.management_url
     view.add(f"the server listens: agent API {urls[0]}, management API {urls[1]}")
+    begin = server.get("/events/tail")["next"]
     _enroll(view, server, agents)
     _distribute_file(view, server, agents)
     _wait_for("an answer to every event and state", lambda: all(agent.is_settled() for agent in agents))
     view.add("every event and every state is acknowledged; all agents hold a poll")
+    _read_events(view, server, begin)
     _send_commands(view, server, agents)
     _wait_for("idle agents", lambda: _are_idle(agents))
 
@@ -37,6 +43,22 @@ def _distribute_file(view: LiveView, server: DemoServer, agents: Sequence[DemoAg
     server.client.put(f"/groups/{GROUP}/files/{GROUP}.yml", content="demo: true").raise_for_status()
     _wait_for("the file on all agents", lambda: len(server.get("/agents?in_sync=true")["items"]) == len(agents))
     view.add(f"a file of the group [bold]{GROUP}[/] has reached every agent, as the hashes that they report show")
+
+
+def _read_events(view: LiveView, server: DemoServer, begin: str) -> None:
+    """Follow the events from a position to the newest one, and search for a word of the last one."""
+    followed: list[dict[str, Any]] = []
+    while items := (answer := server.get(f"/events/tail?limit=1000&after={begin}"))["items"]:
+        followed, begin = followed + items, answer["next"]
+    if not followed:
+        raise CommsError("the follower has received no event")
+    word = max(str(followed[-1]["event"]["event"]["original"]).split(), key=len)
+    began = time.monotonic()
+    found = server.get(f"/events?contains={quote(word)}&order=newest")["items"]
+    took = f"{1000 * (time.monotonic() - began):.0f} ms"
+    view.add(
+        f"a follower gets {len(followed)} events; a search for [bold]{escape(word)}[/] finds {len(found)} in {took}"
+    )
 
 
 def _send_commands(view: LiveView, server: DemoServer, agents: Sequence[DemoAgent]) -> None:

@@ -1,4 +1,4 @@
-"""`comms-api events`: copy events from the stream to PostgreSQL or standard output."""
+"""`comms-api events relay`: copy events from the stream to PostgreSQL or standard output."""
 
 import asyncio
 import logging
@@ -35,21 +35,15 @@ RELAY_LOOPS = 2
 _CONSUMER = re.compile(r"[^\s.*>/\\]+")
 
 
-@click.group(context_settings={"show_default": True})
-def events() -> None:
-    """Read the event stream of JetStream.
-
-    Nodes with `events_sink = "jetstream"` write to it.
-    """
-
-
-@events.command()
+@click.command()
 @CONFIG
 @click.option("--to", "target", type=click.Choice(["postgresql", "stdout"]), default="postgresql", help="Destination.")
 @click.option("--consumer", help="Name under which the servers keep the position; default: relay-TO.")
 @click.option("--once", is_flag=True, help="Exit when the stream has no more events.")
 def relay(config: Path | None, target: str, consumer: str | None, *, once: bool) -> None:
-    """Copy events to PostgreSQL or standard output.
+    """Copy events from JetStream to PostgreSQL or standard output.
+
+    Nodes with `events_sink = "jetstream"` write to its stream.
 
     It runs until SIGTERM, and writes each event as a line of JSON to standard output. Relays with the same consumer
     share the work. A new consumer begins with the oldest event of the stream.

@@ -1,0 +1,1 @@
+"""`comms-api events`: search, export and follow the events of agents, and relay those of JetStream."""

@@ -1,0 +1,114 @@
+"""`comms-api events list`, `show`, `export` and `tail`."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+
+from comms_api.cli.shared.operation import Listing, Outcome, operation, present
+from comms_api.cli.shared.output import JsonObject, copy, say
+from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.views import Columns, describe, fields, second, table
+from comms_api.errors import Unavailable
+from comms_api.management_client.client import ManagementClient
+
+WAIT_SECONDS = 5
+"""Each answer may say that something holds the events back, so it comes soon."""
+
+RETRY_SECONDS = 1.0
+PAGE = 1_000
+LINES = {"Accept": "application/x-ndjson"}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_FILTERS = (
+    click.option("--agent", "agent_id", help="Only events of this agent, by id or name."),
+    click.option("--group", help="Only events of the agents that are in this group now."),
+    click.option("--module", help="Only events of this module."),
+    click.option("--collector", help="Only events of this collector."),
+    click.option("--contains", metavar="TEXT", help="Only events that contain this text, in the same case."),
+)
+_COLUMNS: Columns = {
+    "received": lambda event: second(event["received_at"]),
+    "id": "id",
+    "agent": "agent_id",
+    "module": "module",
+    "collector": "collector",
+    "event": "event",
+}
+
+
+def _filter_options(function: Function) -> Function:
+    for option in reversed(_FILTERS):
+        function = option(function)
+    return function
+
+
+@operation(None, "list", table(_COLUMNS), is_list=True, is_watchable=True)
+@_filter_options
+@period_options
+def list_events(_api: ManagementClient, **filters: Any) -> Listing:
+    """List events."""
+    return Listing("/events", present(filters))
+
+
+@operation(None, "show", fields)
+@click.argument("event_id", type=click.UUID)
+def show(api: ManagementClient, event_id: UUID) -> JsonObject:
+    """Show an event."""
+    event: JsonObject = api.ask("GET", f"/events/{event_id}").json()
+    return event
+
+
+@operation(None, "export", None)
+@_filter_options
+@period_options
+@click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
+def export(api: ManagementClient, *, output: Any, **filters: Any) -> None:
+    """Write all events as lines of JSON."""
+    with api.stream("/events", params=present(filters), headers=LINES) as answer:
+        copy(answer.iter_bytes(), output)
+
+
+def _print_lines(events: Iterable[JsonObject]) -> None:
+    for event in events:
+        stream = f"{event['module']}/{event['collector']}"
+        say(f"{event['received_at']} {event['agent_id']} {stream} {describe(event['event'])}")
+
+
+@operation(None, "tail", _print_lines)
+@_filter_options
+@click.option("--last", type=click.IntRange(0, PAGE), default=20, help="Number of events; the newest ones.")
+@click.option("--follow", is_flag=True, help="Continue with new events until Ctrl-C.")
+def tail(api: ManagementClient, *, last: int, follow: bool, **filters: Any) -> Outcome:
+    """Show the newest events, oldest first.
+
+    With --json, each event is a line. With --follow, no event is left out, however late it is committed.
+    """
+    query = present(filters)
+    begin: str = api.ask("GET", "/events/tail").json()["next"]  # before the list, so that none is missed in between
+    page = {"order": "newest", "limit": last}
+    shown = api.ask("GET", "/events", params=query | page).json()["items"][::-1] if last else []
+    later = _following(api, query, begin, {event["id"] for event in shown}) if follow else iter(())
+    return Outcome(chain(shown, later), is_stream=True)
+
+
+def _following(api: ManagementClient, query: JsonObject, after: str, shown: Collection[str]) -> Iterator[JsonObject]:
+    """Yield the events after a position forever, except those `shown`; wait while the server cannot be reached."""
+    named = ""
+    while True:
+        try:
+            page = {"after": after, "wait": WAIT_SECONDS, "limit": PAGE}
+            answer = api.ask("GET", "/events/tail", params=query | page).json()
+        except Unavailable as error:
+            say(f"the server does not answer now: {error}", is_error=True)
+            time.sleep(RETRY_SECONDS)
+            continue
+        yield from (event for event in answer["items"] if event["id"] not in shown)
+        after, held = answer["next"], answer["held_back"]
+        if held and held["by"] != named:
+            say(f"events wait for a transaction that is open for {held['seconds']} s: {held['by']}", is_error=True)
+        named = held["by"] if held else ""
