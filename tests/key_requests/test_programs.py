@@ -106,6 +106,16 @@ async def test_it_has_a_lower_priority_than_the_server(tmp_path: Path) -> None:
     assert answer == Refusal(7, str(min(os.nice(0) + launch.NICENESS, 19)))
 
 
+@pytest.mark.skipif(not launch.AUTOGROUP.exists() or os.geteuid() != 0, reason="only root may always change autogroups")
+async def test_all_programs_share_one_autogroup_of_a_lower_priority(tmp_path: Path) -> None:
+    program = script(tmp_path, """printf '{"error":7,"message":"%s"}' "$(cat /proc/self/autogroup)" """)
+    with closing(ProgramSource(settings(program))) as source:
+        first, second = [await source.ask(ASKED, PATIENCE) for _ in range(2)]
+    assert first == second
+    assert isinstance(first, Refusal)
+    assert first.message.endswith(f" nice {launch.NICENESS}")
+
+
 async def test_memory_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     greedy = script(tmp_path, "head -c 200000000 /dev/zero | tail -c 190000000 >&2 || exit 9", echo(agent_json()))
     assert "code 9" in await reason_of(greedy, program_memory_bytes=32 * 2**20)
@@ -262,6 +272,20 @@ async def test_programs_can_be_started_again_after_the_launcher_has_died(tmp_pat
         await until(lambda: launcher.status() == psutil.STATUS_ZOMBIE)
         assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
     assert not launcher.is_running()
+
+
+async def test_a_program_that_still_runs_does_not_hide_the_death_of_the_launcher(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    wait_once = f"[ -e {parent} ] || {{ ps -o ppid= -p $(ps -o ppid= -p $$) >{parent}; exec sleep {NEVER_SECONDS}; }}"
+    with closing(ProgramSource(settings(script(tmp_path, wait_once, echo(agent_json()))))) as source:
+        first = asyncio.create_task(source.ask(ASKED, PATIENCE))
+        await until(lambda: parent.exists() and parent.read_text())
+        launcher = psutil.Process(int(parent.read_text()))
+        launcher.kill()
+        await until(lambda: launcher.status() == psutil.STATUS_ZOMBIE)
+        assert isinstance(await source.ask(ASKED, PATIENCE), ExternalAgent)
+        first.cancel()
+        await asyncio.wait([first])
 
 
 async def test_many_starts_of_programs_do_not_block_the_event_loop(tmp_path: Path) -> None:

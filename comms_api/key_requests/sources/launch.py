@@ -18,11 +18,13 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 NICENESS = 10
+AUTOGROUP = Path("/proc/self/autogroup")
 PROCESSES_MAXIMUM = 1024
 """Applies only to a separate user: the kernel counts all processes of a user, the server's included."""
 
@@ -32,7 +34,7 @@ PIPES = 3
 
 def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> None:
     """Switch to the user, and start a program for each message until the server closes the socket."""
-    os.nice(NICENESS)
+    _lower_priority()
     os.umask(0o077)
     if user:
         _become(pwd.getpwnam(user))
@@ -44,10 +46,25 @@ def main(user: str, memory_bytes: str, cpu_seconds: str, *command: str) -> None:
         if not message:
             return
         words = (*command, *message.decode().split(" "))
+
+        def watch() -> None:
+            server.close()  # otherwise the socket would accept a message after the death of this process
+            _watch(words, pipes, int(memory_bytes), int(cpu_seconds))  # noqa: B023 - it runs now
+
         with suppress(OSError):  # no process can be started: the report ends without an id
-            _in_child(lambda: _watch(words, pipes, int(memory_bytes), int(cpu_seconds)))  # noqa: B023 - it runs now
+            _in_child(watch)
         for pipe in pipes:
             os.close(pipe)
+
+
+def _lower_priority() -> None:
+    """Give the server priority over this process and its programs.
+
+    On Linux, niceness applies within an autogroup, one per session, unless control groups share the CPU (sched(7)).
+    """
+    os.nice(NICENESS)
+    with suppress(OSError):  # this kernel has no autogroups, or has just changed the priority of another one
+        AUTOGROUP.write_text(str(NICENESS))
 
 
 def _in_child(work: Callable[[], None]) -> int:
@@ -76,9 +93,9 @@ def _watch(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_
 
 
 def _execute(words: tuple[str, ...], pipes: Sequence[int], memory_bytes: int, cpu_seconds: int) -> NoReturn:
-    """Become the program, in a new session and within the limits."""
+    """Become the program, in a new process group and within the limits."""
     output, errors, report = pipes
-    os.setsid()
+    os.setpgid(0, 0)
     os.write(report, b"%d\n" % os.getpid())
     os.dup2(output, 1)
     os.dup2(errors, 2)

@@ -35,7 +35,7 @@ _ENVIRONMENT = {"PATH": PROGRAM_FOLDERS, "LANG": "C.UTF-8"}
 class ProgramSource:
     """A program that is run for each question, with the kind and the value as its last arguments.
 
-    It runs without a shell, without input and without the server's environment, in `/` and in a new session.
+    It runs without a shell, without input and without the server's environment, in `/` and in its own process group.
     """
 
     def __init__(self, settings: KeySettings) -> None:
