@@ -149,6 +149,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.disconnected_after_seconds or 2 * self.poll_wait_seconds + 60
 
     @property
+    def certificate_path(self) -> Path:
+        """The file of the server's certificate chain: the configured one, or one for development."""
+        return self.tls_certificate or self.certs_dir / "server.pem"
+
+    @property
     def secret_path(self) -> Path:
         """The file that contains the node secret."""
         return self.secret_file or self.data_dir / "secret"

@@ -26,6 +26,7 @@ from comms_api.fairness.concurrency import Concurrency
 from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
+from comms_api.health import routes as health
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
 from comms_api.http.described_errors import SECURITY_SCHEMES, DescribedErrors
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
@@ -71,6 +72,7 @@ MANAGEMENT_SERVICES = (
     "bodies",
     "cluster",
     "membership",
+    "readiness",
 )
 
 
@@ -83,6 +85,7 @@ async def check_health() -> Response[bytes]:
 MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     check_health,
     cluster.check_readiness,
+    *health.MANAGEMENT_ROUTES,
     *cluster.ROUTES,
     *users.ROUTES,
     *audit.ROUTES,
@@ -115,6 +118,7 @@ def agent_api(node: Node) -> AsgiApp:
     handlers = [
         check_health,
         cluster.check_readiness,
+        *health.AGENT_ROUTES,
         _show_keys(node),
         *login.ROUTES,
         *agents.AGENT_ROUTES,
@@ -129,6 +133,7 @@ def agent_api(node: Node) -> AsgiApp:
     services = {
         "bodies": node.bodies,
         "membership": node.membership,
+        "readiness": node.readiness,
         "login": node.login,
         "rotation": node.rotation,
         "agents": node.agents,

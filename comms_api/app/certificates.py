@@ -33,7 +33,7 @@ def find_certificate(settings: Settings) -> Certificate:
     """Return the configured certificate, or one for development, which the first start creates."""
     if settings.tls_certificate is not None and settings.tls_key is not None:
         return _configured(settings.tls_certificate, settings.tls_key)
-    made = Certificate(settings.certs_dir / "server.pem", settings.certs_dir / "server.key")
+    made = Certificate(settings.certificate_path, settings.certs_dir / "server.key")
     try:
         if not (made.chain.exists() and made.key.exists()):
             _make(settings.certs_dir, made)

@@ -44,6 +44,9 @@ from comms_api.fleet.removal import Removal
 from comms_api.fleet.service import FleetEvents
 from comms_api.fleet.statuses import Statuses
 from comms_api.groups.service import Groups
+from comms_api.health.certificates import ServedCertificate
+from comms_api.health.checks import node_probes
+from comms_api.health.readiness import Readiness
 from comms_api.http.answers import Answers
 from comms_api.http.bodies import Bodies
 from comms_api.login.external import ExternalAgents
@@ -88,6 +91,10 @@ class Node:
         self.dispatcher = dispatcher = Dispatcher(engine, tokens, self.presence, settings)
         polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
         self.membership = Membership(engine, process, clock, tokens.keyring, polls, health)
+        self.certificate = ServedCertificate(settings.certificate_path)
+        self.readiness = Readiness(
+            node_probes(engine, self.membership, health, self.certificate, settings.data_dir, clock.now)
+        )
         revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
         channels = {
             ORDERS_CHANNEL: dispatcher.wake,

@@ -26,6 +26,7 @@ from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
 from comms_api.fairness.executors import let_threads_switch_often
+from comms_api.health.certificates import ServedCertificate
 from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
 from comms_api.http.problems import log_cut_off
@@ -113,7 +114,7 @@ async def _serve(
     drained, sites = asyncio.Event(), _sites(node, listeners, certificate)
     gc.collect()
     gc.freeze()  # the apps live as long as the process: a collection that visited them would take 20 ms
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites, node.certificate)
     listeners.listen()  # clients that connect before the servers start wait in the backlog
     servers = [asyncio.create_task(serve(site, drained)) for site in sites]
     ready()
@@ -160,12 +161,13 @@ def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[S
     ]
 
 
-def _renew_certificate(sites: Sequence[Site]) -> None:
+def _renew_certificate(sites: Sequence[Site], served: ServedCertificate) -> None:
     """Reload the certificate; if the new one is unusable, the old one stays in use."""
     try:
         check_pair(sites[0].certificate)
         for renew in (renew for site in sites for renew in site.renewals):
             renew()
+        served.load()
     except OSError as error:
         logger.error("the old certificate stays in use: %s", error)  # noqa: TRY400 - a traceback would add nothing
     else:

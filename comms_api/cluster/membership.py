@@ -72,7 +72,12 @@ class Membership:
     @property
     def is_ready(self) -> bool:
         """Whether agents should come here: not while the process drains, nor when other nodes must consider it lost."""
-        return not self.is_draining and time.monotonic() - self._beaten_at < LOST_AFTER_SECONDS
+        return not self.is_draining and self.silent_seconds < LOST_AFTER_SECONDS
+
+    @property
+    def silent_seconds(self) -> float:
+        """The time since the database has stored a heartbeat of this process."""
+        return time.monotonic() - self._beaten_at
 
     async def join(self) -> None:
         """Send the first heartbeat, replace the predecessors of this process, and adopt the state requested of them."""

@@ -6,7 +6,6 @@ normally, since revisions only add to the schema until every node is upgraded.
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from alembic import command
@@ -19,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from comms_api.database.connection import Engine
 from comms_api.database.failures import describe_outage, is_outage
+from comms_api.database.revisions import migrations_folder
 from comms_api.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -26,13 +26,6 @@ logger = logging.getLogger(__name__)
 MIGRATIONS_LOCK = 0x636F6D6D73  # "comms" in ASCII: advisory locks are numbers
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "10min"
-
-
-def migrations_folder() -> Path:
-    """Return the folder of the revisions: in the checkout, or inside the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "migrations"
-    return installed if installed.exists() else package.parent / "migrations"
 
 
 def alembic_config(connection: Connection) -> Config:

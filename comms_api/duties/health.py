@@ -23,18 +23,22 @@ class HealthLog:
     """The last known health of one dependency, healthy at first."""
 
     def __init__(self, logger: logging.Logger, name: str) -> None:
+        self.trouble = ""
+        """The current trouble with its reason; empty if all is well."""
+
         self._logger = logger
         self._name = name
-        self._trouble: str | None = None
+        self._summary: str | None = None
 
     def note(self, trouble: str | None, reason: str = "", bug: BaseException | None = None) -> None:
         """Log a new trouble, or with None its end; the same trouble with another reason is not logged again."""
-        if trouble != self._trouble and trouble is None:
+        self.trouble = f"{trouble}{reason and f' ({reason})'}" if trouble else ""
+        if trouble != self._summary and trouble is None:
             self._logger.info("%s: all is well", self._name)
-        elif trouble != self._trouble:
+        elif trouble != self._summary:
             level = logging.ERROR if bug else logging.WARNING
-            self._logger.log(level, "%s: %s%s", self._name, trouble, reason and f" ({reason})", exc_info=bug)
-        self._trouble = trouble
+            self._logger.log(level, "%s: %s", self._name, self.trouble, exc_info=bug)
+        self._summary = trouble
 
 
 class DutyReport(msgspec.Struct, frozen=True):
@@ -82,6 +86,11 @@ class DutyRecord:
     def _is_idle(self) -> bool:
         return self._every_seconds is None and not self.failures
 
+    @property
+    def trouble(self) -> str:
+        """The reason why the last pass failed; empty if it succeeded."""
+        return self._log.trouble
+
     def report(self) -> DutyReport:
         """Return the duty's delay."""
         if self._is_idle:
@@ -106,3 +115,7 @@ class DutyHealth:
     def report(self) -> dict[str, DutyReport]:
         """Return the delay of each duty."""
         return {name: record.report() for name, record in self._records.items()}
+
+    def troubles(self) -> dict[str, str]:
+        """Return why duties fail now, by their names."""
+        return {name: record.trouble for name, record in self._records.items() if record.trouble}

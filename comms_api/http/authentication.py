@@ -36,6 +36,9 @@ _CLAIMS = "claims"
 PUBLIC = {"public": True}
 """The `opt` of a route that needs no token."""
 
+PUBLIC_OR_TOKEN = {"public": True, "accepts_token": True}
+"""The `opt` of a route that needs no token but shows more to its holder; it also declares the roles of tokens."""
+
 BASIC = {"basic": True}
 """The `opt` of a route that accepts a user name and a password instead of a token; it also declares its roles."""
 
@@ -59,7 +62,7 @@ def require_token(
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-        if handler.opt.get("public") or connection.scope.get("method") == "OPTIONS":
+        if _needs_no_token(connection, handler):
             return
         if log_in is not None and handler.opt.get("basic"):
             token = await _token_or_login(connection, log_in)
@@ -80,6 +83,12 @@ def require_token(
         on_request(connection, claims)
 
     return guard
+
+
+def _needs_no_token(connection: AnyConnection, handler: BaseRouteHandler) -> bool:
+    if handler.opt.get("public"):
+        return not handler.opt.get("accepts_token") or find_header(connection.scope, b"authorization") is None
+    return connection.scope.get("method") == "OPTIONS"
 
 
 async def _begin(requests: Concurrency, connection: AnyConnection, handler: BaseRouteHandler) -> None:

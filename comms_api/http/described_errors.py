@@ -62,5 +62,5 @@ def _problem(text: str) -> ResponseSpec:
 
 def _security(handler: HTTPRouteHandler) -> list[dict[str, list[str]]]:
     if handler.opt.get("public"):
-        return []
+        return [{}, {TOKEN: []}] if handler.opt.get("accepts_token") else []
     return [{TOKEN: []}, {PASSWORD: []}] if handler.opt.get("basic") else [{TOKEN: []}]

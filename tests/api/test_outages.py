@@ -22,7 +22,7 @@ from support.databases import plain_url
 from support.server import KEY, Server, environment, running_server, start_server
 from support.waiting import PATIENCE, wait_until
 
-from comms_api.database.migrate import migrations_folder
+from comms_api.database.revisions import migrations_folder
 from comms_api.embedded_postgresql.cluster import Cluster, embedded_postgres
 
 LEASE = {"lease_seconds": 1, "sweep_seconds": 0.3}

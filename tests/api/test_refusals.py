@@ -216,6 +216,7 @@ def test_an_invalid_wait_is_refused_and_is_not_a_server_error(server: Server, ag
 
 def test_every_route_except_the_public_ones_requires_a_token(server: Server, management: httpx.Client) -> None:
     public = {"/", "/ready", "/login", "/authentication", "/.well-known/jwks.json", "/security/user/refresh"}
+    public |= {"/health/live", "/health/ready"}
     ids = dict.fromkeys(("agent", "request_id", "order_id", "event_id", "token_id", "webhook_id"), new_id())
     agent = server.client(server.agent_url, server.token(server.enroll(management, "schema")))
     for client, anonymous in (

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from support.databases import querying, run_sql
 from support.server import environment
 
-from comms_api.database.migrate import migrations_folder
+from comms_api.database.revisions import migrations_folder
 
 OBJECTS = """
     SELECT concat(relkind, ' ', relname) AS name FROM pg_class

@@ -1,0 +1,1 @@
+"""Whether this process serves, and whether agents should connect to it."""
