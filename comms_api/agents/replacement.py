@@ -5,6 +5,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.agents import store
+from comms_api.agents.deletion import note_deleted
 from comms_api.agents.store import Holder
 from comms_api.database.connection import Connection
 from comms_api.errors import Conflict
@@ -49,6 +50,8 @@ class ReplacementRule(msgspec.Struct, frozen=True):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
         for holder in holders:
             await store.delete_agent(connection, holder.id)
+            if holder.id != agent_id:  # an agent that takes its id again keeps its states
+                await note_deleted(connection, holder.id)
             await revoke_tokens(connection, str(holder.id))
         return [str(holder.id) for holder in holders]
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -26,9 +27,11 @@ from comms_api.agents.replacement import ReplacementRule
 from comms_api.agents.store import NewAgent
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
+from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.pages import Page, page_of
 from comms_api.database.uuid7 import DatabaseClock
-from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.duties.repeating import Duty
+from comms_api.errors import Conflict, Invalid, NotFound, Unauthenticated, Unavailable
 from comms_api.fairness.queue import Queue
 from comms_api.lockouts.store import clear_everywhere
 from comms_api.protocol import AGENT_ID_VERSIONS, EnrolledAgent, Enrollment
@@ -67,6 +70,11 @@ class Agents:
 
         self._enrolled = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
+
+    def duties(self) -> Sequence[Duty]:
+        """Return the duty that deletes the states of deleted agents that are left."""
+        delete = partial(deletion.delete_states_left, self._engine)
+        return [Duty("states of deleted agents", delete, HOUSEKEEPING_SECONDS)]
 
     async def resolve(self, text: str) -> UUID:
         """Return the id of the agent with this id or name; raises `NotFound` for an unknown name."""
@@ -142,6 +150,8 @@ class Agents:
         if not await store.insert_agent(connection, new_agent, enrollment):
             if await self._is_same(connection, agent_id, enrollment):
                 return EnrolledAgent(agent_id, enrollment.name), ()
+            if await deletion.has_states_left(connection, agent_id):
+                raise Unavailable(f"The states of a deleted agent {agent_id} are being deleted; enroll again later.")
             name = enrollment.name
             replaced = await self._replacement_rule.delete_holders(connection, agent_id, name, is_authorised=True)
             if not await store.insert_agent(connection, new_agent, enrollment):
@@ -222,19 +232,15 @@ class Agents:
     async def delete(self, agent_id: UUID) -> None:
         """Delete an agent and its states, and revoke its tokens on every node; its events and orders stay.
 
-        Most states are deleted before the agent, in steps. If the node dies in between, the agent is still there, and
-        the request can be repeated. Raises `NotFound`.
+        If the node dies in between, a duty deletes the states that are left. Raises `NotFound`.
         """
-        deleted = deletion.STATES_PER_STEP
-        while deleted == deletion.STATES_PER_STEP:
-            async with self._engine.begin() as connection:
-                deleted = await deletion.delete_states(connection, agent_id)
         async with self._engine.begin() as connection:
             if not await store.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
-            await deletion.delete_owned(connection, agent_id)
+            await deletion.note_deleted(connection, agent_id)
             await revoke_tokens(connection, str(agent_id))
         await self._revocations.revoke_again(str(agent_id))
+        await deletion.delete_states(self._engine, agent_id)
 
     async def make_token(self, token: NewEnrollmentToken, user: str) -> MadeEnrollmentToken:
         """Create an enrollment token; raises `NotFound` for an unknown group."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal,
     not_,
@@ -33,6 +34,7 @@ from comms_api.database.liveness import LIVE_NAMES
 from comms_api.database.pages import Page, fetch_page
 from comms_api.database.schema import (
     agents,
+    deleted_agents,
     group_members,
     groups,
     is_one_of,
@@ -95,23 +97,24 @@ class NewAgent(msgspec.Struct, frozen=True):
 
 
 async def insert_agent(connection: Connection, new_agent: NewAgent, enrollment: Enrollment) -> bool:
-    """Add an agent; return False and add nothing when its id or its name is taken."""
-    statement = (
-        insert(agents)
-        .values(
-            id=new_agent.id,
-            name=enrollment.name,
-            key_hash=new_agent.key_hash,
-            type=enrollment.type,
-            version=enrollment.version,
-            host=enrollment.host or {},
-            labels=enrollment.labels,
-            external_id=new_agent.external_id,
-            allowed_addresses=list(new_agent.allowed_addresses),
-        )
-        .on_conflict_do_nothing()
-        .returning(agents.c.id)
-    )
+    """Add an agent; return False and add nothing when its id or its name is taken.
+
+    An id is also taken while the states of a deleted agent with this id are being deleted.
+    """
+    values = {
+        "id": new_agent.id,
+        "name": enrollment.name,
+        "key_hash": new_agent.key_hash,
+        "type": enrollment.type,
+        "version": enrollment.version,
+        "host": enrollment.host or {},
+        "labels": enrollment.labels,
+        "external_id": new_agent.external_id,
+        "allowed_addresses": list(new_agent.allowed_addresses),
+    }
+    is_deleted = exists().where(deleted_agents.c.agent_id == new_agent.id, not_(deleted_agents.c.is_cleared))
+    new = select(*(literal(value, agents.c[name].type) for name, value in values.items())).where(~is_deleted)
+    statement = insert(agents).from_select(list(values), new).on_conflict_do_nothing().returning(agents.c.id)
     return await connection.scalar(statement) is not None
 
 

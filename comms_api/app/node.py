@@ -156,7 +156,7 @@ class Node:
         services = (
             *(*self._background, self.presence, self.descriptions, self.membership, self.dispatcher, self.reports),
             *(self.users, self.login, self.external, self.cluster, self.fleet_events, self.events, self.states),
-            *(self.submissions, self.watch, self.event_tail),
+            *(self.submissions, self.watch, self.event_tail, self.agents),
         )
         return [duty for service in services for duty in service.duties()]
 

@@ -483,6 +483,15 @@ states = Table(
     postgresql_with={"fillfactor": "80"},
 )
 
+deleted_agents = Table(
+    "deleted_agents",
+    metadata,
+    # The deleted agents whose states are being deleted, or may still be added by a batch that was under way.
+    Column("agent_id", Uuid, primary_key=True),
+    _timestamp("deleted_at", nullable=False),
+    Column("is_cleared", Boolean, nullable=False, server_default=text("false")),
+)
+
 state_sequences = Table(
     "state_sequences",
     metadata,

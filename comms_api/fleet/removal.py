@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from comms_api.agents.deletion import delete_owned
+from comms_api.agents.deletion import delete_states_left, note_deleted
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
@@ -51,16 +51,17 @@ class Removal:
                 removed += 1
             async with self._engine.begin() as connection:
                 hidden = await connection.change(_HIDE, {"seconds": self._silent_seconds})
+        await delete_states_left(self._engine)
         if hidden or removed:
             logger.info("silent agents: %d hidden, %d removed", hidden, removed)
 
     async def _remove_one(self) -> bool:
-        """Remove one agent and its data; return whether an agent was due."""
+        """Remove one agent; return whether an agent was due. Its states are deleted later, in steps."""
         async with self._engine.begin() as connection:
             agent_id: UUID | None = await connection.scalar(_REMOVE, {"seconds": self._hidden_seconds})
             if agent_id is None:
                 return False
-            await delete_owned(connection, agent_id)
+            await note_deleted(connection, agent_id)
             await connection.execute(_EXPIRE_ORDERS, {"agent_id": agent_id})
             await revoke_tokens(connection, str(agent_id))
         return True

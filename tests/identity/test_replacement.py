@@ -59,6 +59,8 @@ async def test_a_replacement_is_announced_after_its_commit(engine: Engine) -> No
     await enrolling
     assert len(announced) == 1
     async with engine.connect() as connection:
+        assert await connection.scalars(text("SELECT agent_id FROM deleted_agents")) == [old.id]
+    async with engine.connect() as connection:
         assert str(old.id) in await list_revocations(connection, 3_600)
 
 

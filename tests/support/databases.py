@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
 
 import asyncpg
 from sqlalchemy import URL, make_url
@@ -49,6 +50,15 @@ async def rolled_back(engine: Engine) -> AsyncIterator[Connection]:
         await connection.driver.execute("BEGIN")
         yield connection
         await connection.driver.execute("ROLLBACK")
+
+
+async def add_agents(engine: Engine, count: int) -> list[UUID]:
+    """Add agents that cannot log in, and return their ids."""
+    add = "INSERT INTO agents (id, name, key_hash) SELECT id, id, '' FROM unnest($1::uuid[]) AS id"
+    ids = [uuid4() for _ in range(count)]
+    async with engine.connect() as connection:
+        await connection.driver.execute(add, ids)
+    return ids
 
 
 def querying(url: str) -> Callable[..., list[asyncpg.Record]]:
