@@ -1,7 +1,7 @@
 """Read request bodies within the budgets of their clients.
 
-Before a byte of it is read, a body waits for its turn, until the node can store it soon. The budget reserves the
-announced size only while the body arrives at a fair pace; a client that stalls holds only the bytes that have arrived.
+A body waits for its turn until the node can store it soon: a large one before it is read, a small one once it is
+complete. A large body holds the bytes that have arrived, and reserves a bounded room for those that follow soon.
 """
 
 import asyncio
@@ -32,18 +32,20 @@ SMALL_BODY_BYTES = 64 * 1024
 SMALL_SHARE = 8
 """1/SMALL_SHARE of the bytes is reserved for small bodies, so that they never wait behind large bodies."""
 
-UNANNOUNCED_BYTES = 2 * 2**20
-"""The first reservation for a body without a length, once it is large: agents send at most twice their megabyte."""
+ROOM_BYTES = 2 * 2**20
+"""A large body reserves its announced length, at most this much; a body without a length reserves this much.
+
+Agents send at most twice their megabyte.
+"""
+
+ROOM_SECONDS = 0.5
+"""A body loses the room that is not filled when the node has waited this long in all for its client."""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
 
 JSON_BYTES_MAXIMUM = 2**20
 """The largest body of a route that reads JSON as a whole: one step of the event loop reads it, for up to 100 ms."""
-
-PACE_SECONDS = 1.0
-PACE_BYTES = 64 * 1024
-"""A client that sends fewer bytes than this in `PACE_SECONDS` loses the room that it has not filled."""
 
 INLINE_BYTES = 16 * 1024
 """Larger compressed bodies are decoded in a thread, and also small ones that expand."""
@@ -141,10 +143,9 @@ class Reading:
         "_held",
         "_held_by_all",
         "_limit",
-        "_paced_size",
         "_request",
+        "_room_seconds",
         "_size",
-        "_timer",
         "_working_since",
         "zstd",
     )
@@ -155,14 +156,16 @@ class Reading:
         self._limit = limit
         self._client = client_of(request.scope)
         self._budget = bodies.small
-        self._held = self._paced_size = self._size = 0
+        self._held = self._size = 0
         self._held_by_all = 0
         """The bytes that all requests held when this one was admitted."""
 
         self._working_since = 0.0
         """The time of admission, plus the waits for the client since then."""
 
-        self._timer: asyncio.TimerHandle | None = None
+        self._room_seconds = ROOM_SECONDS
+        """The remaining time of `ROOM_SECONDS`."""
+
         self.zstd: bytes | None = None
         """The body as it arrived, if it was compressed by zstd."""
 
@@ -197,15 +200,10 @@ class Reading:
 
     async def _read(self) -> bytes:
         encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
-        await self._hold(announced)
+        _refuse_if_larger(announced, self._limit)
         if announced > SMALL_BODY_BYTES:
-            self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._check_pace)
-        try:
-            raw = await self._read_chunks()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            await self._hold(min(announced, ROOM_BYTES))
+        raw = await self._read_chunks()
         if departure_of(self._request.scope)():
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
@@ -214,18 +212,33 @@ class Reading:
         return body
 
     async def _read_chunks(self) -> bytes:
-        loop = asyncio.get_running_loop()
         chunks, more = BytesIO(), True  # its last step returns its buffer; joining 16 MB would be a step of 10 ms
         while more:
             if self._budget is self._bodies.large:
                 await self._bodies.chunks.wait_for_turn(self._client)
-            asked_at = loop.time()
-            chunk, more = await _next_chunk(self._request)
-            self._working_since += loop.time() - asked_at
+            chunk, more = await self._wait_for_chunk()
             chunks.write(chunk)
             self._size += len(chunk)
-            await self._hold(self._size)
+            if self._size > SMALL_BODY_BYTES or not more:
+                await self._hold(self._size)
         return chunks.getvalue()
+
+    async def _wait_for_chunk(self) -> tuple[bytes, bool]:
+        """Return the next bytes of the body, and whether more follow."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        timer = loop.call_later(self._room_seconds, self._release_room) if self._held > self._size else None
+        try:
+            return await _next_chunk(self._request)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            waited_seconds = loop.time() - asked_at
+            self._working_since += waited_seconds
+            self._room_seconds -= waited_seconds
+
+    def _release_room(self) -> None:
+        self._shrink(self._size)
 
     async def _decode(self, encoding: str, raw: bytes) -> bytes:
         decoder, pieces, size = decoder_of(encoding, raw), BytesIO(), 0
@@ -245,22 +258,13 @@ class Reading:
             return
         if size > SMALL_BODY_BYTES and self._budget is self._bodies.small:
             if self._size:
-                size = max(size, min(UNANNOUNCED_BYTES, self._limit))
+                size = max(size, min(ROOM_BYTES, self._limit))
             self._shrink(0)
             self._budget = self._bodies.large
         await self._budget.acquire(self._client, size - self._held, already=self._held)
         if not self._held:
             self._held_by_all, self._working_since = self._budget.held, asyncio.get_running_loop().time()
         self._held = size
-
-    def _check_pace(self) -> None:
-        """Release the unfilled room of a client that sends too slowly."""
-        if self._size - self._paced_size < PACE_BYTES:
-            self._shrink(self._size)
-            self._timer = None
-            return
-        self._paced_size = self._size
-        self._timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self._check_pace)
 
 
 async def _next_chunk(request: AnyRequest) -> tuple[bytes, bool]:

@@ -17,7 +17,7 @@ from support.waiting import PATIENCE, until
 from comms_api.errors import Unavailable
 from comms_api.fairness.budgets import AdaptiveBudget
 from comms_api.fairness.rounds import RoundQueue
-from comms_api.http.bodies import FAILED_BYTES_COLLECTED, UNANNOUNCED_BYTES, Bodies
+from comms_api.http.bodies import FAILED_BYTES_COLLECTED, ROOM_BYTES, Bodies
 from comms_api.http.problems import answer_problem
 from comms_api.http1.connection import Connection
 from comms_api.http1.endpoint import Accounting, Endpoint, Limits
@@ -119,7 +119,7 @@ async def test_a_body_without_a_length_holds_room_for_a_batch_and_then_its_size(
 
     async with served(bodies, use) as port:
         reader, writer = await begin(port, CHUNKED + chunk(b"x" * 100_000))
-        await until(lambda: bodies.large.held == UNANNOUNCED_BYTES)
+        await until(lambda: bodies.large.held == ROOM_BYTES)
         writer.write(chunk(b"x" * 50_000) + b"0\r\n\r\n")
         await used.wait()
         assert bodies.large.held == 150_000
@@ -127,6 +127,44 @@ async def test_a_body_without_a_length_holds_room_for_a_batch_and_then_its_size(
         assert await status_of(reader) == 204
         writer.close()
     assert bodies.large.held == bodies.small.held == 0
+
+
+async def test_a_client_that_announces_much_and_sends_little_keeps_nobody_out() -> None:
+    bodies = Bodies(Settings(body_wait_seconds=0.01), RoundQueue())
+    async with served(bodies, use_at_once) as port:
+        slow, slow_writer = await begin(port, announced(16 * MIB) + b"x", client=1)
+        await until(lambda: bodies.large.held)
+        reader, writer = await begin(port, announced(MIB) + b"x" * MIB, client=2)
+        assert await status_of(reader) == 204
+        await until(lambda: bodies.large.held == 1)
+        slow_writer.write(b"x" * (16 * MIB - 1))
+        assert await status_of(slow) == 204
+        for each in (slow_writer, writer):
+            each.close()
+    assert bodies.large.held == 0
+
+
+async def test_a_small_body_holds_its_bytes_when_it_is_complete() -> None:
+    bodies, waits, size = Bodies(Settings(), RoundQueue()), asyncio.Event(), 60_000
+
+    async def use(_body: bytes) -> None:
+        assert bodies.small.held == size
+
+    def watched(receive: Receive) -> Receive:
+        async def watch() -> Any:
+            message = await receive()
+            waits.set()
+            return message
+
+        return watch
+
+    async with served(bodies, use, watched=watched) as port:
+        reader, writer = await begin(port, announced(size) + b"x" * (size - 1))
+        await waits.wait()
+        assert bodies.small.held == 0
+        writer.write(b"x")
+        assert await status_of(reader) == 204
+        writer.close()
 
 
 class RecordedBudget(AdaptiveBudget):
