@@ -1,6 +1,5 @@
 """A PostgreSQL for the session, migrated databases, and a server for each module."""
 
-import asyncio
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, make_url
-from support.databases import PATIENT, migrate, querying, run_sql
+from support.databases import PATIENT, complete, migrate, querying, run_sql
 from support.leftovers import Guard
 from support.server import Server, running_server
 from support.waiting import PATIENCE, wait_until
@@ -93,7 +92,7 @@ def template(postgres: URL) -> Iterator[str]:
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
     run_sql(postgres, f"CREATE DATABASE {name}")
 
-    asyncio.run(migrate(postgres.set(database=name)))
+    complete(migrate(postgres.set(database=name)))
     yield name
     run_sql(postgres, f"DROP DATABASE {name}")
 

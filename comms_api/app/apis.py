@@ -1,6 +1,6 @@
 """The two ASGI apps of a node, both served from one event loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +10,7 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from comms_api.actions import routes as actions
 from comms_api.agents import routes as agents
@@ -19,6 +20,9 @@ from comms_api.audit import routes as audit
 from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
+from comms_api.console.errors import answer_error
+from comms_api.console.pages import CONSOLE_ROUTES
+from comms_api.console.sessions import HOME, find_session, require_own_page
 from comms_api.diagnosis import routes as diagnosis
 from comms_api.events import routes as events
 from comms_api.events.reading import routes as event_reading
@@ -27,7 +31,7 @@ from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.health import routes as health
-from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token
+from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token, token_or_login
 from comms_api.http.described_errors import SECURITY_SCHEMES, DescribedErrors
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
 from comms_api.http.fast_lane import FastLane
@@ -181,7 +185,8 @@ def management_api(node: Node) -> AsgiApp:
             node.bodies, node.submissions, node.settings.order_timeout_maximum_seconds, node.tokens.now
         ),
     }
-    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, _requests(node), users.basic_login(node.users))
+    requests, log_in = _requests(node), users.basic_login(node.users)
+    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, token_or_login(log_in))
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS | event_reading.EVENT_FILTERS
@@ -189,7 +194,38 @@ def management_api(node: Node) -> AsgiApp:
         node, "comms-api: management API", handlers, dependencies, [guard, queries.check, node.answers.reserve]
     )
     queries.learn(api)
-    return FastLane(api, guard, commands.SUBMISSION_ROUTES, services, PREFIX)
+    console = _console(node, dependencies, requests)
+    return FastLane(_Mounted(HOME, console, api), guard, commands.SUBMISSION_ROUTES, services, PREFIX)
+
+
+class _Mounted:
+    """Passes the requests below a path to one app, and the others to another app."""
+
+    def __init__(self, path: str, app: ASGIApp, others: ASGIApp) -> None:
+        self._path, self._inside = path, path + "/"
+        self._app, self._others = app, others
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request. This is not a coroutine, since every held poll would keep one in memory."""
+        path = scope.get("path", "")
+        is_inside = path == self._path or path.startswith(self._inside)
+        return (self._app if is_inside else self._others)(scope, receive, send)
+
+
+def _console(node: Node, dependencies: Mapping[str, Provide], requests: Concurrency) -> Litestar:
+    """Return the console: a separate app, whose errors are pages."""
+    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, find_session(node.users.session_token))
+    return Litestar(
+        route_handlers=CONSOLE_ROUTES,
+        guards=[guard, require_own_page, node.answers.reserve],
+        request_class=JsonRequest,
+        state=State({BODIES: node.bodies}),
+        dependencies=dependencies,
+        exception_handlers={Exception: answer_error},
+        openapi_config=None,
+        request_max_body_size=node.settings.body_bytes_maximum,
+        logging_config=None,
+    )
 
 
 def _litestar(

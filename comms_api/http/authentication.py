@@ -32,6 +32,9 @@ Guard: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[None]]
 LogIn: TypeAlias = Callable[[AnyConnection], Awaitable[str]]
 """Returns a token for the user name and the password of a request."""
 
+FindToken: TypeAlias = Callable[[AnyConnection, BaseRouteHandler], Awaitable[str]]
+"""Returns the token of a request to a route; raises `Unauthenticated` without one."""
+
 _CLAIMS = "claims"
 PUBLIC = {"public": True}
 """The `opt` of a route that needs no token."""
@@ -52,33 +55,29 @@ def require_token(
     audience: Audience,
     on_request: Callable[[AnyConnection, Claims], None],
     requests: Concurrency,
-    log_in: LogIn | None = None,
+    find_token: FindToken | None = None,
 ) -> Guard:
     """Return a guard that requires a valid token for `audience`, and reports its holder to `on_request`.
 
-    On the management API, the route must declare the token's role. A route with `BASIC` also accepts passwords, which
-    `log_in` checks. OPTIONS needs no token: its answer is public. `requests` bounds the requests that one client has
-    in progress.
+    On the management API, the route must declare the token's role. OPTIONS needs no token: its answer is public.
+    `requests` bounds the requests that one client has in progress. Without `find_token`, the token is a Bearer token.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
         if _needs_no_token(connection, handler):
             return
-        if log_in is not None and handler.opt.get("basic"):
-            token = await _token_or_login(connection, log_in)
-        else:
-            token = bearer_token(connection)
+        token = bearer_token(connection) if find_token is None else await find_token(connection, handler)
         claims = tokens.verify(token, audience)
         if (name := client_name(connection.scope)) is not None and name.lower() != claims.subject:
             raise Forbidden("The certificate and the token name different agents.")
         if claims.networks and not is_within(remote_address(connection), claims.networks):
             raise Forbidden("The token is not valid from this address.")
         _check_path(connection)
+        connection.scope["state"].update({_CLAIMS: claims, AUTHENTICATED: True})
         if audience == MANAGEMENT:
             _check_role(claims, handler)
             if connection.scope.get("method") != "GET":
                 act_as(Actor(claims.subject, remote_address(connection)))
-        connection.scope["state"].update({_CLAIMS: claims, AUTHENTICATED: True})
         await _begin(requests, connection, handler)
         on_request(connection, claims)
 
@@ -122,12 +121,17 @@ def bearer_token(connection: AnyConnection) -> str:
     return token.strip()
 
 
-async def _token_or_login(connection: AnyConnection, log_in: LogIn) -> str:
-    connection.scope["state"][CHALLENGE] = 'Bearer, Basic realm="comms-api", charset="UTF-8"'
-    scheme, _, _ = (find_header(connection.scope, b"authorization") or "").partition(" ")
-    if scheme.lower() != "basic":
-        return bearer_token(connection)
-    return await log_in(connection)
+def token_or_login(log_in: LogIn) -> FindToken:
+    """Return a function that returns the Bearer token, or on a route with `BASIC` logs in with a password."""
+
+    async def find_token(connection: AnyConnection, handler: BaseRouteHandler) -> str:
+        if not handler.opt.get("basic"):
+            return bearer_token(connection)
+        connection.scope["state"][CHALLENGE] = 'Bearer, Basic realm="comms-api", charset="UTF-8"'
+        scheme, _, _ = (find_header(connection.scope, b"authorization") or "").partition(" ")
+        return await log_in(connection) if scheme.lower() == "basic" else bearer_token(connection)
+
+    return find_token
 
 
 def basic_credentials(connection: AnyConnection) -> tuple[str, str]:
@@ -145,6 +149,12 @@ def basic_credentials(connection: AnyConnection) -> tuple[str, str]:
 def claims_of(request: AnyRequest) -> Claims:
     """Return the claims that the guard has verified."""
     claims: Claims = request.scope["state"][_CLAIMS]
+    return claims
+
+
+def find_claims(request: AnyRequest) -> Claims | None:
+    """Return the claims that the guard has verified; None before it has run, and on public routes."""
+    claims: Claims | None = request.scope["state"].get(_CLAIMS)
     return claims
 
 

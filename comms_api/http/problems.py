@@ -59,14 +59,21 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
-    """Return the answer to any exception of a route, and log the exceptions that an operator must see.
+    """Return the answer to any exception of a route, and log the exceptions that an operator must see."""
+    problem = describe_problem(request, error)
+    headers = problem_headers(request, problem.status, error)
+    return Response(problem, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 
-    The answer to a bug contains an instance id, under which it is logged, and no detail.
+
+def describe_problem(request: AnyRequest, error: Exception) -> Problem:
+    """Return the problem that the client sees, and log the exceptions that an operator must see.
+
+    The problem of a bug contains an instance id, under which it is logged, and no detail.
     """
     status, detail, code = _describe(request, error)
     instance = f"urn:uuid:{request_id(request.scope)}"
     _log(request, error, status, instance)
-    problem = Problem(
+    return Problem(
         type="about:blank",
         title=http.HTTPStatus(status).phrase,
         status=status,
@@ -75,7 +82,6 @@ def answer_problem(request: AnyRequest, error: Exception) -> Response[Problem]:
         message=detail,
         code=code,
     )
-    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=_headers(request, status, error))
 
 
 def log_cut_off(scope: Any, error: Exception) -> None:
@@ -132,11 +138,12 @@ def _validation_detail(request: AnyRequest, error: ValidationException) -> str:
 
 def _missing_path(request: AnyRequest) -> str:
     config = request.app.openapi_config
-    title = config.title.removeprefix("comms-api: ") if config else "API"
+    title = config.title.removeprefix("comms-api: ") if config else "console"
     return f"The {title} has no path {request.url.path[:PATH_CHARACTERS_SHOWN]!r}; its paths are in docs/protocol.md."
 
 
-def _headers(request: AnyRequest, status: int, error: Exception) -> dict[str, str]:
+def problem_headers(request: AnyRequest, status: int, error: Exception) -> dict[str, str]:
+    """Return the headers of the answer to an exception."""
     if isinstance(error, HTTPException) and error.headers:
         return {**error.headers}
     if isinstance(error, errors.Outdated):

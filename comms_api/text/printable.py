@@ -3,7 +3,7 @@
 import logging
 import re
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move the cursor, start a line or an escape sequence, change the direction, or cannot be encoded."""
 
 WITHOUT_NUL = r"\A[^\0]*\Z"
@@ -15,7 +15,7 @@ NO_DOTS = r"(?!\.{1,2}\Z)"
 
 def is_name(text: str) -> bool:
     """Return whether a text can be part of a path and be shown: not . or .., no control characters."""
-    return text not in {"", ".", ".."} and _UNSAFE.search(text) is None
+    return text not in {"", ".", ".."} and UNSAFE.search(text) is None
 
 
 def as_text(name: str) -> str:
@@ -25,12 +25,12 @@ def as_text(name: str) -> str:
 
 def escape_controls(text: str, kept: str = "") -> str:
     r"""Return a text with unsafe characters escaped as in Python, `\n` or `\x1b`, except the `kept` ones."""
-    return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)
+    return UNSAFE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)
 
 
 def escape_json(text: str) -> str:
     """Return JSON of several lines with unsafe characters escaped as in JSON."""
-    return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    return UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 class OneLineFormatter(logging.Formatter):

@@ -68,6 +68,13 @@ class TokenPair(msgspec.Struct, frozen=True, omit_defaults=True):
     """Returned by a login with a password; a login that sends it has its own limit of failures."""
 
 
+class BrowserSession(msgspec.Struct, frozen=True):
+    """A browser's session, and the device token for its next login; both belong in cookies that scripts cannot read."""
+
+    text: str
+    device_token: str
+
+
 class Origin(msgspec.Struct, frozen=True):
     """The source of a login: its address, and the device token if the client sends one."""
 

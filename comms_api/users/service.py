@@ -25,6 +25,7 @@ from comms_api.users.devices import delete_devices, forget_devices, insert_devic
 from comms_api.users.guesses import GuessLimits
 from comms_api.users.model import (
     PASSWORD_LENGTH_MINIMUM,
+    BrowserSession,
     LoginRecord,
     NewUser,
     Origin,
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 FIRST_ADMINISTRATOR = "admin"
 REFRESH_SECONDS = 12 * 3600.0
 DEVICE_TOKEN_BYTES = 32
+SESSION_BYTES = 32
 _FAMILY = re.compile("[0-9a-f]{32}")
 CACHED_TOKENS_MAXIMUM = 1_000
 
@@ -72,13 +74,46 @@ class Users:
         Raises `Unauthenticated`, the same for a wrong name or password, and `TooManyRequests` after several failures.
         """
         record, read_at = await self._check(name, password, origin)
+        text, refresh_token = _new_refresh_token(uuid4())
+        device_token = await self._admit(name, origin, record, read_at, refresh_token)
+        return msgspec.structs.replace(self._pair(name, record.role, read_at, text), device_token=device_token)
+
+    async def open_session(self, name: str, password: str, origin: Origin) -> BrowserSession:
+        """Log a user in, and return a session for a browser instead of tokens; raises like `log_in`."""
+        record, read_at = await self._check(name, password, origin)
+        text = secrets.token_urlsafe(SESSION_BYTES)
+        device_token = await self._admit(name, origin, record, read_at, RefreshToken(uuid4(), session_digest(text)))
+        return BrowserSession(text, device_token)
+
+    async def _admit(
+        self, name: str, origin: Origin, record: LoginRecord, read_at: float, refresh_token: RefreshToken
+    ) -> str:
+        """Store the refresh token of a login, and return the device token to use from now on."""
         async with self._engine.begin() as connection:
             await _refuse_revoked(connection, name, read_at)
-            text, token = _new_refresh_token(uuid4())
-            await store.insert_refresh_token(connection, name, token, REFRESH_SECONDS)
+            await store.insert_refresh_token(connection, name, refresh_token, REFRESH_SECONDS)
             device_token = await self._remember_device(connection, name, origin, record)
         self._logins.write(f"user {name} logged in from {origin.address}")
-        return msgspec.structs.replace(self._pair(name, record.role, read_at, text), device_token=device_token)
+        return device_token
+
+    async def session_token(self, session: str) -> str:
+        """Return a token for the requests of a browser session; raises `Unauthenticated` if the session has ended.
+
+        While the token is valid, the session gets it again. The next token extends the session, as a refresh does.
+        Whatever revokes the user's tokens revokes this one as well; a log-out also ends the session.
+        """
+        digest = session_digest(session)
+        token = self._cached_tokens.get(digest)
+        if token is None or not self._is_good(token):
+            read_at = self._tokens.now()
+            async with self._engine.begin() as connection:
+                holder = await store.renew_session(connection, digest, REFRESH_SECONDS)
+                if holder is None:
+                    raise Unauthenticated("The session has ended; sign in.")
+                await _refuse_revoked(connection, holder.name, read_at)
+            token = self._tokens.issue(holder.name, MANAGEMENT, holder.role, issued_at=read_at)
+            self._remember(digest, token)
+        return token
 
     async def token_for(self, name: str, password: str, origin: Origin) -> str:
         """Return a token for a client that sends its password with each request; raises like `log_in`.
@@ -225,6 +260,11 @@ def _new_refresh_token(family: UUID) -> tuple[str, RefreshToken]:
     """Return a new token, which begins with its family, and its stored form."""
     text = f"{family.hex}.{secrets.token_urlsafe(32)}"
     return text, RefreshToken(family, token_digest(text))
+
+
+def session_digest(session: str) -> bytes:
+    """Return the stored hash of a browser session; no refresh token has it, so neither can be used as the other."""
+    return token_digest(f"session {session}")
 
 
 def _read_refresh_token(text: str) -> RefreshToken:

@@ -124,6 +124,29 @@ async def renew_refresh_token(
     return Renewal(*row) if row else None
 
 
+class SessionHolder(NamedTuple):
+    """The user of a session."""
+
+    name: str
+    role: Role
+
+
+async def renew_session(connection: Connection, token_hash: bytes, seconds: float) -> SessionHolder | None:
+    """Extend a browser's session, and return its user; None if the session has ended or is unknown."""
+    statement = (
+        refresh_tokens.update()
+        .where(
+            refresh_tokens.c.token_hash == token_hash,
+            refresh_tokens.c.expires_at > func.now(),
+            users.c.name == refresh_tokens.c.user_name,
+        )
+        .values(expires_at=func.now() + seconds_interval(seconds))
+        .returning(users.c.name, users.c.role)
+    )
+    row = await connection.first(statement)
+    return SessionHolder(*row) if row else None
+
+
 async def delete_refresh_tokens(connection: Connection, name: str) -> None:
     """Delete the refresh tokens of a user."""
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.user_name == name))

@@ -28,6 +28,7 @@ PACKAGES = {
     "pgbouncer": ("pgbouncer",),
     "mariadbd": ("mariadb-server", "python3-pymysql"),
     "php": ("php-cli", "php-mysql"),
+    "chromium": ("chromium", "fonts-dejavu-core"),
 }
 MODULES = {
     "nginx": Path("/usr/lib/nginx/modules/ngx_stream_module.so"),
@@ -77,7 +78,7 @@ def configuration(name: str) -> str:
     return (DEPLOY / f"{name}.{'cfg' if program == 'haproxy' else 'conf'}").read_text()
 
 
-def install(program: str) -> str:
+def install(program: str, *, runs_as_root: bool = True) -> str:
     """Return the path of a program; install it if needed, or skip the test if that is impossible."""
     packages = PACKAGES[program]
     apt = shutil.which("apt-get")
@@ -88,7 +89,7 @@ def install(program: str) -> str:
                 _install(apt, packages)
     if not _is_installed(program):
         pytest.skip(f"{program} is not installed: apt-get install {' '.join(packages)}")
-    if os.geteuid() != 0:
+    if runs_as_root and os.geteuid() != 0:
         pytest.skip(f"{program} must be started by root, because it runs as another user")
     return str(shutil.which(program, path=_path()))
 

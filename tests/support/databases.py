@@ -1,8 +1,10 @@
 """Run statements in databases, and create the schema in an empty one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -15,12 +17,20 @@ from comms_api.database.partitions import create_partitions
 from comms_api.settings import Settings
 from support.waiting import PATIENCE
 
+T = TypeVar("T")
+
 PATIENT = Settings(database_timeout_seconds=PATIENCE)
 """Settings for the engine of a test: a large statement takes long on a busy machine."""
 
 
 def plain_url(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def complete(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine; a thread runs it, because Playwright's loop may occupy this one."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, work).result()
 
 
 def run_sql(server: URL, *statements: str) -> None:
@@ -32,7 +42,7 @@ def run_sql(server: URL, *statements: str) -> None:
         finally:
             await connection.close()
 
-    asyncio.run(run())
+    complete(run())
 
 
 async def migrate(url: URL | str) -> None:
@@ -72,6 +82,6 @@ def querying(url: str) -> Callable[..., list[asyncpg.Record]]:
             finally:
                 await connection.close()
 
-        return asyncio.run(fetch())
+        return complete(fetch())
 
     return run

@@ -1,0 +1,108 @@
+// The console's own script: times in the browser's zone, the theme, messages, and details of live parts.
+"use strict";
+
+const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const zone = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" })
+  .formatToParts(new Date()).find((part) => part.type === "timeZoneName")?.value ?? "";
+
+function showTimes(root) {
+  for (const element of root.querySelectorAll("time[datetime]:not([data-local])")) {
+    const moment = new Date(element.dateTime);
+    if (Number.isNaN(moment.getTime())) continue;
+    const utc = moment.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
+    element.dataset.local = "";
+    if (element.dataset.relative === undefined) {
+      element.textContent = whole.format(moment);
+      element.title = utc;
+    } else {
+      element.title = `${whole.format(moment)} ${zone} · ${utc}`;
+    }
+  }
+}
+
+const themes = ["system", "light", "dark"];
+
+function currentTheme() {
+  return document.documentElement.dataset.theme ?? "system";
+}
+
+function showTheme() {
+  for (const name of document.querySelectorAll("[data-theme-name]")) name.textContent = currentTheme();
+}
+
+function switchTheme() {
+  const next = themes[(themes.indexOf(currentTheme()) + 1) % themes.length];
+  if (next === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  try {
+    if (next === "system") localStorage.removeItem("theme");
+    else localStorage.setItem("theme", next);
+  } catch { /* the choice lasts until the page is left */ }
+  showTheme();
+  document.dispatchEvent(new CustomEvent("themechange"));
+}
+
+document.addEventListener("click", (event) => {
+  const target = event.target.closest("[data-theme-toggle], [data-dismiss], [data-copy], [data-close]");
+  if (!target) return;
+  if (target.dataset.themeToggle !== undefined) switchTheme();
+  if (target.dataset.dismiss !== undefined) target.closest(".notice").remove();
+  if (target.dataset.close !== undefined) target.closest("dialog, details")?.removeAttribute("open");
+  if (target.dataset.copy !== undefined) {
+    const text = document.querySelector(target.dataset.copy)?.textContent ?? "";
+    navigator.clipboard.writeText(text).then(() => { target.textContent = "Copied"; });
+  }
+});
+
+document.addEventListener("submit", (event) => {
+  // A form of filters keeps its URL short: empty fields are not sent.
+  if (event.target.matches("form[method=get]")) {
+    for (const input of event.target.elements) if (input.name && input.value === "") input.disabled = true;
+  }
+});
+
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("form[data-submit-on-change]");
+  if (form && event.target.matches("select")) form.requestSubmit();
+});
+
+// A live part that is loaded again keeps its open details, by their ids.
+let openDetails = [];
+document.addEventListener("htmx:beforeSwap", (event) => {
+  openDetails = [...event.detail.target.querySelectorAll("details[id][open]")].map((one) => one.id);
+});
+document.addEventListener("htmx:afterSwap", (event) => {
+  for (const id of openDetails) document.getElementById(id)?.setAttribute("open", "");
+  openDetails = [];
+  showTimes(event.detail.target);
+});
+
+function notice(text) {
+  const box = document.createElement("div");
+  box.className = "notice bad";
+  box.setAttribute("role", "alert");
+  const sentence = document.createElement("p");
+  sentence.textContent = text;
+  box.append(sentence);
+  return box;
+}
+
+// Requests that the server did not answer, and the first one that it answers again.
+let isOffline = false;
+document.addEventListener("htmx:sendError", () => {
+  isOffline = true;
+  document.getElementById("notices")?.replaceChildren(notice("The server does not answer. The page keeps trying."));
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (isOffline && event.detail.successful) {
+    isOffline = false;
+    document.getElementById("notices")?.replaceChildren();
+  }
+});
+
+// The menu is a column on wide screens, and closed at first on narrow ones.
+if (matchMedia("(max-width: 48rem)").matches) {
+  for (const menu of document.querySelectorAll("details.menu")) menu.removeAttribute("open");
+}
+showTimes(document);
+showTheme();

@@ -1,0 +1,109 @@
+"""Run Debian's Chromium, and use the console in it as people do."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+
+from support.balancers import install
+from support.server import PASSWORD, Server
+from support.waiting import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "build" / "console"
+AXE = (ROOT / "tests" / "console" / "vendored" / "axe.min.js").read_text()
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 860}
+
+expect.set_options(timeout=PATIENCE * 1_000)
+
+
+@contextmanager
+def running_chromium(folder: Path) -> Iterator[Browser]:
+    """Run a browser for the block; its files are in `folder`."""
+    program = install("chromium", runs_as_root=False)
+    # Chromium's sandbox needs a user other than root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    variables = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder)}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*arguments, "--disable-dev-shm-usage"], env=variables
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Console:
+    """The console of a server in one browser window with its own cookies."""
+
+    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+        self.server = server
+        options = {"ignore_https_errors": True, "viewport": DESKTOP, "timezone_id": "Europe/Berlin"} | options
+        self.context = browser.new_context(base_url=server.management_url, **options)
+        self.context.set_default_timeout(PATIENCE * 1_000)
+        self.page: Page = self.context.new_page()
+        self.faults: list[str] = []
+        """Errors of scripts, violations of the content security policy, and requests to other hosts."""
+
+        self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        self.page.on("console", lambda message: message.type == "error" and self._note(message.text))
+        self.page.on("request", lambda request: self._check_host(request.url))
+
+    def _note(self, text: str) -> None:
+        if "Failed to load resource" not in text:  # refusals that tests provoke
+            self.faults.append(text)
+
+    def _check_host(self, url: str) -> None:
+        if not url.startswith((self.server.management_url, "data:", "blob:")):
+            self.faults.append(f"a request to {url}")
+
+    def open(self, path: str) -> Response:
+        answer = self.page.goto(path)
+        assert answer is not None
+        return answer
+
+    def sign_in(self, name: str = "admin", password: str = PASSWORD) -> None:
+        """Fill in the sign-in page that is shown, or open it first."""
+        if "/sign-in" not in self.page.url:
+            self.open("/console/sign-in")
+        self.page.get_by_label("User name").fill(name)
+        self.page.get_by_label("Password").fill(password)
+        self.page.get_by_role("button", name="Sign in").click()
+
+    def check_accessibility(self) -> None:
+        """Fail if axe-core finds a serious fault on the page, in either theme."""
+        for theme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            # A script of the page may not run: the policy allows only files of the console.
+            found = self.page.evaluate(f"async () => {{ {AXE}; return await axe.run(); }}")
+            serious = [
+                f"{fault['id']}: {fault['help']}: {[node['html'][:200] for node in fault['nodes'][:3]]}"
+                for fault in found["violations"]
+                if fault["impact"] in {"serious", "critical"}
+            ]
+            assert serious == [], f"{self.page.url}, {theme}: {json.dumps(serious, indent=1)}"
+        self.page.emulate_media(color_scheme="light")
+
+    def take_pictures(self, name: str) -> None:
+        """Save pictures of the page: light, dark, and on a phone; the page must fit the phone's width."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        for suffix, theme, size in (("light", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE)):
+            self.page.set_viewport_size(size)
+            self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            self.page.screenshot(path=PICTURES / f"{name}-{suffix}.png", full_page=True)
+        width = self.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["width"], f"{self.page.url} is {width} pixels wide on a phone"
+        self.page.set_viewport_size(DESKTOP)
+        self.page.emulate_media(color_scheme="light")
+
+    def check(self, name: str) -> None:
+        """Check the accessibility of the page, take its pictures, and fail if it had a fault so far."""
+        self.check_accessibility()
+        self.take_pictures(name)
+        assert self.faults == []
