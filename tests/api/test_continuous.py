@@ -1,14 +1,18 @@
-"""A continuous command reaches agents that match later within a second, is shown, and can be cancelled."""
+"""A continuous command reaches agents that match later without a sweep, is shown, and can be cancelled."""
 
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from support.batches import command
-from support.server import Server
-from support.waiting import PATIENCE
+from support.databases import querying
+from support.server import Server, running_server
+from support.waiting import PATIENCE, wait_until
 
+SWEEP_SECONDS = 3_600
 UNTIL = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 
 
@@ -27,21 +31,39 @@ def submit(management: httpx.Client, group: str) -> str:
 
 
 def test_agents_that_enroll_or_move_get_their_order_at_their_held_poll(
-    server: Server, management: httpx.Client, group: str
+    management: httpx.Client, group: str, server: Server
 ) -> None:
     request_id = submit(management, group)
     agent = server.log_in(server.enroll(management, "newcomer", (group,)))
     [order] = agent.get(f"/commands?wait={PATIENCE:g}").json()["commands"]
     assert order["request_id"] == request_id
-    mover = server.log_in(server.enroll(management, "mover"))
-    assert mover.get("/commands?wait=0").json()["commands"] == []
-    started = time.monotonic()
-    assert management.post(f"/groups/{group}/agents", json={"agents": ["mover"]}).is_success
-    orders = mover.get(f"/commands?wait={PATIENCE:g}").json()["commands"]
-    assert request_id in [order["request_id"] for order in orders]
-    print(f"an order came {time.monotonic() - started:.2f} s after the agent had joined the group")
     progress = management.get(f"/commands/{request_id}").json()
-    assert (progress["command"]["continuous"], progress["orders"]["total"]) == (True, 2)
+    assert (progress["command"]["continuous"], progress["orders"]["total"]) == (True, 1)
+
+
+def test_a_poll_at_another_node_gets_the_order_by_a_notification_and_only_once(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    query = querying(url)
+    with (  # no sweep: only a notification ends the poll
+        running_server(folder, url, sweep_seconds=SWEEP_SECONDS) as changed,
+        running_server(folder, url, sweep_seconds=SWEEP_SECONDS) as polled,
+        ThreadPoolExecutor() as threads,
+    ):
+        management = changed.management()
+        target = {"type": "all", "filter": {"labels": {"site": "rome"}}}
+        body = command("", continuous=True, until=UNTIL) | {"target": target}
+        [submitted] = management.post("/commands", json=body).json()["commands"]
+        agent_id = changed.enroll(management, "mover")
+        poll = threads.submit(polled.log_in(agent_id).get, f"/commands?wait={PATIENCE:g}")
+        wait_until(lambda: sum(node["polls"] for node in management.get("/nodes").json()) == 1)
+        for site in ("rome", "oslo", "rome"):
+            assert management.patch(f"/agents/{agent_id}", json={"labels": {"site": site}}).is_success
+            wait_until(lambda: not query("SELECT FROM changed_agents"))
+        [order] = poll.result().json()["commands"]
+        assert order["request_id"] == submitted["request_id"]
+        assert query("SELECT count(*) FROM orders")[0][0] == 1
 
 
 def test_continuous_commands_are_listed_until_they_are_cancelled(management: httpx.Client, group: str) -> None:
