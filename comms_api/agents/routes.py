@@ -65,7 +65,10 @@ async def list_agents(  # noqa: PLR0913 - one parameter per filter
     after: FromQuery[UUID | None] = None,
     limit: Limit = 100,
 ) -> Page[Agent]:
-    """List agents by id, filtered by every given parameter; `*` in a name, system or version matches any text."""
+    """List agents by id, filtered by every given parameter; `*` in a name, system or version matches any text.
+
+    With `in_sync`, a page examines at most 5,000 agents, so it may be short or empty and have a `next`.
+    """
     agent_filter = AgentFilter(name, group, status, os, version, _labels(label or []), in_sync, node)
     return await agents.list(agent_filter, Visibility(hidden, clones), after, limit)
 

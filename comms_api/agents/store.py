@@ -31,7 +31,7 @@ from comms_api.agents.model import Admission, Agent, AgentFilter, Visibility
 from comms_api.database.connect import DISCONNECTED_AFTER
 from comms_api.database.connection import Connection
 from comms_api.database.liveness import LIVE_NAMES
-from comms_api.database.pages import Page, fetch_page
+from comms_api.database.pages import Page, continue_after, fetch_page, find_last_examined
 from comms_api.database.schema import (
     agents,
     deleted_agents,
@@ -158,15 +158,30 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
     return Agent(**row) if row else None
 
 
+SCANNED_MAXIMUM = 5_000
+"""The number of agents whose configuration one page computes to find those that are in sync, or are not."""
+
+
 async def list_agents(
     connection: Connection, agent_filter: AgentFilter, visibility: Visibility, after: UUID | None, limit: int
 ) -> Page[Agent]:
-    """Return a page of agents ordered by id, starting after `after`."""
-    found = [*_visible(visibility), *conditions(agent_filter)]
-    statement = select(*_COLUMNS).where(*found).order_by(agents.c.id)
+    """Return a page of agents ordered by id, starting after `after`.
+
+    With `in_sync`, it examines at most `SCANNED_MAXIMUM` agents that match the other filters, so it may be short and
+    not the last.
+    """
+    found = [*_visible(visibility), *conditions(msgspec.structs.replace(agent_filter, in_sync=None))]
     if after is not None:
-        statement = statement.where(agents.c.id > after)
-    return await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
+        found.append(agents.c.id > after)
+    end: UUID | None = None
+    if agent_filter.in_sync is not None:
+        end = await find_last_examined(connection, agents.c.id, found, SCANNED_MAXIMUM)
+        found += conditions(AgentFilter(in_sync=agent_filter.in_sync))
+    if end is not None:
+        found.append(agents.c.id <= end)
+    statement = select(*_COLUMNS).where(*found).order_by(agents.c.id)
+    page = await fetch_page(connection, statement, ["id"], limit, lambda row: Agent(**row))
+    return continue_after(page, end)
 
 
 _YESTERDAY = func.now() - seconds_interval(86_400)

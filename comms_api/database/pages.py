@@ -150,6 +150,15 @@ async def fetch_page(
     return Page(items, None)
 
 
+async def find_last_examined(
+    connection: Connection, column: ColumnElement[UUID], conditions: Sequence[ColumnElement[bool]], maximum: int
+) -> UUID | None:
+    """Return the id at which a page ends that examines `maximum` rows by id; None if there are fewer rows."""
+    last = select(column).where(*conditions).order_by(column).offset(maximum - 1).limit(1)
+    found: UUID | None = await connection.scalar(last)
+    return found
+
+
 def continue_after(page: Page[Item], end: UUID | None) -> Page[Item]:
     """Return a page that continues after `end`, unless it is full before; `end` is the last row that it examined."""
     return Page(page.items, str(end)) if page.next is None and end is not None else page

@@ -33,8 +33,9 @@ from comms_api.agents.configuration import (
     sync_status,
     version_of,
 )
+from comms_api.agents.store import SCANNED_MAXIMUM
 from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, continue_after, fetch_page
+from comms_api.database.pages import Page, continue_after, fetch_page, find_last_examined
 from comms_api.database.schema import agent_configurations, agents, group_files, group_members, staged_agents
 from comms_api.files.model import AgentDrift, DriftFilter
 
@@ -191,10 +192,6 @@ async def find_drift(connection: Connection, agent_id: UUID) -> AgentDrift | Non
     return AgentDrift(**row) if row else None
 
 
-SCANNED_MAXIMUM = 5_000
-"""The number of members of a group that one page examines to find those with a status."""
-
-
 async def list_drift(
     connection: Connection, group: str, drift_filter: DriftFilter, after: UUID | None, limit: int
 ) -> Page[AgentDrift]:
@@ -210,8 +207,7 @@ async def list_drift(
         conditions.append(_is_chosen(drift_filter.staged))
     end: UUID | None = None
     if drift_filter.status is not None:
-        last = select(by_id).where(*conditions).order_by(by_id).offset(SCANNED_MAXIMUM - 1).limit(1)
-        end = await connection.scalar(last)
+        end = await find_last_examined(connection, by_id, conditions, SCANNED_MAXIMUM)
         conditions.append(sync_status(expected_configuration()) == drift_filter.status)
     if end is not None:
         conditions.append(by_id <= end)

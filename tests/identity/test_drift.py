@@ -13,6 +13,8 @@ from sqlalchemy import text
 from support.server import Server
 from support.waiting import wait_until
 
+from comms_api.agents import store
+from comms_api.agents.model import AgentFilter, Visibility
 from comms_api.database.connection import Engine
 from comms_api.files import drift
 from comms_api.files.model import DriftFilter
@@ -242,21 +244,41 @@ def listing(management: httpx.Client, group: str, **query: str) -> dict[str, str
     return {item["agent_id"]: item["status"] for item in items}
 
 
+async def add_long_group(management: httpx.Client, engine: Engine, group: str) -> None:
+    """Add twelve agents, of which only the last one is in sync."""
+    make_groups(management, group)
+    statement = text("""
+        WITH new AS (
+            INSERT INTO agents (id, name, key_hash, configuration)
+            SELECT uuid7(), :group || '-' || number, '', CASE WHEN number = 12 THEN :sha256 END
+            FROM generate_series(1, 12) AS number RETURNING id)
+        INSERT INTO group_members (agent_id, group_name) SELECT id, :group FROM new""")
+    line = f"{group}/{group}.yml {hashlib.sha256(f'{group}: 1'.encode()).hexdigest()}\n"
+    async with engine.begin() as connection:
+        await connection.execute(statement, {"group": group, "sha256": hashlib.sha256(line.encode()).hexdigest()})
+
+
+@pytest.mark.anyio
+async def test_a_page_of_all_agents_in_sync_examines_a_bounded_number_of_agents(
+    management: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SCANNED_MAXIMUM", 5)
+    await add_long_group(management, engine, "fleet")
+    agent_filter, pages, after = AgentFilter(group="fleet", in_sync=True), [], None
+    async with engine.connect() as connection:
+        while not pages or after is not None:
+            page = await store.list_agents(connection, agent_filter, Visibility(), after, 3)
+            pages.append([agent.name for agent in page.items])
+            after = page.next and UUID(page.next)
+    assert pages == [[], [], ["fleet-12"]]
+
+
 @pytest.mark.anyio
 async def test_a_page_examines_a_bounded_number_of_agents(
     management: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drift, "SCANNED_MAXIMUM", 5)
-    make_groups(management, "long")
-    statement = text("""
-        WITH new AS (
-            INSERT INTO agents (id, name, key_hash, configuration)
-            SELECT uuid7(), 'long-' || number, '', CASE WHEN number = 12 THEN :sha256 END
-            FROM generate_series(1, 12) AS number RETURNING id)
-        INSERT INTO group_members (agent_id, group_name) SELECT id, 'long' FROM new""")
-    line = f"long/long.yml {hashlib.sha256(b'long: 1').hexdigest()}\n"
-    async with engine.begin() as connection:
-        await connection.execute(statement, {"sha256": hashlib.sha256(line.encode()).hexdigest()})
+    await add_long_group(management, engine, "long")
     files, pages, after = Files(engine, asyncio.Event()), [], None
     while not pages or after is not None:
         page = await files.list_drift("long", DriftFilter("in_sync"), after, 3)
