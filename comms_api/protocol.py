@@ -61,7 +61,7 @@ KEY_REUSED = 2721
 """The code of a refused batch (422) whose key the agent has used for another body."""
 
 AGENT_INSTANCE = "Agent-Instance"
-"""The header of a login with the nonce of the agent's process: `NONCE`, or `NONCE; after=NONCE` of its predecessor."""
+"""The header of a login with the nonce of the agent's process."""
 
 IDENTITY_IN_USE = 2730
 """The code of a refused login (403) after which the agent takes a new identity and enrolls again."""

@@ -17,7 +17,7 @@ from comms_api.text.faults import read_json
 _DECODER = msgspec.json.Decoder(Credentials)
 _NEXT_KEY = msgspec.json.Decoder(NextKey)
 _INSTANCE_HEADER = AGENT_INSTANCE.lower().encode()
-_INSTANCE = re.compile(r"[0-9a-f]{32}(?=;|$)")
+_INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 
 @post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
@@ -25,7 +25,7 @@ async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: Nam
     """Log an agent in with its id and key; agents give up after 401 `Invalid key` or 403 `Agent does not exist`."""
     credentials = read_json(await bodies.receive_public(request), _DECODER, '{"uuid", "key"}')
     scope = request.scope
-    instance = _INSTANCE.match(find_header(scope, _INSTANCE_HEADER) or "")
+    instance = _INSTANCE.fullmatch(find_header(scope, _INSTANCE_HEADER) or "")
     client = LoginClient(
         address=remote_address(request),
         certified=client_name(scope),

@@ -95,19 +95,8 @@ def test_an_agent_that_the_server_no_longer_knows_ends(converse: Callable[..., S
     converse([(403, f'{{"message":"{message}"}}'.encode())], ended)
 
 
-def test_each_process_logs_in_with_its_own_nonce_and_that_of_its_predecessor(
-    converse: Callable[..., ScriptedServer],
-) -> None:
+def test_each_process_logs_in_with_a_nonce_of_its_own(converse: Callable[..., ScriptedServer]) -> None:
     first, second = (converse([LOGIN, (401, b""), LOGIN, (204, b"")], send).headers(AGENT_INSTANCE) for _ in range(2))
     assert len(set(first)) == len(set(second)) == 1
+    assert first[0] != second[0]
     assert re.fullmatch("[0-9a-f]{32}", first[0])
-    assert re.fullmatch(f"(?!{first[0]})[0-9a-f]{{32}}; after={first[0]}", second[0])
-
-
-def test_a_process_without_a_successful_login_is_not_a_predecessor(converse: Callable[..., ScriptedServer]) -> None:
-    async def ended(session: Session) -> None:
-        with pytest.raises(Unauthenticated):
-            await session.send(BATCH)
-
-    converse([(401, b'{"message":"Invalid key"}')], ended)
-    assert "after" not in converse([LOGIN, (204, b"")], send).headers(AGENT_INSTANCE)[0]

@@ -35,7 +35,6 @@ RENEW_AFTER_SHARE = (0.7, 0.9)
 """The range of the share of a token's lifetime after which it is renewed; random, to spread the logins of a fleet."""
 
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
-_INSTANCE = "instance"
 """The fact with the nonce of the last process that logged in."""
 
 HINTS = {"Invalid key": " If the agent has a new key, start it with --key-file."}
@@ -60,7 +59,6 @@ class Session:
         self._spool = spool
         self._instance = secrets.token_hex(16)
         """A nonce of this process: two copies of a spool have the same identity, but different nonces."""
-        self._previous_instance = msgspec.json.decode(spool.find_fact(_INSTANCE) or b'""', type=str)
         self._was_connected = False
         self.is_failing = False
         """Whether the last attempt got an error or no answer."""
@@ -149,16 +147,13 @@ class Session:
         while True:
             key = self._keys.to_try()
             content = msgspec.json.encode(Credentials(self._id, key))
-            answer = await self._try(Call("POST", "/login", content), self._login_headers())
+            headers = {"Content-Type": "application/json", AGENT_INSTANCE: self._instance}
+            answer = await self._try(Call("POST", "/login", content), headers)
             if answer is not None and self._accept_token(answer, key):
                 self._keys.accepted(key)
                 return
             attempt += 1
             await self._wait(attempt, answer)
-
-    def _login_headers(self) -> dict[str, str]:
-        after = f"; after={self._previous_instance}" if self._previous_instance else ""
-        return {"Content-Type": "application/json", AGENT_INSTANCE: f"{self._instance}{after}"}
 
     def _accept_token(self, answer: httpx.Response, key: str) -> bool:
         """Use the token in an answer; return False if it has none, and raise if no login will ever succeed."""
@@ -179,7 +174,6 @@ class Session:
         share = random.uniform(*RENEW_AFTER_SHARE)  # noqa: S311 - spreading, no secret
         self._renew_at = time.monotonic() + token_lifetime_seconds(token) * share
         self._token = token
-        self._spool.remember(_INSTANCE, self._instance)
         self._spool.count(logins=1)
         if not self._was_connected:
             self._was_connected = True
