@@ -28,7 +28,7 @@ DEFAULT_CONFIG = Path("comms-api.toml")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Python represents a byte that is not UTF-8 in the environment as such a character (PEP 383)."""
 
-LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers", "webhook_networks"}
+LISTS = {"trusted_proxies", "proxy_protocol_from", "nats_servers", "webhook_networks", "metrics_networks"}
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1024, le=2**34)]
@@ -128,6 +128,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "text", "json"] = "auto"
     access_log: bool = False
+    metrics_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rules between settings, and the values that types cannot check."""
@@ -138,6 +139,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_networks("trusted_proxies", self.trusted_proxies)
         _check_networks("proxy_protocol_from", self.proxy_protocol_from)
         _check_networks("webhook_networks", self.webhook_networks)
+        _check_networks("metrics_networks", self.metrics_networks)
         if self.order_timeout_maximum_seconds > self.orders_retention_days * 86_400:
             raise ValueError("order_timeout_maximum_seconds must not exceed orders_retention_days")
         if self.orders_archive_days > self.orders_retention_days:

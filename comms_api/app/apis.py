@@ -31,7 +31,7 @@ from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.health import routes as health
-from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token, token_or_login
+from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token, spare, token_or_login
 from comms_api.http.described_errors import SECURITY_SCHEMES, DescribedErrors
 from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
 from comms_api.http.fast_lane import FastLane
@@ -43,6 +43,8 @@ from comms_api.http.request import close_afterwards, remote_address
 from comms_api.http.roles import ANYONE
 from comms_api.http1.endpoint import AsgiApp
 from comms_api.login import routes as login
+from comms_api.metrics import routes as metrics_routes
+from comms_api.metrics.service import Metrics
 from comms_api.orders import routes as orders
 from comms_api.states import routes as states
 from comms_api.tokens.issuer import AGENTS, MANAGEMENT, Claims
@@ -97,6 +99,7 @@ MANAGEMENT_HANDLERS: Sequence[HTTPRouteHandler] = (
     *groups.ROUTES,
     *fleet.ROUTES,
     *webhooks.ROUTES,
+    *metrics_routes.ROUTES,
     *commands.MANAGEMENT_ROUTES,
     *actions.ROUTES,
     *orders.MANAGEMENT_ROUTES,
@@ -176,9 +179,10 @@ def _record_nobody(_connection: AnyConnection, _claims: Claims) -> None:
     """Record nothing for a user: the audit trail has every change that users make."""
 
 
-def management_api(node: Node) -> AsgiApp:
+def management_api(node: Node, metrics: Metrics) -> AsgiApp:
     """Return the management API."""
     services = {name: getattr(node, name) for name in MANAGEMENT_SERVICES} | {
+        "metrics": metrics,
         "order_services": _order_services(node),
         "file_services": files.FileServices(node.files, node.answers),
         "submission_services": commands.SubmissionServices(
@@ -187,6 +191,7 @@ def management_api(node: Node) -> AsgiApp:
     }
     requests, log_in = _requests(node), users.basic_login(node.users)
     guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, token_or_login(log_in))
+    guard = spare(node.settings.metrics_networks, guard)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS | event_reading.EVENT_FILTERS

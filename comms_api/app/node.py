@@ -95,7 +95,7 @@ class Node:
         self.readiness = Readiness(
             node_probes(engine, self.membership, health, self.certificate, settings.data_dir, clock.now)
         )
-        revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
+        self.revocation_reader = revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
         channels = {
             ORDERS_CHANNEL: dispatcher.wake,
             REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
@@ -133,7 +133,7 @@ class Node:
         self.events = Events(engine, clock, self.slices, sink, quarantine, settings)
         self.event_reader = EventReader(engine, clock, settings.body_wait_seconds)
         self.event_tail = EventTail(engine, self.event_reader)
-        self.reports = Reports(engine, settings.lease_seconds)
+        self.reports = Reports(engine, settings.lease_seconds, clock.now)
         self.states = States(engine, self.reports.report, self.slices)
 
         self.actions, self.watch = Actions(engine, schemas), Watch(engine)
@@ -141,12 +141,12 @@ class Node:
         self.commands = Commands(engine, clock, notifier, settings)
         self.orders = StoredOrders(engine, clock, notifier)
 
-        maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
+        self.maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
         continuous = ContinuousCommands(engine, notifier, settings)
         announcer = Announcer(engine, self.submissions, notifier, has_changes, settings)
         statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
-            *(revocation_reader, listener, notifier, maintenance, rollouts, continuous, announcer),
+            *(revocation_reader, listener, notifier, self.maintenance, rollouts, continuous, announcer),
             *(statuses, node_log, sender, Removal(engine, settings)),
         )
         """The services that no route asks for."""

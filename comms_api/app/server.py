@@ -5,8 +5,8 @@ import ctypes
 import gc
 import logging
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,12 @@ from comms_api.app.capacity import capacity_of
 from comms_api.app.certificates import Certificate, check_pair
 from comms_api.app.hypercorn_server import Loop, Site, serve
 from comms_api.app.listeners import Listeners
+from comms_api.app.measurements import Measurements
 from comms_api.app.node import Node, open_node
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import Address, open_engine
+from comms_api.database.connection import Engine
 from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
@@ -29,8 +31,11 @@ from comms_api.fairness.executors import let_threads_switch_often
 from comms_api.health.certificates import ServedCertificate
 from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
+from comms_api.http.meter import RequestMeter
 from comms_api.http.problems import log_cut_off
 from comms_api.http1.endpoint import Accounting
+from comms_api.metrics.service import Metrics
+from comms_api.metrics.snapshots import Snapshots
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
 
@@ -51,6 +56,7 @@ class Worker(msgspec.Struct, frozen=True):
     certificate: Certificate
     settings: Settings
     node_process: NodeProcess
+    snapshots: Snapshots
     manager: ServiceManager = NOBODY
 
 
@@ -97,21 +103,40 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
         async with (
             repeating(duties, health),
             open_node(engine, worker.secret, worker.settings, worker.node_process, health) as node,
+            metered(node, engine, health, worker) as metering,
         ):
-            await _serve(node, listeners, worker.certificate, stopping, ready)
+            await _serve(node, metering, listeners, worker.certificate, stopping, ready)
     finally:
         await engine.dispose()
 
 
-async def _serve(
+class Metering(msgspec.Struct, frozen=True):
+    """The metrics of this node, and the meter of each API."""
+
+    metrics: Metrics
+    meters: Mapping[str, RequestMeter]
+
+
+@asynccontextmanager
+async def metered(node: Node, engine: Engine, health: DutyHealth, worker: Worker) -> AsyncIterator[Metering]:
+    """Yield the metrics; this worker shares its own during the block."""
+    meters = {name: RequestMeter() for name in ("agents", "management")}
+    measurements = Measurements(node, engine, health, meters)
+    metrics = Metrics(engine, worker.node_process.worker, worker.snapshots, measurements.read)
+    async with repeating(metrics.duties(), health):
+        yield Metering(metrics, meters)
+
+
+async def _serve(  # noqa: PLR0913 - the parts of a worker that serves
     node: Node,
+    metering: Metering,
     listeners: Listeners,
     certificate: Certificate,
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
     """Serve until `stopping`; then answer the held polls, finish the requests in progress, and return."""
-    drained, sites = asyncio.Event(), _sites(node, listeners, certificate)
+    drained, sites = asyncio.Event(), _sites(node, metering, listeners, certificate)
     gc.collect()
     gc.freeze()  # the apps live as long as the process: a collection that visited them would take 20 ms
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _renew_certificate, sites, node.certificate)
@@ -135,28 +160,29 @@ async def _serve(
             raise outcome  # a server has failed: let the caller know
 
 
-def _sites(node: Node, listeners: Listeners, certificate: Certificate) -> list[Site]:
+def _sites(node: Node, metering: Metering, listeners: Listeners, certificate: Certificate) -> list[Site]:
     settings, capacity = node.settings, capacity_of(node.settings)
     site = partial(Site, certificate=certificate, settings=settings, requests=node.membership.requests)
 
     def charge(scope: Any, seconds: float) -> None:
         node.cpu.charge(client_of(scope), seconds)
 
-    log = log_access if settings.access_log else None
-    accounting = partial(Accounting, charge, turns=node.slices.turns, log=log, log_failure=log_cut_off)
+    logs = [log_access] if settings.access_log else []
+    accounting = partial(Accounting, charge, turns=node.slices.turns, log_failure=log_cut_off)
+    meters = metering.meters
     return [
         site(
             agent_api(node),
             listeners.agent,
             connections_maximum=capacity.agents,
             asks_names=settings.client_certificates != "off",
-            accounting=accounting(node.agent_answers.count),
+            accounting=accounting(node.agent_answers.count, reports=[meters["agents"].record, *logs]),
         ),
         site(
-            management_api(node),
+            management_api(node, metering.metrics),
             listeners.management,
             connections_maximum=capacity.management,
-            accounting=accounting(node.answers.count),
+            accounting=accounting(node.answers.count, reports=[meters["management"].record, *logs]),
         ),
     ]
 

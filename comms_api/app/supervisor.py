@@ -30,6 +30,7 @@ from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import database_address
 from comms_api.errors import CommsError, ConfigurationError
 from comms_api.events.sinks import check_sink
+from comms_api.metrics.snapshots import Snapshots
 from comms_api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         address = stack.enter_context(database_address(settings))
         node_address = find_node_address(settings, listeners[0])
         password_file = _call_in_child(PREPARATION, address.url, secret, settings, node_address)
-        worker = Worker(address, secret, certificate, settings, NodeProcess(node_address), manager)
+        worker = Worker(
+            address, secret, certificate, settings, NodeProcess(node_address), Snapshots(settings.workers), manager
+        )
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),

@@ -10,6 +10,7 @@ or that has waited for too long, is dropped when its turn comes.
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from comms_api.database.failures import Refusal, is_outage
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft, CommsError, Unavailable
 from comms_api.fairness.rounds import over_rounds
+from comms_api.meters import SIZES, Histogram
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -95,6 +97,17 @@ class Coalescer(Generic[Item, Outcome]):
         self._unanswered = 0
         """The total size of the submissions that wait or are being stored."""
 
+        self.groups = Histogram(SIZES)
+        """The number of submissions in each group."""
+
+        self.seconds = Histogram()
+        """The time to store each group."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of submissions that wait."""
+        return sum(map(len, self._waiting.values()))
+
     async def submit(self, owner: Hashable, items: Sequence[Item], size: int | None = None) -> Sequence[Outcome]:
         """Return the outcomes of an owner's `items` after their commit; raises the error of `store`.
 
@@ -124,9 +137,12 @@ class Coalescer(Generic[Item, Outcome]):
             return
         owners = {submission.owner for submission in group}
         self._served |= owners
+        self.groups.observe(len(group))
+        begun_at = time.perf_counter()
         try:
             await self._serve(group)
         finally:
+            self.seconds.observe(time.perf_counter() - begun_at)
             self._served -= owners
             self._unanswered -= sum(submission.size for submission in group)
             self._has_work.set()  # more submissions may wait, new ones or of these owners

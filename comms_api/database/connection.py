@@ -5,6 +5,7 @@ SQLAlchemy took three times as long to run a statement (docs/decisions/0011-dire
 This module translates the driver's errors into the errors of `failures`.
 """
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from sqlalchemy.util import LRUCache
 
 from comms_api.database.actor import SET_ACTOR, actor_parameters, has_actor
 from comms_api.database.failures import DRIVER_ERRORS, DatabaseError, translate
+from comms_api.meters import Histogram
 
 Answer = TypeVar("Answer")
 Parameters: TypeAlias = Mapping[str, Any]
@@ -128,11 +130,20 @@ class Engine:
 
     def __init__(self, sqlalchemy: AsyncEngine) -> None:
         self.sqlalchemy = sqlalchemy
+        self.waits = Histogram()
+        """The time to lend each connection."""
+
+    def pool_counts(self) -> dict[str, float]:
+        """Return how many connections of the pool are in use, and how many are idle."""
+        pool: Any = self.sqlalchemy.pool
+        return {"in_use": float(pool.checkedout()), "idle": float(pool.checkedin())}
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
         """Lend a connection; outside `Connection.transaction` each statement is its own transaction."""
+        begun_at = time.perf_counter()
         pooled = await _answer(self.sqlalchemy.raw_connection())
+        self.waits.observe(time.perf_counter() - begun_at)
         driver: Any = pooled.driver_connection
         try:
             yield Connection(driver)

@@ -84,3 +84,8 @@ def uuid7_floor(moment: datetime) -> UUID:
 def uuid7_time(value: UUID) -> datetime:
     """Return the creation time of an id, to the millisecond."""
     return datetime.fromtimestamp((value.int >> 80) / 1000, UTC)
+
+
+def uuid7_seconds(text: str) -> float:
+    """Return the creation time of an id in its usual form, in seconds since 1970."""
+    return int(text[:8] + text[9:13], 16) / 1_000

@@ -58,6 +58,9 @@ class DutyRecord:
         self.failures = 0
         """The number of failed passes since the last success."""
 
+        self.failures_total = 0
+        """The number of all failed passes."""
+
         self._every_seconds = every_seconds
         self._explain = explain
         self._log = HealthLog(logger, name)
@@ -74,6 +77,7 @@ class DutyRecord:
         if self._is_idle:
             self._silent_since = time.monotonic()
         self.failures += 1
+        self.failures_total += 1
         if outage := self._explain(error):
             self._log.note(*outage)
         elif isinstance(error, CommsError):
@@ -119,3 +123,7 @@ class DutyHealth:
     def troubles(self) -> dict[str, str]:
         """Return why duties fail now, by their names."""
         return {name: record.trouble for name, record in self._records.items() if record.trouble}
+
+    def failures(self) -> dict[str, float]:
+        """Return the number of failed passes of each duty."""
+        return {name: record.failures_total for name, record in self._records.items()}

@@ -4,7 +4,8 @@ A group with idempotency keys has a few statements more (`batches/keys`).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer
@@ -36,6 +37,7 @@ class PostgresqlSink:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writer = Coalescer[EventBatch, CommsError | None](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {"events": self._writer}
         self._dropped = LimitedLog(logger, logging.WARNING)
 
     async def append(self, batch: EventBatch) -> None:

@@ -35,9 +35,12 @@ class Quarantine:
         self._clock = clock
         self._rows_maximum = rows_maximum
         self._untrimmed = 0
+        self.lines = 0
+        """The number of lines of this process that were no events."""
 
     async def add(self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0) -> None:
         """Keep the first lines of one batch, and the number of the `hidden` ones."""
+        self.lines += len(lines) + hidden
         shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
         if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]

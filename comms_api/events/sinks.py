@@ -1,9 +1,11 @@
 """The interface of sinks, which store stateless events, and the sink that the settings name."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
+from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError
@@ -18,6 +20,9 @@ _CREDENTIALS = b"BEGIN NATS USER JWT"
 
 class Sink(Protocol):
     """Stores batches of events."""
+
+    writers: Mapping[str, Coalescer[Any, Any]]
+    """The queues of the database's writers, by name."""
 
     async def append(self, batch: EventBatch) -> None:
         """Return once the batch is durable; events that can never be stored go to the quarantine."""

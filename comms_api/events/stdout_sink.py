@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from itertools import chain
 from select import PIPE_BUF, select
+from typing import Any
 
 import msgspec
 
+from comms_api.database.coalescing import Coalescer
 from comms_api.duties.repeating import Duty
 from comms_api.errors import CommsError
 from comms_api.events.contents import decompress, find_events
@@ -24,6 +27,7 @@ class StdoutSink:
         self._descriptor = descriptor
         self._turn = asyncio.Lock()
         self._slices = Slices()
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {}
 
     async def append(self, batch: EventBatch) -> None:
         """Write one line for each event; raises `CommsError` if the reader has closed the pipe."""

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -42,12 +42,25 @@ PUBLIC = {"public": True}
 PUBLIC_OR_TOKEN = {"public": True, "accepts_token": True}
 """The `opt` of a route that needs no token but shows more to its holder; it also declares the roles of tokens."""
 
+SCRAPED = {"scraped": True}
+"""The `opt` of a route that `metrics_networks` may read without a token; it also declares its roles."""
+
 BASIC = {"basic": True}
 """The `opt` of a route that accepts a user name and a password instead of a token; it also declares its roles."""
 
 IS_HELD = "is_held"
 HELD = {IS_HELD: True}
 """The `opt` of a route that waits for something to happen; its requests do not count as in progress."""
+
+
+def spare(networks: Sequence[str], guard: Guard) -> Guard:
+    """Return a guard that lets addresses in these networks read the routes with `SCRAPED`, and else asks `guard`."""
+
+    async def check(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        if not (handler.opt.get("scraped") and is_within(remote_address(connection), networks)):
+            await guard(connection, handler)
+
+    return check
 
 
 def require_token(

@@ -88,6 +88,7 @@ class FastLane:
         route = None if scope["query_string"] else self._routes.get((scope["method"], scope["path"]))
         if route is None:
             return self._app(scope, receive, send)
+        scope["path_template"] = scope["path"]
         return self._serve(route, Request(scope, receive, send))
 
     async def _serve(self, route: _Route, request: AnyRequest) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 Charge: TypeAlias = Callable[[Any, float], None]
 CountAnswer: TypeAlias = Callable[[Any, int], None]
-Log: TypeAlias = Callable[[Any, int | None, int, float], None]
+Report: TypeAlias = Callable[[Any, int | None, int, float], None]
 LogFailure: TypeAlias = Callable[[Any, Exception], None]
 
 AUTHENTICATED = "comms_api.authenticated"
@@ -97,7 +97,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Accounting(msgspec.Struct, frozen=True):
-    """Charges the requests of a site to their clients, and logs them."""
+    """Charges the requests of a site to their clients, and reports them."""
 
     charge: Charge = charge_nobody
     """Called after each request with its scope and its CPU seconds on the event loop."""
@@ -110,7 +110,7 @@ class Accounting(msgspec.Struct, frozen=True):
     turns: RoundQueue | None = None
     """The pieces of large answers, and of large bodies that are discarded, wait for these turns."""
 
-    log: Log | None = None
+    reports: Sequence[Report] = ()
     """Called after each request with its scope, the status of its answer, the bytes of the body, and the seconds since
     the head of the request was read. The status is None if the client disconnected before the answer began.
     """

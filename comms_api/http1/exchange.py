@@ -134,9 +134,9 @@ class Exchange:
         if not self._is_answered and not self._is_left:
             self.refuse(_FAILURE)
         endpoint.accounting.charge(scope, self._meter.take_seconds())
-        if endpoint.accounting.log is not None:
-            seconds = asyncio.get_running_loop().time() - begun_at
-            endpoint.accounting.log(scope, self._answer.status, self._answer.body_bytes, seconds)
+        seconds = asyncio.get_running_loop().time() - begun_at
+        for report in endpoint.accounting.reports:
+            report(scope, self._answer.status, self._answer.body_bytes, seconds)
 
     def _call_back(self, event: str) -> None:
         for call in self.state.pop(event, ()):

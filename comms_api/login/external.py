@@ -88,6 +88,11 @@ class ExternalAgents:
         sources = key_settings(settings)
         self._requests = KeyRequests(sources, engine) if sources.is_enabled else None
 
+    @property
+    def key_requests(self) -> KeyRequests | None:
+        """The key requests, if the settings name a source."""
+        return self._requests
+
     def duties(self) -> list[Duty]:
         """Return the duty that forgets expired lookups."""
         return [transaction_duty("key lookups", self._engine, LOOKUPS_SECONDS, delete_expired)]

@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -33,6 +34,16 @@ logger = logging.getLogger(__name__)
 
 FAILURES_SECONDS = 60.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
+
+
+_OUTCOMES: Mapping[type[Exception], str] = {
+    Unauthenticated: "invalid_key",
+    Forbidden: "forbidden",
+    Invalid: "invalid_name",
+    TooManyRequests: "too_many_failures",
+    Unavailable: "unavailable",
+}
+"""The outcomes of refused logins; `forbidden` includes unknown agents. Other errors, such as outages, are `failed`."""
 
 
 class LoginClient(msgspec.Struct, frozen=True):
@@ -95,6 +106,9 @@ class Login:
         self._waiting = 0
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {"login_reader": self._reader}
+        self.outcomes = Counter[str]()
+        """The number of logins by their outcome."""
 
     def duties(self) -> list[Duty]:
         """Return the duties that read admissions and forget failures."""
@@ -111,8 +125,13 @@ class Login:
         `Unavailable` when too many agents log in at once.
         """
         address = client.address
-        with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
-            admission, read_at = await self._admit(credentials, client)
+        try:
+            with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
+                admission, read_at = await self._admit(credentials, client)
+        except Exception as error:
+            self.outcomes[next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "failed")] += 1
+            raise
+        self.outcomes["success"] += 1
         self._logins.write(f"agent {admission.id} logged in from {address}")
         self._presence.logged_in(admission.id, address, client.instance)
         if client.user_agent is not None:

@@ -12,6 +12,7 @@ Invariants; each was violated by a bug once:
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ from uuid import UUID
 from comms_api.agents.presence import Presence
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
+from comms_api.database.uuid7 import uuid7_seconds
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Unauthenticated
+from comms_api.meters import Histogram
 from comms_api.orders.leases import claim_orders, release_orders
 from comms_api.orders.model import Claimed
 from comms_api.orders.targets import is_service
@@ -108,6 +111,11 @@ class Dispatcher:
         self._undelivered: list[Claimed] = []
         self._has_undelivered = asyncio.Event()
         self._is_draining = False
+        self.claim_seconds = Histogram()
+        """The time of each claim."""
+
+        self.offer_seconds = Histogram()
+        """The time from the creation of each order to its first offer."""
 
     def count_held(self) -> int:
         """Return how many polls wait."""
@@ -220,12 +228,14 @@ class Dispatcher:
     async def _claim_for(self, waiting: Mapping[UUID, _HeldPoll]) -> None:
         for poll in waiting.values():
             poll.is_being_claimed = True
+        begun_at = time.perf_counter()
         try:
             async with self._engine.connect() as connection:
                 claimed = await claim_orders(connection, waiting, self._lease_seconds)
         except Exception as error:
             self._keep_waiting(waiting, error)
             raise
+        self.claim_seconds.observe(time.perf_counter() - begun_at)
         self._answer_all(waiting, claimed)
 
     def _keep_waiting(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
@@ -260,7 +270,13 @@ class Dispatcher:
     def _answer(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
         # The poll of the claim may have ended or been answered, or a newer one may have replaced it.
         newest = self._polls.get(agent_id)
-        return newest is not None and newest.deliver([claim.order for claim in claims])
+        if newest is None or not newest.deliver([claim.order for claim in claims]):
+            return False
+        now = self._tokens.now()
+        for claim in claims:
+            if claim.attempt == 1:
+                self.offer_seconds.observe(now - uuid7_seconds(claim.order.order_id))
+        return True
 
     async def _release_undelivered(self) -> None:
         # A failed release is not repeated: it may have been committed, and the order claimed again. Leases expire.

@@ -3,7 +3,9 @@
 All waiting requests share one statement, and each gets its own outcomes.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -12,9 +14,11 @@ import msgspec
 
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
+from comms_api.database.uuid7 import uuid7_seconds
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Malformed, TooLarge
 from comms_api.fairness.slices import Steps
+from comms_api.meters import Histogram
 from comms_api.orders.leases import extend_leases
 from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, OrderKey, Report
 from comms_api.orders.transitions import find_statuses, finish_orders
@@ -112,12 +116,19 @@ def _find_order_id(report: msgspec.Raw) -> str:
 
 
 class Reports:
-    """Records the reports of agents."""
+    """Records the reports of agents; `now` is the time by the database's clock."""
 
-    def __init__(self, engine: Engine, lease_seconds: float) -> None:
+    def __init__(self, engine: Engine, lease_seconds: float, now: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
+        self._now = now
         self._writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {"reports": self._writer}
+        self.ended = Counter[str]()
+        """The number of orders that reports have ended, by status."""
+
+        self.answer_seconds = Histogram()
+        """The time from the creation of each of these orders to its result."""
 
     def duties(self) -> list[Duty]:
         """Return the writer."""
@@ -147,6 +158,10 @@ class Reports:
                 await extend_leases(connection, running, self._lease_seconds)
             others = [key for key, _ in keyed if key not in ended]
             statuses = dict.fromkeys(ended, "ended") | (await find_statuses(connection, others) if others else {})
+        for ending in endings:
+            if (ending.order_id, ending.agent_id) in ended:
+                self.ended[ending.status] += 1
+                self.answer_seconds.observe(self._now() - uuid7_seconds(str(ending.order_id)))
         recorded = {id(first[key]) for key in ended}
         return [_outcome(report, statuses, is_recorded=id(report) in recorded) for report in reports]
 

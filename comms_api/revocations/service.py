@@ -1,6 +1,7 @@
 """Announce revocations to every node, and apply them to this node's tokens within about a second."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -52,6 +53,12 @@ class RevocationReader:
         self._on_change = on_change
         self._known: dict[str, float] = {}
         self._is_announced = asyncio.Event()
+        self._read_at = time.monotonic()
+
+    @property
+    def age_seconds(self) -> float:
+        """The time since the revocations were read."""
+        return time.monotonic() - self._read_at
 
     def refresh_soon(self) -> None:
         """Read the revocations without waiting for the second to end."""
@@ -67,8 +74,10 @@ class RevocationReader:
 
     async def refresh(self) -> None:
         """Read the revocations, and apply them if they have changed."""
+        begun_at = time.monotonic()
         async with self._engine.connect() as connection:
             revoked_at = await list_revocations(connection, self._tokens.revocations_seconds)
+        self._read_at = begun_at
         if revoked_at != self._known:
             self._known = revoked_at
             self._tokens.revoke(revoked_at)

@@ -1,9 +1,9 @@
 """Apply batches to the table of states: small ones share transactions, a large one has several."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer, store_or_halve
@@ -49,6 +49,8 @@ class StateWriter:
         self._writer = Coalescer[BatchChanges, BatchOutcome](self._apply, _postpone, CHANGES_TOGETHER)
         self._large_writer = Coalescer[BatchChanges, BatchOutcome](self._apply_alone, _postpone, 1)
         """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
+
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {"states": self._writer, "large_states": self._large_writer}
 
     def duties(self) -> Sequence[Duty]:
         """Return the writers."""

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from comms_api.batches.keys import key_of_part
-from comms_api.database.coalescing import IS_CALLER_GONE
+from comms_api.database.coalescing import IS_CALLER_GONE, Coalescer
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
 from comms_api.events.contents import STEP_BYTES
@@ -40,6 +41,7 @@ class JetStreamSink:
         self._slices = slices
         self._stream = JetStream(settings)
         self._uncertain = Uncertain()
+        self.writers: Mapping[str, Coalescer[Any, Any]] = {}
 
     def duties(self) -> list[Duty]:
         """Return the duty that keeps the connection open."""

@@ -30,6 +30,8 @@ class Maintenance:
         self._expiry_step = settings.expiry_orders_maximum
         self._archive_days = settings.orders_archive_days
         self._retention_days = settings.orders_retention_days
+        self.expired = 0
+        """The number of orders that this process has expired."""
 
     def duties(self) -> list[Duty]:
         """Return the duties that expire, archive and delete orders."""
@@ -46,6 +48,7 @@ class Maintenance:
             async with self._engine.begin() as connection:
                 expired = await expire_orders(connection, self._expiry_step)
             total += expired
+            self.expired += expired
             if expired < self._expiry_step:
                 return total
 
