@@ -36,6 +36,7 @@ class Measurements:
         """Yield the families of metrics."""
         yield from self._requests()
         yield from self._batches()
+        yield from self._stream()
         yield from self._writers()
         yield from self._orders()
         yield from self._logins()
@@ -67,22 +68,35 @@ class Measurements:
         yield by("api", "counter", "http_response_bytes_total", "Bytes of the bodies of answers.", answer_bytes)
 
     def _batches(self) -> Iterable[Family]:
-        node, stored = self._node, self._node.events.stored
-        yield single("counter", "event_batches_total", "Stateless batches that were stored.", stored.batches)
+        stored, applied = self._node.events.stored, self._node.states.applied
+        batches: dict[str, float] = {"stored": stored.batches, "repeated": stored.repeated_batches}
+        yield by("outcome", "counter", "event_batches_total", "Acknowledged stateless batches.", batches)
         yield single("counter", "events_total", "Stateless events that were stored.", stored.events)
         yield single("counter", "event_bytes_total", "Decoded bytes of stored stateless batches.", stored.body_bytes)
-        yield single("counter", "state_batches_total", "Stateful batches that were applied.", node.states.batches)
-        yield single("counter", "state_changes_total", "Items of applied stateful batches.", node.states.items)
-        lines = node.events.quarantine.lines
+        batches = {"applied": applied.batches, "repeated": applied.repeated_batches}
+        yield by("outcome", "counter", "state_batches_total", "Acknowledged batches with changes of states.", batches)
+        yield single("counter", "state_changes_total", "Changes of states that were applied.", applied.changes)
+        lines = self._node.events.quarantine.lines
         yield single("counter", "quarantined_lines_total", "Lines that were no events, kept or not.", lines)
-        if node.settings.events_sink == "jetstream":
-            failed = stored.failed_batches
-            yield single("counter", "jetstream_failures_total", "Batches that the stream did not acknowledge.", failed)
+
+    def _stream(self) -> Iterable[Family]:
+        stream = self._node.events.meters.stream
+        if stream is None:
+            return
+        yield single("gauge", "jetstream_up", "Whether the stream can be used.", float(stream.ready.is_set()))
+        yield single(
+            "histogram",
+            "jetstream_publish_duration_seconds",
+            "The time until the stream acknowledged a message.",
+            stream.seconds,
+        )
+        failed = stream.failed_batches
+        yield single("counter", "jetstream_failures_total", "Batches that the stream did not acknowledge.", failed)
 
     def _writers(self) -> Iterable[Family]:
         node = self._node
         writers: dict[str, Coalescer[object, object]] = {
-            **node.events.writers,
+            **node.events.meters.writers,
             **node.states.writers,
             **node.reports.writers,
             **node.login.writers,
@@ -113,23 +127,41 @@ class Measurements:
         )
         yield single(
             "histogram",
-            "order_answer_delay_seconds",
-            "The time from an order's creation to its result.",
-            node.reports.answer_seconds,
+            "order_execution_seconds",
+            "The time from an order's first offer to its result.",
+            node.reports.execution_seconds,
         )
-        ended: dict[str, float] = {**node.reports.ended, "expired": node.maintenance.expired}
-        yield by("outcome", "counter", "orders_ended_total", "Orders that ended by a result or expired.", ended)
+        cancelled = node.orders.cancelled + node.commands.cancelled
+        ended: dict[str, float] = {
+            **node.reports.ended,
+            "cancelled": cancelled,
+            "expired": node.maintenance.expired,
+        }
+        yield by("outcome", "counter", "orders_ended_total", "Orders that have ended.", ended)
 
     def _logins(self) -> Iterable[Family]:
         node = self._node
-        yield by("outcome", "counter", "logins_total", "Logins of agents by their outcome.", node.login.outcomes)
+        outcomes = {"agents": node.login.outcomes, "management": node.users.outcomes}
+        yield family(
+            "counter",
+            "logins_total",
+            "Logins of agents and users by their outcome.",
+            [
+                ({"api": api, "outcome": outcome}, count)
+                for api, counts in outcomes.items()
+                for outcome, count in counts.items()
+            ],
+        )
         requests = node.external.key_requests
         if requests is not None:
             counts = {name: float(count) for name, count in msgspec.structs.asdict(requests.counters).items()}
             yield by("event", "counter", "key_requests_total", "Key requests by what happened to them.", counts)
             yield single("gauge", "key_requests_in_flight", "Lookups that run or wait.", requests.in_flight)
-        age = node.revocation_reader.age_seconds
+        reader = node.revocation_reader
+        age = reader.age_seconds
         yield single("gauge", "revocations_age_seconds", "The time since the revocations were read.", age)
+        lag = reader.lag_seconds
+        yield single("histogram", "revocation_lag_seconds", "The time from a revocation to its effect.", lag)
 
     def _duties(self) -> Iterable[Family]:
         lags = {name: report.lag_seconds for name, report in self._health.report().items()}

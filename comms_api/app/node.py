@@ -133,7 +133,7 @@ class Node:
         self.events = Events(engine, clock, self.slices, sink, quarantine, settings)
         self.event_reader = EventReader(engine, clock, settings.body_wait_seconds)
         self.event_tail = EventTail(engine, self.event_reader)
-        self.reports = Reports(engine, settings.lease_seconds, clock.now)
+        self.reports = Reports(engine, settings.lease_seconds)
         self.states = States(engine, self.reports.report, self.slices)
 
         self.actions, self.watch = Actions(engine, schemas), Watch(engine)

@@ -31,6 +31,8 @@ class Commands:
         self._clock = clock
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
+        self.cancelled = 0
+        """The number of orders that this process has cancelled with their commands."""
 
     async def list(self, order_filter: OrderFilter, requested: PageRequest) -> Page[Command]:
         """Return one page of commands."""
@@ -58,6 +60,7 @@ class Commands:
             cancelled, offered = await transitions.cancel_command(connection, request_id, user)
             notice = CancelNotice(self._clock.uuid7(), user, CancelArguments(request_id=request_id), offered)
             notified = await transitions.add_cancel_orders(connection, notice)
+        self.cancelled += cancelled
         self._notifier.notify(ORDERS_CHANNEL)
         return Cancelled(cancelled, told=notified)
 
@@ -95,6 +98,8 @@ class Rollouts:
         self._engine = engine
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
+        self.cancelled = 0
+        """The number of orders that this process has cancelled with their commands."""
 
     def duties(self) -> list[Duty]:
         """Return the duty that advances rollouts."""

@@ -4,8 +4,7 @@ A group with idempotency keys has a few statements more (`batches/keys`).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer
@@ -16,6 +15,7 @@ from comms_api.database.uuid7 import uuid7_time
 from comms_api.duties.repeating import Duty
 from comms_api.errors import CommsError
 from comms_api.events import store
+from comms_api.events.meters import SinkMeters
 from comms_api.events.model import EventBatch
 from comms_api.text.limited_log import LimitedLog
 
@@ -36,41 +36,42 @@ class PostgresqlSink:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writer = Coalescer[EventBatch, CommsError | None](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
-        self.writers: Mapping[str, Coalescer[Any, Any]] = {"events": self._writer}
+        self._writer = Coalescer[EventBatch, CommsError | bool](self._insert, group_size_maximum=GROUP_BYTES_MAXIMUM)
+        self.meters = SinkMeters({"events": self._writer})
         self._dropped = LimitedLog(logger, logging.WARNING)
 
-    async def append(self, batch: EventBatch) -> None:
+    async def append(self, batch: EventBatch) -> bool:
         """Return after the commit; raises the errors of a `Claim`."""
-        [error] = await self._writer.submit(batch.agent_id, [batch], max(BATCH_BYTES_MINIMUM, len(batch.content)))
-        if error is not None:
-            raise error
+        [outcome] = await self._writer.submit(batch.agent_id, [batch], max(BATCH_BYTES_MINIMUM, len(batch.content)))
+        if isinstance(outcome, CommsError):
+            raise outcome
+        return outcome
 
     def duties(self) -> list[Duty]:
         """Return the writers."""
         return [self._writer.duty("events writer"), self._writer.duty("small events writer", SMALL_BYTES)]
 
-    async def _insert(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | None]:
+    async def _insert(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | bool]:
         try:
             return await self._insert_once(batches)
         except MissingPartition:
             await create_partitions(self._engine)  # a duty creates it ahead of time, unless this host has slept
         kept = await self._without_past_days(batches)
-        errors, ids = iter(await self._insert_once(kept)), {batch.id for batch in kept}
-        return [next(errors) if batch.id in ids else None for batch in batches]
+        outcomes, ids = iter(await self._insert_once(kept)), {batch.id for batch in kept}
+        return [batch.id in ids and next(outcomes) for batch in batches]
 
-    async def _insert_once(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | None]:
-        """Insert batches in one transaction; return for each the error to answer, or None."""
+    async def _insert_once(self, batches: Sequence[EventBatch]) -> Sequence[CommsError | bool]:
+        """Insert batches in one transaction; return for each the error to answer, or whether its key is new."""
         if all(batch.key is None for batch in batches):
             async with self._engine.connect() as connection:
                 await store.insert_batches(connection, batches)
-            return [None] * len(batches)
+            return [True] * len(batches)
         async with self._engine.begin() as connection:
             claims = await claim_keys(connection, [batch.key for batch in batches])
             if new := [batch for batch, claim in zip(batches, claims, strict=True) if claim is None]:
                 await record_keys(connection, [(batch.key, None) for batch in new if batch.key is not None])
                 await store.insert_batches(connection, new)
-        return [claim if isinstance(claim, CommsError) else None for claim in claims]
+        return [claim if isinstance(claim, CommsError) else claim is None for claim in claims]
 
     async def _without_past_days(self, batches: Sequence[EventBatch]) -> Sequence[EventBatch]:
         """Return the batches without those of expired days, which a stream may still contain; these are dropped."""

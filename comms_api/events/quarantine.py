@@ -36,11 +36,11 @@ class Quarantine:
         self._rows_maximum = rows_maximum
         self._untrimmed = 0
         self.lines = 0
-        """The number of lines of this process that were no events."""
+        """The number of quarantined lines of this process, including those that were not kept."""
 
     async def add(self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0) -> None:
         """Keep the first lines of one batch, and the number of the `hidden` ones."""
-        self.lines += len(lines) + hidden
+        total = len(lines) + hidden
         shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
         if hidden:
             shown = [*shown, Quarantined(f"{hidden} further lines of this batch are not kept", b"")]
@@ -50,6 +50,7 @@ class Quarantine:
         ]
         async with self._engine.connect() as connection:
             await store.insert_quarantined(connection, rows)
+        self.lines += total
         self._untrimmed += len(rows)
         if self._untrimmed >= max(TRIMMED_ROWS_MINIMUM, self._rows_maximum // TRIMMED_SHARE):
             await self._trim_now()

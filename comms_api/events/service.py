@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-import msgspec
-
 from comms_api.batches.keys import BatchKey
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
@@ -12,20 +10,12 @@ from comms_api.database.partitions import drop_partitions
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.events.contents import encode_content, encode_streams
+from comms_api.events.meters import StoredEvents
 from comms_api.events.model import EventBatch, StatelessBatch
 from comms_api.events.quarantine import Quarantine
 from comms_api.events.sinks import Sink
 from comms_api.fairness.slices import Slices
 from comms_api.settings import Settings
-
-
-class StoredEvents(msgspec.Struct):
-    """The numbers of stateless batches, events and decoded bytes that this process has stored."""
-
-    batches: int = 0
-    events: int = 0
-    body_bytes: int = 0
-    failed_batches: int = 0
 
 
 class Events:
@@ -46,7 +36,7 @@ class Events:
         self._sink = sink
         self.quarantine = quarantine
         self._retention_days = settings.events_retention_days
-        self.writers = sink.writers
+        self.meters = sink.meters
         self.stored = StoredEvents()
 
     def duties(self) -> Sequence[Duty]:
@@ -80,14 +70,9 @@ class Events:
             content = await self._slices.run_metered(encode_content(batch, body, zstd))
             events = sum(len(run.lines) for run in batch.runs)
             streams = encode_streams(batch.runs)
-            await self._store(EventBatch(self._clock.uuid7(), agent_id, events, streams, content, key))
-            self.stored.body_bytes += len(body)
-
-    async def _store(self, batch: EventBatch) -> None:
-        try:
-            await self._sink.append(batch)
-        except Exception:
-            self.stored.failed_batches += 1
-            raise
-        self.stored.batches += 1
-        self.stored.events += batch.events
+            if await self._sink.append(EventBatch(self._clock.uuid7(), agent_id, events, streams, content, key)):
+                self.stored.batches += 1
+                self.stored.events += events
+                self.stored.body_bytes += len(body)
+            else:
+                self.stored.repeated_batches += 1

@@ -1,14 +1,13 @@
 """The interface of sinks, which store stateless events, and the sink that the settings name."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
-from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError
+from comms_api.events.meters import SinkMeters
 from comms_api.events.model import EventBatch
 from comms_api.events.postgresql_sink import PostgresqlSink
 from comms_api.events.quarantine import Quarantine
@@ -21,11 +20,13 @@ _CREDENTIALS = b"BEGIN NATS USER JWT"
 class Sink(Protocol):
     """Stores batches of events."""
 
-    writers: Mapping[str, Coalescer[Any, Any]]
-    """The queues of the database's writers, by name."""
+    meters: SinkMeters
 
-    async def append(self, batch: EventBatch) -> None:
-        """Return once the batch is durable; events that can never be stored go to the quarantine."""
+    async def append(self, batch: EventBatch) -> bool:
+        """Return once the batch is durable; events that can never be stored go to the quarantine.
+
+        False: the batch is known to be stored already, or it was dropped because its day is not kept any more.
+        """
 
     def duties(self) -> list[Duty]:
         """Return the duties without which `append` never returns; called once."""

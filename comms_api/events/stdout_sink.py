@@ -2,17 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from itertools import chain
 from select import PIPE_BUF, select
-from typing import Any
 
 import msgspec
 
-from comms_api.database.coalescing import Coalescer
 from comms_api.duties.repeating import Duty
 from comms_api.errors import CommsError
 from comms_api.events.contents import decompress, find_events
+from comms_api.events.meters import SinkMeters
 from comms_api.events.model import EventBatch
 from comms_api.fairness.slices import Slices
 
@@ -27,9 +25,9 @@ class StdoutSink:
         self._descriptor = descriptor
         self._turn = asyncio.Lock()
         self._slices = Slices()
-        self.writers: Mapping[str, Coalescer[Any, Any]] = {}
+        self.meters = SinkMeters()
 
-    async def append(self, batch: EventBatch) -> None:
+    async def append(self, batch: EventBatch) -> bool:
         """Write one line for each event; raises `CommsError` if the reader has closed the pipe."""
         async with self._turn:
             body = await self._slices.run(decompress(batch.content))
@@ -38,6 +36,7 @@ class StdoutSink:
                     await self._write(memoryview(msgspec.json.encode(event) + b"\n"))
             except OSError as error:
                 raise CommsError(f"standard output: {error}") from None
+        return True
 
     async def _write(self, data: memoryview) -> None:
         """Write up to `PIPE_BUF` bytes at a time, as fast as the reader reads.

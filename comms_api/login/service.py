@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
@@ -21,6 +20,7 @@ from comms_api.duties.repeating import Duty
 from comms_api.errors import Forbidden, Invalid, TooManyRequests, Unauthenticated, Unavailable
 from comms_api.fleet.descriptions import Descriptions
 from comms_api.key_requests.flights import AskedElsewhere
+from comms_api.lockouts.outcomes import LoginOutcomes
 from comms_api.lockouts.service import FailureLimit
 from comms_api.lockouts.store import delete_forgotten
 from comms_api.login.external import ExternalAgents
@@ -34,16 +34,6 @@ logger = logging.getLogger(__name__)
 
 FAILURES_SECONDS = 60.0
 EXTERNAL_ID = re.compile(r"[0-9]{3,8}")
-
-
-_OUTCOMES: Mapping[type[Exception], str] = {
-    Unauthenticated: "invalid_key",
-    Forbidden: "forbidden",
-    Invalid: "invalid_name",
-    TooManyRequests: "too_many_failures",
-    Unavailable: "unavailable",
-}
-"""The outcomes of refused logins; `forbidden` includes unknown agents. Other errors, such as outages, are `failed`."""
 
 
 class LoginClient(msgspec.Struct, frozen=True):
@@ -107,8 +97,7 @@ class Login:
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
         self.writers: Mapping[str, Coalescer[Any, Any]] = {"login_reader": self._reader}
-        self.outcomes = Counter[str]()
-        """The number of logins by their outcome."""
+        self.outcomes = LoginOutcomes()
 
     def duties(self) -> list[Duty]:
         """Return the duties that read admissions and forget failures."""
@@ -125,13 +114,8 @@ class Login:
         `Unavailable` when too many agents log in at once.
         """
         address = client.address
-        try:
-            with self._refusals.refusals(f"login of agent {credentials.uuid}", address):
-                admission, read_at = await self._admit(credentials, client)
-        except Exception as error:
-            self.outcomes[next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "failed")] += 1
-            raise
-        self.outcomes["success"] += 1
+        with self.outcomes.counting(), self._refusals.refusals(f"login of agent {credentials.uuid}", address):
+            admission, read_at = await self._admit(credentials, client)
         self._logins.write(f"agent {admission.id} logged in from {address}")
         self._presence.logged_in(admission.id, address, client.instance)
         if client.user_agent is not None:

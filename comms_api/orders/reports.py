@@ -3,9 +3,8 @@
 All waiting requests share one statement, and each gets its own outcomes.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -14,7 +13,6 @@ import msgspec
 
 from comms_api.database.coalescing import Coalescer
 from comms_api.database.connection import Engine
-from comms_api.database.uuid7 import uuid7_seconds
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Malformed, TooLarge
 from comms_api.fairness.slices import Steps
@@ -116,19 +114,18 @@ def _find_order_id(report: msgspec.Raw) -> str:
 
 
 class Reports:
-    """Records the reports of agents; `now` is the time by the database's clock."""
+    """Records the reports of agents."""
 
-    def __init__(self, engine: Engine, lease_seconds: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, engine: Engine, lease_seconds: float) -> None:
         self._engine = engine
         self._lease_seconds = lease_seconds
-        self._now = now
         self._writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
         self.writers: Mapping[str, Coalescer[Any, Any]] = {"reports": self._writer}
-        self.ended = Counter[str]()
-        """The number of orders that reports have ended, by status."""
+        self.ended = Counter({"success": 0, "failure": 0, "rejected": 0})
+        """The number of orders that reports have ended."""
 
-        self.answer_seconds = Histogram()
-        """The time from the creation of each of these orders to its result."""
+        self.execution_seconds = Histogram()
+        """The time from the first offer of each of these orders to its result."""
 
     def duties(self) -> list[Duty]:
         """Return the writer."""
@@ -153,15 +150,15 @@ class Reports:
         running = [key for key, report in keyed if not report.is_ending]
         async with self._engine.connect() as connection:
             endings = [_ending(order_id, report) for (order_id, _), report in first.items()]
-            ended = await finish_orders(connection, endings) if endings else set()
+            ended = await finish_orders(connection, endings) if endings else {}
             if running:
                 await extend_leases(connection, running, self._lease_seconds)
             others = [key for key, _ in keyed if key not in ended]
             statuses = dict.fromkeys(ended, "ended") | (await find_statuses(connection, others) if others else {})
         for ending in endings:
-            if (ending.order_id, ending.agent_id) in ended:
-                self.ended[ending.status] += 1
-                self.answer_seconds.observe(self._now() - uuid7_seconds(str(ending.order_id)))
+            if (seconds := ended.get((ending.order_id, ending.agent_id))) is not None:
+                self.ended[ending.outcome or ending.status] += 1
+                self.execution_seconds.observe(seconds)
         recorded = {id(first[key]) for key in ended}
         return [_outcome(report, statuses, is_recorded=id(report) in recorded) for report in reports]
 

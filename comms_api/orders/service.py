@@ -34,6 +34,8 @@ class StoredOrders:
         self._clock = clock
         self._notifier = notifier
         self._unpacking = BoundedExecutor("the archive", UNPACK_THREADS, UNPACK_CALLS_MAXIMUM)
+        self.cancelled = 0
+        """The number of orders that this process has cancelled one by one."""
 
     async def list(self, order_filter: OrderFilter, requested: PageRequest, user: str) -> Page[StoredOrder]:
         """Return one page of orders: with a filter by agent or command archived orders too, otherwise all others.
@@ -109,6 +111,7 @@ class StoredOrders:
             await transitions.record_cancellation(connection, order_id, user)
             notice = CancelNotice(self._clock.uuid7(), user, CancelArguments(order_id=order_id), offered)
             await transitions.add_cancel_orders(connection, notice)
+        self.cancelled += 1
         self._notifier.notify(ORDERS_CHANNEL, [str(order.agent_id)])
         return order
 

@@ -55,11 +55,12 @@ _FINISH = text(f"""
     )
     INSERT INTO finished_orders (order_id, request_id, agent_id, agent_groups, attempt, created_at, expires_at,
         sent_at, status, result_code, result_message, result_data, outcome)
-    SELECT * FROM ended RETURNING order_id, agent_id""")
+    SELECT * FROM ended
+    RETURNING order_id, agent_id, extract(epoch FROM finished_at - coalesce(sent_at, finished_at))""")
 
 
-async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> set[OrderKey]:
-    """End the reported orders that are open, offered and belong to their reporters; return their keys.
+async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> dict[OrderKey, float]:
+    """End the reported orders that are open, offered and belong to their reporters; return the seconds since the offer.
 
     The success of an order to apply a configuration also records the version that the agent now runs.
     """
@@ -73,7 +74,8 @@ async def finish_orders(connection: Connection, endings: Sequence[Ending]) -> se
         "outcomes": [ending.outcome for ending in endings],
         "duplicate": DUPLICATE_ORDER_MESSAGE,
     }
-    return {(order_id, agent_id) for order_id, agent_id in await connection.execute(_FINISH, parameters)}
+    rows = await connection.execute(_FINISH, parameters)
+    return {(order_id, agent_id): float(seconds) for order_id, agent_id, seconds in rows}
 
 
 _FIND_STATUSES = text("""

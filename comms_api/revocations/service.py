@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_duty
 from comms_api.database.listener import Notifier
 from comms_api.duties.repeating import Duty
+from comms_api.meters import Histogram
 from comms_api.revocations.store import delete_revocations, list_revocations, revoke_tokens
 from comms_api.tokens.issuer import Tokens
 
@@ -51,9 +52,11 @@ class RevocationReader:
         self._engine = engine
         self._tokens = tokens
         self._on_change = on_change
-        self._known: dict[str, float] = {}
+        self._known: dict[str, float] | None = None
         self._is_announced = asyncio.Event()
         self._read_at = time.monotonic()
+        self.lag_seconds = Histogram()
+        """The time from each revocation until this process applied it."""
 
     @property
     def age_seconds(self) -> float:
@@ -79,6 +82,14 @@ class RevocationReader:
             revoked_at = await list_revocations(connection, self._tokens.revocations_seconds)
         self._read_at = begun_at
         if revoked_at != self._known:
+            if self._known is not None:  # the first revocations are older than this process
+                self._measure(self._known, revoked_at)
             self._known = revoked_at
             self._tokens.revoke(revoked_at)
             self._on_change()
+
+    def _measure(self, known: Mapping[str, float], revoked_at: Mapping[str, float]) -> None:
+        now = self._tokens.now()
+        for subject, moment in revoked_at.items():
+            if known.get(subject) != moment:
+                self.lag_seconds.observe(max(0.0, now - moment))

@@ -35,9 +35,7 @@ class States:
         self._report_results = report_results
         self._slices = slices
         self._writer = StateWriter(engine, slices)
-        self.writers = self._writer.writers
-        self.batches = self.items = 0
-        """The numbers of batches, and of their items, that this process has applied."""
+        self.writers, self.applied = self._writer.writers, self._writer.applied
 
     def duties(self) -> Sequence[Duty]:
         """Return the writers."""
@@ -62,8 +60,6 @@ class States:
     async def _change(
         self, agent_id: UUID, batch: StatefulBatch, changes: BatchChanges, reports: Sequence[StateChange]
     ) -> msgspec.Raw:
-        self.batches += 1
-        self.items += len(batch.changes)
         changed: Sequence[ItemResult] = ()
         if changes.changes or changes.key is not None:
             changed = await self._writer.apply(changes)

@@ -5,6 +5,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
+import msgspec
+
 from comms_api.batches.keys import claim_keys, record_keys
 from comms_api.database.coalescing import Coalescer, store_or_halve
 from comms_api.database.connection import Connection, Engine
@@ -40,6 +42,19 @@ BatchOutcome: TypeAlias = Written | None
 """None if the batch needs several transactions; nothing has been applied."""
 
 
+class FirstResults(list[ItemResult]):
+    """The results of a batch that was applied before, under the same key."""
+
+
+class AppliedStates(msgspec.Struct):
+    """The numbers of batches, and of their changes of states, that this process has applied."""
+
+    batches: int = 0
+    changes: int = 0
+    repeated_batches: int = 0
+    """Batches that were applied already, under the same key; the other numbers do not count them."""
+
+
 class StateWriter:
     """Writes the changes of batches; each agent has one writer at a time."""
 
@@ -51,6 +66,7 @@ class StateWriter:
         """Applies one batch at a time, so that others do not wait for large batches, and these need little memory."""
 
         self.writers: Mapping[str, Coalescer[Any, Any]] = {"states": self._writer, "large_states": self._large_writer}
+        self.applied = AppliedStates()
 
     def duties(self) -> Sequence[Duty]:
         """Return the writers."""
@@ -74,6 +90,11 @@ class StateWriter:
             [outcome] = await self._large_writer.submit(batch.agent_id, [batch])
         if isinstance(outcome, CommsError):
             raise outcome
+        if isinstance(outcome, FirstResults):
+            self.applied.repeated_batches += 1
+        else:
+            self.applied.batches += 1
+            self.applied.changes += len(batch.changes)
         return outcome or ()
 
     async def _apply(self, batches: Sequence[BatchChanges]) -> Sequence[BatchOutcome]:
@@ -177,7 +198,9 @@ class StateWriter:
 
     async def _repeat(self, batch: BatchChanges, claim: bytes | CommsError) -> Written:
         """Return the outcome of a batch whose key is not new."""
-        return claim if isinstance(claim, CommsError) else await self._slices.run(decode_results(claim, batch.changes))
+        if isinstance(claim, CommsError):
+            return claim
+        return FirstResults(await self._slices.run(decode_results(claim, batch.changes)))
 
 
 def _fit(batches: Sequence[BatchChanges], changes_maximum: int) -> bool:

@@ -15,6 +15,7 @@ from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_du
 from comms_api.database.pages import Page, page_of
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Conflict, Invalid, NotFound, Unauthenticated
+from comms_api.lockouts.outcomes import LoginOutcomes
 from comms_api.revocations.service import Revocations
 from comms_api.revocations.store import revoke_tokens, was_revoked_since
 from comms_api.text.limited_log import LimitedLog
@@ -60,6 +61,7 @@ class Users:
         self._cached_tokens: dict[bytes, str] = {}
         self._logins = LimitedLog(logger, logging.INFO)
         self._refusals = LimitedLog(logger, logging.WARNING)
+        self.outcomes = LoginOutcomes()
 
     def duties(self) -> list[Duty]:
         """Return the duties that delete expired refresh tokens and devices."""
@@ -149,7 +151,7 @@ class Users:
     async def _check(self, name: str, password: str, origin: Origin) -> tuple[LoginRecord, float]:
         """Return the data of the user with this password, and the time before it was read."""
         device_hash, network = token_digest(origin.device_token or ""), network_of(origin.address or "")
-        with self._refusals.refusals(f"login of user {name}", origin.address):
+        with self.outcomes.counting(), self._refusals.refusals(f"login of user {name}", origin.address):
             read_at = self._tokens.now()
             async with self._engine.connect() as connection:
                 record = await store.find_login(connection, name, device_hash, network)

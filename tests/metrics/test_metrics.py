@@ -1,18 +1,19 @@
-"""Metrics: right with several workers, for those who may read them, and documented."""
+"""Metrics: right with several workers, hidden from other clients, and documented."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 from support.batches import command, state, stateful, stateless
-from support.server import PASSWORD, Server, running_server
+from support.server import PASSWORD, Server, new_id, running_server
 from support.waiting import wait_until
 
 from comms_api.meters import Histogram
 from comms_api.metrics.model import single
 from comms_api.metrics.snapshots import Snapshots
+from comms_api.protocol import IDEMPOTENCY_KEY
 
 WORKERS = 2
 DOCUMENT = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()
@@ -24,40 +25,106 @@ def server(folder: Path, database_url: str) -> Iterator[Server]:
         yield running
 
 
-def total(text: str, name: str, **labels: str) -> float:
-    """Return the sum of the samples with these labels."""
-    parts = [f'{label}="{value}"' for label, value in labels.items()]
+def total(text: str, series: str) -> float:
+    """Return the sum of the samples of a series: its name, and its labels as in a query: `name{label="value"}`."""
+    name, _, labels = series.rstrip("}").partition("{")
     lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
-    return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in parts))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in labels.split(",")))
 
 
-def test_any_worker_answers_for_all(server: Server, management: httpx.Client) -> None:
-    agent_id = server.enroll(management, "measured")
+def wait_for(management: httpx.Client, expected: Mapping[str, float]) -> None:
+    """Wait until series have these values: those of another worker are up to five seconds old."""
+
+    def measured() -> dict[str, float]:
+        text = management.get("/metrics").text
+        return {series: total(text, series) for series in expected}
+
+    wait_until(lambda: measured() == expected, says=measured)
+
+
+@pytest.fixture
+def fresh(folder: Path, new_database: Callable[[], str]) -> Iterator[Server]:
+    """A server whose counters are 0."""
+    with running_server(folder / str(new_id()), new_database(), workers=WORKERS) as running:
+        yield running
+
+
+def test_any_worker_answers_for_all(fresh: Server) -> None:
+    management = fresh.management()
+    agent_id = fresh.enroll(management, "measured")
     for _ in range(20):  # each client has a new connection, which either worker may get
-        agent = server.log_in(agent_id)
-        agent.post("/events/stateless", content=stateless(agent_id, {"n": 1}, {"n": 2})).raise_for_status()
-    agent.post("/events/stateful", content=stateful(agent_id, state("1"))).raise_for_status()
+        agent = fresh.log_in(agent_id)
+        agent.post("/events/stateless", content=stateless(agent_id, {"n": 1}, {"n": 2}, b"{")).raise_for_status()
     management.post("/commands", json=command(agent_id)).raise_for_status()
     [order] = agent.get("/commands?wait=60").json()["commands"]
     report = {"results": [{"order_id": order["order_id"], "result": {"code": 0}}]}
     agent.post("/commands/results", json=report).raise_for_status()
     management.get("/no/such/path")
-
-    def scrape() -> str:
-        return management.get("/metrics").text
-
-    wait_until(lambda: total(scrape(), "comms_api_events_total") == 40)
-    wait_until(lambda: total(scrape(), "comms_api_orders_ended_total", outcome="success") == 1)
-    text = scrape()
-    stored = {"route": "/events/stateless", "method": "POST", "api": "agents"}
-    assert total(text, "comms_api_http_requests_total", status="204", **stored) == 20
-    assert total(text, "comms_api_http_request_duration_seconds_bucket", le="+Inf", **stored) == 20
-    assert total(text, "comms_api_http_requests_total", status="404", route="unmatched") == 1
-    assert total(text, "comms_api_logins_total", outcome="success") == 20
-    assert total(text, "comms_api_state_changes_total") == 1
-    assert total(text, "comms_api_order_answer_delay_seconds_count") == 1
-    assert total(text, "comms_api_orders_open") == 0
+    stored = 'api="agents",method="POST",route="/events/stateless"'
+    wait_for(
+        management,
+        {
+            f'comms_api_http_requests_total{{{stored},status="204"}}': 20,
+            f'comms_api_http_request_duration_seconds_bucket{{{stored},le="+Inf"}}': 20,
+            'comms_api_http_requests_total{route="unmatched",status="404"}': 1,
+            'comms_api_logins_total{api="agents",outcome="success"}': 20,
+            'comms_api_event_batches_total{outcome="stored"}': 20,
+            "comms_api_events_total": 40,
+            "comms_api_quarantined_lines_total": 20,
+            'comms_api_commit_group_size_sum{writer="events"}': 20,
+            'comms_api_orders_ended_total{outcome="success"}': 1,
+            "comms_api_order_offer_delay_seconds_count": 1,
+            "comms_api_order_execution_seconds_count": 1,
+            "comms_api_orders_open": 0,
+            "comms_api_database_up": 1,
+        },
+    )
+    text = management.get("/metrics").text
     assert {f'worker="{worker}"' in text for worker in range(WORKERS)} == {True}
+
+
+def test_a_repeated_batch_stores_no_events_and_changes_no_states(fresh: Server) -> None:
+    management = fresh.management()
+    agent_id = fresh.enroll(management, "repeating")
+    agent = fresh.log_in(agent_id)
+    key = {IDEMPOTENCY_KEY: "again"}
+    for _ in range(3):
+        agent.post("/events/stateless", content=stateless(agent_id, {}), headers=key).raise_for_status()
+        agent.post("/events/stateful", content=stateful(agent_id, state("1")), headers=key).raise_for_status()
+    refused = agent.post("/events/stateful", content=stateful(agent_id, state("2")), headers=key)
+    assert refused.status_code == 422
+    wait_for(
+        management,
+        {
+            "comms_api_events_total": 1,
+            'comms_api_event_batches_total{outcome="stored"}': 1,
+            'comms_api_event_batches_total{outcome="repeated"}': 2,
+            "comms_api_state_changes_total": 1,
+            'comms_api_state_batches_total{outcome="applied"}': 1,
+            'comms_api_state_batches_total{outcome="repeated"}': 2,
+        },
+    )
+
+
+def test_cancelled_orders_logins_of_users_and_revocations_are_counted(fresh: Server) -> None:
+    management = fresh.management()
+    agent_id = fresh.enroll(management, "cancelled")
+    submitted = management.post("/commands", json=[command(agent_id), command(agent_id)]).json()
+    first, second = submitted["commands"]
+    management.post(f"/commands/{first['request_id']}/cancel").raise_for_status()
+    management.post(f"/orders/{second['order_ids'][0]}/cancel").raise_for_status()
+    wrong = fresh.client(fresh.management_url).post("/security/user/authenticate", auth=("admin", "wrong"))
+    assert wrong.status_code == 401
+    fresh.user(management, "leaving", "reader").delete("/security/user/authenticate").raise_for_status()
+    wait_for(
+        management,
+        {
+            'comms_api_orders_ended_total{outcome="cancelled"}': 2,
+            'comms_api_logins_total{api="management",outcome="success"}': 2,
+            'comms_api_logins_total{api="management",outcome="unauthenticated"}': 1,
+            "comms_api_revocation_lag_seconds_count": WORKERS,
+        },
+    )
 
 
 def test_only_users_and_listed_addresses_may_read(

@@ -99,12 +99,12 @@ async def test_an_agent_cannot_end_another_agents_order_or_an_order_that_was_not
     async with engine.begin() as connection:
         first, second = await make_orders(connection, 2)
         [order] = (await queries.list_orders(connection, OrderFilter(agent_id=second), PageRequest())).items
-        assert await finish_orders(connection, [success(order.order_id, second)]) == set()
+        assert await finish_orders(connection, [success(order.order_id, second)]) == {}
         await claim_orders(connection, [second], 60)
-        assert await finish_orders(connection, [success(order.order_id, first)]) == set()
+        assert await finish_orders(connection, [success(order.order_id, first)]) == {}
         assert await find_statuses(connection, [(order.order_id, first)]) == {}
-        assert await finish_orders(connection, [success(order.order_id, second)]) == {(order.order_id, second)}
-        assert await finish_orders(connection, [success(order.order_id, second)]) == set()
+        assert set(await finish_orders(connection, [success(order.order_id, second)])) == {(order.order_id, second)}
+        assert await finish_orders(connection, [success(order.order_id, second)]) == {}
 
 
 async def test_releasing_a_claim_restores_the_order(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.events.jetstream.messages import SUBJECTS, Message
+from comms_api.events.meters import StreamMeter
 from comms_api.settings import Settings
 
 STREAM = "comms_events"
@@ -53,6 +54,7 @@ class JetStream:
         self._trouble: Exception | None = None
         self._opened = AsyncExitStack()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAXIMUM)
+        self.meter = StreamMeter(self._ready)
         self.client = Client()
         self.context = JetStreamContext(self.client)
 
@@ -124,13 +126,15 @@ class JetStream:
 
         An unacknowledged message may be stored or not. If it is published again, it is stored once.
         """
-        ends_at = asyncio.get_running_loop().time() + self._settings.nats_timeout_seconds
+        loop = asyncio.get_running_loop()
+        begun_at, ends_at = loop.time(), loop.time() + self._settings.nats_timeout_seconds
         try:
             async with asyncio.timeout_at(ends_at), self._slots:
                 await self._try(lambda seconds: self._publish_once(message, seconds), ends_at)
         except (Error, TimeoutError) as error:
             self.report(error)
             raise Unavailable("The event stream does not acknowledge; try again later.") from error
+        self.meter.seconds.observe(loop.time() - begun_at)
 
     async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
         while True:

@@ -2,21 +2,21 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from comms_api.batches.keys import key_of_part
-from comms_api.database.coalescing import IS_CALLER_GONE, Coalescer
+from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft
 from comms_api.events.contents import STEP_BYTES
 from comms_api.events.jetstream.connection import ABSENCE_SECONDS, JetStream
 from comms_api.events.jetstream.cutting import cut
 from comms_api.events.jetstream.messages import content_bytes_maximum, encode_message
+from comms_api.events.meters import SinkMeters
 from comms_api.events.model import EventBatch, Quarantined
 from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.metering import Metered
@@ -41,13 +41,13 @@ class JetStreamSink:
         self._slices = slices
         self._stream = JetStream(settings)
         self._uncertain = Uncertain()
-        self.writers: Mapping[str, Coalescer[Any, Any]] = {}
+        self.meters = SinkMeters(stream=self._stream.meter)
 
     def duties(self) -> list[Duty]:
         """Return the duty that keeps the connection open."""
         return self._stream.duties()
 
-    async def append(self, batch: EventBatch) -> None:
+    async def append(self, batch: EventBatch) -> bool:
         """Return when every message is acknowledged; raises `Unavailable` if one is not."""
         if not self._uncertain.is_empty:
             digest = await self._slices.run_metered(_digest(batch))
@@ -60,11 +60,13 @@ class JetStreamSink:
                 parts, giants = await self._slices.run_metered(cut(batch, longest))
             await self._publish(batch.agent_id, [_with_key(part, batch) for part in parts])
         except Exception:
+            self._stream.meter.failed_batches += 1
             self._uncertain.add(await self._slices.run_metered(_digest(batch)), batch.id)
             raise
         if giants:
             reason = f"larger than a message of the event stream may be ({longest} bytes, compressed)"
             await self._quarantine.add(batch.agent_id, [Quarantined(reason, line) for line in giants])
+        return True
 
     async def _publish(self, agent_id: UUID, parts: Sequence[EventBatch]) -> None:
         is_caller_gone = IS_CALLER_GONE.get()
