@@ -34,6 +34,7 @@ from comms_api.http.authentication import client_of
 from comms_api.http.meter import RequestMeter
 from comms_api.http.problems import log_cut_off
 from comms_api.http1.endpoint import Accounting
+from comms_api.metrics.fleet import Fleet, database_source
 from comms_api.metrics.service import Metrics
 from comms_api.metrics.snapshots import Snapshots
 from comms_api.settings import Settings
@@ -122,7 +123,8 @@ async def metered(node: Node, engine: Engine, health: DutyHealth, worker: Worker
     """Yield the metrics; this worker shares its own during the block."""
     meters = {name: RequestMeter() for name in ("agents", "management")}
     measurements = Measurements(node, engine, health, meters)
-    metrics = Metrics(engine, worker.node_process.worker, worker.snapshots, measurements.read)
+    fleet = Fleet([database_source(engine)])
+    metrics = Metrics(worker.node_process.worker, worker.snapshots, measurements.read, fleet)
     async with repeating(metrics.duties(), health):
         yield Metering(metrics, meters)
 

@@ -1,7 +1,6 @@
 """Families of metrics, as a worker shares them with the other workers of its node."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -14,26 +13,27 @@ Values: TypeAlias = Mapping[str, float | Histogram]
 """The values of a family with one label, by the value of that label."""
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One value of a family; the suffix of the name is empty except for histograms."""
+class Series(msgspec.Struct, frozen=True, array_like=True):
+    """The value of a family for some labels; for a histogram, the sum of its values, its bounds and its counts."""
 
-    suffix: str
     labels: Labels
     value: float
+    bounds: Sequence[float] = ()
+    counts: Sequence[int] = ()
 
 
 class Family(msgspec.Struct, frozen=True, array_like=True):
-    """A metric: its name without the prefix, and its samples."""
+    """A metric: its name without the prefix, and its series."""
 
     kind: Kind
     name: str
     help: str
-    samples: list[Sample]
+    series: list[Series]
 
 
 def family(kind: Kind, name: str, text: str, values: Iterable[tuple[Labels, float | Histogram]]) -> Family:
     """Return a family with these values."""
-    return Family(kind, name, text, [sample for labels, value in values for sample in _samples(labels, value)])
+    return Family(kind, name, text, [_series(labels, value) for labels, value in values])
 
 
 def single(kind: Kind, name: str, text: str, value: float | Histogram) -> Family:
@@ -46,28 +46,19 @@ def by(label: str, kind: Kind, name: str, text: str, values: Values) -> Family:
     return family(kind, name, text, [({label: key}, value) for key, value in values.items()])
 
 
-def _samples(labels: Labels, value: float | Histogram) -> Sequence[Sample]:
-    if not isinstance(value, Histogram):
-        return [Sample("", labels, value)]
-    counts = list(accumulate(value.counts))
-    bounds = [*map(float, value.bounds), float("inf")]
-    return [
-        *(
-            Sample("_bucket", {**labels, "le": "+Inf" if bound == float("inf") else f"{bound:g}"}, count)
-            for bound, count in zip(bounds, counts, strict=True)
-        ),
-        Sample("_count", labels, counts[-1]),
-        Sample("_sum", labels, value.total),
-    ]
+def _series(labels: Labels, value: float | Histogram) -> Series:
+    if isinstance(value, Histogram):
+        return Series(labels, value.total, value.bounds, value.counts)
+    return Series(labels, value)
 
 
 def merge(workers: Mapping[int, Iterable[Family]]) -> list[Family]:
-    """Return the families of several workers as one list; the label `worker` tells their samples apart."""
+    """Return the families of several workers as one list; the label `worker` tells their series apart."""
     merged: dict[str, Family] = {}
     for worker, families in workers.items():
         for one in families:
-            samples = [
-                Sample(sample.suffix, {"worker": str(worker), **sample.labels}, sample.value) for sample in one.samples
+            series = [
+                msgspec.structs.replace(each, labels={"worker": str(worker), **each.labels}) for each in one.series
             ]
-            merged.setdefault(one.name, Family(one.kind, one.name, one.help, [])).samples.extend(samples)
+            merged.setdefault(one.name, Family(one.kind, one.name, one.help, [])).series.extend(series)
     return list(merged.values())

@@ -5,6 +5,7 @@ have died, and a write for every value. Here, a worker that is replaced overwrit
 memory ends with the node.
 """
 
+import time
 import zlib
 from collections.abc import Iterable
 from mmap import mmap
@@ -18,8 +19,17 @@ from comms_api.metrics.model import Family
 SLOT_BYTES = 2**20
 """A worker's share of the memory; the kernel provides only the pages that are used."""
 
-_HEADER = Struct("<II")
+_HEADER = Struct("<dII")
+"""The time of writing by the monotonic clock, which all processes share; the size of the content and its checksum."""
+
 _DECODER = msgspec.msgpack.Decoder(list[Family])
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The metrics of a worker, and the time since it wrote them."""
+
+    families: list[Family]
+    age_seconds: float
 
 
 class Snapshots:
@@ -36,16 +46,16 @@ class Snapshots:
             raise Unavailable(f"The metrics of a worker take {len(content)} bytes; at most {SLOT_BYTES} can be shared.")
         start = worker * SLOT_BYTES
         self._memory[start : start + _HEADER.size + len(content)] = (
-            _HEADER.pack(len(content), zlib.crc32(content)) + content
+            _HEADER.pack(time.monotonic(), len(content), zlib.crc32(content)) + content
         )
 
-    def read(self) -> dict[int, list[Family]]:
+    def read(self) -> dict[int, Snapshot]:
         """Return the snapshots by worker, without those that are being written."""
-        found: dict[int, list[Family]] = {}
+        found: dict[int, Snapshot] = {}
         for worker in range(self._workers):
             start = worker * SLOT_BYTES
-            size, checksum = _HEADER.unpack_from(self._memory, start)
+            written_at, size, checksum = _HEADER.unpack_from(self._memory, start)
             content = self._memory[start + _HEADER.size : start + _HEADER.size + size]
             if size and zlib.crc32(content) == checksum:
-                found[worker] = _DECODER.decode(content)
+                found[worker] = Snapshot(_DECODER.decode(content), time.monotonic() - written_at)
         return found

@@ -1,11 +1,11 @@
-"""SQL statements about the metrics of the whole fleet; each reads a bounded number of rows."""
+"""SQL statements about the metrics of the whole fleet; each reads a bounded number of pages."""
 
 import msgspec
 from sqlalchemy import text
 
 from comms_api.database.connection import Connection
 
-SAMPLE_ROWS = 20_000
+SAMPLE_PAGES = 1_000
 
 
 class OpenOrders(msgspec.Struct, frozen=True):
@@ -16,20 +16,15 @@ class OpenOrders(msgspec.Struct, frozen=True):
     oldest_seconds: float
 
 
-# The table's own estimate counts all rows; a sample says which share of them was offered.
+# The current size of the table makes the estimate right even if the table has just grown, shrunk or become sparse.
+_SHARE = f"least(1, {SAMPLE_PAGES} * current_setting('block_size')::float / greatest(1, pg_relation_size('orders')))"
 _OPEN_ORDERS = text(f"""
-    SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) AS sampled,
-        (SELECT reltuples FROM pg_class WHERE oid = 'orders'::regclass) AS estimated,
-        (SELECT coalesce(extract(epoch FROM now() - created_at), 0)
-         FROM orders ORDER BY order_id LIMIT 1) AS oldest_seconds
-    FROM (SELECT attempt FROM orders LIMIT {SAMPLE_ROWS}) AS sample""")
+    SELECT count(*) FILTER (WHERE attempt = 0) / {_SHARE}, count(*) FILTER (WHERE attempt > 0) / {_SHARE},
+        coalesce((SELECT extract(epoch FROM now() - created_at) FROM orders ORDER BY order_id LIMIT 1), 0)
+    FROM orders TABLESAMPLE SYSTEM (100 * {_SHARE})""")
 
 
 async def find_open_orders(connection: Connection) -> OpenOrders:
-    """Return the open orders of the fleet: exact up to `SAMPLE_ROWS`, and an estimate beyond that."""
-    row = await connection.first(_OPEN_ORDERS)
-    if row is None or not row.sampled:
-        return OpenOrders(0, 0, 0)
-    total = row.sampled if row.sampled < SAMPLE_ROWS else max(row.sampled, float(row.estimated))
-    pending = total * row.pending / row.sampled
-    return OpenOrders(pending, total - pending, float(row.oldest_seconds or 0))
+    """Return the open orders of the fleet: exact if the table has `SAMPLE_PAGES` pages, and an estimate beyond that."""
+    [(pending, sent, oldest_seconds)] = await connection.execute(_OPEN_ORDERS)
+    return OpenOrders(round(pending), round(sent), max(0.0, float(oldest_seconds)))

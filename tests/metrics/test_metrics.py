@@ -6,16 +6,26 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 from support.batches import command, state, stateful, stateless
+from support.orders import submit
 from support.server import PASSWORD, Server, new_id, running_server
 from support.waiting import wait_until
 
+from comms_api.database.connection import Engine
 from comms_api.meters import Histogram
+from comms_api.metrics.exposition import encode
 from comms_api.metrics.model import single
 from comms_api.metrics.snapshots import Snapshots
+from comms_api.metrics.store import OpenOrders, find_open_orders
+from comms_api.orders.leases import claim_orders
 from comms_api.protocol import IDEMPOTENCY_KEY
 
 WORKERS = 2
+_COPY_ORDERS = text("""
+    INSERT INTO orders (order_id, request_id, agent_id, agent_groups, attempt, sent_at, expires_at, bytes)
+    SELECT uuid7(), request_id, agent_id, agent_groups, attempt, sent_at, expires_at, bytes
+    FROM orders CROSS JOIN generate_series(1, 2000)""")
 DOCUMENT = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()
 
 
@@ -156,16 +166,36 @@ def test_a_snapshot_that_is_being_written_is_skipped() -> None:
     snapshots = Snapshots(2)
     snapshots.write(1, [single("gauge", "a", "help", 1.0)])
     assert [*snapshots.read()] == [1]
-    snapshots._memory[2**20 + 9] ^= 1  # noqa: SLF001 - half of another process's write
+    snapshots._memory[2**20 + 17] ^= 1  # noqa: SLF001 - half of another process's write
     assert snapshots.read() == {}
 
 
 def test_a_histogram_counts_values_up_to_their_bounds() -> None:
-    histogram = Histogram((1, 2))
-    for value in (0.5, 1, 1.5, 2, 3):
+    histogram = Histogram((0.5, 2))
+    for value in (0.1, 0.5, 1, 2, 3):
         histogram.observe(value)
-    samples = {
-        sample.labels.get("le", sample.suffix): sample.value
-        for sample in single("histogram", "h", "", histogram).samples
-    }
-    assert samples == {"1": 2, "2": 4, "+Inf": 5, "_count": 5, "_sum": 8}
+    assert encode([single("histogram", "h", "help", histogram)]).decode().splitlines() == [
+        "# HELP comms_api_h help",
+        "# TYPE comms_api_h histogram",
+        'comms_api_h_bucket{le="0.5"} 2.0',
+        'comms_api_h_bucket{le="2.0"} 4.0',
+        'comms_api_h_bucket{le="+Inf"} 5.0',
+        "comms_api_h_count 5.0",
+        "comms_api_h_sum 6.6",
+    ]
+
+
+@pytest.mark.anyio
+async def test_open_orders_are_counted_or_estimated(engine: Engine) -> None:
+    async with engine.connect() as connection:
+        assert await find_open_orders(connection) == OpenOrders(0, 0, 0)
+    _, agents = await submit(engine, 30)
+    async with engine.connect() as connection:
+        await claim_orders(connection, agents[:10], 60)
+        found = await find_open_orders(connection)
+        assert (found.pending, found.sent) == (20, 10)
+        assert found.oldest_seconds > 0
+        await connection.execute(_COPY_ORDERS)
+        found = await find_open_orders(connection)
+        assert found.pending == pytest.approx(40_020, rel=0.2)
+        assert found.sent == pytest.approx(20_010, rel=0.2)
