@@ -23,6 +23,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIGURATIONS = ("haproxy/pass-through", "haproxy/termination", "nginx/pass-through", "nginx/termination")
 PACKAGES = {
     "haproxy": ("haproxy",),
+    "prometheus": ("prometheus",),
     "nginx": ("nginx", "libnginx-mod-stream"),
     "rpmbuild": ("rpm",),
     "pgbouncer": ("pgbouncer",),
