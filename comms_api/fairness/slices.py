@@ -1,13 +1,14 @@
 """Run long computations on the event loop in slices, while the loop is idle.
 
 A computation is a generator of short steps. At most one slice runs between two rounds of the event loop, however many
-computations there are.
+computations there are. A long computation continues only while the loop is quiet.
 """
 
 import time
 from collections.abc import Callable, Generator, Hashable
 from typing import Any, TypeAlias, TypeVar
 
+from comms_api.fairness.quiet import QuietQueue
 from comms_api.fairness.rounds import IdleQueue
 
 T = TypeVar("T")
@@ -16,6 +17,9 @@ RELEASED_ITEMS = 5_000
 
 SLICE_SECONDS = 0.0005
 """The CPU time of a slice; it ends with the first step that exceeds it."""
+
+LONG_SLICES = 40
+"""A computation is long after this many slices; a batch of a megabyte usually takes fewer."""
 
 Steps: TypeAlias = Generator[Hashable, None, T]
 """A computation. After each step of well below a millisecond, it yields the client to charge for the step."""
@@ -34,6 +38,7 @@ class Slices:
     def __init__(self, charge: Callable[[Hashable, float], None] = charge_nobody) -> None:
         self.charge = charge
         self.turns = IdleQueue()
+        self.long_turns = QuietQueue()
 
     async def run(self, steps: Steps[T]) -> T:
         """Return the result of a computation outside any request's CPU time, and charge its clients.
@@ -49,10 +54,12 @@ class Slices:
     async def _run(self, steps: Steps[T], charge: Callable[[Hashable, float], None]) -> T:
         slices = _slices(steps, charge)
         try:
-            next(slices)
-            while True:
-                await self.turns.wait_for_turn(slices)
+            for _ in range(LONG_SLICES):
                 next(slices)
+                await self.turns.wait_for_turn(slices)
+            while True:
+                next(slices)
+                await self.long_turns.wait_for_turn(slices)
         except StopIteration as end:
             result: T = end.value
             return result

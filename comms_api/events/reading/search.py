@@ -1,4 +1,4 @@
-"""Search the contents of batches. A thread does so, in calls of bounded length."""
+"""Search the contents of batches. A thread does so, in calls of bounded length, with pauses for the event loop."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from comms_api.events.contents import decompress_at_once, find_events
 from comms_api.events.model import Event, EventBatch
 from comms_api.events.reading.model import EventFilter
 from comms_api.events.reading.walks import Header, Walk
+from comms_api.fairness.quiet import Pauses
 
 DECODED_BYTES_AT_ONCE = 16 * 2**20
 """A call ends after the batch with which it has decompressed this many bytes."""
@@ -44,11 +45,16 @@ class Found(msgspec.Struct):
 
 
 def search(
-    batches: Sequence[tuple[Header, EventBatch | None]], event_filter: EventFilter, walk: Walk, room: Room
+    batches: Sequence[tuple[Header, EventBatch | None]],
+    event_filter: EventFilter,
+    walk: Walk,
+    room: Room,
+    pauses: Pauses,
 ) -> Found:
     """Return the matching events that follow the walk's position and fit on the page; None is a deleted batch."""
     found = Found(walk)
     for header, batch in batches:
+        pauses()
         body = decompress_at_once(batch.content) if batch else b""
         # Most contents do not contain a rare text, so they are not cut into lines.
         if batch and event_filter.contains in body and not _add(found, header, batch, body, event_filter, room):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from comms_api.events.reading.search import Found, Room, search
 from comms_api.events.reading.walks import ById, Header, Walk
 from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
+from comms_api.fairness.quiet import Pauses
 
 EXAMINED_AT_FIRST = 64
 EXAMINED_AT_ONCE = 4_096
@@ -149,8 +151,8 @@ class EventReader:
             async with self._engine.connect() as connection:
                 batches = await store.list_batches(connection, [header.id for header in headers])
             pairs = [(header, batches.get(header.id)) for header in headers]
-            walk, room = reading.walk, reading.room
-            return await self._searching.run(reading.user, lambda: search(pairs, reading.event_filter, walk, room))
+            call = partial(search, pairs, reading.event_filter, reading.walk, reading.room, Pauses())
+            return await self._searching.run(reading.user, call)
         finally:
             self._contents.release(reading.user, size)
 
