@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfil
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock clean
+.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock openapi clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ check: .venv/installed ## Check lint rules, formatting, types and import contrac
 format: .venv/installed ## Fix lint findings and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+openapi: .venv/installed ## Write the OpenAPI descriptions of both APIs to docs/reference/openapi/
+	PYTHONPATH=tests $(BIN)/python -m support.descriptions
 
 bench: .venv/installed ## Measure everything; writes build/bench.json
 	$(BIN)/python -m bench

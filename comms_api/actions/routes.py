@@ -11,6 +11,7 @@ from comms_api.actions.model import NewAction, RegisteredAction
 from comms_api.actions.service import Actions
 from comms_api.http.authentication import claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.description.operations import reads
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ADMINISTER, READ
 from comms_api.text.faults import read_json
@@ -24,7 +25,7 @@ async def list_actions(actions: NamedDependency[Actions]) -> Sequence[Registered
     return await actions.list()
 
 
-@put("/actions/{name:str}", opt=ADMINISTER)
+@put("/actions/{name:str}", opt=ADMINISTER | reads(NewAction))
 async def register_action(
     request: AnyRequest, name: FromPath[str], actions: NamedDependency[Actions], bodies: NamedDependency[Bodies]
 ) -> NewAction:

@@ -26,6 +26,7 @@ from comms_api.database.pages import Page
 from comms_api.errors import Invalid
 from comms_api.http.authentication import PUBLIC, bearer_token, claims_of, client_of
 from comms_api.http.bodies import Bodies
+from comms_api.http.description.operations import ENROLLMENT, authenticates, reads
 from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest, remote_address
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
@@ -110,7 +111,7 @@ async def change_key(agent_id: AgentId, data: JSONBody[NewKey], agents: NamedDep
     return await agents.set_key(agent_id, data.key)
 
 
-@post("/enroll", opt=PUBLIC)
+@post("/enroll", opt=PUBLIC | authenticates(ENROLLMENT) | reads(Enrollment))
 async def enroll_by_token(
     request: AnyRequest, agents: NamedDependency[Agents], bodies: NamedDependency[Bodies]
 ) -> EnrolledAgent:

@@ -32,8 +32,13 @@ from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.health import routes as health
 from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token, spare, token_or_login
-from comms_api.http.described_errors import SECURITY_SCHEMES, DescribedErrors
-from comms_api.http.description import CONTENT_SECURITY_POLICY, DescriptionPage, DescriptionYaml, description_guard
+from comms_api.http.description.operations import SECURITY_SCHEMES, DescribedOperations
+from comms_api.http.description.page import (
+    CONTENT_SECURITY_POLICY,
+    DescriptionPage,
+    DescriptionYaml,
+    description_guard,
+)
 from comms_api.http.fast_lane import FastLane
 from comms_api.http.json_request import BODIES, JsonRequest
 from comms_api.http.pages import PAGES
@@ -264,7 +269,7 @@ def _litestar(
                 response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
             ),
         ),
-        plugins=[DescribedErrors()],
+        plugins=[DescribedOperations()],
         request_max_body_size=node.settings.body_bytes_maximum,
         logging_config=None,
     )

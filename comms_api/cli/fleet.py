@@ -23,7 +23,7 @@ def fleet() -> None:
     """Show what happened to agents and nodes."""
 
 
-_KINDS = [kind for group in get_args(FleetEventKind) for kind in get_args(group)]
+_KINDS = get_args(FleetEventKind)
 
 
 def _show(found: Iterator[JsonObject]) -> None:

@@ -8,11 +8,10 @@ from comms_api.cli.shared.operation import NOUN, Listing, Outcome, operation, pa
 from comms_api.cli.shared.output import JsonObject
 from comms_api.cli.shared.views import fields, sentence, table
 from comms_api.errors import NotFound
-from comms_api.fleet.model import FleetEventKind
 from comms_api.management_client.client import ManagementClient
-from comms_api.webhooks.model import ResultKind
+from comms_api.webhooks.model import WebhookKind
 
-_KINDS = [kind for group in (*get_args(FleetEventKind), ResultKind) for kind in get_args(group)]
+_KINDS = get_args(WebhookKind)
 _SHOWN = ("name", "url", "kinds", "is_enabled", "waiting", "dead", "dropped_events", "paused_until", "last_error")
 _DEAD = ("id", "created_at", "attempts", "last_error")
 

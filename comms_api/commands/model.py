@@ -43,6 +43,12 @@ class NewCommand(msgspec.Struct, frozen=True):
     """An operator's signature; target and action are those of its payload."""
 
 
+class NewCommands(msgspec.Struct, frozen=True):
+    """Several commands in one submission."""
+
+    commands: list[NewCommand]
+
+
 class Submitted(msgspec.Struct, frozen=True):
     """The result of one submitted command; `skipped` is the number of offline agents that got no order."""
 

@@ -18,6 +18,7 @@ from comms_api.commands.model import (
     DocumentId,
     Held,
     NewCommand,
+    NewCommands,
     PluginAnswer,
     RehearsedCommands,
     Retry,
@@ -31,6 +32,7 @@ from comms_api.commands.watching import Watch
 from comms_api.database.pages import Page
 from comms_api.http.authentication import BASIC, claims_of, service_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.description.operations import reads
 from comms_api.http.pages import EXPORT, LARGE, RequestedPage
 from comms_api.http.request import AnyRequest, at_end, while_connected
 from comms_api.http.roles import FOLLOW, OPERATE, SUBMIT
@@ -41,6 +43,7 @@ from comms_api.text.faults import read_json
 
 WAIT_SECONDS_MAXIMUM = 600
 
+_COMMANDS = reads(NewCommand, list[NewCommand], NewCommands)
 _RETRY = msgspec.json.Decoder(Retry)
 
 WaitSeconds = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
@@ -62,7 +65,7 @@ class SubmissionServices(msgspec.Struct, frozen=True):
         return caller.name, submitted, read_key(caller.name, request.headers.get(HEADER), body)
 
 
-@post("/commands", status_code=201, opt=SUBMIT, responses={200: ResponseSpec(RehearsedCommands)})
+@post("/commands", status_code=201, opt=SUBMIT | _COMMANDS, responses={200: ResponseSpec(RehearsedCommands)})
 async def submit_commands(
     request: AnyRequest,
     submission_services: NamedDependency[SubmissionServices],
@@ -83,7 +86,7 @@ async def submit_commands(
     )
 
 
-@post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC)
+@post("/_plugins/_command_manager/commands", status_code=200, opt=SUBMIT | BASIC | _COMMANDS)
 async def submit_plugin_commands(
     request: AnyRequest, submission_services: NamedDependency[SubmissionServices]
 ) -> PluginAnswer:
@@ -196,7 +199,7 @@ async def resume_command(request: AnyRequest, request_id: FromPath[UUID], comman
     return await commands.resume(request_id, claims_of(request).subject)
 
 
-@post("/commands/{request_id:uuid}/retry", status_code=201, opt=OPERATE)
+@post("/commands/{request_id:uuid}/retry", status_code=201, opt=OPERATE | reads(Retry, is_required=False))
 async def retry_command(
     request: AnyRequest, request_id: FromPath[UUID], submission_services: NamedDependency[SubmissionServices]
 ) -> SubmittedCommands:

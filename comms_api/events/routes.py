@@ -11,9 +11,11 @@ from comms_api.events.model import QuarantinedEvent
 from comms_api.events.service import Events
 from comms_api.events.stateless import read_stateless
 from comms_api.http.authentication import agent_of
+from comms_api.http.description.operations import reads_text
 from comms_api.http.pages import LARGE, RequestedPage
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import READ
+from comms_api.protocol import JSON_LINES
 
 
 class EventServices(msgspec.Struct, frozen=True):
@@ -23,7 +25,7 @@ class EventServices(msgspec.Struct, frozen=True):
     events: Events
 
 
-@post("/events/stateless", status_code=204)
+@post("/events/stateless", status_code=204, opt=reads_text(JSON_LINES))
 async def append_events(request: AnyRequest, event_services: NamedDependency[EventServices]) -> None:
     """Store a batch of events; 204 when they are durable. Invalid lines go to the quarantine.
 

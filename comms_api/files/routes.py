@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 from litestar import Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from comms_api.agents.configuration import SyncStatus
@@ -32,6 +33,7 @@ from comms_api.files.stages import Stages
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of, claims_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.description.operations import reads, reads_text
 from comms_api.http.pages import LARGE, Limit
 from comms_api.http.request import AnyRequest, is_head
 from comms_api.http.roles import OPERATE, READ
@@ -41,6 +43,14 @@ from comms_api.text.faults import read_json
 _REPORT = msgspec.json.Decoder(Report)
 
 MEDIA_TYPE = "application/octet-stream"
+_PARTS = {
+    status: ResponseSpec(None, description=text, media_type=MEDIA_TYPE, generate_examples=False)
+    for status, text in (
+        (206, "the requested range"),
+        (304, "the content is what `If-None-Match` names"),
+        (416, "the content is shorter than the range"),
+    )
+}
 FileNameQuery = Annotated[str | None, QueryParameter(description="such as GROUP.yml, or merged.yml for all")]
 StagedQuery = Annotated[
     str | None, QueryParameter(description="name of a file: list the agents chosen for its staged version")
@@ -90,7 +100,7 @@ def _answer(request: AnyRequest, sha256: str, content: bytes) -> Response[bytes]
     return Response(b"", status_code=416, headers=headers, media_type=MEDIA_TYPE)
 
 
-@get("/files")
+@get("/files", media_type=MEDIA_TYPE, responses=_PARTS)
 async def fetch_file(
     request: AnyRequest,
     file_services: NamedDependency[FileServices],
@@ -109,7 +119,7 @@ async def list_own_files(request: AnyRequest, files: NamedDependency[Files]) -> 
     return ExpectedFiles((await files.configuration(agent_of(request))).files)
 
 
-@put("/configuration", status_code=204)
+@put("/configuration", status_code=204, opt=reads(Report))
 async def report_configuration(
     request: AnyRequest, files: NamedDependency[Files], bodies: NamedDependency[Bodies]
 ) -> None:
@@ -125,7 +135,7 @@ async def list_files(group: FromPath[str], files: NamedDependency[Files]) -> Seq
     return await files.list(group)
 
 
-@put("/groups/{group:str}/files/{name:str}", opt=OPERATE)
+@put("/groups/{group:str}/files/{name:str}", opt=OPERATE | reads_text(MEDIA_TYPE))
 async def put_file(  # noqa: PLR0913 - each is a part of the request
     request: AnyRequest,
     group: FromPath[str],
@@ -143,7 +153,7 @@ async def put_file(  # noqa: PLR0913 - each is a part of the request
         return await files.put(group, name, body, claims_of(request).subject, percent)
 
 
-@get("/groups/{group:str}/files/{name:str}", opt=READ)
+@get("/groups/{group:str}/files/{name:str}", media_type=MEDIA_TYPE, responses=_PARTS, opt=READ)
 async def get_file(
     request: AnyRequest,
     group: FromPath[str],
@@ -232,7 +242,7 @@ async def show_configuration(agent_id: AgentId, files: NamedDependency[Files]) -
     return await files.configuration(agent_id)
 
 
-@get("/agents/{agent:str}/configuration/merged", opt=READ)
+@get("/agents/{agent:str}/configuration/merged", media_type=MEDIA_TYPE, responses=_PARTS, opt=READ)
 async def show_merged(
     request: AnyRequest, agent_id: AgentId, file_services: NamedDependency[FileServices]
 ) -> Response[bytes]:

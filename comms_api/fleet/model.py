@@ -20,7 +20,7 @@ AgentEventKind = Literal[
     "cloned",
 ]
 NodeEventKind = Literal["node_joined", "node_draining", "node_resumed", "node_left", "node_lost", "node_returned"]
-FleetEventKind = AgentEventKind | NodeEventKind
+FleetEventKind = Literal[AgentEventKind, NodeEventKind]
 
 
 class FleetEvent(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 
 from comms_api.http.authentication import PUBLIC, agent_of
 from comms_api.http.bodies import JSON_BYTES_MAXIMUM, Bodies
+from comms_api.http.description.operations import reads
 from comms_api.http.request import AnyRequest, client_name, find_header, remote_address
 from comms_api.login.rotation import KeyRotation
 from comms_api.login.service import Login, LoginClient
@@ -20,7 +21,7 @@ _INSTANCE_HEADER = AGENT_INSTANCE.lower().encode()
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 
-@post(["/login", "/authentication"], status_code=200, opt=PUBLIC)
+@post(["/login", "/authentication"], status_code=200, opt=PUBLIC | reads(Credentials))
 async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: NamedDependency[Bodies]) -> Token:
     """Log an agent in with its id and key; agents give up after 401 `Invalid key` or 403 `Agent does not exist`."""
     credentials = read_json(await bodies.receive_public(request), _DECODER, '{"uuid", "key"}')
@@ -35,7 +36,7 @@ async def log_in(request: AnyRequest, login: NamedDependency[Login], bodies: Nam
     return Token(await login.log_in(credentials, client))
 
 
-@put("/key", status_code=204)
+@put("/key", status_code=204, opt=reads(NextKey))
 async def submit_next_key(
     request: AnyRequest, rotation: NamedDependency[KeyRotation], bodies: NamedDependency[Bodies]
 ) -> None:

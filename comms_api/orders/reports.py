@@ -30,6 +30,7 @@ from comms_api.protocol import (
     ReportOutcome,
     Result,
 )
+from comms_api.text.faults import describe_fault
 
 REPORTS_MAXIMUM = 10_000
 """A poll returns at most 1,000 orders."""
@@ -87,7 +88,8 @@ def _split(body: bytes) -> Steps[list[msgspec.Raw]]:
     except (ValueError, RecursionError) as error:
         if "at most length" in str(error):
             raise TooLarge(f"A request has at most {REPORTS_MAXIMUM} results.") from None
-        raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {error}') from None
+        fault = describe_fault(error, body, RawOrderResults)
+        raise Malformed(f'Expected {{"results": [{{"order_id", "result": {{"code"}}}}…]}}: {fault}') from None
 
 
 @cache

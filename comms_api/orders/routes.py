@@ -15,6 +15,7 @@ from comms_api.errors import Forbidden
 from comms_api.fairness.slices import Slices
 from comms_api.http.authentication import HELD, agent_of, claims_of, service_of
 from comms_api.http.bodies import Bodies
+from comms_api.http.description.operations import reads
 from comms_api.http.pages import LARGE, RequestedPage
 from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import FOLLOW, OPERATE, SERVE
@@ -23,7 +24,7 @@ from comms_api.orders.model import OrderFilter, OutcomeFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
 from comms_api.orders.service import StoredOrders
 from comms_api.orders.targets import service_id
-from comms_api.protocol import Orders, OrderStatus, ReportOutcomes
+from comms_api.protocol import OrderResults, Orders, OrderStatus, ReportOutcomes
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
@@ -67,7 +68,7 @@ async def _poll(request: AnyRequest, services: OrderServices, recipient: UUID, w
             watch.cancel()
 
 
-@post("/commands/results", status_code=200)
+@post("/commands/results", status_code=200, opt=reads(OrderResults))
 async def report_results(request: AnyRequest, order_services: NamedDependency[OrderServices]) -> ReportOutcomes:
     """Report how orders ended; one outcome per report, in order, even for an unreadable report (400).
 
@@ -93,7 +94,7 @@ async def poll_service_commands(
     return await _poll(request, order_services, _service_of(request, service), wait)
 
 
-@post("/services/{service:str}/commands/results", status_code=200, opt=SERVE)
+@post("/services/{service:str}/commands/results", status_code=200, opt=SERVE | reads(OrderResults))
 async def report_service_results(
     request: AnyRequest, service: FromPath[str], order_services: NamedDependency[OrderServices]
 ) -> ReportOutcomes:

@@ -14,10 +14,11 @@ from comms_api.database.pages import Page
 from comms_api.errors import Malformed
 from comms_api.http.answers import Answers
 from comms_api.http.authentication import agent_of
+from comms_api.http.description.operations import reads_text
 from comms_api.http.pages import LARGE, After, Limit
 from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
-from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, ItemResults
+from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, JSON_LINES, ItemResults
 from comms_api.states.cursors import decode_cursor
 from comms_api.states.model import State
 from comms_api.states.service import States
@@ -35,7 +36,7 @@ class StateServices(msgspec.Struct, frozen=True):
     states: States
 
 
-@post("/events/stateful", status_code=200)
+@post("/events/stateful", status_code=200, opt=reads_text(JSON_LINES))
 async def change_states(request: AnyRequest, state_services: NamedDependency[StateServices]) -> Response[ItemResults]:
     """Create, update and delete states; one result per item, in order, after the commit.
 

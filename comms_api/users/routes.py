@@ -9,6 +9,7 @@ from comms_api.database.pages import Page
 from comms_api.errors import Conflict
 from comms_api.http.authentication import PUBLIC, AnyConnection, LogIn, basic_credentials, claims_of
 from comms_api.http.bodies import Bodies
+from comms_api.http.description.operations import PASSWORD, authenticates, reads
 from comms_api.http.pages import After, Limit
 from comms_api.http.request import AnyRequest, find_header, remote_address
 from comms_api.http.roles import ADMINISTER, ANYONE
@@ -43,7 +44,7 @@ def basic_login(users: Users) -> LogIn:
     return log_in
 
 
-@post("/security/user/authenticate", status_code=200, opt=PUBLIC)
+@post("/security/user/authenticate", status_code=200, opt=PUBLIC | authenticates(PASSWORD))
 async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) -> LoginAnswer:
     """Log a user in by HTTP Basic (RFC 7617); the request has no body.
 
@@ -54,7 +55,7 @@ async def authenticate_user(request: AnyRequest, users: NamedDependency[Users]) 
     return LoginAnswer(await users.log_in(name, password, origin_of(request)))
 
 
-@post("/security/user/refresh", status_code=200, opt=PUBLIC)
+@post("/security/user/refresh", status_code=200, opt=PUBLIC | reads(Refresh))
 async def refresh_tokens(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> LoginAnswer:

@@ -10,8 +10,8 @@ from comms_api.fleet.model import FleetEventKind
 from comms_api.protocol import Name, Text
 
 ResultKind = Literal["order_ended"]
-WebhookKind = FleetEventKind | ResultKind
-Kinds = Annotated[tuple[WebhookKind, ...], msgspec.Meta(min_length=1, max_length=64)]
+WebhookKind = Literal[FleetEventKind, ResultKind]
+Kinds = Annotated[list[WebhookKind], msgspec.Meta(min_length=1, max_length=64)]
 Url = Annotated[Text, msgspec.Meta(min_length=1, max_length=2048)]
 
 ATTEMPT_SECONDS = 10.0

@@ -95,7 +95,7 @@ def test_the_description_of_each_api_is_a_page_without_scripts_and_other_hosts(
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         page = Page(answer.text)
         assert page.tags.isdisjoint({"script", "link", "img", "iframe", "form", "base", "object"})
-        assert page.attributes.keys() == {"lang", "charset", "href", "id"}
+        assert page.attributes.keys() == {"lang", "charset", "name", "content", "href", "id"}
         assert page.attributes["href"] == {"/schema/openapi.json"}
         [style] = page.texts["style"]
         assert not re.search(r"url|import|//", style)

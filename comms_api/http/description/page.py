@@ -18,12 +18,15 @@ from litestar.openapi.plugins import OpenAPIRenderPlugin, YamlRenderPlugin
 
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.http.authentication import Guard, client_of
+from comms_api.http.description.completion import describe
 
 CALLS_MAXIMUM = 64
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
-h2 { border-top: 1px solid; font-size: 1.1rem; margin-top: 2rem; padding-top: 1rem; }
+h2 { border-top: 1px solid; font-size: 1.4rem; margin-top: 3rem; padding-top: 1rem; }
+h3 { font-size: 1.05rem; margin-top: 2rem; overflow-wrap: anywhere; }
 p, td { white-space: pre-line; }
+td { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid #8888; padding: .25rem .5rem; text-align: left; vertical-align: top; }
 pre { overflow-x: auto; }
@@ -68,9 +71,9 @@ def description_guard(plugins: Sequence[OpenAPIRenderPlugin]) -> Guard:
 
     def make(request: Request[Any, Any, Any]) -> None:
         if not is_ready.is_set():
-            described: Any = request.app.plugins.get("OpenAPIPlugin")  # it caches the description
+            description = describe(request.app)
             for plugin in plugins:
-                plugin.render(request, described.provide_openapi_schema())
+                plugin.render(request, description)
             is_ready.set()
 
     async def prepare(connection: Any, _handler: BaseRouteHandler) -> None:
@@ -83,30 +86,43 @@ def description_guard(plugins: Sequence[OpenAPIRenderPlugin]) -> Guard:
 def _page(description: Mapping[str, Any]) -> Iterator[str]:
     title = escape(description["info"]["title"])
     yield f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{STYLE}</style></head><body><h1>{title} {escape(description['info']['version'])}</h1>"
     yield '<p>For programs: <a href="/schema/openapi.json">openapi.json</a>.</p>'
-    for path, operations in sorted(description["paths"].items()):
-        for method, operation in operations.items():
-            yield from _operation(f"{method.upper()} {path}", operation)
+    for group in description["tags"]:
+        yield f'<h2 id="{group["name"]}">{group["name"]}</h2><p>{escape(group["description"])}</p>'
+        for path, operations in sorted(description["paths"].items()):
+            for method, operation in operations.items():
+                if group["name"] in operation["tags"]:
+                    yield from _operation(f"{method.upper()} {path}", operation, description["components"])
     yield "<h2>Structures</h2>"
-    for name, schema in sorted(description.get("components", {}).get("schemas", {}).items()):
+    for name, schema in sorted(description["components"]["schemas"].items()):
         yield f'<details id="{escape(name)}"><summary>{escape(name)}</summary>{_json(schema)}</details>'
     yield "</body></html>"
 
 
-def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
-    yield f"<h2><code>{escape(name)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
+def _operation(name: str, operation: Mapping[str, Any], components: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h3><code>{escape(name)}</code></h3><p>{escape(operation['description'])}</p>"
     if parameters := operation.get("parameters"):
         yield "<table><tr><th>parameter</th><th>in</th><th>type</th><th></th></tr>"
         for parameter in parameters:
             shown = (parameter["name"], parameter["in"], json.dumps(parameter.get("schema", {})))
-            yield _row(*shown, "required" if parameter.get("required") else "", parameter.get("description", ""))
+            yield _row(*shown, "required" if parameter.get("required") else "", parameter["description"])
         yield "</table>"
     if body := operation.get("requestBody"):
-        yield f"<details><summary>body</summary>{_json(body['content'])}</details>"
-    for status, response in operation.get("responses", {}).items():
-        summary = escape(f"{status} {response.get('description', '')}")
-        yield f"<details><summary>{summary}</summary>{_json(response.get('content', {}))}</details>"
+        yield from _content("body", body)
+    for status, answer in operation["responses"].items():
+        described = components["responses"][answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+        yield from _content(f"{status} {described['description']}", described)
+
+
+def _content(summary: str, message: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<details><summary>{escape(summary)}</summary>"
+    for media_type, media in message.get("content", {}).items():
+        example = media["example"]
+        shown = f"<pre>{escape(example)}</pre>" if isinstance(example, str) else _json(example)
+        yield f"<p>An example of <code>{escape(media_type)}</code>:</p>{shown}{_json(media['schema'])}"
+    yield "</details>"
 
 
 def _row(name: str, where: str, schema: str, *notes: str) -> str:
@@ -115,4 +131,4 @@ def _row(name: str, where: str, schema: str, *notes: str) -> str:
 
 
 def _json(value: object) -> str:
-    return f"<pre>{escape(json.dumps(value, indent=2))}</pre>"
+    return f"<pre>{escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>"
