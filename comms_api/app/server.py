@@ -5,8 +5,8 @@ import ctypes
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,11 @@ from comms_api.app.capacity import capacity_of
 from comms_api.app.certificates import Certificate, check_pair
 from comms_api.app.hypercorn_server import Loop, Site, serve
 from comms_api.app.listeners import Listeners
-from comms_api.app.measurements import Measurements
+from comms_api.app.metering.worker import Metering, metered
 from comms_api.app.node import Node, open_node
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import Address, open_engine
-from comms_api.database.connection import Engine
 from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
@@ -31,11 +30,8 @@ from comms_api.fairness.executors import let_threads_switch_often
 from comms_api.health.certificates import ServedCertificate
 from comms_api.http.access_log import log_access
 from comms_api.http.authentication import client_of
-from comms_api.http.meter import RequestMeter
 from comms_api.http.problems import log_cut_off
 from comms_api.http1.endpoint import Accounting
-from comms_api.metrics.fleet import Fleet, database_source
-from comms_api.metrics.service import Metrics
 from comms_api.metrics.snapshots import Snapshots
 from comms_api.settings import Settings
 from comms_api.tokens.secret import Secret
@@ -104,29 +100,11 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
         async with (
             repeating(duties, health),
             open_node(engine, worker.secret, worker.settings, worker.node_process, health) as node,
-            metered(node, engine, health, worker) as metering,
+            metered(node, engine, health, worker.node_process.worker, worker.snapshots) as metering,
         ):
             await _serve(node, metering, listeners, worker.certificate, stopping, ready)
     finally:
         await engine.dispose()
-
-
-class Metering(msgspec.Struct, frozen=True):
-    """The metrics of this node, and the meter of each API."""
-
-    metrics: Metrics
-    meters: Mapping[str, RequestMeter]
-
-
-@asynccontextmanager
-async def metered(node: Node, engine: Engine, health: DutyHealth, worker: Worker) -> AsyncIterator[Metering]:
-    """Yield the metrics; this worker shares its own during the block."""
-    meters = {name: RequestMeter() for name in ("agents", "management")}
-    measurements = Measurements(node, engine, health, meters)
-    fleet = Fleet([database_source(engine)])
-    metrics = Metrics(worker.node_process.worker, worker.snapshots, measurements.read, fleet)
-    async with repeating(metrics.duties(), health):
-        yield Metering(metrics, meters)
 
 
 async def _serve(  # noqa: PLR0913 - the parts of a worker that serves

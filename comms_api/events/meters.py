@@ -1,7 +1,7 @@
 """The counts and times of stored events, for the metrics."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -33,8 +33,21 @@ class StreamMeter(msgspec.Struct):
     """Batches of which a message was not acknowledged."""
 
 
+class StreamBacklog(msgspec.Struct, frozen=True):
+    """The messages in the event stream, for the whole fleet."""
+
+    stored_bytes: int
+    bytes_maximum: int
+    """The stream refuses further messages when it is full."""
+
+    unread: Mapping[str, int]
+    """The number of messages that the relays of each name have not stored yet."""
+
+
 class SinkMeters(msgspec.Struct, frozen=True):
     """The queues of a sink's writers by name, and the messages of a sink that publishes."""
 
     writers: Mapping[str, Coalescer[Any, Any]] = {}
     stream: StreamMeter | None = None
+    find_backlog: Callable[[], Awaitable[StreamBacklog | None]] | None = None
+    """Asks the servers of the stream; returns None if they do not answer in time."""

@@ -1,18 +1,20 @@
 """Metrics: right with several workers, hidden from other clients, and documented."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import text
 from support.batches import command, state, stateful, stateless
+from support.metrics import scrape, total, wait_for
 from support.orders import submit
 from support.server import PASSWORD, Server, new_id, running_server
 from support.waiting import wait_until
 
 from comms_api.database.connection import Engine
+from comms_api.embedded_postgresql.cluster import embedded_postgres
 from comms_api.meters import Histogram
 from comms_api.metrics.exposition import encode
 from comms_api.metrics.model import single
@@ -26,30 +28,12 @@ _COPY_ORDERS = text("""
     INSERT INTO orders (order_id, request_id, agent_id, agent_groups, attempt, sent_at, expires_at, bytes)
     SELECT uuid7(), request_id, agent_id, agent_groups, attempt, sent_at, expires_at, bytes
     FROM orders CROSS JOIN generate_series(1, 2000)""")
-DOCUMENT = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
     with running_server(folder, database_url, workers=WORKERS) as running:
         yield running
-
-
-def total(text: str, series: str) -> float:
-    """Return the sum of the samples of a series: its name, and its labels as in a query: `name{label="value"}`."""
-    name, _, labels = series.rstrip("}").partition("{")
-    lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
-    return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in labels.split(",")))
-
-
-def wait_for(management: httpx.Client, expected: Mapping[str, float]) -> None:
-    """Wait until series have these values: those of another worker are up to five seconds old."""
-
-    def measured() -> dict[str, float]:
-        text = management.get("/metrics").text
-        return {series: total(text, series) for series in expected}
-
-    wait_until(lambda: measured() == expected, says=measured)
 
 
 @pytest.fixture
@@ -89,7 +73,7 @@ def test_any_worker_answers_for_all(fresh: Server) -> None:
             "comms_api_database_up": 1,
         },
     )
-    text = management.get("/metrics").text
+    text = scrape(management)
     assert {f'worker="{worker}"' in text for worker in range(WORKERS)} == {True}
 
 
@@ -153,13 +137,33 @@ def test_only_users_and_listed_addresses_may_read(
         assert anonymous.get("/agents").status_code == 401
 
 
-def test_every_metric_is_documented(management: httpx.Client) -> None:
-    names = set(re.findall(r"^# TYPE (\w+) ", management.get("/metrics").text, re.MULTILINE))
-    documented = set(re.findall(r"^\| `((?:comms_api|process)_\w+)`", DOCUMENT, re.MULTILINE))
-    assert len(names) > 20
-    assert names <= documented
-    optional = {name for name in documented if re.search(r"jetstream|key_requests", name)}
-    assert documented - names == optional
+def test_the_successor_of_a_worker_that_has_died_takes_its_place(fresh: Server) -> None:
+    management, started = fresh.management(), "process_start_time_seconds"
+    wait_until(lambda: all(total(scrape(management), f'{started}{{worker="{n}"}}') for n in range(WORKERS)))
+    before = {n: total(scrape(management), f'{started}{{worker="{n}"}}') for n in range(WORKERS)}
+    victim, *_ = psutil.Process(fresh.process.pid).children()
+    victim.kill()
+
+    def replaced() -> int:
+        after = scrape(fresh.management())  # the connection may have ended with the worker
+        return sum(total(after, f'{started}{{worker="{n}"}}') > before[n] for n in range(WORKERS))
+
+    wait_until(lambda: replaced() == 1)
+
+
+def test_a_node_without_its_database_still_shows_its_metrics(folder: Path, scratch: Path) -> None:
+    with (
+        embedded_postgres(scratch / "metrics", durable=False) as cluster,
+        running_server(folder / "away", cluster.url, metrics_networks="127.0.0.0/8") as server,
+    ):
+        client = server.client(server.management_url)
+        wait_for(client, {"comms_api_database_up": 1, "comms_api_orders_open": 0})
+        assert "comms_api_orders_oldest_age_seconds" in scrape(client)
+        cluster.stop("fast")
+        wait_for(client, {"comms_api_database_up": 0})
+        assert "comms_api_orders_oldest_age_seconds" not in scrape(client)
+        cluster.bring_up()
+        wait_for(client, {"comms_api_database_up": 1})
 
 
 def test_a_snapshot_that_is_being_written_is_skipped() -> None:

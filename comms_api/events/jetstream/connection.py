@@ -18,7 +18,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from comms_api.duties.repeating import Duty
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.events.jetstream.messages import SUBJECTS, Message
-from comms_api.events.meters import StreamMeter
+from comms_api.events.meters import StreamBacklog, StreamMeter
 from comms_api.settings import Settings
 
 STREAM = "comms_events"
@@ -32,6 +32,7 @@ PINGS_OUTSTANDING_MAXIMUM = 2
 
 RECONNECT_SECONDS = 1
 CLOSE_SECONDS = 2.0
+BACKLOG_SECONDS = 2.0
 ABSENCE_SECONDS = 0.5
 """A request waits this long for a connection: long enough to find another server, but not a noticeable hang."""
 
@@ -135,6 +136,17 @@ class JetStream:
             self.report(error)
             raise Unavailable("The event stream does not acknowledge; try again later.") from error
         self.meter.seconds.observe(loop.time() - begun_at)
+
+    async def find_backlog(self) -> StreamBacklog | None:
+        """Return the messages in the stream, or None if its servers do not answer in time."""
+        try:
+            async with asyncio.timeout(BACKLOG_SECONDS):
+                stream = await self.context.stream_info(STREAM)
+                consumers = await self.context.consumers_info(STREAM)
+        except (Error, TimeoutError):
+            return None
+        unread = {one.name: (one.num_pending or 0) + (one.num_ack_pending or 0) for one in consumers}
+        return StreamBacklog(stream.state.bytes, stream.config.max_bytes or 0, unread)
 
     async def _try(self, attempt: Callable[[float], Awaitable[None]], ends_at: float) -> None:
         while True:

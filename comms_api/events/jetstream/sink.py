@@ -41,7 +41,7 @@ class JetStreamSink:
         self._slices = slices
         self._stream = JetStream(settings)
         self._uncertain = Uncertain()
-        self.meters = SinkMeters(stream=self._stream.meter)
+        self.meters = SinkMeters(stream=self._stream.meter, find_backlog=self._stream.find_backlog)
 
     def duties(self) -> list[Duty]:
         """Return the duty that keeps the connection open."""

@@ -1,0 +1,1 @@
+"""Connects the metrics to the services whose counters they read."""
