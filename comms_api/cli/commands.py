@@ -11,7 +11,7 @@ import msgspec
 
 from comms_api.cli.shared.operation import NOUN, Listing, Outcome, operation, present
 from comms_api.cli.shared.output import JsonObject, copy, print_json, say
-from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.periods import period_and_order_options
 from comms_api.cli.shared.recipients import read_action, read_target, recipient_options
 from comms_api.cli.shared.views import Columns, second, sentence, table
 from comms_api.cli.shared.waiting import summarize, wait_for, waiting_option
@@ -150,7 +150,7 @@ _WIDE: Columns = {
 @click.option("--action", help="Only commands with this action.")
 @click.option("--target", help="Only commands for this agent, group or service.")
 @click.option("--continuous", is_flag=True, help="Only commands that still include later agents.")
-@period_options
+@period_and_order_options
 def list_commands(_api: ManagementClient, **filters: Any) -> Listing:
     """List commands."""
     return Listing("/commands", present(filters))

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from comms_api.cli.shared.operation import NOUN, Outcome, operation, present
-from comms_api.cli.shared.output import JsonObject, say
+from comms_api.cli.shared.output import JsonObject, Notice, say
 from comms_api.cli.shared.views import describe
 from comms_api.errors import Unavailable
 from comms_api.fleet.model import FleetEventKind
@@ -55,11 +55,13 @@ def events(api: ManagementClient, *, last: int, follow: bool, **filters: Any) ->
 
 def _following(api: ManagementClient, query: JsonObject, position: int) -> Iterator[JsonObject]:
     """Yield the events after a position forever; wait while the server cannot be reached."""
+    outage = Notice()
     while True:
         try:
             found = list(api.pages("/fleet/events", query | {"limit": PAGE, "after": position}))
+            outage.show("")
         except Unavailable as error:
-            say(f"the server does not answer now: {error}", is_error=True)
+            outage.show(f"the server does not answer now: {error}")
             found = []
         yield from found
         position = found[-1]["position"] if found else position

@@ -35,6 +35,9 @@ PATIENCE_SECONDS = 30.0
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _REPEATABLE = {"GET", "PUT", "DELETE"}
 _BUSY = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+_OUTAGES = _BUSY | {httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT}
+"""The statuses of a busy server, and those of a load balancer that reaches no server."""
+
 _SECONDS = re.compile(r"\d{1,6}", re.ASCII)
 
 
@@ -176,7 +179,7 @@ def _check(answer: httpx.Response) -> httpx.Response:
     if answer.is_success:
         return answer
     detail = read_problem(answer).detail or f"the server answered with status {answer.status_code}"
-    if answer.status_code in _BUSY:
+    if answer.status_code in _OUTAGES:
         seconds = _read_pause(answer)
         raise Unavailable(detail if seconds is None else f"{detail} (in {seconds} s)", retry_after_seconds=seconds)
     raise Refused(detail, answer.status_code)

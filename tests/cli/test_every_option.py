@@ -292,7 +292,7 @@ LINES = (
     Line(f"events list --watch --contains shown {OPERATOR}", r"shown by its id", -15, is_stopped=True),
     Line(f"events show $event {OPERATOR}", r"^event +.*shown by its id"),
     Line(f"events show $agent_id {OPERATOR}", r"^comms-api: There is no event", 1),
-    Line(f"events export --contains shown --order newest --output $new/events {OPERATOR}", r"^$"),
+    Line(f"events export --contains shown --after $agent_id --output $new/events {OPERATOR}", r"^$"),
     Line(f"events tail --last 5 --contains shown --json {OPERATOR}", r"^{.*shown by its id"),
     Line(f"events tail --follow {OPERATOR}", r"logcollector/file .*shown by its id", -15, is_stopped=True),
     Line(f"events tail {PROXIED}", r"^comms-api: ", 1),

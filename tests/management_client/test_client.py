@@ -106,6 +106,13 @@ def test_a_request_is_not_repeated_beyond_the_patience(busy: BusyServer, client:
     assert busy.requests.count("GET /agents") == 1
 
 
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_load_balancer_without_a_server_is_an_outage(busy: BusyServer, client: ManagementClient, status: int) -> None:
+    busy.statuses = [status]
+    with pytest.raises(Unavailable):
+        client.ask("GET", "/agents")
+
+
 def test_an_expired_token_is_replaced_once(busy: BusyServer, client: ManagementClient) -> None:
     busy.statuses = [401]
     assert client.ask("GET", "/agents").status_code == 200

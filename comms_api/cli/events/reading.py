@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeVar
 from uuid import UUID
 
 import click
 
 from comms_api.cli.shared.operation import Listing, Outcome, operation, present
-from comms_api.cli.shared.output import JsonObject, copy, say
-from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.output import JsonObject, Notice, copy, say
+from comms_api.cli.shared.periods import period_and_order_options, period_options
 from comms_api.cli.shared.views import Columns, describe, fields, second, table
 from comms_api.errors import Unavailable
 from comms_api.management_client.client import ManagementClient
@@ -31,13 +31,24 @@ _FILTERS = (
     click.option("--collector", help="Only events of this collector."),
     click.option("--contains", metavar="TEXT", help="Only events that contain this text, in the same case."),
 )
+
+
+def _text(event: JsonObject) -> str:
+    """Return the log line of an event that has one, or the whole event."""
+    match event["event"]:
+        case {"event": {"original": str(line)}}:
+            return line
+        case content:
+            return describe(content)
+
+
 _COLUMNS: Columns = {
     "received": lambda event: second(event["received_at"]),
     "id": "id",
     "agent": "agent_id",
     "module": "module",
     "collector": "collector",
-    "event": "event",
+    "event": _text,
 }
 
 
@@ -49,7 +60,7 @@ def _filter_options(function: Function) -> Function:
 
 @operation(None, "list", table(_COLUMNS), is_list=True, is_watchable=True)
 @_filter_options
-@period_options
+@period_and_order_options
 def list_events(_api: ManagementClient, **filters: Any) -> Listing:
     """List events."""
     return Listing("/events", present(filters))
@@ -66,9 +77,10 @@ def show(api: ManagementClient, event_id: UUID) -> JsonObject:
 @operation(None, "export", None)
 @_filter_options
 @period_options
+@click.option("--after", type=click.UUID, help="Only events after the one with this id.")
 @click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
 def export(api: ManagementClient, *, output: Any, **filters: Any) -> None:
-    """Write all events as lines of JSON."""
+    """Write all events as lines of JSON, oldest first."""
     with api.stream("/events", params=present(filters), headers=LINES) as answer:
         copy(answer.iter_bytes(), output)
 
@@ -76,7 +88,7 @@ def export(api: ManagementClient, *, output: Any, **filters: Any) -> None:
 def _print_lines(events: Iterable[JsonObject]) -> None:
     for event in events:
         stream = f"{event['module']}/{event['collector']}"
-        say(f"{event['received_at']} {event['agent_id']} {stream} {describe(event['event'])}")
+        say(f"{event['received_at']} {event['agent_id']} {stream} {_text(event)}")
 
 
 @operation(None, "tail", _print_lines)
@@ -90,25 +102,23 @@ def tail(api: ManagementClient, *, last: int, follow: bool, **filters: Any) -> O
     """
     query = present(filters)
     begin: str = api.ask("GET", "/events/tail").json()["next"]  # before the list, so that none is missed in between
-    page = {"order": "newest", "limit": last}
-    shown = api.ask("GET", "/events", params=query | page).json()["items"][::-1] if last else []
+    newest = api.pages("/events", query | {"order": "newest", "limit": last}) if last else ()
+    shown = list(islice(newest, last))[::-1]
     later = _following(api, query, begin, {event["id"] for event in shown}) if follow else iter(())
     return Outcome(chain(shown, later), is_stream=True)
 
 
 def _following(api: ManagementClient, query: JsonObject, after: str, shown: Collection[str]) -> Iterator[JsonObject]:
     """Yield the events after a position forever, except those `shown`; wait while the server cannot be reached."""
-    named = ""
+    notice = Notice()
     while True:
         try:
             page = {"after": after, "wait": WAIT_SECONDS, "limit": PAGE}
             answer = api.ask("GET", "/events/tail", params=query | page).json()
         except Unavailable as error:
-            say(f"the server does not answer now: {error}", is_error=True)
+            notice.show(f"the server does not answer now: {error}")
             time.sleep(RETRY_SECONDS)
             continue
         yield from (event for event in answer["items"] if event["id"] not in shown)
         after, held = answer["next"], answer["held_back"]
-        if held and held["by"] != named:
-            say(f"events wait for a transaction that is open for {held['seconds']} s: {held['by']}", is_error=True)
-        named = held["by"] if held else ""
+        notice.show(f"new events wait for the end of an open transaction: {held['by']}" if held else "")

@@ -7,7 +7,7 @@ import click
 
 from comms_api.cli.shared.operation import NOUN, Listing, operation, present
 from comms_api.cli.shared.output import JsonObject
-from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.periods import period_and_order_options
 from comms_api.cli.shared.views import Columns, fields, second, sentence, table
 from comms_api.management_client.client import ManagementClient
 
@@ -53,7 +53,7 @@ _ORDER_ID = click.argument("order_id", type=click.UUID)
 @click.option("--target", help="Only orders of commands for this agent, group or service.")
 @click.option("--submitter", "user", help="Only orders of commands of this user.")
 @click.option("--source", help="Only orders of commands from this source.")
-@period_options
+@period_and_order_options
 def list_orders(_api: ManagementClient, **filters: Any) -> Listing:
     """List orders with their results."""
     return Listing("/orders", present(filters), PAGE_MAXIMUM)

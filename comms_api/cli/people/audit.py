@@ -6,7 +6,7 @@ import click
 
 from comms_api.cli.shared.operation import NOUN, Listing, operation, present
 from comms_api.cli.shared.output import copy
-from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.periods import period_and_order_options, period_options
 from comms_api.cli.shared.views import Columns, second, table
 from comms_api.management_client.client import ManagementClient
 
@@ -30,15 +30,14 @@ _WIDE: Columns = {"address": "address", "before": "before", "after": "after"}
 @click.option("--actor", help="Only changes by this user.")
 @click.option("--subject", help="Only changes of this table, such as agents.")
 @click.option("--key", help="Only changes of the row with this key.")
-@period_options
+@period_and_order_options
 def list_audit(_api: ManagementClient, **filters: Any) -> Listing:
     """List changes."""
     return Listing("/audit", present(filters))
 
 
 @operation(audit, "export", None)
-@click.option("--since", metavar="TIME", help="Only since this time, such as 2026-12-24T18:00:00Z.")
-@click.option("--until", metavar="TIME", help="Only before this time.")
+@period_options
 @click.option("--output", type=click.File("wb"), default="-", help="File to write; by default standard output.")
 def export(api: ManagementClient, *, output: BinaryIO, **period: Any) -> None:
     """Fetch the whole trail, or a period of it, as lines of JSON."""

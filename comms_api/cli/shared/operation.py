@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from comms_api.cli.shared.connection import SERVER_OPTIONS, Connection
-from comms_api.cli.shared.output import OUTPUT_OPTIONS, Form, JsonObject, say
+from comms_api.cli.shared.output import OUTPUT_OPTIONS, Form, JsonObject, Notice, say
 from comms_api.cli.shared.progress import count_items
 from comms_api.cli.shared.views import View
 from comms_api.errors import ConfigurationError, Unavailable
@@ -108,7 +108,9 @@ def operation(
                 elif is_watching:
                     _watch(fetch, view, form)
                 else:
-                    sys.exit(_show(fetch(), view, form))
+                    outcome = fetch()
+                    show = _stream if outcome.is_stream else _show
+                    sys.exit(show(outcome, view, form))
 
         command = group.command(name)(perform) if group else click.command(name)(perform)
         command.params += [*(_LIST_OPTIONS if is_list else ()), *([_WATCH_OPTION] if is_watchable else ())]
@@ -151,17 +153,26 @@ def _show(outcome: Outcome, view: View, form: Form) -> int:
     return outcome.then() if outcome.then else outcome.exit_code
 
 
+def _stream(outcome: Outcome, view: View, form: Form) -> int:
+    """Print items as they arrive, and return the exit code; Ctrl-C ends it."""
+    try:
+        return _show(outcome, view, form)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
 def _watch(fetch: Callable[[], Outcome], view: View, form: Form) -> None:
     """Show an outcome again and again; where no screen can be cleared, only if it has changed."""
-    shown: Any = None
+    shown, outage = None, Notice()
     try:
         while True:
             try:
                 outcome = fetch()
                 content = list(outcome.content) if isinstance(outcome.content, Iterator) else outcome.content
             except Unavailable as error:
-                say(f"the server does not answer now: {error}", is_error=True)
+                outage.show(f"the server does not answer now: {error}")
             else:
+                outage.show("")
                 if sys.stdout.isatty() or content != shown:
                     click.clear()
                     _show(msgspec.structs.replace(outcome, content=content), view, form)

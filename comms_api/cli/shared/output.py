@@ -67,6 +67,18 @@ def say(text: object, *, is_error: bool = False) -> None:
     click.echo(escape_controls(str(text)), err=is_error)
 
 
+class Notice:
+    """Prints a lasting condition to standard error when it begins or changes."""
+
+    _shown = ""
+
+    def show(self, condition: str) -> None:
+        """Print a condition, unless it was shown last; "" ends it."""
+        if condition and condition != self._shown:
+            say(condition, is_error=True)
+        self._shown = condition
+
+
 def print_json(content: Any) -> None:
     """Print JSON on several lines, with control characters escaped as in JSON."""
     click.echo(escape_json(msgspec.json.format(msgspec.json.encode(content), indent=2).decode()))

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from comms_api.cli.shared.operation import NOUN, Listing, operation, present
-from comms_api.cli.shared.periods import period_options
+from comms_api.cli.shared.periods import period_and_order_options
 from comms_api.cli.shared.views import Columns, second, table
 from comms_api.management_client.client import ManagementClient
 
@@ -26,7 +26,7 @@ _WIDE: Columns = {"line": "line"}
 
 @operation(quarantine, "list", table(_COLUMNS, _WIDE), is_list=True, is_watchable=True)
 @click.option("--agent", "agent_id", help="Only lines of this agent, by id or name.")
-@period_options
+@period_and_order_options
 def list_quarantine(_api: ManagementClient, **filters: Any) -> Listing:
     """List the lines, and why each could not be stored."""
     return Listing("/events/quarantine", present(filters))
