@@ -61,13 +61,13 @@ def hash_key(agent_id: UUID, kind: Kind, key: str, body: bytes) -> Steps[BatchKe
     return BatchKey(name.digest()[:HASH_BYTES], digest.digest()[:HASH_BYTES])
 
 
-def key_of_part(key: BatchKey, first: int, count: int) -> BatchKey:
-    """Return the key of a part of a batch that has been acknowledged: `count` of its events, from the event `first`.
+def key_of_part(key: BatchKey, part: str) -> BatchKey:
+    """Return the key of a part that is stored in a separate transaction.
 
-    Another body has another key: its events must be stored, since nobody can refuse them any more.
+    The part of another body has another key: it must be stored, since nobody can refuse it any more.
     """
-    part = sha256(b"%b%b%d %d" % (key.hash, key.digest, first, count), usedforsecurity=False)
-    return BatchKey(part.digest()[:HASH_BYTES], key.digest)
+    name = sha256(b"%b%b%b" % (key.hash, key.digest, part.encode()), usedforsecurity=False)
+    return BatchKey(name.digest()[:HASH_BYTES], key.digest)
 
 
 async def claim_keys(connection: Connection, keys: Sequence[BatchKey | None]) -> Sequence[Claim]:

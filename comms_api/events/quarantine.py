@@ -4,10 +4,12 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+from comms_api.batches.keys import BatchKey, claim_keys, record_keys
 from comms_api.database.connection import Engine
 from comms_api.database.failures import log_failure
 from comms_api.database.pages import Page, PageRequest
 from comms_api.database.uuid7 import DatabaseClock
+from comms_api.errors import CommsError
 from comms_api.events import store
 from comms_api.events.model import (
     QUARANTINED_LINE_BYTES_MAXIMUM,
@@ -38,8 +40,13 @@ class Quarantine:
         self.lines = 0
         """The number of quarantined lines of this process, including those that were not kept."""
 
-    async def add(self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0) -> None:
-        """Keep the first lines of one batch, and the number of the `hidden` ones."""
+    async def add(
+        self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0, key: BatchKey | None = None
+    ) -> None:
+        """Keep the first lines of one batch, and the number of the `hidden` ones; once for each key.
+
+        Raises the errors of a `Claim`.
+        """
         total = len(lines) + hidden
         shown, hidden = lines[:QUARANTINED_LINES_MAXIMUM], hidden + max(0, len(lines) - QUARANTINED_LINES_MAXIMUM)
         if hidden:
@@ -48,12 +55,23 @@ class Quarantine:
             (self._clock.uuid7(), agent_id, line.reason, line.line[:QUARANTINED_LINE_BYTES_MAXIMUM], len(line.line))
             for line in shown
         ]
-        async with self._engine.connect() as connection:
-            await store.insert_quarantined(connection, rows)
+        if not await self._insert(rows, key):
+            return
         self.lines += total
         self._untrimmed += len(rows)
         if self._untrimmed >= max(TRIMMED_ROWS_MINIMUM, self._rows_maximum // TRIMMED_SHARE):
             await self._trim_now()
+
+    async def _insert(self, rows: Sequence[QuarantinedRow], key: BatchKey | None) -> bool:
+        """Insert the rows of a new key, or without a key, and return True; return False for a repetition."""
+        async with self._engine.begin() as connection:
+            [claim] = await claim_keys(connection, [key])
+            if claim is None:
+                await record_keys(connection, [(key, None)] if key else [])
+                await store.insert_quarantined(connection, rows)
+        if isinstance(claim, CommsError):
+            raise claim
+        return claim is None
 
     async def trim(self) -> None:
         """Delete the oldest excess lines: first those beyond an agent's share, then any."""

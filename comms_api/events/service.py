@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from comms_api.batches.keys import BatchKey
+from comms_api.batches.keys import BatchKey, key_of_part
 from comms_api.database.connection import Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.database.partitions import drop_partitions
@@ -64,7 +64,7 @@ class Events:
         `zstd` is the body as it came, if that was compressed by zstd. The events of a key that the agent has used for
         the same body are stored already. Raises the errors of a `Claim`.
         """
-        if batch.quarantined:
+        if batch.quarantined and key is None:  # if the events fail, their repetition repeats lines rather than events
             await self.quarantine.add(agent_id, batch.quarantined, batch.hidden)
         if batch.runs:
             content = await self._slices.run_metered(encode_content(batch, body, zstd))
@@ -76,3 +76,6 @@ class Events:
                 self.stored.body_bytes += len(body)
             else:
                 self.stored.repeated_batches += 1
+        if batch.quarantined and key is not None:  # the events have refused another body with this key
+            lines_key = key_of_part(key, "invalid lines") if batch.runs else key
+            await self.quarantine.add(agent_id, batch.quarantined, batch.hidden, lines_key)

@@ -67,6 +67,22 @@ def test_another_body_with_the_same_key_is_refused_and_a_malformed_key_loses_not
     assert stored_lines(query, agent_id) == ['{"n": 1}', '{"n": 2}']
 
 
+def test_the_invalid_lines_of_a_batch_are_quarantined_once(
+    server: Server, other: Server, management: httpx.Client, query: Query
+) -> None:
+    agent_id = server.enroll(management, "faulty")
+    token, mixed, faulty = server.token(agent_id), stateless(agent_id, {"n": 1}, b"one"), stateless(agent_id, b"two")
+    for node in (server, other):
+        assert post(node, token, "mixed", mixed).status_code == 204
+        assert post(node, token, "faulty", faulty).status_code == 204
+        assert post(node, token, "mixed", stateless(agent_id, {"n": 1}, b"three")).status_code == 422
+        assert post(node, token, "mixed", stateless(agent_id, b"four")).status_code == 422
+        assert post(node, token, "faulty", stateless(agent_id, {"n": 2})).status_code == 422
+    lines = query("SELECT line FROM quarantined_events WHERE agent_id = $1 ORDER BY id", agent_id)
+    assert [line for [line] in lines] == [b"one", b"two"]
+    assert stored_lines(query, agent_id) == ['{"n": 1}']
+
+
 def test_while_a_node_stores_a_batch_the_others_are_busy_for_its_repetitions(
     server: Server, other: Server, management: httpx.Client, query: Query, database_url: str
 ) -> None:

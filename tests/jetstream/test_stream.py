@@ -299,3 +299,8 @@ def test_a_batch_with_a_key_is_relayed_once_and_another_body_with_the_key_too(
     send(b'{"n":2}')
     relay(variables, "postgresql")
     assert [event for _, _, event in rows(agent_id)] == [b'{"n":1}', *large, b'{"n":2}']
+    faulty = (b"no json", incompressible(MAX_PAYLOAD))
+    for _ in range(2):
+        send(*faulty)
+    hidden = management.get("/events/quarantine", params={"agent_id": str(agent_id)}).json()["items"]
+    assert len(hidden) == 2

@@ -65,7 +65,8 @@ class JetStreamSink:
             raise
         if giants:
             reason = f"larger than a message of the event stream may be ({longest} bytes, compressed)"
-            await self._quarantine.add(batch.agent_id, [Quarantined(reason, line) for line in giants])
+            key = batch.key and key_of_part(batch.key, "long lines")
+            await self._quarantine.add(batch.agent_id, [Quarantined(reason, line) for line in giants], key=key)
         return True
 
     async def _publish(self, agent_id: UUID, parts: Sequence[EventBatch]) -> None:
@@ -86,7 +87,7 @@ def _with_key(part: EventBatch, batch: EventBatch) -> EventBatch:
     """Give a part of a batch the key under which a relay stores it once."""
     if batch.key is None:
         return part
-    return msgspec.structs.replace(part, key=key_of_part(batch.key, part.id.int - batch.id.int, part.events))
+    return msgspec.structs.replace(part, key=key_of_part(batch.key, f"{part.id.int - batch.id.int} {part.events}"))
 
 
 class Uncertain:
