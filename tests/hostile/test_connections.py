@@ -1,6 +1,7 @@
 """Clients that hold connections, without a token or with one, do not keep others out."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -102,6 +103,17 @@ def test_failed_handshakes_leave_no_open_files(server: Server) -> None:
                     pass
     wait_until(lambda: process.num_fds() <= before + 2)
     wait_until(lambda: is_served(server))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_gets_no_ticket_that_would_resume_its_session(server: Server, version: ssl.TLSVersion) -> None:
+    tls = server.tls
+    tls.minimum_version = tls.maximum_version = version
+    for port in (server.agent_port, server.management_port):
+        with connect(tls, port) as connection:
+            connection.sendall(request("GET", "/", None))
+            read_answer(connection)
+            assert connection.session is None or not connection.session.has_ticket
 
 
 def test_an_address_holds_no_more_connections_than_the_setting_allows(
