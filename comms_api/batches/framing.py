@@ -89,9 +89,9 @@ def windows(body: bytes, items_maximum: int) -> Iterator[Window]:
         end = _end_of_line(body, start + WINDOW_BYTES)
         piece = body[start:end]
         is_utf8 = len(piece) <= CHECKED_BYTES_MAXIMUM and utf8_fault(piece) is None
-        lines = [line.strip() for line in piece.split(b"\n")]
+        lines = piece.split(b"\n")
         for offset in range(0, len(lines), WINDOW_LINES):
-            yield Window(number + offset, lines[offset : offset + WINDOW_LINES], is_utf8)
+            yield Window(number + offset, [line.strip() for line in lines[offset : offset + WINDOW_LINES]], is_utf8)
         start, number = end + 1, number + len(lines)
         _refuse_if_more(number - 2, items_maximum)
 
