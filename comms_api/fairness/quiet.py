@@ -17,7 +17,7 @@ QUIET_SECONDS = 0.002
 QUIET_CPU_SECONDS = 0.0001
 
 SLICE_SECONDS = 0.00025
-"""A thread that executes Python looks this often whether the loop has worked."""
+"""The length of a piece of long work, on the event loop or on a thread that executes Python."""
 
 
 class QuietQueue:
@@ -70,7 +70,7 @@ class Pauses:
     def __init__(self) -> None:
         find_clock = getattr(time, "pthread_getcpuclockid", None)  # macOS has none: there, no call sleeps
         self._clock: int | None = find_clock and find_clock(threading.get_ident())
-        self._used_seconds = 0.0
+        self._used_seconds = self._find_used_seconds()
         self._continued_at = time.perf_counter()
 
     def __call__(self) -> None:
@@ -83,7 +83,8 @@ class Pauses:
         self._continued_at = time.perf_counter()
 
     def _has_loop_worked(self) -> bool:
-        if self._clock is None:
-            return False
-        before, self._used_seconds = self._used_seconds, time.clock_gettime(self._clock)
+        before, self._used_seconds = self._used_seconds, self._find_used_seconds()
         return self._used_seconds - before > QUIET_CPU_SECONDS
+
+    def _find_used_seconds(self) -> float:
+        return 0.0 if self._clock is None else time.clock_gettime(self._clock)
