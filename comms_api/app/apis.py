@@ -71,6 +71,7 @@ MANAGEMENT_SERVICES = (
     "event_reader",
     "event_tail",
     "fleet_events",
+    "fleet_followers",
     "states",
     "actions",
     "orders",

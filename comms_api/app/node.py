@@ -41,8 +41,9 @@ from comms_api.files.stages import Stages
 from comms_api.fleet.descriptions import Descriptions
 from comms_api.fleet.node_log import NodeLog
 from comms_api.fleet.removal import Removal
-from comms_api.fleet.service import FleetEvents
+from comms_api.fleet.service import FLEET_EVENTS_CHANNEL, FleetEvents
 from comms_api.fleet.statuses import Statuses
+from comms_api.fleet.tail import FleetFollowers
 from comms_api.groups.service import Groups
 from comms_api.health.certificates import ServedCertificate
 from comms_api.health.checks import node_probes
@@ -96,10 +97,12 @@ class Node:
             node_probes(engine, self.membership, health, self.certificate, settings.data_dir, clock.now)
         )
         self.revocation_reader = revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
+        self.fleet_followers = FleetFollowers(engine)
         channels = {
             ORDERS_CHANNEL: dispatcher.wake,
             REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
             NODES_CHANNEL: lambda _: self.membership.beat_soon(),
+            FLEET_EVENTS_CHANNEL: lambda _: self.fleet_followers.wake(),
         }
         notifier = Notifier(engine, channels)
         listener, revocations = Listener(engine, channels, notifier.name), Revocations(engine, notifier)
@@ -123,7 +126,7 @@ class Node:
         self.stages = Stages(engine, has_changes)
         self.diagnoses = Diagnoses(engine, dispatcher.is_held, settings.poll_wait_seconds)
         self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
-        self.fleet_events, self.cluster = FleetEvents(engine, settings, enqueue), Cluster(engine, notifier)
+        self.fleet_events, self.cluster = FleetEvents(engine, notifier, settings, enqueue), Cluster(engine, notifier)
         receivers = Receivers(settings)
         sender = Sender(engine, secret, clock, receivers, settings)
         self.webhooks = Webhooks(engine, secret, clock, receivers, sender.post)

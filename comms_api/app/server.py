@@ -128,6 +128,7 @@ async def _serve(  # noqa: PLR0913 - the parts of a worker that serves
     node.membership.stop()
     node.watch.drain()
     node.event_tail.drain()
+    node.fleet_followers.drain()
     drained.set()
     with suppress(TimeoutError):
         async with asyncio.timeout(node.settings.drain_seconds):

@@ -1,21 +1,17 @@
 """`comms-api fleet`: show what happened to agents and nodes, and follow it."""
 
-import time
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, get_args
 
 import click
 
+from comms_api.cli.shared.following import PAGE, follow_answers
 from comms_api.cli.shared.operation import NOUN, Outcome, operation, present
-from comms_api.cli.shared.output import JsonObject, Notice, say
+from comms_api.cli.shared.output import JsonObject, say
 from comms_api.cli.shared.views import describe
-from comms_api.errors import Unavailable
 from comms_api.fleet.model import FleetEventKind
 from comms_api.management_client.client import ManagementClient
-
-FOLLOW_SECONDS = 2.0
-PAGE = 1_000
 
 
 @click.group(context_settings=NOUN)
@@ -45,24 +41,13 @@ def events(api: ManagementClient, *, last: int, follow: bool, **filters: Any) ->
     With --json, each event is a line.
     """
     query = present(filters)
-    newest = api.ask("GET", "/fleet/events", params={"order": "newest", "limit": 1}).json()["items"]
-    position = newest[0]["position"] if newest else 0
+    begin: int = api.ask("GET", "/fleet/events/tail").json()["next"]
     page = api.ask("GET", "/fleet/events", params=query | {"order": "newest", "limit": last}).json()
     shown = page["items"][::-1]
-    later = _following(api, query, max([position, *(event["position"] for event in shown)])) if follow else iter(())
+    if not follow:
+        return Outcome(iter(shown), is_stream=True)
+    begin = max([begin, *(event["position"] for event in shown)])
+    filters = {name: value for name, value in query.items() if name != "since"}
+    answers = follow_answers(api, "/fleet/events/tail", filters, begin)
+    later = (event for answer in answers for event in answer["items"])
     return Outcome(chain(shown, later), is_stream=True)
-
-
-def _following(api: ManagementClient, query: JsonObject, position: int) -> Iterator[JsonObject]:
-    """Yield the events after a position forever; wait while the server cannot be reached."""
-    outage = Notice()
-    while True:
-        try:
-            found = list(api.pages("/fleet/events", query | {"limit": PAGE, "after": position}))
-            outage.show("")
-        except Unavailable as error:
-            outage.show(f"the server does not answer now: {error}")
-            found = []
-        yield from found
-        position = found[-1]["position"] if found else position
-        time.sleep(FOLLOW_SECONDS)

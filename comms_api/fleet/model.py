@@ -40,6 +40,13 @@ class FleetEvent(msgspec.Struct, frozen=True):
     details: msgspec.Raw
 
 
+class FleetTail(msgspec.Struct, frozen=True):
+    """The next events of a follower; `next` is the `after` of its next request."""
+
+    items: list[FleetEvent]
+    next: int
+
+
 class OutboxEvent(msgspec.Struct, frozen=True):
     """A committed event that has no position yet."""
 

@@ -5,14 +5,15 @@ from typing import TypeAlias
 
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
+from comms_api.database.listener import Notifier
 from comms_api.database.pages import Order, Page
 from comms_api.duties.repeating import Duty
-from comms_api.errors import Conflict
 from comms_api.fleet import store
 from comms_api.fleet.model import FleetEvent, FleetEventFilter, OutboxEvent
 from comms_api.fleet.removal import delete_old_records
 from comms_api.settings import Settings
 
+FLEET_EVENTS_CHANNEL = "comms_api_fleet_events"
 PUBLISH_SECONDS = 1.0
 STEP = 1_000
 """The maximum number of events that one transaction publishes or deletes."""
@@ -23,8 +24,9 @@ Enqueue: TypeAlias = Callable[[Connection, Sequence[OutboxEvent]], Awaitable[Non
 class FleetEvents:
     """The events of the fleet; `enqueue` adds the deliveries of published events, in the transaction of these."""
 
-    def __init__(self, engine: Engine, settings: Settings, enqueue: Enqueue) -> None:
+    def __init__(self, engine: Engine, notifier: Notifier, settings: Settings, enqueue: Enqueue) -> None:
         self._engine = engine
+        self._notifier = notifier
         self._enqueue = enqueue
         self._days = settings.fleet_events_retention_days
         self._rows = settings.fleet_events_rows_maximum
@@ -45,6 +47,8 @@ class FleetEvents:
                     return
                 published = await store.publish(connection, STEP)
                 await self._enqueue(connection, published)
+            if any(event.kind != store.RESULT for event in published):
+                self._notifier.notify(FLEET_EVENTS_CHANNEL)
             is_full = len(published) == STEP
 
     async def trim(self) -> None:
@@ -64,9 +68,6 @@ class FleetEvents:
         Raises `Conflict` for a position that no event has reached: after a restore, a reader must begin again.
         """
         async with self._engine.connect() as connection:
-            if after is not None and after > (newest := await store.newest_position(connection)):
-                raise Conflict(
-                    f"after: the newest event has position {newest}, so {after} is from before the database was"
-                    " restored; begin again without it"
-                )
+            if after is not None:
+                await store.check_position(connection, after)
             return await store.list_events(connection, event_filter, order, after, limit)

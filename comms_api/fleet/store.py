@@ -11,7 +11,8 @@ from sqlalchemy import func, select, text
 from comms_api.database.connection import Connection
 from comms_api.database.pages import Order, Page, equal, fetch_page
 from comms_api.database.schema import fleet_events, is_one_of, outbox
-from comms_api.fleet.model import FleetEvent, FleetEventFilter, OutboxEvent
+from comms_api.errors import Conflict
+from comms_api.fleet.model import FleetEvent, FleetEventFilter, FleetTail, OutboxEvent
 
 OUTBOX_LOCK = 0x6F7574626F78
 RESULT = "order_ended"
@@ -65,6 +66,26 @@ async def list_events(
         statement = statement.where(position < after if is_newest else position > after)
     key = ["-position" if is_newest else "position"]
     return await fetch_page(connection, statement, key, limit, lambda row: FleetEvent(**row))
+
+
+async def check_position(connection: Connection, position: int) -> int:
+    """Return the position of the newest event; raises `Conflict` if it is before `position`, as after a restore."""
+    if position > (newest := await newest_position(connection)):
+        raise Conflict(
+            f"after: the newest event has position {newest}, so {position} is from before the database was restored;"
+            " begin again without it"
+        )
+    return newest
+
+
+async def read_tail(connection: Connection, event_filter: FleetEventFilter, after: int | None, limit: int) -> FleetTail:
+    """Return up to `limit` events that follow a position, and the last position that was examined; None is now."""
+    if after is None:
+        return FleetTail([], await newest_position(connection))
+    newest = await check_position(connection, after)
+    page = await list_events(connection, event_filter, "oldest", after, limit)
+    last = page.items[-1].position if page.items else after
+    return FleetTail(page.items, last if page.next else max(last, newest))
 
 
 async def find_events(connection: Connection, kinds: Collection[str], after: int, limit: int) -> list[FleetEvent]:

@@ -11,6 +11,7 @@ from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Order, PageRequest
 from comms_api.http.answers import reserving
 
 LIMIT_MAXIMUM = 1_000
+WAIT_SECONDS_MAXIMUM = 30
 
 LARGE = reserving(2 * PAGE_BYTES_MAXIMUM)
 """The `opt` of a route with pages of rows of any length: a page is in memory twice, as rows and as an answer."""
@@ -19,6 +20,7 @@ EXPORT = reserving(PAGE_BYTES_MAXIMUM)
 """The `opt` of a route that streams such pages: one page is in memory, with a small part of it as an answer."""
 
 Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAXIMUM, description="the maximum number of items on one page")]
+Wait = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
 After = Annotated[str | None, QueryParameter(max_length=1024, description="`next` of the previous page")]
 
 Since = Annotated[datetime | None, QueryParameter(description="only items created at or after this time")]

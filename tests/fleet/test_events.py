@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import asyncpg
@@ -9,11 +11,16 @@ import httpx
 import pytest
 from sqlalchemy import make_url, text
 from support.databases import plain_url
-from support.waiting import wait_until
+from support.raw import connect, request
+from support.server import Server, running_server
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.connection import Engine
+from comms_api.database.listener import Notifier
 from comms_api.fleet import store
+from comms_api.fleet.model import FleetEventFilter
 from comms_api.fleet.service import FleetEvents
+from comms_api.fleet.tail import FleetFollowers
 from comms_api.settings import Settings
 from comms_api.webhooks.service import enqueue
 
@@ -86,7 +93,7 @@ def test_a_reader_gets_an_event_that_commits_late(management: httpx.Client, data
 
 @pytest.mark.anyio
 async def test_positions_become_visible_in_their_order_while_several_nodes_publish(engine: Engine) -> None:
-    services = [FleetEvents(engine, Settings(), enqueue) for _ in range(3)]
+    services = [FleetEvents(engine, Notifier(engine, {}), Settings(), enqueue) for _ in range(3)]
     seen: list[int] = []
 
     async def add(number: int) -> None:
@@ -127,3 +134,63 @@ async def test_events_that_are_too_old_or_too_many_are_deleted(engine: Engine) -
         while await store.trim(connection, days=7, rows=3, limit=1):
             pass
         assert await connection.scalars(text("SELECT node FROM fleet_events ORDER BY position")) == ["kept-3", "kept-5"]
+
+
+def follow(client: httpx.Client, **query: Any) -> dict[str, Any]:
+    answer = client.get("/fleet/events/tail", params=query)
+    assert answer.status_code == 200, answer.text
+    tail: dict[str, Any] = answer.json()
+    return tail
+
+
+def test_a_follower_at_another_node_waits_until_its_events_are_published(
+    server: Server, management: httpx.Client, database_url: str, query: Query
+) -> None:
+    with running_server(server.folder, database_url) as other, ThreadPoolExecutor() as threads:
+        here = {"server": management, "other": other.management()}
+        begin = follow(management)
+        assert begin["items"] == []
+        for number in range(3):  # whichever node publishes, both followers are woken
+            waiting = [
+                threads.submit(follow_until, client, begin["next"], f"awaited-{number}-1") for client in here.values()
+            ]
+            query(ADD, "other-", 1)
+            query(ADD, f"awaited-{number}-", 1)
+            [first, second] = [tail.result() for tail in waiting]
+            assert first["items"] == second["items"]
+            begin = first
+        assert follow(management, after=begin["next"], node="nowhere") == {"items": [], "next": begin["next"]}
+
+
+def follow_until(client: httpx.Client, after: int, node: str) -> dict[str, Any]:
+    """Follow the events of a node until there is one; the positions of other events are passed."""
+    tail: dict[str, Any] = {"items": [], "next": after}
+    while not tail["items"]:
+        tail = follow(client, node=node, after=tail["next"], wait=30)
+    return tail
+
+
+def test_a_user_has_a_bounded_number_of_followers_of_the_fleet(server: Server, management: httpx.Client) -> None:
+    greedy, modest = (server.user(management, name, "reader") for name in ("greedy-reader", "modest-reader"))
+    token = greedy.headers["Authorization"].removeprefix("Bearer ")
+    begin = follow(management)["next"]
+    with ExitStack() as stack:
+
+        def is_refused_with_another_follower() -> bool:
+            connection = stack.enter_context(connect(server.tls, server.management_port))
+            path = f"/fleet/events/tail?wait=30&node=nowhere&after={begin}"
+            connection.sendall(request("GET", path, token))
+            return greedy.get("/fleet/events/tail").status_code == 429
+
+        wait_until(is_refused_with_another_follower)
+        assert modest.get("/fleet/events/tail").status_code == 200
+    wait_until(lambda: greedy.get("/fleet/events/tail").status_code == 200)
+
+
+@pytest.mark.anyio
+async def test_a_node_that_drains_answers_its_followers(engine: Engine) -> None:
+    followers = FleetFollowers(engine)
+    waiting = asyncio.create_task(followers.read(FleetEventFilter(node="nowhere"), 0, 1, PATIENCE))
+    followers.drain()
+    async with asyncio.timeout(PATIENCE / 2):
+        assert (await waiting).items == []

@@ -1,6 +1,5 @@
 """`comms-api events list`, `show`, `export` and `tail`."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -8,18 +7,13 @@ from uuid import UUID
 
 import click
 
+from comms_api.cli.shared.following import PAGE, follow_answers
 from comms_api.cli.shared.operation import Listing, Outcome, operation, present
 from comms_api.cli.shared.output import JsonObject, Notice, copy, say
 from comms_api.cli.shared.periods import period_and_order_options, period_options
 from comms_api.cli.shared.views import Columns, describe, fields, second, table
-from comms_api.errors import Unavailable
 from comms_api.management_client.client import ManagementClient
 
-WAIT_SECONDS = 5
-"""Each answer may say that something holds the events back, so it comes soon."""
-
-RETRY_SECONDS = 1.0
-PAGE = 1_000
 LINES = {"Accept": "application/x-ndjson"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -109,16 +103,9 @@ def tail(api: ManagementClient, *, last: int, follow: bool, **filters: Any) -> O
 
 
 def _following(api: ManagementClient, query: JsonObject, after: str, shown: Collection[str]) -> Iterator[JsonObject]:
-    """Yield the events after a position forever, except those `shown`; wait while the server cannot be reached."""
-    notice = Notice()
-    while True:
-        try:
-            page = {"after": after, "wait": WAIT_SECONDS, "limit": PAGE}
-            answer = api.ask("GET", "/events/tail", params=query | page).json()
-        except Unavailable as error:
-            notice.show(f"the server does not answer now: {error}")
-            time.sleep(RETRY_SECONDS)
-            continue
+    """Yield the events after a position forever, except those `shown`."""
+    held_back = Notice()
+    for answer in follow_answers(api, "/events/tail", query, after):
         yield from (event for event in answer["items"] if event["id"] not in shown)
-        after, held = answer["next"], answer["held_back"]
-        notice.show(f"new events wait for the end of an open transaction: {held['by']}" if held else "")
+        held = answer["held_back"]
+        held_back.show(f"new events wait for the end of an open transaction: {held['by']}" if held else "")

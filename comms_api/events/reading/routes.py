@@ -16,17 +16,14 @@ from comms_api.events.reading.model import EventFilter, Tail
 from comms_api.events.reading.service import EventReader
 from comms_api.events.reading.tail import EventTail
 from comms_api.http.authentication import HELD, claims_of
-from comms_api.http.pages import EXPORT, LARGE, Limit, RequestedPage, Since
+from comms_api.http.pages import EXPORT, LARGE, Limit, RequestedPage, Since, Wait
 from comms_api.http.request import AnyRequest, at_end, is_head, while_connected
 from comms_api.http.roles import READ
 from comms_api.protocol import JSON_LINES
 
-WAIT_SECONDS_MAXIMUM = 30
-
 Contains = Annotated[
     str | None, QueryParameter(max_length=1024, description="a part of the event as it was sent, in the same case")
 ]
-Wait = Annotated[float, QueryParameter(ge=0, le=WAIT_SECONDS_MAXIMUM, description="seconds")]
 Cursor = Annotated[str | None, QueryParameter(max_length=1024, description="`next` of the previous answer")]
 
 
