@@ -1,7 +1,6 @@
 """The two ASGI apps of a node, both served from one event loop."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from litestar import Litestar, MediaType, Response, Router, get
@@ -12,6 +11,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Server
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from comms_api import __version__
 from comms_api.actions import routes as actions
 from comms_api.agents import routes as agents
 from comms_api.agents.dependencies import NAMED_AGENTS
@@ -256,7 +256,7 @@ def _litestar(
         exception_handlers={Exception: answer_problem},
         openapi_config=OpenAPIConfig(
             title=title,
-            version=version("comms-api"),
+            version=__version__,
             servers=[Server(url="/"), Server(url=PREFIX)],
             use_handler_docstrings=True,
             components=SECURITY_SCHEMES,

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from comms_api import __version__
 from comms_api.client.enroll import ensure_enrolled, take_new_identity
 from comms_api.client.host import this_host
 from comms_api.client.inventory.collectors import COLLECTORS
@@ -136,7 +137,7 @@ class Agent:
             name=self._options.name,
             groups=self._handlers.groups(),
             type="reference",
-            version="0.1.0",
+            version=__version__,
             host=this_host(),
         )
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 import msgspec
 
+from comms_api import __version__
 from comms_api.client.host import this_host
 from comms_api.client.options import Options
 from comms_api.client.spool.model import Identity
@@ -122,7 +123,7 @@ def _enrollment(options: Options, identity: Identity) -> Enrollment:
         key=identity.key,
         id=UUID(identity.id),
         type="reference",
-        version="0.1.0",
+        version=__version__,
         host=this_host(),
         groups=options.groups,
     )

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import math
 import time
-from importlib.metadata import version
 
+from comms_api import __version__
 from comms_api.cluster import store
 from comms_api.cluster.model import (
     HEARTBEAT_SECONDS,
@@ -60,7 +60,7 @@ class Membership:
         self._polls = polls
         self._health = health
         self._id = clock.uuid7()
-        self._version = version("comms-api")
+        self._version = __version__
         self._is_leaving = False
         self._beating: asyncio.Task[None] | None = None
         self._is_due = asyncio.Event()

@@ -1,8 +1,8 @@
 """Claim a node's name before it serves. Of two nodes that start together, one gets the name."""
 
 import asyncio
-from importlib.metadata import version
 
+from comms_api import __version__
 from comms_api.cluster import store
 from comms_api.cluster.model import NameHolder, NodeAddress
 from comms_api.database.connection import Engine
@@ -33,5 +33,5 @@ async def _try_to_claim(engine: Engine, address: NodeAddress) -> NameHolder | No
         await store.lock_names(connection)
         holder = await store.find_name_holder(connection, address)
         if holder is None:
-            await store.take_name(connection, address, version("comms-api"))
+            await store.take_name(connection, address, __version__)
     return holder

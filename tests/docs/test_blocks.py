@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,8 @@ def test_sql_runs(block: Block, own_database: str) -> None:
         statements = block.text.replace("comms_api SET", f"{make_url(own_database).database} SET")
         run_sql(make_url(own_database), *statements.strip().splitlines())
         return
-    sqlite3.connect(":memory:").executescript(block.text).close()
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(block.text)
 
 
 @pytest.fixture
