@@ -31,7 +31,15 @@ from comms_api.files import routes as files
 from comms_api.fleet import routes as fleet
 from comms_api.groups import routes as groups
 from comms_api.health import routes as health
-from comms_api.http.authentication import PUBLIC, AnyConnection, Guard, agent_id, require_token, spare, token_or_login
+from comms_api.http.authentication import (
+    PUBLIC,
+    AnyConnection,
+    Guard,
+    admit_networks,
+    agent_id,
+    require_token,
+    token_or_login,
+)
 from comms_api.http.description.operations import SECURITY_SCHEMES, DescribedOperations
 from comms_api.http.description.page import (
     CONTENT_SECURITY_POLICY,
@@ -197,7 +205,7 @@ def management_api(node: Node, metrics: Metrics) -> AsgiApp:
     }
     requests, log_in = _requests(node), users.basic_login(node.users)
     guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, token_or_login(log_in))
-    guard = spare(node.settings.metrics_networks, guard)
+    guard = admit_networks(node.settings.metrics_networks, guard)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
     dependencies = _provided(services) | NAMED_AGENTS | PAGES | orders.COMMAND_FILTERS | event_reading.EVENT_FILTERS

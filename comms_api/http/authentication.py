@@ -53,7 +53,7 @@ HELD = {IS_HELD: True}
 """The `opt` of a route that waits for something to happen; its requests do not count as in progress."""
 
 
-def spare(networks: Sequence[str], guard: Guard) -> Guard:
+def admit_networks(networks: Sequence[str], guard: Guard) -> Guard:
     """Return a guard that lets addresses in these networks read the routes with `SCRAPED`, and else asks `guard`."""
 
     async def check(connection: AnyConnection, handler: BaseRouteHandler) -> None:

@@ -3,8 +3,7 @@
 from litestar import Response, get
 from litestar.di import NamedDependency
 
-from comms_api.http.authentication import BASIC, SCRAPED, client_of
-from comms_api.http.request import AnyRequest
+from comms_api.http.authentication import BASIC, SCRAPED
 from comms_api.http.roles import READ
 from comms_api.metrics.service import Metrics
 
@@ -13,12 +12,12 @@ MEDIA_TYPE = "text/plain; version=0.0.4"
 
 
 @get("/metrics", opt=READ | BASIC | SCRAPED, media_type=MEDIA_TYPE)
-async def show_metrics(request: AnyRequest, metrics: NamedDependency[Metrics]) -> Response[bytes]:
+async def show_metrics(metrics: NamedDependency[Metrics]) -> Response[bytes]:
     """Return the metrics of all workers of this node in Prometheus' text format.
 
     It needs the token, or the name and password, of a user who may read; or an address in `metrics_networks`.
     """
-    return Response(await metrics.scrape(client_of(request.scope)), media_type=MEDIA_TYPE)
+    return Response(await metrics.scrape(), media_type=MEDIA_TYPE)
 
 
 ROUTES = [show_metrics]

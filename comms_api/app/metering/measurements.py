@@ -4,6 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from comms_api.duties.health import DutyHealth
 from comms_api.http.meter import RequestMeter
 from comms_api.metrics.model import Family, by, family, single
 
+VERSION = version("comms-api")
 PAGE_BYTES = resource.getpagesize()
 FILES_SECONDS = 30.0
 """Open files are counted at most this often: a node with 30,000 polls needs ten milliseconds for it."""
@@ -170,6 +172,12 @@ class Measurements:
         yield by("duty", "counter", "duty_failures_total", "Passes of a duty that failed.", failures)
 
     def _process(self) -> Iterable[Family]:
+        yield by("version", "gauge", "build_info", "Always 1; the label is the version.", {VERSION: 1.0})
+        if (expires_at := self._node.certificate.expires_at) is not None:
+            expiry = expires_at.timestamp()
+            yield single(
+                "gauge", "certificate_expiry_timestamp_seconds", "When the served certificate expires.", expiry
+            )
         usage = resource.getrusage(resource.RUSAGE_SELF)
         seconds = usage.ru_utime + usage.ru_stime
         yield single("counter", "process_cpu_seconds_total", "CPU time of the worker.", seconds)
