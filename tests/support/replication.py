@@ -1,9 +1,9 @@
-"""Run a PostgreSQL primary and its synchronous standby, which a test may kill and promote."""
+"""Run a PostgreSQL server, or a primary and its synchronous standby, which a test may kill, start and promote."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from comms_api.embedded_postgresql.home import (
     server_account,
 )
 from support.ports import free_ports
-from support.waiting import pause, wait_until
+from support.waiting import PATIENCE, pause, wait_until
 
 USER = DATABASE = "comms_api"
 INITDB = ("--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
@@ -83,33 +83,43 @@ def kill_postgres(cluster: Path) -> None:
     with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
         postmaster = psutil.Process(int((cluster / "postmaster.pid").read_text().split()[0]))
         pause(postmaster.pid)  # so that it starts no process while its children are killed
-        for process in (*postmaster.children(recursive=True), postmaster):
+        processes = [*postmaster.children(recursive=True), postmaster]
+        for process in processes:
             process.kill()
+        psutil.wait_procs(processes, PATIENCE)  # the next server needs their shared memory
+
+
+@contextmanager
+def running_postgres(home: Path) -> Iterator[Postgres]:
+    """Run a server with an empty database for the block."""
+    account = server_account("nobody")
+    make_server_directory(home, account)
+    home.chmod(0o755)
+    [port] = free_ports(1)
+    server = Postgres(home / "one", account, find_programs(account), port)
+    try:
+        server.run("initdb", *INITDB, "-D", server.folder)
+        server.start()
+        server.query(f"CREATE DATABASE {DATABASE}", database="postgres")
+        yield server
+    finally:
+        server.kill()
 
 
 @contextmanager
 def primary_and_standby(home: Path) -> Iterator[tuple[Postgres, Postgres]]:
     """Run both for the block; a commit returns when the standby has it on disk."""
-    account = server_account("nobody")
-    make_server_directory(home, account)
-    home.chmod(0o755)
-    names = ("one", "two")
-    primary, standby = (
-        Postgres(home / name, account, find_programs(account), port)
-        for name, port in zip(names, free_ports(2), strict=True)
-    )
-    try:
-        primary.run("initdb", *INITDB, "-D", primary.folder)
-        primary.start()
-        primary.query(f"CREATE DATABASE {DATABASE}", database="postgres")
+    with running_postgres(home) as primary:
+        [port] = free_ports(1)
+        standby = replace(primary, folder=home / "two", port=port)
         source = f"host=127.0.0.1 port={primary.port} user={USER} application_name=standby"
         primary.run("pg_basebackup", "-d", source, "-D", standby.folder, "-R", "-c", "fast", "-C", "-S", "standby")
-        standby.start()
-        # Set this after the backup: otherwise the promoted standby would wait for itself.
-        primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
-        primary.query("SELECT pg_reload_conf()")
-        wait_until(lambda: primary.is_replicated)
-        yield primary, standby
-    finally:
-        for server in (primary, standby):
-            server.kill()
+        try:
+            standby.start()
+            # Set this after the backup: otherwise the promoted standby would wait for itself.
+            primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+            primary.query("SELECT pg_reload_conf()")
+            wait_until(lambda: primary.is_replicated)
+            yield primary, standby
+        finally:
+            standby.kill()
