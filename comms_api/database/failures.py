@@ -137,6 +137,8 @@ def requiring_database() -> Iterator[None]:
     """Raise `ConfigurationError` for an outage in the block, since nothing tries again after it."""
     try:
         yield
+    except ConfigurationError:  # of a mistake that `find_mistake` has found: it says all
+        raise
     except Exception as error:
         if is_outage(error):
             raise ConfigurationError(f"database_url: the database cannot be used: {describe_outage(error)}") from error
