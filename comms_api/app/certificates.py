@@ -20,6 +20,9 @@ from comms_api.private_files import PUBLIC, write_new
 from comms_api.settings import Settings
 
 LIFETIME = timedelta(days=825)
+BOTH, KEY, AUTHORITY = "development.pem", "server.key", "ca.pem"
+DEVELOPMENT_FILES = (BOTH, "server.pem", KEY, AUTHORITY)
+"""The files of the development certificate in `certs_dir`; the first has all parts of the others."""
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -33,7 +36,7 @@ def find_certificate(settings: Settings) -> Certificate:
     """Return the configured certificate, or one for development, which the first start creates."""
     if settings.tls_certificate is not None and settings.tls_key is not None:
         return _configured(settings.tls_certificate, settings.tls_key)
-    made = Certificate(settings.certificate_path, settings.certs_dir / "server.key")
+    made = Certificate(settings.certificate_path, settings.certs_dir / KEY)
     try:
         if not (made.chain.exists() and made.key.exists()):
             _make(settings.certs_dir, made)
@@ -68,14 +71,14 @@ def _configured(chain: Path, key: Path) -> Certificate:
 
 def _make(folder: Path, made: Certificate) -> None:
     # One file holds both, so that two nodes that start at once cannot mix one's key with the other's certificate.
-    both = folder / "development.pem"
+    both = folder / BOTH
     if not both.exists():
         write_new(both, _new_authority_and_server())
     server_key, server, authority = both.read_bytes().split(b"\n\n")
     write_new(made.key, server_key + b"\n")
     # The chain includes the authority, so that a client can pin it on first use.
     write_new(made.chain, server + b"\n" + authority + b"\n")
-    write_new(folder / "ca.pem", authority + b"\n", PUBLIC)  # every client needs it
+    write_new(folder / AUTHORITY, authority + b"\n", PUBLIC)  # every client needs it
 
 
 def _new_authority_and_server() -> bytes:

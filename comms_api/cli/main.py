@@ -41,6 +41,8 @@ COMMANDS = {
     "states": Entry("stored.states", "Show the states that agents report, such as inventories."),
     "quarantine": Entry("stored.quarantine", "Show the lines of agents that could not be stored as events."),
     "migrate": Entry("migrate", "Upgrade the schema of the database, as `comms-api serve` does when it starts."),
+    "backup": Entry("backup", "Write a backup of a node: its database, secret, certificates and settings."),
+    "restore": Entry("backup", "Restore a backup of a node."),
     "completion": Entry("completion", "Print the completion script of a shell."),
     "demo": Entry("demo", "Run a demonstration of the server."),
 }

@@ -57,6 +57,8 @@ SETTINGS = {
     "port": str(PORT),
     "unix_socket_permissions": "0700",
     "max_connections": "100",
+    # A restore creates all tables in one transaction, with about 22 locks for each day of partitions.
+    "max_locks_per_transaction": "256",
     "shared_buffers": "128MB",
     "wal_compression": "pglz",
     "synchronous_commit": "on",
@@ -207,9 +209,12 @@ class Cluster:
         ours = metadata.version(WHEEL).split(".")[0]
         theirs = (self.path / "PG_VERSION").read_text().strip()
         if theirs != ours:
+            installed = metadata.version(WHEEL)
             raise ConfigurationError(
-                f"{self.path} was created by PostgreSQL {theirs}, but this is {ours}: dump it with pg_dump "
-                f"from the {WHEEL} {theirs} wheel, move the folder away, start, and restore the dump"
+                f"{self.path} was created by PostgreSQL {theirs}, but the installed {WHEEL} is PostgreSQL {ours}:"
+                f" install the previous one (pip install '{WHEEL}=={theirs}.*'), run `comms-api backup FILE`, install"
+                f" the new one again (pip install '{WHEEL}=={installed}'), rename {self.path} to"
+                f" {self.path.name}.{theirs}, and run `comms-api restore FILE`"
             )
 
     def _launch(self) -> None:

@@ -282,6 +282,11 @@ LINES = (
     Line("migrate --check --config $reset_config", r"^the schema is current"),
     Line("migrate --sql --config $reset_config --data-dir $new", r"^BEGIN;\n"),
     Line("migrate --to head --config $reset_config", r"^the schema is at revision head"),
+    Line("backup $new/backup --config $reset_config --data-dir $data_dir", r"MB, verified: comms-api \d"),
+    Line("restore $backup --check", r"^backup of .* UTC, verified$"),
+    Line("restore $backup --settings", r"^database_url = "),
+    Line("restore $backup --config $reset_config --data-dir $new", r"^comms-api: \d+ session\(s\) of nodes use", 1),
+    Line("restore $backup --replace --config $reset_config", r"^comms-api: \d+ session\(s\) of nodes use", 1),
     Line(
         "events list --agent $agent_id --group office --module logcollector --collector file --contains x"
         f" --since 2020-01-01T00:00:00Z --until $later --order oldest --limit 5 {OPERATOR}",
@@ -335,8 +340,23 @@ def reset_config(folder: Path, database_url: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configs(relay_config: Path, serve_config: Path, reset_config: Path) -> Values:
-    return {"relay_config": relay_config, "serve_config": serve_config, "reset_config": reset_config}
+def backup(server: Server, reset_config: Path) -> Path:
+    """A backup of the node that runs."""
+    file = server.folder / "backup"
+    command = [sys.executable, "-m", "comms_api", "backup", str(file), "--config", str(reset_config)]
+    subprocess.run([*command, "--data-dir", str(server.folder / "data")], cwd=server.folder, check=True)
+    return file
+
+
+@pytest.fixture(scope="module")
+def configs(relay_config: Path, serve_config: Path, reset_config: Path, backup: Path) -> Values:
+    return {
+        "relay_config": relay_config,
+        "serve_config": serve_config,
+        "reset_config": reset_config,
+        "backup": backup,
+        "data_dir": backup.parent / "data",
+    }
 
 
 @pytest.fixture(scope="module")

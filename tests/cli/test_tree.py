@@ -18,6 +18,8 @@ WITHOUT_JSON: Mapping[str, str] = {
     "agent": "runs until it is stopped",
     "demo": "shows a demonstration",
     "migrate": "runs on a node",
+    "backup": "runs on a node",
+    "restore": "runs on a node",
     "completion": "prints a script for the shell",
     "events export": "writes lines of JSON",
     "events relay": "prints events as lines of JSON, or nothing",

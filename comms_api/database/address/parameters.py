@@ -38,6 +38,8 @@ _PASSED_ON = ONLY_IN_A_URL | {
     *("krbsrvname", "gsslib", "ssl", "target_session_attrs"),
 }
 _OTHER_NAMES = {"sslmode": "ssl", "dbname": "database"}
+LIBPQ_NAMES = {driver_name: name for name, driver_name in _OTHER_NAMES.items()}
+"""The driver's names that libpq does not have, with libpq's."""
 
 _DONE_ANYWAY: Mapping[str, str] = {
     "channel_binding": "prefer|disable",

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from comms_api.database.address.parameters import read_parameters
+from comms_api.database.address.parameters import LIBPQ_NAMES, read_parameters
 from comms_api.errors import ConfigurationError
 
 PORT = "5432"
@@ -40,6 +40,13 @@ def driver_url(url: str | URL) -> URL:
     if hosts or len(named := [_name_and_port(host) for host in _values(query.get("host", ()))]) > 1:
         query |= _list_hosts(hosts or named, ports)
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def libpq_parameters(url: URL) -> dict[str, str]:
+    """Return the parameters of a URL of `driver_url` under libpq's names, for PostgreSQL's programs."""
+    parts = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    named = {name: str(part) for name, part in parts.items() if part is not None}
+    return named | {LIBPQ_NAMES.get(name, name): ",".join(_values(value)) for name, value in url.query.items()}
 
 
 def _extract_hosts(url: str) -> tuple[list[tuple[str, str]], str]:
