@@ -2,14 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 import pytest
 from support.scripted import Answer, ScriptedServer
+from support.waiting import PATIENCE
 
 from comms_api.client import backoff
+from comms_api.client.orders import configuration
+from comms_api.client.orders.configuration import Configuration
 from comms_api.client.spool.model import Identity
 from comms_api.client.spool.spool import Spool
 from comms_api.client.transport.calls import Call, Refused
@@ -100,3 +104,24 @@ def test_each_process_logs_in_with_a_nonce_of_its_own(converse: Callable[..., Sc
     assert len(set(first)) == len(set(second)) == 1
     assert first[0] != second[0]
     assert re.fullmatch("[0-9a-f]{32}", first[0])
+
+
+def test_other_work_continues_while_the_files_of_the_groups_are_read(
+    converse: Callable[..., ScriptedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean, has_begun, has_continued = configuration._clean, Event(), Event()  # noqa: SLF001
+
+    def clean_slowly(folder: Path, names: Collection[str]) -> dict[str, str]:
+        has_begun.set()
+        assert has_continued.wait(PATIENCE)
+        return clean(folder, names)
+
+    async def fetch(session: Session) -> None:
+        fetching = asyncio.create_task(Configuration(session, tmp_path / "files").fetch())
+        while not has_begun.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.001)
+        has_continued.set()
+        assert await fetching == {}
+
+    monkeypatch.setattr(configuration, "_clean", clean_slowly)
+    converse([LOGIN, (200, b'{"files":[]}'), (204, b"")], fetch)
