@@ -17,7 +17,7 @@ QUIET_SECONDS = 0.002
 QUIET_CPU_SECONDS = 0.0001
 
 SLICE_SECONDS = 0.00025
-"""The length of a piece of long work, on the event loop or on a thread that executes Python."""
+"""A thread that executes Python looks this often whether the loop has worked."""
 
 
 class QuietQueue:
