@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfil
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock openapi clean
+.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock reference docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +43,12 @@ format: .venv/installed ## Fix lint findings and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-openapi: .venv/installed ## Write the OpenAPI descriptions of both APIs to docs/reference/openapi/
+reference: .venv/installed ## Write the reference that is generated from code to docs/reference/
 	PYTHONPATH=tests $(BIN)/python -m support.descriptions
+
+docs: .venv/docs/installed ## Build the site of the documents in build/site; a warning is an error
+	rm -rf build/site
+	.venv/docs/bin/python -m sphinx --quiet --fail-on-warning -c docs/site -d build/doctrees . build/site
 
 bench: .venv/installed ## Measure everything; writes build/bench.json
 	$(BIN)/python -m bench
@@ -82,6 +86,7 @@ lock: .venv/installed ## Pin the newest versions of all requirements, with hashe
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group load -o requirements/load.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group flame -o requirements/flame.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group sbom -o requirements/sbom.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -c requirements/dev.txt --group docs -o requirements/docs.txt
 
 clean: ## Remove everything that these targets have created, including .venv
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
@@ -99,6 +104,11 @@ clean: ## Remove everything that these targets have created, including .venv
 	$(BIN)/python -m venv .venv/load
 	.venv/load/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/load.txt
 	@touch .venv/load/installed
+
+.venv/docs/installed: .venv/installed requirements/docs.txt
+	$(BIN)/python -m venv .venv/docs
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch .venv/docs/installed
 
 .venv/package/installed: .venv/installed requirements/run.txt $(shell find comms_api migrations -name '*.py')
 	rm -rf build/dist

@@ -1,23 +1,25 @@
-"""The OpenAPI descriptions of both APIs are complete, and their committed copies are current."""
+"""The OpenAPI descriptions of both APIs are complete, and the reference that is generated from code is current."""
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
 import pytest
-from support.descriptions import FOLDER, describe_apis
+from support.descriptions import FOLDER, describe_server
 from support.server import Server
 
 from comms_api.http.description.examples import PLACEHOLDER
 
-every_api = pytest.mark.parametrize("name", ["agents.json", "management.json"])
+ROOT = FOLDER.parents[1]
+every_api = pytest.mark.parametrize("name", ["openapi/agents.json", "openapi/management.json"])
 
 
 @pytest.fixture(scope="module")
 def texts(server: Server) -> dict[str, str]:
-    return describe_apis(server)
+    return describe_server(server)
 
 
 @pytest.fixture
@@ -25,13 +27,13 @@ def description(texts: dict[str, str], name: str) -> Any:
     return json.loads(texts[name])
 
 
-@every_api
+@pytest.mark.parametrize("name", ["openapi/agents.json", "openapi/management.json", "routes.md", "errors.md"])
 def test_the_committed_copy_is_current(texts: dict[str, str], name: str) -> None:
     file = FOLDER / name
     committed = file.read_text() if file.exists() else ""
     changes = list(difflib.unified_diff(committed.splitlines(), texts[name].splitlines(), "committed", "served", n=2))
     shown = "\n".join(changes[:40])
-    assert not changes, f"{file.name} is not what the server answers; run `make openapi` and commit it:\n{shown}"
+    assert not changes, f"{file.name} is not what the server answers; run `make reference` and commit it:\n{shown}"
 
 
 def operations(description: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,3 +107,10 @@ def test_every_operation_names_its_refusals_and_its_credentials(description: Any
     logins = {"POST /authentication", "POST /login", "POST /security/user/refresh"}
     health = {"GET /", "GET /ready", "GET /health/live", "GET /health/ready", "GET /.well-known/jwks.json"}
     assert public <= logins | health
+
+
+def test_every_code_of_an_error_is_documented() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "comms_api").rglob("*.py"))
+    codes = set(re.findall(r"\b(?:code|KEY_REUSED|IDENTITY_IN_USE) ?= ?(27\d\d|1000)\b", source))
+    page = (FOLDER / "errors.md").read_text()
+    assert [code for code in sorted(codes) if f"| {code} |" not in page and code != "1000"] == []
