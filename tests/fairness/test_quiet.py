@@ -1,4 +1,4 @@
-"""Long work waits until the event loop is quiet, but never for good."""
+"""Long work waits until the event loop is quiet, but it also progresses on a loop that is never quiet."""
 
 import asyncio
 import time
