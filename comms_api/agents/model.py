@@ -46,6 +46,19 @@ class Agent(msgspec.Struct, frozen=True):
     cloned_at: datetime | None
 
 
+class AgentCounts(msgspec.Struct, frozen=True):
+    """The number of visible agents by status, and of the most frequent versions and groups, the largest first."""
+
+    statuses: dict[str, int]
+    versions: list[tuple[str, int]]
+    groups: list[tuple[str, int]]
+
+    @property
+    def total(self) -> int:
+        """The number of all visible agents."""
+        return sum(self.statuses.values())
+
+
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=WITHOUT_NUL)]
 
 

@@ -9,12 +9,13 @@ from uuid import UUID
 import msgspec
 
 from comms_api.addresses import read_network
-from comms_api.agents import deletion, enrollment_tokens, store
+from comms_api.agents import counts, deletion, enrollment_tokens, store
 from comms_api.agents.configuration_changes import note_moved
 from comms_api.agents.keys import LOGIN_FAILURES, KeyRules, made_key, replace_key
 from comms_api.agents.model import (
     Agent,
     AgentChange,
+    AgentCounts,
     AgentFilter,
     AgentKey,
     EnrollmentToken,
@@ -43,6 +44,9 @@ from comms_api.text.printable import is_name
 from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
+
+COUNTED_SHOWN = 8
+"""The maximum number of versions and of groups to count."""
 
 ENROLLMENTS_SHARE = 2
 """Enrollments by token use 1/ENROLLMENTS_SHARE of the connections to the database."""
@@ -196,6 +200,15 @@ class Agents:
         """Return one page of agents, by id."""
         async with self._engine.connect() as connection:
             return await store.list_agents(connection, agent_filter, visibility, after, limit)
+
+    async def count(self) -> AgentCounts:
+        """Return the number of agents by status, version and group; this reads every agent."""
+        async with self._engine.connect() as connection:
+            return AgentCounts(
+                await counts.count_statuses(connection),
+                await counts.count_versions(connection, COUNTED_SHOWN),
+                await counts.count_members(connection, COUNTED_SHOWN),
+            )
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.

@@ -23,6 +23,7 @@ from comms_api.commands import routes as commands
 from comms_api.console.errors import answer_error
 from comms_api.console.pages import CONSOLE_ROUTES
 from comms_api.console.sessions import HOME, find_session, require_own_page
+from comms_api.console.summary import Overview
 from comms_api.diagnosis import routes as diagnosis
 from comms_api.events import routes as events
 from comms_api.events.reading import routes as event_reading
@@ -233,13 +234,14 @@ class _Mounted:
 
 def _console(node: Node, dependencies: Mapping[str, Provide], requests: Concurrency) -> Litestar:
     """Return the console: a separate app, whose errors are pages."""
+    overview = Overview(node.agents, node.cluster, node.orders, node.event_reader)
     guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, find_session(node.users.session_token))
     return Litestar(
         route_handlers=CONSOLE_ROUTES,
         guards=[guard, require_own_page, node.answers.reserve],
         request_class=JsonRequest,
         state=State({BODIES: node.bodies}),
-        dependencies=dependencies,
+        dependencies={**dependencies, "overview": _provide(overview)},
         exception_handlers={Exception: answer_error},
         openapi_config=None,
         request_max_body_size=node.settings.body_bytes_maximum,

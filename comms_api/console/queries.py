@@ -1,7 +1,7 @@
 """Read the state of a page from its URL, and forms from bodies."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -11,6 +11,9 @@ from comms_api.http.authentication import AnyConnection
 from comms_api.text.faults import locate_fault
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+Words = Annotated[str, msgspec.Meta(max_length=1024)]
+"""A short text in a query or a form."""
 
 FIELDS_MAXIMUM = 200
 """The maximum number of fields of a form."""

@@ -15,6 +15,7 @@ from comms_api.text.printable import UNSAFE, escape_controls
 
 TEXT_CHARACTERS_SHOWN = 200
 JSON_BYTES_SHOWN = 32 * 1024
+PLAIN_BYTES = 1024
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -37,13 +38,18 @@ def _mark_controls(text: str) -> Markup:
 _CONTROL = Markup('<span class="control">{}</span>')
 
 
-def pretty(value: object) -> Markup:
-    """Return JSON with indentation, cut to `JSON_BYTES_SHOWN`, with its control characters shown."""
+def plain(value: msgspec.Raw) -> str:
+    """Return the beginning of stored JSON as a text."""
+    return bytes(memoryview(value)[:PLAIN_BYTES]).decode(errors="replace")
+
+
+def pretty(value: object, limit: int = JSON_BYTES_SHOWN) -> Markup:
+    """Return JSON with indentation, cut to `limit` bytes, with its control characters shown."""
     raw = bytes(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
-    is_cut = len(raw) > JSON_BYTES_SHOWN
-    text = (raw[:JSON_BYTES_SHOWN] if is_cut else _indented(raw)).decode(errors="replace")
+    is_cut = len(raw) > limit
+    text = (raw[:limit] if is_cut else _indented(raw)).decode(errors="replace")
     shown = Markup("\n").join(map(_mark_controls, text.split("\n")))
-    note = Markup('\n<span class="cut">… the first {} of {}</span>').format(size(JSON_BYTES_SHOWN), size(len(raw)))
+    note = Markup('\n<span class="cut">… the first {} of {}</span>').format(size(limit), size(len(raw)))
     return shown + note if is_cut else shown
 
 
@@ -100,6 +106,7 @@ def words(value: object) -> str:
 
 FILTERS: dict[str, Any] = {
     "visible": visible,
+    "plain": plain,
     "pretty": pretty,
     "moment": moment,
     "ago": ago,

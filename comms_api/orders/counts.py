@@ -6,7 +6,7 @@ from sqlalchemy import func, select, text
 
 from comms_api.database.connection import Connection
 from comms_api.database.schema import finished_orders
-from comms_api.orders.model import Counts, Failure
+from comms_api.orders.model import Counts, Failure, RecentCounts
 
 _COUNT = text("""
     SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
@@ -42,6 +42,26 @@ async def count_orders(connection: Connection, request_id: UUID) -> Counts:
     total = row.pending + row.sent + row.success + row.failure + row.cancelled
     failed = row.failure - row.rejected - row.expired_before_delivery - row.expired_after_delivery
     return Counts(total, **row, failed=failed)
+
+
+_COUNT_RECENT = text("""
+    SELECT * FROM (
+        SELECT count(*) FILTER (WHERE attempt = 0) AS pending, count(*) FILTER (WHERE attempt > 0) AS sent
+        FROM (SELECT attempt FROM orders LIMIT :limit) AS open
+    ) AS open, (
+        SELECT count(*) FILTER (WHERE status = 'success') AS success,
+            count(*) FILTER (WHERE status = 'failure') AS failure,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+        FROM (
+            SELECT status FROM finished_orders WHERE order_id >= :oldest ORDER BY order_id DESC LIMIT :limit
+        ) AS ended
+    ) AS ended""")
+
+
+async def count_recent(connection: Connection, oldest: UUID, limit: int) -> RecentCounts:
+    """Return the number of open orders, and of ended orders from the id `oldest` on; at most `limit` each."""
+    [row] = await connection.execute(_COUNT_RECENT, {"oldest": oldest, "limit": limit})
+    return RecentCounts(limit, **row)
 
 
 async def list_failures(connection: Connection, request_id: UUID, limit: int) -> list[Failure]:

@@ -89,6 +89,17 @@ class Counts(msgspec.Struct, frozen=True):
         return self.pending + self.sent == 0
 
 
+class RecentCounts(msgspec.Struct, frozen=True):
+    """The number of open orders, and of ended orders that were created lately, each at most `limit`."""
+
+    limit: int
+    pending: int
+    sent: int
+    success: int
+    failure: int
+    cancelled: int
+
+
 class StoredResult(msgspec.Struct, frozen=True):
     """The result of an ended order."""
 

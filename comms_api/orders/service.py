@@ -1,6 +1,7 @@
 """Show orders, open, finished and archived, and cancel them."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -8,18 +9,22 @@ import msgspec
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, PageRequest, drain
-from comms_api.database.uuid7 import DatabaseClock
+from comms_api.database.uuid7 import DatabaseClock, uuid7_floor
 from comms_api.errors import Conflict, NotFound
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.orders import queries, transitions
 from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, find_chunk, unpack
 from comms_api.orders.archive.history import list_archived, merge, read_chunk
+from comms_api.orders.counts import count_recent
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
-from comms_api.orders.model import OrderFilter, StoredOrder
+from comms_api.orders.model import OrderFilter, RecentCounts, StoredOrder
 from comms_api.orders.transitions import CancelNotice
 from comms_api.protocol import CancelArguments
 
 EXPORT_PAGE = 200
+
+COUNTED_MAXIMUM = 100_000
+"""The most orders to read for a count of recent orders."""
 
 UNPACK_THREADS = 1
 UNPACK_CALLS_MAXIMUM = 32
@@ -53,6 +58,12 @@ class StoredOrders:
 
         archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
         return merge(archived, page, requested)
+
+    async def count_recent(self, seconds: float) -> RecentCounts:
+        """Return the number of open orders, and of ended orders that were created within the last `seconds`."""
+        oldest = uuid7_floor(datetime.fromtimestamp(self._clock.now() - seconds, UTC))
+        async with self._engine.connect() as connection:
+            return await count_recent(connection, oldest, COUNTED_MAXIMUM)
 
     async def get(self, order_id: UUID, user: str, service: str | None = None) -> StoredOrder:
         """Return one order; raises `NotFound`, also for an order that `service` did not submit."""

@@ -56,7 +56,7 @@ class Console:
         self.page.on("request", lambda request: self._check_host(request.url))
 
     def _note(self, text: str) -> None:
-        if "Failed to load resource" not in text:  # refusals that tests provoke
+        if not text.startswith(("Failed to load resource", "Response Status Error Code")):  # refusals are answers
             self.faults.append(text)
 
     def _check_host(self, url: str) -> None:

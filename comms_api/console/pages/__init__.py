@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from litestar.handlers import HTTPRouteHandler
 
-from comms_api.console.pages import overview, sign_in
+from comms_api.console.pages import agents, overview, sign_in
 from comms_api.console.rendering import NAVIGATION, Link
 from comms_api.console.static_files import show_static_file
 from comms_api.http.roles import READ, ROLES
 
-CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (show_static_file, *sign_in.ROUTES, *overview.ROUTES)
+CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (show_static_file, *sign_in.ROUTES, *overview.ROUTES, *agents.ROUTES)
 
 NAVIGATION += [
     Link("/console", "Overview", READ[ROLES]),
+    Link("/console/agents", "Agents", READ[ROLES]),
 ]

@@ -1,12 +1,10 @@
 """Sign in and out."""
 
-from typing import Annotated
-
 import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 
-from comms_api.console.queries import read_form
+from comms_api.console.queries import Words, read_form
 from comms_api.console.rendering import notify, redirect, render
 from comms_api.console.sessions import DEVICE_COOKIE, SIGN_IN, ended_session, page_or_home, session_cookies
 from comms_api.errors import TooManyRequests, Unauthenticated
@@ -17,15 +15,13 @@ from comms_api.http.roles import ANYONE
 from comms_api.users.model import Origin
 from comms_api.users.service import Users
 
-ShortText = Annotated[str, msgspec.Meta(max_length=1024)]
-
 
 class Credentials(msgspec.Struct, frozen=True):
     """The sign-in form; `next` is the page to return to."""
 
-    name: ShortText = ""
-    password: ShortText = ""
-    next: ShortText = ""
+    name: Words = ""
+    password: Words = ""
+    next: Words = ""
 
 
 @get(SIGN_IN, opt=PUBLIC)

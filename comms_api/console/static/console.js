@@ -66,6 +66,11 @@ document.addEventListener("change", (event) => {
   if (form && event.target.matches("select")) form.requestSubmit();
 });
 
+// Live parts of a hidden page do not load; a request without an event is one of their polls.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden && !event.detail.requestConfig.triggeringEvent) event.preventDefault();
+});
+
 // A live part that is loaded again keeps its open details, by their ids.
 let openDetails = [];
 document.addEventListener("htmx:beforeSwap", (event) => {

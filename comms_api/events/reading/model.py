@@ -1,5 +1,6 @@
 """The filters of readers of events, and the answers to followers."""
 
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -33,3 +34,20 @@ class Tail(msgspec.Struct, frozen=True):
     items: list[Event]
     next: str
     held_back: HeldBack | None
+
+
+class EventCounts(msgspec.Struct, frozen=True):
+    """The number of events in intervals of equal length; the last one ends at `until`.
+
+    With `is_cut`, only the newest batches were counted: the first intervals show too few events.
+    """
+
+    since: datetime
+    until: datetime
+    counts: list[int]
+    is_cut: bool
+
+    @property
+    def total(self) -> int:
+        """The number of all counted events."""
+        return sum(self.counts)

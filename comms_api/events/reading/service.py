@@ -11,11 +11,11 @@ import msgspec
 
 from comms_api.database.connection import Engine
 from comms_api.database.pages import PAGE_BYTES_MAXIMUM, Page, PageRequest, drain
-from comms_api.database.uuid7 import DatabaseClock
+from comms_api.database.uuid7 import DatabaseClock, uuid7_floor
 from comms_api.errors import NotFound
 from comms_api.events.model import Event
 from comms_api.events.reading import store
-from comms_api.events.reading.model import EventFilter
+from comms_api.events.reading.model import EventCounts, EventFilter
 from comms_api.events.reading.search import Found, Room, search
 from comms_api.events.reading.walks import ById, Header, Walk
 from comms_api.fairness.budgets import ByteBudget
@@ -42,6 +42,9 @@ SHARES = 8
 
 THREADS = 1
 CALLS_MAXIMUM = 64
+
+COUNTED_MAXIMUM = 50_000
+"""The number of batches that one count of events reads."""
 
 EXPORT_PAGE = 1_000
 EXPORTED_AT_ONCE = 64
@@ -87,6 +90,18 @@ class EventReader:
         """Return one page; it may be empty although more pages follow."""
         reading = await self.read(user, event_filter, ById(requested), requested.limit)
         return Page(reading.events, None if reading.is_end else reading.walk.cursor())
+
+    async def count(
+        self, since: datetime, until: datetime, intervals: int, agent_id: UUID | None = None
+    ) -> EventCounts:
+        """Return the number of events in intervals of equal length; the newest `COUNTED_MAXIMUM` batches count."""
+        step = (until - since) / intervals
+        bounds = [uuid7_floor(since + number * step) for number in range(intervals + 1)]
+        async with self._engine.connect() as connection:
+            found = await store.count_events(connection, bounds, agent_id, COUNTED_MAXIMUM)
+        events = {bucket: number for bucket, number, _ in found}
+        counts = [events.get(bucket, 0) for bucket in range(1, intervals + 1)]
+        return EventCounts(since, until, counts, is_cut=sum(batches for *_, batches in found) == COUNTED_MAXIMUM)
 
     async def get(self, user: str, event_id: UUID) -> Event:
         """Return an event; raises `NotFound`."""

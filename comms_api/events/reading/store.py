@@ -25,6 +25,27 @@ _BATCH = (
 _ANY_COLLECTOR: ColumnElement[Any] = literal_column("CAST('$.*[*] ? (@ == $name)' AS jsonpath)")
 
 
+_COUNT = text("""
+    SELECT width_bucket(id, CAST(:bounds AS uuid[])) AS bucket, sum(events) AS events, count(*) AS batches
+    FROM (
+        SELECT id, events FROM event_batches
+        WHERE id >= CAST(:oldest AS uuid) AND id < CAST(:newest AS uuid)
+            AND (CAST(:agent_id AS uuid) IS NULL OR agent_id = CAST(:agent_id AS uuid))
+        ORDER BY id DESC LIMIT :limit
+    ) AS batches GROUP BY bucket ORDER BY bucket""")
+
+
+async def count_events(
+    connection: Connection, bounds: Sequence[UUID], agent_id: UUID | None, limit: int
+) -> Sequence[tuple[int, int, int]]:
+    """Return the number of events and of batches of each interval with batches, by the interval's index from 1.
+
+    It reads the newest `limit` batches; ids of earlier batches are not counted.
+    """
+    values = {"bounds": list(bounds), "oldest": bounds[0], "newest": bounds[-1], "agent_id": agent_id, "limit": limit}
+    return [(row.bucket, int(row.events), row.batches) for row in await connection.execute(_COUNT, values)]
+
+
 async def list_headers(connection: Connection, walk: Walk, event_filter: EventFilter, limit: int) -> list[Header]:
     """Return those of the next `limit` batches that may match, and the last one in any case."""
     columns = event_batches.c
