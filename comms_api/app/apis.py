@@ -94,6 +94,7 @@ MANAGEMENT_SERVICES = (
     "cluster",
     "membership",
     "readiness",
+    "certificate",
 )
 
 

@@ -39,8 +39,13 @@ def _read(fields: Mapping[str, str], form: type[T]) -> T:
     for name, value in fields.items():
         if "\0" in value:
             raise Malformed(f"{name[:NAME_CHARACTERS_SHOWN]}: must not contain NUL")
+    return convert({name: value for name, value in fields.items() if value}, form)
+
+
+def convert(fields: Mapping[str, Any], form: type[T]) -> T:
+    """Return texts as a structure; raises `Malformed`."""
     try:
-        return msgspec.convert({name: value for name, value in fields.items() if value}, form, strict=False)
+        return msgspec.convert(fields, form, strict=False)
     except msgspec.ValidationError as error:
         raise Malformed(locate_fault(error, form)) from None
 

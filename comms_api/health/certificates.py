@@ -24,6 +24,7 @@ class ServedCertificate:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.chain: Sequence[x509.Certificate] = ()
         self.expires_at: datetime | None = None
         self.trouble = ""
         self.load()
@@ -31,6 +32,8 @@ class ServedCertificate:
     def load(self) -> None:
         """Note that the server has loaded the file. OpenSSL accepts some certificates that cannot be read here."""
         try:
-            self.expires_at, self.trouble = expiry_of(read_chain(self._path)), ""
+            self.chain = read_chain(self._path)
+            self.expires_at, self.trouble = expiry_of(self.chain), ""
         except (OSError, ValueError) as error:
+            self.chain = ()
             self.expires_at, self.trouble = None, f"the expiry of {self._path} cannot be read: {error}"

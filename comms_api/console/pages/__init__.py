@@ -4,14 +4,25 @@ from collections.abc import Sequence
 
 from litestar.handlers import HTTPRouteHandler
 
-from comms_api.console.pages import agents, overview, sign_in
+from comms_api.console.pages import agents, enrollment, nodes, overview, sign_in, users
 from comms_api.console.rendering import NAVIGATION, Link
 from comms_api.console.static_files import show_static_file
-from comms_api.http.roles import READ, ROLES
+from comms_api.http.roles import ADMINISTER, READ, ROLES
 
-CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (show_static_file, *sign_in.ROUTES, *overview.ROUTES, *agents.ROUTES)
+CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (
+    show_static_file,
+    *sign_in.ROUTES,
+    *overview.ROUTES,
+    *agents.ROUTES,
+    *enrollment.ROUTES,
+    *nodes.ROUTES,
+    *users.ROUTES,
+)
 
 NAVIGATION += [
     Link("/console", "Overview", READ[ROLES]),
     Link("/console/agents", "Agents", READ[ROLES]),
+    Link("/console/enrollment", "Enrollment", ADMINISTER[ROLES]),
+    Link("/console/nodes", "Nodes", READ[ROLES]),
+    Link("/console/users", "Users", ADMINISTER[ROLES]),
 ]

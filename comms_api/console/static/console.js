@@ -76,10 +76,15 @@ let openDetails = [];
 document.addEventListener("htmx:beforeSwap", (event) => {
   openDetails = [...event.detail.target.querySelectorAll("details[id][open]")].map((one) => one.id);
 });
-document.addEventListener("htmx:afterSwap", (event) => {
+document.addEventListener("htmx:afterSwap", () => {
   for (const id of openDetails) document.getElementById(id)?.setAttribute("open", "");
   openDetails = [];
-  showTimes(event.detail.target);
+});
+document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
+
+// A form whose change has succeeded is empty again.
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful && event.detail.elt.matches("form[data-reset]")) event.detail.elt.reset();
 });
 
 function notice(text) {
