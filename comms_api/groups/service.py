@@ -40,6 +40,14 @@ class Groups:
             groups = await store.list_groups(connection, after, limit + 1)
         return page_of(groups, limit, lambda group: group.name)
 
+    async def get(self, name: str) -> Group:
+        """Return a group; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            group = await store.find_group(connection, name)
+        if group is None:
+            raise NotFound(f"There is no group {name!r}.")
+        return group
+
     async def delete(self, name: str) -> None:
         """Delete a group but not its agents; raises `NotFound`."""
         async with self._engine.begin() as connection:

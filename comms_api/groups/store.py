@@ -11,6 +11,7 @@ from comms_api.database.schema import agents, group_members, groups, is_one_of
 from comms_api.groups.model import Group
 
 _AGENTS = select(func.count()).where(group_members.c.group_name == groups.c.name).scalar_subquery().label("agents")
+_SELECT = select(groups.c.name, groups.c.precedence, _AGENTS, groups.c.created_at)
 
 
 async def insert_group(connection: Connection, name: str, precedence: int) -> bool:
@@ -23,12 +24,16 @@ async def insert_group(connection: Connection, name: str, precedence: int) -> bo
 
 async def list_groups(connection: Connection, after: str | None, limit: int) -> list[Group]:
     """Return groups by name, starting after `after`."""
-    statement = (
-        select(groups.c.name, groups.c.precedence, _AGENTS, groups.c.created_at).order_by(groups.c.name).limit(limit)
-    )
+    statement = _SELECT.order_by(groups.c.name).limit(limit)
     if after is not None:
         statement = statement.where(groups.c.name > after)
     return [Group(**row) for row in await connection.execute(statement)]
+
+
+async def find_group(connection: Connection, name: str) -> Group | None:
+    """Return the group of this name."""
+    row = await connection.first(_SELECT.where(groups.c.name == name))
+    return Group(**row) if row else None
 
 
 async def delete_group(connection: Connection, name: str) -> bool:

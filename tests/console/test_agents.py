@@ -27,7 +27,9 @@ def agent(server: Server, management: httpx.Client) -> UUID:
     agent_id = UUID(answer.json()["id"])
     client = server.log_in(agent_id)
     client.post("/events/stateless", content=stateless(agent_id, {"n": 1}, HOSTILE)).raise_for_status()
-    states = stateful(agent_id, state(SCRIPT, data={"message": HOSTILE["message"][:-100]}), state("second", data={"a": 1}))
+    states = stateful(
+        agent_id, state(SCRIPT, data={"message": HOSTILE["message"][:-100]}), state("second", data={"a": 1})
+    )
     client.post("/events/stateful", content=states).raise_for_status()
     return agent_id
 
