@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 from litestar.handlers import HTTPRouteHandler
 
-from comms_api.console.pages import agents, enrollment, files, groups, nodes, overview, sign_in, users
+from comms_api.console.pages import (
+    agents,
+    audit,
+    commands,
+    enrollment,
+    events,
+    files,
+    groups,
+    nodes,
+    overview,
+    sign_in,
+    users,
+)
 from comms_api.console.rendering import NAVIGATION, Link
 from comms_api.console.static_files import show_static_file
 from comms_api.http.roles import ADMINISTER, READ, ROLES
@@ -14,6 +26,9 @@ CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (
     *sign_in.ROUTES,
     *overview.ROUTES,
     *agents.ROUTES,
+    *commands.ROUTES,
+    *events.ROUTES,
+    *audit.ROUTES,
     *groups.ROUTES,
     *files.ROUTES,
     *enrollment.ROUTES,
@@ -24,8 +39,11 @@ CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (
 NAVIGATION += [
     Link("/console", "Overview", READ[ROLES]),
     Link("/console/agents", "Agents", READ[ROLES]),
+    Link("/console/commands", "Commands", READ[ROLES]),
+    Link("/console/events", "Events", READ[ROLES]),
     Link("/console/groups", "Groups and files", READ[ROLES]),
     Link("/console/enrollment", "Enrollment", ADMINISTER[ROLES]),
     Link("/console/nodes", "Nodes", READ[ROLES]),
     Link("/console/users", "Users", ADMINISTER[ROLES]),
+    Link("/console/audit", "Audit trail", ADMINISTER[ROLES]),
 ]

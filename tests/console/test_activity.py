@@ -1,0 +1,73 @@
+"""The pages for events, commands, orders and the audit trail."""
+
+import re
+
+import httpx
+from playwright.sync_api import expect
+from support.batches import command, stateless
+from support.browsers import Console
+from support.server import Server
+
+HOSTILE = {"message": "</pre><script>document.title=1</script>\x1b[2J"}
+
+
+def test_events_are_searched_and_shown(console: Console, server: Server, management: httpx.Client) -> None:
+    agent_id = server.enroll(management, "talker")
+    sent = stateless(agent_id, HOSTILE, {"message": "needle"})
+    server.log_in(agent_id).post("/events/stateless", content=sent).raise_for_status()
+    page = console.page
+    console.open("/console/events?agent=talker")
+    rows = page.get_by_role("region", name="Events").get_by_role("row")
+    expect(rows).to_have_count(3)
+    console.check("events")
+    page.get_by_label("Contains").fill("needle")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_url(re.compile("contains=needle"))
+    expect(rows).to_have_count(2)
+    rows.nth(1).get_by_role("link").first.click()
+    expect(page.get_by_label("Content")).to_contain_text("needle")
+    console.check("event")
+    assert console.open("/console/events/00000000-0000-7000-8000-000000000000").status == 404
+
+
+def test_a_command_is_watched_paused_resumed_and_cancelled(
+    console: Console, server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "worker")
+    answer = management.post("/commands", json=command(agent_id)).json()
+    request_id = answer["commands"][0]["request_id"]
+    page = console.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    console.open("/console/commands")
+    page.locator(f"a[href='/console/commands/{request_id}']").click()
+    expect(page.get_by_role("heading", name="0 of 1 orders have ended")).to_be_visible()
+    console.check("command")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("status")).to_contain_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("status")).to_contain_text("goes on")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading", name="1 of 1 orders have ended")).to_be_visible()
+    console.open("/console/orders?status=cancelled")
+    expect(page.locator(f"a[href='/console/commands/{request_id}']")).to_be_visible()
+    console.check("orders")
+
+
+def test_the_audit_trail_names_who_changed_what(console: Console, management: httpx.Client) -> None:
+    management.post("/groups", json={"name": "audited"}).raise_for_status()
+    console.open("/console/audit?subject=groups&key=audited")
+    expect(console.page.get_by_role("row", name="audited")).to_contain_text("admin")
+    console.check("audit")
+
+
+def test_every_link_of_every_page_leads_to_a_page(console: Console) -> None:
+    seen, waiting = set(), ["/console"]
+    while waiting and len(seen) < 100:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        assert console.open(path).status == 200, path
+        links = console.page.locator("a[href^='/console']").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        waiting += [link for link in links if link not in seen]
+    assert {"/console/events", "/console/commands", "/console/audit"} <= seen
