@@ -17,7 +17,10 @@ include_patterns = [
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
-suppress_warnings = ["myst.header", "misc.highlighting_failure"]
+suppress_warnings = [
+    "misc.highlighting_failure",  # Pygments has no Mermaid
+    "toc.not_included",  # a page outside the navigation is still found by links and by the search
+]
 
 html_theme = "furo"
 html_title = f"comms-api {version}"
