@@ -45,7 +45,7 @@ def test_a_command_is_watched_paused_resumed_and_cancelled(
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("status")).to_contain_text("paused")
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_role("status")).to_contain_text("goes on")
+    expect(page.get_by_role("status")).to_contain_text("continues")
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("heading", name="1 of 1 orders have ended")).to_be_visible()
     console.open("/console/orders?status=cancelled")

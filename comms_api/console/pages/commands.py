@@ -100,7 +100,7 @@ async def resume_command(
 ) -> Response[bytes]:
     """Offer the held orders of a command."""
     held = await commands.resume(request_id, claims_of(request).subject)
-    return notify(request, f"The command goes on; {held.orders} orders are released.")
+    return notify(request, f"The command continues; {held.orders} orders are released.")
 
 
 ROUTES = [list_commands, show_command, cancel_command, pause_command, resume_command, list_orders]

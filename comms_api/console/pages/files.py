@@ -113,8 +113,8 @@ async def put_file(
     async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
         form = read_form(body, FileForm)
     stored = await files.put(group, name, _content(form), claims_of(request).subject, form.percent)
-    whom = "the group's agents" if form.percent is None else f"{form.percent} % of the group's agents"
-    return notify(request, f"Version {stored.version} is stored; {whom} get it within seconds.")
+    receivers = "the group's agents" if form.percent is None else f"{form.percent} % of the group's agents"
+    return notify(request, f"Version {stored.version} is stored; {receivers} get it within seconds.")
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

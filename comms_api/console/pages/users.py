@@ -62,8 +62,8 @@ async def change_user(
     async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
         change = read_form(body, UserChange)
     await users.change(name, change)
-    what = f"is now {change.role}" if change.role else "has a new password"
-    return notify(request, f"{name} {what}, and must sign in again.")
+    outcome = f"is now {change.role}" if change.role else "has a new password"
+    return notify(request, f"{name} {outcome}, and must sign in again.")
 
 
 @post("/console/users/{name:str}/delete", opt=ADMINISTER, status_code=200)
