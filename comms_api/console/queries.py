@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
+from uuid import UUID
 
 import msgspec
 
+from comms_api.database.pages import PageRequest
 from comms_api.errors import Malformed
 from comms_api.http.authentication import AnyConnection
+from comms_api.http.bodies import Bodies
+from comms_api.http.request import AnyRequest
 from comms_api.text.faults import locate_fault
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -15,15 +19,35 @@ T = TypeVar("T", bound=msgspec.Struct)
 Words = Annotated[str, msgspec.Meta(max_length=1024)]
 """A short text in a query or a form."""
 
+ROWS = 50
+"""The rows of a page of a long list."""
+
 FIELDS_MAXIMUM = 200
 """The maximum number of fields of a form."""
 
 NAME_CHARACTERS_SHOWN = 64
 
 
+class NewestFirst(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The state of a list by id, newest first: the last item of the previous page."""
+
+    after: UUID | None = None
+
+    @property
+    def requested(self) -> PageRequest:
+        """The requested page."""
+        return PageRequest(ROWS, self.after, "newest")
+
+
 def read_query(connection: AnyConnection, form: type[T]) -> T:
     """Return the query as a structure; an empty value counts as missing, as forms send every field."""
     return _read(dict(connection.query_params.items()), form)
+
+
+async def receive_form(request: AnyRequest, bodies: Bodies, form: type[T], bytes_maximum: int) -> T:
+    """Return the form in the body of a request; raises `TooLarge` and `Malformed`."""
+    async with bodies.receive(request, bytes_maximum) as body:
+        return read_form(body, form)
 
 
 def read_form(body: bytes, form: type[T]) -> T:

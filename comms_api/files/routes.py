@@ -17,6 +17,7 @@ from comms_api.errors import Malformed
 from comms_api.files.model import (
     AgentDrift,
     Configuration,
+    Content,
     DriftFilter,
     GroupDrift,
     GroupFile,
@@ -78,10 +79,14 @@ class FileServices(msgspec.Struct, frozen=True):
         """Answer with a file's content: ETag, If-None-Match (304), Range and If-Range (206); raises `Unavailable`."""
         if source.sha256 and is_known(request.headers.get("if-none-match"), f'"{source.sha256}"'):
             return _answer(request, source.sha256, b"")
-        await self.answers.hold(request.scope, source.size, is_shared=True)
-        found = await self.files.read(source, self.answers.memory)
+        found = await self.load(request, source)
         request.state.content = found  # it is shared until the answer has been sent
         return _answer(request, found.sha256, found.content)
+
+    async def load(self, request: AnyRequest, source: Source) -> Content:
+        """Return a file's content within the client's share of answers; raises `Unavailable`."""
+        await self.answers.hold(request.scope, source.size, is_shared=True)
+        return await self.files.read(source, self.answers.memory)
 
 
 def _answer(request: AnyRequest, sha256: str, content: bytes) -> Response[bytes]:

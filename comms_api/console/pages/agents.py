@@ -12,7 +12,7 @@ from comms_api.agents.model import Agent, AgentChange, AgentFilter, AgentStatus,
 from comms_api.agents.service import Agents
 from comms_api.audit.model import EntryFilter
 from comms_api.audit.service import Audit
-from comms_api.console.queries import Words, read_form, read_query
+from comms_api.console.queries import ROWS, NewestFirst, Words, read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.database.pages import PageRequest
 from comms_api.diagnosis.service import Diagnoses
@@ -32,7 +32,6 @@ from comms_api.states.cursors import decode_cursor
 from comms_api.states.model import STATEFUL_COLLECTORS
 from comms_api.states.service import States
 
-ROWS = 50
 LATEST_EVENTS = 20
 LABELS_BYTES_MAXIMUM = 64 * 1024
 
@@ -130,23 +129,12 @@ async def list_states(
     )
 
 
-class IdList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The state of a list by id, newest first."""
-
-    after: UUID | None = None
-
-    @property
-    def requested(self) -> PageRequest:
-        """The requested page."""
-        return PageRequest(ROWS, self.after, "newest")
-
-
 @get("/console/agents/{agent:str}/orders", opt=READ | LARGE)
 async def list_agent_orders(
     request: AnyRequest, agent_id: AgentId, agents: NamedDependency[Agents], orders: NamedDependency[StoredOrders]
 ) -> Response[bytes]:
     """List the orders of an agent, newest first."""
-    state = read_query(request, IdList)
+    state = read_query(request, NewestFirst)
     agent = await agents.get(agent_id)
     page = await orders.list(OrderFilter(agent_id=agent_id), state.requested, claims_of(request).subject)
     return render(request, "agent_orders.html", agent=agent, state=state, page=page)
@@ -157,7 +145,7 @@ async def list_agent_audit(
     request: AnyRequest, agent_id: AgentId, agents: NamedDependency[Agents], audit: NamedDependency[Audit]
 ) -> Response[bytes]:
     """List the changes of an agent by people, newest first."""
-    state = read_query(request, IdList)
+    state = read_query(request, NewestFirst)
     agent = await agents.get(agent_id)
     page = await audit.list(EntryFilter(subject="agents", key=str(agent_id)), state.requested)
     return render(request, "agent_audit.html", agent=agent, state=state, page=page)
@@ -202,8 +190,8 @@ async def change_labels(
     request: AnyRequest, agent_id: AgentId, agents: NamedDependency[Agents], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Set the labels of an agent."""
-    async with bodies.receive(request, LABELS_BYTES_MAXIMUM) as body:
-        labels = _labels(read_form(body, LabelsForm).labels.replace("\n", ","))
+    form = await receive_form(request, bodies, LabelsForm, LABELS_BYTES_MAXIMUM)
+    labels = _labels(form.labels.replace("\n", ","))
     await agents.change(agent_id, msgspec.convert({"labels": labels}, AgentChange))
     return notify(request, "The labels are stored.")
 
@@ -219,8 +207,7 @@ async def join_group(
     request: AnyRequest, agent_id: AgentId, groups: NamedDependency[Groups], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Add an agent to a group."""
-    async with bodies.receive(request, LABELS_BYTES_MAXIMUM) as body:
-        group = read_form(body, GroupForm).group
+    group = (await receive_form(request, bodies, GroupForm, LABELS_BYTES_MAXIMUM)).group
     added = await groups.add(group, [str(agent_id)])
     return notify(request, f"The agent joined {group}." if added else f"The agent is a member of {group} already.")
 
@@ -230,8 +217,7 @@ async def leave_group(
     request: AnyRequest, agent_id: AgentId, groups: NamedDependency[Groups], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Remove an agent from a group."""
-    async with bodies.receive(request, LABELS_BYTES_MAXIMUM) as body:
-        group = read_form(body, GroupForm).group
+    group = (await receive_form(request, bodies, GroupForm, LABELS_BYTES_MAXIMUM)).group
     await groups.remove(group, agent_id)
     return notify(request, f"The agent left {group}.")
 

@@ -1,17 +1,14 @@
 """Commands with their progress, and the orders of the fleet."""
 
-from typing import Annotated
 from uuid import UUID
 
-import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.commands.service import Commands
-from comms_api.console.queries import read_query
+from comms_api.console.queries import NewestFirst, Words, read_query
 from comms_api.console.rendering import notify, render
-from comms_api.database.pages import PageRequest
 from comms_api.http.authentication import claims_of
 from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest
@@ -20,43 +17,35 @@ from comms_api.orders.model import OrderFilter
 from comms_api.orders.service import StoredOrders
 from comms_api.protocol import OrderStatus
 
-ROWS = 50
 
-Text = Annotated[str, msgspec.Meta(max_length=1024)]
-
-
-class CommandList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CommandList(NewestFirst, frozen=True, forbid_unknown_fields=True):
     """The state of the list: its filters, as in the API, and the last command of the previous page."""
 
-    user: Text | None = None
-    action: Text | None = None
-    after: UUID | None = None
+    user: Words | None = None
+    action: Words | None = None
 
 
 @get("/console/commands", opt=READ | LARGE)
 async def list_commands(request: AnyRequest, commands: NamedDependency[Commands]) -> Response[bytes]:
     """List the commands, newest first."""
     state = read_query(request, CommandList)
-    requested = PageRequest(ROWS, state.after, "newest")
-    page = await commands.list(OrderFilter(user=state.user, action=state.action), requested)
+    page = await commands.list(OrderFilter(user=state.user, action=state.action), state.requested)
     return render(request, "commands.html", state=state, page=page)
 
 
-class OrderList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OrderList(NewestFirst, frozen=True, forbid_unknown_fields=True):
     """The state of a list of orders: its filters, as in the API, and the last order of the previous page."""
 
     status: OrderStatus | None = None
-    action: Text | None = None
-    after: UUID | None = None
+    action: Words | None = None
 
 
 @get("/console/orders", opt=READ | LARGE)
 async def list_orders(request: AnyRequest, orders: NamedDependency[StoredOrders]) -> Response[bytes]:
     """List the orders of all agents, newest first."""
     state = read_query(request, OrderList)
-    requested = PageRequest(ROWS, state.after, "newest")
     order_filter = OrderFilter(status=state.status, action=state.action)
-    page = await orders.list(order_filter, requested, claims_of(request).subject)
+    page = await orders.list(order_filter, state.requested, claims_of(request).subject)
     return render(request, "orders.html", state=state, page=page)
 
 
@@ -70,9 +59,8 @@ async def show_command(
     """Show a command, its progress, and its orders."""
     state = read_query(request, OrderList)
     progress = await commands.get(request_id)
-    requested = PageRequest(ROWS, state.after, "newest")
     order_filter = OrderFilter(request_id=request_id, status=state.status)
-    page = await orders.list(order_filter, requested, claims_of(request).subject)
+    page = await orders.list(order_filter, state.requested, claims_of(request).subject)
     return render(request, "command.html", state=state, progress=progress, command=progress.command, page=page)
 
 

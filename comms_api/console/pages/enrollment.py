@@ -12,7 +12,7 @@ from comms_api.agents.model import NewEnrollmentToken
 from comms_api.agents.service import Agents
 from comms_api.cluster.service import Cluster
 from comms_api.console.enrolling import authority_of, enrollment_commands
-from comms_api.console.queries import convert, read_form, read_query
+from comms_api.console.queries import Words, convert, read_query, receive_form
 from comms_api.console.rendering import CHANGED, notify, render
 from comms_api.errors import Unavailable
 from comms_api.health.certificates import ServedCertificate
@@ -38,7 +38,7 @@ class TokenForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_in: float
     groups: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     uses: int | None = None
-    description: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    description: Words = ""
 
 
 @get("/console/enrollment", opt=ADMINISTER)
@@ -61,8 +61,7 @@ async def create_token(
     bodies: NamedDependency[Bodies],
 ) -> Response[bytes]:
     """Create a token, and show it once, in the commands for a new agent's host."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        form = read_form(body, TokenForm)
+    form = await receive_form(request, bodies, TokenForm, FORM_BYTES_MAXIMUM)
     groups = [group.strip() for group in form.groups.split(",") if group.strip()]
     new = convert({**msgspec.to_builtins(form), "groups": groups}, NewEnrollmentToken)
     urls = [process.agent_url for process in await cluster.list() if process.state == "active"]

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.agents.service import Agents
-from comms_api.console.queries import read_query
+from comms_api.console.queries import ROWS, Words, read_query
 from comms_api.console.rendering import render
 from comms_api.database.pages import Order, PageRequest
 from comms_api.events.reading.model import EventFilter
@@ -20,20 +20,17 @@ from comms_api.http.pages import LARGE
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import READ
 
-ROWS = 50
-
-Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class EventList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The state of the list: its filters, as in the API, and the last event of the previous page."""
 
-    agent: Text | None = None
-    group: Text | None = None
-    module: Text | None = None
-    collector: Text | None = None
-    contains: Text | None = None
+    agent: Words | None = None
+    group: Words | None = None
+    module: Words | None = None
+    collector: Words | None = None
+    contains: Words | None = None
     since: Moment | None = None
     until: Moment | None = None
     order: Order = "newest"

@@ -9,8 +9,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.console.pages.groups import group_url
-from comms_api.console.queries import read_form, read_query
-from comms_api.console.rendering import notify, render
+from comms_api.console.queries import read_query, receive_form
+from comms_api.console.rendering import is_partial, notify, render
 from comms_api.errors import TooLarge
 from comms_api.files.model import FileName, GroupFile, Percent, Rollback, Widening
 from comms_api.files.routes import FileServices
@@ -55,8 +55,7 @@ async def create_file(
     request: AnyRequest, group: FromPath[str], files: NamedDependency[Files], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Store a new file, and open its page."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        form = read_form(body, NewFileForm)
+    form = await receive_form(request, bodies, NewFileForm, FORM_BYTES_MAXIMUM)
     stored = await files.put(group, form.name, _content(form), claims_of(request).subject, form.percent)
     return notify(request, "", location=f"{group_url(group)}/files/{quote(stored.name)}")
 
@@ -87,14 +86,16 @@ async def show_file(
 
 
 async def _text_of(request: AnyRequest, version: GroupFile | None, file_services: FileServices) -> str | None:
-    """Return the content of a version for the editor; None if that is no text or too long."""
-    if version is None:
+    """Return the content of a version for the editor; None if that is no text or too long.
+
+    The live part of the page, which loads again and again, is without the editor.
+    """
+    if version is None or is_partial(request):
         return ""
     if version.size > EDITED_BYTES_MAXIMUM:
         return None
     source = await file_services.files.find(version.group, version.name, version.version)
-    await file_services.answers.hold(request.scope, source.size, is_shared=True)
-    found = await file_services.files.read(source, file_services.answers.memory)
+    found = await file_services.load(request, source)
     try:
         return found.content.decode()
     except UnicodeDecodeError:
@@ -110,8 +111,7 @@ async def put_file(
     bodies: NamedDependency[Bodies],
 ) -> Response[bytes]:
     """Store the next version of a file; YAML is checked first."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        form = read_form(body, FileForm)
+    form = await receive_form(request, bodies, FileForm, FORM_BYTES_MAXIMUM)
     stored = await files.put(group, name, _content(form), claims_of(request).subject, form.percent)
     receivers = "the group's agents" if form.percent is None else f"{form.percent} % of the group's agents"
     return notify(request, f"Version {stored.version} is stored; {receivers} get it within seconds.")
@@ -156,8 +156,7 @@ async def roll_back(
     bodies: NamedDependency[Bodies],
 ) -> Response[bytes]:
     """Store the content of an earlier version as the next one."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        version = read_form(body, VersionForm).version
+    version = (await receive_form(request, bodies, VersionForm, FORM_BYTES_MAXIMUM)).version
     stored = await files.roll_back(group, name, Rollback(version), claims_of(request).subject)
     return notify(request, f"Version {stored.version} has the content of version {version}.")
 
@@ -180,8 +179,7 @@ async def widen_stage(
     bodies: NamedDependency[Bodies],
 ) -> Response[bytes]:
     """Give the staged version to more agents."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        percent = read_form(body, Widening).percent
+    percent = (await receive_form(request, bodies, Widening, FORM_BYTES_MAXIMUM)).percent
     stage = await stages.widen(group, name, percent)
     return notify(request, f"{stage.percent} % of the group's agents get version {stage.version}.")
 

@@ -1,6 +1,5 @@
 """The groups, and the page of one group."""
 
-from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
@@ -8,7 +7,7 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from comms_api.console.queries import read_form, read_query
+from comms_api.console.queries import Words, read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.files.service import Files
 from comms_api.groups.model import GroupChange, NewGroup
@@ -24,7 +23,7 @@ FORM_BYTES_MAXIMUM = 4 * 1024
 class GroupList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The state of the list: the last name of the previous page."""
 
-    after: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    after: Words | None = None
 
 
 @get("/console/groups", opt=READ)
@@ -39,8 +38,7 @@ async def create_group(
     request: AnyRequest, groups: NamedDependency[Groups], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Create an empty group, and open its page."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        group = read_form(body, NewGroup)
+    group = await receive_form(request, bodies, NewGroup, FORM_BYTES_MAXIMUM)
     await groups.create(group)
     return notify(request, "", location=group_url(group.name))
 
@@ -65,8 +63,7 @@ async def change_precedence(
     request: AnyRequest, group: FromPath[str], groups: NamedDependency[Groups], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Set the precedence of a group."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        change = read_form(body, GroupChange)
+    change = await receive_form(request, bodies, GroupChange, FORM_BYTES_MAXIMUM)
     await groups.change(group, change)
     return notify(request, f"The precedence of {group} is {change.precedence}.")
 

@@ -7,7 +7,7 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from comms_api.console.queries import read_form, read_query
+from comms_api.console.queries import read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.console.sessions import DEVICE_COOKIE, SIGN_IN, ended_session
 from comms_api.errors import Conflict, Forbidden, Unauthenticated
@@ -48,8 +48,7 @@ async def create_user(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Create a user."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        user = read_form(body, NewUser)
+    user = await receive_form(request, bodies, NewUser, FORM_BYTES_MAXIMUM)
     await users.create(user)
     return notify(request, f"{user.name} can sign in as {user.role}.")
 
@@ -59,8 +58,7 @@ async def change_user(
     request: AnyRequest, name: FromPath[str], users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Set the role or the password of a user."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        change = read_form(body, UserChange)
+    change = await receive_form(request, bodies, UserChange, FORM_BYTES_MAXIMUM)
     await users.change(name, change)
     outcome = f"is now {change.role}" if change.role else "has a new password"
     return notify(request, f"{name} {outcome}, and must sign in again.")
@@ -86,8 +84,7 @@ async def change_own_password(
     request: AnyRequest, users: NamedDependency[Users], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Set one's own password, which ends every session, and sign in again."""
-    async with bodies.receive(request, FORM_BYTES_MAXIMUM) as body:
-        change = read_form(body, PasswordChange)
+    change = await receive_form(request, bodies, PasswordChange, FORM_BYTES_MAXIMUM)
     origin = Origin(remote_address(request), request.cookies.get(DEVICE_COOKIE))
     try:
         await users.change_password(claims_of(request).subject, change, origin)
