@@ -37,7 +37,7 @@ def test_a_command_is_watched_paused_resumed_and_cancelled(
     answer = management.post("/commands", json=command(agent_id)).json()
     request_id = answer["commands"][0]["request_id"]
     page = console.page
-    page.on("dialog", lambda dialog: dialog.accept())
+    console.accept_questions()
     console.open("/console/commands")
     page.locator(f"a[href='/console/commands/{request_id}']").click()
     expect(page.get_by_role("heading", name="0 of 1 orders have ended")).to_be_visible()

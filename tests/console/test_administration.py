@@ -16,13 +16,9 @@ from support.server import PASSWORD, Server
 from support.waiting import PATIENCE
 
 
-def accept_questions(console: Console) -> None:
-    console.page.on("dialog", lambda dialog: dialog.accept())
-
-
 def test_a_node_is_drained_and_resumed(console: Console) -> None:
     console.open("/console/nodes")
-    accept_questions(console)
+    console.accept_questions()
     expect(console.page.get_by_role("heading", level=1)).to_have_text("Nodes")
     console.check("nodes")
     console.page.get_by_role("button", name="Drain").click()
@@ -40,8 +36,7 @@ def test_a_reader_sees_the_nodes_but_no_buttons(
 ) -> None:
     server.user(management, "watcher", "reader")
     console = new_console()
-    console.sign_in("watcher")
-    console.page.wait_for_url("**/console")
+    console.enter("watcher")
     console.open("/console/nodes")
     expect(console.page.get_by_role("main").get_by_role("button")).to_have_count(0)
     links = console.page.get_by_role("navigation", name="Main").get_by_role("link")
@@ -55,7 +50,7 @@ def test_the_commands_of_a_new_token_enroll_an_agent(
 ) -> None:
     management.post("/groups", json={"name": "racks"}).raise_for_status()
     console.open("/console/enrollment")
-    accept_questions(console)
+    console.accept_questions()
     console.check("enrollment")
     console.page.get_by_label("Number of agents").fill("3")
     console.page.get_by_label("Groups").fill("racks")
@@ -93,7 +88,7 @@ def test_an_unknown_group_creates_no_token(console: Console, management: httpx.C
 def test_users_are_created_changed_and_deleted(console: Console, new_console: Callable[..., Console]) -> None:
     page = console.page
     console.open("/console/users")
-    accept_questions(console)
+    console.accept_questions()
     page.get_by_label("Name", exact=True).fill("ana")
     page.locator("#password").fill("short")
     page.get_by_role("button", name="Create user").click()
@@ -114,8 +109,7 @@ def test_users_are_created_changed_and_deleted(console: Console, new_console: Ca
     expect(row.locator(".badge")).to_have_text("operator")
 
     ana = new_console()
-    ana.sign_in("ana")
-    ana.page.wait_for_url("**/console")
+    ana.enter("ana")
     row.get_by_role("button", name="Delete ana").click()
     expect(row).to_have_count(0)
     expect(page.get_by_role("row", name="admin").get_by_role("button")).to_have_count(0)
@@ -126,8 +120,7 @@ def test_a_new_password_ends_the_session(
 ) -> None:
     server.user(management, "changer", "reader")
     console = new_console()
-    console.sign_in("changer")
-    console.page.wait_for_url("**/console")
+    console.enter("changer")
     console.page.get_by_title("Your account").click()
     console.check("account")
     console.page.get_by_label("Current password").fill("not the password")

@@ -104,7 +104,7 @@ def test_an_agent_is_blocked_and_unblocked(console: Console, server: Server, man
     agent_id = server.enroll(management, "to-block")
     agent = server.log_in(agent_id)
     page = console.page
-    page.on("dialog", lambda dialog: dialog.accept())
+    console.accept_questions()
     console.open(f"/console/agents/{agent_id}")
     page.get_by_role("button", name="Block").click()
     expect(page.get_by_role("status")).to_contain_text("to-block is blocked")
@@ -123,7 +123,7 @@ def test_an_agent_gets_labels_and_groups_and_is_deleted(
     agent_id = server.enroll(management, "to-label")
     management.post("/groups", json={"name": "db"})
     page = console.page
-    page.on("dialog", lambda dialog: dialog.accept())
+    console.accept_questions()
     console.open(f"/console/agents/{agent_id}")
     page.get_by_label("Labels").fill("site:berlin\ntier:1")
     page.get_by_role("button", name="Store labels").click()

@@ -12,10 +12,6 @@ from comms_api.console.pages.files import EDITED_BYTES_MAXIMUM
 HOSTILE = "note: '</textarea><script>document.title=1</script>'\n"
 
 
-def accept_questions(console: Console) -> None:
-    console.page.on("dialog", lambda dialog: dialog.accept())
-
-
 def store(console: Console, content: str) -> None:
     console.page.get_by_label("Content").fill(content)
     console.page.get_by_role("button", name="Store as the next version").click()
@@ -23,7 +19,7 @@ def store(console: Console, content: str) -> None:
 
 def test_a_group_and_its_file_from_the_first_version_to_a_rollback(console: Console, management: httpx.Client) -> None:
     page = console.page
-    accept_questions(console)
+    console.accept_questions()
     console.open("/console/groups")
     page.get_by_label("Name").fill("web")
     page.get_by_role("button", name="Create group").click()
@@ -63,7 +59,7 @@ def test_a_version_is_published_to_a_part_of_the_group_first(
     console: Console, server: Server, management: httpx.Client
 ) -> None:
     page = console.page
-    accept_questions(console)
+    console.accept_questions()
     management.post("/groups", json={"name": "staged"}).raise_for_status()
     server.enroll(management, "first", groups=["staged"])
     management.put("/groups/staged/files/staged.yml", content="a: 1\n").raise_for_status()
@@ -91,8 +87,7 @@ def test_a_reader_sees_files_but_no_buttons(
     management.post("/groups", json={"name": "seen"}).raise_for_status()
     management.put("/groups/seen/files/seen.yml", content=HOSTILE).raise_for_status()
     console = new_console()
-    console.sign_in("groupreader")
-    console.page.wait_for_url("**/console")
+    console.enter("groupreader")
     for path in ("", "/seen", "/seen/files/seen.yml"):
         console.open(f"/console/groups{path}")
         expect(console.page.get_by_role("main").get_by_role("button")).to_have_count(0)

@@ -17,7 +17,7 @@ import nats
 import pytest
 from support.batches import stateless
 from support.events import stored_lines
-from support.nats import NatsServer, nats_servers, urls_of
+from support.nats import NatsServer, nats_servers, stream_settings
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
 from support.waiting import PATIENCE, wait_until
@@ -38,10 +38,7 @@ def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
 @pytest.fixture(scope="module")
 def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
     return {
-        "events_sink": "jetstream",
-        "nats_servers": urls_of(servers),
-        "nats_replicas": 3,
-        "nats_stream_bytes": 2**26,
+        **stream_settings(servers),
         "nats_timeout_seconds": TIMEOUT_SECONDS,
         "database_timeout_seconds": 2,
     }

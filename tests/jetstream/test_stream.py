@@ -17,7 +17,7 @@ import pytest
 from support.batches import metadata, stateless
 from support.events import batch_of, incompressible, stored_events
 from support.keyed import post_keyed
-from support.nats import NatsServer, nats_servers, urls_of
+from support.nats import NatsServer, nats_servers, stream_settings
 from support.others import assert_others_are_served
 from support.relays import relay, started_relay
 from support.server import Server, environment, running_server
@@ -40,13 +40,7 @@ def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
 
 @pytest.fixture(scope="module")
 def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
-    return {
-        "events_sink": "jetstream",
-        "nats_servers": urls_of(servers),
-        "nats_replicas": 1,
-        "nats_stream_bytes": 2**26,
-        "nats_timeout_seconds": 8,
-    }
+    return {**stream_settings(servers), "nats_timeout_seconds": 8}
 
 
 @pytest.fixture(scope="module")

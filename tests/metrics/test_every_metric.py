@@ -9,7 +9,7 @@ import httpx
 import pytest
 from support.batches import stateless
 from support.metrics import scrape, wait_for
-from support.nats import NatsServer, nats_servers, urls_of
+from support.nats import NatsServer, nats_servers, stream_settings
 from support.relays import relay
 from support.server import Server, environment, running_server
 
@@ -25,13 +25,7 @@ def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
 
 @pytest.fixture(scope="module")
 def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
-    return {
-        "events_sink": "jetstream",
-        "nats_servers": urls_of(servers),
-        "nats_replicas": 1,
-        "nats_stream_bytes": STREAM_BYTES,
-        "key_request_program": "/bin/false",
-    }
+    return {**stream_settings(servers, STREAM_BYTES), "key_request_program": "/bin/false"}
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,15 @@ class Console:
         self.page.get_by_label("Password").fill(password)
         self.page.get_by_role("button", name="Sign in").click()
 
+    def enter(self, name: str) -> None:
+        """Sign in, and wait for the first page."""
+        self.sign_in(name)
+        self.page.wait_for_url("**/console")
+
+    def accept_questions(self) -> None:
+        """Answer each question of the page, such as whether to delete, with yes."""
+        self.page.on("dialog", lambda dialog: dialog.accept())
+
     def check_accessibility(self) -> None:
         """Fail if axe-core finds a serious fault on the page, in either theme."""
         for theme in ("light", "dark"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT
+from typing import Any
 
 from support.ports import free_ports
 from support.waiting import PATIENCE, pause, wait_until
@@ -83,3 +84,13 @@ def nats_servers(folder: Path, count: int, *settings: str) -> Iterator[Sequence[
 
 def urls_of(servers: Sequence[NatsServer]) -> str:
     return ",".join(server.url for server in servers)
+
+
+def stream_settings(servers: Sequence[NatsServer], stream_bytes: int = 2**26) -> dict[str, Any]:
+    """Return the settings of a node whose events go to a stream with a replica on each server."""
+    return {
+        "events_sink": "jetstream",
+        "nats_servers": urls_of(servers),
+        "nats_replicas": len(servers),
+        "nats_stream_bytes": stream_bytes,
+    }
