@@ -43,7 +43,7 @@ def decoder_of(encoding: str, raw: bytes) -> Decoder:
 def decompress_frame(raw: bytes | memoryview, bytes_maximum: int) -> bytes | None:
     """Return the content of a body that is a single zstd frame of known size, in one step.
 
-    Returns None if the content is larger, and for any other body: a `Decoder` reads it, or finds out what is wrong.
+    Returns None for larger contents and for all other bodies: a `Decoder` reads them, or names the fault.
     """
     try:
         if not 0 < zstandard.frame_content_size(raw) <= bytes_maximum:

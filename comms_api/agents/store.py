@@ -159,7 +159,7 @@ async def find_agent(connection: Connection, agent_id: UUID) -> Agent | None:
 
 
 SCANNED_MAXIMUM = 5_000
-"""The number of agents whose configuration one page computes to find those that are in sync, or are not."""
+"""A page that is filtered by `in_sync` computes the configurations of at most this many agents."""
 
 
 async def list_agents(

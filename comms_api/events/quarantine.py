@@ -38,7 +38,7 @@ class Quarantine:
         self._rows_maximum = rows_maximum
         self._untrimmed = 0
         self.lines = 0
-        """The number of quarantined lines of this process, including those that were not kept."""
+        """The number of invalid lines that this process has received, kept or not."""
 
     async def add(
         self, agent_id: UUID, lines: Sequence[Quarantined], hidden: int = 0, key: BatchKey | None = None

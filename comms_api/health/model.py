@@ -16,7 +16,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
-    """The result of a check; `reason` says what is wrong, and is empty if nothing is."""
+    """The result of a check; `reason` describes the problem, and is empty without one."""
 
     name: str
     status: HealthStatus = "pass"

@@ -73,7 +73,7 @@ def require_token(
     """Return a guard that requires a valid token for `audience`, and reports its holder to `on_request`.
 
     On the management API, the route must declare the token's role. OPTIONS needs no token: its answer is public.
-    `requests` bounds the requests that one client has in progress. Without `find_token`, the token is a Bearer token.
+    `requests` limits the simultaneous requests of each client. Without `find_token`, the token is a Bearer token.
     """
 
     async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:

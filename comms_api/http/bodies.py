@@ -1,7 +1,7 @@
 """Read request bodies within the budgets of their clients.
 
 A body waits for its turn until the node can store it soon: a large one before it is read, a small one once it is
-complete. A large body holds the bytes that have arrived, and reserves a bounded room for those that follow soon.
+complete. The budget counts the bytes of a large body that have arrived, and reserves bounded room for the next ones.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ FLEET_SECONDS = 10.0
 """The sources are read at most this often, however often a worker is scraped."""
 
 SOURCE_SECONDS = 2.0
-"""The time for one source; what it has not answered by then is missing."""
+"""The time limit of a source; the metrics of a slower one are missing."""
 
 Source: TypeAlias = Callable[[], Awaitable[Sequence[Family]]]
 """Reads some metrics of the fleet, within `SOURCE_SECONDS`."""

@@ -53,7 +53,7 @@ def _series(labels: Labels, value: float | Histogram) -> Series:
 
 
 def merge(workers: Mapping[int, Iterable[Family]]) -> list[Family]:
-    """Return the families of several workers as one list; the label `worker` tells their series apart."""
+    """Merge the families of several workers; each series gets the label `worker`."""
     merged: dict[str, Family] = {}
     for worker, families in workers.items():
         for one in families:

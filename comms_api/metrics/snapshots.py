@@ -50,7 +50,7 @@ class Snapshots:
         )
 
     def read(self) -> dict[int, Snapshot]:
-        """Return the snapshots by worker, without those that are being written."""
+        """Return the complete snapshots by worker; a snapshot that is being written is left out."""
         found: dict[int, Snapshot] = {}
         for worker in range(self._workers):
             start = worker * SLOT_BYTES

@@ -92,7 +92,7 @@ async def show_agent(
     event_reader: NamedDependency[EventReader],
     files: NamedDependency[Files],
 ) -> Response[bytes]:
-    """Show an agent: what it is, what it waits for, and its latest events."""
+    """Show an agent's identity, the reasons why its orders wait, and its latest events."""
     diagnosis = await diagnoses.diagnose(agent_id)
     newest = PageRequest(LATEST_EVENTS, order="newest")
     events = await event_reader.list(claims_of(request).subject, EventFilter(agent_id), newest)

@@ -25,7 +25,7 @@ from comms_api.fairness.quiet import Pauses
 EXAMINED_AT_FIRST = 64
 EXAMINED_AT_ONCE = 4_096
 EXAMINED_MAXIMUM = 20_000
-"""The number of batches that one page examines; unless a filter matches few of them, it searches nearly all."""
+"""A page examines at most this many batches, and searches those that its filter matches."""
 
 DECODED_BYTES_MAXIMUM = 512 * 2**20
 """A page ends after the call with which it has decompressed this many bytes."""
@@ -44,7 +44,7 @@ THREADS = 1
 CALLS_MAXIMUM = 64
 
 COUNTED_MAXIMUM = 50_000
-"""The number of batches that one count of events reads."""
+"""A count of events reads at most this many batches."""
 
 EXPORT_PAGE = 1_000
 EXPORTED_AT_ONCE = 64

@@ -183,7 +183,7 @@ ANSWERS: Mapping[str, Any] = {
         "keys": [{"kty": "EC", "crv": "P-256", "x": "…", "y": "…", "kid": "8c1f", "alg": "ES256", "use": "sig"}]
     },
 }
-"""Examples of the answers of routes whose types do not say what is in them, by the names of the routes."""
+"""Examples of answers whose types do not describe their content, by the names of the routes."""
 
 BODIES: Mapping[str, Any] = {
     "AgentChange": {"labels": {"site": "berlin"}, "is_blocked": False},

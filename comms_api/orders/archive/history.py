@@ -16,10 +16,10 @@ from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, outcome_of, stored_order
 
 CHUNKS_MAXIMUM = 200
-"""The number of chunks that one page unpacks to find an agent's orders."""
+"""A page unpacks at most this many chunks to find an agent's orders."""
 
 COMMAND_CHUNKS_MAXIMUM = 20
-"""The number of chunks that one page unpacks to read all of their orders."""
+"""A page unpacks at most this many chunks when it reads all of their orders."""
 
 
 async def list_archived(
