@@ -24,7 +24,10 @@ class LockOut(NamedTuple):
     reason: str
 
 
-END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'comms_api'"
+END_SESSIONS = """
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+    WHERE datname = 'comms_api' AND backend_type = 'client backend'
+"""  # waits until each has ended: until then it may still answer a statement
 CLOSE = "ALTER DATABASE comms_api ALLOW_CONNECTIONS false"
 REOPEN = "ALTER DATABASE comms_api ALLOW_CONNECTIONS true"
 
