@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,10 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 from support.batches import stateless
-from support.databases import plain_url
+from support.databases import plain_url, querying
 from support.events import INSERT, batch_of
 from support.raw import connect, request
-from support.server import Server
+from support.server import Server, running_server
 from support.waiting import wait_until
 
 from comms_api.database.uuid7 import uuid7_at
@@ -170,3 +171,21 @@ def test_a_user_has_a_bounded_number_of_followers_until_they_leave(server: Serve
         wait_until(is_refused_with_another_follower)
         assert modest.get("/events/tail").status_code == 200
     wait_until(lambda: greedy.get("/events/tail").status_code == 200)
+
+
+def test_the_events_of_a_restored_dump_are_followed_after_a_start(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    url = new_database()
+    restored = [batch_of(uuid7_at(time.time()), UUID(int=number), [b'{"name":"restored"}']) for number in range(3)]
+    with running_server(folder / "dumped", url) as server:
+        agent_id = server.enroll(server.management(), "restored")
+        send(server.log_in(agent_id), agent_id, "later")
+        [[known]] = querying(url)("SELECT xact FROM event_batches")
+    for batch in restored:
+        querying(url)(INSERT, batch.id, batch.agent_id, batch.events, batch.streams, batch.content)
+    querying(url)("UPDATE event_batches SET xact = 1000000000 + xact WHERE agent_id <> $1", agent_id)
+    with running_server(folder / "dumped", url) as server:
+        found = tail(server.management(), since="2020-01-01T00:00:00Z", wait=WAIT)
+    assert names(found) == ["restored"] * 3 + ["later"]
+    assert querying(url)("SELECT xact FROM event_batches WHERE agent_id = $1", agent_id) == [(known,)]

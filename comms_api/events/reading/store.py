@@ -128,6 +128,22 @@ async def find_horizon(connection: Connection) -> Horizon:
     return Horizon(cluster, oldest_open, following, xact or 0, last_event)
 
 
+# In a running cluster no such batch is visible: its transaction would have a number already.
+_RENUMBER = text("""
+    WITH future AS (
+        SELECT id FROM event_batches
+        WHERE xact >= CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) LIMIT :limit)
+    UPDATE event_batches SET xact = 0 WHERE id IN (SELECT id FROM future)""")
+
+
+async def renumber_restored(connection: Connection, limit: int) -> int:
+    """Show followers batches that a dump of another cluster has brought with it: those of transactions to come.
+
+    Returns the number of batches, at most `limit`.
+    """
+    return await connection.change(_RENUMBER, {"limit": limit})
+
+
 class OpenTransaction(msgspec.Struct, frozen=True):
     """The oldest open transaction; a field that this role may not see is None."""
 
