@@ -236,7 +236,7 @@ class _Mounted:
 def _console(node: Node, dependencies: Mapping[str, Provide], requests: Concurrency) -> Litestar:
     """Return the console: a separate app, whose errors are pages."""
     overview = Overview(node.agents, node.cluster, node.orders, node.event_reader)
-    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, find_session(node.users.session_token))
+    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, find_session(node.users))
     return Litestar(
         route_handlers=CONSOLE_ROUTES,
         guards=[guard, require_own_page, node.answers.reserve],

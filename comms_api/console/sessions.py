@@ -7,7 +7,6 @@ access token, so the guards of the API apply to the console as well.
 
 import hmac
 import re
-from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from litestar.handlers import BaseRouteHandler
 from comms_api.errors import Forbidden, Unauthenticated
 from comms_api.http.authentication import AnyConnection, FindToken
 from comms_api.http.request import AnyRequest, find_header
+from comms_api.users.service import Users
 
 HOME = "/console"
 SIGN_IN = "/console/sign-in"
@@ -26,19 +26,23 @@ DEVICE_COOKIE = "__Host-comms-api-device"
 DEVICE_COOKIE_SECONDS = 90 * 86_400
 
 CSRF_HEADER = b"x-csrf-token"
+POLL_HEADER = b"x-poll"
+"""The header of a request that a page makes by itself: `attended` if somebody has used the page since the last one."""
+
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PAGE = re.compile(r"/console(?:[/?][!-\[\]-~]*)?")
 """The path and query of a page, in printable ASCII without a backslash."""
 
 
-def find_session(session_token: Callable[[str], Awaitable[str]]) -> FindToken:
+def find_session(users: Users) -> FindToken:
     """Return a function that exchanges the session of a request for a token."""
 
     async def find_token(connection: AnyConnection, _handler: BaseRouteHandler) -> str:
         session = connection.cookies.get(SESSION_COOKIE)
         if not session:
             raise Unauthenticated("Sign in first.")
-        return await session_token(session)
+        is_attended = find_header(connection.scope, POLL_HEADER) != "unattended"
+        return await users.session_token(session, is_attended=is_attended)
 
     return find_token
 

@@ -98,23 +98,30 @@ class Users:
         self._logins.write(f"user {name} logged in from {origin.address}")
         return device_token
 
-    async def session_token(self, session: str) -> str:
+    async def session_token(self, session: str, *, is_attended: bool) -> str:
         """Return a token for the requests of a browser session; raises `Unauthenticated` if the session has ended.
 
-        While the token is valid, the session gets it again. The next token extends the session, as a refresh does.
-        Whatever revokes the user's tokens revokes this one as well; a log-out also ends the session.
+        While the token is valid, the session gets it again. A new token for an attended request extends the session, as
+        a refresh does; one for a request that a page makes by itself does not. Whatever revokes the user's tokens
+        revokes this one as well; a log-out also ends the session.
         """
         digest = session_digest(session)
-        token = self._cached_tokens.get(digest)
-        if token is None or not self._is_good(token):
-            read_at = self._tokens.now()
-            async with self._engine.begin() as connection:
+        unattended = digest + b"unattended"
+        for key in [digest] if is_attended else [digest, unattended]:
+            cached = self._cached_tokens.get(key)
+            if cached is not None and self._is_good(cached):
+                return cached
+        read_at = self._tokens.now()
+        async with self._engine.begin() as connection:
+            if is_attended:
                 holder = await store.renew_session(connection, digest, REFRESH_SECONDS)
-                if holder is None:
-                    raise Unauthenticated("The session has ended; sign in.")
-                await _refuse_revoked(connection, holder.name, read_at)
-            token = self._tokens.issue(holder.name, MANAGEMENT, holder.role, issued_at=read_at)
-            self._remember(digest, token)
+            else:
+                holder = await store.find_session(connection, digest)
+            if holder is None:
+                raise Unauthenticated("The session has ended; sign in.")
+            await _refuse_revoked(connection, holder.name, read_at)
+        token = self._tokens.issue(holder.name, MANAGEMENT, holder.role, issued_at=read_at)
+        self._remember(digest if is_attended else unattended, token)
         return token
 
     async def token_for(self, name: str, password: str, origin: Origin) -> str:

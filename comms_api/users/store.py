@@ -131,6 +131,17 @@ class SessionHolder(NamedTuple):
     role: Role
 
 
+async def find_session(connection: Connection, token_hash: bytes) -> SessionHolder | None:
+    """Return the user of a browser's session; None if the session has ended or is unknown."""
+    statement = (
+        select(users.c.name, users.c.role)
+        .join(refresh_tokens, refresh_tokens.c.user_name == users.c.name)
+        .where(refresh_tokens.c.token_hash == token_hash, refresh_tokens.c.expires_at > func.now())
+    )
+    row = await connection.first(statement)
+    return SessionHolder(*row) if row else None
+
+
 async def renew_session(connection: Connection, token_hash: bytes, seconds: float) -> SessionHolder | None:
     """Extend a browser's session, and return its user; None if the session has ended or is unknown."""
     statement = (

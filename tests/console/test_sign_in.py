@@ -1,6 +1,7 @@
 """Sessions of the console: signing in and out, in a browser and by plain requests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from support.server import PASSWORD, Server
 from support.waiting import wait_until
 
 from comms_api.console.sessions import DEVICE_COOKIE, SESSION_COOKIE
+from comms_api.users.service import session_digest
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
@@ -54,6 +56,52 @@ def test_signing_out_ends_the_session_everywhere(console: Console, new_console: 
     expect(console.page.get_by_role("button", name="Sign in")).to_be_visible()
     assert SESSION_COOKIE not in {cookie["name"] for cookie in console.context.cookies()}
     wait_until(lambda: "/sign-in" in other.open("/console").url)
+
+
+def session_ends_in(query: Callable[..., Any], session: str) -> float:
+    """Return the seconds until a session ends if nobody uses it."""
+    [row] = query(
+        "SELECT extract(epoch FROM expires_at - now())::float8 AS seconds FROM refresh_tokens WHERE token_hash = $1",
+        session_digest(session),
+    )
+    seconds: float = row["seconds"]
+    return seconds
+
+
+def test_the_polls_of_an_open_page_do_not_extend_the_session(server: Server, query: Callable[..., Any]) -> None:
+    browser = server.client(server.management_url)
+    sign_in(browser)
+    session = browser.cookies[SESSION_COOKIE]
+    query("UPDATE refresh_tokens SET expires_at = now() + interval '1 h'")
+    assert browser.get("/console", headers={"HX-Request": "true", "X-Poll": "unattended"}).status_code == 200
+    assert session_ends_in(query, session) <= 3_600
+    assert browser.get("/console", headers={"HX-Request": "true", "X-Poll": "attended"}).status_code == 200
+    assert session_ends_in(query, session) > 11 * 3_600
+
+
+def test_an_ended_session_answers_no_poll(server: Server, query: Callable[..., Any]) -> None:
+    browser = server.client(server.management_url)
+    sign_in(browser)
+    query("DELETE FROM refresh_tokens")
+    assert browser.get("/console", headers={"HX-Request": "true", "X-Poll": "unattended"}).status_code == 401
+
+
+def test_a_poll_says_whether_somebody_has_used_the_page(console: Console) -> None:
+    page = console.page
+    page.clock.install()
+    console.open("/console")
+
+    def next_poll() -> str:
+        with page.expect_response(lambda answer: "x-poll" in answer.request.headers) as poll:
+            page.clock.run_for(5_000)
+        return poll.value.request.headers["x-poll"]
+
+    assert next_poll() == "unattended"
+    page.mouse.click(600, 400)
+    assert next_poll() == "attended"
+    page.keyboard.press("Shift")
+    assert next_poll() == "attended"
+    assert next_poll() == "unattended"
 
 
 def test_an_ended_session_leads_to_the_sign_in(server: Server, management: httpx.Client) -> None:

@@ -66,7 +66,16 @@ document.addEventListener("change", (event) => {
   if (form && event.target.matches("select")) form.requestSubmit();
 });
 
-// Live parts of a hidden page do not load; a request without an event is one of their polls.
+// A request without an event is a poll of a live part. It extends the session only if somebody has used the page since
+// the last request.
+let isUsed = false;
+for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, () => { isUsed = true; }, true);
+document.addEventListener("htmx:configRequest", (event) => {
+  if (!event.detail.triggeringEvent) event.detail.headers["X-Poll"] = isUsed ? "attended" : "unattended";
+  isUsed = false;
+});
+
+// Live parts of a hidden page do not load.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && !event.detail.requestConfig.triggeringEvent) event.preventDefault();
 });
