@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import structs
 
-from comms_api.app.capacity import log_capacity, raise_files_maximum
+from comms_api.app.capacity import capacity_of, log_capacity, raise_files_maximum
 from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.node_address import find_node_address
@@ -72,9 +72,8 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
         address = stack.enter_context(database_address(settings))
         node_address = find_node_address(settings, listeners[0])
         password_file = _call_in_child(PREPARATION, address.url, secret, settings, node_address)
-        worker = Worker(
-            address, secret, certificate, settings, NodeProcess(node_address), Snapshots(settings.workers), manager
-        )
+        process = NodeProcess(node_address, 0, capacity_of(settings).agents, secret.fingerprint)
+        worker = Worker(address, secret, certificate, settings, process, Snapshots(settings.workers), manager)
         listening = Listening(
             url_of(listeners[0].agent),
             url_of(listeners[0].management),
@@ -165,7 +164,7 @@ class _Workers:
         self._processes = [self._start(number) for number in range(len(listeners))]
 
     def _start(self, number: int) -> ForkProcess:
-        node_process = NodeProcess(self._worker.node_process.address, number)
+        node_process = structs.replace(self._worker.node_process, worker=number)
         worker = structs.replace(self._worker, node_process=node_process, manager=NOBODY)
         self._has_served[number] = False
 

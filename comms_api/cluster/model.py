@@ -30,10 +30,15 @@ class NodeAddress(msgspec.Struct, frozen=True):
 
 
 class NodeProcess(msgspec.Struct, frozen=True):
-    """One process of a node; `worker` numbers the processes from 0."""
+    """One process of a node; `worker` numbers the processes from 0.
+
+    `connections_maximum` is the number of connections of agents that the process has room for.
+    """
 
     address: NodeAddress
     worker: int = 0
+    connections_maximum: int = 0
+    secret_fingerprint: str = ""
 
 
 class NameHolder(msgspec.Struct, frozen=True):
@@ -79,7 +84,9 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """One process of a node.
 
     `skew_seconds` is how far its clock is ahead of the database's. `late` lists the duties that lag. `key_ids` and
-    `files_sha256` identify the signing keys and the group files that it serves.
+    `files_sha256` identify the signing keys and the group files that it serves. `connections_maximum` is the number of
+    connections of agents that it has room for. `secret_fingerprint` identifies the node secret; it is empty, as
+    `connections_maximum` is 0, for a process of an older release.
     """
 
     id: UUID
@@ -101,6 +108,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     skew_seconds: float
     key_ids: list[str]
     files_sha256: str
+    connections_maximum: int
+    secret_fingerprint: str
 
 
 class NodeAgents(msgspec.Struct, frozen=True):

@@ -30,8 +30,8 @@ _DUTIES = msgspec.json.Decoder(dict[str, DutyReport])
 _STATE = case((IS_HERE, nodes.c.state), else_="lost")
 _IS_LIVE = f"seen_at > now() - interval '{LOST_AFTER_SECONDS} s'"
 
-_PROCESS_COLUMNS = "name, worker, agent_url, management_url, boot_id, version"
-_PROCESS_VALUES = ":name, :worker, :agent_url, :management_url, :boot_id, :version"
+_PROCESS_COLUMNS = "name, worker, agent_url, management_url, boot_id, version, connections_maximum, secret_fingerprint"
+_PROCESS_VALUES = ", ".join(f":{column}" for column in _PROCESS_COLUMNS.split(", "))
 
 _FILES = """
     SELECT encode(sha256(convert_to(coalesce(string_agg(group_name || '/' || file_name || ' ' || sha256, E'\n'
@@ -64,7 +64,8 @@ async def beat(
 
 
 def _columns_of(process: NodeProcess) -> dict[str, Any]:
-    return msgspec.structs.asdict(process.address) | {"worker": process.worker}
+    columns = msgspec.structs.asdict(process)
+    return msgspec.structs.asdict(columns.pop("address")) | columns
 
 
 async def remove_predecessors(connection: Connection, node_id: UUID, process: NodeProcess) -> None:

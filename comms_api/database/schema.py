@@ -299,6 +299,8 @@ nodes = Table(
     Column("wanted_polls", Integer),
     _timestamp("rebalanced_at"),
     Column("lost_at", DateTime(timezone=True), comment="when its loss was recorded"),
+    Column("connections_maximum", Integer, nullable=False, server_default=text("0")),
+    Column("secret_fingerprint", Text, nullable=False, server_default=""),
     postgresql_with={"fillfactor": "50"},
 )
 

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from comms_api.errors import ConfigurationError
 
 SECRET_BYTES_MINIMUM = 32
+FINGERPRINT_DIGITS = 16
 _SLOW = b"$argon2"
 
 
@@ -30,6 +31,9 @@ class Secret:
         values = [value] if previous is None else [value, previous]
         if min(map(len, values)) < SECRET_BYTES_MINIMUM:
             raise ConfigurationError(f"secret_file: must hold at least {SECRET_BYTES_MINIMUM} bytes")
+        self.fingerprint = _derive(value, b"fingerprint").hex()[:FINGERPRINT_DIGITS]
+        """Identifies the current secret, which is too long and random to be guessed from this hash."""
+
         self._peppers = [_derive(value, b"agent keys") for value in values]
         boxes = [Fernet(base64.urlsafe_b64encode(_derive(value, b"signing keys"))) for value in values]
         self._box = MultiFernet(boxes)

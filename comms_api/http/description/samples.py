@@ -146,6 +146,7 @@ SAMPLES: Mapping[str, Any] = {
     "rollout": None,
     "schema": {"type": "object", "properties": {"path": {"type": "string"}}},
     "secret": "whsec_b0t6Yw2kq8s1",
+    "secret_fingerprint": "3f0d1c5a9b7e4826",
     "sha256": _SHA256,
     "files_sha256": _SHA256,
     "signature": "q83vEjRWeJA=",
