@@ -35,11 +35,18 @@ def administrator_password_file(settings: Settings) -> Path:
 
 def load_secret(settings: Settings) -> Secret:
     """Return the node secret, and create it on the first start; raises `ConfigurationError` if it is unreadable."""
-    path = settings.secret_path
     try:
-        if not path.exists():
-            write_new(path, secrets.token_hex(SECRET_BYTES).encode())
-        previous = settings.previous_secret_file
-        return Secret(path.read_bytes().strip(), previous.read_bytes().strip() if previous else None)
+        if not settings.secret_path.exists():
+            write_new(settings.secret_path, secrets.token_hex(SECRET_BYTES).encode())
+    except OSError as error:
+        raise ConfigurationError(f"secret_file: {error}") from None
+    return read_secret(settings)
+
+
+def read_secret(settings: Settings) -> Secret:
+    """Return the node secret; raises `ConfigurationError` if it is missing or unreadable."""
+    previous = settings.previous_secret_file
+    try:
+        return Secret(settings.secret_path.read_bytes().strip(), previous.read_bytes().strip() if previous else None)
     except OSError as error:
         raise ConfigurationError(f"secret_file: {error}") from None

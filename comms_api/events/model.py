@@ -78,3 +78,11 @@ class QuarantinedEvent(msgspec.Struct, frozen=True):
     reason: str
     line: str
     line_bytes: int
+
+
+class StreamUse(msgspec.Struct, frozen=True):
+    """The stored bytes of the event stream, its limit, and the copies that are not up to date."""
+
+    stored_bytes: int
+    bytes_maximum: int
+    late_copies: int

@@ -121,14 +121,15 @@ def operation(
 
 
 def printing(view: View) -> Callable[[click.Command], click.Command]:
-    """Let a command return content, which is printed like that of an `operation`."""
+    """Let a command return content or an `Outcome`, which is printed like that of an `operation`."""
 
     def decorate(command: click.Command) -> click.Command:
         function = command.callback
 
         def perform(**options: Any) -> None:
             form = take(Form, options)
-            _show(Outcome(function(**options) if function is not None else None), view, form)
+            found = function(**options) if function is not None else None
+            sys.exit(_show(found if isinstance(found, Outcome) else Outcome(found), view, form))
 
         command.callback = perform
         command.params += OUTPUT_OPTIONS

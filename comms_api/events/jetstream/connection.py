@@ -49,7 +49,7 @@ class JetStream:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._options = _connection_options(settings)
+        self._options = connection_options(settings)
         self._ready, self._changed = asyncio.Event(), asyncio.Event()
         self._changed.set()
         self._trouble: Exception | None = None
@@ -218,7 +218,8 @@ def _new_stream() -> StreamConfig:
     )
 
 
-def _connection_options(settings: Settings) -> dict[str, Any]:
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of a connection; raises `ConfigurationError` for unreadable files."""
     options: dict[str, Any] = {
         "servers": list(settings.nats_servers),
         "name": "comms-api",
