@@ -170,7 +170,7 @@ async def list_agents(
     With `in_sync`, it examines at most `SCANNED_MAXIMUM` agents that match the other filters, so it may be short and
     not the last.
     """
-    found = [*_visible(visibility), *conditions(msgspec.structs.replace(agent_filter, in_sync=None))]
+    found = [*visibility_conditions(visibility), *conditions(msgspec.structs.replace(agent_filter, in_sync=None))]
     if after is not None:
         found.append(agents.c.id > after)
     end: UUID | None = None
@@ -189,7 +189,8 @@ _IS_PROVED = func.coalesce(agents.c.cloned_at > _YESTERDAY, literal(value=False)
 _ALTERNATES = and_(agents.c.displaced_poll_at > _YESTERDAY, agents.c.displaced_poll_address != agents.c.poll_address)
 
 
-def _visible(visibility: Visibility) -> list[ColumnElement[bool]]:
+def visibility_conditions(visibility: Visibility) -> list[ColumnElement[bool]]:
+    """Return the conditions on the rows of `agents` that are visible."""
     hidden = agents.c.hidden_at
     found: list[ColumnElement[bool]] = [hidden.is_not(None) if visibility.is_hidden else hidden.is_(None)]
     if visibility.clones is not None:
@@ -230,6 +231,13 @@ async def update_agent(connection: Connection, agent_id: UUID, changes: Mapping[
     is_expected = [agents.c[name] == value for name, value in expected.items()]
     statement = agents.update().where(agents.c.id == agent_id, *is_expected).values(changes).returning(agents.c.id)
     return await connection.scalar(statement) is not None
+
+
+async def set_blocked(connection: Connection, ids: Collection[UUID], *, is_blocked: bool) -> list[UUID]:
+    """Block or unblock agents; return those that were not so before."""
+    is_other = agents.c.is_blocked != literal(is_blocked)
+    statement = agents.update().where(is_one_of(agents.c.id, ids), is_other).values(is_blocked=is_blocked)
+    return await connection.scalars(statement.returning(agents.c.id))
 
 
 EXTERNAL_TYPE = "external"

@@ -59,6 +59,7 @@ from comms_api.orders.dispatcher import ORDERS_CHANNEL, Dispatcher
 from comms_api.orders.reports import Reports
 from comms_api.orders.service import StoredOrders
 from comms_api.revocations.service import REVOCATIONS_CHANNEL, RevocationReader, Revocations
+from comms_api.selections.service import Selections
 from comms_api.settings import Settings
 from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
@@ -123,7 +124,7 @@ class Node:
         )
         has_changes = asyncio.Event()
         self.groups, self.files = Groups(engine, has_changes), Files(engine, has_changes)
-        self.stages = Stages(engine, has_changes)
+        self.stages, self.selections = Stages(engine, has_changes), Selections(engine, clock, revocations, has_changes)
         self.diagnoses = Diagnoses(engine, dispatcher.is_held, settings.poll_wait_seconds)
         self.users, self.audit = Users(engine, tokens, revocations), Audit(engine)
         self.fleet_events, self.cluster = FleetEvents(engine, notifier, settings, enqueue), Cluster(engine, notifier)
@@ -159,7 +160,7 @@ class Node:
         services = (
             *(*self._background, self.presence, self.descriptions, self.membership, self.dispatcher, self.reports),
             *(self.users, self.login, self.external, self.cluster, self.fleet_events, self.events, self.states),
-            *(self.submissions, self.watch, self.event_tail, self.agents),
+            *(self.submissions, self.watch, self.event_tail, self.agents, self.selections),
         )
         return [duty for service in services for duty in service.duties()]
 

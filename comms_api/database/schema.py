@@ -250,6 +250,28 @@ enrollment_tokens = Table(
     _timestamp("expires_at", nullable=False),
 )
 
+selections = Table(
+    "selections",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_name", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("query", Text, comment="the query string of the list that was selected; null: single agents"),
+    Column("agents", Integer, nullable=False),
+    Column("agent_ids", ARRAY(Uuid), nullable=False, comment="at most 100,000"),
+    _timestamp("created_at", nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    # The last action on these agents.
+    Column("action", Text),
+    Column("group_name", Text, comment="the group that the agents join or leave"),
+    Column("address", Text, comment="the address of the user who began the action"),
+    Column("examined", Integer, nullable=False, server_default=text("0"), comment="the first of agent_ids are done"),
+    Column("changed", Integer, nullable=False, server_default=text("0"), comment="agents that were different before"),
+    Column("fault", Text, comment="why the action ended early"),
+    Column("ended_at", DateTime(timezone=True)),
+)
+# A user's selections, of which there are at most eight.
+Index(None, selections.c.user_name)
+
 audit = Table(
     "audit",
     metadata,

@@ -73,7 +73,7 @@ class Groups:
     async def remove(self, name: str, agent_id: UUID) -> None:
         """Remove one agent from a group; raises `NotFound`."""
         async with self._engine.begin() as connection:
-            if not await store.delete_member(connection, name, agent_id):
+            if not await store.delete_members(connection, name, [agent_id]):
                 raise NotFound(f"The agent {agent_id} is not a member of {name!r}.")
             await note_moved(connection, [agent_id])
         self._has_changes.set()

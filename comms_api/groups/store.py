@@ -72,11 +72,7 @@ async def insert_members(connection: Connection, name: str, ids: Collection[UUID
     return await connection.scalars(statement.returning(group_members.c.agent_id))
 
 
-async def delete_member(connection: Connection, name: str, agent_id: UUID) -> bool:
-    """End a membership; return whether there was one."""
-    statement = (
-        group_members.delete()
-        .where(group_members.c.group_name == name, group_members.c.agent_id == agent_id)
-        .returning(group_members.c.agent_id)
-    )
-    return await connection.scalar(statement) is not None
+async def delete_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
+    """Remove agents from a group and return those that were members."""
+    is_member = (group_members.c.group_name == name, is_one_of(group_members.c.agent_id, ids))
+    return await connection.scalars(group_members.delete().where(*is_member).returning(group_members.c.agent_id))

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from sqlalchemy import func, select, text, tuple_
 
 from comms_api.database.connection import Connection
-from comms_api.database.schema import login_failures, seconds_interval
+from comms_api.database.schema import is_one_of, login_failures, seconds_interval
 from comms_api.lockouts.model import Allowance
 
 FORGOTTEN_SECONDS = 3600.0
@@ -68,9 +68,10 @@ async def find_lock_seconds(connection: Connection, allowance: Allowance, who: s
     return seconds
 
 
-async def clear_everywhere(connection: Connection, allowance: Allowance, who: str) -> None:
-    """Delete the failures of `who` at every address."""
-    await connection.execute(login_failures.delete().where(login_failures.c.who == digest_of(allowance, who)))
+async def clear_everywhere(connection: Connection, allowance: Allowance, *names: str) -> None:
+    """Delete the failures of these names at every address."""
+    digests = [digest_of(allowance, name) for name in names]
+    await connection.execute(login_failures.delete().where(is_one_of(login_failures.c.who, digests)))
 
 
 async def delete_forgotten(connection: Connection, rows_maximum: int = ROWS_MAXIMUM) -> None:

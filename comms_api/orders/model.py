@@ -28,10 +28,17 @@ DATA_BYTES_MAXIMUM = 256 * 1024
 TargetIds = Annotated[list[Text], Meta(min_length=1, max_length=TARGETS_MAXIMUM)]
 
 
-class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The recipients of a command: agents, groups, all agents, or a service; `filter` narrows agents down."""
+CommandTargetType = Literal[TargetType, "selection"]
+"""The kind of a target; agents that get an order because of a selection see the type `agent`."""
 
-    type: TargetType
+
+class CommandTarget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The recipients of a command: agents, groups, all agents, or a service; `filter` narrows agents down.
+
+    A target of the type `selection` names a selection of the submitting user, which has at most 100,000 agents.
+    """
+
+    type: CommandTargetType
     id: Text | TargetIds = ""
     filter: AgentFilter | None = None
 

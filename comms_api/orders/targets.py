@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID, uuid5
 
-from comms_api.protocol import Target, TargetType
+from comms_api.orders.model import CommandTargetType
+from comms_api.protocol import Target
 
 TARGET_CHARACTERS_MAXIMUM = 256
 """The maximum number of characters of a target's names in an order."""
@@ -21,7 +22,9 @@ def is_service(recipient: UUID) -> bool:
     return recipient.version == service_id("").version
 
 
-def wire_target(kind: TargetType, names: Sequence[str], recipient: UUID) -> Target:
+def wire_target(kind: CommandTargetType, names: Sequence[str], recipient: UUID) -> Target:
     """Return the target in a recipient's order: an agent sees its id, not the other recipients of the command."""
-    name = str(recipient) if kind == "agent" else ",".join(names) or kind
+    if kind == "agent" or kind == "selection":  # noqa: PLR1714 - mypy narrows equality
+        return Target(str(recipient), "agent")
+    name = ",".join(names) or kind
     return Target(name[:TARGET_CHARACTERS_MAXIMUM], kind)

@@ -33,8 +33,7 @@ class Revocations:
         if not subjects:
             return
         async with self._engine.begin() as connection:
-            for subject in sorted(subjects):  # so that two such transactions cannot deadlock
-                await revoke_tokens(connection, subject)
+            await revoke_tokens(connection, *subjects)
         self.announce()
 
     def announce(self) -> None:

@@ -1,15 +1,18 @@
 """The statements about revocations, of which each subject has at most one."""
 
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Text, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from comms_api.database.connection import Connection
 from comms_api.database.schema import revocations, seconds_interval
 
 
-async def revoke_tokens(connection: Connection, subject: str) -> None:
-    """End every token issued to `subject` up to now."""
-    statement = insert(revocations).values(subject=subject, revoked_at=func.clock_timestamp())
+async def revoke_tokens(connection: Connection, *subjects: str) -> None:
+    """End every token issued to these subjects up to now."""
+    # In order, so that two such transactions cannot deadlock.
+    subject = func.unnest(literal(sorted(subjects), ARRAY(Text))).column_valued("subject")
+    rows = select(subject, func.clock_timestamp()).order_by(subject)
+    statement = insert(revocations).from_select([revocations.c.subject, revocations.c.revoked_at], rows)
     await connection.execute(
         statement.on_conflict_do_update(
             index_elements=[revocations.c.subject], set_={"revoked_at": statement.excluded.revoked_at}

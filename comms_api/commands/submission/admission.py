@@ -1,6 +1,7 @@
 """Refuse commands whose targets or actions are not allowed; each error names the commands at fault."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -10,13 +11,14 @@ from comms_api.commands.submission.expansion import Expansion
 from comms_api.commands.submission.targets import find_nonmembers, find_unknown, may_name_unknown
 from comms_api.database.connection import Connection
 from comms_api.errors import Invalid
-from comms_api.orders.model import CommandTarget
-from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, CancelArguments, TargetType
+from comms_api.orders.model import CommandTarget, CommandTargetType
+from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION, Action, CancelArguments
+from comms_api.selections.store import find_selection
 
 NAMES_SHOWN = 20
 NONMEMBERS_SHOWN = 5
 FAULTS_SHOWN = 10
-_KIND: dict[TargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
+_KIND: dict[CommandTargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
 def choose_schema(where: str, action: Action, versions: Versions) -> ActionSchema | None:
@@ -84,6 +86,16 @@ def _named_groups(action: Action) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:NAMES_SHOWN])
     return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"
+
+
+async def refuse_unknown_selections(connection: Connection, user: str, submitted: Sequence[NewCommand]) -> None:
+    """Raise `Invalid` for selections that have expired, or that belong to other users."""
+    faults = [
+        f"commands[{index}].target.id: {user!r} has no selection {target.ids[0]!r}; it may have expired"
+        for index, target in enumerate(command.target for command in submitted)
+        if target.type == "selection" and not await find_selection(connection, UUID(target.ids[0]), user)
+    ]
+    _raise_faults(faults)
 
 
 async def refuse_unknown_targets(

@@ -3,6 +3,7 @@
 import msgspec
 
 from comms_api.agents.model import AgentFilter
+from comms_api.agents.naming import read_id
 from comms_api.commands.model import ARGS_BYTES_MAXIMUM, NewCommand
 from comms_api.errors import Invalid, Malformed
 from comms_api.orders.model import CommandTarget
@@ -119,6 +120,8 @@ def _check_target(where: str, target: CommandTarget) -> None:
         raise Invalid(f"{where}.target: the type 'server' needs exactly one id and no filter")
     if target.type == "all" and target.id:
         raise Invalid(f"{where}.target.id: not allowed with the type 'all'; use a filter to select agents")
+    if target.type == "selection" and (len(target.ids) != 1 or read_id(target.ids[0]) is None):
+        raise Invalid(f"{where}.target.id: the type 'selection' needs the id of one selection")
 
 
 def _check_continuity(where: str, command: NewCommand, now: float) -> None:
@@ -135,7 +138,7 @@ def _check_continuity(where: str, command: NewCommand, now: float) -> None:
             f"{where}.target.filter.{names[0]}: a continuous command does not follow its changes; leave it out"
         )
     refused = {
-        "target.type": command.target.type == "server",
+        "target.type": command.target.type in {"server", "selection"},
         "rollout": command.rollout is not None,
         "offline": command.offline == "skip",
         "action.name": command.action.name == SET_GROUP_ACTION,

@@ -20,6 +20,7 @@ from comms_api.commands.submission.admission import (
     admit_action,
     choose_schema,
     refuse_unjoined_groups,
+    refuse_unknown_selections,
     refuse_unknown_targets,
 )
 from comms_api.commands.submission.expansion import (
@@ -101,7 +102,7 @@ class Submissions:
         for unknown names, a target without recipients, args that their action does not allow, and a `set-group` with
         groups that are unknown or that a recipient is not a member of. `service` is the user's name if it is a service.
         """
-        submitted = await self._by_id(submitted)
+        submitted = await self._by_id(user, submitted)
         recipients = _named_recipients(submitted)
         is_delivered = False
         if key is None and _is_one_statement(submitted):
@@ -165,7 +166,7 @@ class Submissions:
 
     async def rehearse(self, user: str, submitted: Sequence[NewCommand]) -> list[Rehearsed]:
         """Return the recipients of each command, and submit nothing; raises like `submit`."""
-        submitted = await self._by_id(submitted)
+        submitted = await self._by_id(user, submitted)
         expansions = await self._prepare(user, submitted)
         async with self._engine.connect() as connection:
             await refuse_unjoined_groups(connection, expansions)
@@ -174,11 +175,15 @@ class Submissions:
             await refuse_unknown_targets(connection, expansions, recipients)
         return rehearsed
 
-    async def _by_id(self, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
-        """Replace agents' names in commands with ids, with one query if there are any."""
-        if not any(agent_names(command.target) for command in submitted):
+    async def _by_id(self, user: str, submitted: Sequence[NewCommand]) -> Sequence[NewCommand]:
+        """Replace agents' names in commands with ids; raises `Invalid` for unknown selections.
+
+        This needs no query if there are no names and no selections.
+        """
+        if not any(command.target.type == "selection" or agent_names(command.target) for command in submitted):
             return submitted
         async with self._engine.connect() as connection:
+            await refuse_unknown_selections(connection, user, submitted)
             return await with_agent_ids(connection, submitted)
 
     async def _prepare(self, user: str, submitted: Sequence[NewCommand], service: str | None = None) -> list[Expansion]:
@@ -281,7 +286,7 @@ def _nothing_to_repeat(request_id: UUID, retry: Retry, counts: Counts) -> str:
 def _named_recipients(submitted: Sequence[NewCommand]) -> set[UUID]:
     """Return the recipients of the commands if every command names its recipients, else an empty set."""
     targets = [command.target for command in submitted]
-    if any(target.type in {"group", "all"} for target in targets):
+    if any(target.type in {"group", "all", "selection"} for target in targets):
         return set()
     return {recipient for target in targets for recipient in named_recipients(target)}
 

@@ -12,10 +12,9 @@ from comms_api.agents.naming import find_ids, read_id
 from comms_api.agents.store import conditions
 from comms_api.commands.model import NewCommand, Offline
 from comms_api.database.connection import Connection
-from comms_api.database.schema import agents, finished_orders, group_members, groups, is_one_of, users
-from comms_api.orders.model import CommandTarget
+from comms_api.database.schema import agents, finished_orders, group_members, groups, is_one_of, selections, users
+from comms_api.orders.model import CommandTarget, CommandTargetType
 from comms_api.orders.targets import service_id
-from comms_api.protocol import TargetType
 
 SERVICES = frozenset({"rbac", "vulnerability-detector"})
 """The services of every fleet; users with the role `service` are further services."""
@@ -24,15 +23,19 @@ _AGENTS = bindparam("named_agents", type_=ARRAY(Uuid))
 _GROUPS = bindparam("named_groups", type_=ARRAY(Text))
 _GROUP = bindparam("named_group", type_=Text)
 _SERVICE = bindparam("named_service", type_=Uuid)
+_SELECTION = bindparam("named_selection", type_=Uuid)
 
 _MEMBERS: Select[Any] = select(group_members.c.agent_id).where(group_members.c.group_name == _GROUP)
-_RECIPIENTS: Mapping[TargetType, Select[Any]] = {
+_RECIPIENTS: Mapping[CommandTargetType, Select[Any]] = {
     "all": select(agents.c.id.label("agent_id")),
     "agent": select(agents.c.id.label("agent_id")).where(agents.c.id == any_(_AGENTS)),
     "group": select(agents.c.id.label("agent_id")).where(
         agents.c.id.in_(select(group_members.c.agent_id).where(group_members.c.group_name == any_(_GROUPS)))
     ),
     "server": select(_SERVICE.label("agent_id")),
+    "selection": select(agents.c.id.label("agent_id")).where(
+        agents.c.id.in_(select(func.unnest(selections.c.agent_ids)).where(selections.c.id == _SELECTION))
+    ),
 }
 CONSTANT_RECIPIENTS = frozenset({_MEMBERS, *_RECIPIENTS.values()})
 """The constant statements of recipients; all others are built for a single command."""
@@ -65,11 +68,13 @@ def target_parameters(target: CommandTarget) -> dict[str, Any]:
             return {"named_groups": target.ids, "named_group": target.ids[0]}
         case "server":
             return {"named_service": service_id(target.ids[0])}
+        case "selection":
+            return {"named_selection": UUID(target.ids[0])}
         case "all":
             return {}
 
 
-def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: TargetType) -> Select[Any]:
+def recipients_again(request_id: UUID, statuses: Sequence[str], target_type: CommandTargetType) -> Select[Any]:
     """Return a statement that selects recipients whose orders ended in one of `statuses`; no deleted agents."""
     statement = (
         select(finished_orders.c.agent_id)
