@@ -21,6 +21,7 @@ from comms_api.batches.reading import BatchReader
 from comms_api.cluster import routes as cluster
 from comms_api.commands import routes as commands
 from comms_api.console.errors import answer_error
+from comms_api.console.live import LIVE_PARTS, LiveParts
 from comms_api.console.pages import CONSOLE_ROUTES
 from comms_api.console.sessions import HOME, find_session, require_own_page
 from comms_api.console.summary import Overview
@@ -241,7 +242,7 @@ def _console(node: Node, dependencies: Mapping[str, Provide], requests: Concurre
         route_handlers=CONSOLE_ROUTES,
         guards=[guard, require_own_page, node.answers.reserve],
         request_class=JsonRequest,
-        state=State({BODIES: node.bodies}),
+        state=State({BODIES: node.bodies, LIVE_PARTS: LiveParts()}),
         dependencies={**dependencies, "overview": _provide(overview), "selections": _provide(node.selections)},
         exception_handlers={Exception: answer_error},
         openapi_config=None,

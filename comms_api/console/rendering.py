@@ -104,6 +104,7 @@ def render(
     viewer = viewer_of(request)
     layout = {
         "path": request.url.path,
+        "is_part": is_partial(request),
         "viewer": viewer,
         "csrf": csrf_token(request) if viewer else "",
         "navigation": [link for link in NAVIGATION if viewer and viewer.role in link.roles],

@@ -12,6 +12,7 @@ from comms_api.agents.model import Agent, AgentChange, AgentFilter, AgentStatus,
 from comms_api.agents.service import Agents
 from comms_api.audit.model import EntryFilter
 from comms_api.audit.service import Audit
+from comms_api.console.live import live
 from comms_api.console.queries import ROWS, NewestFirst, Words, read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.database.pages import PageRequest
@@ -77,6 +78,7 @@ def system_of(agent: Agent) -> str:
 
 
 @get("/console/agents", opt=READ | LARGE)
+@live
 async def list_agents(request: AnyRequest, agents: NamedDependency[Agents]) -> Response[bytes]:
     """List agents by the filters in the URL."""
     state = read_query(request, AgentList)
@@ -85,6 +87,7 @@ async def list_agents(request: AnyRequest, agents: NamedDependency[Agents]) -> R
 
 
 @get("/console/agents/{agent:str}", opt=READ | LARGE)
+@live
 async def show_agent(
     request: AnyRequest,
     agent_id: AgentId,

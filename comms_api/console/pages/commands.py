@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from comms_api.commands.service import Commands
+from comms_api.console.live import live
 from comms_api.console.queries import NewestFirst, Words, read_query
 from comms_api.console.rendering import notify, render
 from comms_api.http.authentication import claims_of
@@ -26,6 +27,7 @@ class CommandList(NewestFirst, frozen=True, forbid_unknown_fields=True):
 
 
 @get("/console/commands", opt=READ | LARGE)
+@live
 async def list_commands(request: AnyRequest, commands: NamedDependency[Commands]) -> Response[bytes]:
     """List the commands, newest first."""
     state = read_query(request, CommandList)
@@ -41,6 +43,7 @@ class OrderList(NewestFirst, frozen=True, forbid_unknown_fields=True):
 
 
 @get("/console/orders", opt=READ | LARGE)
+@live
 async def list_orders(request: AnyRequest, orders: NamedDependency[StoredOrders]) -> Response[bytes]:
     """List the orders of all agents, newest first."""
     state = read_query(request, OrderList)
@@ -50,6 +53,7 @@ async def list_orders(request: AnyRequest, orders: NamedDependency[StoredOrders]
 
 
 @get("/console/commands/{request_id:uuid}", opt=READ | LARGE)
+@live
 async def show_command(
     request: AnyRequest,
     request_id: FromPath[UUID],

@@ -12,6 +12,7 @@ from comms_api.agents.model import NewEnrollmentToken
 from comms_api.agents.service import Agents
 from comms_api.cluster.service import Cluster
 from comms_api.console.enrolling import authority_of, enrollment_commands
+from comms_api.console.live import live
 from comms_api.console.queries import Words, convert, read_query, receive_form
 from comms_api.console.rendering import CHANGED, notify, render
 from comms_api.errors import Unavailable
@@ -42,6 +43,7 @@ class TokenForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @get("/console/enrollment", opt=ADMINISTER)
+@live
 async def list_tokens(
     request: AnyRequest, agents: NamedDependency[Agents], certificate: NamedDependency[ServedCertificate]
 ) -> Response[bytes]:

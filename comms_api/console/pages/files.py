@@ -8,6 +8,7 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from comms_api.console.live import live
 from comms_api.console.pages.groups import group_url
 from comms_api.console.queries import read_query, receive_form
 from comms_api.console.rendering import is_partial, notify, render
@@ -61,6 +62,7 @@ async def create_file(
 
 
 @get(_FILE, opt=READ | LARGE)
+@live
 async def show_file(
     request: AnyRequest,
     group: FromPath[str],

@@ -7,6 +7,7 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from comms_api.console.live import live
 from comms_api.console.queries import Words, read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.files.service import Files
@@ -27,6 +28,7 @@ class GroupList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @get("/console/groups", opt=READ)
+@live
 async def list_groups(request: AnyRequest, groups: NamedDependency[Groups]) -> Response[bytes]:
     """List the groups by name."""
     state = read_query(request, GroupList)
@@ -49,6 +51,7 @@ def group_url(name: str) -> str:
 
 
 @get("/console/groups/{group:str}", opt=READ)
+@live
 async def show_group(
     request: AnyRequest, group: FromPath[str], groups: NamedDependency[Groups], files: NamedDependency[Files]
 ) -> Response[bytes]:

@@ -11,6 +11,7 @@ from litestar.params import FromPath
 
 from comms_api.cluster.model import NodeStatus
 from comms_api.cluster.service import Cluster
+from comms_api.console.live import live
 from comms_api.console.rendering import notify, render
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
@@ -40,6 +41,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 @get("/console/nodes", opt=READ)
+@live
 async def list_nodes(request: AnyRequest, cluster: NamedDependency[Cluster]) -> Response[bytes]:
     """List the nodes with their processes."""
     agents = {found.node: found.agents for found in await cluster.count_agents()}

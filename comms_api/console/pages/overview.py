@@ -8,6 +8,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 
 from comms_api.cluster.model import NodeStatus
+from comms_api.console.live import live
 from comms_api.console.rendering import render
 from comms_api.console.summary import Overview, Summary
 from comms_api.http.request import AnyRequest
@@ -47,6 +48,7 @@ def _attention_of_node(node: NodeStatus) -> Iterator[Attention]:
 
 
 @get("/console", opt=READ)
+@live
 async def show_overview(request: AnyRequest, overview: NamedDependency[Overview]) -> Response[bytes]:
     """Show the state of the fleet."""
     summary = await overview.read()
