@@ -47,4 +47,4 @@ def capacity_of(settings: Settings) -> Capacity:
 def log_capacity(settings: Settings) -> None:
     """Log the maximum number of polls."""
     polls = capacity_of(settings).agents * settings.workers
-    logger.info("the limit of open files leaves room for %d connections of agents", polls)
+    logger.info("the limit of open files leaves room for %d connections of agents, one for each poll", polls)

@@ -1,5 +1,6 @@
 """Clients that hold connections, without a token or with one, do not keep others out."""
 
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -89,6 +90,41 @@ def test_connections_beyond_the_limit_of_open_files_are_refused_and_logged(serve
         assert "refused a connection: all" in log_of(server)
         assert server.management().get("/ready").status_code == 200
     wait_until(lambda: is_served(server))
+
+
+def test_a_node_raises_its_limit_of_open_files_and_holds_as_many_polls_as_it_says(
+    folder: Path, new_database: Callable[[], str]
+) -> None:
+    prefix = ["prlimit", f"--nofile={FILES}:{4 * FILES}"]
+    with running_server(folder / "raised", new_database(), prefix=prefix) as server, ExitStack() as stack:
+        assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (4 * FILES, 4 * FILES)
+        said = re.search(r"room for (\d+) connections of agents, one for each poll", log_of(server))
+        assert said is not None
+        assert FILES < int(said[1]) < 4 * FILES
+        token = server.token(server.enroll(server.management(), "poller"))
+        poll = request("GET", "/commands", token).replace(b"Connection: close\r\n", b"")
+        polls = [stack.enter_context(connect(server.tls, server.agent_port)) for _ in range(FILES + 50)]
+        for connection in polls:
+            connection.sendall(poll)  # it ends the poll before it, whose connection stays open
+        assert [read_answer(connection).status for connection in polls[:-1]] == [200] * (len(polls) - 1)
+        assert server.management().get("/ready").status_code == 200
+
+
+def test_a_shortage_of_files_is_logged_and_the_management_api_answers(server: Server, agent_id: UUID) -> None:
+    process, management = psutil.Process(server.process.pid), server.management()
+    token = server.token(agent_id)
+    assert management.get("/ready").status_code == 200
+    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), FILES))  # as if something else had opened files
+    try:
+        with ExitStack() as stack:
+            held = [stack.enter_context(socket.create_connection(("127.0.0.1", server.agent_port))) for _ in range(5)]
+            wait_until(lambda: "cannot accept a connection: Too many open files" in log_of(server))
+            assert management.get("/ready").status_code == 200
+            assert len(held) == 5
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, (FILES, FILES))
+    wait_until(lambda: is_served(server))
+    assert server.client(server.agent_url, token).get("/commands", params={"wait": 0}).status_code == 200
 
 
 def test_failed_handshakes_leave_no_open_files(server: Server) -> None:
