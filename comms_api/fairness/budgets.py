@@ -22,20 +22,17 @@ CPU_BURST_SECONDS = 2.0
 
 CPU_CLIENTS_MAXIMUM = 10_000
 
-TARGET_SECONDS = 0.5
-"""The time in which an `AdaptiveBudget` aims to have a request finished, apart from waiting for its client."""
 
-CLIENTS_TO_FILL = 8
-"""At least this many clients are needed to fill an `AdaptiveBudget`."""
+class Wait(msgspec.Struct, frozen=True, eq=False):
+    """A request that waits for `size` bytes, and leaves `spare` bytes free."""
 
-LEAST_FRACTION = 8
-"""The limit of an `AdaptiveBudget` is at least 1/LEAST_FRACTION of its total."""
-
-
-class _Wait(msgspec.Struct, frozen=True, eq=False):
     size: int
-    already: int
+    spare: int
     granted: "asyncio.Future[None]"
+
+    def is_granted(self) -> bool:
+        """Return whether the bytes are held."""
+        return self.granted.done() and not self.granted.cancelled()
 
 
 class ByteBudget:
@@ -53,24 +50,23 @@ class ByteBudget:
         self._wait_seconds = wait_seconds
         self.held = 0
         self._held_by: Counter[Hashable] = Counter()
-        self._waiting: dict[Hashable, deque[_Wait]] = {}
+        self._waiting: dict[Hashable, deque[Wait]] = {}
         """By client; the first client is next."""
 
-    async def acquire(self, client: Hashable, size: int, already: int = 0) -> None:
-        """Hold `size` more bytes for a request of a client once there is room; `already` are the bytes that it holds.
+    async def acquire(self, client: Hashable, size: int, spare: int = 0) -> None:
+        """Hold `size` bytes for a client once there is room and `spare` bytes of the total are left.
 
         Raises `Unavailable` if that takes too long. A single request may exceed the share or the total if no other
-        request holds bytes. A request that holds some has been admitted: it does not wait behind other requests.
+        request holds bytes.
         """
-        wait = _Wait(size, already, asyncio.get_running_loop().create_future())
-        if (already or not self._waiting) and self._has_room(wait) and self._has_share(client, wait):
+        wait = Wait(size, spare, asyncio.get_running_loop().create_future())
+        if not self._is_contended() and self._has_room(wait) and self._has_share(client, wait):
             self._hold(client, size)
             return
         self._waiting.setdefault(client, deque()).append(wait)
         self._grant()
         try:
-            async with asyncio.timeout(self._wait_seconds):
-                await wait.granted
+            await self._wait(wait)
         except BaseException as error:
             self._withdraw(client, wait)
             if isinstance(error, TimeoutError):
@@ -92,13 +88,20 @@ class ByteBudget:
         self.held += size
         self._held_by[client] += size
 
-    def _has_room(self, wait: _Wait) -> bool:
-        limit = self._total if wait.already else self.limit
-        return self.held + wait.size <= limit or self.held == wait.already
+    async def _wait(self, wait: Wait) -> None:
+        async with asyncio.timeout(self._wait_seconds):
+            await wait.granted
 
-    def _has_share(self, client: Hashable, wait: _Wait) -> bool:
+    def _is_contended(self) -> bool:
+        """Return whether a new request waits behind others, even if there is room."""
+        return bool(self._waiting)
+
+    def _has_room(self, wait: Wait) -> bool:
+        return self.held + wait.size <= min(self.limit, self._total - wait.spare) or not self.held
+
+    def _has_share(self, client: Hashable, wait: Wait) -> bool:
         held = self._held_by.get(client, 0)
-        return held + wait.size <= self._share or held == wait.already
+        return held + wait.size <= self._share or not held
 
     def _grant(self) -> None:
         """Grant room to one client after the other, and stop at the first request that does not fit."""
@@ -119,8 +122,8 @@ class ByteBudget:
                 if waits:
                     self._waiting[client] = waits  # at the end of the queue
 
-    def _withdraw(self, client: Hashable, wait: _Wait) -> None:
-        if wait.granted.done() and not wait.granted.cancelled():
+    def _withdraw(self, client: Hashable, wait: Wait) -> None:
+        if wait.is_granted():
             self.release(client, wait.size)  # it was granted at the same moment
             return
         waits = self._waiting.get(client, deque())
@@ -130,41 +133,12 @@ class ByteBudget:
                 del self._waiting[client]
         self._grant()
 
-    def _refusal(self, client: Hashable, wait: _Wait) -> Unavailable:
+    def _refusal(self, client: Hashable, wait: Wait) -> Unavailable:
         if not self._has_share(client, wait):
             return Unavailable(
                 "Your requests and answers use your whole share of this node's memory; wait until they end."
             )
         return Unavailable("This node has no room left for more requests; try again later.")
-
-
-class AdaptiveBudget(ByteBudget):
-    """Bytes that requests hold until they are finished: as many as the node finishes in `TARGET_SECONDS`.
-
-    By Little's law, a node that holds H bytes and finishes a request in T seconds finishes H / T bytes per second. Each
-    finished byte moves the limit by at most one byte towards what this rate allows, so a client moves it only with as
-    many bytes as the others. The total, which is for memory, is the largest limit. A request larger than the limit is
-    admitted when all others together hold at most the share of one client.
-    """
-
-    def __init__(self, total: int, wait_seconds: float) -> None:
-        super().__init__(total, total, wait_seconds)
-        self._limit_minimum = total // LEAST_FRACTION
-        self._set_limit(self._limit_minimum)
-
-    def learn(self, size: int, held: int, seconds: float) -> None:
-        """Note that a request of `size` bytes was finished in `seconds`; `held` were held when it was admitted."""
-        aim = held * TARGET_SECONDS / max(seconds, 0.001)
-        step = size * max(-1.0, min(1.0, aim / self.limit - 1))
-        self._set_limit(max(self._limit_minimum, min(self._total, round(self.limit + step))))
-
-    def _has_room(self, wait: _Wait) -> bool:
-        # A request larger than the limit would never be alone on a node where a client stalls, and would block others.
-        may_exceed = wait.size > self.limit and self.held <= self._share
-        return super()._has_room(wait) or (may_exceed and self.held + wait.size <= self._total)
-
-    def _set_limit(self, limit: int) -> None:
-        self.limit, self._share = limit, limit // CLIENTS_TO_FILL
 
 
 class CpuBudget:

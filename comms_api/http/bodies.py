@@ -2,17 +2,20 @@
 
 A body waits for its turn until the node can store it soon: a large one before it is read, a small one once it is
 complete. The budget counts the bytes of a large body that have arrived, and reserves bounded room for the next ones.
+Bodies that need more room get it in the order of their admission.
 """
 
 import asyncio
 import gc
+from collections.abc import Hashable
 from functools import partial
 from io import BytesIO
 
 from comms_api.compression import PIECE_BYTES, Decoder, decoder_of
 from comms_api.database.coalescing import IS_CALLER_GONE
 from comms_api.errors import ClientLeft, TooLarge, TooSlow, UnsupportedEncoding
-from comms_api.fairness.budgets import AdaptiveBudget, ByteBudget
+from comms_api.fairness.admission import AdaptiveBudget, Holding
+from comms_api.fairness.budgets import ByteBudget
 from comms_api.fairness.executors import BoundedExecutor
 from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.authentication import client_of
@@ -39,7 +42,10 @@ Agents send at most twice their megabyte.
 """
 
 ROOM_SECONDS = 0.5
-"""A body loses the room that is not filled when the node has waited this long in all for its client."""
+"""When the node has waited this long in all for a body's client, the body loses the room that is not filled.
+
+If several bodies need more room, the others get it first.
+"""
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024
 """The largest body of a route without a token."""
@@ -69,8 +75,8 @@ class Bodies:
         self._public_seconds = settings.login_body_timeout_seconds
         total = settings.bytes_in_flight_maximum // COPIES
         small, wait_seconds = total // SMALL_SHARE, settings.body_wait_seconds
-        self.small = AdaptiveBudget(small, wait_seconds)
-        self.large = AdaptiveBudget(total - small, wait_seconds)
+        self.small = AdaptiveBudget(small, SMALL_BODY_BYTES, wait_seconds)
+        self.large = AdaptiveBudget(total - small, self._limit, wait_seconds)
         self.chunks = turns
         """The turns of large bodies' chunks. A connection reads nothing more until its chunk is taken."""
 
@@ -120,7 +126,7 @@ class Bodies:
             raise TooSlow from None
         return raw if encoding == "identity" else _decode_small(encoding, raw)
 
-    async def decode(self, client: str, decoder: Decoder) -> bytes:
+    async def decode(self, client: Hashable, decoder: Decoder) -> bytes:
         """Return the next piece of a client's large body."""
         return await self._decoders.run(client, decoder.decode_piece)
 
@@ -139,9 +145,8 @@ class Reading:
         "_before",
         "_bodies",
         "_budget",
-        "_client",
-        "_held",
         "_held_by_all",
+        "_holding",
         "_limit",
         "_request",
         "_room_seconds",
@@ -154,9 +159,9 @@ class Reading:
         self._request = request
         self._bodies = bodies
         self._limit = limit
-        self._client = client_of(request.scope)
         self._budget = bodies.small
-        self._held = self._size = 0
+        self._holding = Holding(client_of(request.scope))
+        self._size = 0
         self._held_by_all = 0
         """The bytes that all requests held when this one was admitted."""
 
@@ -184,23 +189,23 @@ class Reading:
         IS_CALLER_GONE.reset(self._before)  # else the task, its context and the connection would refer to each other
         if error is None:
             seconds = asyncio.get_running_loop().time() - self._working_since
-            self._budget.learn(self._held, self._held_by_all, seconds)
+            self._budget.learn(self._holding.size, self._held_by_all, seconds)
         self._end(is_failed=error is not None)
 
     def _end(self, *, is_failed: bool) -> None:
-        self._shrink(0)
+        self._complete(0)
         if is_failed:
             self._bodies.collect_failed(self._size)
 
-    def _shrink(self, size: int) -> None:
+    def _complete(self, size: int) -> None:
         """Hold at most `size` bytes from now on."""
-        if size < self._held:
-            self._budget.release(self._client, self._held - size)
-            self._held = size
+        self._budget.shrink(self._holding, size)
+        self._budget.complete(self._holding)
 
     async def _read(self) -> bytes:
         encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
         _refuse_if_larger(announced, self._limit)
+        self._holding.may_grow = encoding != "identity" or not 0 < announced <= ROOM_BYTES
         if announced > SMALL_BODY_BYTES:
             await self._hold(min(announced, ROOM_BYTES))
         raw = await self._read_chunks()
@@ -208,14 +213,14 @@ class Reading:
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
         self.zstd = raw if encoding == "zstd" else None
-        self._shrink(self._size)
+        self._complete(self._size)
         return body
 
     async def _read_chunks(self) -> bytes:
         chunks, more = BytesIO(), True  # its last step returns its buffer; joining 16 MB would be a step of 10 ms
         while more:
             if self._budget is self._bodies.large:
-                await self._bodies.chunks.wait_for_turn(self._client)
+                await self._bodies.chunks.wait_for_turn(self._holding.client)
             chunk, more = await self._wait_for_chunk()
             chunks.write(chunk)
             self._size += len(chunk)
@@ -227,7 +232,8 @@ class Reading:
         """Return the next bytes of the body, and whether more follow."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        timer = loop.call_later(self._room_seconds, self._release_room) if self._held > self._size else None
+        may_release = self._holding.size and self._room_seconds > 0
+        timer = loop.call_later(self._room_seconds, self._release_room) if may_release else None
         try:
             return await _next_chunk(self._request)
         finally:
@@ -238,14 +244,15 @@ class Reading:
             self._room_seconds -= waited_seconds
 
     def _release_room(self) -> None:
-        self._shrink(self._size)
+        self._budget.shrink(self._holding, self._size)
+        self._budget.defer(self._holding)
 
     async def _decode(self, encoding: str, raw: bytes) -> bytes:
         decoder, pieces, size = decoder_of(encoding, raw), BytesIO(), 0
         while not decoder.is_done:
             is_small = len(raw) <= INLINE_BYTES and size < PIECE_BYTES
             size += pieces.write(
-                decoder.decode_piece() if is_small else await self._bodies.decode(self._client, decoder)
+                decoder.decode_piece() if is_small else await self._bodies.decode(self._holding.client, decoder)
             )
             await self._hold(size)
         self._size = max(self._size, size)
@@ -254,17 +261,17 @@ class Reading:
     async def _hold(self, size: int) -> None:
         """Increase the held bytes to `size`, if they are fewer."""
         _refuse_if_larger(size, self._limit)
-        if size <= self._held:
+        if size <= self._holding.size:
             return
         if size > SMALL_BODY_BYTES and self._budget is self._bodies.small:
             if self._size:
                 size = max(size, min(ROOM_BYTES, self._limit))
-            self._shrink(0)
+            self._complete(0)
             self._budget = self._bodies.large
-        await self._budget.acquire(self._client, size - self._held, already=self._held)
-        if not self._held:
+        is_new = not self._holding.size
+        await self._budget.hold(self._holding, size - self._holding.size)
+        if is_new:
             self._held_by_all, self._working_since = self._budget.held, asyncio.get_running_loop().time()
-        self._held = size
 
 
 async def _next_chunk(request: AnyRequest) -> tuple[bytes, bool]:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import ref
@@ -15,7 +15,7 @@ from litestar import Request
 from support.waiting import PATIENCE, until
 
 from comms_api.errors import Unavailable
-from comms_api.fairness.budgets import AdaptiveBudget
+from comms_api.fairness.admission import TARGET_SECONDS, AdaptiveBudget
 from comms_api.fairness.rounds import RoundQueue
 from comms_api.http.bodies import FAILED_BYTES_COLLECTED, ROOM_BYTES, Bodies
 from comms_api.http.problems import answer_problem
@@ -129,6 +129,43 @@ async def test_a_body_without_a_length_holds_room_for_a_batch_and_then_its_size(
     assert bodies.large.held == bodies.small.held == 0
 
 
+class BoundedBudget(AdaptiveBudget):
+    """Records the most bytes that were held at once."""
+
+    most = 0
+
+    def _hold(self, client: Hashable, size: int) -> None:
+        super()._hold(client, size)
+        self.most = max(self.most, self.held)
+
+
+async def test_bodies_that_together_exceed_the_memory_all_arrive_after_retries() -> None:
+    settings = Settings(bytes_in_flight_maximum=96 * MIB, body_bytes_maximum=8 * MIB)
+    bodies, clients, size = Bodies(settings, RoundQueue()), 30, 6 * MIB
+    total = 21 * MIB
+    bodies.large = budget = BoundedBudget(total, settings.body_bytes_maximum, settings.body_wait_seconds)
+    budget.learn(total, total, TARGET_SECONDS / 2)
+    assert budget.limit == total  # ten bodies are admitted with their first 2 MiB, and three fit
+    body = announced(size) + b"x" * size
+    first_statuses = list[int]()
+
+    async def send_until_stored(port: int, client: int) -> None:
+        status = 0
+        while status != 204:
+            reader, writer = await begin(port, body, client)
+            status = await status_of(reader)
+            writer.close()
+            first_statuses.append(status)
+
+    async with served(bodies, use_at_once) as port, asyncio.TaskGroup() as group:
+        for client in range(1, clients + 1):
+            group.create_task(send_until_stored(port, client))
+    assert first_statuses.count(204) == clients
+    assert 204 in first_statuses[:10]
+    assert budget.most <= total
+    assert budget.held == 0
+
+
 async def test_a_client_that_announces_much_and_sends_little_keeps_nobody_out() -> None:
     bodies = Bodies(Settings(body_wait_seconds=0.01), RoundQueue())
     async with served(bodies, use_at_once) as port:
@@ -180,7 +217,7 @@ class RecordedBudget(AdaptiveBudget):
 async def test_waiting_for_a_client_does_not_count_as_work() -> None:
     loop = asyncio.get_running_loop()
     bodies, waits, size, pause_seconds = Bodies(Settings(), RoundQueue()), asyncio.Event(), 100_000, 0.5
-    bodies.large = budget = RecordedBudget(16 * MIB, PATIENCE)
+    bodies.large = budget = RecordedBudget(16 * MIB, MIB, PATIENCE)
     received = 0
 
     def watched(receive: Receive) -> Receive:

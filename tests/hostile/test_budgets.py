@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comms_api.errors import TooManyRequests, Unavailable
-from comms_api.fairness.budgets import CPU_BURST_SECONDS, TARGET_SECONDS, AdaptiveBudget, ByteBudget, CpuBudget
+from comms_api.fairness.budgets import CPU_BURST_SECONDS, ByteBudget, CpuBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -99,61 +99,6 @@ async def test_a_body_larger_than_the_total_is_accepted_alone() -> None:
         await budget.acquire("other", 1)
     budget.release("large", 1000)
     await budget.acquire("other", 1)
-
-
-async def test_a_request_that_was_admitted_grows_before_others_are_admitted() -> None:
-    budget = AdaptiveBudget(800, 0.01)
-    await budget.acquire("first", budget.limit)
-    waiting = asyncio.create_task(budget.acquire("second", 10))
-    await settle()
-    await budget.acquire("first", 800 - budget.limit, already=budget.limit)
-    assert budget.held == 800
-    with pytest.raises(Unavailable):
-        await waiting
-
-
-async def test_a_request_larger_than_the_limit_waits_for_other_requests_but_not_for_a_client_that_stalls() -> None:
-    budget = AdaptiveBudget(8_000, 0.01)
-    large = budget.limit + 1
-    await budget.acquire("stalled", 1)
-    await budget.acquire("first", large)
-    with pytest.raises(Unavailable):
-        await budget.acquire("second", large)
-    budget.release("first", large)
-    await budget.acquire("small", budget.limit // 2)
-    with pytest.raises(Unavailable):
-        await budget.acquire("second", large)
-
-
-@pytest.mark.parametrize("bytes_per_second", [100, 1_000, 5_000, 100_000])
-def test_as_much_is_admitted_as_is_finished_in_the_target_time(bytes_per_second: int) -> None:
-    budget = AdaptiveBudget(8_000, 60)
-    for _ in range(2_000):
-        budget.learn(10, budget.limit, budget.limit / bytes_per_second)
-    expected = min(8_000, max(1_000, bytes_per_second * TARGET_SECONDS))
-    assert budget.limit == pytest.approx(expected, rel=0.05)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 8_000), st.floats(0, 100)), max_size=50),
-)
-def test_a_request_moves_the_limit_by_at_most_its_own_bytes(finished: list[tuple[int, int, float]]) -> None:
-    budget = AdaptiveBudget(8_000, 60)
-    for size, held, seconds in finished:
-        before = budget.limit
-        budget.learn(size, held, seconds)
-        assert abs(budget.limit - before) <= size
-        assert 1_000 <= budget.limit <= 8_000
-
-
-async def test_a_client_has_an_eighth_of_the_admitted_bytes_or_one_request() -> None:
-    budget = AdaptiveBudget(8_000, 0.01)
-    await budget.acquire("loud", 500)
-    with pytest.raises(Unavailable, match="use your whole share"):
-        await budget.acquire("loud", 1)
-    budget.learn(7_000, 7_000, TARGET_SECONDS / 2)
-    assert budget.limit == 8_000
-    await budget.acquire("loud", 500)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60), st.booleans()), max_size=30))
