@@ -4,16 +4,20 @@ Attacker and server share the machine's cores, so "alone" means: while the same 
 server that discards them. A turn of an innocent agent is a login, a small batch and a poll that brings an order, each
 on a new TLS connection. Turns begin at fixed times, even if earlier turns have not ended: a stall delays every turn
 that begins during it.
+
+Short phases alternate, attacked and alone, so that a change of the machine's speed affects both. A phase has too few
+exchanges for a p99 of its own, so the ratio compares the p99 of all phases together; `build/bench/innocent.json` has
+its interval (`bench/resampling.py`).
 """
 
 import asyncio
-import statistics
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -25,11 +29,16 @@ from bench.figures import Effort, Figure, Measured, Measurement, percentile
 from bench.load import Refusal, connect, timed
 from bench.messages import event_batches, poll, post, submit
 from bench.polls import allow_descriptors
+from bench.resampling import Blocks, ratio_interval
 from bench.system import KEY, System, second_node
 from comms_api.protocol import Orders
 
-PHASE_SECONDS, QUICK_PHASE_SECONDS = 6.0, 1.5
+PHASE_SECONDS, QUICK_PHASE_SECONDS = 3.0, 1.0
+PHASES_IN_ROUND = 2
 INTERVAL_SECONDS = 0.05
+TURNS_IN_BLOCK = 20
+"""A stall delays several turns, so the turns of a second are drawn together for the interval."""
+
 PATIENCE_SECONDS = 15.0
 FAILED_SECONDS = 60.0
 """The time that a failed exchange counts as: a real agent's time-out."""
@@ -57,12 +66,30 @@ class Phase(msgspec.Struct, frozen=True):
     outcomes: dict[str, int]
 
 
+class Pooled(msgspec.Struct, frozen=True):
+    """The latencies of all phases of one kind together."""
+
+    p50_s: float
+    p99_s: float
+    exchanges: int
+    phases: Sequence[Phase]
+
+
 class Comparison(msgspec.Struct, frozen=True):
-    """The rounds of one attack."""
+    """The p99 of attacked phases divided by the p99 of the others, and its interval of 95 %."""
 
     ratio: float
-    attacked: Sequence[Phase]
-    alone: Sequence[Phase]
+    interval: tuple[float, float]
+    attacked: Pooled
+    alone: Pooled
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """One exchange of an innocent agent; `block` is the number of its block in the phase."""
+
+    kind: str
+    block: int
+    seconds: float
 
 
 class Innocents:
@@ -75,18 +102,18 @@ class Innocents:
         self._batches = event_batches(agents, system.token, 1)
         self._submission = [submit(system.administrator_token(), str(agent), "agent") for agent in agents]
 
-    async def measure(self, phase_seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
-        """Start turns for some seconds; return the seconds of exchanges by kind and the failures once all end."""
-        seconds: dict[str, list[float]] = {"login": [], "batch": [], "order": []}
-        failures: Counter[str] = Counter()
+    async def measure(self, phase_seconds: float) -> tuple[Sequence[Exchange], dict[str, int]]:
+        """Start turns for some seconds; return all exchanges and the failures once all turns have ended."""
+        exchanges, failures = list[Exchange](), Counter[str]()
         async with asyncio.TaskGroup() as group:
-            for _ in range(round(phase_seconds / INTERVAL_SECONDS)):
+            for number in range(round(phase_seconds / INTERVAL_SECONDS)):
                 self._turns += 1
-                group.create_task(self._turn(self._turns % len(self._agents), seconds, failures))
+                turn = self._turn(self._turns % len(self._agents), number // TURNS_IN_BLOCK, exchanges, failures)
+                group.create_task(turn)
                 await asyncio.sleep(INTERVAL_SECONDS)
-        return seconds, dict(failures)
+        return exchanges, dict(failures)
 
-    async def _turn(self, number: int, seconds: dict[str, list[float]], failures: Counter[str]) -> None:
+    async def _turn(self, number: int, block: int, exchanges: list[Exchange], failures: Counter[str]) -> None:
         agent, system = self._agents[number], self._system
         token = system.token(agent)
         login = post("/login", "", msgspec.json.encode({"uuid": str(agent), "key": KEY}))
@@ -94,10 +121,11 @@ class Innocents:
             try:
                 if name == "order":
                     await self._ask(self._submission[number], system.management_port)
-                seconds[name].append(await timed(partial(self._ask, request)))
+                seconds = await timed(partial(self._ask, request))
             except (Refusal, OSError, msgspec.MsgspecError) as failure:  # a time-out is an OSError, too
                 failures[f"{name}: {getattr(failure, 'status', type(failure).__name__)}"] += 1
-                seconds[name].append(FAILED_SECONDS)
+                seconds = FAILED_SECONDS
+            exchanges.append(Exchange(name, block, seconds))
 
     async def _ask(self, request: bytes, port: int | None = None) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -111,7 +139,7 @@ class Innocents:
 
 
 async def measure(system: System, effort: Effort, attacks: Mapping[str, Attack] = ATTACKS) -> Measured:
-    """Alternate each attack with its bytes alone, and compare the medians of the rounds."""
+    """Alternate each attack with its bytes alone, and compare them."""
     allow_descriptors(DESCRIPTORS)
     program = system.folder / "key-request"
     program.write_text(KEY_REQUEST_PROGRAM)
@@ -131,38 +159,55 @@ async def measure(system: System, effort: Effort, attacks: Mapping[str, Attack] 
 async def _compare(attack: Attack, node: System, innocents: Innocents, discard_port: int, effort: Effort) -> Comparison:
     seconds = PHASE_SECONDS if effort.share == 1 else QUICK_PHASE_SECONDS
     authority = str(node.folder / "certs" / "ca.pem")
-    attacked, alone = list[Phase](), list[Phase]()
-    for number in range(effort.rounds):
+    phases: tuple[list[Phase], list[Phase]] = ([], [])
+    blocks: tuple[list[Sequence[float]], list[Sequence[float]]] = ([], [])
+    for number in range(effort.rounds * PHASES_IN_ROUND):
         lanes = await attack(node, number)
-        phase, sent = await _phase(node, innocents, seconds, Plan(authority, lanes))
-        attacked.append(phase)
-        phase, _ = await _phase(node, innocents, seconds, Plan(authority, lanes, sent.starts, discard_port))
-        alone.append(phase)
-    return Comparison(_median_p99(attacked) / _median_p99(alone), attacked, alone)
+        plan = Plan(authority, lanes)
+        for is_alone in (False, True):
+            phase, exchanges, sent = await _phase(node, innocents, seconds, plan)
+            phases[is_alone].append(phase)
+            blocks[is_alone].extend(_blocks_of(exchanges))
+            plan = Plan(authority, lanes, sent.starts, discard_port)
+    attacked, alone = map(_pool, blocks, phases)
+    return Comparison(attacked.p99_s / alone.p99_s, ratio_interval(*blocks, 0.99), attacked, alone)
 
 
-def _median_p99(phases: Sequence[Phase]) -> float:
-    return statistics.median(phase.p99_s for phase in phases)
+def _blocks_of(exchanges: Sequence[Exchange]) -> Blocks:
+    blocks: dict[int, list[float]] = {}
+    for exchange in exchanges:
+        blocks.setdefault(exchange.block, []).append(exchange.seconds)
+    return list(blocks.values())
 
 
-async def _phase(node: System, innocents: Innocents, seconds: float, plan: Plan) -> tuple[Phase, Report]:
+def _pool(blocks: Blocks, phases: Sequence[Phase]) -> Pooled:
+    latencies = list(chain.from_iterable(blocks))
+    return Pooled(percentile(latencies, 0.5), percentile(latencies, 0.99), len(latencies), phases)
+
+
+async def _phase(
+    node: System, innocents: Innocents, seconds: float, plan: Plan
+) -> tuple[Phase, Sequence[Exchange], Report]:
     await node.checkpoint()
     await _wait_until_idle(node)
     async with _attacking(plan) as attacker:
         exchanges, failures = await innocents.measure(seconds)
         encoded, _ = await attacker.communicate(b"\n")
     sent = msgspec.msgpack.decode(encoded, type=Report)
-    latencies = [latency for kind in exchanges.values() for latency in kind]
+    latencies = [exchange.seconds for exchange in exchanges]
+    of_kind: dict[str, list[float]] = {}
+    for exchange in exchanges:
+        of_kind.setdefault(exchange.kind, []).append(exchange.seconds)
     phase = Phase(
         p50_s=percentile(latencies, 0.5),
         p99_s=percentile(latencies, 0.99),
-        p99_s_of={name: percentile(kind, 0.99) for name, kind in exchanges.items()},
+        p99_s_of={name: percentile(kind, 0.99) for name, kind in of_kind.items()},
         failures=failures,
         requests=len(sent.starts),
         bytes_sent=sent.bytes_sent,
         outcomes=sent.outcomes,
     )
-    return phase, sent
+    return phase, exchanges, sent
 
 
 async def _wait_until_idle(node: System) -> None:
