@@ -6,8 +6,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgspec
 from comms_api import __version__
 from comms_api.client.enroll import ensure_enrolled, take_new_identity
 from comms_api.client.host import this_host
-from comms_api.client.inventory.collectors import COLLECTORS
+from comms_api.client.inventory.collectors import COLLECTORS, Documents
 from comms_api.client.inventory.scan import MODULE, Scan, difference
 from comms_api.client.log_files.follower import Follower
 from comms_api.client.options import Options
@@ -26,8 +26,9 @@ from comms_api.client.orders.handlers import Handlers
 from comms_api.client.orders.loop import OrderLoop
 from comms_api.client.orders.trust import Trust
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
-from comms_api.client.supervise import Background, Health, keep_going, wait_for_event
+from comms_api.client.spool.thread import SpoolThread
+from comms_api.client.supervise import Health, keep_going, wait_for_event
+from comms_api.client.threads import Background, Worker, within
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender, LineSender
 from comms_api.client.transport.servers import Servers
@@ -41,18 +42,23 @@ logger = logging.getLogger(__name__)
 FOLLOW_SECONDS = 0.5
 STATISTICS_SECONDS = 0.5
 WALK_SECONDS = 60.0
+READ_SECONDS = 60.0
+LAST_STATISTICS_SECONDS = 5.0
 WALK_PAUSE_RATIO = 10
 
 
 class Agent:
     """Runs the collectors, the senders and the poll of one agent."""
 
-    def __init__(self, options: Options, spool: Spool, identity: Identity, servers: Servers, session: Session) -> None:
+    def __init__(
+        self, options: Options, spool: SpoolThread, identity: Identity, servers: Servers, session: Session
+    ) -> None:
         self._options = options
         self._spool = spool
         self._identity = identity
         self._servers = servers
         self._follower = Follower(options.log_files, spool, from_start=options.from_start)
+        self._reader = Worker("log files")
         self._written_statistics = b""
         self._paths: list[str] = []
         self._next_walk_at = 0.0
@@ -61,19 +67,19 @@ class Agent:
         self._is_scan_due = asyncio.Event()
         configuration = Configuration(session, options.data_dir / "files")
         self._handlers = Handlers(spool, configuration, self._is_scan_due.set, session.rotate_key)
-        self._lines = LineSender(session, spool.lines, self._metadata)
-        self._changes = ChangeSender(session, spool.changes, self._metadata)
+        self._lines = LineSender(session, spool, self._metadata)
+        self._changes = ChangeSender(session, spool, self._metadata)
         trust = Trust(options.trusted_keys, identity.id)
-        self._orders = OrderLoop(session, spool.orders, self._handlers.by_action(), trust, options.wait_seconds)
+        self._orders = OrderLoop(session, spool, self._handlers.by_action(), trust, options.wait_seconds)
 
     async def run(self) -> None:
         """Collect, send, poll and execute: once with the option `once`, otherwise until cancelled."""
         try:
             await (self._run_once() if self._options.once else self._run())
         finally:
-            self._follower.close()
+            self._reader.end(self._follower.close)
             try:
-                self._write_statistics()
+                await within(LAST_STATISTICS_SECONDS, self._spool.run(self._write_statistics))
             except (OSError, sqlite3.Error) as error:
                 logger.warning("cannot write the last statistics: %s", error)
 
@@ -88,18 +94,23 @@ class Agent:
             tasks.create_task(self._orders.run())
 
     async def _run_once(self) -> None:
-        for _ in self._follower.collect(await self._find_paths()):
-            if self._spool.lines.has_full_batch():
+        async for _ in self._collect():
+            if self._spool.file.lines.has_full_batch():
                 await self._lines.drain()
-            await asyncio.sleep(0)  # let a signal end the agent
         await self._lines.drain()
         await self._scan()
         await self._orders.run_once()
 
     async def _follow_and_wait(self) -> None:
-        for _ in self._follower.collect(await self._find_paths()):
+        async for _ in self._collect():
             await self._lines.make_room(self._options.spool_bytes, self._options.batch_seconds)
         await asyncio.sleep(min(FOLLOW_SECONDS, self._options.batch_seconds))
+
+    async def _collect(self) -> AsyncIterator[int]:
+        """Store new lines, piece by piece, in a thread: a slow disk or a huge file holds nothing else."""
+        pieces = self._follower.collect(await self._find_paths())
+        while (lines := await within(READ_SECONDS, self._reader.run(next, pieces, None))) is not None:
+            yield lines
 
     async def _find_paths(self) -> list[str]:
         """Return the current log files, or the last result while a folder hangs.
@@ -127,9 +138,12 @@ class Agent:
         for scan in self._scans if self._options.inventory else ():
             current = await scan.run()
             if current is not None:
-                known = self._spool.changes.known(MODULE, scan.name)
-                self._spool.changes.add(difference(scan.name, known, current))
+                await self._spool.run(self._store_changes, scan.name, current)
         await self._changes.drain()
+
+    def _store_changes(self, collector: str, current: Documents) -> None:
+        changes = self._spool.file.changes
+        changes.add(difference(collector, changes.known(MODULE, collector), current))
 
     def _metadata(self) -> AgentMetadata:
         return AgentMetadata(
@@ -142,11 +156,11 @@ class Agent:
         )
 
     async def _write_statistics_and_wait(self) -> None:
-        self._write_statistics()
+        await self._spool.run(self._write_statistics)
         await asyncio.sleep(STATISTICS_SECONDS)
 
     def _write_statistics(self) -> None:
-        content = msgspec.json.encode(self._spool.statistics())
+        content = msgspec.json.encode(self._spool.file.statistics())
         if content == self._written_statistics:
             return
         path = self._options.data_dir / "statistics.json"
@@ -162,13 +176,16 @@ async def run_agent(options: Options, stopping: asyncio.Event) -> None:
     Raises `CommsError` for every error that ends the agent but is not a bug.
     """
     try:
-        with _folder_for_one(options.data_dir), _spool(options) as spool:
+        with (
+            _folder_for_one(options.data_dir),
+            closing(SpoolThread(options.data_dir / "spool.sqlite", options.spool_bytes)) as spool,
+        ):
             await _until(stopping, _enroll_and_run(options, spool))
     except (OSError, sqlite3.Error) as error:
         raise CommsError(f"{options.data_dir}: {error}") from error
 
 
-async def _enroll_and_run(options: Options, spool: Spool) -> None:
+async def _enroll_and_run(options: Options, spool: SpoolThread) -> None:
     """Run the agent; whenever the server says that an older process uses its identity, enroll it again as a new one."""
     while True:
         try:
@@ -177,12 +194,12 @@ async def _enroll_and_run(options: Options, spool: Spool) -> None:
             if not isinstance(_first(error), IdentityInUse):
                 raise
             logger.warning("another process uses this identity: taking a new one and enrolling again")
-            options = take_new_identity(options, spool)
+            options = await take_new_identity(options, spool)
         else:
             return
 
 
-async def _run_enrolled(options: Options, spool: Spool) -> None:
+async def _run_enrolled(options: Options, spool: SpoolThread) -> None:
     find = None if options.srv is None else partial(_find_endpoints, options, SrvRecords(options.srv, spool))
     endpoints = [options.endpoint(url) for url in options.urls] if find is None else await find()
     identity = await ensure_enrolled(options, spool, endpoints)
@@ -190,7 +207,7 @@ async def _run_enrolled(options: Options, spool: Spool) -> None:
         session = Session(servers, identity, spool)
         if identity.is_external:  # from now on the agent uses the id that the server gave it
             identity = msgspec.structs.replace(identity, id=await session.learn_id(), is_external=False)
-            spool.remember_identity(identity)
+            await spool.run(spool.file.remember_identity, identity)
         await Agent(options, spool, identity, servers, session).run()
 
 
@@ -209,15 +226,6 @@ def _folder_for_one(folder: Path) -> Iterator[None]:
         raise ConfigurationError(f"another agent runs in {folder}") from None
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _spool(options: Options) -> Iterator[Spool]:
-    spool = Spool(options.data_dir / "spool.sqlite", options.spool_bytes)
-    try:
-        yield spool
-    finally:
-        spool.close()
 
 
 async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -17,7 +17,7 @@ from comms_api import __version__
 from comms_api.client.host import this_host
 from comms_api.client.options import Options
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport.calls import describe, is_fault_of_server, read_problem
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.keys import new_key
@@ -45,31 +45,31 @@ def new_identity() -> Identity:
     return Identity(str(UUID(int=number)), new_key())
 
 
-async def ensure_enrolled(options: Options, spool: Spool, servers: Sequence[Endpoint]) -> Identity:
+async def ensure_enrolled(options: Options, spool: SpoolThread, servers: Sequence[Endpoint]) -> Identity:
     """Return the agent's identity, and enroll first if that was not done. After a crash, the next start completes it.
 
     `servers` are those of the agent API.
 
     Raises `ConfigurationError` if an option is missing, and `CommsError` if the server refuses.
     """
-    identity = spool.find_identity()
+    identity = await spool.run(spool.file.find_identity)
     if identity is None:
         identity = _external_identity(options) or new_identity()
-        spool.remember_identity(identity)
-    identity = _with_key_of_file(options, spool, identity)
+        await spool.run(spool.file.remember_identity, identity)
+    identity = await _with_key_of_file(options, spool, identity)
     if not identity.is_enrolled:
         if options.enrollment_token_file is not None:
             await _enroll_by_token(options, servers, identity, options.enrollment_token_file)
         else:
             await _enroll(options, identity)
         identity = msgspec.structs.replace(identity, is_enrolled=True)
-        spool.remember_identity(identity)
-        spool.remember("groups", options.groups)
+        await spool.run(spool.file.remember_identity, identity)
+        await spool.run(spool.file.remember, "groups", options.groups)
         logger.info("enrolled as %r with the id %s", options.name, identity.id)
     return identity
 
 
-def take_new_identity(options: Options, spool: Spool) -> Options:
+async def take_new_identity(options: Options, spool: SpoolThread) -> Options:
     """Replace the identity of a clone; return the options with a name that no agent has.
 
     All states are collected again, for the new agent. Raises `ConfigurationError` if the options allow no enrollment.
@@ -80,8 +80,8 @@ def take_new_identity(options: Options, spool: Spool) -> Options:
             " --password-file, so that this agent can enroll again"
         )
     identity = new_identity()
-    spool.remember_identity(identity)
-    spool.changes.start_over(0)
+    await spool.run(spool.file.remember_identity, identity)
+    await spool.run(spool.file.changes.start_over, 0)
     return msgspec.structs.replace(options, name=f"{options.name}-{identity.id[-6:]}", key_file=None)
 
 
@@ -94,7 +94,7 @@ def _external_identity(options: Options) -> Identity | None:
     return Identity(options.agent_id, read_secret("--key-file", options.key_file), is_enrolled=True, is_external=True)
 
 
-def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Identity:
+async def _with_key_of_file(options: Options, spool: SpoolThread, identity: Identity) -> Identity:
     """Adopt the key in the file once: it may have been rotated since."""
     if options.key_file is None:
         return identity
@@ -102,10 +102,10 @@ def _with_key_of_file(options: Options, spool: Spool, identity: Identity) -> Ide
         raise ConfigurationError("--key-file is for an agent that is enrolled, or goes with --id")
     key = read_secret("--key-file", options.key_file)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    if spool.find_fact(KEY_FILE_FACT) != msgspec.json.encode(digest):
+    if await spool.run(spool.file.find_fact, KEY_FILE_FACT) != msgspec.json.encode(digest):
         identity = msgspec.structs.replace(identity, key=key, next_key="")
-        spool.remember_identity(identity)
-        spool.remember(KEY_FILE_FACT, digest)
+        await spool.run(spool.file.remember_identity, identity)
+        await spool.run(spool.file.remember, KEY_FILE_FACT, digest)
     return identity
 
 

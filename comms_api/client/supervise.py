@@ -4,9 +4,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from threading import Thread
-from typing import Any, TypeVar
 
 import psutil
 
@@ -14,8 +11,6 @@ from comms_api.client.backoff import delay_seconds
 from comms_api.errors import CommsError, Unauthenticated
 
 logger = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 _EXPECTED = (OSError, sqlite3.Error, psutil.Error, CommsError)
 """Errors whose message says enough. Any other error is a bug and is logged with its traceback."""
@@ -82,33 +77,3 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
         return False
     event.clear()
     return True
-
-
-class Background:
-    """Runs one blocking call at a time in a daemon thread, so that a hanging call does not delay the agent's exit."""
-
-    def __init__(self) -> None:
-        self._last: Future[Any] | None = None
-
-    async def run(self, function: Callable[[], Answer], seconds: float) -> Answer:
-        """Call a function; raises `TimeoutError` after `seconds`, and at once while an earlier call hangs."""
-        if self._last is not None and not self._last.done():
-            raise TimeoutError("the previous attempt has not ended yet")
-        future: Future[Answer] = Future()
-        future.set_running_or_notify_cancel()
-        self._last = future
-        Thread(target=_settle, args=(future, function), daemon=True).start()
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"no result within {seconds:g} seconds") from None
-            raise
-
-
-def _settle(future: Future[Answer], function: Callable[[], Answer]) -> None:
-    try:
-        future.set_result(function())
-    except Exception as error:  # noqa: BLE001 - the caller receives it
-        future.set_exception(error)

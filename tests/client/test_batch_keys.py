@@ -12,6 +12,7 @@ from support.waiting import until
 from comms_api.client import backoff
 from comms_api.client.spool.model import Change, FilePosition, Identity, Line, Statistics
 from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender, LineSender
 from comms_api.client.transport.servers import Servers
@@ -59,17 +60,17 @@ def run_agent(
 
     The agent's version, which each batch has in its first line, is made of the ids.
     """
-    server, spool = ScriptedServer(folder, [LOGIN, *answers]), Spool(folder / "spool.sqlite", 2**20)
+    server, spool = ScriptedServer(folder, [LOGIN, *answers]), SpoolThread(folder / "spool.sqlite", 2**20)
 
     def describe_agent() -> AgentMetadata:
         return AgentMetadata("a", version="".join(ids))
 
     async def conversation(url: str) -> None:
-        collect(spool, ids)
+        await spool.run(collect, spool.file, ids)
         async with Servers([Endpoint(url, server.ca)], "a", spool, 600) as servers:
             session = Session(servers, Identity(str(uuid4()), "k" * 32), spool)
-            lines, changes = LineSender(session, spool.lines, describe_agent), spool.changes
-            sender = lines if collect is collect_lines else ChangeSender(session, changes, describe_agent)
+            kind = LineSender if collect is collect_lines else ChangeSender
+            sender = kind(session, spool, describe_agent)
             sending = asyncio.create_task(sender.drain())
             if dies:
                 await until(lambda: not server.answers)
@@ -78,7 +79,7 @@ def run_agent(
                 await sending
 
     asyncio.run(server.talk(conversation))
-    sent = Sent(server, spool.statistics())
+    sent = Sent(server, spool.wait(spool.file.statistics))
     spool.close()
     return sent
 

@@ -13,7 +13,7 @@ from support.waiting import PATIENCE
 
 from comms_api.client import backoff
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport import servers as servers_module
 from comms_api.client.transport.calls import Call
 from comms_api.client.transport.endpoint import Endpoint
@@ -50,8 +50,8 @@ class Node:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    opened = Spool(tmp_path / "spool.sqlite", 2**20)
+def spool(tmp_path: Path) -> Iterator[SpoolThread]:
+    opened = SpoolThread(tmp_path / "spool.sqlite", 2**20)
     yield opened
     opened.close()
 
@@ -59,7 +59,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 class Cluster:
     """Two nodes, of which the first is the first choice of the agent."""
 
-    def __init__(self, folder: Path, spool: Spool, return_seconds: float) -> None:
+    def __init__(self, folder: Path, spool: SpoolThread, return_seconds: float) -> None:
         self.ca = folder / "ca.pem"
         self._tls = server_tls(self.ca)
         self._spool = spool
@@ -86,7 +86,7 @@ Conversation = Callable[[Cluster], Coroutine[None, None, None]]
 
 
 @pytest.fixture
-def converse(tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def converse(tmp_path: Path, spool: SpoolThread, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(backoff, "FAILOVER_SECONDS", 0.01)
 
     def run(conversation: Conversation, return_seconds: float = 600) -> None:
@@ -102,7 +102,7 @@ def converse(tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def test_a_request_that_a_node_refuses_goes_to_the_other_node_at_once(
-    converse: Callable[..., None], spool: Spool
+    converse: Callable[..., None], spool: SpoolThread
 ) -> None:
     async def conversation(cluster: Cluster) -> None:
         first, second = cluster.nodes
@@ -164,7 +164,7 @@ def test_a_held_poll_leaves_a_node_whose_connections_break(converse: Callable[..
 
 
 def test_a_poll_of_the_only_server_outlives_another_requests_failure(
-    converse: Callable[..., None], spool: Spool
+    converse: Callable[..., None], spool: SpoolThread
 ) -> None:
     async def conversation(cluster: Cluster) -> None:
         first, _ = cluster.nodes

@@ -14,7 +14,15 @@ import pytest
 from comms_api.client.log_files.follower import Follower
 from comms_api.client.log_files.lines import LINE_BYTES_MAXIMUM
 from comms_api.client.log_files.walk import Walk
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
+
+
+def take(spool: SpoolThread) -> list[str]:
+    """Return the texts of the lines in a spool, and settle them."""
+    lines = spool.wait(spool.file.lines.next_batch, 10_000)
+    if lines:
+        spool.wait(spool.file.lines.settle, lines, sent=True)
+    return [json.loads(line.event)["event"]["original"] for line in lines]
 
 
 class Log:
@@ -23,7 +31,7 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "app.log"
         self.path.touch()
-        self.spool = Spool(folder / "spool.sqlite", 2**30)
+        self.spool = SpoolThread(folder / "spool.sqlite", 2**30)
         self.follower = Follower((str(folder / "*.log"),), self.spool, from_start=True)
 
     def write(self, data: bytes) -> None:
@@ -32,10 +40,7 @@ class Log:
 
     def collected(self) -> list[str]:
         list(self.follower.collect(self.follower.find_paths()))
-        lines = self.spool.lines.next_batch(10_000)
-        if lines:
-            self.spool.lines.settle(lines, sent=True)
-        return [json.loads(line.event)["event"]["original"] for line in lines]
+        return take(self.spool)
 
 
 @pytest.fixture
@@ -79,16 +84,15 @@ def test_invalid_bytes_are_escaped_and_endless_lines_are_cut(log: Log) -> None:
 
 def test_existing_files_are_read_from_their_end_by_default(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_bytes(b"old\n")
-    spool = Spool(tmp_path / "spool.sqlite", 2**20)
+    spool = SpoolThread(tmp_path / "spool.sqlite", 2**20)
     follower = Follower((str(tmp_path / "*.log"),), spool, from_start=False)
     list(follower.collect(follower.find_paths()))
     with (tmp_path / "x.log").open("ab") as file:
         file.write(b"new\n")
     list(follower.collect(follower.find_paths()))
-    lines = [json.loads(line.event)["event"]["original"] for line in spool.lines.next_batch(10)]
+    assert take(spool) == ["new"]
     follower.close()
     spool.close()
-    assert lines == ["new"]
 
 
 def restart(log: Log, pattern: str = "*.log") -> None:
@@ -371,11 +375,11 @@ def test_a_search_stops_at_its_limits_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_files_of_all_patterns_are_followed_despite_circular_links(tree: Path) -> None:
-    spool = Spool(tree / "spool.sqlite", 2**20)
+    spool = SpoolThread(tree / "spool.sqlite", 2**20)
     follower = Follower((f"{tree}/logs/**/*.log", f"{tree}/elsewhere/*.log"), spool, from_start=True)
     (tree / "logs" / "a.log").write_text("a\n")
     (tree / "elsewhere" / "d.log").write_text("d\n")
     list(follower.collect(follower.find_paths()))
     follower.close()
-    assert sorted(json.loads(line.event)["event"]["original"] for line in spool.lines.next_batch(10)) == ["a", "d"]
+    assert sorted(take(spool)) == ["a", "d"]
     spool.close()

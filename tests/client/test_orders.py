@@ -25,7 +25,7 @@ from comms_api.client.orders.loop import OrderLoop, success
 from comms_api.client.orders.trust import Trust
 from comms_api.client.transport.servers import Servers
 from comms_api.client.transport.session import Session
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 
 async def slow(order):
     print("begun", order.order_id, flush=True)
@@ -36,10 +36,10 @@ async def broken(order):
     raise ValueError("broken")
 
 async def main(url, ca, agent_id, key, folder):
-    spool = Spool(Path(folder) / "spool.sqlite", 2**20)
+    spool = SpoolThread(Path(folder) / "spool.sqlite", 2**20)
     async with Servers([Endpoint(url, Path(ca))], agent_id, spool, 600) as servers:
         session = Session(servers, Identity(agent_id, key), spool)
-        await OrderLoop(session, spool.orders, {"slow": slow, "broken": broken}, Trust((), agent_id), 5).run()
+        await OrderLoop(session, spool, {"slow": slow, "broken": broken}, Trust((), agent_id), 5).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -12,7 +12,7 @@ import pytest
 from support.server import KEY, Server
 
 from comms_api.client.spool.model import Change, Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.senders import ChangeSender
 from comms_api.client.transport.servers import Servers
@@ -26,26 +26,26 @@ def agent_id(server: Server, management: httpx.Client) -> UUID:
 
 
 @contextmanager
-def opened_spool(path: Path) -> Iterator[Spool]:
-    spool = Spool(path, 2**20)
+def opened_spool(path: Path) -> Iterator[SpoolThread]:
+    spool = SpoolThread(path, 2**20)
     yield spool
     spool.close()
 
 
 @asynccontextmanager
-async def opened_sender(server: Server, agent_id: UUID, spool: Spool) -> AsyncIterator[ChangeSender]:
+async def opened_sender(server: Server, agent_id: UUID, spool: SpoolThread) -> AsyncIterator[ChangeSender]:
     endpoint = Endpoint(server.agent_url, server.folder / "certs" / "ca.pem")
     async with Servers([endpoint], str(agent_id), spool, 600) as servers:
         session = Session(servers, Identity(str(agent_id), KEY), spool)
-        yield ChangeSender(session, spool.changes, lambda: AgentMetadata(str(agent_id)))
+        yield ChangeSender(session, spool, lambda: AgentMetadata(str(agent_id)))
 
 
-def collect(spool: Spool, id_: str, operation: Operation, version: int = 0) -> None:
+def collect(spool: SpoolThread, id_: str, operation: Operation, version: int = 0) -> None:
     data = None if operation == "delete" else b'{"v":%d}' % version
-    spool.changes.add([(Change("inventory", "system", id_, operation, data), b"digest")])
+    spool.wait(spool.file.changes.add, [(Change("inventory", "system", id_, operation, data), b"digest")])
 
 
-def drain(server: Server, agent_id: UUID, spool: Spool) -> None:
+def drain(server: Server, agent_id: UUID, spool: SpoolThread) -> None:
     async def run() -> None:
         async with opened_sender(server, agent_id, spool) as sender:
             await sender.drain()
@@ -64,9 +64,10 @@ def test_batch_numbers_increase_across_restarts(tmp_path: Path) -> None:
         with opened_spool(tmp_path / "spool.sqlite") as spool:
             for id_ in ("a", "b"):
                 collect(spool, id_, "create")
-                changes = spool.changes.next_batch(10)
-                numbers.append(spool.changes.open_batch(changes, AgentMetadata("")).sequence)
-                spool.changes.settle(changes, 0, [])
+                changes = spool.wait(spool.file.changes.next_batch, 10)
+                batch = spool.wait(spool.file.changes.open_batch, changes, lambda: AgentMetadata(""))
+                numbers.append(batch.sequence)
+                spool.wait(spool.file.changes.settle, changes, 0, [])
     assert numbers == [1, 2, 3, 4]
 
 
@@ -89,7 +90,7 @@ def test_an_agent_restored_from_a_backup_overwrites_no_state_and_collects_all_ag
     with opened_spool(backup) as spool:
         drain(server, agent_id, spool)
         assert states(management, agent_id) == {"kept": 4}
-        assert spool.changes.known("inventory", "system") == {}
+        assert spool.wait(spool.file.changes.known, "inventory", "system") == {}
         collect(spool, "kept", "create", 5)
         drain(server, agent_id, spool)
     assert states(management, agent_id) == {"kept": 5}
@@ -98,16 +99,17 @@ def test_an_agent_restored_from_a_backup_overwrites_no_state_and_collects_all_ag
 def test_two_agents_with_one_identity_both_continue(
     server: Server, management: httpx.Client, agent_id: UUID, tmp_path: Path
 ) -> None:
-    async def run(one: Spool, two: Spool) -> None:
+    async def run(one: SpoolThread, two: SpoolThread) -> None:
         async with opened_sender(server, agent_id, one) as first, opened_sender(server, agent_id, two) as second:
             for number in range(4):
                 for spool, sender in ((one, first), (one, first), (two, second)):
-                    collect(spool, f"spool {spool.lines.bytes_maximum}", "update", number)
+                    collect(spool, f"spool {spool.file.lines.bytes_maximum}", "update", number)
                     await sender.drain()
             # Only the first refusal makes an agent collect everything again.
-            assert [len(spool.changes.known("inventory", "system")) for spool in (one, two)] == [1, 1]
+            known = [await spool.run(spool.file.changes.known, "inventory", "system") for spool in (one, two)]
+            assert [len(states) for states in known] == [1, 1]
 
-    one, two = Spool(tmp_path / "one.sqlite", 1), Spool(tmp_path / "two.sqlite", 2)
+    one, two = SpoolThread(tmp_path / "one.sqlite", 1), SpoolThread(tmp_path / "two.sqlite", 2)
     asyncio.run(run(one, two))
     one.close()
     two.close()

@@ -15,7 +15,7 @@ from comms_api.client import backoff
 from comms_api.client.orders import configuration
 from comms_api.client.orders.configuration import Configuration
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.servers import Servers
@@ -35,7 +35,7 @@ def converse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 
     def run(answers: list[Answer], ask: Callable[[Session], Coroutine[None, None, None]]) -> ScriptedServer:
         server = ScriptedServer(tmp_path, answers)
-        spool = Spool(tmp_path / "spool.sqlite", 2**20)
+        spool = SpoolThread(tmp_path / "spool.sqlite", 2**20)
 
         async def conversation(url: str) -> None:
             identity = Identity(str(uuid4()), "k" * 32)

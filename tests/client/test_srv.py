@@ -14,7 +14,7 @@ from dns.rcode import NXDOMAIN
 from dns.rrset import from_text
 from support.waiting import PATIENCE
 
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport import servers as servers_module
 from comms_api.client.transport.endpoint import Endpoint
 from comms_api.client.transport.servers import Servers
@@ -61,14 +61,14 @@ async def name_server() -> AsyncIterator[NameServer]:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    opened = Spool(tmp_path / "spool.sqlite", 2**20)
+def spool(tmp_path: Path) -> Iterator[SpoolThread]:
+    opened = SpoolThread(tmp_path / "spool.sqlite", 2**20)
     yield opened
     opened.close()
 
 
 @pytest.mark.anyio
-async def test_records_are_found_and_remembered_while_dns_fails(spool: Spool) -> None:
+async def test_records_are_found_and_remembered_while_dns_fails(spool: SpoolThread) -> None:
     async with name_server() as names:
         records = SrvRecords(NAME, spool, names.resolver)
         with pytest.raises(CommsError, match="no SRV records of _comms-api"):
@@ -85,7 +85,7 @@ async def test_records_are_found_and_remembered_while_dns_fails(spool: Spool) ->
 
 
 @pytest.mark.anyio
-async def test_a_changed_list_of_servers_is_adopted(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_changed_list_of_servers_is_adopted(spool: SpoolThread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers_module, "LEAST_CHECK_SECONDS", 0.01)
     async with name_server() as names:
         names.records = ["0 1 1 localhost."]

@@ -13,7 +13,8 @@ from comms_api.client import backoff
 from comms_api.client.host import read_release
 from comms_api.client.inventory.collectors import COLLECTORS
 from comms_api.client.inventory.scan import Scan
-from comms_api.client.supervise import Background, keep_going
+from comms_api.client.supervise import keep_going
+from comms_api.client.threads import Background
 from comms_api.errors import Unauthenticated
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from comms_api.client.inventory.collectors import Documents
 from comms_api.client.spool.model import Change
-from comms_api.client.supervise import Background, Health
+from comms_api.client.supervise import Health
+from comms_api.client.threads import Background
 
 MODULE = "inventory"
 SCAN_SECONDS = 120.0

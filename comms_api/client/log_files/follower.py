@@ -4,7 +4,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,8 +12,8 @@ import msgspec
 from comms_api.client.log_files.lines import Source, take_lines
 from comms_api.client.log_files.open_file import OpenFile, has_compressed_name, open_file
 from comms_api.client.log_files.walk import SECONDS_MAXIMUM, Walk
-from comms_api.client.spool.model import FilePosition
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.model import FilePosition, Line
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.text.printable import as_text
 
 logger = logging.getLogger(__name__)
@@ -35,17 +35,17 @@ class Follower:
     """Reads new lines from the files that match its patterns.
 
     Files that exist when a pattern is new are read from their end, or with `from_start` from their start. Files that
-    appear later are always read from their start.
+    appear later are always read from their start. A slow disk blocks the thread that calls a method.
     """
 
-    def __init__(self, patterns: tuple[str, ...], spool: Spool, *, from_start: bool) -> None:
+    def __init__(self, patterns: tuple[str, ...], spool: SpoolThread, *, from_start: bool) -> None:
         self._patterns = patterns
         self._spool = spool
-        self._positions = spool.positions
+        self._positions = spool.file.positions
         self._from_start = from_start
         self._followed = [as_text(pattern) for pattern in patterns]
-        self._has_looked = spool.find_fact(_FOLLOWED) == msgspec.json.encode(self._followed)
-        self._step_bytes = min(STEP_BYTES_MAXIMUM, spool.lines.bytes_maximum // 4)
+        self._has_looked = spool.wait(spool.file.find_fact, _FOLLOWED) == msgspec.json.encode(self._followed)
+        self._step_bytes = min(STEP_BYTES_MAXIMUM, spool.file.lines.bytes_maximum // 4)
         self._open: dict[str, OpenFile] = {}
         self._rotated: list[OpenFile] = []
         self._warnings: dict[str, str] = {}
@@ -77,7 +77,7 @@ class Follower:
             os.close(file.descriptor)
         if not self._has_looked:
             self._has_looked = True
-            self._spool.remember(_FOLLOWED, self._followed)
+            self._spool.wait(self._spool.file.remember, _FOLLOWED, self._followed)
 
     def close(self) -> None:
         """Close the files."""
@@ -119,7 +119,7 @@ class Follower:
 
     def _find_rotated(self, current: OpenFile) -> None:
         """Find the files that were rotated away from the path of `current` while the agent was not running."""
-        positions = self._positions.at_path(current.path)
+        positions = self._spool.wait(self._positions.at_path, current.path)
         by_inode = {position.inode: position for position in positions if position.inode != current.inode}
         for entry in os.scandir(current.folder) if by_inode else ():
             position = by_inode.pop(entry.inode(), None)
@@ -130,7 +130,7 @@ class Follower:
             elif file:  # the rotated file was deleted, and its inode reused
                 os.close(file.descriptor)
         for position in by_inode.values():
-            self._positions.forget(position)
+            self._spool.wait(self._positions.forget, position)
 
     def _originals_first(self) -> list[OpenFile]:
         """Return the files in reading order: originals before their copies, whose names are longer."""
@@ -156,28 +156,29 @@ class Follower:
             if not taken.length:
                 break
             position = file.position_at(position.offset + taken.length, is_cut=taken.is_cut)
-            self._spool.lines.add(position, taken.lines)
+            self._add(position, taken.lines)
             yield len(taken.lines)
         if position or not file.original:
             file.read_status = status
 
     def _find_position(self, file: OpenFile) -> FilePosition | None:
         """Return the stored position in a file, if the content before it is still the same."""
-        known = self._positions.find(as_text(str(file.folder)), file.inode)
+        known = self._find_known(file)
         if known is None or not file.begins_with_content_of(known):
             return None
         return msgspec.structs.replace(known, path=file.path)
 
     def _choose_position(self, file: OpenFile) -> FilePosition | None:
         """Return where to begin reading content that is new in this file; None while that is unknown."""
-        known = self._positions.find(as_text(str(file.folder)), file.inode)
+        known = self._find_known(file)
         if known and known.offset:
-            self._positions.retire(known)
+            self._spool.wait(self._positions.retire, known)
         size, _ = file.status()
-        if not (known or self._from_start or self._has_looked or self._positions.at_path(file.path)):
+        is_followed = known or self._from_start or self._has_looked
+        if not (is_followed or self._spool.wait(self._positions.at_path, file.path)):
             # Stored at once: after a restart too, lines written from now on are new.
             position = file.position_at(file.encoding().whole_units(size))
-            self._spool.lines.add(position, [])
+            self._add(position)
             return position
         if size == 0:
             return None
@@ -191,7 +192,7 @@ class Follower:
 
         Return None while the file may be an unfinished copy.
         """
-        similar = self._positions.similar(file.position_at(0))
+        similar = self._spool.wait(self._positions.similar, file.position_at(0))
         long_enough = (content for content in similar if content.offset >= COPY_BYTES_MINIMUM)
         position = next((content for content in long_enough if file.begins_with_content_of(content)), None)
         original = file.original if file.copied_bytes >= COPY_BYTES_MINIMUM else None
@@ -202,7 +203,7 @@ class Follower:
             return None if file.original else file.position_at(0)
         file.original = None
         position = file.position_at(position.offset, is_cut=position.is_cut)
-        self._spool.lines.add(position, [])
+        self._add(position)
         return position
 
     def _find_original(self, file: OpenFile, size: int, similar: list[FilePosition]) -> FilePosition | None:
@@ -215,6 +216,12 @@ class Follower:
             if original and content.offset > size and original.digest(size) == file.digest(size):
                 return content
         return None
+
+    def _find_known(self, file: OpenFile) -> FilePosition | None:
+        return self._spool.wait(self._positions.find, as_text(str(file.folder)), file.inode)
+
+    def _add(self, position: FilePosition, lines: Sequence[Line] = ()) -> None:
+        self._spool.wait(self._spool.file.lines.add, position, lines)
 
     def _find_open(self, position: FilePosition) -> OpenFile | None:
         """Return the open file of a position, if it still has that content."""

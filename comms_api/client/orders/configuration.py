@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from comms_api.client.supervise import Background
+from comms_api.client.threads import Background
 from comms_api.client.transport.calls import Call
 from comms_api.client.transport.session import Session
 from comms_api.protocol import ExpectedFile, ExpectedFiles

@@ -7,7 +7,7 @@ import msgspec
 from comms_api.client.host import this_host
 from comms_api.client.orders.configuration import Configuration
 from comms_api.client.orders.loop import Handler, success
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.protocol import ROTATE_KEY_ACTION, Order, Result
 
 
@@ -23,7 +23,7 @@ class Handlers:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: SpoolThread,
         configuration: Configuration,
         collect_again: Callable[[], None],
         rotate_key: Callable[[str], Awaitable[None]],
@@ -45,8 +45,8 @@ class Handlers:
         }
 
     def groups(self) -> tuple[str, ...]:
-        """Return the agent's groups as of the last order or, before that, of the enrollment."""
-        fact = self._spool.find_fact("groups")
+        """Return the agent's groups as of the last order or, before that, of the enrollment; in the spool's thread."""
+        fact = self._spool.file.find_fact("groups")
         return () if fact is None else msgspec.json.decode(fact, type=tuple[str, ...])
 
     async def _ping(self, order: Order) -> Result:
@@ -65,5 +65,5 @@ class Handlers:
 
     async def _set_group(self, order: Order) -> Result:
         groups = msgspec.json.decode(order.action.args, type=_SetGroup).groups
-        self._spool.remember("groups", groups)
+        await self._spool.run(self._spool.file.remember, "groups", groups)
         return success("groups set", {"groups": groups, "files": await self._configuration.fetch()})

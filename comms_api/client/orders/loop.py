@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from comms_api.client.orders.trust import Admitted, Trust, Untrusted
-from comms_api.client.spool.orders import OrderLog
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.supervise import Health, keep_going, until_done
 from comms_api.client.transport.calls import Call, Refused
 from comms_api.client.transport.session import Session
@@ -69,11 +69,12 @@ class OrderLoop:
     """Polls, executes the orders that arrive, and reports; `handlers` are keyed by the name of their action."""
 
     def __init__(
-        self, session: Session, log: OrderLog, handlers: Mapping[str, Handler], trust: Trust, wait_seconds: float
+        self, session: Session, spool: SpoolThread, handlers: Mapping[str, Handler], trust: Trust, wait_seconds: float
     ) -> None:
         self._session = session
         self._trust = trust
-        self._log = log
+        self._spool = spool
+        self._log = spool.file.orders
         self._handlers = handlers
         self._wait_seconds = wait_seconds
         self._slots = asyncio.Semaphore(RUNNING_MAXIMUM)
@@ -83,14 +84,14 @@ class OrderLoop:
 
     async def run(self) -> None:
         """Poll, execute and report until cancelled."""
-        self._finish_interrupted()
+        await self._finish_interrupted()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(keep_going("reporting results", self._report))
             await keep_going("polling", partial(self._poll_and_begin, tasks))
 
     async def _poll_and_begin(self, tasks: asyncio.TaskGroup) -> None:
         for order in await self._poll_paced():
-            if admitted := self._accept(order):
+            if admitted := await self._accept(order):
                 self._begin(tasks, admitted)
 
     def _begin(self, tasks: asyncio.TaskGroup, admitted: Admitted) -> None:
@@ -101,15 +102,16 @@ class OrderLoop:
 
     async def run_once(self) -> None:
         """Execute the orders that wait at the server, and report."""
-        self._finish_interrupted()
+        await self._finish_interrupted()
         for order in await self.poll(0):
-            if admitted := self._accept(order):
+            if admitted := await self._accept(order):
                 await self.execute(admitted.order)
         while await self.report_batch():
             pass
 
-    def _finish_interrupted(self) -> None:
-        self._log.finish_interrupted(Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order"))
+    async def _finish_interrupted(self) -> None:
+        result = Result(RESULT_UNKNOWN, "the agent was restarted while it executed this order")
+        await self._spool.run(self._log.finish_interrupted, result)
         self._has_results.set()
 
     async def poll(self, wait_seconds: float) -> list[Order]:
@@ -130,23 +132,23 @@ class OrderLoop:
             await asyncio.sleep(LEAST_POLL_SECONDS)
         return orders
 
-    def _accept(self, order: Order) -> Admitted | None:
+    async def _accept(self, order: Order) -> Admitted | None:
         """Record an order, and return the form that may be executed; None if it is untrusted or was received before."""
         try:
-            admitted = self._admit(order)
-            if self._log.accept(order.order_id, admitted.nonce, admitted.expires_at):
+            admitted = await self._admit(order)
+            if await self._spool.run(self._log.accept, order.order_id, admitted.nonce, admitted.expires_at):
                 return admitted
         except Untrusted as refusal:
             logger.warning("order %s is rejected: %s", order.order_id, refusal)
-            if self._log.accept(order.order_id):
-                self._log.finish(order.order_id, rejection(str(refusal)))
-        self._log.report_again(order.order_id)
+            if await self._spool.run(self._log.accept, order.order_id):
+                await self._spool.run(self._log.finish, order.order_id, rejection(str(refusal)))
+        await self._spool.run(self._log.report_again, order.order_id)
         self._has_results.set()
         return None
 
-    def _admit(self, order: Order) -> Admitted:
+    async def _admit(self, order: Order) -> Admitted:
         admitted = self._trust.admit(order)
-        if admitted.nonce is not None and self._log.has_forgotten(admitted.expires_at):
+        if admitted.nonce is not None and await self._spool.run(self._log.has_forgotten, admitted.expires_at):
             raise Untrusted("the signed order expired, and its nonce is forgotten")
         return admitted
 
@@ -166,7 +168,7 @@ class OrderLoop:
         await until_done(Health("storing a result"), partial(self._store, order, result))
 
     async def _store(self, order: Order, result: Result) -> None:
-        self._log.finish(order.order_id, result)
+        await self._spool.run(self._log.finish, order.order_id, result)
         self._has_results.set()
 
     async def _cancel(self, order: Order) -> Result:
@@ -197,22 +199,23 @@ class OrderLoop:
 
     async def report_batch(self) -> bool:
         """Report the oldest unreported results; return whether there were any."""
-        results = self._log.unreported(self._reports_maximum)
+        results = await self._spool.run(self._log.unreported, self._reports_maximum)
         if not results:
             return False
         call = Call("POST", "/commands/results", msgspec.json.encode(OrderResults(results)))
         try:
             answer = await self._session.ask(call, ReportOutcomes)
         except Refused as refusal:
-            self._shrink_reports(results, refusal)
+            await self._shrink_reports(results, refusal)
             return True
         self._reports_maximum = REPORTS_PER_REQUEST
         outcomes = {outcome.order_id: outcome.result for outcome in answer.results}
-        self._log.settle({report.order_id: outcomes.get(report.order_id, "unanswered") for report in results})
+        settled = {report.order_id: outcomes.get(report.order_id, "unanswered") for report in results}
+        await self._spool.run(self._log.settle, settled)
         return True
 
-    def _shrink_reports(self, results: list[OrderResult], refusal: Refused) -> None:
+    async def _shrink_reports(self, results: list[OrderResult], refusal: Refused) -> None:
         logger.error("%d results refused: %s", len(results), refusal)
         self._reports_maximum = max(1, len(results) // 2)
         if len(results) == 1:  # the server would refuse it every time
-            self._log.settle({results[0].order_id: "refused"})
+            await self._spool.run(self._log.settle, {results[0].order_id: "refused"})

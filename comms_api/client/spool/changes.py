@@ -1,7 +1,7 @@
 """Changes of states that wait to be sent, and the states that the server knows."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, HEADER_BYTES, OpenBatch, OpenBatches, within_bytes
 from comms_api.client.spool.file import SpoolFile
@@ -59,12 +59,12 @@ class ChangeQueue:
         rows = self._file.connection.execute(f"SELECT {columns} FROM changes {clauses}", (value,))
         return [Change(*row) for row in rows]
 
-    def open_batch(self, changes: Sequence[Change], metadata: AgentMetadata) -> OpenBatch:
+    def open_batch(self, changes: Sequence[Change], metadata: Callable[[], AgentMetadata]) -> OpenBatch:
         """Return the open batch, or open one with these changes and the next number."""
         batch = self._batches.find()
         if batch is None or batch.last != changes[-1].number:
             with self._file.transaction():
-                batch = self._batches.open(changes[-1].number, metadata, self._next_sequence())
+                batch = self._batches.open(changes[-1].number, metadata(), self._next_sequence())
         return batch
 
     def close_batch(self) -> None:

@@ -16,7 +16,7 @@ _SCHEMA = """
 
 
 class SpoolFile:
-    """An open file, readable by its owner only. Use it from one thread; each call takes a few milliseconds at most."""
+    """An open file, readable by its owner only. Only the thread that opens it can use it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

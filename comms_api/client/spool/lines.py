@@ -1,7 +1,7 @@
 """Collected lines that wait to be sent, oldest first and bounded in bytes."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from comms_api.client.spool.batches import (
     BATCH_BYTES_MAXIMUM,
@@ -105,11 +105,11 @@ class LineQueue:
         rows = self._file.connection.execute("SELECT * FROM lines WHERE number <= ? ORDER BY number", (batch.last,))
         return [Line(*row) for row in rows]
 
-    def open_batch(self, lines: Sequence[Line], metadata: AgentMetadata) -> OpenBatch:
+    def open_batch(self, lines: Sequence[Line], metadata: Callable[[], AgentMetadata]) -> OpenBatch:
         """Return the open batch, or open one with these lines; `metadata` describes the agent in a new batch."""
         batch = self._batches.find()
         if batch is None or batch.last != lines[-1].number:
-            batch = self._batches.open(lines[-1].number, metadata)
+            batch = self._batches.open(lines[-1].number, metadata())
         return batch
 
     def close_batch(self) -> None:

@@ -10,7 +10,7 @@ import string
 import msgspec
 
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 
 KEY_LENGTH = 32
 
@@ -24,7 +24,7 @@ def new_key() -> str:
 class Keys:
     """Chooses the key to log in with, first from `identity`, and stores every change in the spool."""
 
-    def __init__(self, identity: Identity, spool: Spool) -> None:
+    def __init__(self, identity: Identity, spool: SpoolThread) -> None:
         self._identity = identity
         self._spool = spool
         self._is_next_refused = False
@@ -39,25 +39,26 @@ class Keys:
         self._is_next_refused = self._is_next_refused or is_next
         return is_next
 
-    def accepted(self, key: str) -> None:
+    async def accepted(self, key: str) -> None:
         """Record that the server accepts a key. If it is the next key, the old one is no longer valid."""
         if key == self._identity.next_key:
-            self._store(key, "")
+            await self._store(key, "")
 
-    def propose(self) -> Identity:
+    async def propose(self) -> Identity:
         """Make the next key, or reuse that of an interrupted rotation, and return both keys."""
-        self._store(self._identity.key, self._identity.next_key or new_key())
+        await self._store(self._identity.key, self._identity.next_key or new_key())
         return self._identity
 
     def submitted(self) -> None:
         """Record that the server has the next key now."""
         self._is_next_refused = False
 
-    def withdraw(self) -> None:
+    async def withdraw(self) -> None:
         """Forget the next key, which the server refused."""
-        self._store(self._identity.key, "")
+        await self._store(self._identity.key, "")
 
-    def _store(self, key: str, next_key: str) -> None:
-        stored = self._spool.find_identity() or self._identity
-        self._identity = msgspec.structs.replace(stored, key=key, next_key=next_key)
-        self._spool.remember_identity(self._identity)
+    async def _store(self, key: str, next_key: str) -> None:
+        stored = await self._spool.run(self._spool.file.find_identity) or self._identity
+        identity = msgspec.structs.replace(stored, key=key, next_key=next_key)
+        await self._spool.run(self._spool.file.remember_identity, identity)
+        self._identity = identity

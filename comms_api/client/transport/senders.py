@@ -10,9 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from comms_api.client.spool.batches import BATCH_BYTES_MAXIMUM, BATCH_ITEMS_MAXIMUM
-from comms_api.client.spool.changes import ChangeQueue
-from comms_api.client.spool.lines import LineQueue
 from comms_api.client.spool.model import Change, Line
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.supervise import wait_for_event
 from comms_api.client.transport.bodies import stateful_body, stateless_body
 from comms_api.client.transport.calls import Call, Refused
@@ -45,11 +44,12 @@ class _BatchSize:
 
 
 class LineSender:
-    """Sends stateless events; `metadata` describes the agent at the time of a batch."""
+    """Sends stateless events; `metadata` describes the agent at the time of a batch, in the spool's thread."""
 
-    def __init__(self, session: Session, queue: LineQueue, metadata: Callable[[], AgentMetadata]) -> None:
+    def __init__(self, session: Session, spool: SpoolThread, metadata: Callable[[], AgentMetadata]) -> None:
         self._session = session
-        self._queue = queue
+        self._spool = spool
+        self._queue = spool.file.lines
         self._metadata = metadata
         self._size = _BatchSize()
         self._is_due = asyncio.Event()
@@ -76,70 +76,71 @@ class LineSender:
 
     async def drain(self) -> None:
         """Send all waiting lines."""
-        while lines := self._queue.next_batch(self._size.items, BATCH_BYTES_MAXIMUM):
+        while lines := await self._spool.run(self._queue.next_batch, self._size.items, BATCH_BYTES_MAXIMUM):
             await self._send(lines)
 
     async def _send(self, lines: list[Line]) -> None:
-        batch = self._queue.open_batch(lines, self._metadata())
+        batch = await self._spool.run(self._queue.open_batch, lines, self._metadata)
         body = stateless_body(bytes(batch.metadata), lines)
         try:
             await self._session.send(Call("POST", "/events/stateless", body, key=batch.key))
         except Refused as refusal:
-            self._queue.close_batch()
+            await self._spool.run(self._queue.close_batch)
             if self._size.shrink(len(lines), refusal):
-                self._queue.settle(lines, sent=False)
+                await self._spool.run(self._queue.settle, lines, sent=False)
         else:
             self._size.grow()
-            self._queue.settle(lines, sent=True)
+            await self._spool.run(self._queue.settle, lines, sent=True)
         self._has_settled.set()
 
 
 class ChangeSender:
-    """Sends changes of states; `metadata` describes the agent at the time of a batch.
+    """Sends changes of states; `metadata` describes the agent at the time of a batch, in the spool's thread.
 
     Batches are numbered, and the server refuses one that is older than a batch it has applied. An agent that gets this
     refusal has an outdated spool: its data folder was restored from a backup, or copied.
     """
 
-    def __init__(self, session: Session, queue: ChangeQueue, metadata: Callable[[], AgentMetadata]) -> None:
+    def __init__(self, session: Session, spool: SpoolThread, metadata: Callable[[], AgentMetadata]) -> None:
         self._session = session
-        self._queue = queue
+        self._spool = spool
+        self._queue = spool.file.changes
         self._metadata = metadata
         self._size = _BatchSize()
         self._has_started_over = False
 
     async def drain(self) -> None:
         """Send all waiting changes."""
-        while changes := self._queue.next_batch(self._size.items, BATCH_BYTES_MAXIMUM):
+        while changes := await self._spool.run(self._queue.next_batch, self._size.items, BATCH_BYTES_MAXIMUM):
             await self._send(changes)
 
     async def _send(self, changes: list[Change]) -> None:
-        batch = self._queue.open_batch(changes, self._metadata())
+        batch = await self._spool.run(self._queue.open_batch, changes, self._metadata)
         body = stateful_body(bytes(batch.metadata), changes)
         call = Call("POST", "/events/stateful", body, sequence=batch.sequence, key=batch.key)
         try:
             answer = await self._session.ask(call, ItemResults)
         except Refused as refusal:
-            self._queue.close_batch()
+            await self._spool.run(self._queue.close_batch)
             if refusal.latest_sequence is not None:
-                self._catch_up(refusal.latest_sequence)
+                await self._catch_up(refusal.latest_sequence)
             elif self._size.shrink(len(changes), refusal):
-                self._queue.settle(changes, 1, [])
+                await self._spool.run(self._queue.settle, changes, 1, [])
         else:
             self._size.grow()
-            self._settle(changes, answer.results)
+            await self._settle(changes, answer.results)
 
-    def _catch_up(self, latest: int) -> None:
+    async def _catch_up(self, latest: int) -> None:
         """Continue from the server's number and collect everything again, but only once: two copies would loop."""
         if self._has_started_over:
             logger.error("another agent uses this identity: batch %d is not ours", latest)
-            self._queue.skip_sequences(latest)
+            await self._spool.run(self._queue.skip_sequences, latest)
         else:
             logger.warning("batch %d is newer than this data folder: collecting all states again", latest)
-            self._queue.start_over(latest)
+            await self._spool.run(self._queue.start_over, latest)
             self._has_started_over = True
 
-    def _settle(self, changes: list[Change], results: list[ItemResult]) -> None:
+    async def _settle(self, changes: list[Change], results: list[ItemResult]) -> None:
         if len(results) != len(changes):
             raise CommsError(f"the server answered {len(results)} of {len(changes)} changes")
         pairs = list(zip(changes, results, strict=True))
@@ -149,7 +150,7 @@ class ChangeSender:
         refused = [result for change, result in pairs if _is_refused(change, result)]
         for result in refused:
             logger.error("state %s refused: %s", result.id, result.result)
-        self._queue.settle(changes, len(refused), again)
+        await self._spool.run(self._queue.settle, changes, len(refused), again)
 
 
 def _exists(change: Change, result: ItemResult) -> bool:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import random
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -19,7 +18,7 @@ import httpx
 import msgspec
 
 from comms_api.client.backoff import delay_seconds, failover_seconds
-from comms_api.client.spool.file import SpoolFile
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.supervise import wait_for_event
 from comms_api.client.transport.calls import REQUEST_SECONDS, Call, describe, is_fault_of_server, read_problem
 from comms_api.client.transport.endpoint import Endpoint
@@ -102,7 +101,7 @@ class Servers:
         self,
         endpoints: Iterable[Endpoint],
         agent_id: str,
-        spool: SpoolFile,
+        spool: SpoolThread,
         return_seconds: float,
         find: Find | None = None,
     ) -> None:
@@ -113,14 +112,15 @@ class Servers:
         self._return_seconds = return_seconds
         self._find = find
         self._is_check_due = asyncio.Event()
+        self._good: Server | None = None
         self._use(endpoints)
-        fact = spool.find_fact(_LAST_GOOD)
-        last = None if fact is None else msgspec.json.decode(fact, type=_LastGood)
-        is_recent = last is not None and abs(time.time() - last.at) < return_seconds
-        self._good = next((server for server in self._ranked if last and is_recent and server.url == last.url), None)
 
     async def __aenter__(self) -> Self:
-        """Return these servers; connections are opened by requests."""
+        """Begin with the last good server, if the agent used it lately; connections are opened by requests."""
+        fact = await self._spool.run(self._spool.file.find_fact, _LAST_GOOD)
+        last = None if fact is None else msgspec.json.decode(fact, type=_LastGood)
+        if last is not None and abs(time.time() - last.at) < self._return_seconds:
+            self._good = next((server for server in self._ranked if server.url == last.url), None)
         return self
 
     async def __aexit__(
@@ -220,10 +220,7 @@ class Servers:
         if self._good is not None and server is not self._good:
             logger.info("using %s instead of %s", server.url, self._good.url)
         self._good = server
-        try:
-            self._spool.remember(_LAST_GOOD, _LastGood(server.url, time.time()))
-        except sqlite3.Error as error:  # the answer of the server still counts
-            logger.warning("cannot remember the last good server: %s", error)
+        self._spool.later(self._spool.file.remember, _LAST_GOOD, _LastGood(server.url, time.time()))
 
 
 def rank(agent_id: str, endpoint: Endpoint) -> tuple[int, float]:

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from comms_api.client.spool.model import Identity
-from comms_api.client.spool.spool import Spool
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.transport.calls import Call, Refused, check_refusal, read_problem
 from comms_api.client.transport.claims import read_claims, token_lifetime_seconds
 from comms_api.client.transport.keys import Keys
@@ -35,8 +35,6 @@ RENEW_AFTER_SHARE = (0.7, 0.9)
 """The range of the share of a token's lifetime after which it is renewed; random, to spread the logins of a fleet."""
 
 FINAL_MESSAGES = {"Invalid key", "Agent does not exist"}
-"""The fact with the nonce of the last process that logged in."""
-
 HINTS = {"Invalid key": " If the agent has a new key, start it with --key-file."}
 
 Form = TypeVar("Form")
@@ -52,7 +50,7 @@ class Session:
     The keys of `identity` may change during a rotation: the spool keeps them.
     """
 
-    def __init__(self, servers: Servers, identity: Identity, spool: Spool) -> None:
+    def __init__(self, servers: Servers, identity: Identity, spool: SpoolThread) -> None:
         self._servers = servers
         self._id = identity.id
         self._keys = Keys(identity, spool)
@@ -83,12 +81,12 @@ class Session:
 
         Raises `Refused` if the server refuses the new key.
         """
-        keys = self._keys.propose()
+        keys = await self._keys.propose()
         submission = NextKey(UUID(order_id), keys.key, keys.next_key)
         try:
             await self.send(Call("PUT", "/key", msgspec.json.encode(submission)))
         except Refused:
-            self._keys.withdraw()
+            await self._keys.withdraw()
             raise
         self._keys.submitted()
         async with self._login_lock:
@@ -133,7 +131,7 @@ class Session:
         return answer
 
     async def _wait(self, attempt: int, answer: httpx.Response | None) -> None:
-        self._spool.count(retries=1)
+        self._spool.later(self._spool.file.count, retries=1)
         await asyncio.sleep(self._servers.pause_seconds(attempt, answer))
 
     async def _valid_token(self) -> str:
@@ -150,7 +148,7 @@ class Session:
             headers = {"Content-Type": "application/json", AGENT_INSTANCE: self._instance}
             answer = await self._try(Call("POST", "/login", content), headers)
             if answer is not None and self._accept_token(answer, key):
-                self._keys.accepted(key)
+                await self._keys.accepted(key)
                 return
             attempt += 1
             await self._wait(attempt, answer)
@@ -174,7 +172,7 @@ class Session:
         share = random.uniform(*RENEW_AFTER_SHARE)  # noqa: S311 - spreading, no secret
         self._renew_at = time.monotonic() + token_lifetime_seconds(token) * share
         self._token = token
-        self._spool.count(logins=1)
+        self._spool.later(self._spool.file.count, logins=1)
         if not self._was_connected:
             self._was_connected = True
             logger.info("connected to %s as the agent %s", self._servers.url, self._id)

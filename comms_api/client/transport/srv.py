@@ -8,7 +8,7 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException
 from dns.rdtypes.IN.SRV import SRV
 
-from comms_api.client.spool.file import SpoolFile
+from comms_api.client.spool.thread import SpoolThread
 from comms_api.client.supervise import Health
 from comms_api.errors import CommsError
 
@@ -32,7 +32,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 class SrvRecords:
     """The SRV records of a name. `spool` keeps the last answer for the time when DNS fails."""
 
-    def __init__(self, name: str, spool: SpoolFile, new_resolver: Callable[[], Resolver] = Resolver) -> None:
+    def __init__(self, name: str, spool: SpoolThread, new_resolver: Callable[[], Resolver] = Resolver) -> None:
         self._name = name
         self._spool = spool
         self._new_resolver = new_resolver
@@ -40,7 +40,7 @@ class SrvRecords:
 
     async def find(self) -> list[SrvRecord]:
         """Return the current records, or if DNS fails the last known ones; raises `CommsError` if there are none."""
-        remembered = self._remembered()
+        remembered = await self._remembered()
         try:
             records = await self._resolve()
         except (DNSException, OSError) as error:
@@ -51,7 +51,7 @@ class SrvRecords:
             return remembered
         self._health.succeeded()
         if records != remembered:
-            self._spool.remember(_FACT, _Remembered(self._name, records))
+            await self._spool.run(self._spool.file.remember, _FACT, _Remembered(self._name, records))
         return records
 
     async def _resolve(self) -> list[SrvRecord]:
@@ -63,8 +63,8 @@ class SrvRecords:
         records = (SrvRecord(_url(record), record.priority, record.weight) for record in found)
         return sorted(records, key=lambda record: record.url)
 
-    def _remembered(self) -> list[SrvRecord]:
-        fact = self._spool.find_fact(_FACT)
+    async def _remembered(self) -> list[SrvRecord]:
+        fact = await self._spool.run(self._spool.file.find_fact, _FACT)
         remembered = None if fact is None else msgspec.json.decode(fact, type=_Remembered)
         return remembered.records if remembered and remembered.name == self._name else []
 
