@@ -166,7 +166,7 @@ class _Walk:
         elif name in _UNBOUNDED:
             self.cost = math.inf
         elif name == "$ref" and isinstance(member, str):
-            member = self._target(member)
+            member = find_target(self._document, member)
         elif isinstance(member, str) and (name in _DYNAMIC or (name == self._identifier and depth > 1)):
             raise Invalid(f"schema: {name} is not supported here")
         self.visit(member, depth)
@@ -180,20 +180,21 @@ class _Walk:
                 f" (a pattern counts as {PATTERN_VALUES})"
             )
 
-    def _target(self, reference: str) -> Any:
-        """Return the target of a reference."""
-        if reference != "#" and not reference.startswith("#/"):
-            raise Invalid(f"schema: the $ref {reference!r} must begin with #/: only references within the schema work")
-        value = self._document
-        for step in unquote(reference[1:]).split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(value, dict) and name in value:
-                value = value[name]
-            elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-                value = value[int(name)]
-            else:
-                raise Invalid(f"schema: the $ref {reference!r} has no target")
-        return value
+
+def find_target(document: Any, reference: str) -> Any:
+    """Return the target of a reference within a document; raises `Invalid` for any other reference."""
+    if reference != "#" and not reference.startswith("#/"):
+        raise Invalid(f"schema: the $ref {reference!r} must begin with #/: only references within the schema work")
+    value = document
+    for step in unquote(reference[1:]).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            raise Invalid(f"schema: the $ref {reference!r} has no target")
+    return value
 
 
 def _run_child(checks: bytes) -> _Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from comms_api.actions import store
-from comms_api.actions.model import BUILT_IN, NewAction, RegisteredAction
+from comms_api.actions.model import BUILT_IN, NewAction, RegisteredAction, Versions
 from comms_api.actions.schemas import Schemas
 from comms_api.database.connection import Engine
 from comms_api.errors import Conflict, Invalid, NotFound
@@ -12,6 +12,9 @@ from comms_api.text.printable import is_name
 
 ACTION_NAME_MAXIMUM = 128
 VERSIONS_MAXIMUM = 20
+NAMES_MAXIMUM = 1_000
+"""The maximum number of registered actions that a form offers."""
+
 REGISTRATION_LOCK = 0x616374696F6E
 
 
@@ -39,6 +42,16 @@ class Actions:
         """Return every action, by name."""
         async with self._engine.connect() as connection:
             return await store.list_actions(connection)
+
+    async def list_names(self) -> Sequence[str]:
+        """Return the names of all actions, built-in ones first; at most `NAMES_MAXIMUM` registered ones."""
+        async with self._engine.connect() as connection:
+            return [*sorted(BUILT_IN), *await store.list_names(connection, NAMES_MAXIMUM)]
+
+    async def find_versions(self, name: str, version: str) -> Versions:
+        """Return the versions of an action, with the schema of one of them; empty for an unknown action."""
+        async with self._engine.connect() as connection:
+            return (await store.load_versions(connection, [(name, version)])).get(name, {})
 
     async def forget(self, name: str, version: str | None = None) -> None:
         """Delete a version of a registered action, or all of them; raises `NotFound`."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, delete, func, select, text
+from sqlalchemy import ColumnElement, Table, delete, func, select, text, union
 from sqlalchemy.dialects.postgresql import insert
 
 from comms_api.actions.model import BUILT_IN, BUILT_IN_VERSIONS, ActionSchema, NewAction, RegisteredAction, Versions
@@ -31,6 +31,12 @@ async def load_versions(connection: Connection, used: Collection[tuple[str, str]
             schema = ActionSchema(bytes(row.schema).decode(), row.recipients, signers=row.signers)
         registered.setdefault(row.name, {})[row.version] = schema
     return registered | {name: BUILT_IN_VERSIONS[name] for name, _ in used if name in BUILT_IN_VERSIONS}
+
+
+async def list_names(connection: Connection, limit: int) -> list[str]:
+    """Return the names of registered actions, at most `limit`."""
+    names = union(select(actions.c.name), select(action_versions.c.name)).subquery()
+    return await connection.scalars(select(names.c.name).order_by(names.c.name).limit(limit))
 
 
 async def store_action(connection: Connection, name: str, action: NewAction, user: str) -> None:

@@ -243,7 +243,12 @@ def _console(node: Node, dependencies: Mapping[str, Provide], requests: Concurre
         guards=[guard, require_own_page, node.answers.reserve],
         request_class=JsonRequest,
         state=State({BODIES: node.bodies, LIVE_PARTS: LiveParts()}),
-        dependencies={**dependencies, "overview": _provide(overview), "selections": _provide(node.selections)},
+        dependencies={
+            **dependencies,
+            "overview": _provide(overview),
+            "selections": _provide(node.selections),
+            "previews": _provide(node.previews),
+        },
         exception_handlers={Exception: answer_error},
         openapi_config=None,
         request_max_body_size=node.settings.body_bytes_maximum,

@@ -19,6 +19,7 @@ from comms_api.commands.continuous import ContinuousCommands
 from comms_api.commands.model import ORDER_IDS_SHOWN
 from comms_api.commands.service import Commands, Rollouts
 from comms_api.commands.submission.expansion import constant_statements
+from comms_api.commands.submission.previews import Previews
 from comms_api.commands.submission.submissions import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.connection import Engine, compile_ahead
@@ -142,7 +143,7 @@ class Node:
 
         self.actions, self.watch = Actions(engine, schemas), Watch(engine)
         self.submissions = Submissions(engine, clock, notifier, dispatcher, schemas, settings)
-        self.commands = Commands(engine, clock, notifier, settings)
+        self.commands, self.previews = Commands(engine, clock, notifier, settings), Previews(engine)
         self.orders = StoredOrders(engine, clock, notifier)
 
         self.maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.database.pages import PageRequest
-from comms_api.errors import Malformed
+from comms_api.errors import Invalid, Malformed
 from comms_api.http.authentication import AnyConnection
 from comms_api.http.bodies import Bodies
 from comms_api.http.request import AnyRequest
@@ -41,7 +41,7 @@ class NewestFirst(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_query(connection: AnyConnection, form: type[T]) -> T:
     """Return the query as a structure; an empty value counts as missing, as forms send every field."""
-    return _read(dict(connection.query_params.items()), form)
+    return read_texts(dict(connection.query_params.items()), form)
 
 
 async def receive_form(request: AnyRequest, bodies: Bodies, form: type[T], bytes_maximum: int) -> T:
@@ -52,14 +52,19 @@ async def receive_form(request: AnyRequest, bodies: Bodies, form: type[T], bytes
 
 def read_form(body: bytes, form: type[T]) -> T:
     """Return the fields of a form as a structure; an empty value counts as missing."""
+    return read_texts(read_fields(body), form)
+
+
+def read_fields(body: bytes) -> dict[str, str]:
+    """Return the fields of a form."""
     try:
-        fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAXIMUM)
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAXIMUM))
     except ValueError:
         raise Malformed("The form cannot be read.") from None
-    return _read(dict(fields), form)
 
 
-def _read(fields: Mapping[str, str], form: type[T]) -> T:
+def read_texts(fields: Mapping[str, str], form: type[T]) -> T:
+    """Return the texts of a form or a query as a structure; an empty text counts as missing."""
     for name, value in fields.items():
         if "\0" in value:
             raise Malformed(f"{name[:NAME_CHARACTERS_SHOWN]}: must not contain NUL")
@@ -72,6 +77,14 @@ def convert(fields: Mapping[str, Any], form: type[T]) -> T:
         return msgspec.convert(fields, form, strict=False)
     except msgspec.ValidationError as error:
         raise Malformed(locate_fault(error, form)) from None
+
+
+def read_labels(text: str | None) -> dict[str, str]:
+    """Return the labels in a text: `key:value`, separated by commas; raises `Invalid`."""
+    pairs = [part.strip().partition(":") for part in (text or "").split(",") if part.strip()]
+    if any(not colon for _, colon, _ in pairs):
+        raise Invalid("Labels: write key:value, several separated by commas.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def query_of(state: msgspec.Struct, **changes: Any) -> str:

@@ -81,6 +81,12 @@ class Console:
         self.sign_in(name)
         self.page.wait_for_url("**/console")
 
+    def csrf(self) -> str:
+        """Return the token of the session that the page sends with each change."""
+        headers = self.page.locator("body").get_attribute("hx-headers")
+        token: str = json.loads(headers or "{}")["X-CSRF-Token"]
+        return token
+
     def accept_questions(self) -> None:
         """Answer each question of the page, such as whether to delete, with yes."""
         self.page.on("dialog", lambda dialog: dialog.accept())

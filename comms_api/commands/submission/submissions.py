@@ -83,7 +83,8 @@ class Submissions:
         self._schemas = schemas
         self._held_seconds = settings.order_timeout_maximum_seconds
         self._lease_seconds = settings.lease_seconds
-        self._passes_unknown = settings.unknown_actions == "pass"
+        self.passes_unknown = settings.unknown_actions == "pass"
+        """Whether commands may name actions that are not registered."""
 
     def duties(self) -> list[Duty]:
         """Return the duty that deletes expired idempotency keys."""
@@ -192,7 +193,7 @@ class Submissions:
         for index, command in enumerate(submitted):
             where = f"commands[{index}]"
             schema = choose_schema(where, command.action, versions.get(command.action.name, {}))
-            action = admit_action(where, command, schema, passes_unknown=self._passes_unknown)
+            action = admit_action(where, command, schema, passes_unknown=self.passes_unknown)
             if schema is not None and not schema.drops_args:
                 checks.append(Check(f"{where}.action.args", schema.schema, bytes(action.args)))
             admitted.append(msgspec.structs.replace(command, action=action))

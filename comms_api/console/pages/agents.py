@@ -13,11 +13,10 @@ from comms_api.agents.service import Agents
 from comms_api.audit.model import EntryFilter
 from comms_api.audit.service import Audit
 from comms_api.console.live import live
-from comms_api.console.queries import ROWS, NewestFirst, Words, read_query, receive_form
+from comms_api.console.queries import ROWS, NewestFirst, Words, read_labels, read_query, receive_form
 from comms_api.console.rendering import notify, render
 from comms_api.database.pages import PageRequest
 from comms_api.diagnosis.service import Diagnoses
-from comms_api.errors import Invalid
 from comms_api.events.reading.model import EventFilter
 from comms_api.events.reading.service import EventReader
 from comms_api.files.service import Files
@@ -57,15 +56,8 @@ class AgentList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The filter of the service; a name without `*` matches any part of a name."""
         name = None if self.name is None else self.name if "*" in self.name else f"*{self.name}*"
         return AgentFilter(
-            name, self.group, self.status, self.os, self.version, _labels(self.label), self.in_sync, self.node
+            name, self.group, self.status, self.os, self.version, read_labels(self.label), self.in_sync, self.node
         )
-
-
-def _labels(text: str | None) -> dict[str, str]:
-    pairs = [part.strip().partition(":") for part in (text or "").split(",") if part.strip()]
-    if any(not colon for _, colon, _ in pairs):
-        raise Invalid("Labels: write key:value, several separated by commas.")
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def system_of(agent: Agent) -> str:
@@ -194,7 +186,7 @@ async def change_labels(
 ) -> Response[bytes]:
     """Set the labels of an agent."""
     form = await receive_form(request, bodies, LabelsForm, LABELS_BYTES_MAXIMUM)
-    labels = _labels(form.labels.replace("\n", ","))
+    labels = read_labels(form.labels.replace("\n", ","))
     await agents.change(agent_id, msgspec.convert({"labels": labels}, AgentChange))
     return notify(request, "The labels are stored.")
 

@@ -66,6 +66,20 @@ document.addEventListener("change", (event) => {
   if (form && event.target.matches("select")) form.requestSubmit();
 });
 
+// A field for a local time has no name; the hidden field that it names has the same time in UTC, for the server.
+document.addEventListener("input", (event) => {
+  if (event.target.dataset.utc === undefined) return;
+  const moment = new Date(event.target.value);
+  document.getElementById(event.target.dataset.utc).value = Number.isNaN(moment.getTime()) ? "" : moment.toISOString();
+});
+
+for (const field of document.querySelectorAll("input[data-utc]")) {
+  const moment = new Date(document.getElementById(field.dataset.utc).value);
+  if (Number.isNaN(moment.getTime())) continue;
+  moment.setMinutes(moment.getMinutes() - moment.getTimezoneOffset());
+  field.value = moment.toISOString().slice(0, 16);
+}
+
 // A request without an event is a poll of a live part. It extends the session only if somebody has used the page since
 // the last request.
 let isUsed = false;
