@@ -88,6 +88,11 @@ class Selections:
         async with self._engine.connect() as connection:
             return await get_selection(connection, selection_id, user)
 
+    async def list(self, user: str) -> Sequence[Selection]:
+        """Return a user's selections, newest first."""
+        async with self._engine.connect() as connection:
+            return await store.list_selections(connection, user)
+
     async def list_agents(self, selection: Selection, after: UUID | None, limit: int) -> Page[SelectedAgent]:
         """Return one page of the agents of a selection, by id."""
         async with self._engine.connect() as connection:
@@ -106,6 +111,16 @@ class Selections:
             if not await store.begin_action(connection, selection_id, user, action, group):
                 raise Conflict("An action on this selection is under way; wait until it has ended.")
         self._has_begun.set()
+
+    async def stop(self, selection_id: UUID, user: str) -> None:
+        """Stop the action on a selection after the step that is under way.
+
+        Raises `NotFound`, and `Conflict` if no action is under way.
+        """
+        async with self._engine.begin() as connection:
+            await get_selection(connection, selection_id, user)
+            if not await store.stop_action(connection, selection_id, user):
+                raise Conflict("The action has ended already.")
 
     async def continue_actions(self) -> None:
         """Perform the actions that no other process performs, step by step, until none is left."""

@@ -35,7 +35,10 @@ KEPT_SECONDS = 3_600.0
 
 _IS_RUNNING = and_(selections.c.action.is_not(None), selections.c.ended_at.is_(None))
 _IS_KEPT = or_(selections.c.expires_at > func.now(), _IS_RUNNING)
-_COLUMNS = [selections.c[name] for name in Selection.__struct_fields__ if name != "group"]
+_COLUMNS = [
+    selections.c[name] if name != "group" else selections.c.group_name.label("group")
+    for name in Selection.__struct_fields__
+]
 
 
 async def lock_owner(connection: Connection, user: str) -> None:
@@ -75,12 +78,15 @@ async def insert_selection(
 
 async def find_selection(connection: Connection, selection_id: UUID, user: str) -> Selection | None:
     """Return a selection of a user; None if it has expired."""
-    row = await connection.first(
-        select(*_COLUMNS, selections.c.group_name.label("group")).where(
-            selections.c.id == selection_id, selections.c.user_name == user, _IS_KEPT
-        )
-    )
+    found = select(*_COLUMNS).where(selections.c.id == selection_id, selections.c.user_name == user, _IS_KEPT)
+    row = await connection.first(found)
     return Selection(**row) if row else None
+
+
+async def list_selections(connection: Connection, user: str) -> list[Selection]:
+    """Return the selections of a user, newest first."""
+    kept = select(*_COLUMNS).where(selections.c.user_name == user, _IS_KEPT).order_by(selections.c.id.desc())
+    return [Selection(**row) for row in await connection.execute(kept)]
 
 
 async def list_selected(
@@ -169,6 +175,13 @@ async def end_step(connection: Connection, selection_id: UUID, examined: int, ch
         "ended_at": case((is_over, func.now())),
     }
     await connection.execute(statement.values(values))
+
+
+async def stop_action(connection: Connection, selection_id: UUID, user: str) -> bool:
+    """End an action before all agents are examined; return whether it was under way."""
+    statement = selections.update().where(selections.c.id == selection_id, _IS_RUNNING)
+    statement = statement.values(fault=f"{user} has stopped it.", ended_at=func.now())
+    return await connection.change(statement) > 0
 
 
 async def delete_expired(connection: Connection) -> None:

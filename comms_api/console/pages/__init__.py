@@ -15,6 +15,7 @@ from comms_api.console.pages import (
     groups,
     nodes,
     overview,
+    selections,
     sign_in,
     users,
 )
@@ -27,6 +28,7 @@ CONSOLE_ROUTES: Sequence[HTTPRouteHandler] = (
     *sign_in.ROUTES,
     *overview.ROUTES,
     *agents.ROUTES,
+    *selections.ROUTES,
     *commands.ROUTES,
     *composing.ROUTES,
     *events.ROUTES,

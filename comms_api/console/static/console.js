@@ -94,14 +94,25 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && !event.detail.requestConfig.triggeringEvent) event.preventDefault();
 });
 
-// A live part that is loaded again keeps its open details, by their ids.
-let openDetails = [];
+// A live part that is loaded again keeps its open details and its checked boxes, by their ids.
+let kept = { open: [], checked: [] };
 document.addEventListener("htmx:beforeSwap", (event) => {
-  openDetails = [...event.detail.target.querySelectorAll("details[id][open]")].map((one) => one.id);
+  const ids = (selector) => [...event.detail.target.querySelectorAll(selector)].map((one) => one.id);
+  kept = { open: ids("details[id][open]"), checked: ids("input[id]:checked") };
 });
 document.addEventListener("htmx:afterSwap", () => {
-  for (const id of openDetails) document.getElementById(id)?.setAttribute("open", "");
-  openDetails = [];
+  for (const id of kept.open) document.getElementById(id)?.setAttribute("open", "");
+  for (const id of kept.checked) {
+    const box = document.getElementById(id);
+    if (box) box.checked = true;
+  }
+  kept = { open: [], checked: [] };
+});
+
+document.addEventListener("change", (event) => {
+  const name = event.target.dataset.checkAll;
+  if (name === undefined) return;
+  for (const box of document.getElementsByName(name)) box.checked = event.target.checked;
 });
 document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
 
