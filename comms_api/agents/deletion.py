@@ -1,4 +1,4 @@
-"""Delete the states of deleted agents, in steps that any node can continue.
+"""Delete agents, and later their states, in steps that any node can continue.
 
 The transaction that deletes an agent notes it. Each step locks the agent as a stateful batch does, so neither disturbs
 the other. A batch that was under way may add states after the last step. So the note is kept for longer than any
@@ -9,12 +9,17 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from comms_api.agents import store
 from comms_api.database.connection import Connection, Engine
+from comms_api.revocations.store import revoke_tokens
 
 STATES_PER_STEP = 5_000
 NOTED_SECONDS = 3_600.0
 """Much longer than a batch takes from the check of its token to its commit."""
 
+_EXPIRE_ORDERS = text("""
+    UPDATE orders SET expires_at = now() WHERE order_id = ANY(ARRAY(
+        SELECT order_id FROM orders WHERE agent_id = :agent_id AND expires_at > now() ORDER BY order_id FOR UPDATE))""")
 _NOTE = text("""
     INSERT INTO deleted_agents (agent_id) VALUES (:agent_id)
     ON CONFLICT (agent_id) DO UPDATE SET deleted_at = now(), is_cleared = false""")
@@ -40,9 +45,19 @@ _FORGET = text(f"""
     WHERE is_cleared AND deleted_at < now() - make_interval(secs => {NOTED_SECONDS})""")
 
 
-async def note_deleted(connection: Connection, agent_id: UUID) -> None:
-    """Note that an agent is deleted, so that its states are deleted; its events and orders stay for their retention."""
+async def delete_agent(connection: Connection, agent_id: UUID) -> bool:
+    """Delete an agent, let its open orders expire, and revoke its tokens; return whether it existed.
+
+    Its states are deleted later, in steps. Its events and ended orders stay for their retention.
+    """
+    await store.lock_agent(connection, agent_id)
+    # Before the deletion, which locks the agent's configuration: a report locks orders first, and then that.
+    await connection.execute(_EXPIRE_ORDERS, {"agent_id": agent_id})
+    if not await store.delete_agent(connection, agent_id):
+        return False
     await connection.execute(_NOTE, {"agent_id": agent_id})
+    await revoke_tokens(connection, str(agent_id))
+    return True
 
 
 async def has_states_left(connection: Connection, agent_id: UUID) -> bool:

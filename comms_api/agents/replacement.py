@@ -5,7 +5,7 @@ from uuid import UUID
 import msgspec
 
 from comms_api.agents import store
-from comms_api.agents.deletion import note_deleted
+from comms_api.agents.deletion import delete_agent
 from comms_api.agents.store import Holder
 from comms_api.database.connection import Connection
 from comms_api.errors import Conflict
@@ -48,11 +48,12 @@ class ReplacementRule(msgspec.Struct, frozen=True):
         holders = await store.find_holders(connection, agent_id, name, self.silent_seconds, self.age_seconds)
         if not all(self._admits(holder, is_authorised=is_authorised) for holder in holders):
             raise Conflict(f"An agent with the id {agent_id} or the name {name!r} exists.", code=1708)
-        for holder in holders:
-            await store.delete_agent(connection, holder.id)
-            if holder.id != agent_id:  # an agent that takes its id again keeps its states
-                await note_deleted(connection, holder.id)
-            await revoke_tokens(connection, str(holder.id))
+        ids = {holder.id for holder in holders}
+        for holder_id in ids - {agent_id}:
+            await delete_agent(connection, holder_id)
+        if agent_id in ids:  # an agent that takes its id again keeps its states and orders
+            await store.delete_agent(connection, agent_id)
+            await revoke_tokens(connection, str(agent_id))
         return [str(holder.id) for holder in holders]
 
     def _admits(self, holder: Holder, *, is_authorised: bool) -> bool:

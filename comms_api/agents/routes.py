@@ -97,7 +97,7 @@ async def change_agent(agent_id: AgentId, data: JSONBody[AgentChange], agents: N
 async def delete_agent(agent_id: AgentId, agents: NamedDependency[Agents]) -> None:
     """Delete an agent and its states, and revoke its tokens on every node within seconds.
 
-    Its events and orders stay.
+    Its open orders expire; its events and ended orders stay.
     """
     await agents.delete(agent_id)
 

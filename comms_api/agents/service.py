@@ -243,15 +243,14 @@ class Agents:
         return AgentKey(agent_id, chosen)
 
     async def delete(self, agent_id: UUID) -> None:
-        """Delete an agent and its states, and revoke its tokens on every node; its events and orders stay.
+        """Delete an agent and its states, let its open orders expire, and revoke its tokens on every node.
 
-        If the node dies in between, a duty deletes the states that are left. Raises `NotFound`.
+        Its events and ended orders stay. If the node dies in between, a duty deletes the states that are left. Raises
+        `NotFound`.
         """
         async with self._engine.begin() as connection:
-            if not await store.delete_agent(connection, agent_id):
+            if not await deletion.delete_agent(connection, agent_id):
                 raise NotFound(f"There is no agent {agent_id}.")
-            await deletion.note_deleted(connection, agent_id)
-            await revoke_tokens(connection, str(agent_id))
         await self._revocations.revoke_again(str(agent_id))
         await deletion.delete_states(self._engine, agent_id)
 

@@ -10,13 +10,12 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from comms_api.agents.deletion import delete_states_left, note_deleted
+from comms_api.agents.deletion import delete_agent, delete_states_left
 from comms_api.database.actor import Actor, acting_as
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS
 from comms_api.duties.repeating import Duty
 from comms_api.fleet.statuses import begin_check
-from comms_api.revocations.store import revoke_tokens
 from comms_api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -58,13 +57,8 @@ class Removal:
     async def _remove_one(self) -> bool:
         """Remove one agent; return whether an agent was due. Its states are deleted later, in steps."""
         async with self._engine.begin() as connection:
-            agent_id: UUID | None = await connection.scalar(_REMOVE, {"seconds": self._hidden_seconds})
-            if agent_id is None:
-                return False
-            await note_deleted(connection, agent_id)
-            await connection.execute(_EXPIRE_ORDERS, {"agent_id": agent_id})
-            await revoke_tokens(connection, str(agent_id))
-        return True
+            agent_id: UUID | None = await connection.scalar(_CHOOSE, {"seconds": self._hidden_seconds})
+            return agent_id is not None and await delete_agent(connection, agent_id)
 
 
 def _silence(since: str) -> str:
@@ -92,20 +86,16 @@ _HIDE = text(f"""
     )
     UPDATE agents SET hidden_at = now() FROM silent WHERE agents.id = silent.id""")
 
-_REMOVE = text(f"""
-    WITH removed AS (
-        DELETE FROM agents WHERE id = (
-            SELECT id FROM agents
-            WHERE hidden_at < now() - make_interval(secs => :seconds) AND NOT is_blocked
-                AND {_silence("hidden_at")} > make_interval(secs => :seconds)
-            ORDER BY hidden_at, id LIMIT least(1, {_quota("removed")}) FOR UPDATE SKIP LOCKED)
-        RETURNING id
+_CHOOSE = text(f"""
+    WITH chosen AS MATERIALIZED (
+        SELECT id FROM agents
+        WHERE hidden_at < now() - make_interval(secs => :seconds) AND NOT is_blocked
+            AND {_silence("hidden_at")} > make_interval(secs => :seconds)
+        ORDER BY hidden_at, id LIMIT least(1, {_quota("removed")}) FOR UPDATE SKIP LOCKED
     ), noted AS (
-        INSERT INTO fleet_actions (kind, agent_id) SELECT 'removed', id FROM removed
+        INSERT INTO fleet_actions (kind, agent_id) SELECT 'removed', id FROM chosen
     )
-    SELECT id FROM removed""")
-
-_EXPIRE_ORDERS = text("UPDATE orders SET expires_at = now() WHERE agent_id = :agent_id AND expires_at > now()")
+    SELECT id FROM chosen""")
 
 
 async def delete_old_records(connection: Connection) -> None:

@@ -24,6 +24,9 @@ SETTINGS = Settings(remove_after_days=30, remove_hidden_days=7)
 ADD = """INSERT INTO agents (id, name, key_hash, last_seen_at)
     SELECT uuid7(), $1 || number, '', now() - $2::text::interval FROM generate_series(1, $3::int) AS number"""
 
+ADD_ORDER = """INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at, bytes)
+    VALUES (uuid7(), uuid7(), $1, '{}', now() + interval '1 hour', 0)"""
+
 
 @pytest.fixture
 def url(new_database: Callable[[], str]) -> str:
@@ -65,6 +68,7 @@ async def test_an_agent_is_hidden_and_then_removed_with_what_it_owns(engine: Eng
             "INSERT INTO states (agent_id, module, collector, id, data) VALUES ($1, 'm', '', 'x', '{}')",
             owner,
         )
+        await fetch(engine, ADD_ORDER, owner)
     await perform(engine)
     assert await fetch(engine, HIDDEN) == ["silent-1"]
     await fetch(engine, "UPDATE agents SET hidden_at = hidden_at - interval '6 days' WHERE name = 'silent-1'")
@@ -74,6 +78,7 @@ async def test_an_agent_is_hidden_and_then_removed_with_what_it_owns(engine: Eng
     await perform(engine)
     assert await fetch(engine, ALL) == ["lately-1"]
     assert await fetch(engine, "SELECT agent_id FROM states") == [UUID(int=1)]
+    assert await fetch(engine, "SELECT agent_id FROM orders WHERE expires_at <= now()") == [agent_id]
     assert await fetch(engine, "SELECT subject FROM revocations") == [str(agent_id)]
     audit = "SELECT operation FROM audit WHERE key = $1 AND actor = 'the removal of silent agents' ORDER BY id"
     assert await fetch(engine, audit, str(agent_id)) == ["update", "delete"]

@@ -8,14 +8,15 @@ from uuid import UUID
 
 import httpx
 import pytest
-from support.batches import state, stateful
+from support.batches import command, state, stateful
 from support.databases import PATIENT, add_agents
 from support.duties import performing
 from support.keyed import held, is_waiting
 from support.server import KEY, Server
 from support.waiting import PATIENCE, wait_until
 
-from comms_api.agents.deletion import STATES_PER_STEP, delete_states, delete_states_left, note_deleted
+from comms_api.agents import deletion
+from comms_api.agents.deletion import STATES_PER_STEP, delete_states, delete_states_left
 from comms_api.database.connect import open_engine
 from comms_api.database.connection import Engine
 from comms_api.fairness.slices import Slices
@@ -54,6 +55,22 @@ def test_a_deletion_waits_for_a_batch_that_is_being_applied(
     assert deleted.result().status_code == 204
     assert sent.result().status_code == 200
     assert states_of(query, agent_id) == 0
+
+
+def test_the_open_orders_of_a_deleted_agent_expire_even_if_one_is_locked(
+    server: Server, management: httpx.Client, query: Query, database_url: str
+) -> None:
+    agent_id = server.enroll(management, "with orders")
+    commands = [management.post("/commands", json=command(agent_id)).json()["commands"][0] for _ in range(2)]
+    order_ids = [order_id for created in commands for order_id in created["order_ids"]]
+    lock = f"SELECT FROM orders WHERE order_id = '{order_ids[0]}' FOR UPDATE"
+    with ThreadPoolExecutor() as threads, held(database_url, lock):
+        deleted = threads.submit(management.delete, f"/agents/{agent_id}")
+        wait_until(lambda: is_waiting(query))
+    assert deleted.result().status_code == 204
+    for order_id in order_ids:
+        wait_until(lambda url=f"/orders/{order_id}": management.get(url).json()["status"] == "failure")
+        assert management.get(f"/orders/{order_id}").json()["outcome"] == "expired_before_delivery"
 
 
 def test_states_are_deleted_in_steps_and_the_id_is_free_after_the_last(
@@ -110,8 +127,7 @@ async def fetch(engine: Engine, statement: str, *arguments: object) -> list[Any]
 
 async def delete_agent(engine: Engine, agent_id: UUID) -> None:
     async with engine.begin() as connection:
-        await connection.driver.execute("DELETE FROM agents WHERE id = $1", agent_id)
-        await note_deleted(connection, agent_id)
+        assert await deletion.delete_agent(connection, agent_id)
 
 
 async def no_reports(_agent_id: object, _results: Sequence[OrderResult]) -> Sequence[ReportOutcome]:
@@ -157,8 +173,8 @@ async def test_nodes_that_continue_the_same_deletions_do_not_disturb_each_other(
 @pytest.mark.anyio
 async def test_states_of_an_agent_that_has_its_id_again_are_its_own(engine: Engine) -> None:
     [agent_id] = await add_agents(engine, 1)
+    await delete_agent(engine, agent_id)
+    await fetch(engine, "INSERT INTO agents (id, name, key_hash) VALUES ($1, 'again', '')", agent_id)
     await fetch(engine, ADD, agent_id, 1)
-    async with engine.begin() as connection:
-        await note_deleted(connection, agent_id)
     await delete_states_left(engine)
     assert await fetch(engine, "SELECT count(*) FROM states WHERE agent_id = $1", agent_id) == [1]

@@ -80,7 +80,7 @@ def unblock(api: ManagementClient, agent: str) -> JsonObject:
 @AGENT
 @click.confirmation_option(prompt="Delete the agent?", help="Do not ask.")
 def delete(api: ManagementClient, agent: str) -> JsonObject:
-    """Delete an agent and its states, and revoke its tokens; its events and orders stay."""
+    """Delete an agent and its states, and revoke its tokens; its events and ended orders stay."""
     found = api.call(dict, "GET", path_of(agent))
     api.ask("DELETE", path_of(found["id"]))
     return {"id": found["id"], "name": found["name"]}
