@@ -42,6 +42,8 @@ SESSION = {
     # Plans of prepared statements are kept. A plan made for an almost empty table must not scan the whole table once it
     # is large, so indexes are always preferred.
     "enable_seqscan": "off",
+    # A cancelled statement only loses its connection: PostgreSQL would continue it until `statement_timeout`.
+    "client_connection_check_interval": "1s",
 }
 
 DISCONNECTED_AFTER = "comms_api.disconnected_after"

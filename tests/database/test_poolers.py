@@ -28,7 +28,7 @@ auth_type = any
 pool_mode = {mode}
 ignore_startup_parameters = {ignored}
 """
-IGNORED = "jit,enable_seqscan,statement_timeout,comms_api.disconnected_after"
+IGNORED = "jit,enable_seqscan,client_connection_check_interval,statement_timeout,comms_api.disconnected_after"
 
 Pooled = Callable[[str, str], AbstractContextManager[str]]
 
