@@ -129,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_format: Literal["auto", "text", "json"] = "auto"
     access_log: bool = False
     metrics_networks: tuple[str, ...] = ()
+    traces: bool = False
 
     def __post_init__(self) -> None:
         """Check the rules between settings, and the values that types cannot check."""

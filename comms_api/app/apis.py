@@ -175,7 +175,12 @@ def agent_api(node: Node) -> AsgiApp:
 
 def _order_services(node: Node) -> orders.OrderServices:
     return orders.OrderServices(
-        node.bodies, node.slices, node.dispatcher, node.reports, node.settings.poll_wait_seconds
+        node.bodies,
+        node.slices,
+        node.dispatcher,
+        node.reports,
+        node.settings.poll_wait_seconds,
+        node.record_span,
     )
 
 

@@ -62,6 +62,7 @@ from comms_api.orders.service import StoredOrders
 from comms_api.revocations.service import REVOCATIONS_CHANNEL, RevocationReader, Revocations
 from comms_api.selections.service import Selections
 from comms_api.settings import Settings
+from comms_api.spans import Tracer
 from comms_api.states.service import States
 from comms_api.tokens.issuer import Tokens
 from comms_api.tokens.secret import Secret
@@ -83,15 +84,17 @@ class Node:
         health: DutyHealth,
         clock: DatabaseClock,
         tokens: Tokens,
+        tracer: Tracer | None,
     ) -> None:
-        self.settings, self.tokens = settings, tokens
+        self.settings, self.tokens, self.tracer = settings, tokens, tracer
+        self.record_span = None if tracer is None else tracer.record
         self.cpu = CpuBudget(settings.body_wait_seconds)
         self.slices, schemas = Slices(self.cpu.charge), Schemas(self.cpu)
         self.bodies = Bodies(settings, self.slices.turns)
         self.answers, self.agent_answers = Answers(settings), Answers(settings)
 
         self.presence, self.descriptions = Presence(engine, process.address.name), Descriptions(engine)
-        self.dispatcher = dispatcher = Dispatcher(engine, tokens, self.presence, settings)
+        self.dispatcher = dispatcher = Dispatcher(engine, tokens, self.presence, settings, self.record_span)
         polls = Polls(dispatcher.count_held, dispatcher.redirect, dispatcher.drain, dispatcher.resume)
         self.membership = Membership(engine, process, clock, tokens.keyring, polls, health)
         self.certificate = ServedCertificate(settings.certificate_path)
@@ -138,7 +141,7 @@ class Node:
         self.events = Events(engine, clock, self.slices, sink, quarantine, settings)
         self.event_reader = EventReader(engine, clock, settings.body_wait_seconds)
         self.event_tail = EventTail(engine, self.event_reader)
-        self.reports = Reports(engine, settings.lease_seconds)
+        self.reports = Reports(engine, settings.lease_seconds, self.record_span)
         self.states = States(engine, self.reports.report, self.slices)
 
         self.actions, self.watch = Actions(engine, schemas), Watch(engine)
@@ -167,8 +170,13 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(
-    engine: Engine, secret: Secret, settings: Settings, process: NodeProcess, health: DutyHealth
+async def open_node(  # noqa: PLR0913 - the parts of a node
+    engine: Engine,
+    secret: Secret,
+    settings: Settings,
+    process: NodeProcess,
+    health: DutyHealth,
+    tracer: Tracer | None,
 ) -> AsyncIterator[Node]:
     """Yield a node on a prepared database; it is a member of the cluster and performs its duties during the block."""
     clock, signing_keys = DatabaseClock(), SigningKeys(engine, secret, settings)
@@ -176,7 +184,7 @@ async def open_node(
         await clock.synchronise(connection)
         keyring = await signing_keys.load(connection)
     tokens = Tokens(keyring, settings.token_lifetime_seconds, clock.now)
-    node = Node(engine, secret, settings, process, health, clock, tokens)
+    node = Node(engine, secret, settings, process, health, clock, tokens, tracer)
     duties = [*database_duties(engine, clock), *key_duties(engine), *signing_keys.duties(keyring), *node.duties()]
     compile_ahead([FIND_ADMISSIONS, *constant_statements(ORDER_IDS_SHOWN)])
     await node.membership.join()

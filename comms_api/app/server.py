@@ -6,8 +6,9 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from comms_api.database.connect import Address, open_engine
 from comms_api.database.failures import explain_outage
 from comms_api.duties.health import DutyHealth
 from comms_api.duties.repeating import Duty, repeating
+from comms_api.errors import ConfigurationError
 from comms_api.fairness.executors import let_threads_switch_often
 from comms_api.health.certificates import ServedCertificate
 from comms_api.http.access_log import log_access
@@ -34,9 +36,13 @@ from comms_api.http.problems import log_cut_off
 from comms_api.http1.endpoint import Accounting
 from comms_api.metrics.snapshots import Snapshots
 from comms_api.settings import Settings
+from comms_api.spans import Tracer
 from comms_api.tokens.secret import Secret
 
 logger = logging.getLogger(__name__)
+
+TRACING = "comms_api.app.tracing"
+"""Needs OpenTelemetry, so it is imported only for the setting `traces`."""
 
 PARENT_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
@@ -96,15 +102,32 @@ async def _run(worker: Worker, listeners: Listeners, ready: Callable[[], None], 
     health = DutyHealth(explain_outage)
     # Opening and closing the node needs the database's duties.
     duties = [*worker.database.duties(), *worker.manager.duties(), Duty("supervisor", check_parent, PARENT_SECONDS)]
-    try:
-        async with (
-            repeating(duties, health),
-            open_node(engine, worker.secret, worker.settings, worker.node_process, health) as node,
-            metered(node, engine, health, worker.node_process.worker, worker.snapshots) as metering,
-        ):
-            await _serve(node, metering, listeners, worker.certificate, stopping, ready)
-    finally:
-        await engine.dispose()
+    with _open_tracer(worker) as tracer:
+        try:
+            async with (
+                repeating(duties, health),
+                open_node(engine, worker.secret, worker.settings, worker.node_process, health, tracer) as node,
+                metered(node, engine, health, worker.node_process.worker, worker.snapshots) as metering,
+            ):
+                await _serve(node, metering, listeners, worker.certificate, stopping, ready)
+        finally:
+            await engine.dispose()
+
+
+def check_traces(settings: Settings) -> None:
+    """Raise `ConfigurationError` if the settings ask for traces, and OpenTelemetry is not installed."""
+    if settings.traces:
+        try:
+            import_module(TRACING)
+        except ImportError as error:
+            raise ConfigurationError(f"traces: {error}: pip install 'comms-api[otel]'") from error
+
+
+def _open_tracer(worker: Worker) -> AbstractContextManager[Tracer | None]:
+    if not worker.settings.traces:
+        return nullcontext()
+    tracer: AbstractContextManager[Tracer] = import_module(TRACING).open_tracer(worker.node_process)
+    return tracer
 
 
 async def _serve(  # noqa: PLR0913 - the parts of a worker that serves
@@ -149,7 +172,8 @@ def _sites(node: Node, metering: Metering, listeners: Listeners, certificate: Ce
         node.cpu.charge(client_of(scope), seconds)
 
     logs = [log_access] if settings.access_log else []
-    accounting = partial(Accounting, charge, turns=node.slices.turns, log_failure=log_cut_off)
+    begin, traces = (node.tracer.begin_request, [node.tracer.end_request]) if node.tracer else (None, [])
+    accounting = partial(Accounting, charge, begin=begin, turns=node.slices.turns, log_failure=log_cut_off)
     meters = metering.meters
     return [
         site(
@@ -157,13 +181,13 @@ def _sites(node: Node, metering: Metering, listeners: Listeners, certificate: Ce
             listeners.agent,
             connections_maximum=capacity.agents,
             asks_names=settings.client_certificates != "off",
-            accounting=accounting(node.agent_answers.count, reports=[meters["agents"].record, *logs]),
+            accounting=accounting(node.agent_answers.count, reports=[meters["agents"].record, *logs, *traces]),
         ),
         site(
             management_api(node, metering.metrics),
             listeners.management,
             connections_maximum=capacity.management,
-            accounting=accounting(node.answers.count, reports=[meters["management"].record, *logs]),
+            accounting=accounting(node.answers.count, reports=[meters["management"].record, *logs, *traces]),
         ),
     ]
 

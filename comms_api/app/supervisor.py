@@ -24,7 +24,7 @@ from comms_api.app.certificates import Certificate, find_certificate
 from comms_api.app.listeners import Listeners, open_listeners, url_of
 from comms_api.app.node_address import find_node_address
 from comms_api.app.secret_files import load_secret
-from comms_api.app.server import Worker, run_worker
+from comms_api.app.server import Worker, check_traces, run_worker
 from comms_api.app.systemd import NOBODY, ServiceManager
 from comms_api.cluster.model import NodeProcess
 from comms_api.database.connect import database_address
@@ -63,6 +63,7 @@ def serve(settings: Settings, announce: Callable[[Listening], None], manager: Se
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until a worker can reload a certificate
     signal.signal(signal.SIGTERM, _leave)  # until a worker can drain; the started parts are closed anyway
     check_sink(settings)
+    check_traces(settings)
     raise_files_maximum()
     secret, certificate = load_secret(settings), find_certificate(settings)
     with ExitStack() as stack:

@@ -39,6 +39,7 @@ from comms_api.http.roles import FOLLOW, OPERATE, SUBMIT
 from comms_api.orders.export import MEDIA_TYPES, ExportForm, export_orders
 from comms_api.orders.routes import CommandFilter
 from comms_api.orders.service import StoredOrders
+from comms_api.spans import span
 from comms_api.text.faults import read_json
 
 WAIT_SECONDS_MAXIMUM = 600
@@ -208,7 +209,8 @@ async def retry_command(
         retry = read_json(body or b"{}", _RETRY, '{"statuses"?, "timeout"?}')
         user = claims_of(request).subject
         key = read_key(user, request.headers.get(HEADER), request_id.bytes + body)
-    return SubmittedCommands(await submission_services.submissions.retry(request_id, user, retry, key))
+    with span("submit"):
+        return SubmittedCommands(await submission_services.submissions.retry(request_id, user, retry, key))
 
 
 SUBMISSION_ROUTES = [submit_commands, submit_plugin_commands]

@@ -25,6 +25,7 @@ from comms_api.duties.repeating import Duty
 from comms_api.errors import ClientLeft, CommsError, Unavailable
 from comms_api.fairness.rounds import over_rounds
 from comms_api.meters import SIZES, Histogram
+from comms_api.spans import span
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -124,7 +125,8 @@ class Coalescer(Generic[Item, Outcome]):
         self._waiting.setdefault(owner, deque()).append(submission)
         self._unanswered += size
         self._has_work.set()
-        return await submission.answer
+        with span("commit"):
+            return await submission.answer
 
     def duty(self, name: str, size_maximum: int = UNLIMITED) -> Duty:
         """Return the duty of one more writer, which stores submissions of up to `size_maximum`."""

@@ -21,6 +21,7 @@ from sqlalchemy.util import LRUCache
 from comms_api.database.actor import SET_ACTOR, actor_parameters, has_actor
 from comms_api.database.failures import DRIVER_ERRORS, DatabaseError, translate
 from comms_api.meters import Histogram
+from comms_api.spans import span
 
 Answer = TypeVar("Answer")
 Parameters: TypeAlias = Mapping[str, Any]
@@ -122,7 +123,8 @@ class Connection:
                 with suppress(DatabaseError):
                     await _answer(self.driver.execute("ROLLBACK"))
             raise
-        await _answer(self.driver.execute("COMMIT"))
+        with span("commit"):
+            await _answer(self.driver.execute("COMMIT"))
 
 
 class Engine:

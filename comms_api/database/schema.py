@@ -555,6 +555,7 @@ commands = Table(
     _timestamp("starts_at", nullable=False),
     _timestamp("created_at", nullable=False),
     _timestamp("expires_at", nullable=False),
+    Column("traceparent", Text, comment="the span that submitted it, in a recorded trace"),
 )
 # The continuous commands that changed agents are matched with.
 Index("commands_continuous_idx", commands.c.continues_until, postgresql_where=text("continues_until IS NOT NULL"))

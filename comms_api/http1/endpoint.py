@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 Charge: TypeAlias = Callable[[Any, float], None]
+Begin: TypeAlias = Callable[[Any], None]
 CountAnswer: TypeAlias = Callable[[Any, int], None]
 Report: TypeAlias = Callable[[Any, int | None, int, float], None]
 LogFailure: TypeAlias = Callable[[Any, Exception], None]
@@ -106,6 +107,9 @@ class Accounting(msgspec.Struct, frozen=True):
     """Called before the last part of an answer is sent, with the scope and the size of that part. Unless the answer is
     a stream, this part is the whole answer.
     """
+
+    begin: Begin | None = None
+    """Called with the scope of each request before the app, in the same task."""
 
     turns: RoundQueue | None = None
     """The pieces of large answers, and of large bodies that are discarded, wait for these turns."""

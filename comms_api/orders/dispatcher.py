@@ -28,9 +28,10 @@ from comms_api.errors import Unauthenticated
 from comms_api.meters import Histogram
 from comms_api.orders.leases import claim_orders, release_orders
 from comms_api.orders.model import Claimed
+from comms_api.orders.spans import record_claims
 from comms_api.orders.targets import is_service
-from comms_api.protocol import Order
 from comms_api.settings import Settings
+from comms_api.spans import RecordSpan
 from comms_api.tokens.issuer import Claims, Tokens
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ CLAIM_INTERVAL_SECONDS = 0.002
 
 UNKNOWN_ADDRESS = "unknown"
 
-REDIRECT = list[Order]()
+REDIRECT = list[Claimed]()
 """The empty answer after which the agent must poll again over a new connection; recognized by identity."""
 
 
@@ -55,8 +56,8 @@ class _HeldPoll:
     def __init__(self, token: Claims, address: str) -> None:
         self.token = token
         self.address = address
-        self.answer: asyncio.Future[list[Order]] = asyncio.get_running_loop().create_future()
-        self.answer_at_end = list[Order]()
+        self.answer: asyncio.Future[Sequence[Claimed]] = asyncio.get_running_loop().create_future()
+        self.answer_at_end = list[Claimed]()
         self.is_being_claimed = False
         self.is_due_to_end = False
         self.was_claimed = False
@@ -83,7 +84,7 @@ class _HeldPoll:
         if self.was_claimed:
             self.end()
 
-    def deliver(self, orders: list[Order]) -> bool:
+    def deliver(self, orders: Sequence[Claimed]) -> bool:
         """Answer with `orders`; return False if the poll has been answered already."""
         if self.answer.done():
             return False
@@ -99,8 +100,16 @@ class _HeldPoll:
 class Dispatcher:
     """Holds the polls of this node, and notifies `presence` of each poll and of each displaced one."""
 
-    def __init__(self, engine: Engine, tokens: Tokens, presence: Presence, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokens: Tokens,
+        presence: Presence,
+        settings: Settings,
+        record_span: RecordSpan | None = None,
+    ) -> None:
         self._engine = engine
+        self._record_span = record_span
         self._presence = presence
         self._tokens = tokens
         self._lease_seconds = settings.lease_seconds
@@ -128,7 +137,7 @@ class Dispatcher:
     @contextmanager
     def hold(
         self, agent_id: UUID, token: Claims, wait_seconds: float, address: str | None = None
-    ) -> "Iterator[asyncio.Future[list[Order]]]":
+    ) -> "Iterator[asyncio.Future[Sequence[Claimed]]]":
         """Hold a poll for the block: its answer is the agent's orders, or an empty list after `wait_seconds`.
 
         It fails with `Unauthenticated` if the token is revoked during the wait, and with the error of its first claim.
@@ -235,7 +244,10 @@ class Dispatcher:
         except Exception as error:
             self._keep_waiting(waiting, error)
             raise
-        self.claim_seconds.observe(time.perf_counter() - begun_at)
+        seconds = time.perf_counter() - begun_at
+        self.claim_seconds.observe(seconds)
+        if self._record_span is not None:
+            record_claims(self._record_span, claimed, seconds)
         self._answer_all(waiting, claimed)
 
     def _keep_waiting(self, waiting: Mapping[UUID, _HeldPoll], error: Exception) -> None:
@@ -270,7 +282,7 @@ class Dispatcher:
     def _answer(self, agent_id: UUID, claims: Sequence[Claimed]) -> bool:
         # The poll of the claim may have ended or been answered, or a newer one may have replaced it.
         newest = self._polls.get(agent_id)
-        if newest is None or not newest.deliver([claim.order for claim in claims]):
+        if newest is None or not newest.deliver(claims):
             return False
         now = self._tokens.now()
         for claim in claims:

@@ -41,7 +41,7 @@ _CLAIM = text(f"""
     )
     SELECT claimed.order_id, claimed.agent_id, claimed.attempt, claimed.request_id, source, user_name,
         target_type, target_ids, action_name, CAST(action_args AS text), action_version, timeout_seconds,
-        CAST(signed AS text)
+        CAST(signed AS text), traceparent
     FROM claimed JOIN commands USING (request_id) ORDER BY claimed.priority DESC, claimed.position""")
 
 
@@ -57,7 +57,7 @@ async def claim_orders(connection: Connection, agents: Iterable[UUID], lease_sec
 
 def _claimed(row: Row) -> Claimed:
     order_id, agent_id, attempt, request_id, source, user, target_type, target_ids, *details = row
-    name, args, version, timeout, signed = details
+    name, args, version, timeout, signed, traceparent = details
     order = Order(
         document_id=str(order_id),
         request_id=str(request_id),
@@ -70,7 +70,7 @@ def _claimed(row: Row) -> Claimed:
         status="sent",
         signed=None if signed is None else _SIGNED.decode(signed),
     )
-    return Claimed(agent_id, attempt, order)
+    return Claimed(agent_id, attempt, order, traceparent)
 
 
 _RELEASE = text(f"""

@@ -184,10 +184,19 @@ class Claimed(msgspec.Struct, frozen=True):
     agent_id: UUID
     attempt: int
     order: Order
+    traceparent: str | None = None
+    """The span that submitted the command."""
 
 
 OrderKey: TypeAlias = tuple[UUID, UUID]
 """The id of an order and of its recipient."""
+
+
+class CommandTrace(msgspec.Struct, frozen=True):
+    """The command of an order, and the span that submitted it."""
+
+    request_id: UUID
+    traceparent: str
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -196,6 +205,8 @@ class Report(msgspec.Struct, frozen=True):
     agent_id: UUID
     index: int
     order: OrderResult
+    link: str | None = None
+    """The `traceparent` of the request with the report."""
 
     @property
     def is_ending(self) -> bool:

@@ -3,6 +3,7 @@
 All waiting requests share one statement, and each gets its own outcomes.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,7 +20,8 @@ from comms_api.fairness.slices import Steps
 from comms_api.meters import Histogram
 from comms_api.orders.leases import extend_leases
 from comms_api.orders.model import DATA_BYTES_MAXIMUM, MESSAGE_CHARACTERS_MAXIMUM, Ending, OrderKey, Report
-from comms_api.orders.transitions import find_statuses, finish_orders
+from comms_api.orders.spans import record_reports
+from comms_api.orders.transitions import find_statuses, find_traces, finish_orders
 from comms_api.protocol import (
     RESULT_FAILURE,
     RESULT_SUCCESS,
@@ -30,6 +32,7 @@ from comms_api.protocol import (
     ReportOutcome,
     Result,
 )
+from comms_api.spans import RecordSpan, current_traceparent
 from comms_api.text.faults import describe_fault
 
 REPORTS_MAXIMUM = 10_000
@@ -118,8 +121,9 @@ def _find_order_id(report: msgspec.Raw) -> str:
 class Reports:
     """Records the reports of agents."""
 
-    def __init__(self, engine: Engine, lease_seconds: float) -> None:
+    def __init__(self, engine: Engine, lease_seconds: float, record_span: RecordSpan | None = None) -> None:
         self._engine = engine
+        self._record_span = record_span
         self._lease_seconds = lease_seconds
         self._writer = Coalescer[Report, ReportOutcome](self._record, self._refuse, REPORTS_AT_ONCE)
         self.writers: Mapping[str, Coalescer[Any, Any]] = {"reports": self._writer}
@@ -139,7 +143,8 @@ class Reports:
         More than `REPORTS_AT_ONCE` need several commits. Idempotent: a result of an order that has ended changes
         nothing and is answered `noop`.
         """
-        reports = [Report(agent_id, index, result) for index, result in enumerate(results)]
+        link = current_traceparent()
+        reports = [Report(agent_id, index, result, link) for index, result in enumerate(results)]
         outcomes: list[ReportOutcome] = []
         for start in range(0, len(reports), REPORTS_AT_ONCE):
             outcomes += await self._writer.submit(agent_id, reports[start : start + REPORTS_AT_ONCE])
@@ -150,9 +155,13 @@ class Reports:
         # If several reports end an order, the first one counts, as if they had arrived one by one.
         first = {key: report for key, report in reversed(keyed) if report.is_ending}
         running = [key for key, report in keyed if not report.is_ending]
+        begun_at = time.perf_counter()
         async with self._engine.connect() as connection:
             endings = [_ending(order_id, report) for (order_id, _), report in first.items()]
             ended = await finish_orders(connection, endings) if endings else {}
+            if ended and self._record_span is not None:
+                traces = await find_traces(connection, [order_id for order_id, _ in ended])
+                record_reports(self._record_span, traces, first, time.perf_counter() - begun_at)
             if running:
                 await extend_leases(connection, running, self._lease_seconds)
             others = [key for key, _ in keyed if key not in ended]

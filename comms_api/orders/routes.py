@@ -17,14 +17,16 @@ from comms_api.http.authentication import HELD, agent_of, claims_of, service_of
 from comms_api.http.bodies import Bodies
 from comms_api.http.description.operations import reads
 from comms_api.http.pages import LARGE, RequestedPage
-from comms_api.http.request import AnyRequest, close_afterwards, is_head, remote_address, until_disconnect
+from comms_api.http.request import AnyRequest, at_end, close_afterwards, is_head, remote_address, until_disconnect
 from comms_api.http.roles import FOLLOW, OPERATE, SERVE
 from comms_api.orders.dispatcher import REDIRECT, Dispatcher
 from comms_api.orders.model import OrderFilter, OutcomeFilter, StoredOrder
 from comms_api.orders.reports import Reports, read_reports
 from comms_api.orders.service import StoredOrders
+from comms_api.orders.spans import begin_answer
 from comms_api.orders.targets import service_id
 from comms_api.protocol import OrderResults, Orders, OrderStatus, ReportOutcomes
+from comms_api.spans import RecordSpan
 
 Wait = Annotated[float | None, QueryParameter(ge=0, description="seconds; the server's setting caps it")]
 
@@ -37,6 +39,7 @@ class OrderServices(msgspec.Struct, frozen=True):
     dispatcher: Dispatcher
     reports: Reports
     poll_wait_seconds: float
+    record_span: RecordSpan | None = None
 
 
 @get(["/commands", "/poll_commands"], opt=HELD)
@@ -56,10 +59,12 @@ async def _poll(request: AnyRequest, services: OrderServices, recipient: UUID, w
         watch = asyncio.ensure_future(until_disconnect(request))
         watch.add_done_callback(lambda _: answer.cancel())
         try:
-            orders = await answer
-            if orders is REDIRECT:
+            claimed = await answer
+            if claimed is REDIRECT:
                 close_afterwards(request.scope)
-            return Orders(orders)
+            if claimed and services.record_span is not None:
+                at_end(request.scope, begin_answer(services.record_span, claimed))
+            return Orders([claim.order for claim in claimed])
         except asyncio.CancelledError:
             if watch.done() and not watch.cancelled():
                 return Orders([])  # the client has disconnected

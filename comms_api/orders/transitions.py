@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import text
 
 from comms_api.database.connection import Connection
-from comms_api.orders.model import PRIORITY_MAXIMUM, Ending, OrderKey
+from comms_api.orders.model import PRIORITY_MAXIMUM, CommandTrace, Ending, OrderKey
 from comms_api.orders.turns import take_turn
 from comms_api.protocol import (
     CANCEL_ACTION,
@@ -95,6 +95,17 @@ async def find_statuses(connection: Connection, keys: Sequence[OrderKey]) -> dic
     }
     rows = await connection.execute(_FIND_STATUSES, parameters)
     return {(order_id, agent_id): status for order_id, agent_id, status in rows}
+
+
+_FIND_TRACES = text("""
+    SELECT order_id, agent_id, request_id, traceparent FROM finished_orders JOIN commands USING (request_id)
+    WHERE order_id = ANY(CAST(:order_ids AS uuid[])) AND traceparent IS NOT NULL""")
+
+
+async def find_traces(connection: Connection, order_ids: Sequence[UUID]) -> dict[OrderKey, CommandTrace]:
+    """Return the traces of ended orders; an order of a command without a trace is missing."""
+    rows = await connection.execute(_FIND_TRACES, {"order_ids": order_ids})
+    return {(order_id, agent_id): CommandTrace(*trace) for order_id, agent_id, *trace in rows}
 
 
 _EXPIRE = text(f"""

@@ -150,9 +150,9 @@ async def test_the_submission_itself_answers_a_poll_that_is_held_here(engine: En
     with dispatcher.hold(agent_id, claims_of(agent_id), 60) as answer, recorded_statements(engine) as sent:
         await submissions.submit("olga", [restart(agent_id)])
         assert (first_words(sent), notified) == (["WITH"], [])
-        [order] = await answer
+        [claim] = await answer
     assert await kept(engine, agent_id) == [(1, True, True)]
-    assert await offered_again(engine, agent_id) == [Claimed(agent_id, 2, order)]
+    assert await offered_again(engine, agent_id) == [Claimed(agent_id, 2, claim.order)]
 
 
 async def test_a_poll_that_is_held_here_gets_older_orders_first(
@@ -211,4 +211,4 @@ async def test_an_older_order_whose_claim_is_in_progress_goes_first(engine: Engi
             await submissions.submit("olga", [restart(agent_id)])
             assert not answer.done()
             transport.resume_reading()
-            assert [order.order_id for order in await answer] == [str(older)]
+            assert [claim.order.order_id for claim in await answer] == [str(older)]

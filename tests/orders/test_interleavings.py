@@ -251,4 +251,4 @@ def claims_of(agent_id: UUID) -> Claims:
 
 async def poll(dispatcher: Dispatcher, agent_id: UUID) -> list[Order]:
     with dispatcher.hold(agent_id, claims_of(agent_id), PATIENCE) as answer:
-        return await answer
+        return [claim.order for claim in await answer]

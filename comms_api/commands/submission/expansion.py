@@ -37,6 +37,7 @@ from comms_api.database.schema import commands, group_members, orders, seconds_i
 from comms_api.orders.model import Claimed, order_bytes
 from comms_api.orders.targets import wire_target
 from comms_api.protocol import Order, kept_source
+from comms_api.spans import COMMAND_ID, current_traceparent, span
 
 NEVER = text("'infinity'::timestamptz")
 """The `offer_at` of an order that is held back."""
@@ -57,6 +58,9 @@ class Expansion(msgspec.Struct, frozen=True):
     retry_of: UUID | None = None
     service: str | None = None
     """The service that submits the command, which may name another user."""
+
+    traceparent: str | None = msgspec.field(default_factory=current_traceparent)
+    """The span that submits the command."""
 
     @property
     def is_due_at_once(self) -> bool:
@@ -98,6 +102,7 @@ def _parameters(expansion: Expansion) -> dict[str, Any]:
         "priority": command.priority,
         "retry_of": expansion.retry_of,
         "service": expansion.service,
+        "traceparent": expansion.traceparent,
         "phase": "rolling" if expansion.is_held else "released",
         "rollout": command.rollout,
         "start_at": command.start_at,
@@ -127,6 +132,7 @@ _SUBMITTED_COLUMNS = (
     "priority",
     "retry_of",
     "service",
+    "traceparent",
     "phase",
     "rollout",
     "offline",
@@ -154,7 +160,9 @@ async def expand_command(connection: Connection, expansion: Expansion, shown: in
     This is one statement, so it needs no transaction around it. A command without recipients is only added if it may be
     empty.
     """
-    [(count, order_ids, *_)] = await connection.execute(_expand(expansion.recipients, shown), _parameters(expansion))
+    statement = _expand(expansion.recipients, shown)
+    with span("expand", {COMMAND_ID: str(expansion.request_id)}):
+        [(count, order_ids, *_)] = await connection.execute(statement, _parameters(expansion))
     return _submitted(expansion, count, order_ids)
 
 
@@ -163,7 +171,9 @@ async def expand_and_claim(
 ) -> tuple[Submitted, list[Claimed]]:
     """Expand a command and claim its orders at once, except orders for recipients with an older due order."""
     parameters = _parameters(expansion) | {"lease_seconds": lease_seconds}
-    rows = await connection.execute(_expand(expansion.recipients, shown, claims=True), parameters)
+    statement = _expand(expansion.recipients, shown, claims=True)
+    with span("expand", {COMMAND_ID: str(expansion.request_id)}), span("claim"):
+        rows = await connection.execute(statement, parameters)
     [(count, order_ids, claimed, agents, *_)] = rows
     pairs = zip(claimed or (), agents or (), strict=True)
     return _submitted(expansion, count, order_ids), [_claimed(expansion, *pair) for pair in pairs]
@@ -187,7 +197,7 @@ def _claimed(expansion: Expansion, order_id: UUID, agent_id: UUID) -> Claimed:
         status="sent",
         signed=command.signed,
     )
-    return Claimed(agent_id, 1, order)
+    return Claimed(agent_id, 1, order, expansion.traceparent)
 
 
 def _expand(chosen: Select[Any], shown: int, *, claims: bool = False) -> Select[Any]:

@@ -59,6 +59,7 @@ from comms_api.orders.model import Counts
 from comms_api.orders.queries import list_order_ids
 from comms_api.protocol import CANCEL_ACTION, SET_GROUP_ACTION
 from comms_api.settings import Settings
+from comms_api.spans import span
 
 HEAD_START_SECONDS = 0.001
 """The delay of a submission's answer: building it at once would delay the answers to polls held here."""
@@ -103,13 +104,14 @@ class Submissions:
         for unknown names, a target without recipients, args that their action does not allow, and a `set-group` with
         groups that are unknown or that a recipient is not a member of. `service` is the user's name if it is a service.
         """
-        submitted = await self._by_id(user, submitted)
-        recipients = _named_recipients(submitted)
-        is_delivered = False
-        if key is None and _is_one_statement(submitted):
-            answer, is_delivered = await self._submit_alone(user, submitted, recipients, service)
-        else:
-            answer = await self._submit_together(user, submitted, key, service)
+        with span("submit"):
+            submitted = await self._by_id(user, submitted)
+            recipients = _named_recipients(submitted)
+            is_delivered = False
+            if key is None and _is_one_statement(submitted):
+                answer, is_delivered = await self._submit_alone(user, submitted, recipients, service)
+            else:
+                answer = await self._submit_together(user, submitted, key, service)
         if not is_delivered:
             self._notifier.notify(ORDERS_CHANNEL, {str(recipient) for recipient in recipients})
         await asyncio.sleep(HEAD_START_SECONDS)
@@ -128,11 +130,13 @@ class Submissions:
         """Return the answer, and whether polls held here were answered with every order."""
         [expansion] = await self._prepare(user, submitted, service)
         is_claimed = expansion.is_due_at_once and self._dispatcher.can_deliver(recipients)
-        async with self._engine.connect() as connection:
-            if is_claimed:
-                answer, claimed = await expand_and_claim(connection, expansion, ORDER_IDS_SHOWN, self._lease_seconds)
-            else:
-                answer, claimed = await expand_command(connection, expansion, ORDER_IDS_SHOWN), []
+        with span("commit"):
+            async with self._engine.connect() as connection:
+                if is_claimed:
+                    lease_seconds = self._lease_seconds
+                    answer, claimed = await expand_and_claim(connection, expansion, ORDER_IDS_SHOWN, lease_seconds)
+                else:
+                    answer, claimed = await expand_command(connection, expansion, ORDER_IDS_SHOWN), []
         delivered = await self._dispatcher.deliver(claimed)
         if not answer.orders:
             async with self._engine.connect() as reading:

@@ -22,6 +22,7 @@ from comms_api.events.quarantine import Quarantine
 from comms_api.fairness.metering import Metered
 from comms_api.fairness.slices import Slices, Steps
 from comms_api.settings import Settings
+from comms_api.spans import span
 
 MESSAGES_AT_ONCE = 64
 """The number of messages of a batch that are published together.
@@ -58,7 +59,8 @@ class JetStreamSink:
             parts, giants = [batch], list[bytes]()
             if len(batch.content) > longest:
                 parts, giants = await self._slices.run_metered(cut(batch, longest))
-            await self._publish(batch.agent_id, [_with_key(part, batch) for part in parts])
+            with span("commit"):
+                await self._publish(batch.agent_id, [_with_key(part, batch) for part in parts])
         except Exception:
             self._stream.meter.failed_batches += 1
             self._uncertain.add(await self._slices.run_metered(_digest(batch)), batch.id)
