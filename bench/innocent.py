@@ -8,7 +8,7 @@ A turn of an innocent agent is a login, a small batch and a poll that brings an 
 Turns begin at fixed times, even if earlier turns have not ended: a stall delays every turn that begins during it.
 
 Short phases alternate, attacked and alone, so that a change of the machine's speed affects both. A phase has too few
-exchanges for a p99 of its own, so the ratio compares the p99 of all phases together; `build/bench/innocent.json` has
+exchanges for a separate p99, so the ratio compares the p99 of all phases together; `build/bench/innocent.json` has
 its interval (`bench/resampling.py`).
 """
 

@@ -205,9 +205,10 @@ class StateWriter:
 
 def _fit(batches: Sequence[BatchChanges], changes_maximum: int) -> bool:
     """Return whether batches are small enough for one transaction; the stored states may still be too large."""
-    changes = [change for batch in batches for change in batch.changes]
-    size = sum(len(change.data or b"") for change in changes)
-    return len(changes) <= changes_maximum and size <= LIMITS.changed_bytes
+    if sum(len(batch.changes) for batch in batches) > changes_maximum:
+        return False  # adding up the sizes of very many changes would be one long step
+    changes = chain.from_iterable(batch.changes for batch in batches)
+    return sum(len(change.data or b"") for change in changes) <= LIMITS.changed_bytes
 
 
 async def _postpone(_batch: BatchChanges, _reason: str) -> BatchOutcome:
