@@ -1,34 +1,47 @@
-"""SQL statements that count agents; each reads a whole table, so the caller asks seldom."""
+"""Count the agents of the fleet. This reads the whole table, so the caller asks seldom."""
 
-from sqlalchemy import ColumnElement, Select, func, select
+from collections import defaultdict
 
-from comms_api.agents.store import STATUS
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal, select, text, union_all
+
+from comms_api.agents.model import AgentCounts
+from comms_api.agents.store import IS_PROVED, STATUS
 from comms_api.database.connection import Connection
 from comms_api.database.schema import agents, group_members
 
-_VISIBLE = agents.c.hidden_at.is_(None)
+_COUNTED = (
+    select(STATUS.label("status"), agents.c.version, agents.c.node, IS_PROVED.label("is_proved"))
+    .add_columns(func.count().label("number"))
+    .where(agents.c.hidden_at.is_(None))
+    .group_by(text("1, 2, 3, 4"))
+    .cte("counted")
+)
+_BY_NUMBER = text("number DESC, name")
 
 
-async def count_statuses(connection: Connection) -> dict[str, int]:
-    """Return the number of visible agents by status."""
-    status = STATUS.label("status")
-    statement = select(status, func.count()).where(_VISIBLE).group_by(status)
-    return {row[0]: row[1] for row in await connection.execute(statement)}
+def _sums(kind: str, name: ColumnElement[str], *conditions: ColumnElement[bool]) -> Select[str, str, int]:
+    number = cast(func.sum(_COUNTED.c.number), BigInteger).label("number")
+    return select(literal(kind).label("kind"), name.label("name"), number).where(*conditions).group_by(name)
 
 
-async def count_versions(connection: Connection, limit: int) -> list[tuple[str, int]]:
-    """Return the most frequent versions of visible agents, and the number of their agents."""
-    return await _most_frequent(connection, agents.c.version, limit, select(agents.c.version).where(_VISIBLE))
+async def count_agents(connection: Connection, limit: int) -> AgentCounts:
+    """Count the visible agents, and the members of groups. It reads each agent once.
 
-
-async def count_members(connection: Connection, limit: int) -> list[tuple[str, int]]:
-    """Return the largest groups, and the number of their agents, including hidden ones."""
-    return await _most_frequent(connection, group_members.c.group_name, limit, select(group_members.c.group_name))
-
-
-async def _most_frequent(
-    connection: Connection, column: ColumnElement[str], limit: int, rows: Select[tuple[str]]
-) -> list[tuple[str, int]]:
-    number = func.count().label("number")
-    statement = rows.add_columns(number).group_by(column).order_by(number.desc(), column).limit(limit)
-    return [(name, number) for name, number in await connection.execute(statement)]
+    Of the versions and groups, it counts the `limit` most frequent ones. The members include hidden agents.
+    """
+    counted = _COUNTED.c
+    versions = _sums("version", counted.version).order_by(_BY_NUMBER).limit(limit).subquery()
+    members = select(literal("group"), group_members.c.group_name.label("name"), func.count().label("number"))
+    members = members.group_by(group_members.c.group_name).order_by(_BY_NUMBER).limit(limit)
+    statement = union_all(
+        _sums("status", counted.status),
+        _sums("node", counted.node, counted.status == "active"),
+        _sums("clone", counted.status, counted.is_proved),
+        select(versions),
+        select(members.subquery()),
+    )
+    found: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for kind, name, number in await connection.execute(statement.order_by(_BY_NUMBER)):
+        found[kind].append((name, number))
+    clones = sum(number for _, number in found["clone"])
+    return AgentCounts(dict(found["status"]), found["version"], found["group"], dict(found["node"]), clones)

@@ -52,6 +52,11 @@ class AgentCounts(msgspec.Struct, frozen=True):
     statuses: dict[str, int]
     versions: list[tuple[str, int]]
     groups: list[tuple[str, int]]
+    nodes: dict[str, int]
+    """The active agents by the node that saw them last."""
+
+    clones: int
+    """The agents that were proved to run twice within a day."""
 
     @property
     def total(self) -> int:

@@ -9,8 +9,9 @@ from uuid import UUID
 import msgspec
 
 from comms_api.addresses import read_network
-from comms_api.agents import counts, deletion, enrollment_tokens, store
+from comms_api.agents import deletion, enrollment_tokens, store
 from comms_api.agents.configuration_changes import note_moved
+from comms_api.agents.counts import count_agents
 from comms_api.agents.keys import LOGIN_FAILURES, KeyRules, made_key, replace_key
 from comms_api.agents.model import (
     Agent,
@@ -202,13 +203,9 @@ class Agents:
             return await store.list_agents(connection, agent_filter, visibility, after, limit)
 
     async def count(self) -> AgentCounts:
-        """Return the number of agents by status, version and group; this reads every agent."""
+        """Return the number of agents by status, version, group and node; this reads every agent."""
         async with self._engine.connect() as connection:
-            return AgentCounts(
-                await counts.count_statuses(connection),
-                await counts.count_versions(connection, COUNTED_SHOWN),
-                await counts.count_members(connection, COUNTED_SHOWN),
-            )
+            return await count_agents(connection, COUNTED_SHOWN)
 
     async def change(self, agent_id: UUID, change: AgentChange) -> Agent:
         """Set an agent's labels, source addresses or block, and return it; raises `NotFound`.

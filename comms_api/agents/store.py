@@ -185,7 +185,7 @@ async def list_agents(
 
 
 _YESTERDAY = func.now() - seconds_interval(86_400)
-_IS_PROVED = func.coalesce(agents.c.cloned_at > _YESTERDAY, literal(value=False))
+IS_PROVED = func.coalesce(agents.c.cloned_at > _YESTERDAY, literal(value=False))
 _ALTERNATES = and_(agents.c.displaced_poll_at > _YESTERDAY, agents.c.displaced_poll_address != agents.c.poll_address)
 
 
@@ -194,7 +194,7 @@ def visibility_conditions(visibility: Visibility) -> list[ColumnElement[bool]]:
     hidden = agents.c.hidden_at
     found: list[ColumnElement[bool]] = [hidden.is_not(None) if visibility.is_hidden else hidden.is_(None)]
     if visibility.clones is not None:
-        found.append(_IS_PROVED if visibility.clones == "proved" else or_(_IS_PROVED, _ALTERNATES))
+        found.append(IS_PROVED if visibility.clones == "proved" else or_(IS_PROVED, _ALTERNATES))
     return found
 
 

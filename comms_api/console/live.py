@@ -1,4 +1,4 @@
-"""Share the live parts of pages: viewers with the same role see the same part, so many cost hardly more than one."""
+"""Share the live parts of pages between viewers with the same role: fifty of them cost hardly more than one."""
 
 import asyncio
 import time

@@ -27,7 +27,7 @@ DEVICE_COOKIE_SECONDS = 90 * 86_400
 
 CSRF_HEADER = b"x-csrf-token"
 POLL_HEADER = b"x-poll"
-"""The header of a request that a page makes by itself: `attended` if somebody has used the page since the last one."""
+"""The header of a live part's poll: `attended` if somebody has used the page since the last one, else `unattended`."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PAGE = re.compile(r"/console(?:[/?][!-\[\]-~]*)?")

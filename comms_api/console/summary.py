@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from comms_api.agents.model import AgentCounts, AgentFilter, Visibility
+from comms_api.agents.model import AgentCounts
 from comms_api.agents.service import Agents
-from comms_api.cluster.model import NodeAgents, NodeStatus
+from comms_api.cluster.model import NodeStatus
 from comms_api.cluster.service import Cluster
 from comms_api.events.reading.model import EventCounts
 from comms_api.events.reading.service import EventReader
@@ -17,10 +17,12 @@ from comms_api.orders.model import RecentCounts
 from comms_api.orders.service import StoredOrders
 
 FRESH_SECONDS = 5.0
+PAUSE = 50
+"""After reading, the figures stay for this many times the time that it took: a large fleet is counted less often."""
+
 EVENTS_PERIOD = timedelta(minutes=30)
 EVENTS_INTERVALS = 60
 ORDERS_SECONDS = 3_600.0
-CLONES_COUNTED = 100
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -28,10 +30,8 @@ class Summary(msgspec.Struct, frozen=True):
 
     agents: AgentCounts
     nodes: Sequence[NodeStatus]
-    agents_by_node: Sequence[NodeAgents]
     orders: RecentCounts
     events: EventCounts
-    clones: int
 
 
 class Overview:
@@ -43,25 +43,24 @@ class Overview:
         self._orders = orders
         self._events = events
         self._summary: Summary | None = None
-        self._read_at = 0.0
+        self._fresh_until = 0.0
         self._lock = asyncio.Lock()
 
     async def read(self) -> Summary:
-        """Return figures that are at most `FRESH_SECONDS` old."""
+        """Return figures that are at most `FRESH_SECONDS` old, or older if reading them takes long."""
         async with self._lock:
-            if self._summary is None or time.monotonic() - self._read_at > FRESH_SECONDS:
+            began_at = time.monotonic()
+            if self._summary is None or began_at > self._fresh_until:
                 self._summary = await self._read()
-                self._read_at = time.monotonic()
+                read_at = time.monotonic()
+                self._fresh_until = read_at + max(FRESH_SECONDS, PAUSE * (read_at - began_at))
             return self._summary
 
     async def _read(self) -> Summary:
         now = datetime.now(UTC)
-        clones = await self._agents.list(AgentFilter(), Visibility(clones="proved"), None, CLONES_COUNTED)
         return Summary(
             await self._agents.count(),
             await self._cluster.list(),
-            await self._cluster.count_agents(),
             await self._orders.count_recent(ORDERS_SECONDS),
             await self._events.count(now - EVENTS_PERIOD, now, EVENTS_INTERVALS),
-            len(clones.items),
         )

@@ -102,7 +102,7 @@ class Users:
         """Return a token for the requests of a browser session; raises `Unauthenticated` if the session has ended.
 
         While the token is valid, the session gets it again. A new token for an attended request extends the session, as
-        a refresh does; one for a request that a page makes by itself does not. Whatever revokes the user's tokens
+        a refresh does; a token for a poll of an unattended page does not. Whatever revokes the user's tokens
         revokes this one as well; a log-out also ends the session.
         """
         digest = session_digest(session)

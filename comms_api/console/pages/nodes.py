@@ -13,6 +13,7 @@ from comms_api.cluster.model import NodeStatus
 from comms_api.cluster.service import Cluster
 from comms_api.console.live import live
 from comms_api.console.rendering import notify, render
+from comms_api.console.summary import Overview
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import ADMINISTER, OPERATE, READ
 
@@ -42,9 +43,11 @@ class Node(msgspec.Struct, frozen=True):
 
 @get("/console/nodes", opt=READ)
 @live
-async def list_nodes(request: AnyRequest, cluster: NamedDependency[Cluster]) -> Response[bytes]:
+async def list_nodes(
+    request: AnyRequest, cluster: NamedDependency[Cluster], overview: NamedDependency[Overview]
+) -> Response[bytes]:
     """List the nodes with their processes."""
-    agents = {found.node: found.agents for found in await cluster.count_agents()}
+    agents = (await overview.read()).agents.nodes
     by_name = groupby(await cluster.list(), attrgetter("name"))
     nodes = [Node(name, list(processes), agents.get(name, 0)) for name, processes in by_name]
     return render(request, "nodes.html", nodes=nodes)

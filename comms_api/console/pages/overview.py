@@ -27,8 +27,8 @@ def attention_of(summary: Summary) -> Iterator[Attention]:
     """Yield what needs attention, the most important first."""
     for node in summary.nodes:
         yield from _attention_of_node(node)
-    if summary.clones:
-        sentence = f"{summary.clones} agents run on two machines at once."
+    if clones := summary.agents.clones:
+        sentence = f"{clones} agents run on two machines at once."
         yield Attention("bad", sentence, "/console/agents?clones=proved")
     if summary.orders.failure:
         sentence = f"{summary.orders.failure} orders of the last hour have failed."
