@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bench import (
     check,
+    consoles,
     expansion,
     footprint,
     growth_events,
@@ -55,6 +56,7 @@ MEASUREMENTS = (
     expansion.MEASUREMENT,
     history.MEASUREMENT,
     footprint.MEASUREMENT,
+    consoles.MEASUREMENT,
     innocent.MEASUREMENT,
 )
 BASELINE = click.Path(dir_okay=False, path_type=Path)

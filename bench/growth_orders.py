@@ -32,12 +32,12 @@ FILLING = Filling(
         ($4::uuid[])[1 + (n::int8 * 7919) % cardinality($4::uuid[])], '{acting}', 1, now(), now(), 'success', 0,
         'done', '{}'""",
 )
-_FILL_COMMANDS = """
+FILL_COMMANDS = """
     INSERT INTO commands (request_id, source, user_name, target_type, target_ids, action_name, action_version,
         action_args, timeout_seconds, expires_at)
     SELECT request_id, 'Engine', 'admin', 'group', '{acting}'::text[], 'restart', '', '{}'::json, 600, now()
     FROM (SELECT DISTINCT request_id FROM finished_orders) AS known"""
-_FILL_OPEN = """
+FILL_OPEN = """
     INSERT INTO orders (order_id, request_id, agent_id, agent_groups, expires_at)
     SELECT uuidv7(), '00000000-0000-7000-8000-000000000000', id, '{fleet}', now() + interval '1 day'
     FROM unnest($1::uuid[]) AS id"""
@@ -54,8 +54,8 @@ async def measure(system: System, effort: Effort) -> Measured:
             await pair.fill(FILLING, int(size * share))
             fill_seconds = time.perf_counter() - started
             await connection.execute("TRUNCATE orders, commands")
-            await connection.execute(_FILL_COMMANDS)
-            await connection.execute(_FILL_OPEN, sorted(set(pair.fleet) - set(acting)))
+            await connection.execute(FILL_COMMANDS)
+            await connection.execute(FILL_OPEN, sorted(set(pair.fleet) - set(acting)))
             await connection.execute("VACUUM ANALYZE")
             table = await pair.size("finished_orders")
             measured = {
