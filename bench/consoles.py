@@ -27,7 +27,7 @@ from comms_api.users.store import RefreshToken, insert_refresh_token
 EVENTS, ORDERS = growth_events.SIZES[-1], growth_orders.SIZES[-1]
 QUICK_SHARE = 0.01
 PAUSE_SECONDS = 10.0
-"""The time between two rounds of all pages; the overview is read anew in each."""
+"""The time between two rounds of all pages; the overview is read again in each."""
 
 CONSOLES = 50
 POLL_SECONDS = 5.0

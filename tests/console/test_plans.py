@@ -82,7 +82,7 @@ async def test_all_counts_of_agents_are_made_in_one_pass(engine: Engine) -> None
         )
         await connection.execute(text("INSERT INTO groups (name) VALUES ('a'), ('b'), ('c')"))
         await connection.execute(
-            text("INSERT INTO group_members SELECT name, id FROM agents, unnest('{a,b}'::text[]) AS name")
+            text("INSERT INTO group_members SELECT named, id FROM agents, unnest('{a,b}'::text[]) AS named")
         )
         await connection.execute(
             text("DELETE FROM group_members WHERE group_name = 'b' AND agent_id > :half"),
