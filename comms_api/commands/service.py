@@ -98,8 +98,6 @@ class Rollouts:
         self._engine = engine
         self._notifier = notifier
         self._held_seconds = settings.order_timeout_maximum_seconds
-        self.cancelled = 0
-        """The number of orders that this process has cancelled with their commands."""
 
     def duties(self) -> list[Duty]:
         """Return the duty that advances rollouts."""
