@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from support.batches import state, stateful, stateless
+from support.batches import command, state, stateful, stateless
 from support.server import KEY, PASSWORD, Server, running_server
 from support.waiting import wait_until
 
@@ -72,4 +72,41 @@ def test_no_line_has_a_secret_or_an_event(server: Server, management: httpx.Clie
     log = (server.folder / "log").read_text()
     assert str(agent_id) in log
     for secret in (CANARY, KEY, PASSWORD, token, token.rpartition(".")[2]):
+        assert secret not in log
+
+
+def test_no_line_has_a_secret_that_the_server_makes_or_the_content_of_a_command_or_file(
+    server: Server, management: httpx.Client
+) -> None:
+    visitor = server.client(server.management_url)
+    login = visitor.post("/security/user/authenticate", auth=("admin", PASSWORD)).json()["data"]
+    refreshed = visitor.post("/security/user/refresh", json={"refresh_token": login["refresh_token"]}).json()["data"]
+    form = {"name": "admin", "password": PASSWORD}
+    session = visitor.post("/console/sign-in", data=form, headers={"Sec-Fetch-Site": "same-origin"}).cookies
+    enrollment = management.post("/enrollment-tokens", json={"expires_in": 600}).json()["token"]
+    enrolled = server.client(server.agent_url, enrollment).post("/enroll", json={"name": "canary-enrolled"}).json()
+    created = management.post("/agents", json={"name": "canary-created"}).json()
+    hook = {"name": "canary", "url": "https://receiver.example/hook", "kinds": ["disconnected"]}
+    webhook = management.post("/webhooks", json=hook).json()
+    assert management.post("/groups", json={"name": "canaries"}).status_code == 201
+    for content in (f"text: {CANARY}", f"{CANARY}: [unfinished"):
+        management.put("/groups/canaries/files/canary.yml", content=content)
+    management.post("/users", content=f'{{"name": "{CANARY}')
+    agent_id = server.enroll(management, "commanded")
+    order = command(agent_id) | {"action": {"name": "unheard-of", "args": {"text": CANARY}}}
+    order_ids = management.post("/commands", json=order).json()["commands"][0]["order_ids"]
+    agent = server.log_in(agent_id)
+    assert len(agent.get("/commands").json()["commands"]) == 1
+    result = {"code": 1, "message": CANARY, "data": {"text": CANARY}}
+    agent.post("/commands/results", json={"results": [{"order_id": order_ids[0], "result": result}]})
+    agent.post("/commands/results", content=f'{{"results": ["{CANARY}')
+    assert management.get("/end-of-secrets").status_code == 404
+    await_line(server, route="/end-of-secrets")
+    log = (server.folder / "log").read_text()
+    made = [*login.values(), *refreshed.values(), *session.values(), enrollment, enrolled["key"], created["key"]]
+    files = [server.folder / "data" / "secret", server.folder / "certs" / "server.key"]
+    secrets = [text for text in made if isinstance(text, str)] + [webhook["secret"], CANARY, PASSWORD]
+    lines = [line for file in files for line in file.read_text().splitlines() if not line.startswith("-----")]
+    for secret in [*secrets, *lines]:
+        assert secret
         assert secret not in log
