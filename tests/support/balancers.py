@@ -27,6 +27,8 @@ PACKAGES = {
     "nginx": ("nginx", "libnginx-mod-stream"),
     "rpmbuild": ("rpm",),
     "pgbouncer": ("pgbouncer",),
+    "curl": ("curl",),
+    "jq": ("jq",),
     "mariadbd": ("mariadb-server", "python3-pymysql"),
     "php": ("php-cli", "php-mysql"),
     "chromium": ("chromium", "fonts-dejavu-core"),
