@@ -32,16 +32,16 @@ async def preview(engine: Engine, target: CommandTarget, *, skips: bool = False)
 EVERYONE = CommandTarget("all", filter=AgentFilter(name="previewed-*"))
 
 
-async def test_recipients_are_counted_by_status_and_the_first_are_shown(engine: Engine) -> None:
+async def test_recipients_are_counted_by_status_and_some_are_shown(engine: Engine) -> None:
     found = await preview(engine, EVERYONE)
     assert (found.statuses, found.blocked, found.orders) == ({"never_connected": 10, "disconnected": 8}, 2, 20)
-    assert [agent.name for agent in found.first] == [f"previewed-{n}" for n in range(1, previews.SHOWN + 1)]
+    assert len({agent.name for agent in found.first if agent.name.startswith("previewed-")}) == previews.SHOWN
     assert not found.is_cut
 
 
 async def test_skipped_agents_are_counted(engine: Engine) -> None:
     found = await preview(engine, EVERYONE, skips=True)
-    assert (found.orders, found.skipped) == (0, 20)
+    assert (found.orders, found.skipped, found.first) == (0, 20, [])
 
 
 async def test_unknown_names_are_listed(engine: Engine) -> None:

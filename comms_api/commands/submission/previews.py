@@ -1,10 +1,11 @@
 """Show who would get a command while an operator composes it: numbers up to a bound, and a few recipients."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Select, Uuid, any_, bindparam, func, select
 
 from comms_api.agents.model import AgentStatus
 from comms_api.agents.store import STATUS
@@ -17,8 +18,9 @@ from comms_api.commands.submission.targets import (
     target_parameters,
     with_agent_ids,
 )
-from comms_api.database.connection import Connection, Engine
+from comms_api.database.connection import Engine
 from comms_api.database.schema import agents
+from comms_api.orders.model import CommandTarget
 
 COUNTED_MAXIMUM = 100_000
 """The maximum number of recipients to count."""
@@ -36,7 +38,7 @@ class Recipient(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """The agents that would get an order, by status, and the first of them; `blocked` are counted separately.
+    """The agents that would get an order, by status, and some of them; `blocked` are counted separately.
 
     `skipped` agents are in the target, but offline. `unknown` are the names in the target that do not exist.
     """
@@ -67,25 +69,35 @@ class Previews:
         async with self._engine.connect() as connection:
             await refuse_unknown_selections(connection, user, [command])
             [command] = await with_agent_ids(connection, [command])
-            unknown = await find_unknown(connection, command.target) if may_name_unknown(command.target, 0) else []
-            if command.target.type == "server":
-                return Preview({}, 0, 0, (), unknown, service=command.target.ids[0])
-            preview = await _preview(connection, command, unknown)
-            if command.offline == "wait":
-                return preview
-            everyone = await _preview(connection, msgspec.structs.replace(command, offline="wait"), unknown)
-            return msgspec.structs.replace(preview, skipped=everyone.orders - preview.orders)
+            target = command.target
+            unknown = await find_unknown(connection, target) if may_name_unknown(target, 0) else []
+            if target.type == "server":
+                return Preview({}, 0, 0, (), unknown, service=target.ids[0])
+            rows = await connection.execute(_count(target), target_parameters(target))
+            skipped = [row for row in rows if command.offline == "skip" and row.status != "active"]
+            chosen = [row for row in rows if row not in skipped]
+            first = [agent_id for row in chosen for agent_id in row.first][:SHOWN]
+            return Preview(
+                {row.status: row.number for row in chosen if not row.is_blocked},
+                sum(row.number for row in chosen if row.is_blocked),
+                sum(row.number for row in skipped),
+                [Recipient(*row) for row in await connection.execute(_RECIPIENTS, {"ids": first})],
+                unknown,
+                is_cut=sum(row.number for row in rows) > COUNTED_MAXIMUM,
+            )
 
 
-async def _preview(connection: Connection, command: NewCommand, unknown: Sequence[str]) -> Preview:
-    chosen, parameters = recipients(command.target, command.offline), target_parameters(command.target)
-    counted = chosen.limit(COUNTED_MAXIMUM + 1).subquery()
-    statement = select(STATUS.label("status"), agents.c.is_blocked, func.count())
-    joined = statement.select_from(counted.join(agents, agents.c.id == counted.c.agent_id))
-    rows = await connection.execute(joined.group_by("status", agents.c.is_blocked), parameters)
-    statuses = {status: number for status, is_blocked, number in rows if not is_blocked}
-    blocked = sum(number for _, is_blocked, number in rows if is_blocked)
-    first = select(agents.c.id, agents.c.name, STATUS, agents.c.is_blocked).where(agents.c.id.in_(chosen))
-    shown = await connection.execute(first.order_by(agents.c.id).limit(SHOWN), parameters)
-    is_cut = sum(statuses.values()) + blocked > COUNTED_MAXIMUM
-    return Preview(statuses, blocked, 0, [Recipient(*row) for row in shown], unknown, is_cut=is_cut)
+def _count(target: CommandTarget) -> Select[Any]:
+    """Return a statement that counts a target's agents by status, and names a few; it reads the agents once."""
+    chosen = recipients(target).limit(COUNTED_MAXIMUM + 1).subquery()
+    first = func.array_agg(agents.c.id)[1:SHOWN].label("first")
+    columns = (STATUS.label("status"), agents.c.is_blocked, func.count().label("number"), first)
+    joined = chosen.join(agents, agents.c.id == chosen.c.agent_id)
+    return select(*columns).select_from(joined).group_by("status", agents.c.is_blocked)
+
+
+_RECIPIENTS = (
+    select(agents.c.id, agents.c.name, STATUS, agents.c.is_blocked)
+    .where(agents.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+    .order_by(agents.c.name)
+)
