@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from comms_api.commands.rollout import Rollout
-from comms_api.orders.model import PRIORITY_MAXIMUM, CommandTarget, Counts, Failure
+from comms_api.orders.model import PRIORITY_MAXIMUM, CommandTarget, Counts, Failure, FailureGroup
 from comms_api.protocol import Action, CommandSource, Signed
 from comms_api.text.printable import WITHOUT_NUL
 
@@ -130,6 +130,15 @@ class CommandProgress(msgspec.Struct, frozen=True):
     orders: Counts
     is_done: bool
     failures: list[Failure]
+
+
+class CommandSummary(msgspec.Struct, frozen=True):
+    """A command, how many of its orders are in each status, how many ended lately, and its failures by message."""
+
+    command: Command
+    orders: Counts
+    ended_per_minute: int
+    failures: list[FailureGroup]
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -4,7 +4,15 @@ from uuid import UUID
 
 from comms_api.commands import control, queries
 from comms_api.commands.control import Halt
-from comms_api.commands.model import FAILURES_SHOWN, Cancelled, Command, CommandProgress, Held, Phase
+from comms_api.commands.model import (
+    FAILURES_SHOWN,
+    Cancelled,
+    Command,
+    CommandProgress,
+    CommandSummary,
+    Held,
+    Phase,
+)
 from comms_api.commands.rollout import credit_after, excess_failures, is_complete, releasable
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.listener import Notifier
@@ -13,7 +21,7 @@ from comms_api.database.uuid7 import DatabaseClock
 from comms_api.duties.repeating import Duty
 from comms_api.errors import Conflict
 from comms_api.orders import transitions
-from comms_api.orders.counts import count_orders, list_failures
+from comms_api.orders.counts import count_lately, count_orders, group_failures, list_failures
 from comms_api.orders.dispatcher import ORDERS_CHANNEL
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.transitions import CancelNotice
@@ -49,6 +57,15 @@ class Commands:
             counts = await count_orders(connection, request_id)
             failures = await list_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
         return CommandProgress(command, counts, counts.is_done, failures)
+
+    async def summarize(self, request_id: UUID) -> CommandSummary:
+        """Return a command, its progress, and its failures by message; raises `NotFound`."""
+        async with self._engine.connect() as connection:
+            command = await queries.get_command(connection, request_id)
+            counts = await count_orders(connection, request_id)
+            ended = 0 if counts.is_done else await count_lately(connection, request_id, 60)
+            failures = await group_failures(connection, request_id, FAILURES_SHOWN) if counts.failure else []
+        return CommandSummary(command, counts, ended, failures)
 
     async def cancel(self, request_id: UUID, user: str) -> Cancelled:
         """Cancel every open order of a command, and notify the agents that have received one at their next poll.

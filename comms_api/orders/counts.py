@@ -6,7 +6,7 @@ from sqlalchemy import func, select, text
 
 from comms_api.database.connection import Connection
 from comms_api.database.schema import finished_orders
-from comms_api.orders.model import Counts, Failure, RecentCounts
+from comms_api.orders.model import Counts, Failure, FailureGroup, RecentCounts
 
 _COUNT = text("""
     SELECT open.pending, open.held, open.sent, ended.success + archived.success AS success,
@@ -81,3 +81,31 @@ async def list_failures(connection: Connection, request_id: UUID, limit: int) ->
         .limit(limit)
     )
     return [Failure(*row) for row in await connection.execute(statement)]
+
+
+GROUPED_MAXIMUM = 10_000
+"""The maximum number of failures of a command that are grouped by message."""
+
+_GROUP_FAILURES = text(f"""
+    SELECT outcome, code, message, count(*) AS orders, (array_agg(agent_id))[1:3] AS agents FROM (
+        SELECT coalesce(outcome, 'failed') AS outcome, result_code AS code,
+            left(coalesce(result_message, ''), 200) AS message, agent_id
+        FROM finished_orders WHERE request_id = :id AND status = 'failure' LIMIT {GROUPED_MAXIMUM}
+    ) AS failures GROUP BY outcome, code, message ORDER BY orders DESC, outcome, message LIMIT :limit""")
+
+
+async def group_failures(connection: Connection, request_id: UUID, limit: int) -> list[FailureGroup]:
+    """Return the most frequent failures of a command, by the beginning of their message; no archived ones."""
+    rows = await connection.execute(_GROUP_FAILURES, {"id": request_id, "limit": limit})
+    return [FailureGroup(*row) for row in rows]
+
+
+_COUNT_LATELY = text("""
+    SELECT count(*) FROM finished_orders
+    WHERE request_id = :id AND finished_at > now() - make_interval(secs => :seconds)""")
+
+
+async def count_lately(connection: Connection, request_id: UUID, seconds: float) -> int:
+    """Return how many orders of a command have ended within the last `seconds`."""
+    ended: int = await connection.scalar(_COUNT_LATELY, {"id": request_id, "seconds": seconds})
+    return ended

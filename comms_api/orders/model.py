@@ -71,6 +71,16 @@ class Failure(msgspec.Struct, frozen=True):
     finished_at: datetime
 
 
+class FailureGroup(msgspec.Struct, frozen=True):
+    """Failed orders of a command that have the same outcome, code and message, and the agents of some of them."""
+
+    outcome: OrderOutcome
+    code: int | None
+    message: str
+    orders: int
+    agents: list[UUID]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """The number of a command's orders in each status.
 

@@ -1,11 +1,12 @@
 """Show orders, open, finished and archived, and cancel them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
+from comms_api.agents.naming import find_names
 from comms_api.database.connection import Engine
 from comms_api.database.listener import Notifier
 from comms_api.database.pages import Page, PageRequest, drain
@@ -58,6 +59,11 @@ class StoredOrders:
 
         archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
         return merge(archived, page, requested)
+
+    async def name_recipients(self, ids: Collection[UUID]) -> dict[UUID, str]:
+        """Map ids of recipients to the names of agents; skip deleted agents and services."""
+        async with self._engine.connect() as connection:
+            return await find_names(connection, ids)
 
     async def count_recent(self, seconds: float) -> RecentCounts:
         """Return the number of open orders, and of ended orders that were created within the last `seconds`."""
