@@ -42,9 +42,9 @@ Agents send at most twice their megabyte.
 """
 
 ROOM_SECONDS = 0.5
-"""When the node has waited this long in all for a body's client, the body loses the room that is not filled.
+"""The time that the node waits for a body's client, in all, before the body loses the room that is not filled.
 
-If several bodies need more room, the others get it first.
+Afterwards, other bodies that need more room get it first.
 """
 
 PUBLIC_BYTES_MAXIMUM = 8 * 1024

@@ -98,9 +98,9 @@ def test_a_node_raises_its_limit_of_open_files_and_holds_as_many_polls_as_it_say
     prefix = ["prlimit", f"--nofile={FILES}:{4 * FILES}"]
     with running_server(folder / "raised", new_database(), prefix=prefix) as server, ExitStack() as stack:
         assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (4 * FILES, 4 * FILES)
-        said = re.search(r"room for (\d+) connections of agents, one for each poll", log_of(server))
-        assert said is not None
-        assert FILES < int(said[1]) < 4 * FILES
+        room = re.search(r"room for (\d+) connections of agents, one for each poll", log_of(server))
+        assert room is not None
+        assert FILES < int(room[1]) < 4 * FILES
         token = server.token(server.enroll(server.management(), "poller"))
         poll = request("GET", "/commands", token).replace(b"Connection: close\r\n", b"")
         polls = [stack.enter_context(connect(server.tls, server.agent_port)) for _ in range(FILES + 50)]
