@@ -70,14 +70,14 @@ def run_worker(
     has_parent: Callable[[], bool] = lambda: True,
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT (or the death of the supervisor); calls `ready` when it serves."""
-    _map_large_blocks()
+    map_large_blocks()
     let_threads_switch_often()
     uvloop.run(_run(worker, listeners, ready, has_parent), loop_factory=Loop)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process is ending already
 
 
-def _map_large_blocks() -> None:
+def map_large_blocks() -> None:
     """Make glibc return the buffers of each TLS connection to the system when they are freed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc has it

@@ -74,11 +74,12 @@ class AdaptiveBudget(ByteBudget):
             self._growing[holding] = None
         self._grant()
 
-    def complete(self, holding: Holding) -> None:
-        """Note that a request does not grow any more."""
+    def complete(self, holding: Holding, size: int) -> None:
+        """Let a request that does not grow any more hold at most `size` bytes."""
         if holding in self._growing:
             del self._growing[holding]
             self._grant()
+        self.shrink(holding, size)
 
     def learn(self, size: int, held: int, seconds: float) -> None:
         """Note that a request of `size` bytes was finished in `seconds`; `held` were held when it was admitted."""
@@ -114,7 +115,7 @@ class AdaptiveBudget(ByteBudget):
         return next(iter(self._growing), None) is holding
 
     def _is_contended(self) -> bool:
-        return self._is_first_waiting() or super()._is_contended()
+        return bool(self._waiting or (self._growing and self._is_first_waiting()))
 
     def _is_first_waiting(self) -> bool:
         first = next(iter(self._growing.values()), None)
@@ -126,13 +127,14 @@ class AdaptiveBudget(ByteBudget):
             if wait is not None and not wait.granted.done() and self._may_grow(holding, wait.size):
                 self._hold(holding.client, wait.size)
                 wait.granted.set_result(None)
-        if not self._is_first_waiting():
+        if self._waiting and not self._is_first_waiting():
             super()._grant()
 
-    def _has_room(self, wait: Wait) -> bool:
+    def _has_room(self, size: int, spare: int) -> bool:
+        if super()._has_room(size, spare):
+            return True
         # A request larger than the limit would never be alone on a node where a client stalls, and would block others.
-        may_exceed = wait.size > self.limit and self.held <= self._share
-        return super()._has_room(wait) or (may_exceed and self.held + wait.size + wait.spare <= self._total)
+        return size > self.limit and self.held <= self._share and self.held + size + spare <= self._total
 
     def _set_limit(self, limit: int) -> None:
         self.limit, self._share = limit, limit // CLIENTS_TO_FILL

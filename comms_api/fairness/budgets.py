@@ -59,10 +59,10 @@ class ByteBudget:
         Raises `Unavailable` if that takes too long. A single request may exceed the share or the total if no other
         request holds bytes.
         """
-        wait = Wait(size, spare, asyncio.get_running_loop().create_future())
-        if not self._is_contended() and self._has_room(wait) and self._has_share(client, wait):
+        if not self._is_contended() and self._has_room(size, spare) and self._has_share(client, size):
             self._hold(client, size)
             return
+        wait = Wait(size, spare, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(wait)
         self._grant()
         try:
@@ -96,12 +96,13 @@ class ByteBudget:
         """Return whether a new request waits behind others, even if there is room."""
         return bool(self._waiting)
 
-    def _has_room(self, wait: Wait) -> bool:
-        return self.held + wait.size <= min(self.limit, self._total - wait.spare) or not self.held
+    def _has_room(self, size: int, spare: int) -> bool:
+        held = self.held + size
+        return (held <= self.limit and held + spare <= self._total) or not self.held
 
-    def _has_share(self, client: Hashable, wait: Wait) -> bool:
+    def _has_share(self, client: Hashable, size: int) -> bool:
         held = self._held_by.get(client, 0)
-        return held + wait.size <= self._share or not held
+        return held + size <= self._share or not held
 
     def _grant(self) -> None:
         """Grant room to one client after the other, and stop at the first request that does not fit."""
@@ -112,10 +113,11 @@ class ByteBudget:
             if not waits:
                 del self._waiting[client]
                 continue
-            if not self._has_room(waits[0]):
+            wait = waits[0]
+            if not self._has_room(wait.size, wait.spare):
                 return
-            if self._has_share(client, waits[0]):
-                wait = waits.popleft()
+            if self._has_share(client, wait.size):
+                waits.popleft()
                 self._hold(client, wait.size)
                 wait.granted.set_result(None)
                 del self._waiting[client]
@@ -134,7 +136,7 @@ class ByteBudget:
         self._grant()
 
     def _refusal(self, client: Hashable, wait: Wait) -> Unavailable:
-        if not self._has_share(client, wait):
+        if not self._has_share(client, wait.size):
             return Unavailable(
                 "Your requests and answers use your whole share of this node's memory; wait until they end."
             )

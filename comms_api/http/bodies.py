@@ -193,14 +193,9 @@ class Reading:
         self._end(is_failed=error is not None)
 
     def _end(self, *, is_failed: bool) -> None:
-        self._complete(0)
+        self._budget.complete(self._holding, 0)
         if is_failed:
             self._bodies.collect_failed(self._size)
-
-    def _complete(self, size: int) -> None:
-        """Hold at most `size` bytes from now on."""
-        self._budget.shrink(self._holding, size)
-        self._budget.complete(self._holding)
 
     async def _read(self) -> bytes:
         encoding, announced = _encoding_of(self._request), _announced_bytes(self._request)
@@ -213,7 +208,7 @@ class Reading:
             raise ClientLeft
         body = raw if encoding == "identity" else await self._decode(encoding, raw)
         self.zstd = raw if encoding == "zstd" else None
-        self._complete(self._size)
+        self._budget.complete(self._holding, self._size)
         return body
 
     async def _read_chunks(self) -> bytes:
@@ -266,7 +261,7 @@ class Reading:
         if size > SMALL_BODY_BYTES and self._budget is self._bodies.small:
             if self._size:
                 size = max(size, min(ROOM_BYTES, self._limit))
-            self._complete(0)
+            self._budget.complete(self._holding, 0)
             self._budget = self._bodies.large
         is_new = not self._holding.size
         await self._budget.hold(self._holding, size - self._holding.size)

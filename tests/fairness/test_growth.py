@@ -30,11 +30,10 @@ async def receive(budget: AdaptiveBudget, name: str, room: int, size: int) -> No
             await asyncio.sleep(0)
             await budget.hold(holding, min(STEP, size - holding.size))
             assert budget.held <= TOTAL
-        budget.complete(holding)
+        budget.complete(holding, size)
         await asyncio.sleep(0)
     finally:
-        budget.shrink(holding, 0)
-        budget.complete(holding)
+        budget.complete(holding, 0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, LARGEST)), min_size=1, max_size=40))
@@ -62,8 +61,7 @@ async def test_a_request_that_was_admitted_grows_before_others_are_admitted() ->
     assert budget.held == TOTAL
     await settle()
     assert not waiting.done()
-    budget.shrink(first, 0)
-    budget.complete(first)
+    budget.complete(first, 0)
     await waiting
 
 
@@ -79,8 +77,7 @@ async def test_a_request_whose_client_stalls_does_not_keep_the_others_from_growi
     remaining = asyncio.create_task(budget.hold(stalled, LARGEST))
     await settle()
     assert not remaining.done()
-    budget.shrink(other, 0)
-    budget.complete(other)
+    budget.complete(other, 0)
     await remaining
 
 
