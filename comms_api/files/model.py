@@ -117,6 +117,15 @@ class Configuration(msgspec.Struct, frozen=True):
     reported_at: datetime | None
 
 
+class FileDrift(msgspec.Struct, frozen=True):
+    """A file of an agent: the version that it should run, and the one that it runs; None if it should or does not."""
+
+    group: str
+    name: str
+    expected: int | None
+    running: int | None
+
+
 class GroupDrift(msgspec.Struct, frozen=True):
     """The number of agents of a group, by whether they run their configuration.
 

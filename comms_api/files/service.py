@@ -26,6 +26,7 @@ from comms_api.files.model import (
     Configuration,
     Content,
     DriftFilter,
+    FileDrift,
     FileName,
     GroupDrift,
     GroupFile,
@@ -34,6 +35,7 @@ from comms_api.files.model import (
     StoredVersion,
     content_of,
 )
+from comms_api.files.running import compare_files, list_known_versions
 from comms_api.files.sharing import SharedContents, Source
 from comms_api.groups.store import is_group
 
@@ -193,6 +195,14 @@ class Files:
         if found is None:
             raise NotFound(f"There is no agent {agent_id}.")
         return Configuration(files=files, in_sync=found.status == "in_sync", **msgspec.structs.asdict(found))
+
+    async def compare_running(self, agent_id: UUID, running: str | None) -> Sequence[FileDrift] | None:
+        """Return the versions of its files that an agent should run and runs; None if it is unknown what it runs.
+
+        `running` is the hash of the files that it runs.
+        """
+        async with self._engine.connect() as connection:
+            return compare_files(await list_known_versions(connection, agent_id), running)
 
     async def count_drift(self, group: str) -> GroupDrift:
         """Return how many agents of a group run their configuration; raises `NotFound`."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from uuid import UUID
 
 import httpx
@@ -117,6 +118,45 @@ def test_an_agent_is_blocked_and_unblocked(console: Console, server: Server, man
     assert entries["items"][0]["actor"] == "admin"
 
 
+def hash_of(group: str, name: str, content: bytes) -> str:
+    """Return the hash that an agent with this one file reports."""
+    return sha256(f"{group}/{name} {sha256(content).hexdigest()}\n".encode()).hexdigest()
+
+
+def test_the_drift_of_an_agent_is_shown_with_a_difference(
+    console: Console, server: Server, management: httpx.Client
+) -> None:
+    management.post("/groups", json={"name": "drifting"}).raise_for_status()
+    agent_id = server.enroll(management, "behind", groups=("drifting",))
+    client, page = server.log_in(agent_id), console.page
+    url = "/groups/drifting/files/drifting.yml"
+    management.put(url, content=b"a: 1\n").raise_for_status()
+    console.open(f"/console/agents/{agent_id}")
+    row = page.get_by_role("row", name="drifting/drifting.yml")
+    expect(row).to_contain_text("not fetched yet")
+    client.put("/configuration", json={"sha256": hash_of("drifting", "drifting.yml", b"a: 1\n")}).raise_for_status()
+    expect(row.get_by_text("none", exact=True)).to_be_visible()
+    management.put(url, content=b"a: 2\n").raise_for_status()
+    expect(row.get_by_role("cell", name="version 2")).to_be_visible()
+    expect(row.get_by_role("cell", name="version 1")).to_be_visible()
+    console.check("agent-drift")
+    row.get_by_role("link", name="Show").click()
+    expect(page.locator(".diff .removed")).to_contain_text("a: 1")
+    expect(page.locator(".diff .added")).to_contain_text("a: 2")
+    client.put("/configuration", json={"sha256": "0" * 64}).raise_for_status()
+    console.open(f"/console/agents/{agent_id}")
+    expect(page.get_by_text("match no stored versions")).to_be_visible()
+
+
+def test_ids_are_copied(new_console: Callable[..., Console], agent: UUID) -> None:
+    console = new_console(permissions=["clipboard-read", "clipboard-write"])
+    console.enter("admin")
+    console.open(f"/console/agents/{agent}")
+    console.page.get_by_role("button", name=f"Copy {agent}").click()
+    expect(console.page.get_by_text("Copied")).to_be_visible()
+    assert console.page.evaluate("navigator.clipboard.readText()") == str(agent)
+
+
 def test_an_agent_gets_labels_and_groups_and_is_deleted(
     console: Console, server: Server, management: httpx.Client
 ) -> None:
@@ -152,7 +192,7 @@ def test_a_reader_sees_no_buttons_and_is_refused(
     console.sign_in("reader")
     page = console.page
     expect(page.get_by_role("heading", level=1)).to_have_text(SCRIPT)
-    buttons = page.locator("main button:visible")
+    buttons = page.locator("main button:visible:not([data-copy])")
     expect(buttons).to_have_count(0)
     expect(page.get_by_role("link", name="Audit")).to_have_count(0)
     status = page.evaluate(

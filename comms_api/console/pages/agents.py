@@ -92,12 +92,14 @@ async def show_agent(
     newest = PageRequest(LATEST_EVENTS, order="newest")
     events = await event_reader.list(claims_of(request).subject, EventFilter(agent_id), newest)
     configuration = await files.configuration(agent_id)
+    drift = await files.compare_running(agent_id, configuration.reported)
     return render(
         request,
         "agent.html",
         agent=diagnosis.agent,
         diagnosis=diagnosis,
         configuration=configuration,
+        drift=drift,
         events=events.items,
         system=system_of(diagnosis.agent),
         labels="\n".join(f"{key}:{value}" for key, value in msgspec.json.decode(diagnosis.agent.labels).items()),

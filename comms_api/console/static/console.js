@@ -49,7 +49,8 @@ document.addEventListener("click", (event) => {
   if (target.dataset.dismiss !== undefined) target.closest(".notice").remove();
   if (target.dataset.close !== undefined) target.closest("dialog, details")?.removeAttribute("open");
   if (target.dataset.copy !== undefined) {
-    const text = document.querySelector(target.dataset.copy)?.textContent ?? "";
+    // Without a selector, the link of the page is copied.
+    const text = target.dataset.copy ? document.querySelector(target.dataset.copy)?.textContent ?? "" : location.href;
     navigator.clipboard.writeText(text).then(() => { target.textContent = "Copied"; });
   }
 });
