@@ -144,7 +144,7 @@ async def fetch_page(
     async with connection.transaction(), aclosing(rows):
         async for row in rows:
             if len(items) == limit or row[names[0]] is None:
-                return Page(items, _encode_cursor(last_key))
+                return Page(items, encode_cursor(last_key))
             items.append(read(row))
             last_key = [row[name] for name in names]
     return Page(items, None)
@@ -164,7 +164,8 @@ def continue_after(page: Page[Item], end: UUID | None) -> Page[Item]:
     return Page(page.items, str(end)) if page.next is None and end is not None else page
 
 
-def _encode_cursor(key: list[object]) -> str:
+def encode_cursor(key: Sequence[object]) -> str:
+    """Return the key of a row as the cursor of the page that follows the row."""
     return str(key[0]) if len(key) == 1 else base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
 
 

@@ -37,6 +37,15 @@ STATEFUL_COLLECTORS = {
 """The stateful modules and, where they are fixed, their collectors."""
 
 
+class StateFilter(msgspec.Struct, frozen=True):
+    """Selects states; a field that is None matches every state."""
+
+    agent_id: UUID | None = None
+    module: str | None = None
+    contains: str | None = None
+    """A part of the id or of the JSON text of the state."""
+
+
 class StateChange(msgspec.Struct, frozen=True, gc=False):
     """One item of a stateful batch; `data` is the JSON object to create or merge, None for a delete."""
 

@@ -20,7 +20,7 @@ from comms_api.http.request import AnyRequest, find_header
 from comms_api.http.roles import READ
 from comms_api.protocol import BATCH_SEQUENCE, BATCH_SEQUENCE_MAXIMUM, JSON_LINES, ItemResults
 from comms_api.states.cursors import decode_cursor
-from comms_api.states.model import State
+from comms_api.states.model import State, StateFilter
 from comms_api.states.service import States
 from comms_api.states.stateful import read_stateful
 
@@ -73,7 +73,7 @@ async def list_states(
     limit: Limit = 100,
 ) -> Page[State]:
     """List states by agent, module, collector and id, optionally of one agent or module."""
-    return await states.list(filtered_agent, module, decode_cursor(after), limit)
+    return await states.list(StateFilter(filtered_agent, module), decode_cursor(after), limit)
 
 
 AGENT_ROUTES = [change_states]

@@ -16,7 +16,7 @@ from comms_api.duties.repeating import Duty
 from comms_api.fairness.slices import Slices, Steps, release
 from comms_api.protocol import COMMAND_MODULE, ItemResult, OrderResult, ReportOutcome
 from comms_api.states import store
-from comms_api.states.model import BatchChanges, State, StateChange, StateCursor, StatefulBatch
+from comms_api.states.model import BatchChanges, State, StateChange, StateCursor, StateFilter, StatefulBatch
 from comms_api.states.reports import read_result
 from comms_api.states.writing import StateWriter
 
@@ -79,12 +79,10 @@ class States:
         ]
         return refused + answers
 
-    async def list(
-        self, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
-    ) -> Page[State]:
-        """Return one page of states, by key."""
+    async def list(self, state_filter: StateFilter, after: StateCursor | None, limit: int) -> Page[State]:
+        """Return one page of states, by key; with a text to search for, it may be short and not the last."""
         async with self._engine.connect() as connection:
-            return await store.list_states(connection, agent_id, module, after, limit)
+            return await store.list_states(connection, state_filter, after, limit)
 
 
 def _split(changes: Sequence[StateChange]) -> Steps[tuple[list[StateChange], list[StateChange]]]:

@@ -1,15 +1,14 @@
 """The statements of states."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from uuid import UUID
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select, text, tuple_
 
-from comms_api.database.connection import Connection
-from comms_api.database.pages import Page, equal, fetch_page
+from comms_api.database.connection import Connection, Row
+from comms_api.database.pages import Page, encode_cursor, equal, fetch_page
 from comms_api.database.schema import states
 from comms_api.states.arrays import array_literal
-from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateKey
+from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateFilter, StateKey
 
 # Arrays are sent as their literals, and documents with a separator that JSON cannot have in it: asyncpg takes as long
 # to encode an element as PostgreSQL to store it.
@@ -148,12 +147,21 @@ def _rows(documents: Mapping[StateKey, bytes]) -> dict[str, object]:
     return _columns(documents) | {"documents": _SEPARATOR.join(documents.values()).decode()}
 
 
+_KEY_NAMES = ("agent_id", "module", "collector", "id")
+
+SEARCHED_STATES = 2_000
+SEARCHED_BYTES = 4 * 2**20
+"""A page of a search examines at most this many states, and about this many bytes as they are stored."""
+
+
 async def list_states(
-    connection: Connection, agent_id: UUID | None, module: str | None, after: StateCursor | None, limit: int
+    connection: Connection, state_filter: StateFilter, after: StateCursor | None, limit: int
 ) -> Page[State]:
-    """Return a page of states in order of their keys, starting after `after`."""
-    names = ["agent_id", "module", "collector", "id"]
-    key = [states.c[name] for name in names]
+    """Return a page of states in order of their keys, starting after `after`.
+
+    With `contains`, a page may be short and not the last.
+    """
+    key = [states.c[name] for name in _KEY_NAMES]
     statement = select(
         states.c.agent_id,
         states.c.module,
@@ -163,7 +171,33 @@ async def list_states(
         states.c.created_at,
         states.c.updated_at,
     )
-    statement = statement.where(*equal(((states.c.agent_id, agent_id), (states.c.module, module))))
+    found = [*equal(((states.c.agent_id, state_filter.agent_id), (states.c.module, state_filter.module)))]
     if after is not None:
-        statement = statement.where(tuple_(*key) > after)
-    return await fetch_page(connection, statement.order_by(*key), names, limit, lambda row: State(**row))
+        found.append(tuple_(*key) > after)
+    end: Row | None = None
+    if (contains := state_filter.contains) is not None:
+        end = await _find_last_searched(connection, found)
+        document = cast(states.c.data, Text)
+        found.append(or_(func.strpos(states.c.id, contains) > 0, func.strpos(document, contains) > 0))
+    if end is not None:
+        found.append(tuple_(*key) <= tuple(end))
+    page = await fetch_page(
+        connection, statement.where(*found).order_by(*key), _KEY_NAMES, limit, lambda row: State(**row)
+    )
+    return Page(page.items, encode_cursor(tuple(end))) if page.next is None and end is not None else page
+
+
+async def _find_last_searched(connection: Connection, found: Sequence[ColumnElement[bool]]) -> Row | None:
+    """Return the key of the last state that a page of a search examines; None if it examines all."""
+    key = [states.c[name] for name in _KEY_NAMES]
+    stored = func.pg_column_size(states.c.data)
+    examined = select(*key, stored.label("stored")).where(*found).order_by(*key).limit(SEARCHED_STATES + 1).subquery()
+    ordered = [examined.c[name] for name in _KEY_NAMES]
+    measured = select(
+        *ordered,
+        func.row_number().over(order_by=ordered).label("number"),
+        func.sum(examined.c.stored).over(order_by=ordered).label("total"),
+    ).subquery()
+    is_last = or_(measured.c.number == SEARCHED_STATES, measured.c.total >= SEARCHED_BYTES)
+    last = select(*(measured.c[name] for name in _KEY_NAMES)).where(is_last).order_by(measured.c.number).limit(1)
+    return await connection.first(last)

@@ -1,6 +1,7 @@
 """The pages for events, commands, orders and the audit trail."""
 
 import re
+from collections.abc import Callable
 
 import httpx
 from playwright.sync_api import expect
@@ -28,6 +29,37 @@ def test_events_are_searched_and_shown(console: Console, server: Server, managem
     expect(page.get_by_label("Content")).to_contain_text("needle")
     console.check("event")
     assert console.open("/console/events/00000000-0000-7000-8000-000000000000").status == 404
+
+
+def test_the_histogram_leads_to_the_events_of_a_bar_and_new_events_are_followed(
+    new_console: Callable[..., Console], server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "counted")
+    client = server.log_in(agent_id)
+    client.post("/events/stateless", content=stateless(agent_id, {"n": 1}, {"n": 2})).raise_for_status()
+    console = new_console(permissions=["clipboard-read", "clipboard-write"])
+    console.enter("admin")
+    page = console.page
+    rows = page.get_by_role("region", name="Events").get_by_role("row")
+    console.open("/console/events?agent=counted&last=15m")
+    expect(page.get_by_role("heading", name="2 events in this time")).to_be_visible()
+    console.check("events-histogram")
+    page.locator(".bars a[aria-label^='2 events']").click(position={"x": 2, "y": 2})
+    page.wait_for_url(re.compile("since="))
+    expect(page.get_by_role("heading", name="2 events in this time")).to_be_visible()
+    expect(rows).to_have_count(3)
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    console.open("/console/events?agent=counted&last=15m")
+    page.get_by_role("link", name="Follow new events").click()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    client.post("/events/stateless", content=stateless(agent_id, {"message": "the newest"})).raise_for_status()
+    expect(rows.nth(1)).to_contain_text("the newest")
+    console.open("/console/events?agent=counted&contains=absent")
+    expect(page.get_by_role("link", name="Search at any time")).to_be_visible()
+    console.check("events-empty")
+    assert console.open("/console/events?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z").status == 422
 
 
 def test_a_command_is_watched_paused_resumed_and_cancelled(

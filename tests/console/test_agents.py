@@ -118,6 +118,19 @@ def test_an_agent_is_blocked_and_unblocked(console: Console, server: Server, man
     assert entries["items"][0]["actor"] == "admin"
 
 
+def test_states_are_searched_by_id_and_content(console: Console, agent: UUID) -> None:
+    page = console.page
+    console.open(f"/console/agents/{agent}/states")
+    page.get_by_label("Id or content contains").fill('"a": 1')
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("region", name="States").get_by_role("row")).to_have_count(2)
+    expect(page.get_by_role("row", name="second")).to_be_visible()
+    console.check("agent-states-search")
+    page.get_by_label("Id or content contains").fill("absent")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("heading", name="No state matches")).to_be_visible()
+
+
 def hash_of(group: str, name: str, content: bytes) -> str:
     """Return the hash that an agent with this one file reports."""
     return sha256(f"{group}/{name} {sha256(content).hexdigest()}\n".encode()).hexdigest()

@@ -26,6 +26,7 @@ from comms_api.database.uuid7 import uuid7_at
 from comms_api.events import store
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.queries import list_orders
+from comms_api.states.model import StateFilter
 from comms_api.states.store import list_states
 
 MIB = 2**20
@@ -124,7 +125,7 @@ def test_pages_of_commands_orders_and_the_audit_trail_are_bounded(
 Run = Callable[[Any], Any]
 OLDEST, NEWEST = PageRequest(1_000), PageRequest(1_000, order="newest")
 LISTS: dict[str, Run] = {
-    "states": lambda connection: list_states(connection, None, None, None, 1_000),
+    "states": lambda connection: list_states(connection, StateFilter(), None, 1_000),
     "quarantine": lambda connection: store.list_quarantined(connection, None, OLDEST),
     "newest quarantine": lambda connection: store.list_quarantined(connection, None, NEWEST),
     "orders": lambda connection: list_orders(connection, OrderFilter(), OLDEST),

@@ -29,7 +29,7 @@ from comms_api.http.roles import ADMINISTER, OPERATE, READ
 from comms_api.orders.model import OrderFilter
 from comms_api.orders.service import StoredOrders
 from comms_api.states.cursors import decode_cursor
-from comms_api.states.model import STATEFUL_COLLECTORS
+from comms_api.states.model import STATEFUL_COLLECTORS, StateFilter
 from comms_api.states.service import States
 
 LATEST_EVENTS = 20
@@ -109,6 +109,7 @@ async def show_agent(
 class StateList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The state of the list of an agent's states."""
 
+    contains: Words | None = None
     module: Words | None = None
     after: Words | None = None
 
@@ -120,7 +121,7 @@ async def list_states(
     """List the states of an agent by module, collector and id."""
     state = read_query(request, StateList)
     agent = await agents.get(agent_id)
-    page = await states.list(agent_id, state.module, decode_cursor(state.after), ROWS)
+    page = await states.list(StateFilter(agent_id, state.module, state.contains), decode_cursor(state.after), ROWS)
     return render(
         request, "agent_states.html", agent=agent, state=state, page=page, modules=sorted(STATEFUL_COLLECTORS)
     )

@@ -51,6 +51,8 @@ EXPORTED_AT_ONCE = 64
 EXPORT_MARGIN_SECONDS = 1.0
 """An export ends with the events that arrive until this long after its beginning; nodes' clocks differ by less."""
 
+EVERY_EVENT = EventFilter()
+
 _LINES = msgspec.json.Encoder()
 
 
@@ -92,13 +94,16 @@ class EventReader:
         return Page(reading.events, None if reading.is_end else reading.walk.cursor())
 
     async def count(
-        self, since: datetime, until: datetime, intervals: int, agent_id: UUID | None = None
+        self, since: datetime, until: datetime, intervals: int, event_filter: EventFilter = EVERY_EVENT
     ) -> EventCounts:
-        """Return the number of events in intervals of equal length; the newest `COUNTED_MAXIMUM` batches count."""
+        """Return the number of events in intervals of equal length; the newest `COUNTED_MAXIMUM` batches count.
+
+        A filter by stream counts all events of the batches that have the stream. The text of a filter is ignored.
+        """
         step = (until - since) / intervals
         bounds = [uuid7_floor(since + number * step) for number in range(intervals + 1)]
         async with self._engine.connect() as connection:
-            found = await store.count_events(connection, bounds, agent_id, COUNTED_MAXIMUM)
+            found = await store.count_events(connection, bounds, event_filter, COUNTED_MAXIMUM)
         events = {bucket: number for bucket, number, _ in found}
         counts = [events.get(bucket, 0) for bucket in range(1, intervals + 1)]
         return EventCounts(since, until, counts, is_cut=sum(batches for *_, batches in found) == COUNTED_MAXIMUM)

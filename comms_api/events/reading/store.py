@@ -5,7 +5,21 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, literal_column, or_, select, text, true
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Text,
+    Uuid,
+    and_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from comms_api.database.connection import Connection
@@ -25,25 +39,27 @@ _BATCH = (
 _ANY_COLLECTOR: ColumnElement[Any] = literal_column("CAST('$.*[*] ? (@ == $name)' AS jsonpath)")
 
 
-_COUNT = text("""
-    SELECT width_bucket(id, CAST(:bounds AS uuid[])) AS bucket, sum(events) AS events, count(*) AS batches
-    FROM (
-        SELECT id, events FROM event_batches
-        WHERE id >= CAST(:oldest AS uuid) AND id < CAST(:newest AS uuid)
-            AND (CAST(:agent_id AS uuid) IS NULL OR agent_id = CAST(:agent_id AS uuid))
-        ORDER BY id DESC LIMIT :limit
-    ) AS batches GROUP BY bucket ORDER BY bucket""")
-
-
 async def count_events(
-    connection: Connection, bounds: Sequence[UUID], agent_id: UUID | None, limit: int
+    connection: Connection, bounds: Sequence[UUID], event_filter: EventFilter, limit: int
 ) -> Sequence[tuple[int, int, int]]:
-    """Return the number of events and of batches of each interval with batches, by the interval's index from 1.
+    """Return the number of events of matching batches, and of all examined batches, of each interval with batches.
 
-    It reads the newest `limit` batches; ids of earlier batches are not counted.
+    Each comes with the interval's index, from 1. It examines the newest `limit` batches.
     """
-    values = {"bounds": list(bounds), "oldest": bounds[0], "newest": bounds[-1], "agent_id": agent_id, "limit": limit}
-    return [(row.bucket, int(row.events), row.batches) for row in await connection.execute(_COUNT, values)]
+    columns = event_batches.c
+    is_match = and_(true(), *_unindexed_conditions(event_filter)).label("is_match")
+    is_within = (columns.id >= bounds[0], columns.id < bounds[-1], *equal([(columns.agent_id, event_filter.agent_id)]))
+    examined = (
+        select(columns.id, columns.events, is_match)
+        .where(*is_within)
+        .order_by(columns.id.desc())
+        .limit(limit)
+        .subquery()
+    )
+    bucket = func.width_bucket(examined.c.id, literal(list(bounds), ARRAY(Uuid))).label("bucket")
+    events = func.coalesce(func.sum(examined.c.events).filter(examined.c.is_match), 0)
+    statement = select(bucket, events, func.count()).group_by(bucket).order_by(bucket)
+    return [(number, int(found), batches) for number, found, batches in await connection.execute(statement)]
 
 
 async def list_headers(connection: Connection, walk: Walk, event_filter: EventFilter, limit: int) -> list[Header]:
