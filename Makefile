@@ -13,10 +13,12 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfil
 KEY ?= one_event_rps_per_core
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock reference docs clean
+.PHONY: help install demo test test-patroni coverage check format bench bench-check bench-plots bench-plans sizing flame load package sbom lock reference docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed ## Install everything into .venv
 
 demo: .venv/installed ## Run a server, three agents on this host's logs and inventory, and commands; compare the counts with the database
 	$(BIN)/comms-api demo
