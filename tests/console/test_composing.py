@@ -272,3 +272,33 @@ def test_only_those_who_may_submit_get_the_page(
     assert console.open("/console/commands/new").status == 403
     console.open("/console/commands")
     expect(console.page.get_by_role("link", name="Compose a command")).to_have_count(0)
+
+
+def test_a_command_to_a_selection_reaches_the_selected_agents_only(
+    console: Console, server: Server, management: httpx.Client, agents: list[UUID]
+) -> None:
+    page = console.page
+    console.open("/console/agents?name=web-*")
+    page.get_by_role("button", name="Select all that match").click()
+    server.enroll(management, "web-later")
+    page.get_by_role("link", name="Send a command").click()
+    expect(page.get_by_label("A selection")).to_be_checked()
+    expect(page.locator("#recipients .figure")).to_have_text(re.compile(r"^2\s+agents$"))
+    page.locator("#action").select_option("restart")
+    console.check("compose-selection")
+    page.get_by_role("button", name="Send command").click()
+    command = submitted(console, management)
+    orders = management.get("/orders", params={"request_id": str(command["request_id"])}).json()["items"]
+    assert {order["agent_id"] for order in orders} == {str(agents[0]), str(agents[1])}
+
+
+def test_agents_and_groups_lead_to_the_form(console: Console, agents: list[UUID]) -> None:
+    page = console.page
+    console.open(f"/console/agents/{agents[2]}")  # its name is hostile
+    page.get_by_role("link", name="Send a command").click()
+    expect(page.locator("#recipients .sample")).to_contain_text("<img src=x")
+    expect(page.get_by_label("Names or ids of agents")).to_have_value(str(agents[2]))
+    console.open("/console/groups/web")
+    page.get_by_role("link", name="Send a command").click()
+    expect(page.locator("#recipients .figure")).to_have_text(re.compile(r"^2\s+agents$"))
+    expect(page).not_to_have_title("hacked")
