@@ -146,8 +146,9 @@ document.addEventListener("htmx:afterRequest", (event) => {
 });
 
 // The menu is a column on wide screens, and closed at first on narrow ones.
-if (matchMedia("(max-width: 48rem)").matches) {
-  for (const menu of document.querySelectorAll("details.menu")) menu.removeAttribute("open");
-}
+const narrow = matchMedia("(max-width: 48rem)");
+const showMenu = () => document.querySelector("details.menu")?.toggleAttribute("open", !narrow.matches);
+narrow.addEventListener("change", showMenu);
+showMenu();
 showTimes(document);
 showTheme();
