@@ -45,6 +45,12 @@ def current_traceparent() -> str | None:
     return None if current is None else current.traceparent
 
 
+def current_trace_id() -> str | None:
+    """Return the id of the trace of the current span, in hexadecimal digits; None if there is none."""
+    traceparent = current_traceparent()
+    return None if traceparent is None else traceparent.split("-")[1]
+
+
 class OrderSpan(msgspec.Struct, frozen=True):
     """A span that ends now, in the trace of the command of one or more orders.
 

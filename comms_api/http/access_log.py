@@ -6,6 +6,7 @@ from typing import Any
 
 from comms_api.http.authentication import subject_of
 from comms_api.http.request import client_address, is_head, request_id
+from comms_api.spans import current_trace_id
 from comms_api.text.json_log import FIELDS
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ def log_access(scope: Any, status: int | None, size: int, seconds: float) -> Non
 
 def describe_request(scope: Any) -> Mapping[str, object]:
     """Return the members of a request for a log in JSON; `route` is its path with the names of parameters."""
-    return {
+    trace_id = current_trace_id()
+    traced = {} if trace_id is None else {"trace": trace_id}
+    return traced | {
         "request": str(request_id(scope)),
         "method": scope["method"],
         "route": scope.get("path_template", scope["path"])[:TARGET_CHARACTERS_MAXIMUM],

@@ -123,9 +123,9 @@ class Exchange:
     async def _run(self, scope: dict[str, Any]) -> None:
         endpoint, begun_at = self._connection.endpoint, asyncio.get_running_loop().time()
         endpoint.requests.begin()
-        if endpoint.accounting.begin is not None:
-            endpoint.accounting.begin(scope)
         try:
+            if endpoint.accounting.begin is not None:
+                endpoint.accounting.begin(scope)
             await endpoint.app(scope, self._receive, self._send)
         except Exception as error:  # noqa: BLE001 - the accounting logs it
             endpoint.accounting.log_failure(scope, error)

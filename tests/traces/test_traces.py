@@ -1,6 +1,7 @@
 """Traces, as a collector receives them from real nodes."""
 
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from support.ports import free_ports
 from support.server import KEY, PASSWORD, Server, running_server
 from support.waiting import PATIENCE, wait_until
 
+from comms_api.app.tracing import COMPLAINT_SECONDS
 from comms_api.errors import CommsError
 
 SERVER_KIND, PRODUCER, CONSUMER = 2, 4, 5
@@ -36,7 +38,7 @@ def nodes(collector: Collector, folder: Path, database_url: str) -> Iterator[Seq
         for name, value in collector.variables.items():
             patch.setenv(name, value)
         start = partial(running_server, traces=True, database_url=database_url)
-        one = stack.enter_context(start(folder / "one", node_name="one"))
+        one = stack.enter_context(start(folder / "one", node_name="one", log_format="json", access_log=True))
         secret = one.folder / "data" / "secret"
         two = stack.enter_context(start(folder / "two", node_name="two", workers=2, secret_file=secret))
         yield one, two
@@ -121,22 +123,35 @@ def test_a_command_that_answers_a_held_poll_at_once_starts_its_trace_on_the_serv
     nodes: Sequence[Server], management: httpx.Client, collector: Collector
 ) -> None:
     agent_id = nodes[0].enroll(management, f"held-{secrets.token_hex(4)}")
-    with ThreadPoolExecutor(1) as threads:
-        answering = threads.submit(answer_once, nodes[0].log_in(agent_id), {})
-        wait_until(lambda: management.get(f"/agents/{agent_id}/diagnosis").json()["poll"] == "held")
-        request_id = management.post("/commands", json=command(agent_id)).json()["commands"][0]["request_id"]
-        answering.result(PATIENCE)
+    agent = nodes[0].log_in(agent_id)
 
-    def of_command(found: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
-        key = "messaging.message.conversation_id"
-        return [span for span in found if span.attributes.get(key) == request_id and span.name == "report"]
+    def is_claimed_by_its_submission() -> bool:
+        """Submit a command to the held poll; a claim may be in progress, and then the submission makes none."""
+        with ThreadPoolExecutor(1) as threads:
+            answering = threads.submit(answer_once, agent, {})
+            wait_until(lambda: management.get(f"/agents/{agent_id}/diagnosis").json()["poll"] == "held")
+            request_id = management.post("/commands", json=command(agent_id)).json()["commands"][0]["request_id"]
+            answering.result(PATIENCE)
+        [report] = reports_of(request_id, collector.wait_for(partial(reports_of, request_id)))
+        spans = collector.of_trace(report.trace)
+        names = {"POST /commands", "submit", "commit", "expand", "claim", "poll answer", "report"}
+        assert {span.name for span in spans} == names
+        [request], [expand], [claim] = (named(spans, name) for name in ("POST /commands", "expand", "claim"))
+        assert request.parent == ""
+        return claim.parent == expand.id
 
-    [report] = of_command(collector.wait_for(of_command))
-    spans = collector.of_trace(report.trace)
-    names = {"POST /commands", "submit", "commit", "expand", "claim", "poll answer", "report"}
-    assert {span.name for span in spans} == names
-    [request], [expand], [claim] = (named(spans, name) for name in ("POST /commands", "expand", "claim"))
-    assert (request.parent, claim.parent) == ("", expand.id)
+    wait_until(is_claimed_by_its_submission)
+
+
+def reports_of(request_id: str, spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
+    key = "messaging.message.conversation_id"
+    return [span for span in spans if span.name == "report" and span.attributes.get(key) == request_id]
+
+
+def test_the_log_lines_of_a_request_name_its_trace(nodes: Sequence[Server], management: httpx.Client) -> None:
+    trace, log = Trace(), nodes[0].folder / "log"
+    management.get("/agents", headers=trace.headers)
+    wait_until(lambda: f'"trace":"{trace.id}"' in log.read_text(), says=log.read_text)
 
 
 @pytest.mark.parametrize("path", ["/events/stateless", "/events/stateful"])
@@ -236,7 +251,7 @@ def test_requests_without_a_valid_token_have_no_span(
 def test_requests_do_not_wait_for_a_collector_that_is_away(
     folder: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [port] = free_ports(1)
+    [port], begun_at = free_ports(1), time.monotonic()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "32")
@@ -249,7 +264,7 @@ def test_requests_do_not_wait_for_a_collector_that_is_away(
         log = server.folder / "log"
         wait_until(lambda: "traces: " in log.read_text(), says=log.read_text)
         assert server.stop() == 0
-    assert log.read_text().count("traces: ") == 1
+    assert log.read_text().count("traces: ") <= 1 + (time.monotonic() - begun_at) // COMPLAINT_SECONDS
 
 
 def test_opentelemetry_is_neither_imported_nor_needed_without_the_setting(
