@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from bench import (
+    changes,
     check,
     consoles,
     expansion,
@@ -46,6 +47,7 @@ MEASUREMENTS = (
     one_event.MEASUREMENT,
     polls.MEASUREMENT,
     order.MEASUREMENT,
+    changes.MEASUREMENT,
     logins.MEASUREMENT,
     rest.MEASUREMENT,
     herd.MEASUREMENT,

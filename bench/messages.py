@@ -13,7 +13,16 @@ HEALTH_CHECK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 def post(path: str, token: str, body: bytes, *headers: str) -> bytes:
     """Return a POST request; without a token it has no Authorization header."""
-    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers]
+    return _request("POST", path, token, body, *headers)
+
+
+def put(path: str, token: str, body: bytes) -> bytes:
+    """Return a PUT request."""
+    return _request("PUT", path, token, body)
+
+
+def _request(method: str, path: str, token: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}", *headers]
     if token:
         lines.append(f"Authorization: Bearer {token}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
