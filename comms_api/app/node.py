@@ -24,7 +24,7 @@ from comms_api.commands.submission.submissions import Submissions
 from comms_api.commands.watching import Watch
 from comms_api.database.connection import Engine, compile_ahead
 from comms_api.database.housekeeping import database_duties
-from comms_api.database.listener import Listener, Notifier
+from comms_api.database.listener import About, Listener, Notifier
 from comms_api.database.uuid7 import DatabaseClock
 from comms_api.diagnosis.service import Diagnoses
 from comms_api.duties.health import DutyHealth
@@ -102,12 +102,17 @@ class Node:
             node_probes(engine, self.membership, health, self.certificate, settings.data_dir, clock.now)
         )
         self.revocation_reader = revocation_reader = RevocationReader(engine, tokens, dispatcher.end_revoked)
-        self.fleet_followers = FleetFollowers(engine)
+        self.fleet_followers, node_log = FleetFollowers(engine), NodeLog(engine, process.address.name)
+
+        def wake_followers(_about: About) -> None:
+            self.fleet_followers.wake()
+            node_log.wake()
+
         channels = {
             ORDERS_CHANNEL: dispatcher.wake,
             REVOCATIONS_CHANNEL: lambda _: revocation_reader.refresh_soon(),
             NODES_CHANNEL: lambda _: self.membership.beat_soon(),
-            FLEET_EVENTS_CHANNEL: lambda _: self.fleet_followers.wake(),
+            FLEET_EVENTS_CHANNEL: wake_followers,
         }
         notifier = Notifier(engine, channels)
         listener, revocations = Listener(engine, channels, notifier.name), Revocations(engine, notifier)
@@ -152,10 +157,9 @@ class Node:
         self.maintenance, rollouts = Maintenance(engine, settings), Rollouts(engine, notifier, settings)
         continuous = ContinuousCommands(engine, notifier, settings)
         announcer = Announcer(engine, self.submissions, notifier, has_changes, settings)
-        statuses, node_log = Statuses(engine), NodeLog(engine, process.address.name)
         self._background = (
             *(revocation_reader, listener, notifier, self.maintenance, rollouts, continuous, announcer),
-            *(statuses, node_log, sender, Removal(engine, settings)),
+            *(Statuses(engine), node_log, sender, Removal(engine, settings)),
         )
         """The services that no route asks for."""
 

@@ -1,5 +1,6 @@
 """Log on each node the events of the other nodes: they join, drain, leave, are lost and return."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import get_args
@@ -13,7 +14,9 @@ from comms_api.fleet.model import FleetEvent, NodeEventKind
 
 logger = logging.getLogger(__name__)
 
-FOLLOW_SECONDS = 2.0
+SWEEP_SECONDS = 30.0
+"""The interval at which to look for events whose notification was lost."""
+
 STEP = 100
 SENTENCES = {
     "node_joined": "has joined",
@@ -33,18 +36,22 @@ _DETAILS = msgspec.json.Decoder(_Details)
 
 
 class NodeLog:
-    """Follows the events of nodes from its first pass on."""
+    """Follows the events of nodes from its first pass on; between passes it takes no time until `wake` is called."""
 
     def __init__(self, engine: Engine, own_name: str) -> None:
         self._engine = engine
         self._own_name = own_name
         self._position: int | None = None
+        self._is_due = asyncio.Event()
+        self._is_due.set()  # the first pass finds where to begin
+
+    def wake(self) -> None:
+        """Look for events now."""
+        self._is_due.set()
 
     def duties(self) -> Sequence[Duty]:
         """Return the duty that logs the events of other nodes."""
-        duty = Duty("node log", self.follow, FOLLOW_SECONDS)
-        duty.wake.set()
-        return [duty]
+        return [Duty("node log", self.follow, SWEEP_SECONDS, wake=self._is_due)]
 
     async def follow(self) -> None:
         """Log the events since the last pass."""
@@ -55,6 +62,8 @@ class NodeLog:
         for event in events:
             self._log(event)
             self._position = event.position
+        if len(events) == STEP:
+            self._is_due.set()
 
     def _log(self, event: FleetEvent) -> None:
         if event.node != self._own_name:
