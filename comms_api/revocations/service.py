@@ -10,7 +10,7 @@ from comms_api.database.housekeeping import HOUSEKEEPING_SECONDS, transaction_du
 from comms_api.database.listener import Notifier
 from comms_api.duties.repeating import Duty
 from comms_api.meters import Histogram
-from comms_api.revocations.store import delete_revocations, list_revocations, revoke_tokens
+from comms_api.revocations.store import delete_revocations, find_state, list_revocations, revoke_tokens
 from comms_api.tokens.issuer import Tokens
 
 REVOCATIONS_CHANNEL = "comms_api_revocations"
@@ -52,6 +52,7 @@ class RevocationReader:
         self._tokens = tokens
         self._on_change = on_change
         self._known: dict[str, float] | None = None
+        self._state: tuple[int, int] | None = None
         self._is_announced = asyncio.Event()
         self._read_at = time.monotonic()
         self.lag_seconds = Histogram()
@@ -78,8 +79,12 @@ class RevocationReader:
         """Read the revocations, and apply them if they have changed."""
         begun_at = time.monotonic()
         async with self._engine.connect() as connection:
+            state = await find_state(connection)
+            if state == self._state:
+                self._read_at = begun_at
+                return
             revoked_at = await list_revocations(connection, self._tokens.revocations_seconds)
-        self._read_at = begun_at
+        self._state, self._read_at = state, begun_at
         if revoked_at != self._known:
             if self._known is not None:  # the first revocations are older than this process
                 self._measure(self._known, revoked_at)

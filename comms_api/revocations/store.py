@@ -1,6 +1,6 @@
 """The statements about revocations, of which each subject has at most one."""
 
-from sqlalchemy import ARRAY, Text, func, literal, select
+from sqlalchemy import ARRAY, BigInteger, Double, Text, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from comms_api.database.connection import Connection
@@ -28,12 +28,26 @@ async def was_revoked_since(connection: Connection, subject: str, seconds: float
     return await connection.scalar(statement) is not None
 
 
+_EPOCH = func.extract("epoch", revocations.c.revoked_at)
+
+
+async def find_state(connection: Connection) -> tuple[int, int]:
+    """Return two numbers, which together change with every revocation and every deletion of one.
+
+    A revocation has a later time than the one that it replaces, and than those that are deleted.
+    """
+    microseconds = func.sum(cast(_EPOCH * 1_000_000, BigInteger))
+    [(count, total)] = await connection.execute(select(func.count(), microseconds).select_from(revocations))
+    return count, int(total or 0)
+
+
 async def list_revocations(connection: Connection, seconds: float) -> dict[str, float]:
     """Return when each subject was revoked, in seconds since 1970, over the last `seconds`."""
-    statement = select(revocations.c.subject, func.extract("epoch", revocations.c.revoked_at)).where(
-        revocations.c.revoked_at > func.now() - seconds_interval(seconds)
-    )
-    return {subject: float(revoked_at) for subject, revoked_at in await connection.execute(statement)}
+    is_recent = revocations.c.revoked_at > func.now() - seconds_interval(seconds)
+    # Two arrays take a fraction of the time of a row for each subject, of which a large block has 100,000.
+    columns = (func.array_agg(revocations.c.subject), func.array_agg(cast(_EPOCH, Double)))
+    [(subjects, revoked_at)] = await connection.execute(select(*columns).where(is_recent))
+    return dict(zip(subjects or (), revoked_at or (), strict=True))
 
 
 async def delete_revocations(connection: Connection, seconds: float) -> None:
