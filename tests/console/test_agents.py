@@ -42,7 +42,7 @@ def test_the_overview_shows_the_fleet(console: Console, agent: UUID) -> None:
     expect(page.get_by_role("link", name=re.compile(r"1\s*agents"))).to_be_visible()
     expect(page.get_by_role("heading", name="Needs attention")).to_be_visible()
     expect(page.get_by_role("link", name=re.compile("^node-"))).to_be_visible()
-    expect(page.get_by_text("events in the last minute")).to_be_visible()
+    expect(page.get_by_text("events, last minute")).to_be_visible()
     console.check("overview")
     page.get_by_role("link", name="web").click()
     expect(page).to_have_url(re.compile(r"/console/agents\?group=web$"))
