@@ -65,7 +65,19 @@ def read_yaml(name: str, content: bytes) -> Map:
     try:
         return _Reader(name, content).read()
     except yaml.YAMLError as error:
-        raise Invalid(f"{name}: {' '.join(str(error).split()) or 'not YAML that can be read'}") from None
+        raise Invalid(f"{name}: {_explain(error)}") from None
+
+
+def _explain(error: yaml.YAMLError) -> str:
+    """Return what the parser did not understand, and where."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).replace('in "<byte string>", ', "at ").split()) or "not YAML that can be read"
+    context = f" {error.context} that begins at {_place(error.context_mark)}" if error.context_mark else ""
+    return f"{_place(error.problem_mark)}: {error.problem}{context}"
+
+
+def _place(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 class _Reader:

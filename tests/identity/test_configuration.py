@@ -144,7 +144,7 @@ TEXT = "write it in quotes and without a tag to make it text"
         ("a: 1\n---\nb: 2", "line 2: a second document begins"),
         ("a: 1\nb: 2\na: 3", "line 3: duplicate key 'a'"),
         ("a:\n  - b: 1\n    'b': 2", "line 3: duplicate key 'b'"),
-        ("a: [1, 2", "line 1"),
+        ("a: [1, 2", "while parsing a flow sequence that begins at line 1, column 4"),
         ("a: &a [x]\nb: *a", "line 2: aliases (*) are not supported"),
         ("a:\n  <<: {x: 1}", "line 2: merge keys (<<) are not supported"),
         ("a: &a {x: 1}\nb: {<<: *a}", "merge keys (<<) are not supported"),
