@@ -14,7 +14,7 @@ import click
 from bench import growth_events, growth_orders
 from bench.figures import Effort, Figure, Measured, Measurement
 from bench.growth import FLEET, SchemaPair, schema_pair
-from bench.load import Connection, connect, connect_all, timed
+from bench.load import connect, connect_all, timed
 from bench.messages import poll
 from bench.polls import allow_descriptors
 from bench.system import ADMINISTRATOR, System
@@ -117,19 +117,18 @@ def _get(path: str, session: str, *headers: str) -> bytes:
 async def _time_pages(system: System, session: str, paths: Sequence[str], rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds of each page, round by round."""
     found: dict[str, list[float]] = {path: [] for path in paths}
-    connection = await connect(system, system.management_port)
     for _ in range(rounds):
+        connection = await connect(system, system.management_port)  # the server closes connections that are idle
         for path in paths:
             seconds = await timed(partial(connection.send, _get(path, session)))
             found[path].append(seconds * 1000)
+        connection.close()
         await asyncio.sleep(PAUSE_SECONDS)
-    connection.close()
     return found
 
 
 async def _live_percent(system: System, sessions: Sequence[str], paths: Sequence[str]) -> dict[str, float]:
     """Return the CPU in percent of a core that the consoles' polls cost, beyond the idle system's."""
-    connections = [await connect(system, system.management_port) for _ in sessions]
     requests = [
         _get(path, session, "HX-Request: true", "X-Poll: unattended")
         for session, path in zip(sessions, islice(cycle(paths), len(sessions)), strict=True)
@@ -139,21 +138,21 @@ async def _live_percent(system: System, sessions: Sequence[str], paths: Sequence
     idle = system.cpu_since(before, round(LIVE_SECONDS))
     before, started = system.cpu(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for number, (connection, request) in enumerate(zip(connections, requests, strict=True)):
-            group.create_task(_poll(connection, request, number / len(requests) * POLL_SECONDS))
+        for number, request in enumerate(requests):
+            group.create_task(_poll(system, request, number / len(requests) * POLL_SECONDS))
     busy = system.cpu_since(before, round(time.perf_counter() - started))
-    for connection in connections:
-        connection.close()
     parts = {name: (busy[name] - idle[name]) / 10_000 for name in ("server", "postgresql")}
     return {"all": sum(parts.values()), **parts}
 
 
-async def _poll(connection: Connection, request: bytes, delay: float) -> None:
+async def _poll(system: System, request: bytes, delay: float) -> None:
     await asyncio.sleep(delay)
+    connection = await connect(system, system.management_port)
     for _ in range(int(LIVE_SECONDS / POLL_SECONDS)):
         started = time.perf_counter()
         await connection.send(request)
         await asyncio.sleep(max(0.0, POLL_SECONDS - (time.perf_counter() - started)))
+    connection.close()
 
 
 MEASUREMENT = Measurement(
