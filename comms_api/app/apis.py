@@ -23,7 +23,7 @@ from comms_api.commands import routes as commands
 from comms_api.console.errors import answer_error
 from comms_api.console.live import LIVE_PARTS, LiveParts
 from comms_api.console.pages import CONSOLE_ROUTES
-from comms_api.console.sessions import HOME, find_session, require_own_page
+from comms_api.console.sessions import HOME, find_session, require_own_page, token_or_session
 from comms_api.console.summary import Overview
 from comms_api.diagnosis import routes as diagnosis
 from comms_api.events import routes as events
@@ -35,6 +35,7 @@ from comms_api.groups import routes as groups
 from comms_api.health import routes as health
 from comms_api.http.authentication import (
     PUBLIC,
+    SESSION,
     AnyConnection,
     Guard,
     admit_networks,
@@ -212,7 +213,8 @@ def management_api(node: Node, metrics: Metrics) -> AsgiApp:
         ),
     }
     requests, log_in = _requests(node), users.basic_login(node.users)
-    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, token_or_login(log_in))
+    find_token = token_or_session(token_or_login(log_in), find_session(node.users))
+    guard = require_token(node.tokens, MANAGEMENT, _record_nobody, requests, find_token)
     guard = admit_networks(node.settings.metrics_networks, guard)
     handlers = [*MANAGEMENT_HANDLERS, _show_keys(node)]
     queries = DeclaredQueries()
@@ -287,7 +289,7 @@ def _litestar(
                 path="/schema",
                 route_handlers=[],
                 guards=[description_guard(descriptions)],
-                opt=ANYONE,
+                opt=ANYONE | SESSION,
                 include_in_schema=False,
                 response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
             ),

@@ -47,6 +47,17 @@ def find_session(users: Users) -> FindToken:
     return find_token
 
 
+def token_or_session(find_token: FindToken, find_session: FindToken) -> FindToken:
+    """Return a function that uses the session of a request without a token, on a route with `SESSION`."""
+
+    async def find(connection: AnyConnection, handler: BaseRouteHandler) -> str:
+        has_token = find_header(connection.scope, b"authorization") is not None
+        accepts_session = handler.opt.get("session") and SESSION_COOKIE in connection.cookies
+        return await (find_session if accepts_session and not has_token else find_token)(connection, handler)
+
+    return find
+
+
 def csrf_token(connection: AnyConnection) -> str:
     """Return the token that this session's pages send with each change."""
     return blake2b(connection.cookies.get(SESSION_COOKIE, "").encode(), digest_size=16, person=b"csrf").hexdigest()

@@ -48,6 +48,12 @@ SCRAPED = {"scraped": True}
 BASIC = {"basic": True}
 """The `opt` of a route that accepts a user name and a password instead of a token; it also declares its roles."""
 
+SESSION = {"session": True}
+"""The `opt` of a route that also accepts a session of the console.
+
+It must not change anything: nothing proves that a page of the console has sent the request.
+"""
+
 IS_HELD = "is_held"
 HELD = {IS_HELD: True}
 """The `opt` of a route that waits for something to happen; its requests do not count as in progress."""

@@ -40,12 +40,13 @@ def running_chromium(folder: Path) -> Iterator[Browser]:
 
 
 class Console:
-    """The console of a server in one browser window with its own cookies."""
+    """The console of a server, or another page at `url`, in one browser window with its own cookies."""
 
-    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+    def __init__(self, browser: Browser, server: Server, url: str | None = None, **options: Any) -> None:
         self.server = server
+        self.url = url or server.management_url
         options = {"ignore_https_errors": True, "viewport": DESKTOP, "timezone_id": "Europe/Berlin"} | options
-        self.context = browser.new_context(base_url=server.management_url, **options)
+        self.context = browser.new_context(base_url=self.url, **options)
         self.context.set_default_timeout(PATIENCE * 1_000)
         self.page: Page = self.context.new_page()
         self.faults: list[str] = []
@@ -60,7 +61,7 @@ class Console:
             self.faults.append(text)
 
     def _check_host(self, url: str) -> None:
-        if not url.startswith((self.server.management_url, "data:", "blob:")):
+        if not url.startswith((self.url, "data:", "blob:")):
             self.faults.append(f"a request to {url}")
 
     def open(self, path: str) -> Response:

@@ -52,4 +52,5 @@ NAVIGATION += [
     Link("/console/nodes", "Nodes", READ[ROLES]),
     Link("/console/users", "Users", ADMINISTER[ROLES]),
     Link("/console/audit", "Audit trail", ADMINISTER[ROLES]),
+    Link("/schema", "API", READ[ROLES]),
 ]

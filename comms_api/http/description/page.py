@@ -23,10 +23,10 @@ from comms_api.http.description.completion import describe
 CALLS_MAXIMUM = 64
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
+body { overflow-wrap: anywhere; }
 h2 { border-top: 1px solid; font-size: 1.4rem; margin-top: 3rem; padding-top: 1rem; }
-h3 { font-size: 1.05rem; margin-top: 2rem; overflow-wrap: anywhere; }
+h3 { font-size: 1.05rem; margin-top: 2rem; }
 p, td { white-space: pre-line; }
-td { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid #8888; padding: .25rem .5rem; text-align: left; vertical-align: top; }
 pre { overflow-x: auto; }
