@@ -28,10 +28,10 @@ async def find_ids(connection: Connection, texts: Collection[str]) -> dict[str, 
     return found | {row.name: row.id for row in rows}
 
 
-async def find_names(connection: Connection, ids: Collection[UUID]) -> dict[UUID, str]:
-    """Map agents' ids to their names; skip unknown ids."""
+async def find_names(connection: Connection, ids: Collection[UUID]) -> dict[str, str]:
+    """Map agents' ids, as texts, to their names; skip unknown ids."""
     rows = await connection.execute(select(agents.c.id, agents.c.name).where(is_one_of(agents.c.id, ids)))
-    return {row.id: row.name for row in rows}
+    return {str(row.id): row.name for row in rows}
 
 
 async def get_ids(connection: Connection, texts: Collection[str]) -> list[UUID]:

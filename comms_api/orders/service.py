@@ -60,8 +60,8 @@ class StoredOrders:
         archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
         return merge(archived, page, requested)
 
-    async def name_recipients(self, ids: Collection[UUID]) -> dict[UUID, str]:
-        """Map ids of recipients to the names of agents; skip deleted agents and services."""
+    async def name_recipients(self, ids: Collection[UUID]) -> dict[str, str]:
+        """Map ids of recipients, as texts, to the names of agents; skip deleted agents and services."""
         async with self._engine.connect() as connection:
             return await find_names(connection, ids)
 

@@ -52,7 +52,14 @@ def test_failures_are_grouped_by_message_and_lead_to_their_orders(console: Conso
     expect(failures).to_contain_text("<img src=x")
     expect(failures.locator(".number")).to_have_text("2")
     expect(failures.get_by_role("link", name="worker-1")).to_be_visible()
+    expect(page.locator(".facts")).to_contain_text("agents worker-0 worker-1 worker-2 worker-3")
     console.check("command-failures")
+    console.open("/console/commands")
+    expect(page.get_by_role("row", name="restart").first).to_contain_text(
+        "agents worker-0 worker-1 worker-2 and 1 more"
+    )
+    console.check("commands")
+    page.go_back()
     failures.get_by_role("link", name="failed").click()
     expect(page.get_by_role("heading", name="Orders: failed, code 1")).to_be_visible()
     expect(page.get_by_role("region", name="Orders").locator("tbody tr")).to_have_count(2)

@@ -9,10 +9,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Stream
 
-from comms_api.commands.model import Retry
+from comms_api.commands.model import Command, Retry
 from comms_api.commands.routes import SubmissionServices
 from comms_api.commands.service import Commands
 from comms_api.commands.submission.idempotency import read_key
+from comms_api.commands.submission.targets import agent_ids
 from comms_api.console.live import live
 from comms_api.console.pages.orders import OrderList, recipients_of
 from comms_api.console.queries import NewestFirst, Words, read_query, receive_form
@@ -26,6 +27,7 @@ from comms_api.orders.model import OrderFilter
 from comms_api.orders.service import StoredOrders
 
 RETRY_BYTES_MAXIMUM = 1_024
+NAMED_SHOWN = 10
 
 
 class CommandList(NewestFirst, frozen=True, forbid_unknown_fields=True):
@@ -37,11 +39,19 @@ class CommandList(NewestFirst, frozen=True, forbid_unknown_fields=True):
 
 @get("/console/commands", opt=READ | LARGE)
 @live
-async def list_commands(request: AnyRequest, commands: NamedDependency[Commands]) -> Response[bytes]:
+async def list_commands(
+    request: AnyRequest, commands: NamedDependency[Commands], orders: NamedDependency[StoredOrders]
+) -> Response[bytes]:
     """List the commands, newest first."""
     state = read_query(request, CommandList)
     page = await commands.list(OrderFilter(user=state.user, action=state.action), state.requested)
-    return render(request, "commands.html", state=state, page=page)
+    names = await orders.name_recipients([agent_id for item in page.items for agent_id in _named_agents(item)])
+    return render(request, "commands.html", state=state, page=page, names=names)
+
+
+def _named_agents(command: Command) -> list[UUID]:
+    """Return the first agents that the target of a command names."""
+    return agent_ids(command.target.ids[:NAMED_SHOWN]) if command.target.type == "agent" else []
 
 
 @get("/console/commands/{request_id:uuid}", opt=READ | LARGE)
@@ -57,7 +67,7 @@ async def show_command(
     summary = await commands.summarize(request_id)
     order_filter = msgspec.structs.replace(state.filter, request_id=request_id)
     page = await orders.list(order_filter, state.requested, claims_of(request).subject)
-    failed = [agent_id for group in summary.failures for agent_id in group.agents]
+    shown = [agent_id for group in summary.failures for agent_id in group.agents] + _named_agents(summary.command)
     return render(
         request,
         "command.html",
@@ -65,7 +75,7 @@ async def show_command(
         summary=summary,
         command=summary.command,
         page=page,
-        names=await orders.name_recipients([*recipients_of(page.items), *failed]),
+        names=await orders.name_recipients([*recipients_of(page.items), *shown]),
         token=secrets.token_hex(16),
     )
 
