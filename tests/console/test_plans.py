@@ -8,6 +8,7 @@ from sqlalchemy import text
 from comms_api.agents.counts import count_agents
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.uuid7 import uuid7_floor
+from comms_api.events.reading.model import EventFilter
 from comms_api.events.reading.store import count_events
 from comms_api.orders.counts import count_recent
 
@@ -41,10 +42,10 @@ async def test_events_of_other_times_are_not_read(engine: Engine) -> None:
         now = datetime.now(UTC)
         bounds = [uuid7_floor(now + timedelta(minutes=minutes)) for minutes in (-30, 0, 30)]
         before = await rows_read(connection, "event_batches")
-        counted = await count_events(connection, bounds, None, 1_000)
+        counted = await count_events(connection, bounds, EventFilter(), 1_000)
         assert sum(events for _, events, _ in counted) == 10 * COUNTED
         assert await rows_read(connection, "event_batches") - before <= COUNTED + END
-        assert sum(batches for *_, batches in await count_events(connection, bounds, None, 20)) == 20
+        assert sum(batches for *_, batches in await count_events(connection, bounds, EventFilter(), 20)) == 20
         assert await rows_read(connection, "event_batches") - before <= COUNTED + 20 + 2 * END
 
 
