@@ -1,6 +1,7 @@
 """Settings: each is documented, and a wrong one is a line that names it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
     page = (ROOT / "docs" / "operations" / "settings.md").read_text()
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
         assert f"| `{name}` | {'' if default in NOTHING else f'`{default}`'}" in page, name
+
+
+def test_every_documented_setting_exists() -> None:
+    table = (ROOT / "docs" / "operations" / "settings.md").read_text().partition("## Parameters")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(documented) == sorted(Settings.__struct_fields__)
 
 
 @pytest.mark.parametrize(
