@@ -1,5 +1,6 @@
 """The scenes of the demonstration: agents enroll and send, a file reaches them, and commands run."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,14 @@ from rich.markup import escape
 from comms_api.cli.demo.fleet import ENROLLMENTS, GROUP, DemoAgent, DemoServer
 from comms_api.cli.demo.view import LiveView
 from comms_api.errors import CommsError
+from comms_api.text.printable import escape_controls
 
 PATIENCE_SECONDS = 60.0
 SETTLED_SECONDS = 1.0
+LINE_SHOWN = 80
+"""The characters of a log line that are shown."""
+
+FOUND_MAXIMUM = 100
 
 _FLEET = {"type": "group", "id": GROUP}
 
@@ -52,13 +58,15 @@ def _read_events(view: LiveView, server: DemoServer, begin: str) -> None:
         followed, begin = followed + items, answer["next"]
     if not followed:
         raise CommsError("the follower has received no event")
-    word = max(str(followed[-1]["event"]["event"]["original"]).split(), key=len)
+    line = str(followed[-1]["event"]["event"]["original"])
+    view.add(f"a follower has received {len(followed):,} events; the last one:")
+    view.add(f"  {escape(escape_controls(line[:LINE_SHOWN]))}")
+    word = max(re.findall(r"[A-Za-z0-9.-]+", line), key=len, default="")
     began = time.monotonic()
-    found = server.get(f"/events?contains={quote(word)}&order=newest")["items"]
+    found = server.get(f"/events?contains={quote(word)}&order=newest&limit={FOUND_MAXIMUM}")["items"]
     took = f"{1000 * (time.monotonic() - began):.0f} ms"
-    view.add(
-        f"a follower gets {len(followed)} events; a search for [bold]{escape(word)}[/] finds {len(found)} in {took}"
-    )
+    more = "or more " if len(found) == FOUND_MAXIMUM else ""
+    view.add(f"a search of all events for [bold]{escape(word)}[/] finds {len(found)} {more}in {took}")
 
 
 def _send_commands(view: LiveView, server: DemoServer, agents: Sequence[DemoAgent]) -> None:
