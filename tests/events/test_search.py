@@ -1,14 +1,18 @@
 """Operators search events by agent, group, stream, time and text, in both orders, and export them."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from support.batches import metadata
+from support.events import INSERT, batch_of
 from support.server import Server
+
+from comms_api.database.uuid7 import uuid7_at
 
 EVENTS = 60
 STREAMS = [("logcollector", "file"), ("logcollector", "journald"), ("fim", "file")]
@@ -129,3 +133,24 @@ def test_only_readers_may_search(server: Server, management: httpx.Client, agent
         event_id = read(management, limit=1, agent_id=str(agents[0]))[0]["id"]
         for path in ("/events", f"/events/{event_id}", "/events/tail"):
             assert user.get(path).status_code == status
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_each_event_of_a_batch_that_was_cut_is_read_once(
+    management: httpx.Client, query: Callable[..., list[Any]], limit: int
+) -> None:
+    agent_id, first_id = uuid4(), uuid7_at(time.time())
+    for start in range(0, 9, 3):  # JetStream cuts large batches into parts with consecutive ids
+        lines = [b'{"number":%d}' % number for number in range(start, start + 3)]
+        part = batch_of(UUID(int=first_id.int + start), agent_id, lines)
+        query(INSERT, part.id, part.agent_id, part.events, part.streams, part.content)
+    query("UPDATE event_batches SET xact = (SELECT max(xact) FROM event_batches) WHERE agent_id = $1", agent_id)
+    assert numbers(read(management, agent_id=str(agent_id), limit=limit)) == list(range(9))
+    assert numbers(read(management, agent_id=str(agent_id), limit=limit, order="newest")) == list(range(9))[::-1]
+    begin, followed = {"since": "2020-01-01T00:00:00Z"}, list[int]()
+    while items := (
+        answer := management.get("/events/tail", params={"agent_id": str(agent_id), "limit": limit, **begin}).json()
+    )["items"]:
+        followed, begin = followed + numbers(items), {"after": answer["next"]}
+        assert len(followed) <= 9
+    assert followed == list(range(9))

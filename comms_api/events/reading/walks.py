@@ -70,7 +70,7 @@ class Walk(Protocol):
         """Return this walk at the position of an event."""
 
     def after_batch(self, batch: Header) -> "Walk":
-        """Return this walk at the end of a batch."""
+        """Return this walk at the end of a batch, or unchanged if its position is there or later."""
 
     def cursor(self) -> str:
         """Return the position as clients get it."""
@@ -114,8 +114,9 @@ class ById(msgspec.Struct, frozen=True):
         return ById(msgspec.structs.replace(self.requested, after=event))
 
     def after_batch(self, batch: Header) -> "ById":
-        """Return this walk at the end of a batch."""
-        return self.after_event(batch, batch.id if self.is_newest_first else batch.last_event)
+        """Return this walk at the end of a batch, unless its position is there or later."""
+        end = batch.id if self.is_newest_first else batch.last_event
+        return self.after_event(batch, end) if self.includes(batch, end) else self
 
     def cursor(self) -> str:
         """Return the id of the last event before the position."""
@@ -172,8 +173,8 @@ class ByCommit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         return ByCommit(self.cluster, batch.xact, event, self.since)
 
     def after_batch(self, batch: Header) -> "ByCommit":
-        """Return this walk at the end of a batch."""
-        return self.after_event(batch, batch.last_event)
+        """Return this walk at the end of a batch, unless its position is there or later."""
+        return self.after_event(batch, batch.last_event) if self.includes(batch, batch.last_event) else self
 
     def cursor(self) -> str:
         """Return all fields in a form that is opaque to clients."""
