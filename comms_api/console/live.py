@@ -1,6 +1,7 @@
 """Share the live parts of pages between viewers with the same role: fifty of them cost hardly more than one."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,9 @@ LIVE_PARTS = "live_parts"
 FRESH_SECONDS = 2.5
 """A poll gets a part that is at most this old: half the usual time between two polls of a page."""
 
+PAUSE = 20
+"""A part stays fresh for this many times the time that it took, if that is longer: it costs at most 5 % of a core."""
+
 PARTS_MAXIMUM = 64
 
 
@@ -35,17 +39,22 @@ class Key(NamedTuple):
     query: str
 
 
-class Part(msgspec.Struct, frozen=True):
-    """A part that is being made or was made, and when that began."""
+class Part(msgspec.Struct):
+    """A part that is being made or was made, when that began, and until when polls may get it."""
 
     task: asyncio.Task[Response[bytes]]
     began_at: float
+    fresh_until: float = math.inf
 
     @property
     def is_fresh(self) -> bool:
         """Whether polls may still get it."""
         has_failed = self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
-        return not has_failed and time.monotonic() - self.began_at <= FRESH_SECONDS
+        return not has_failed and time.monotonic() <= self.fresh_until
+
+    def finish(self, _task: asyncio.Task[Response[bytes]]) -> None:
+        """Note that the part is made."""
+        self.fresh_until = self.began_at + max(FRESH_SECONDS, PAUSE * (time.monotonic() - self.began_at))
 
 
 class LiveParts:
@@ -59,6 +68,7 @@ class LiveParts:
         part = self._parts.get(key)
         if part is None or not is_poll or not part.is_fresh:
             part = Part(asyncio.create_task(make()), time.monotonic())
+            part.task.add_done_callback(part.finish)
             self._parts[key] = part
             self._parts.move_to_end(key)
             if len(self._parts) > PARTS_MAXIMUM:

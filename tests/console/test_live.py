@@ -7,7 +7,7 @@ import pytest
 from litestar import Response
 from support.server import PASSWORD, Server
 
-from comms_api.console.live import Key, LiveParts
+from comms_api.console.live import FRESH_SECONDS, Key, LiveParts
 from comms_api.errors import Unavailable
 
 POLL = {"HX-Request": "true", "X-Poll": "unattended"}
@@ -66,6 +66,18 @@ async def test_a_part_that_failed_is_made_again() -> None:
         await parts.get(KEY, page.make, is_poll=True)
     page.is_broken = False
     assert (await parts.get(KEY, page.make, is_poll=True)).content == b"2"
+
+
+@pytest.mark.anyio
+async def test_a_part_that_takes_long_is_made_less_often() -> None:
+    parts, page = LiveParts(), Page()
+    page.may_finish.clear()
+    making = asyncio.create_task(parts.get(KEY, page.make, is_poll=True))
+    await asyncio.sleep(FRESH_SECONDS / 10)
+    page.may_finish.set()
+    await making
+    await asyncio.sleep(FRESH_SECONDS)
+    assert (await parts.get(KEY, page.make, is_poll=True)).content == b"1"
 
 
 def browser_of(server: Server, name: str) -> httpx.Client:
