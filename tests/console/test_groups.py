@@ -1,5 +1,6 @@
 """The pages for groups and their files."""
 
+import re
 from collections.abc import Callable
 
 import httpx
@@ -8,8 +9,16 @@ from support.browsers import Console
 from support.server import Server
 
 from comms_api.console.pages.files import EDITED_BYTES_MAXIMUM
+from comms_api.console.pages.groups import COUNTED_AT_ONCE
 
 HOSTILE = "note: '</textarea><script>document.title=1</script>'\n"
+
+
+INSERT_MEMBERS = """
+    WITH members AS (
+        INSERT INTO agents (id, name, key_hash)
+        SELECT gen_random_uuid(), 'member-' || n, '' FROM generate_series(1, $2) AS n RETURNING id
+    ) INSERT INTO group_members (group_name, agent_id) SELECT $1, id FROM members"""
 
 
 def store(console: Console, content: str) -> None:
@@ -96,7 +105,7 @@ def test_a_reader_sees_files_but_no_buttons(
 
 
 def test_files_that_the_editor_cannot_show_are_for_the_command_line(console: Console, management: httpx.Client) -> None:
-    management.post("/groups", json={"name": "large"}).raise_for_status()
+    management.post("/groups", json={"name": "crowd"}).raise_for_status()
     contents = {"bytes.bin": b"\xff\xfe\x00", "large.txt": b"x" * (EDITED_BYTES_MAXIMUM + 1)}
     for name, content in contents.items():
         management.put(f"/groups/large/files/{name}", content=content).raise_for_status()
@@ -104,3 +113,15 @@ def test_files_that_the_editor_cannot_show_are_for_the_command_line(console: Con
         expect(console.page.get_by_text("comms-api files get")).to_be_visible()
         expect(console.page.get_by_label("Content")).to_have_count(0)
     assert console.open("/console/groups/large/files/missing.yml").status == 404
+
+
+def test_a_large_group_is_shown_before_its_agents_are_counted(
+    console: Console, server: Server, management: httpx.Client, query: Callable[..., object]
+) -> None:
+    management.post("/groups", json={"name": "crowd"}).raise_for_status()
+    query(INSERT_MEMBERS, "crowd", COUNTED_AT_ONCE + 1)
+    unscripted = console.page.context.request.get(f"{server.management_url}/console/groups/crowd").text()
+    assert "run these files" in unscripted
+    assert unscripted.count("…</span>") == 3
+    console.open("/console/groups/crowd")
+    expect(console.page.get_by_role("link", name=re.compile(r"5\s001\s*run these files"))).to_be_visible()

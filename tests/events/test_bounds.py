@@ -47,12 +47,12 @@ def agent_id() -> UUID:
 def test_a_page_ends_after_many_batches_without_a_match(management: httpx.Client, query: Query, agent_id: UUID) -> None:
     begin, filters = time.time(), {"agent_id": str(agent_id), "module": "rare"}
     ids = store_copies(query, batch_of(uuid7_at(begin), agent_id, [b"{}"]), EXAMINED_MAXIMUM + 2 * EXAMINED_AT_ONCE)
-    wanted = batch_of(uuid7_at(begin + 1), agent_id, [b'{"wanted":1}'], module="rare")
-    query(INSERT, wanted.id, wanted.agent_id, wanted.events, wanted.streams, wanted.content)
+    rare = batch_of(uuid7_at(begin + 1), agent_id, [b'{"rare":1}'], module="rare")
+    query(INSERT, rare.id, rare.agent_id, rare.events, rare.streams, rare.content)
     answer = management.get("/events", params=filters).json()
     assert answer["items"] == []
     assert UUID(answer["next"]) <= ids[EXAMINED_MAXIMUM + EXAMINED_AT_ONCE]
-    assert [item["event"] for item in find_last(management, answer, **filters)] == [{"wanted": 1}]
+    assert [item["event"] for item in find_last(management, answer, **filters)] == [{"rare": 1}]
 
 
 def test_a_page_ends_after_many_decompressed_bytes_without_a_match(
@@ -62,8 +62,8 @@ def test_a_page_ends_after_many_decompressed_bytes_without_a_match(
     large = batch_of(uuid7_at(begin), agent_id, [b'{"text":"%s"}' % (b"x" * 2**20)] * (LARGE_BYTES // 2**20))
     most = (DECODED_BYTES_MAXIMUM + DECODED_BYTES_AT_ONCE) // LARGE_BYTES
     ids = store_copies(query, large, most + 2)
-    wanted = batch_of(uuid7_at(begin + 1), agent_id, [b'{"needle":1}'])
-    query(INSERT, wanted.id, wanted.agent_id, wanted.events, wanted.streams, wanted.content)
+    needle = batch_of(uuid7_at(begin + 1), agent_id, [b'{"needle":1}'])
+    query(INSERT, needle.id, needle.agent_id, needle.events, needle.streams, needle.content)
     answer = management.get("/events", params=filters).json()
     assert answer["items"] == []
     assert UUID(answer["next"]) < ids[most + 1]

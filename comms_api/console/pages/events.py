@@ -84,14 +84,18 @@ class EventList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def list_events(
     request: AnyRequest, agents: NamedDependency[Agents], event_reader: NamedDependency[EventReader]
 ) -> Response[bytes]:
-    """List the events that match the filters in the URL; the first page counts them in intervals of the time."""
+    """List the events that match the filters in the URL; the first page counts them in intervals of the time.
+
+    A search for a text may take a second, so the page is shown first, and then loads what was found.
+    """
     state = read_query(request, EventList)
     since, until = state.counted
     agent_id = await agents.resolve(state.agent) if state.agent else None
     contains = (state.contains or "").encode(errors="surrogatepass")
     event_filter = EventFilter(agent_id, state.group, state.module, state.collector, contains)
     requested = PageRequest(ROWS, state.after, state.order, state.beginning, state.until)
-    page = await event_reader.list(claims_of(request).subject, event_filter, requested)
+    is_searched = not contains or is_partial(request)
+    page = await event_reader.list(claims_of(request).subject, event_filter, requested) if is_searched else None
     is_counted = state.after is None and not is_partial(request)
     counts = await event_reader.count(since, until, INTERVALS, event_filter) if is_counted else None
     return render(request, "events.html", state=state, page=page, counts=counts)

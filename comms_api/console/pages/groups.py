@@ -9,7 +9,7 @@ from litestar.params import FromPath
 
 from comms_api.console.live import live
 from comms_api.console.queries import Words, read_query, receive_form
-from comms_api.console.rendering import notify, render
+from comms_api.console.rendering import is_partial, notify, render
 from comms_api.files.service import Files
 from comms_api.groups.model import GroupChange, NewGroup
 from comms_api.groups.service import Groups
@@ -19,6 +19,8 @@ from comms_api.http.roles import OPERATE, READ
 
 ROWS = 100
 FORM_BYTES_MAXIMUM = 4 * 1024
+COUNTED_AT_ONCE = 5_000
+"""The page of a group with more agents is shown first, and then loads how many of them run its files."""
 
 
 class GroupList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +59,8 @@ async def show_group(
 ) -> Response[bytes]:
     """Show a group's files, and how many of its agents run them."""
     shown = await groups.get(group)
-    drift = await files.count_drift(group)
+    is_counted = shown.agents <= COUNTED_AT_ONCE or is_partial(request)
+    drift = await files.count_drift(group) if is_counted else None
     return render(request, "group.html", group=shown, drift=drift, files=await files.list(group))
 
 

@@ -81,18 +81,19 @@ for (const field of document.querySelectorAll("input[data-utc]")) {
   field.value = moment.toISOString().slice(0, 16);
 }
 
-// A request without an event is a poll of a live part. It extends the session only if somebody has used the page since
-// the last request.
+// A request without an event is a poll of a live part, unless it loads what the page leaves out at first. A poll extends
+// the session only if somebody has used the page since the last request.
+const isPoll = (element, event) => !event && element.getAttribute("hx-trigger") !== "load";
 let isUsed = false;
 for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, () => { isUsed = true; }, true);
 document.addEventListener("htmx:configRequest", (event) => {
-  if (!event.detail.triggeringEvent) event.detail.headers["X-Poll"] = isUsed ? "attended" : "unattended";
+  if (isPoll(event.detail.elt, event.detail.triggeringEvent)) event.detail.headers["X-Poll"] = isUsed ? "attended" : "unattended";
   isUsed = false;
 });
 
 // Live parts of a hidden page do not load.
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden && !event.detail.requestConfig.triggeringEvent) event.preventDefault();
+  if (document.hidden && isPoll(event.detail.elt, event.detail.requestConfig.triggeringEvent)) event.preventDefault();
 });
 
 // A live part that is loaded again keeps its open details and its checked boxes, by their ids.
