@@ -27,7 +27,10 @@ def description(texts: dict[str, str], name: str) -> Any:
     return json.loads(texts[name])
 
 
-@pytest.mark.parametrize("name", ["openapi/agents.json", "openapi/management.json", "routes.md", "errors.md"])
+FILES = ["openapi/agents.json", "openapi/management.json", "routes.md", "errors.md", "commands.md", "settings.md"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_the_committed_copy_is_current(texts: dict[str, str], name: str) -> None:
     file = FOLDER / name
     committed = file.read_text() if file.exists() else ""

@@ -1,4 +1,4 @@
-"""The reference that is generated from code: the OpenAPI descriptions of both APIs, the routes and the errors.
+"""The reference that is generated from code: both OpenAPI descriptions, routes, errors, commands and settings.
 
 `PYTHONPATH=tests python -m support.descriptions` starts a node, asks it, and writes the files.
 """
@@ -14,6 +14,7 @@ import httpx
 from comms_api.errors import Outdated
 from comms_api.http.problems import STATUSES
 from comms_api.protocol import IDENTITY_IN_USE, KEY_REUSED
+from support.reference import describe_commands, describe_settings
 from support.server import Server, running_server
 
 CODES = {
@@ -35,6 +36,8 @@ def describe_server(server: Server) -> dict[str, str]:
     return {
         "routes.md": "\n".join(_routes({name: json.loads(text) for name, text in apis.items()})) + "\n",
         "errors.md": "\n".join(_errors()) + "\n",
+        "commands.md": "\n".join(describe_commands()) + "\n",
+        "settings.md": "\n".join(describe_settings()) + "\n",
         **{f"openapi/{name}": text for name, text in apis.items()},
     }
 
