@@ -280,6 +280,7 @@ def test_a_command_to_a_selection_reaches_the_selected_agents_only(
     page = console.page
     console.open("/console/agents?name=web-*")
     page.get_by_role("button", name="Select all that match").click()
+    page.wait_for_url("**/console/selections/*")
     server.enroll(management, "web-later")
     page.get_by_role("link", name="Send a command").click()
     expect(page.get_by_label("A selection")).to_be_checked()
