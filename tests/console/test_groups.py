@@ -105,7 +105,7 @@ def test_a_reader_sees_files_but_no_buttons(
 
 
 def test_files_that_the_editor_cannot_show_are_for_the_command_line(console: Console, management: httpx.Client) -> None:
-    management.post("/groups", json={"name": "crowd"}).raise_for_status()
+    management.post("/groups", json={"name": "large"}).raise_for_status()
     contents = {"bytes.bin": b"\xff\xfe\x00", "large.txt": b"x" * (EDITED_BYTES_MAXIMUM + 1)}
     for name, content in contents.items():
         management.put(f"/groups/large/files/{name}", content=content).raise_for_status()
