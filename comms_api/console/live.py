@@ -25,8 +25,8 @@ LIVE_PARTS = "live_parts"
 FRESH_SECONDS = 2.5
 """A poll gets a part that is at most this old: half the usual time between two polls of a page."""
 
-PAUSE = 50
-"""A part stays fresh for this many times the time that it took, if that is longer: it costs at most 2 % of a core."""
+PAUSE = 100
+"""A part stays fresh for this many times the time that it took, if that is longer: it costs at most 1 % of a core."""
 
 PARTS_MAXIMUM = 64
 
