@@ -40,7 +40,7 @@ def span(name: str, attributes: Attributes = NO_ATTRIBUTES) -> AbstractContextMa
 
 
 def current_traceparent() -> str | None:
-    """Return the `traceparent` by which others continue the current span; None if there is none."""
+    """Return the `traceparent` of the current span for other processes; None without a span."""
     current = CURRENT_SPAN.get()
     return None if current is None else current.traceparent
 

@@ -234,7 +234,7 @@ async def update_agent(connection: Connection, agent_id: UUID, changes: Mapping[
 
 
 async def set_blocked(connection: Connection, ids: Collection[UUID], *, is_blocked: bool) -> list[UUID]:
-    """Block or unblock agents; return those that were not so before."""
+    """Block or unblock agents; return the agents whose state changed."""
     is_other = agents.c.is_blocked != literal(is_blocked)
     statement = agents.update().where(is_one_of(agents.c.id, ids), is_other).values(is_blocked=is_blocked)
     return await connection.scalars(statement.returning(agents.c.id))

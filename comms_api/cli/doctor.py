@@ -1,4 +1,4 @@
-"""`comms-api doctor`: check a deployment from end to end."""
+"""`comms-api doctor`: check a whole deployment."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def _show(findings: Sequence[JsonObject]) -> None:
     help="CA certificate that agents trust; by default the development CA, or the system's CAs.",
 )
 def doctor(config: Path | None, data_dir: Path | None, urls: Sequence[str], ca: Path | None) -> Outcome:
-    """Check a deployment from end to end, and say how to mend what is wrong.
+    """Check a whole deployment, and suggest a remedy for each problem.
 
     Run this on a node, with the node's settings. It changes nothing. The exit code is 1 if there are findings.
     """

@@ -43,7 +43,7 @@ COMMANDS = {
     "migrate": Entry("migrate", "Upgrade the schema of the database, as `comms-api serve` does when it starts."),
     "backup": Entry("backup", "Write a backup of a node: its database, secret, certificates and settings."),
     "restore": Entry("backup", "Restore a backup of a node."),
-    "doctor": Entry("doctor", "Check a deployment from end to end, and say how to mend what is wrong."),
+    "doctor": Entry("doctor", "Check a whole deployment, and suggest a remedy for each problem."),
     "completion": Entry("completion", "Print the completion script of a shell."),
     "demo": Entry("demo", "Run a demonstration of the server."),
 }

@@ -1,1 +1,1 @@
-"""Check a deployment from end to end, and say how to mend what is wrong."""
+"""Check a whole deployment, and suggest a remedy for each problem."""

@@ -101,7 +101,7 @@ def _development_ca(settings: Settings) -> Path | None:
 
 
 def _find_targets(case: Case, processes: Sequence[NodeStatus]) -> Sequence[Target]:
-    """Return the URLs of agents, and those of live nodes, each with the names by which agents know the node."""
+    """Return the connections to try: the URLs of agents, and each live node's URLs with the public names."""
     settings, public_names = case.settings, [urlsplit(url).hostname or "" for url in case.urls]
     here, chain = settings.node_name or as_text(platform.node()), _served_here(settings)
     demands = settings.client_certificates == "required"

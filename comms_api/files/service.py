@@ -197,7 +197,7 @@ class Files:
         return Configuration(files=files, in_sync=found.status == "in_sync", **msgspec.structs.asdict(found))
 
     async def compare_running(self, agent_id: UUID, running: str | None) -> Sequence[FileDrift] | None:
-        """Return the versions of its files that an agent should run and runs; None if it is unknown what it runs.
+        """Compare the file versions that an agent should run with those it runs; None if the latter are unknown.
 
         `running` is the hash of the files that it runs.
         """

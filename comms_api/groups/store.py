@@ -73,6 +73,6 @@ async def insert_members(connection: Connection, name: str, ids: Collection[UUID
 
 
 async def delete_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
-    """Remove agents from a group and return those that were members."""
+    """Remove agents from a group; return the former members."""
     is_member = (group_members.c.group_name == name, is_one_of(group_members.c.agent_id, ids))
     return await connection.scalars(group_members.delete().where(*is_member).returning(group_members.c.agent_id))

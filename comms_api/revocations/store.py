@@ -34,7 +34,7 @@ _EPOCH = func.extract("epoch", revocations.c.revoked_at)
 async def find_state(connection: Connection) -> tuple[int, int]:
     """Return two numbers, which together change with every revocation and every deletion of one.
 
-    A revocation has a later time than the one that it replaces, and than those that are deleted.
+    Times only grow: a revocation is later than the one that it replaces, and only the oldest are deleted.
     """
     microseconds = func.sum(cast(_EPOCH * 1_000_000, BigInteger))
     [(count, total)] = await connection.execute(select(func.count(), microseconds).select_from(revocations))

@@ -51,7 +51,7 @@ def test_a_poll_is_answered_while_the_lines_of_a_log_file_wait_for_a_locked_spoo
 
 
 class HangingDisk:
-    """Holds the thread of an agent's spool: a full pipe is in the place of the file that it writes next."""
+    """Blocks the thread of an agent's spool: a full pipe replaces the next file that it writes."""
 
     def __init__(self, agent: Agent) -> None:
         path = agent.folder / "data" / "statistics.new"

@@ -61,7 +61,7 @@ def variables(
 
 
 def run(script: str, folder: Path, variables: Mapping[str, str]) -> str:
-    """Run a block in the folder of a node, whose certificates are there, and return what it prints."""
+    """Run a block in the folder with a node's certificates, and return its output."""
     command = ["/bin/bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr

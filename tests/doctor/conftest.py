@@ -36,7 +36,7 @@ def new_deployment(durable: Cluster, scratch: Path) -> Iterator[Callable[[str], 
 
 @pytest.fixture(scope="module")
 def patient(durable: Cluster, scratch: Path) -> Iterator[Deployment]:
-    """A healthy deployment whose node runs; a test mends what it breaks."""
+    """A healthy deployment with a running node; each test repairs the damage that it does."""
     deployment = Deployment(scratch / "patient", durable.url)
     with deployment.start() as server:
         deployment.server = server

@@ -43,7 +43,7 @@ class Deployment:
         )
 
     def examine(self, *options: str, **settings: Any) -> Sequence[Finding]:
-        """Return what is wrong; the exit code says whether anything is."""
+        """Run the doctor and return its findings that are not ok; the exit code must agree."""
         done = self.run("--json", *options, **settings)
         assert done.returncode in {0, 1}, done.stderr
         found: list[Finding] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Compose a command: a form for its action, its recipients and its settings, with a preview of what it would do."""
+"""The form for new commands, with a preview of the recipients and a dry run."""
 
 import hashlib
 import secrets

@@ -86,7 +86,7 @@ async def list_events(
 ) -> Response[bytes]:
     """List the events that match the filters in the URL; the first page counts them in intervals of the time.
 
-    A search for a text may take a second, so the page is shown first, and then loads what was found.
+    A search for a text may take a second, so the page appears first, and then loads the results.
     """
     state = read_query(request, EventList)
     since, until = state.counted

@@ -76,7 +76,7 @@ def selection_url(selection_id: UUID) -> str:
 
 
 def filters_of(selection: Selection) -> list[tuple[str, str]]:
-    """Return the names and values of the filters by which agents were selected."""
+    """Return the names and values of the filters of a selection."""
     return parse_qsl(selection.query or "", max_num_fields=FIELDS_MAXIMUM)
 
 

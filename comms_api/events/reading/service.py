@@ -25,7 +25,7 @@ from comms_api.fairness.quiet import Pauses
 EXAMINED_AT_FIRST = 64
 EXAMINED_AT_ONCE = 4_096
 EXAMINED_MAXIMUM = 20_000
-"""A page examines at most this many batches, and searches those that its filter matches."""
+"""The maximum number of batches that a page examines; it searches only the batches that match its filter."""
 
 DECODED_BYTES_MAXIMUM = 512 * 2**20
 """A page ends after the call with which it has decompressed this many bytes."""
