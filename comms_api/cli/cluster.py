@@ -10,10 +10,10 @@ import click
 from comms_api.cli.shared.operation import NOUN, Outcome, operation, path_part, present
 from comms_api.cli.shared.output import JsonObject, say
 from comms_api.cli.shared.views import Columns, sentence, table
+from comms_api.cluster.model import SKEW_SECONDS_MAXIMUM
 from comms_api.errors import CommsError
 from comms_api.management_client.client import ManagementClient
 
-SKEW_SECONDS_MAXIMUM = 1.0
 RETRY_SECONDS = 1.0
 AGREEMENT_SECONDS = 6.0
 """Nodes may differ for this long before it is reported: each serves a change from its next heartbeat on."""

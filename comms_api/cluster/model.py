@@ -10,6 +10,9 @@ import msgspec
 from comms_api.duties.health import DutyReport
 
 HEARTBEAT_SECONDS = 2.0
+SKEW_SECONDS_MAXIMUM = 1.0
+"""A clock that differs by more from the database's is reported."""
+
 REBALANCE_SECONDS = 60.0
 """A crowded process redirects agents for this long after an operator's request."""
 

@@ -1,15 +1,16 @@
 """Check the database: its version, settings, schema and clock, and whether this node's secret belongs to it."""
 
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from sqlalchemy import text
 
 from comms_api.app.secret_files import read_secret
+from comms_api.cluster.model import SKEW_SECONDS_MAXIMUM
 from comms_api.database.address.poolers import refuse_poolers
 from comms_api.database.connection import Connection, Engine
 from comms_api.database.revisions import find_revision, newest_revision
+from comms_api.database.uuid7 import DatabaseClock
 from comms_api.doctor.model import Finding
 from comms_api.errors import ConfigurationError
 from comms_api.login.store import list_signing_keys
@@ -19,8 +20,6 @@ OLDEST_VERSION, NEWEST_VERSION = 15, 18
 LISTENERS = 1
 """The connections of a process outside of its pool."""
 
-SKEW_SECONDS_MAXIMUM = 1.0
-CLOCK_READINGS = 3
 MEND_CLOCK = "synchronise the clock of the machine: timedatectl set-ntp true"
 
 
@@ -43,7 +42,6 @@ RULES = (
 _SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS int)")
 _ENCODING = text("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()")
-_NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)")
 _HAS_SCHEMA = text("SELECT to_regclass('alembic_version') IS NOT NULL")
 _CONNECTIONS = text("""
     SELECT least(
@@ -67,7 +65,10 @@ async def examine_database(engine: Engine, settings: Settings) -> AsyncIterator[
         for finding in _examine_settings({row.name: row.setting for row in rows}):
             yield finding
         yield _examine_encoding(await connection.scalar(_ENCODING))
-        yield _examine_clock(await _measure_skew(connection))
+        clock = DatabaseClock()
+        await clock.synchronise(connection)
+        problem = "certificates are checked, and log lines are dated, by a wrong clock"
+        yield examine_clock("this machine", clock.skew_seconds, problem)
         revision = await find_revision(connection) if await connection.scalar(_HAS_SCHEMA) else None
         if revision is not None:
             yield await _examine_secret(connection, settings)
@@ -103,22 +104,11 @@ def _examine_encoding(encoding: str) -> Finding:
     return Finding("database", f"encoding {encoding}", "error", "some texts of agents cannot be stored", remedy)
 
 
-async def _measure_skew(connection: Connection) -> float:
-    """Return how far this machine's clock is ahead of the database's, by the reading with the shortest round trip."""
-    readings: list[tuple[float, float]] = []
-    for _ in range(CLOCK_READINGS):
-        began_at, began = time.time(), time.monotonic()
-        now: float = await connection.scalar(_NOW)
-        took = time.monotonic() - began
-        readings.append((took, began_at + took / 2 - now))
-    return min(readings)[1]
-
-
-def _examine_clock(skew_seconds: float) -> Finding:
-    subject = f"this machine against the database: {skew_seconds:+.1f} s"
+def examine_clock(machine: str, skew_seconds: float, problem: str) -> Finding:
+    """Compare a machine's clock with the database's."""
+    subject = f"{machine} against the database: {skew_seconds:+.1f} s"
     if abs(skew_seconds) <= SKEW_SECONDS_MAXIMUM:
         return Finding("clock", subject)
-    problem = "certificates are checked, and log lines are dated, by a wrong clock"
     return Finding("clock", subject, "warning", problem, MEND_CLOCK)
 
 

@@ -1,7 +1,6 @@
 """Examine a deployment: this machine's files, the database, every node, and the event stream."""
 
 import asyncio
-import platform
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import func, select
 
+from comms_api.app.certificates import AUTHORITY
+from comms_api.app.node_address import find_node_name
 from comms_api.cluster.model import NodeStatus
 from comms_api.cluster.store import list_nodes
 from comms_api.database.connect import database
@@ -25,7 +26,6 @@ from comms_api.doctor.stream import examine_stream
 from comms_api.errors import ConfigurationError
 from comms_api.health.certificates import read_chain
 from comms_api.settings import Settings
-from comms_api.text.printable import as_text
 
 TARGETS_AT_ONCE = 16
 
@@ -96,14 +96,14 @@ async def _examine_targets(case: Case, processes: Sequence[NodeStatus]) -> Seque
 
 
 def _development_ca(settings: Settings) -> Path | None:
-    path = settings.certs_dir / "ca.pem"
+    path = settings.certs_dir / AUTHORITY
     return path if settings.tls_certificate is None and path.exists() else None
 
 
 def _find_targets(case: Case, processes: Sequence[NodeStatus]) -> Sequence[Target]:
     """Return the connections to try: the URLs of agents, and each live node's URLs with the public names."""
     settings, public_names = case.settings, [urlsplit(url).hostname or "" for url in case.urls]
-    here, chain = settings.node_name or as_text(platform.node()), _served_here(settings)
+    here, chain = find_node_name(settings), _served_here(settings)
     demands = settings.client_certificates == "required"
     targets = [Target(url, urlsplit(url).hostname or "", (), demands) for url in case.urls]
     live = {process.name: process for process in processes if process.state != "lost"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from comms_api.app.certificates import Certificate, check_pair
+from comms_api.app.certificates import BOTH, KEY, Certificate, check_pair
 from comms_api.app.secret_files import ADMINISTRATOR_PASSWORD
 from comms_api.doctor.model import Finding
 from comms_api.health.certificates import EXPIRES_SOON, expiry_of, read_chain
@@ -28,7 +28,7 @@ def examine_files(settings: Settings, config: Path | None) -> Iterator[Finding]:
 
 
 def _examine_certificate(settings: Settings) -> Finding:
-    path, key = settings.certificate_path, settings.tls_key or settings.certs_dir / "server.key"
+    path, key = settings.certificate_path, settings.tls_key or settings.certs_dir / KEY
     if settings.tls_certificate is None and not path.exists():
         return Finding(
             "certificate", str(path), "warning", "there is none yet", "start the node, which makes one for development"
@@ -90,7 +90,7 @@ def _secret_files(settings: Settings, config: Path | None) -> Mapping[str, Path]
         "the node secret": settings.data_dir / "secret",
         "the administrator's password": settings.data_dir / ADMINISTRATOR_PASSWORD,
         "the key of the certificate": settings.certs_dir / "server.key",
-        "the development certificate": settings.certs_dir / "development.pem",
+        "the development certificate": settings.certs_dir / BOTH,
     }
     return {name: path for name, path in named.items() if path} | {
         name: path for name, path in unnamed.items() if path.exists()

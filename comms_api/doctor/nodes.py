@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from comms_api.app.secret_files import read_secret
 from comms_api.cluster.model import NodeStatus
-from comms_api.doctor.database import MEND_CLOCK, SKEW_SECONDS_MAXIMUM
+from comms_api.doctor.database import examine_clock
 from comms_api.doctor.model import Finding
 from comms_api.errors import ConfigurationError
 from comms_api.settings import Settings
@@ -21,7 +21,8 @@ def examine_nodes(processes: Sequence[NodeStatus], agents: int, settings: Settin
         yield Finding("nodes", "all nodes", "error", "no node is live", "start one: comms-api serve")
         return
     yield from _examine_states(processes)
-    yield from _examine_clocks(live)
+    for process in live:
+        yield examine_clock(_title(process), process.skew_seconds, "its log lines are dated by a wrong clock")
     yield _examine_releases(live)
     yield _examine_secrets(live, settings)
     yield _examine_room(live, agents)
@@ -46,15 +47,6 @@ def _examine_states(processes: Sequence[NodeStatus]) -> Iterator[Finding]:
             yield Finding("nodes", subject, "warning", "agents are sent to other nodes", remedy)
         else:
             yield Finding("nodes", subject)
-
-
-def _examine_clocks(live: Sequence[NodeStatus]) -> Iterator[Finding]:
-    for process in live:
-        subject = f"{_title(process)} against the database: {process.skew_seconds:+.1f} s"
-        if abs(process.skew_seconds) > SKEW_SECONDS_MAXIMUM:
-            yield Finding("clock", subject, "warning", "its log lines are dated by a wrong clock", MEND_CLOCK)
-        else:
-            yield Finding("clock", subject)
 
 
 def _examine_releases(live: Sequence[NodeStatus]) -> Finding:
