@@ -17,11 +17,12 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -85,6 +86,9 @@ class Comparison(msgspec.Struct, frozen=True):
     interval: tuple[float, float]
     attacked: Pooled
     alone: Pooled
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -183,17 +187,17 @@ async def _compare(attack: Attack, node: System, innocents: Innocents, discard_p
         for is_alone in (False, True):
             phase, exchanges, sent = await _phase(node, innocents, seconds, plan)
             phases[is_alone].append(phase)
-            blocks[is_alone].extend(_blocks_of(exchanges))
+            blocks[is_alone].extend(_group(exchanges, lambda exchange: exchange.block).values())
             plan = Plan(authority, lanes, sent.starts, discard_port)
     attacked, alone = map(_pool, blocks, phases)
     return Comparison(attacked.p99_s / alone.p99_s, ratio_interval(*blocks, 0.99), attacked, alone)
 
 
-def _blocks_of(exchanges: Sequence[Exchange]) -> Blocks:
-    blocks: dict[int, list[float]] = {}
+def _group(exchanges: Sequence[Exchange], key: Callable[[Exchange], Key]) -> dict[Key, list[float]]:
+    groups: dict[Key, list[float]] = {}
     for exchange in exchanges:
-        blocks.setdefault(exchange.block, []).append(exchange.seconds)
-    return list(blocks.values())
+        groups.setdefault(key(exchange), []).append(exchange.seconds)
+    return groups
 
 
 def _pool(blocks: Blocks, phases: Sequence[Phase]) -> Pooled:
@@ -211,9 +215,7 @@ async def _phase(
         encoded, _ = await attacker.communicate(b"\n")
     sent = msgspec.msgpack.decode(encoded, type=Report)
     latencies = [exchange.seconds for exchange in exchanges]
-    of_kind: dict[str, list[float]] = {}
-    for exchange in exchanges:
-        of_kind.setdefault(exchange.kind, []).append(exchange.seconds)
+    of_kind = _group(exchanges, lambda exchange: exchange.kind)
     phase = Phase(
         p50_s=percentile(latencies, 0.5),
         p99_s=percentile(latencies, 0.99),

@@ -159,8 +159,11 @@ async def find_last_examined(
     return found
 
 
-def continue_after(page: Page[Item], end: UUID | None) -> Page[Item]:
-    """Return a page that continues after `end`, unless it is full before; `end` is the last row that it examined."""
+def continue_after(page: Page[Item], end: UUID | str | None) -> Page[Item]:
+    """Return a page that continues after `end`, unless it is full before.
+
+    `end` is the id or the cursor of the last row that it examined.
+    """
     return Page(page.items, str(end)) if page.next is None and end is not None else page
 
 

@@ -115,7 +115,7 @@ class AdaptiveBudget(ByteBudget):
         return next(iter(self._growing), None) is holding
 
     def _is_contended(self) -> bool:
-        return bool(self._waiting or (self._growing and self._is_first_waiting()))
+        return super()._is_contended() or self._is_first_waiting()
 
     def _is_first_waiting(self) -> bool:
         first = next(iter(self._growing.values()), None)

@@ -62,9 +62,9 @@ def compare_files(versions: Sequence[KnownVersion], running: str | None) -> list
     `versions` begin with the newest; `running` is the hash of the set that the agent runs, None for no files.
     """
     expected = {version.file: version for version in versions if version.is_served}
-    found = next((files for files in _sets(versions, expected) if _hash(files.values()) == running), None)
-    if running in {None, NO_FILES_SHA256}:
-        found = {}
+    found: FileSet | None = {}
+    if running not in {None, NO_FILES_SHA256}:
+        found = next((files for files in _sets(versions, expected) if _hash(files.values()) == running), None)
     if found is None:
         return None
     return [

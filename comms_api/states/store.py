@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlalchemy import ColumnElement, Text, cast, func, or_, select, text, tuple_
 
 from comms_api.database.connection import Connection, Row
-from comms_api.database.pages import Page, encode_cursor, equal, fetch_page
+from comms_api.database.pages import Page, continue_after, encode_cursor, equal, fetch_page
 from comms_api.database.schema import states
 from comms_api.states.arrays import array_literal
 from comms_api.states.model import STATE_BYTES_MAXIMUM, State, StateCursor, StateFilter, StateKey
@@ -184,7 +184,7 @@ async def list_states(
     page = await fetch_page(
         connection, statement.where(*found).order_by(*key), _KEY_NAMES, limit, lambda row: State(**row)
     )
-    return Page(page.items, encode_cursor(tuple(end))) if page.next is None and end is not None else page
+    return continue_after(page, None if end is None else encode_cursor(tuple(end)))
 
 
 async def _find_last_searched(connection: Connection, found: Sequence[ColumnElement[bool]]) -> Row | None:

@@ -106,8 +106,8 @@ class Users:
         revokes this one as well; a log-out also ends the session.
         """
         digest = session_digest(session)
-        unattended = digest + b"unattended"
-        for key in [digest] if is_attended else [digest, unattended]:
+        keys = [digest] if is_attended else [digest, digest + b"unattended"]
+        for key in keys:
             cached = self._cached_tokens.get(key)
             if cached is not None and self._is_good(cached):
                 return cached
@@ -121,7 +121,7 @@ class Users:
                 raise Unauthenticated("The session has ended; sign in.")
             await _refuse_revoked(connection, holder.name, read_at)
         token = self._tokens.issue(holder.name, MANAGEMENT, holder.role, issued_at=read_at)
-        self._remember(digest if is_attended else unattended, token)
+        self._remember(keys[-1], token)
         return token
 
     async def token_for(self, name: str, password: str, origin: Origin) -> str:

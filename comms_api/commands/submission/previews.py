@@ -13,7 +13,6 @@ from comms_api.commands.model import NewCommand
 from comms_api.commands.submission.admission import refuse_unknown_selections
 from comms_api.commands.submission.targets import (
     find_unknown,
-    may_name_unknown,
     recipients,
     target_parameters,
     with_agent_ids,
@@ -70,7 +69,7 @@ class Previews:
             await refuse_unknown_selections(connection, user, [command])
             [command] = await with_agent_ids(connection, [command])
             target = command.target
-            unknown = await find_unknown(connection, target) if may_name_unknown(target, 0) else []
+            unknown = await find_unknown(connection, target)
             if target.type == "server":
                 return Preview({}, 0, 0, (), unknown, service=target.ids[0])
             rows = await connection.execute(_count(target), target_parameters(target))
