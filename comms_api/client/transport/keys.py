@@ -4,6 +4,7 @@ The spool has the next key before the server does, and keeps the old key until a
 the agent can log in after a crash at any moment.
 """
 
+import asyncio
 import secrets
 import string
 
@@ -28,6 +29,8 @@ class Keys:
         self._identity = identity
         self._spool = spool
         self._is_next_refused = False
+        self._change = asyncio.Lock()
+        """Changes wait for one another, since each replaces both keys."""
 
     def to_try(self) -> str:
         """Return the key to log in with: first the next key, because the server may have it already."""
@@ -41,13 +44,15 @@ class Keys:
 
     async def accepted(self, key: str) -> None:
         """Record that the server accepts a key. If it is the next key, the old one is no longer valid."""
-        if key == self._identity.next_key:
-            await self._store(key, "")
+        async with self._change:
+            if key == self._identity.next_key:
+                await self._store(key, "")
 
     async def propose(self) -> Identity:
         """Make the next key, or reuse that of an interrupted rotation, and return both keys."""
-        await self._store(self._identity.key, self._identity.next_key or new_key())
-        return self._identity
+        async with self._change:
+            await self._store(self._identity.key, self._identity.next_key or new_key())
+            return self._identity
 
     def submitted(self) -> None:
         """Record that the server has the next key now."""
@@ -55,7 +60,8 @@ class Keys:
 
     async def withdraw(self) -> None:
         """Forget the next key, which the server refused."""
-        await self._store(self._identity.key, "")
+        async with self._change:
+            await self._store(self._identity.key, "")
 
     async def _store(self, key: str, next_key: str) -> None:
         stored = await self._spool.run(self._spool.file.find_identity) or self._identity
