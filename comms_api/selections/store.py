@@ -137,11 +137,15 @@ async def begin_action(
     return await connection.scalar(_BEGIN, parameters) is not None
 
 
+# The position is that of the locked row: the statement's snapshot may be older than the last step of another process.
 _TAKE = text("""
-    SELECT id, user_name, address, action, group_name, agent_ids[examined + 1 : examined + :limit]
-    FROM selections WHERE id = (
-        SELECT id FROM selections WHERE action IS NOT NULL AND ended_at IS NULL
-        ORDER BY examined LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)""")
+    WITH chosen AS MATERIALIZED (
+        SELECT id, user_name, address, action, group_name, examined FROM selections
+        WHERE action IS NOT NULL AND ended_at IS NULL
+        ORDER BY examined LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT id, chosen.user_name, chosen.address, chosen.action, chosen.group_name,
+        agent_ids[chosen.examined + 1 : chosen.examined + :limit]
+    FROM chosen JOIN selections USING (id)""")
 
 
 async def take_step(connection: Connection, limit: int) -> Step | None:
