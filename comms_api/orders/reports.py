@@ -160,8 +160,9 @@ class Reports:
             endings = [_ending(order_id, report) for (order_id, _), report in first.items()]
             ended = await finish_orders(connection, endings) if endings else {}
             if ended and self._record_span is not None:
+                stored_seconds = time.perf_counter() - begun_at
                 traces = await find_traces(connection, [order_id for order_id, _ in ended])
-                record_reports(self._record_span, traces, first, time.perf_counter() - begun_at)
+                record_reports(self._record_span, traces, first, stored_seconds)
             if running:
                 await extend_leases(connection, running, self._lease_seconds)
             others = [key for key, _ in keyed if key not in ended]
