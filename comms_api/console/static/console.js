@@ -83,7 +83,7 @@ for (const field of document.querySelectorAll("input[data-utc]")) {
 
 // A request without an event is a poll of a live part, unless it loads what the page leaves out at first. A poll extends
 // the session only if somebody has used the page since the last request.
-const isPoll = (element, event) => !event && element.getAttribute("hx-trigger") !== "load";
+const isPoll = (element, event) => !event && !element.getAttribute("hx-trigger")?.startsWith("load");
 let isUsed = false;
 for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, () => { isUsed = true; }, true);
 document.addEventListener("htmx:configRequest", (event) => {
