@@ -1,7 +1,6 @@
 """Commands that operators compose: the fields of the form, and the command that they describe."""
 
 import re
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import msgspec
 from comms_api.agents.model import AgentFilter, AgentStatus
 from comms_api.commands.model import Command, Offline
 from comms_api.commands.rollout import Rollout
-from comms_api.console.queries import Words, read_labels
+from comms_api.console.queries import Moment, Words, read_labels
 from comms_api.errors import CommsError, Invalid
 from comms_api.orders.model import CommandTargetType
 
@@ -21,9 +20,7 @@ OTHER_ACTION = "."
 """Chosen instead of a registered action; no action has this name."""
 
 Unit = Literal["seconds", "minutes", "hours", "days"]
-UNITS: tuple[Unit, ...] = ("days", "hours", "minutes", "seconds")
-UNIT_SECONDS = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+UNIT_SECONDS: dict[Unit, int] = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 LongText = Annotated[str, msgspec.Meta(max_length=BYTES_MAXIMUM)]
 
 _API_NAMES = (
@@ -151,7 +148,7 @@ def _without_nothing(members: dict[str, Any]) -> dict[str, Any]:
 def draft_of(command: Command) -> Draft:
     """Return a form with the values of a command, except its times."""
     chosen, rollout = command.target.filter or AgentFilter(), command.rollout or Rollout()
-    unit: Unit = next((unit for unit in UNITS if not command.timeout % UNIT_SECONDS[unit]), "seconds")
+    unit: Unit = next((unit for unit, seconds in UNIT_SECONDS.items() if not command.timeout % seconds), "seconds")
     names = command.target.ids
     return Draft(
         action=command.action.name,

@@ -1,6 +1,7 @@
 """Read the state of a page from its URL, and forms from bodies."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
@@ -18,6 +19,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 Words = Annotated[str, msgspec.Meta(max_length=1024)]
 """A short text in a query or a form."""
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone in a query or a form."""
 
 ROWS = 50
 """The rows of a page of a long list."""
@@ -57,8 +61,13 @@ def read_form(body: bytes, form: type[T]) -> T:
 
 def read_fields(body: bytes) -> dict[str, str]:
     """Return the fields of a form."""
+    return dict(read_pairs(body))
+
+
+def read_pairs(body: bytes) -> list[tuple[str, str]]:
+    """Return the names and values of a form's fields, in order; a name may be repeated."""
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAXIMUM))
+        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAXIMUM)
     except ValueError:
         raise Malformed("The form cannot be read.") from None
 

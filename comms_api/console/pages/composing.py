@@ -16,7 +16,7 @@ from comms_api.commands.service import Commands
 from comms_api.commands.submission.idempotency import IdempotencyKey
 from comms_api.commands.submission.previews import COUNTED_MAXIMUM, Previews
 from comms_api.commands.submission.targets import SERVICES
-from comms_api.console.drafts import BYTES_MAXIMUM, OTHER_ACTION, UNITS, Draft, draft_of, faults_of
+from comms_api.console.drafts import BYTES_MAXIMUM, OTHER_ACTION, UNIT_SECONDS, Draft, draft_of, faults_of
 from comms_api.console.queries import read_fields, read_query, read_texts
 from comms_api.console.rendering import notify, render
 from comms_api.console.schema_forms import Field, defaults_of, expresses, form_of, read_args
@@ -140,7 +140,7 @@ async def show_form(
         other=OTHER_ACTION,
         groups=(await groups.list(None, GROUPS_OFFERED)).items,
         services=sorted(SERVICES),
-        units=UNITS,
+        units=UNIT_SECONDS,
     )
 
 
@@ -155,7 +155,7 @@ async def show_arguments(
     args = None if sent.draft.show is None else msgspec.json.decode(await _read_args(actions, sent))
     draft = msgspec.structs.replace(sent.draft, shows=sent.draft.show or "form")
     draft, arguments = await _show_args(actions, draft, args)
-    return render(request, "compose_arguments.html", draft=draft, arguments=arguments, other=OTHER_ACTION)
+    return render(request, "compose_arguments.html", draft=draft, arguments=arguments)
 
 
 @post("/console/commands/new/recipients", opt=OPERATE, status_code=200)

@@ -1,7 +1,7 @@
 """Search events, and show one event."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -11,7 +11,7 @@ from litestar.params import FromPath
 
 from comms_api.agents.service import Agents
 from comms_api.console.live import live
-from comms_api.console.queries import ROWS, Words, read_query
+from comms_api.console.queries import ROWS, Moment, Words, read_query
 from comms_api.console.rendering import is_partial, render
 from comms_api.database.pages import Order, PageRequest
 from comms_api.errors import Invalid
@@ -25,7 +25,6 @@ from comms_api.http.roles import READ
 INTERVALS = 60
 """The number of bars of the histogram."""
 
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Period = Literal["15m", "1h", "6h", "1d", "7d", "30d", "any"]
 PERIODS: dict[Period, timedelta] = {
     "15m": timedelta(minutes=15),

@@ -18,10 +18,11 @@ from comms_api.console.queries import (
     convert,
     query_of,
     read_form,
+    read_pairs,
     read_query,
     receive_form,
 )
-from comms_api.console.rendering import notify, render
+from comms_api.console.rendering import is_partial, notify, render
 from comms_api.errors import Malformed
 from comms_api.groups.service import Groups
 from comms_api.http.authentication import claims_of
@@ -44,10 +45,7 @@ class NewSelection(msgspec.Struct, frozen=True):
 
 
 def _read_selection(body: bytes) -> NewSelection:
-    try:
-        fields = parse_qsl(body.decode(), max_num_fields=FIELDS_MAXIMUM)
-    except ValueError:
-        raise Malformed("The form cannot be read.") from None
+    fields = [(name, value) for name, value in read_pairs(body) if value]
     chosen = [value for name, value in fields if name == "agents"]
     return convert({**dict(fields), "agents": chosen}, NewSelection)
 
@@ -61,18 +59,13 @@ async def select_agents(
         form = _read_selection(body)
     user = claims_of(request).subject
     if form.matching:
-        state = msgspec.structs.replace(read_form(form.query.removeprefix("?").encode(), AgentList), after=None)
-        query = query_of(state).removeprefix("?")
+        state = read_form(form.query.removeprefix("?").encode(), AgentList)
+        query = query_of(state, after=None).removeprefix("?")
         visibility = Visibility(state.hidden, state.clones)
         selection = await selections.select_matching(user, query, state.filter, visibility)
     else:
         selection = await selections.select(user, form.agents)
-    return notify(request, "", location=selection_url(selection.id))
-
-
-def selection_url(selection_id: UUID) -> str:
-    """Return the URL of a selection's page."""
-    return f"/console/selections/{selection_id}"
+    return notify(request, "", location=f"/console/selections/{selection.id}")
 
 
 def filters_of(selection: Selection) -> list[tuple[str, str]]:
@@ -104,7 +97,7 @@ async def show_selection(
     state = read_query(request, SelectedList)
     selection = await selections.get(selection_id, claims_of(request).subject)
     page = await selections.list_agents(selection, state.after, ROWS)
-    names = [group.name for group in (await groups.list(None, GROUPS_SHOWN)).items]
+    offered = () if is_partial(request) else (await groups.list(None, GROUPS_SHOWN)).items
     return render(
         request,
         "selection.html",
@@ -112,7 +105,7 @@ async def show_selection(
         filters=filters_of(selection),
         state=state,
         page=page,
-        groups=names,
+        groups=[group.name for group in offered],
     )
 
 
@@ -132,9 +125,10 @@ async def begin_action(
 ) -> Response[bytes]:
     """Begin an action on all agents of a selection."""
     form = await receive_form(request, bodies, ActionForm, FORM_BYTES_MAXIMUM)
-    group = form.group if form.action in {"join", "leave"} else None
-    if group is None and form.action in {"join", "leave"}:
+    needs_group = form.action in {"join", "leave"}
+    if needs_group and form.group is None:
         raise Malformed("group: write the name of a group")
+    group = form.group if needs_group else None
     await selections.begin(selection_id, claims_of(request).subject, form.action, group)
     return notify(request, "The action runs. It continues if you leave this page.")
 
