@@ -38,6 +38,5 @@ def new_console(browser: Browser, server: Server) -> Iterator[Callable[..., Cons
 def console(new_console: Callable[..., Console]) -> Console:
     """A window of the administrator."""
     console = new_console()
-    console.sign_in()
-    console.page.wait_for_url("**/console")
+    console.enter()
     return console

@@ -38,7 +38,7 @@ def test_the_histogram_leads_to_the_events_of_a_bar_and_new_events_are_followed(
     client = server.log_in(agent_id)
     client.post("/events/stateless", content=stateless(agent_id, {"n": 1}, {"n": 2})).raise_for_status()
     console = new_console(permissions=["clipboard-read", "clipboard-write"])
-    console.enter("admin")
+    console.enter()
     page = console.page
     rows = page.get_by_role("region", name="Events").get_by_role("row")
     console.open("/console/events?agent=counted&last=15m")

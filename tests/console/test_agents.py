@@ -163,7 +163,7 @@ def test_the_drift_of_an_agent_is_shown_with_a_difference(
 
 def test_ids_are_copied(new_console: Callable[..., Console], agent: UUID) -> None:
     console = new_console(permissions=["clipboard-read", "clipboard-write"])
-    console.enter("admin")
+    console.enter()
     console.open(f"/console/agents/{agent}")
     console.page.get_by_role("button", name=f"Copy {agent}").click()
     expect(console.page.get_by_text("Copied")).to_be_visible()

@@ -15,7 +15,7 @@ from support.batches import stateless
 from support.certificates import write_certificate
 from support.databases import run_sql
 from support.deployments import NAME, Deployment
-from support.nats import nats_servers, urls_of
+from support.nats import nats_servers, stream_settings
 from support.ports import free_ports
 from support.small_disk import AS_ROOT, small_disk
 from support.waiting import wait_until
@@ -270,8 +270,7 @@ def test_clients_without_a_certificate_are_refused_only_by_the_agent_api(
 def test_an_event_stream_that_is_away_missing_or_full(new_deployment: NewDeployment, scratch: Path) -> None:
     deployment = new_deployment("streaming")
     with nats_servers(scratch / "doctor-nats", 1) as [nats]:
-        settings = {"nats_servers": urls_of([nats]), "nats_replicas": 1, "nats_stream_bytes": 2**20}
-        deployment.settings |= {"events_sink": "jetstream", **settings}
+        deployment.settings |= stream_settings([nats], 2**20)
         deployment.expect("event stream", "warning", "start a node, which creates it")
         with deployment.start() as server:
             assert deployment.examine() == []
@@ -291,15 +290,13 @@ def test_an_event_stream_that_is_away_missing_or_full(new_deployment: NewDeploym
 
 def test_a_server_of_a_replicated_stream_that_is_away(new_deployment: NewDeployment, scratch: Path) -> None:
     deployment = new_deployment("replicated")
-    with nats_servers(scratch / "replicas", 3) as servers:
-        settings = {"nats_servers": urls_of(servers), "nats_replicas": 3, "nats_stream_bytes": 2**24}
-        with deployment.start(events_sink="jetstream", **settings):
-            wait_until(lambda: deployment.examine() == [], says=deployment.examine)
-            servers[2].kill()
-            wait_until(
-                lambda: any("copies are not up to date" in finding["problem"] for finding in deployment.examine()),
-                says=deployment.examine,
-            )
+    with nats_servers(scratch / "replicas", 3) as servers, deployment.start(**stream_settings(servers, 2**24)):
+        wait_until(lambda: deployment.examine() == [], says=deployment.examine)
+        servers[2].kill()
+        wait_until(
+            lambda: any("copies are not up to date" in finding["problem"] for finding in deployment.examine()),
+            says=deployment.examine,
+        )
 
 
 @pytest.mark.parametrize("options", [("--url",), ("--ca", "missing.pem")])

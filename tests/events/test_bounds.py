@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from support.events import INSERT, batch_of
+from support.events import batch_of, store_batch
 
 from comms_api.database.uuid7 import uuid7_at
 from comms_api.events.model import EventBatch
@@ -48,7 +48,7 @@ def test_a_page_ends_after_many_batches_without_a_match(management: httpx.Client
     begin, filters = time.time(), {"agent_id": str(agent_id), "module": "rare"}
     ids = store_copies(query, batch_of(uuid7_at(begin), agent_id, [b"{}"]), EXAMINED_MAXIMUM + 2 * EXAMINED_AT_ONCE)
     rare = batch_of(uuid7_at(begin + 1), agent_id, [b'{"rare":1}'], module="rare")
-    query(INSERT, rare.id, rare.agent_id, rare.events, rare.streams, rare.content)
+    store_batch(query, rare)
     answer = management.get("/events", params=filters).json()
     assert answer["items"] == []
     assert UUID(answer["next"]) <= ids[EXAMINED_MAXIMUM + EXAMINED_AT_ONCE]
@@ -63,7 +63,7 @@ def test_a_page_ends_after_many_decompressed_bytes_without_a_match(
     most = (DECODED_BYTES_MAXIMUM + DECODED_BYTES_AT_ONCE) // LARGE_BYTES
     ids = store_copies(query, large, most + 2)
     needle = batch_of(uuid7_at(begin + 1), agent_id, [b'{"needle":1}'])
-    query(INSERT, needle.id, needle.agent_id, needle.events, needle.streams, needle.content)
+    store_batch(query, needle)
     answer = management.get("/events", params=filters).json()
     assert answer["items"] == []
     assert UUID(answer["next"]) < ids[most + 1]

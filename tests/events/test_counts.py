@@ -1,6 +1,5 @@
 """The histogram of events counts the batches that match, and examines a bounded number of them."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -30,7 +29,7 @@ def agents(server: Server, management: httpx.Client) -> list[UUID]:
 
 
 @pytest.fixture
-async def reader(engine: Engine) -> AsyncIterator[EventReader]:
+async def reader(engine: Engine) -> EventReader:
     return EventReader(engine, DatabaseClock(), 1.0)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from support.batches import metadata
-from support.events import INSERT, batch_of
+from support.events import batch_of, store_batch
 from support.server import Server
 
 from comms_api.database.uuid7 import uuid7_at
@@ -143,7 +143,7 @@ def test_each_event_of_a_batch_that_was_cut_is_read_once(
     for start in range(0, 9, 3):  # JetStream cuts large batches into parts with consecutive ids
         lines = [b'{"number":%d}' % number for number in range(start, start + 3)]
         part = batch_of(UUID(int=first_id.int + start), agent_id, lines)
-        query(INSERT, part.id, part.agent_id, part.events, part.streams, part.content)
+        store_batch(query, part)
     query("UPDATE event_batches SET xact = (SELECT max(xact) FROM event_batches) WHERE agent_id = $1", agent_id)
     assert numbers(read(management, agent_id=str(agent_id), limit=limit)) == list(range(9))
     assert numbers(read(management, agent_id=str(agent_id), limit=limit, order="newest")) == list(range(9))[::-1]

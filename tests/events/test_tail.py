@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import make_url
 from support.batches import stateless
 from support.databases import plain_url, querying
-from support.events import INSERT, batch_of
+from support.events import batch_of, store_batch
 from support.raw import connect, request
 from support.server import Server, running_server
 from support.waiting import wait_until
@@ -133,7 +133,7 @@ def test_a_commit_that_others_overtake_is_not_skipped(
     send(agent, agent_id, "early")
     _, after = follow(management, begin, 1)
     with open_transaction(database_url, application="a slow relay") as run:
-        run(INSERT, late.id, late.agent_id, late.events, late.streams, late.content)
+        store_batch(run, late)
         send(agent, agent_id, "overtaking")
         held = [tail(management, after=after)]
         wait_until(lambda: held.append(tail(management, after=after)) or held[-1]["held_back"])
@@ -183,7 +183,7 @@ def test_the_events_of_a_restored_dump_are_followed_after_a_start(
         send(server.log_in(agent_id), agent_id, "later")
         [[known]] = querying(url)("SELECT xact FROM event_batches")
     for batch in restored:
-        querying(url)(INSERT, batch.id, batch.agent_id, batch.events, batch.streams, batch.content)
+        store_batch(querying(url), batch)
     querying(url)("UPDATE event_batches SET xact = 1000000000 + xact WHERE agent_id <> $1", agent_id)
     with running_server(folder / "dumped", url) as server:
         found = tail(server.management(), since="2020-01-01T00:00:00Z", wait=WAIT)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, settle
 
 from comms_api.errors import Unavailable
 from comms_api.fairness.admission import TARGET_SECONDS, AdaptiveBudget, Holding
@@ -13,12 +13,6 @@ from comms_api.fairness.admission import TARGET_SECONDS, AdaptiveBudget, Holding
 pytestmark = pytest.mark.anyio
 
 TOTAL, LARGEST, STEP = 800, 300, 10
-
-
-async def settle() -> None:
-    """Let every ready task run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def receive(budget: AdaptiveBudget, name: str, room: int, size: int) -> None:

@@ -14,7 +14,7 @@ import trustme
 from support.certificates import write_certificate
 from support.databases import querying
 from support.locks import until_blocked
-from support.nats import nats_servers, urls_of
+from support.nats import nats_servers, stream_settings
 from support.server import PASSWORD, Server, running_server
 from support.small_disk import AS_ROOT, small_disk
 from support.waiting import wait_until
@@ -107,18 +107,14 @@ def test_a_duty_that_fails_is_a_warning(folder: Path, new_database: Callable[[],
 
 
 def test_an_event_stream_that_is_away_is_a_warning(folder: Path, new_database: Callable[[], str]) -> None:
-    with nats_servers(folder / "nats", 1) as [nats]:
-        settings = {
-            "events_sink": "jetstream",
-            "nats_servers": urls_of([nats]),
-            "nats_replicas": 1,
-            "nats_stream_bytes": 2**26,
-        }
-        with running_server(folder / "stream", new_database(), **settings) as server:
-            management = server.management()
-            wait_for(management, "sink", 200, "pass")
-            nats.kill()
-            wait_for(management, "sink", 200, "warn", "the servers cannot be used")
+    with (
+        nats_servers(folder / "nats", 1) as [nats],
+        running_server(folder / "stream", new_database(), **stream_settings([nats])) as server,
+    ):
+        management = server.management()
+        wait_for(management, "sink", 200, "pass")
+        nats.kill()
+        wait_for(management, "sink", 200, "warn", "the servers cannot be used")
 
 
 @AS_ROOT

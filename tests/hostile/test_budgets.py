@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import settle
 
 from comms_api.errors import TooManyRequests, Unavailable
 from comms_api.fairness.budgets import CPU_BURST_SECONDS, ByteBudget, CpuBudget
@@ -15,12 +16,6 @@ pytestmark = pytest.mark.anyio
 
 def spend_nothing() -> float:
     return 0.0
-
-
-async def settle() -> None:
-    """Let every ready task run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def test_clients_take_turns_however_many_bodies_one_of_them_has() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import msgspec
 import pytest
 from sqlalchemy import Executable
 from support.batches import command, state, stateful, stateless
-from support.events import INSERT, batch_of
+from support.events import batch_of, store_batch
 from support.others import assert_others_are_served
 from support.server import Server
 
@@ -88,7 +87,7 @@ def test_an_event_larger_than_a_page_is_alone_on_its_page(
     for number, size in enumerate(sizes):
         line = json.dumps({"text": "x" * size}).encode()
         batch = batch_of(uuid7_at(time.time() + number / 100), loud, [line], module="large")
-        query(INSERT, *msgspec.structs.astuple(batch)[:-1])  # without the idempotency key
+        store_batch(query, batch)
     pages = [answer.json()["items"] for answer in pages_of(management, "/events", module="large")]
     shown = [[len(item["event"]["text"]) for item in page] for page in pages]
     assert shown == [[10], [EVENT_BYTES], [10, half], [half, 10]]

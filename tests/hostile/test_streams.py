@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 import pytest
 from support.batches import command
-from support.events import INSERT, batch_of
+from support.events import batch_of, store_batch
 from support.keyed import held, is_waiting
 from support.others import assert_others_are_served
 from support.raw import connect, read_answer, request
@@ -129,7 +129,7 @@ def large_events(quiet: UUID, query: Callable[..., Any]) -> None:
     event = b'{"text":"%s"}' % (b"x" * RESULT_BYTES)
     for _ in range(EVENT_BATCHES):
         batch = batch_of(uuid7_at(time.time()), quiet, [event] * EVENTS)
-        query(INSERT, batch.id, batch.agent_id, batch.events, batch.streams, batch.content)
+        store_batch(query, batch)
 
 
 @pytest.mark.usefixtures("large_events")

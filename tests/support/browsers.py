@@ -77,9 +77,9 @@ class Console:
         self.page.get_by_label("Password").fill(password)
         self.page.get_by_role("button", name="Sign in").click()
 
-    def enter(self, name: str) -> None:
+    def enter(self, name: str = "admin", password: str = PASSWORD) -> None:
         """Sign in, and wait for the first page."""
-        self.sign_in(name)
+        self.sign_in(name, password)
         self.page.wait_for_url("**/console")
 
     def csrf(self) -> str:

@@ -12,13 +12,18 @@ from comms_api.events.model import Event, EventBatch, EventRun
 from comms_api.fairness.slices import exhaust
 
 COLUMNS = "id, agent_id, events, streams::text, content"
-INSERT = f"INSERT INTO event_batches ({COLUMNS.replace('::text', '')}) VALUES ($1, $2, $3, $4, $5)"
+_INSERT = f"INSERT INTO event_batches ({COLUMNS.replace('::text', '')}) VALUES ($1, $2, $3, $4, $5)"
 
 
 def batch_of(id_: UUID, agent_id: UUID, lines: Sequence[bytes], module: str = "m", collector: str = "c") -> EventBatch:
     """Return a batch with one run of events."""
     runs = [EventRun(module, collector, list(lines))]
     return EventBatch(id_, agent_id, len(lines), encode_streams(runs), exhaust(compress(exhaust(write_body(runs)))))
+
+
+def store_batch(query: Callable[..., object], batch: EventBatch) -> None:
+    """Store a batch by `query`, which runs one statement."""
+    query(_INSERT, batch.id, batch.agent_id, batch.events, batch.streams, batch.content)
 
 
 def incompressible(size: int) -> bytes:

@@ -34,6 +34,12 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def settle() -> None:
+    """Let every ready task run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def pause(pid: int) -> None:
     """Stop a process, and return when all its threads have stopped, which is later than the signal."""
     os.kill(pid, SIGSTOP)
