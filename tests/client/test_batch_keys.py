@@ -24,11 +24,6 @@ STORED = (204, b"")
 KEY_REUSED = (422, b'{"code":2721,"detail":"used"}')
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
-
-
 class Sent:
     """The batches that a server got from an agent, and the agent's counters."""
 
@@ -58,7 +53,8 @@ def run_agent(
 ) -> Sent:
     """Collect items and send them all, or, if the agent dies, until the server has given its last answer.
 
-    The agent's version, which each batch has in its first line, is made of the ids.
+    An agent that dies does so before its next attempt. Its version, which each batch has in its first line, is made of
+    the ids.
     """
     server, spool = ScriptedServer(folder, [LOGIN, *answers]), SpoolThread(folder / "spool.sqlite", 2**20)
 
@@ -71,14 +67,15 @@ def run_agent(
             session = Session(servers, Identity(str(uuid4()), "k" * 32), spool)
             kind = LineSender if collect is collect_lines else ChangeSender
             sender = kind(session, spool, describe_agent)
-            sending = asyncio.create_task(sender.drain())
-            if dies:
-                await until(lambda: not server.answers)
-                sending.cancel()
-            else:
-                await sending
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(sender.drain())
+                if dies:
+                    await until(lambda: not server.answers)
+                    sending.cancel()
 
-    asyncio.run(server.talk(conversation))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backoff, "FIRST_SECONDS", 60.0 if dies else 0.01)
+        asyncio.run(server.talk(conversation))
     sent = Sent(server, spool.wait(spool.file.statistics))
     spool.close()
     return sent

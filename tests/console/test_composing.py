@@ -249,8 +249,9 @@ def test_a_command_is_composed_with_the_keyboard_alone(
     console.open("/console/commands/new")
     page.locator("#action").focus()
     page.keyboard.type("restart")
-    page.keyboard.press("Tab")
+    expect(page.locator("#action")).to_have_value("restart")
     expect(page.get_by_text("This action takes no arguments.")).to_be_visible()
+    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "target-agent"
     page.keyboard.press("Tab")
     page.keyboard.type("web-2")
