@@ -17,8 +17,6 @@ from comms_api.login.store import list_signing_keys
 from comms_api.settings import Settings
 
 OLDEST_VERSION, NEWEST_VERSION = 15, 18
-LISTENERS = 1
-"""The connections of a process outside of its pool."""
 
 MEND_CLOCK = "synchronise the clock of the machine: timedatectl set-ntp true"
 
@@ -140,7 +138,7 @@ async def examine_connections(engine: Engine, processes: int, settings: Settings
     """Check whether the processes of all nodes together get their connections."""
     async with engine.connect() as connection:
         available = await connection.scalar(_CONNECTIONS)
-    needed = processes * (settings.database_pool_size + LISTENERS)
+    needed = processes * settings.database_pool_size
     subject = f"{needed} connections of {processes} process(es), {available} available"
     if needed <= available:
         return Finding("database", subject)

@@ -106,8 +106,10 @@ def test_settings_of_postgresql_that_endanger_data(patient: Deployment) -> None:
 
 def test_a_database_that_accepts_too_few_connections(patient: Deployment) -> None:
     [[name]] = patient.query("SELECT current_database()")
-    patient.query(f"ALTER DATABASE {name} CONNECTION LIMIT 5")
-    patient.expect("database", "error", "9 connections of 1 process(es), 5 available")
+    patient.query(f"ALTER DATABASE {name} CONNECTION LIMIT 7")
+    patient.expect("database", "error", "8 connections of 1 process(es), 7 available")
+    patient.query(f"ALTER DATABASE {name} CONNECTION LIMIT 8")
+    assert "database" not in {finding["check"] for finding in patient.examine()}
     patient.query(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
 
 
