@@ -173,6 +173,7 @@ async def second_node(system: System, variables: Mapping[str, str]) -> AsyncIter
 async def _start_server(
     folder: Path, url: str, variables: Mapping[str, str] | None = None, **settings: object
 ) -> ServerProcess:
-    settings = {"database_url": url, "poll_wait_seconds": 3600, "lease_seconds": 3600, **settings}
+    durations = {"poll_wait_seconds": 3600, "lease_seconds": 3600, "token_lifetime_seconds": TOKEN_SECONDS}
+    settings = {"database_url": url, **durations, **settings}
     environment = server_environment(folder, **settings) | dict(variables or {})
     return await asyncio.to_thread(ServerProcess.start, folder, environment)
