@@ -31,7 +31,12 @@ PAUSE_SECONDS = 10.0
 
 CONSOLES = 50
 POLL_SECONDS = 5.0
-LIVE_SECONDS = 30.0
+IDLE_SECONDS, FIRST_SECONDS, LIVE_SECONDS = 30, 10, 120
+"""The seconds before the polls, the first seconds of them, which do not count, and those that do.
+
+A live part that takes long is made again each minute (`console/live`), so two minutes contain it twice.
+"""
+
 SLOWEST = 8
 
 _DESCRIBE = """
@@ -133,22 +138,27 @@ async def _live_percent(system: System, sessions: Sequence[str], paths: Sequence
         _get(path, session, "HX-Request: true", "X-Poll: unattended")
         for session, path in zip(sessions, islice(cycle(paths), len(sessions)), strict=True)
     ]
-    before = system.cpu()
-    await asyncio.sleep(LIVE_SECONDS)
-    idle = system.cpu_since(before, round(LIVE_SECONDS))
-    before, started = system.cpu(), time.perf_counter()
+    idle = await _cpu_of(system, IDLE_SECONDS)
     async with asyncio.TaskGroup() as group:
         for number, request in enumerate(requests):
             group.create_task(_poll(system, request, number / len(requests) * POLL_SECONDS))
-    busy = system.cpu_since(before, round(time.perf_counter() - started))
+        await asyncio.sleep(FIRST_SECONDS)
+        busy = await _cpu_of(system, LIVE_SECONDS)
     parts = {name: (busy[name] - idle[name]) / 10_000 for name in ("server", "postgresql")}
     return {"all": sum(parts.values()), **parts}
+
+
+async def _cpu_of(system: System, seconds: int) -> dict[str, float]:
+    """Return the CPU microseconds for each of the next seconds."""
+    before = system.cpu()
+    await asyncio.sleep(seconds)
+    return system.cpu_since(before, seconds)
 
 
 async def _poll(system: System, request: bytes, delay: float) -> None:
     await asyncio.sleep(delay)
     connection = await connect(system, system.management_port)
-    for _ in range(int(LIVE_SECONDS / POLL_SECONDS)):
+    for _ in range(int((FIRST_SECONDS + LIVE_SECONDS) / POLL_SECONDS)):
         started = time.perf_counter()
         await connection.send(request)
         await asyncio.sleep(max(0.0, POLL_SECONDS - (time.perf_counter() - started)))

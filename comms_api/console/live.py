@@ -5,7 +5,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 import msgspec
@@ -25,8 +25,12 @@ LIVE_PARTS = "live_parts"
 FRESH_SECONDS = 2.5
 """A poll gets a part that is at most this old: half the usual time between two polls of a page."""
 
-PAUSE = 100
-"""A part stays fresh for this many times the time that it took, if that is longer: it costs at most 1 % of a core."""
+SHARE = 0.02
+"""The parts that somebody polls are made in at most this share of the time together, and in equal shares."""
+
+LONGEST_FRESH_SECONDS = 60.0
+POLLED_SECONDS = 60.0
+"""A part that nobody has polled for so long has no share."""
 
 PARTS_MAXIMUM = 64
 
@@ -40,21 +44,18 @@ class Key(NamedTuple):
 
 
 class Part(msgspec.Struct):
-    """A part that is being made or was made, when that began, and until when polls may get it."""
+    """A part that is being made or was made, and the monotonic times of its life."""
 
     task: asyncio.Task[Response[bytes]]
     began_at: float
+    asked_at: float
     fresh_until: float = math.inf
+    """Polls get the part until then."""
 
-    @property
-    def is_fresh(self) -> bool:
+    def is_fresh(self, now: float) -> bool:
         """Whether polls may still get it."""
         has_failed = self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
-        return not has_failed and time.monotonic() <= self.fresh_until
-
-    def finish(self, _task: asyncio.Task[Response[bytes]]) -> None:
-        """Note that the part is made."""
-        self.fresh_until = self.began_at + max(FRESH_SECONDS, PAUSE * (time.monotonic() - self.began_at))
+        return not has_failed and now <= self.fresh_until
 
 
 class LiveParts:
@@ -62,18 +63,36 @@ class LiveParts:
 
     def __init__(self) -> None:
         self._parts: OrderedDict[Key, Part] = OrderedDict()
+        """The part that was asked for last is the last one."""
+
+    def __len__(self) -> int:
+        """Return how many parts somebody polls."""
+        return len(self._parts)
 
     async def get(self, key: Key, make: Callable[[], Answer], *, is_poll: bool) -> Response[bytes]:
         """Return a part for a poll, or a new one; later polls get the new one as well."""
+        now = time.monotonic()
         part = self._parts.get(key)
-        if part is None or not is_poll or not part.is_fresh:
-            part = Part(asyncio.create_task(make()), time.monotonic())
-            part.task.add_done_callback(part.finish)
+        if part is None or not is_poll or not part.is_fresh(now):
+            part = Part(asyncio.create_task(make()), now, now)
+            part.task.add_done_callback(partial(self._finish, part))
             self._parts[key] = part
-            self._parts.move_to_end(key)
-            if len(self._parts) > PARTS_MAXIMUM:
-                self._parts.popitem(last=False)
+        part.asked_at = now
+        self._parts.move_to_end(key)
+        self._drop_unasked(now)
         return await asyncio.shield(part.task)  # others wait for it even if this viewer leaves
+
+    def _finish(self, part: Part, _task: asyncio.Task[Response[bytes]]) -> None:
+        part.fresh_until = part.began_at + fresh_seconds(time.monotonic() - part.began_at, len(self._parts))
+
+    def _drop_unasked(self, now: float) -> None:
+        while len(self._parts) > PARTS_MAXIMUM or next(iter(self._parts.values())).asked_at < now - POLLED_SECONDS:
+            self._parts.popitem(last=False)
+
+
+def fresh_seconds(making_seconds: float, parts: int) -> float:
+    """Return how long polls may get a part that took so long to make, one of so many parts that somebody polls."""
+    return min(max(FRESH_SECONDS, making_seconds * parts / SHARE), LONGEST_FRESH_SECONDS)
 
 
 def live(show: Callable[P, Answer]) -> Callable[P, Answer]:

@@ -7,7 +7,8 @@ import pytest
 from litestar import Response
 from support.server import PASSWORD, Server
 
-from comms_api.console.live import FRESH_SECONDS, Key, LiveParts
+from comms_api.console import live
+from comms_api.console.live import FRESH_SECONDS, Key, LiveParts, fresh_seconds
 from comms_api.errors import Unavailable
 
 POLL = {"HX-Request": "true", "X-Poll": "unattended"}
@@ -78,6 +79,22 @@ async def test_a_part_that_takes_long_is_made_less_often() -> None:
     await making
     await asyncio.sleep(FRESH_SECONDS)
     assert (await parts.get(KEY, page.make, is_poll=True)).content == b"1"
+
+
+@pytest.mark.parametrize(
+    ("making_seconds", "parts", "seconds"), [(0.001, 1, 2.5), (0.1, 1, 5), (0.1, 4, 20), (0.1, 64, 60)]
+)
+def test_all_parts_together_have_a_share_of_the_time(making_seconds: float, parts: int, seconds: float) -> None:
+    assert fresh_seconds(making_seconds, parts) == pytest.approx(seconds)
+
+
+@pytest.mark.anyio
+async def test_a_part_that_nobody_polls_any_more_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, page = LiveParts(), Page()
+    await parts.get(KEY, page.make, is_poll=True)
+    monkeypatch.setattr(live, "POLLED_SECONDS", 0.0)
+    await parts.get(Key("reader", "/console/orders", ""), page.make, is_poll=True)
+    assert len(parts) == 1
 
 
 def browser_of(server: Server, name: str) -> httpx.Client:
