@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from support.serving import serving
 from support.tls import server_tls
 from support.waiting import PATIENCE
 
@@ -69,13 +70,12 @@ class Cluster:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         nodes = [Node(), Node()]
-        listeners = [await asyncio.start_server(node.serve, "127.0.0.1", 0, ssl=self._tls) for node in nodes]
-        for node, listener in zip(nodes, listeners, strict=True):
-            node.url = f"https://localhost:{listener.sockets[0].getsockname()[1]}"
-        self.nodes = sorted(nodes, key=lambda node: rank(AGENT_ID, Endpoint(node.url)))
-        yield
-        for listener in listeners:
-            listener.close()
+        async with AsyncExitStack() as stack:
+            for node in nodes:
+                port = await stack.enter_async_context(serving(node.serve, tls=self._tls))
+                node.url = f"https://localhost:{port}"
+            self.nodes = sorted(nodes, key=lambda node: rank(AGENT_ID, Endpoint(node.url)))
+            yield
 
     def servers(self) -> Servers:
         endpoints = [Endpoint(node.url, self.ca, is_direct=True) for node in self.nodes]
@@ -176,6 +176,8 @@ def test_a_poll_of_the_only_server_outlives_another_requests_failure(
             await servers.ask(BATCH, {})
             assert not poll.done()
             poll.cancel()
+            with suppress(asyncio.CancelledError):
+                await poll
 
     converse(conversation)
 

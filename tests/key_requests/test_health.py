@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from support.sources import always, answering, plain_file, script, serving, settings
+from support.serving import serving
+from support.sources import always, answering, plain_file, script, settings
 
 from comms_api.errors import ConfigurationError
 from comms_api.key_requests.requests import KeyRequests
@@ -32,7 +33,7 @@ async def test_the_check_connects_to_the_socket_and_sends_nothing(path: Path) ->
         heard.set_result(await reader.read())
         writer.close()
 
-    async with serving(path, listen):
+    async with serving(listen, path):
         await check(socket=path)
         assert await heard == b""
 

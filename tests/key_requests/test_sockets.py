@@ -4,7 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.sources import ASKED, KEY, agent_json, always, answering, never, refusal_json, serving
+from support.serving import serving
+from support.sources import ASKED, KEY, agent_json, always, answering, never, refusal_json
 from support.waiting import PATIENCE
 
 from comms_api.key_requests.answers import BadAnswer
@@ -44,7 +45,7 @@ async def test_a_line_is_enough_even_if_the_connection_stays_open(path: Path) ->
         await reader.read()
         writer.close()
 
-    async with serving(path, answer_and_stay):
+    async with serving(answer_and_stay, path):
         assert isinstance(await ask(path), ExternalAgent)
 
 
@@ -83,7 +84,7 @@ async def test_a_slowly_answering_socket_is_abandoned_at_the_deadline(path: Path
             writer.write(b" ")
             await asyncio.sleep(0.02)
 
-    async with serving(path, drip):
+    async with serving(drip, path):
         with pytest.raises(SourceUnavailable, match="try again later"):
             await ask(path, seconds=0.2)
 
@@ -92,7 +93,7 @@ async def test_a_socket_that_closes_at_once_is_unavailable(path: Path) -> None:
     async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
-    async with serving(path, close):
+    async with serving(close, path):
         with pytest.raises(SourceUnavailable):
             await ask(path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from support.serving import serving
 from support.sources import ASKED, KEY, agent_json, refusal_json, settings
 from support.waiting import PATIENCE
 
@@ -52,12 +53,8 @@ class Service:
 
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.issue_cert("localhost").configure_cert(context)
-        server = await asyncio.start_server(handle, "localhost", 0, ssl=context)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
+        async with serving(handle, tls=context) as self.port:
             yield
-        finally:
-            server.close()
 
     async def ask(self, question: Question = ASKED, seconds: float = PATIENCE, **changes: object) -> object:
         configured = settings(**{"ca": self.ca, "header_file": self.header} | changes)

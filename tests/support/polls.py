@@ -41,15 +41,14 @@ async def held_polls(
 ) -> AsyncIterator[list[Poll]]:
     """Hold one poll for each token, for as long as the node allows."""
     polls: list[Poll] = []
-    for token in tokens:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
-        head = f"GET /commands?wait={wait_seconds} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
-        writer.write(head.encode())
-        polls.append(Poll(reader, writer))
-    await asyncio.sleep(
-        0.5
-    )  # most polls have arrived by now; a test that needs all of them waits for a heartbeat that counts them
     try:
+        for token in tokens:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+            head = f"GET /commands?wait={wait_seconds} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
+            writer.write(head.encode())
+            polls.append(Poll(reader, writer))
+        # Most polls have arrived after this; a test that needs all of them waits for a heartbeat that counts them.
+        await asyncio.sleep(0.5)
         yield polls
     finally:
         for poll in polls:

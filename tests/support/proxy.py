@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
 
+from support.serving import serving
+
 
 @dataclass
 class Proxy:
@@ -24,13 +26,10 @@ def running_proxy() -> Iterator[Proxy]:
     ended = asyncio.Event()
 
     async def serve() -> None:
-        server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
-        proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        is_ready.set()
-        await ended.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+        async with serving(tunnel) as port:
+            proxy.url = f"http://127.0.0.1:{port}"
+            is_ready.set()
+            await ended.wait()
 
     async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -39,7 +38,10 @@ def running_proxy() -> Iterator[Proxy]:
         host, _, port = proxy.targets[-1].rpartition(":")
         to_reader, to_writer = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
+        try:
+            await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
+        finally:
+            to_writer.transport.abort()
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         try:
@@ -59,5 +61,4 @@ def running_proxy() -> Iterator[Proxy]:
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join()
-        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

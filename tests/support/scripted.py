@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from support.serving import serving
 from support.tls import server_tls
 from support.waiting import PATIENCE
 
@@ -30,9 +31,8 @@ class ScriptedServer:
         return [value for key, _, value in lines if key.lower() == name.lower()]
 
     async def talk(self, conversation: Callable[[str], Coroutine[None, None, None]]) -> None:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        async with server, asyncio.timeout(PATIENCE):
-            await conversation(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+        async with serving(self._serve, tls=self._tls) as port, asyncio.timeout(PATIENCE):
+            await conversation(f"https://localhost:{port}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

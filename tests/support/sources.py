@@ -2,20 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from comms_api.key_requests.model import KeySettings, Question
 from comms_api.key_requests.requests import KeyRequests
+from support.serving import serving
 from support.waiting import PATIENCE
 
 KEY = "k3y-that-no-log-may-hold"
 ASKED = Question("id", "001")
 
 Answering = Callable[[str], Awaitable[bytes]]
-Handling = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 def agent(**changes: Any) -> dict[str, Any]:
@@ -68,27 +68,6 @@ async def asking_program(
 
 
 @asynccontextmanager
-async def serving(path: Path, handle: Handling) -> AsyncIterator[None]:
-    """Serve connections at a Unix socket during the block, then close the remaining ones."""
-    connections: set[tuple[asyncio.Task[None], asyncio.StreamWriter]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add((asyncio.create_task(handle(reader, writer)), writer))
-
-    server = await asyncio.start_unix_server(accept, path)
-    try:
-        yield
-    finally:
-        await asyncio.sleep(0.01)  # let `accept` see the accepted connections
-        server.close()
-        for task, writer in connections:
-            task.cancel()
-            writer.transport.abort()
-        await asyncio.gather(*(task for task, _ in connections), return_exceptions=True)
-        await asyncio.sleep(0)
-
-
-@asynccontextmanager
 async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
     """Serve one answer per connection, then close it; yield the requests."""
     received: list[str] = []
@@ -99,7 +78,7 @@ async def answering(path: Path, answer: Answering) -> AsyncIterator[list[str]]:
             writer.write(await answer(request))
         writer.close()
 
-    async with serving(path, handle):
+    async with serving(handle, path):
         yield received
 
 
