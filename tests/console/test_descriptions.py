@@ -53,7 +53,7 @@ def check_description(window: Console, name: str, call: str) -> None:
     sample.locator("summary").click()
     expect(sample.locator("pre").first).to_be_visible()
     page.set_viewport_size(PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    window.check_width(PHONE["width"])
     with page.expect_navigation() as following:
         page.get_by_role("link", name="openapi.json").click()
     assert following.value.json()["paths"].keys() == described.keys()

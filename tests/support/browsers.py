@@ -19,7 +19,18 @@ AXE = (ROOT / "tests" / "console" / "vendored" / "axe.min.js").read_text()
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 860}
 
-expect.set_options(timeout=PATIENCE * 1_000)
+MILLISECONDS = PATIENCE * 1_000
+expect.set_options(timeout=MILLISECONDS)
+
+INERT_UNTIL_LOADED = """
+    new MutationObserver((_, observer) => {
+        if (!document.documentElement) return;
+        document.documentElement.inert = document.readyState !== "complete";
+        observer.disconnect();
+    }).observe(document, {childList: true});
+    addEventListener("load", () => { document.documentElement.inert = false; });
+"""
+"""A person starts to click and type when a page has loaded; Playwright would start before the page's scripts."""
 
 
 @contextmanager
@@ -31,7 +42,10 @@ def running_chromium(folder: Path) -> Iterator[Browser]:
     variables = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder)}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program, args=[*arguments, "--disable-dev-shm-usage"], env=variables
+            executable_path=program,
+            args=[*arguments, "--disable-dev-shm-usage"],
+            env=variables,
+            timeout=MILLISECONDS,
         )
         try:
             yield browser
@@ -47,7 +61,8 @@ class Console:
         self.url = url or server.management_url
         options = {"ignore_https_errors": True, "viewport": DESKTOP, "timezone_id": "Europe/Berlin"} | options
         self.context = browser.new_context(base_url=self.url, **options)
-        self.context.set_default_timeout(PATIENCE * 1_000)
+        self.context.set_default_timeout(MILLISECONDS)
+        self.context.add_init_script(INERT_UNTIL_LOADED)
         self.page: Page = self.context.new_page()
         self.faults: list[str] = []
         """Errors of scripts, violations of the content security policy, and requests to other hosts."""
@@ -113,13 +128,22 @@ class Console:
             self.page.set_viewport_size(size)
             self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             self.page.screenshot(path=PICTURES / f"{name}-{suffix}.png", full_page=True)
-        width = self.page.evaluate("document.documentElement.scrollWidth")
-        assert width <= PHONE["width"], f"{self.page.url} is {width} pixels wide on a phone"
+        self.check_width(PHONE["width"])
         self.page.set_viewport_size(DESKTOP)
         self.page.emulate_media(color_scheme="light")
 
+    def check_width(self, pixels: int) -> None:
+        """Fail if the page is wider than the window, which has just got this width."""
+        expect(self.page.locator("html")).to_have_js_property("scrollWidth", pixels)
+
+    def settle(self) -> None:
+        """Wait until the page and its parts have loaded."""
+        self.page.wait_for_load_state()
+        expect(self.page.locator(".htmx-request")).to_have_count(0)
+
     def check(self, name: str) -> None:
-        """Check the accessibility of the page, take its pictures, and fail if it had a fault so far."""
+        """Check the accessibility of the loaded page, take its pictures, and fail if it had a fault so far."""
+        self.settle()
         self.check_accessibility()
         self.take_pictures(name)
         assert self.faults == []
