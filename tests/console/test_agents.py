@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
@@ -61,8 +62,8 @@ def test_agents_are_searched_and_the_url_keeps_the_search(
     expect(page.locator("tbody tr")).to_have_count(6)
     page.get_by_label("Name", exact=True).fill("HOST-1")
     page.get_by_role("button", name="Search").click()
+    expect(page).to_have_url(re.compile(r"/console/agents\?name=HOST-1$"))
     expect(page.locator("tbody tr")).to_have_count(10)
-    assert page.url.endswith("/console/agents?name=HOST-1")
     page.get_by_label("Status").select_option("never connected")
     expect(page).to_have_url(re.compile(r"\?name=HOST-1&status=never_connected$"))
     other = new_console()
@@ -166,8 +167,7 @@ def test_ids_are_copied(new_console: Callable[..., Console], agent: UUID) -> Non
     console.enter()
     console.open(f"/console/agents/{agent}")
     console.page.get_by_role("button", name=f"Copy {agent}").click()
-    expect(console.page.get_by_text("Copied")).to_be_visible()
-    assert console.page.evaluate("navigator.clipboard.readText()") == str(agent)
+    wait_until(lambda: console.page.evaluate("navigator.clipboard.readText()") == str(agent))
 
 
 def test_an_agent_gets_labels_and_groups_and_is_deleted(
@@ -227,6 +227,61 @@ def test_a_live_part_loads_again_and_keeps_what_is_open(console: Console, agent:
     client.post("/events/stateless", content=stateless(agent, {"message": "newest of all"})).raise_for_status()
     expect(page.get_by_role("region", name="Events", exact=True)).to_contain_text("newest of all")
     expect(page.locator("#host-details")).to_have_attribute("open", "")
+
+
+def test_a_live_part_stays_while_a_button_in_it_is_pressed(
+    console: Console, server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "to-press")
+    console.accept_questions()
+    console.open(f"/console/agents/{agent_id}")
+    page = console.page
+    page.get_by_role("button", name="Block").hover()
+    page.mouse.down()
+    load_part_again(console, agent_id)
+    page.mouse.up()
+    expect(page.get_by_role("status")).to_contain_text("to-press is blocked")
+    expect(page.get_by_role("button", name="Unblock")).to_be_visible()
+
+
+def test_a_live_part_that_stayed_is_loaded_once_it_is_released(
+    console: Console, server: Server, management: httpx.Client
+) -> None:
+    agent_id = server.enroll(management, "to-hold")
+    page = console.page
+    page.clock.install()
+    console.open(f"/console/agents/{agent_id}")
+    page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
+    console.settle()
+    page.get_by_role("heading", name="Identity").hover()
+    page.mouse.down()
+    management.patch(f"/agents/{agent_id}", json={"is_blocked": True}).raise_for_status()
+    load_part_again(console, agent_id)
+    expect(page.locator(".badge.blocked")).to_have_count(0)
+    page.mouse.up()
+    page.clock.run_for(500)
+    expect(page.locator(".badge.blocked")).to_be_visible()
+
+
+def load_part_again(console: Console, agent_id: UUID) -> None:
+    with console.page.expect_response(lambda answer: answer.url.endswith(str(agent_id))) as part:
+        console.page.evaluate("htmx.trigger(document.body, 'changed')")
+    part.value.finished()
+    console.settle()
+
+
+def test_a_button_of_a_part_that_was_loaded_again_works_at_once(
+    console: Console, server: Server, management: httpx.Client
+) -> None:
+    console.open(f"/console/agents/{server.enroll(management, 'to-fetch')}")
+    console.page.evaluate("""
+        new MutationObserver((_, observer) => {
+            observer.disconnect();
+            document.getElementById("push-files").click();
+        }).observe(document.getElementById("live").parentNode, {childList: true});
+        htmx.trigger(document.body, "changed");
+    """)
+    expect(console.page.get_by_role("status")).to_be_visible()
 
 
 def test_times_are_in_the_zone_of_the_browser(console: Console, agent: UUID) -> None:

@@ -96,6 +96,15 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && isPoll(event.detail.elt, event.detail.requestConfig.triggeringEvent)) event.preventDefault();
 });
 
+// A live part stays while something in it is pressed: a click needs the same element at its start and at its end.
+const RETRY_MILLISECONDS = 500;
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const part = event.detail.target;
+  if (!part.matches("[hx-select]:active")) return;
+  event.detail.shouldSwap = false;
+  setTimeout(() => htmx.ajax("GET", part.getAttribute("hx-get"), { source: part }), RETRY_MILLISECONDS);
+});
+
 // A live part that is loaded again keeps its open details and its checked boxes, by their ids.
 let kept = { open: [], checked: [] };
 document.addEventListener("htmx:beforeSwap", (event) => {
