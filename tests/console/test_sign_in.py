@@ -194,3 +194,12 @@ def test_every_page_forbids_inline_code_and_frames(server: Server) -> None:
             assert "default-src 'none'" in policy
             assert "frame-ancestors 'none'" in policy
             assert "unsafe" not in policy
+
+
+def test_no_password_gets_into_a_url_even_if_no_script_runs(server: Server) -> None:
+    browser = server.client(server.management_url)
+    sign_in(browser)
+    for path in ("sign-in", "account", "users"):
+        forms = browser.get(f"/console/{path}").text.split("<form")[1:]
+        methods = {'method="post"' in form for form in forms if 'type="password"' in form}
+        assert methods == {True}, path
