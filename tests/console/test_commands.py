@@ -20,7 +20,7 @@ HOSTILE = "<img src=x onerror=document.title='hacked'>\x1b[2J" + "y" * 500
 def report(server: Server, agent_id: UUID, code: int, message: str) -> None:
     """Have an agent take its orders, and report the same result for each."""
     client = server.log_in(agent_id)
-    orders = client.get("/commands", params={"wait": 5}).raise_for_status().json()["commands"]
+    orders = client.get("/commands", params={"wait": 60}).raise_for_status().json()["commands"]
     results = [{"order_id": order["order_id"], "result": {"code": code, "message": message}} for order in orders]
     assert results
     client.post("/commands/results", json={"results": results}).raise_for_status()
