@@ -275,6 +275,7 @@ def test_a_button_of_a_part_that_was_loaded_again_works_at_once(
 ) -> None:
     console.open(f"/console/agents/{server.enroll(management, 'to-fetch')}")
     console.page.evaluate("""
+        document.getElementById("push-files").style.width = "9em";  // an inline style, which htmx must not copy
         new MutationObserver((_, observer) => {
             observer.disconnect();
             document.getElementById("push-files").click();
