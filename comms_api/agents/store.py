@@ -130,12 +130,12 @@ class Holder(msgspec.Struct, frozen=True):
 async def find_holders(
     connection: Connection, agent_id: UUID, name: str, silent_seconds: float, age_seconds: float
 ) -> list[Holder]:
-    """Lock and return the agents that have this id or name."""
+    """Lock and return the agents that have this id or name, in the order of their ids."""
     silence = func.now() - func.coalesce(agents.c.last_seen_at, agents.c.created_at)
     is_silent = silence > seconds_interval(silent_seconds)
     is_old = func.now() - agents.c.created_at >= seconds_interval(age_seconds)
     columns = (agents.c.id, is_silent, is_old, literal("active") == STATUS)
-    statement = select(*columns).where(or_(agents.c.id == agent_id, agents.c.name == name))
+    statement = select(*columns).where(or_(agents.c.id == agent_id, agents.c.name == name)).order_by(agents.c.id)
     return [Holder(*row) for row in await connection.execute(statement.with_for_update())]
 
 
@@ -235,8 +235,10 @@ async def update_agent(connection: Connection, agent_id: UUID, changes: Mapping[
 
 async def set_blocked(connection: Connection, ids: Collection[UUID], *, is_blocked: bool) -> list[UUID]:
     """Block or unblock agents; return the agents whose state changed."""
-    is_other = agents.c.is_blocked != literal(is_blocked)
-    statement = agents.update().where(is_one_of(agents.c.id, ids), is_other).values(is_blocked=is_blocked)
+    others = select(agents.c.id).where(is_one_of(agents.c.id, ids), agents.c.is_blocked != literal(is_blocked))
+    # In order, so that no other transaction that locks several agents can deadlock.
+    locked = others.order_by(agents.c.id).with_for_update(key_share=True).cte("locked")
+    statement = agents.update().where(agents.c.id == locked.c.id).values(is_blocked=is_blocked)
     return await connection.scalars(statement.returning(agents.c.id))
 
 

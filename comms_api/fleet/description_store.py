@@ -43,7 +43,7 @@ _CHANGE = text(f"""
             CAST(:hosts AS text[]), CAST(:user_agents AS text[]), CAST(:details AS text[]))
             AS described (id, type, version, host, user_agent, details)
     ), locked AS MATERIALIZED (
-        SELECT agents.id FROM agents JOIN described USING (id) ORDER BY agents.id FOR UPDATE OF agents
+        SELECT agents.id FROM agents JOIN described USING (id) ORDER BY agents.id FOR NO KEY UPDATE OF agents
     ), changed AS (
         UPDATE agents SET version = described.version, host = CAST(described.host AS json),
             user_agent = described.user_agent,

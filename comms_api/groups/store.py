@@ -66,7 +66,8 @@ async def update_group(connection: Connection, name: str, precedence: int) -> bo
 
 async def insert_members(connection: Connection, name: str, ids: Collection[UUID]) -> list[UUID]:
     """Add agents to a group and return the new members."""
-    found = select(literal(name), agents.c.id.cast(Uuid)).where(is_one_of(agents.c.id, ids))
+    # The foreign key locks the agents in this order.
+    found = select(literal(name), agents.c.id.cast(Uuid)).where(is_one_of(agents.c.id, ids)).order_by(agents.c.id)
     columns = [group_members.c.group_name, group_members.c.agent_id]
     statement = insert(group_members).from_select(columns, found).on_conflict_do_nothing()
     return await connection.scalars(statement.returning(group_members.c.agent_id))
