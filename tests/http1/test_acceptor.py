@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support.waiting import PATIENCE, until
+from support.waiting import PATIENCE, settle, until
 
 from comms_api.fairness.rounds import HANDSHAKES, RoundQueue
 from comms_api.http1.acceptor import Acceptor, Encryption
@@ -104,7 +104,9 @@ async def test_a_handshake_and_the_first_read_after_it_wait_for_turns_of_the_cli
         assert endpoint.requests.total == 0
         turns.release()
         assert (await reader.readline()).startswith(b"HTTP/1.1 204")
-        writer.close()
+        writer.transport.abort()
     finally:
+        client.cancel()
         acceptor.close()
         endpoint.abort()
+        await settle()

@@ -12,7 +12,7 @@ import trustme
 import uvloop
 from support.connections import LAST, exchange, get, served
 from support.raw import connect
-from support.waiting import PATIENCE, until
+from support.waiting import PATIENCE, settle, until
 
 from comms_api.app.hypercorn_server import Loop
 from comms_api.http1.connection import AHEAD_BYTES_MAXIMUM, CLIENT_CHECK_SECONDS, Connection, common_name
@@ -38,6 +38,8 @@ async def served_over_tls(endpoint: Endpoint) -> AsyncIterator[tuple[int, ssl.SS
         yield server.sockets[0].getsockname()[1], client_side
     finally:
         server.close()
+        endpoint.abort()
+        await settle()
 
 
 async def answer(send: Any, body: bytes, status: int = 200) -> None:
@@ -259,15 +261,29 @@ async def test_a_head_is_sent_before_its_body_is_ready() -> None:
         writer.close()
 
 
+async def drip(writer: asyncio.StreamWriter) -> None:
+    """Send a head that does not end."""
+    while True:
+        writer.write(b"G")
+        await asyncio.sleep(0.1)
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    """Wait for bytes or the end, and return whether it is the end."""
+    try:
+        return await reader.read(1) == b""
+    except ConnectionError:  # bytes arrived while the server closed
+        return True
+
+
 @pytest.mark.anyio
 async def test_a_connection_that_is_idle_or_drips_a_head_is_closed() -> None:
     async with served(echo, idle_seconds=0.5) as (_, port):
         idle, afterwards, dripping = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         afterwards[1].write(get("/"))
-        for _ in range(4):
-            dripping[1].write(b"G")
-            await asyncio.sleep(0.1)
-        assert await idle[0].read() == await dripping[0].read() == b""
+        drips = asyncio.create_task(drip(dripping[1]))
+        assert await asyncio.gather(is_closed(idle[0]), is_closed(dripping[0])) == [True, True]
+        drips.cancel()
         assert (await afterwards[0].read()).endswith(b"/")
         for _, writer in (idle, afterwards, dripping):
             writer.close()
@@ -393,12 +409,16 @@ async def test_a_complete_body_is_read_to_its_end_after_its_client_stops_sending
 
 def test_a_large_answer_reaches_a_slow_client_whole_over_tls() -> None:
     whole = PART * 256
-
-    async def large(_scope: Any, _receive: Any, send: Any) -> None:
-        await answer(send, whole)
+    have_begun = asyncio.Barrier(2)
 
     async def serve() -> list[int]:
-        async with served_over_tls(Endpoint(large, Limits(0.3, PATIENCE, 2**20))) as (port, tls):
+        async def large(_scope: Any, _receive: Any, send: Any) -> None:
+            await have_begun.wait()
+            endpoint.limits = Limits(0.3, PATIENCE, 2**20)  # an idle connection would be closed while its client reads
+            await answer(send, whole)
+
+        endpoint = Endpoint(large, Limits(PATIENCE, PATIENCE, 2**20))
+        async with served_over_tls(endpoint) as (port, tls):
             return await asyncio.gather(*(asyncio.to_thread(read_slowly, tls, port, *last) for last in ((), (LAST,))))
 
     def read_slowly(tls: ssl.SSLContext, port: int, *headers: str) -> int:
