@@ -312,9 +312,13 @@ class Stepwise:
 async def test_no_step_of_reading_a_large_body_takes_as_long_as_copying_all_of_it() -> None:
     map_large_blocks()  # as a worker does; otherwise, a buffer may be copied when it grows
     whole = os.urandom(MIB) * 15
-    # On a busy machine, one attempt may be interrupted in the middle of a step; one of several is not.
-    attempts = [await seconds_of_copying_and_of_the_longest_step(whole) for _ in range(5)]
-    assert any(longest < 0.8 * copying for copying, longest in attempts), attempts
+    attempts = list[tuple[float, float]]()
+    for _ in range(20):  # on a busy machine, most attempts may be interrupted in the middle of a step
+        copying, longest = await seconds_of_copying_and_of_the_longest_step(whole)
+        attempts.append((copying, longest))
+        if longest < 0.8 * copying:
+            return
+    pytest.fail(f"seconds of copying and of the longest step: {attempts}")
 
 
 async def seconds_of_copying_and_of_the_longest_step(whole: bytes) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import pytest
 from support.others import assert_others_are_served
 from support.raw import connect, read_answer, request
 from support.server import Server, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 MIB = 2**20
 FILE_BYTES = 4 * MIB
@@ -27,9 +27,9 @@ GROWTH_BYTES_MAXIMUM = 60 * MIB
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str) -> Iterator[Server]:
-    with running_server(
-        folder, database_url, answer_bytes_in_flight_maximum=2 * TOTAL_BYTES, lease_seconds=600
-    ) as running:
+    """A node that disconnects no reader during a test."""
+    limits = {"answer_bytes_in_flight_maximum": 2 * TOTAL_BYTES, "answer_stall_seconds": 10 * PATIENCE}
+    with running_server(folder, database_url, lease_seconds=600, **limits) as running:
         yield running
 
 
