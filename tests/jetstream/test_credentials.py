@@ -14,6 +14,7 @@ from support.duties import performing
 from support.events import batch_of
 from support.nats import NatsServer, nats_servers
 from support.server import new_id
+from support.waiting import PATIENCE
 
 from comms_api.errors import ConfigurationError, Unavailable
 from comms_api.events.jetstream.connection import STREAM, JetStream
@@ -91,11 +92,11 @@ def _settings(server: NatsServer, accounts: Path, **changes: Any) -> Settings:
     return Settings(events_sink="jetstream", nats_servers=(url,), nats_replicas=1, nats_stream_bytes=2**24, **paths)
 
 
-async def _publish(settings: Settings) -> int:
+async def _publish(settings: Settings, patience_seconds: float = PATIENCE) -> int:
     """Publish a message, and return how many messages the stream has then."""
     stream = JetStream(settings)
     async with performing(stream):
-        await stream.wait_until_ready(1.5)
+        await stream.wait_until_ready(patience_seconds)
         await stream.publish(encode_message(batch_of(new_id(), new_id(), [b"{}"])))
         return (await stream.context.stream_info(STREAM)).state.messages
 
@@ -110,7 +111,7 @@ async def test_a_client_with_the_credentials_and_the_authority_is_admitted(serve
 async def test_other_clients_are_refused(server: NatsServer, accounts: Path, changes: dict[str, str | None]) -> None:
     paths = {name: value and accounts / value for name, value in changes.items()}
     with pytest.raises(Unavailable):
-        await _publish(_settings(server, accounts, **paths))
+        await _publish(_settings(server, accounts, **paths), patience_seconds=1.5)
 
 
 async def test_an_authority_that_cannot_be_read_is_named(server: NatsServer, accounts: Path) -> None:

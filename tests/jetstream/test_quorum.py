@@ -17,9 +17,9 @@ import nats
 import pytest
 from support.batches import stateless
 from support.events import stored_lines
-from support.nats import NatsServer, nats_servers, stream_settings
+from support.nats import NatsServer, nats_servers, stream_settings, streaming_server
 from support.relays import relay, started_relay
-from support.server import Server, environment, running_server
+from support.server import Server, environment
 from support.waiting import PATIENCE, wait_until
 
 from comms_api.events.jetstream.connection import STREAM
@@ -37,22 +37,19 @@ def servers(scratch: Path) -> Iterator[Sequence[NatsServer]]:
 
 @pytest.fixture(scope="module")
 def settings(servers: Sequence[NatsServer]) -> dict[str, Any]:
-    return {
-        **stream_settings(servers),
-        "nats_timeout_seconds": TIMEOUT_SECONDS,
-        "database_timeout_seconds": 2,
-    }
+    return {**stream_settings(servers), "nats_timeout_seconds": TIMEOUT_SECONDS}
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, database_url: str, settings: dict[str, Any]) -> Iterator[Server]:
-    with running_server(folder, database_url, **settings) as running:
+    with streaming_server(folder, database_url, **settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def variables(folder: Path, database_url: str, settings: dict[str, Any]) -> dict[str, str]:
-    return environment(folder, database_url, **settings)
+    """The environment of a relay, whose messages another one gets soon after it is killed."""
+    return environment(folder, database_url, database_timeout_seconds=2, **settings)
 
 
 class Sender:

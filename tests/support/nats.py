@@ -1,5 +1,6 @@
 """Run NATS servers with JetStream: real processes on free ports, with files in a folder of the test."""
 
+import asyncio
 import socket
 import subprocess
 import sysconfig
@@ -9,7 +10,12 @@ from pathlib import Path
 from signal import SIGCONT
 from typing import Any
 
+import nats
+
+from comms_api.events.jetstream.connection import STREAM
+from support.metrics import wait_for
 from support.ports import free_ports
+from support.server import Server, running_server
 from support.waiting import PATIENCE, pause, wait_until
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "nats-server"
@@ -80,6 +86,26 @@ def nats_servers(folder: Path, count: int, *settings: str) -> Iterator[Sequence[
     finally:
         for server in servers:
             server.kill()
+
+
+@contextmanager
+def streaming_server(folder: Path, database_url: str, **settings: Any) -> Iterator[Server]:
+    """Run a node for the block, which begins when the node is connected to its stream."""
+    with running_server(folder, database_url, **settings) as running:
+        wait_for(running.management(), {"comms_api_jetstream_up": 1})
+        yield running
+
+
+def count_messages(servers: Sequence[NatsServer]) -> int:
+    """Return how many messages the stream has."""
+
+    async def ask() -> int:
+        client = await nats.connect([server.url for server in servers])
+        info = await client.jetstream().stream_info(STREAM)
+        await client.close()
+        return info.state.messages
+
+    return asyncio.run(ask())
 
 
 def urls_of(servers: Sequence[NatsServer]) -> str:
