@@ -55,7 +55,8 @@ def test_unknown_callers_are_asked_for_credentials(caller: httpx.Client, credent
 def test_no_other_call_takes_a_password(server: Server, caller: httpx.Client) -> None:
     assert caller.post("/commands", json=refresh()).status_code == 401
     assert caller.get("/agents").status_code == 401
-    with httpx.Client(base_url=server.agent_url, verify=server.tls, headers=caller.headers) as client:
+    with server.client(server.agent_url) as client:
+        client.headers = caller.headers
         assert client.get("/commands?wait=0").status_code == 401
 
 

@@ -239,8 +239,8 @@ def test_a_disk_that_is_full_for_a_moment_is_logged_once_and_loses_nothing(
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, usual)
     wait_until(lambda: agent.statistics()["events_sent"] == 20_000)
     assert agent.process.poll() is None
+    wait_until(lambda: "following log files succeeds again" in log.read_text())
     assert log.read_text().count("following log files failed") == 1
-    assert "following log files succeeds again" in log.read_text()
 
 
 def key_of(agent: Agent) -> tuple[str, str]:

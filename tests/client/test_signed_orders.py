@@ -23,7 +23,7 @@ from comms_api.protocol import Action, Signed
 from comms_api.signatures import Payload, public_text, sign
 
 Query = Callable[..., list[Any]]
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_signature_of_another_key_is_rejected_even_under_the_trusted_name(
     [
         ({"agents": [uuid4()]}, "for other agents"),
         ({"not_before": datetime.now(UTC) - 2 * HOUR, "not_after": datetime.now(UTC) - HOUR}, "expired"),
-        ({"not_before": datetime.now(UTC) + HOUR, "not_after": datetime.now(UTC) + 2 * HOUR}, "not valid before"),
+        ({"not_before": datetime.now(UTC) + DAY, "not_after": datetime.now(UTC) + 2 * DAY}, "not valid before"),
         ({"not_after": datetime.now(UTC) + timedelta(days=99)}, "at most 31 days"),
     ],
 )

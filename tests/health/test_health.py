@@ -17,7 +17,7 @@ from support.locks import until_blocked
 from support.nats import nats_servers, stream_settings
 from support.server import PASSWORD, Server, running_server
 from support.small_disk import AS_ROOT, small_disk
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.database.connection import Engine
 from comms_api.database.revisions import newest_revision
@@ -133,7 +133,7 @@ def test_an_expiring_certificate_is_a_warning_and_an_expired_one_a_failure(
     soon = write_certificate(folder / "tls", authority, "127.0.0.1", expires_at=now + timedelta(days=3))
     with (
         running_server(folder / "expiring", new_database(), **soon) as server,
-        httpx.Client(base_url=server.management_url, verify=trusting_anybody()) as management,
+        httpx.Client(base_url=server.management_url, verify=trusting_anybody(), timeout=PATIENCE) as management,
     ):
         token = management.post("/security/user/authenticate", auth=("admin", PASSWORD)).json()["data"]["token"]
         management.headers["Authorization"] = f"Bearer {token}"

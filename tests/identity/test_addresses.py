@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.server import KEY, running_server
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 from comms_api.addresses import Address, is_within
 from comms_api.http1.forwarded import ForwardedHeader, TrustedProxies, find_address
@@ -90,7 +90,7 @@ def test_an_ipv4_client_of_an_ipv6_socket_is_shown_and_compared_as_ipv4(
         allowed = management.patch(f"/agents/{agent_id}", json={"allowed_addresses": ["::ffff:127.0.0.0/104"]}).json()
         assert allowed["allowed_addresses"] == ["127.0.0.0/8"]
         url = f"https://127.0.0.1:{server.agent_port}"
-        with httpx.Client(base_url=url, verify=server.tls, timeout=60) as client:
+        with httpx.Client(base_url=url, verify=server.tls, timeout=PATIENCE) as client:
             body = {"uuid": str(agent_id), "key": KEY}
             assert client.post("/login", json=body).status_code == 200
             wait_until(lambda: management.get(f"/agents/{agent_id}").json()["remote_address"] == "127.0.0.1")

@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import pytest
-from conftest import querying
 from sqlalchemy import Select, text
+from support.databases import PATIENT, querying
 from support.orders import make_submissions
 from support.server import Server, running_server, start_server
 from support.waiting import PATIENCE, wait_until
@@ -168,6 +168,7 @@ def test_an_open_order_is_not_repeated(agent: tuple[UUID, httpx.Client], query: 
     let_pause_end(query, agent_id)
     wait_until(lambda: query("SELECT FROM announcements WHERE agent_id = $1 AND check_at > now()", agent_id))
     assert next_order(client)["action"] == FETCH
+    query("UPDATE orders SET offer_at = now() + interval '1 hour' WHERE agent_id = $1", agent_id)  # extends its lease
     assert client.get("/commands?wait=0").json()["commands"] == []
 
 
@@ -208,7 +209,7 @@ def test_nothing_is_repeated_for_a_deleted_agent(
 @pytest.fixture
 async def idle_engine(idle_url: str) -> AsyncIterator[Engine]:
     """An engine on a database that no node serves."""
-    opened = open_engine(idle_url, Settings())
+    opened = open_engine(idle_url, PATIENT)
     yield opened
     await opened.dispose()
 

@@ -25,11 +25,11 @@ class Fleet:
         return context
 
     def log_in(self, agent_id: object, name: str | None) -> httpx.Response:
-        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name)) as client:
+        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name), timeout=PATIENCE) as client:
             return client.post("/login", json={"uuid": str(agent_id), "key": KEY})
 
     def poll(self, token: str, name: str | None) -> int:
-        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name)) as client:
+        with httpx.Client(base_url=self.server.agent_url, verify=self.context(name), timeout=PATIENCE) as client:
             return client.get("/commands?wait=0", headers={"Authorization": f"Bearer {token}"}).status_code
 
 

@@ -102,7 +102,7 @@ async def test_attempts_that_wait_for_each_other_leave_connections_for_other_req
 async def test_attempts_that_wait_during_an_outage_fail_with_it(database_url: str, engine: Engine) -> None:
     hasty = open_engine(database_url, Settings(database_timeout_seconds=1))
     limit = limit_of(hasty, 5)
-    await limit.charge("somebody", HERE)
+    await limit_of(engine, 5).charge("somebody", HERE)
     async with engine.begin() as holding:
         await holding.execute(text("SELECT * FROM login_failures FOR UPDATE"))
         errors = await asyncio.gather(*(limit.charge("somebody", HERE) for _ in range(20)), return_exceptions=True)

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from support.server import Server
+from support.waiting import PATIENCE
 
 from comms_api.files.ranges import Range, read_range
 
@@ -18,7 +19,7 @@ def put(management: httpx.Client, group: str, name: str, content: str) -> httpx.
     return management.put(f"/groups/{group}/files/{name}", content=content)
 
 
-def poll(client: httpx.Client, wait: float = 5) -> list[dict[str, Any]]:
+def poll(client: httpx.Client, wait: float = PATIENCE) -> list[dict[str, Any]]:
     """Return the actions of an agent's orders, and report them as done."""
     orders: list[dict[str, Any]] = client.get(f"/commands?wait={wait:g}").json()["commands"]
     results = [{"order_id": order["order_id"], "result": {"code": 0}} for order in orders]

@@ -103,7 +103,7 @@ def test_an_invalid_change_of_a_user_is_refused(management: httpx.Client, body: 
 
 def from_address(server: Server, address: str, name: str, password: str) -> httpx.Response:
     transport = httpx.HTTPTransport(verify=server.tls, local_address=address)
-    with httpx.Client(base_url=server.management_url, transport=transport, timeout=60) as client:
+    with httpx.Client(base_url=server.management_url, transport=transport, timeout=PATIENCE) as client:
         return client.post("/security/user/authenticate", auth=(name, password))
 
 

@@ -80,20 +80,28 @@ async def test_a_refusal_is_remembered_by_all_nodes(engine: Engine, database_url
 async def test_a_node_that_waits_for_another_gives_up_at_its_deadline(
     engine: Engine, database_url: str, path: Path
 ) -> None:
-    async with answering(path, never) as received, two_nodes(engine, database_url, path, timeout_seconds=1.0) as nodes:
-        outcomes = await asyncio.gather(*(node.ask(ASKED) for node in nodes), return_exceptions=True)
+    async with answering(path, never) as received:
+        for seconds in (1.0, 10.0, PATIENCE):  # a busy machine may ask too late
+            async with two_nodes(engine, database_url, path, timeout_seconds=seconds) as nodes:
+                outcomes = await asyncio.gather(*(node.ask(ASKED) for node in nodes), return_exceptions=True)
+            if received:
+                break
     assert {isinstance(outcome, Unavailable) for outcome in outcomes} == {True}
     assert len(received) == 1
     assert await count_rows(engine) == 0
 
 
 async def test_the_claim_of_a_dead_node_expires(engine: Engine, database_url: str, path: Path) -> None:
-    claim = "INSERT INTO key_lookups (question, holder, until) VALUES ('id:001', uuid7(), now() + interval '1 s')"
+    claim = """INSERT INTO key_lookups (question, holder, until)
+        VALUES ('id:001', uuid7(), now() + make_interval(secs => :seconds))"""
     async with answering(path, by_id), two_nodes(engine, database_url, path) as nodes:
-        async with engine.begin() as connection:
-            await connection.execute(text(claim))
-        with pytest.raises(AskedElsewhere):
-            await nodes[0].ask(ASKED)
+        for seconds in (1.0, 10.0):  # a busy machine may ask when the claim has expired
+            async with engine.begin() as connection:
+                await connection.execute(text(claim), {"seconds": seconds})
+            [outcome] = await asyncio.gather(nodes[0].ask(ASKED), return_exceptions=True)
+            if isinstance(outcome, AskedElsewhere):
+                break
+        assert isinstance(outcome, AskedElsewhere)
         assert isinstance(await nodes[0].ask(ASKED), ExternalAgent)
 
 
