@@ -62,6 +62,10 @@ class Invalid(CommsError):
 
     code = 2711
 
+    def __init__(self, *faults: str, code: int | None = None) -> None:
+        super().__init__("; ".join(faults), code=code)
+        self.faults = faults
+
 
 class Unauthenticated(CommsError):
     """Credentials are missing, wrong or expired."""

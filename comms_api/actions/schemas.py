@@ -100,7 +100,7 @@ class Schemas:
             if not is_cheap or not _fits(check):
                 remaining.append(check)
         if remaining and (faults := await self._find_faults(remaining, user)):
-            raise Invalid("; ".join(faults))
+            raise Invalid(*faults)
 
     async def _find_faults(self, checks: Sequence[Check], user: str) -> list[str]:
         self._cpu.refuse_debtor(user)

@@ -1,6 +1,8 @@
 """Commands that operators compose: the fields of the form, and the command that they describe."""
 
+import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,8 +11,10 @@ import msgspec
 from comms_api.agents.model import AgentFilter, AgentStatus
 from comms_api.commands.model import Command, Offline
 from comms_api.commands.rollout import Rollout
+from comms_api.console.faults import Fault, fault_of
 from comms_api.console.queries import Moment, Words, read_labels
-from comms_api.errors import CommsError, Invalid
+from comms_api.console.schema_forms import path_of
+from comms_api.errors import Invalid, Malformed
 from comms_api.orders.model import CommandTargetType
 
 BYTES_MAXIMUM = 256 * 1024
@@ -23,12 +27,24 @@ Unit = Literal["seconds", "minutes", "hours", "days"]
 UNIT_SECONDS: dict[Unit, int] = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 LongText = Annotated[str, msgspec.Meta(max_length=BYTES_MAXIMUM)]
 
-_API_NAMES = (
-    (re.compile(r"\bcommands\[0\]\.action\.args\.(?=\w)"), ""),
-    (re.compile(r"\bcommands\[0\]\.action\.args"), "arguments"),
-    (re.compile(r"\bcommands\[0\]\.action\.name"), "action"),
-    (re.compile(r"\bcommands\[0\]\.target\.(?:type|id)"), "recipients"),
-    (re.compile(r"\bcommands\[0\]\.(?:action\.|target\.)?"), ""),
+_SAME_NAMES = ("timeout", "priority", "start_at", "offline", "continuous", "until")
+_FILTERS = ("name", "group", "status", "os", "version", "in_sync", "node")
+_LIMITS = ("percent", "per_minute", "max_in_flight", "failures_after")
+_FIELDS = {
+    **{name: (name, name) for name in _SAME_NAMES},
+    **{f"target.filter.{name}": (f"filter_{name}", name) for name in _FILTERS},
+    **{f"rollout.{name}": (name, name) for name in _LIMITS},
+    "rollout.failure_ratio": ("failure_percent", "share of failures"),
+    "label": ("filter_label", "labels"),
+    "target.filter.labels": ("filter_label", "labels"),
+    "action.args": ("args", "arguments"),
+    "action.version": ("version", "version"),
+}
+"""The name of the form's field, and the name that people see, for each path in the API's errors."""
+
+_RECIPIENT_FIELDS = {"agent": "agents", "group": "groups", "server": "service"}
+_MISSING = re.compile(
+    r'(?s)(action\.args.*): ("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-f]{4}))*") is a required property'
 )
 
 
@@ -117,7 +133,7 @@ class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             case "all":
                 return _without_nothing({"type": self.target, "filter": self.filter})
         if not names:
-            raise Invalid(f"Recipients: name at least one {self.target}.")
+            raise Invalid(f"target: name at least one {self.target}")
         return _without_nothing({"type": self.target, "id": list(dict.fromkeys(names)), "filter": self.filter})
 
     def document(self, args: bytes) -> bytes:
@@ -180,9 +196,27 @@ def draft_of(command: Command) -> Draft:
     )
 
 
-def faults_of(error: CommsError) -> list[str]:
-    """Return the faults of a submission, with the names of the form's fields instead of those of the API."""
-    faults = re.split(r"; (?=commands\[0\])", error.detail.removesuffix("; nothing was submitted"))
-    for pattern, name in _API_NAMES:
-        faults = [pattern.sub(name, fault) for fault in faults]
-    return faults
+def faults_of(error: Invalid | Malformed, draft: Draft, args: Iterable[str] = ()) -> list[Fault]:
+    """Return the faults of a submission by the fields of the form; `args` are the names of those for single args."""
+    recipients = (_RECIPIENT_FIELDS.get(draft.target, "target"), "recipients")
+    fields = _FIELDS | {
+        "action.name": ("other_action" if draft.action == OTHER_ACTION else "action", "action"),
+        **dict.fromkeys(("target", "target.id", "target.type"), recipients),
+        **{path_of(name): (name, path_of(name).removeprefix("action.args.")) for name in args},
+    }
+    sentences = error.faults if isinstance(error, Invalid) else [error.detail]
+    return [_fault_of(sentence, fields) for sentence in sentences if sentence != "nothing was submitted"]
+
+
+def _fault_of(sentence: str, fields: Mapping[str, tuple[str, str]]) -> Fault:
+    sentence = sentence.removeprefix("commands[0].")
+    if missing := _MISSING.fullmatch(sentence):
+        sentence = f"{missing[1]}.{json.loads(missing[2])}: is required"
+    paths = [path for path in fields if sentence.startswith(path) and sentence[len(path) :][:1] in {":", ".", "["}]
+    if not paths:
+        return fault_of(sentence)
+    path = max(paths, key=len)
+    field, name = fields[path]
+    message = sentence.removeprefix(path)
+    separator = next((text for text in (": ", ".") if message.startswith(text)), "")
+    return Fault(field, name + separator, message.removeprefix(separator))

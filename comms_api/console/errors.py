@@ -4,7 +4,8 @@ from http import HTTPStatus
 
 from litestar import Response
 
-from comms_api.console.rendering import HEADERS, is_partial, redirect, render
+from comms_api.console.faults import fault_of
+from comms_api.console.rendering import HEADERS, is_partial, redirect, refuse, render
 from comms_api.console.sessions import is_link_from_elsewhere, sign_in_url
 from comms_api.http.problems import describe_problem, problem_headers
 from comms_api.http.request import AnyRequest
@@ -26,13 +27,14 @@ def answer_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     problem = describe_problem(request, error)
     if problem.status == HTTPStatus.UNAUTHORIZED:
         return _ask_to_sign_in(request)
-    template = "notice.html" if is_partial(request) else "error.html"
+    headers = problem_headers(request, problem.status, error)
+    if is_partial(request):
+        return refuse(request, [fault_of(problem.detail)], status=problem.status, headers=headers)
     return render(
         request,
-        template,
+        "error.html",
         status=problem.status,
-        headers=problem_headers(request, problem.status, error),
-        kind="bad",
+        headers=headers,
         message=problem.detail,
         title=problem.title,
         advice=ADVICE.get(problem.status, DEFAULT_ADVICE),

@@ -92,7 +92,7 @@ def read_labels(text: str | None) -> dict[str, str]:
     """Return the labels in a text: `key:value`, separated by commas; raises `Invalid`."""
     pairs = [part.strip().partition(":") for part in (text or "").split(",") if part.strip()]
     if any(not colon for _, colon, _ in pairs):
-        raise Invalid("Labels: write key:value, several separated by commas.")
+        raise Invalid("label: write key:value, several separated by commas")
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 

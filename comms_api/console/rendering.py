@@ -1,6 +1,6 @@
 """Render pages: the layout's context, and the headers of every answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 from litestar.datastructures import Cookie
 
+from comms_api.console.faults import Fault
 from comms_api.console.queries import query_of
 from comms_api.console.sessions import csrf_token
 from comms_api.console.static_files import static_url
@@ -123,7 +124,14 @@ def notify(request: AnyRequest, message: str, *, location: str | None = None) ->
     """Return the answer to a successful change: a message, or the page at `location`."""
     if location is not None:
         return Response(b"", media_type=MEDIA_TYPE, headers={**HEADERS, "HX-Redirect": location})
-    return render(request, "notice.html", headers=CHANGED, kind="good", message=message)
+    return render(request, "notice.html", headers=CHANGED, kind="good", message=message, faults=())
+
+
+def refuse(
+    request: AnyRequest, faults: Sequence[Fault], *, status: int = 422, headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
+    """Return the answer to a refused change: a message with its faults, which the page also shows at their fields."""
+    return render(request, "notice.html", status=status, headers=headers, kind="bad", faults=faults)
 
 
 def redirect(location: str, cookies: Iterable[Cookie] = ()) -> Response[bytes]:

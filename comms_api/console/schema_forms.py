@@ -6,7 +6,7 @@ JSON. A form only helps to write args: the server checks them against the schema
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ Kind = Literal["text", "lines", "integer", "number", "boolean", "choice", "objec
 SIMPLE: Mapping[str, Kind] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 ATTRIBUTES = {"minLength": "minlength", "maxLength": "maxlength", "minimum": "min", "maximum": "max"}
 """The keywords of a schema that HTML has too."""
+
+T = TypeVar("T")
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][+-]?[0-9]{1,3})?")
 _ANY = msgspec.json.Decoder(msgspec.Raw)
@@ -191,10 +193,23 @@ def _value_of(field: Field, sent: Mapping[str, str]) -> Any:
     if not text:
         return _ABSENT
     if field.kind == "json":
-        return read_json(text.encode(), _ANY, f"JSON in {field.label!r}")
+        return read_value(text, _ANY, path_of(field.name))
     is_number = field.kind in {"integer", "number"} and _NUMBER.fullmatch(text)
     is_boolean = field.kind == "boolean" and text in {"true", "false"}
     return msgspec.Raw(text.encode()) if is_number or is_boolean or text in dict(field.choices) else text
+
+
+def read_value(text: str, decoder: msgspec.json.Decoder[T], path: str) -> T:
+    """Return the JSON in a text; raises `Malformed`, whose sentence begins with the path of the value."""
+    try:
+        return read_json(text.encode(), decoder)
+    except Malformed as error:
+        raise Malformed(f"{path}: {error.detail}") from None
+
+
+def path_of(name: str) -> str:
+    """Return the path by which the server's check names the value of a field: `action.args.limits.cpu`."""
+    return "action." + ".".join(_key_of(step) for step in name.split("/"))
 
 
 def _key_of(name: str) -> str:

@@ -142,7 +142,7 @@ def test_the_server_names_the_field_at_fault(console: Console, management: httpx
     page.get_by_label("globs").fill("")
     page.get_by_label("extra").fill("{not JSON")
     page.get_by_role("button", name="Send command").click()
-    expect(page.get_by_role("alert")).to_contain_text("JSON in 'extra'")
+    expect(page.get_by_role("alert")).to_contain_text("extra: not valid JSON")
     page.get_by_label("extra").fill("")
     page.get_by_label("Expires after").fill("9999")
     page.locator("[name=unit]").select_option("days")

@@ -53,7 +53,7 @@ def test_an_empty_field_is_left_out_except_required_lists_and_objects() -> None:
 
 
 def test_faulty_json_names_its_field() -> None:
-    with pytest.raises(Malformed, match="JSON in 'x'"):
+    with pytest.raises(Malformed, match=r"^action\.args\.x: not valid JSON"):
         read(object_of(x={}), x="{")
 
 

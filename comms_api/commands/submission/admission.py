@@ -128,7 +128,7 @@ async def refuse_unjoined_groups(connection: Connection, expansions: Sequence[Ex
 
 def _raise_faults(faults: Sequence[str]) -> None:
     if faults:
-        raise Invalid("; ".join(faults[:FAULTS_SHOWN]) + "; nothing was submitted")
+        raise Invalid(*faults[:FAULTS_SHOWN], "nothing was submitted")
 
 
 async def _find_unjoined_groups(connection: Connection, expansion: Expansion, names: Sequence[str]) -> str:

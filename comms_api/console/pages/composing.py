@@ -18,14 +18,13 @@ from comms_api.commands.submission.previews import COUNTED_MAXIMUM, Previews
 from comms_api.commands.submission.targets import SERVICES
 from comms_api.console.drafts import BYTES_MAXIMUM, OTHER_ACTION, UNIT_SECONDS, Draft, draft_of, faults_of
 from comms_api.console.queries import read_fields, read_query, read_texts
-from comms_api.console.rendering import notify, render
-from comms_api.console.schema_forms import Field, defaults_of, expresses, form_of, read_args
+from comms_api.console.rendering import notify, refuse, render
+from comms_api.console.schema_forms import Field, defaults_of, expresses, form_of, read_args, read_value
 from comms_api.errors import Invalid, Malformed
 from comms_api.groups.service import Groups
 from comms_api.http.authentication import service_of
 from comms_api.http.request import AnyRequest
 from comms_api.http.roles import OPERATE
-from comms_api.text.faults import read_json
 
 GROUPS_OFFERED = 200
 ARGS = "args/"
@@ -72,7 +71,7 @@ async def _find_schema(actions: Actions, draft: Draft) -> tuple[ActionSchema | N
 async def _read_args(actions: Actions, sent: Sent) -> bytes:
     """Return the args of a form as JSON; raises `Malformed`, and `Invalid` if the schema has changed since."""
     if sent.draft.shows == "json":
-        return msgspec.json.encode(read_json(sent.draft.args.encode(), _OBJECT_OR_ARRAY, "arguments as JSON"))
+        return msgspec.json.encode(read_value(sent.draft.args, _OBJECT_OR_ARRAY, "action.args"))
     schema, _ = await _find_schema(actions, sent.draft)
     fields = None if schema is None else _form_of(schema, None)
     if fields is None:
@@ -152,7 +151,10 @@ async def show_arguments(
 ) -> Response[bytes]:
     """Show the part of the form for the args: for another action, or in another form."""
     sent = await _receive(request, submission_services)
-    args = None if sent.draft.show is None else msgspec.json.decode(await _read_args(actions, sent))
+    try:
+        args = None if sent.draft.show is None else msgspec.json.decode(await _read_args(actions, sent))
+    except (Invalid, Malformed) as error:
+        return refuse(request, faults_of(error, sent.draft, sent.args))
     draft = msgspec.structs.replace(sent.draft, shows=sent.draft.show or "form")
     draft, arguments = await _show_args(actions, draft, args)
     return render(request, "compose_arguments.html", draft=draft, arguments=arguments)
@@ -170,7 +172,7 @@ async def show_recipients(
         user, [command], _ = submission_services.read(request, body)
         preview = await previews.preview(user, command)
     except (Invalid, Malformed) as error:
-        return render(request, "compose_recipients.html", faults=faults_of(error), preview=None)
+        return render(request, "compose_recipients.html", faults=faults_of(error, draft), preview=None)
     return render(request, "compose_recipients.html", faults=(), preview=preview, counted=COUNTED_MAXIMUM)
 
 
@@ -189,7 +191,7 @@ async def rehearse_command(
         [rehearsed] = await submission_services.submissions.rehearse(user, commands)
         preview = await previews.preview(user, commands[0])
     except (Invalid, Malformed) as error:
-        return render(request, "compose_dry_run.html", faults=faults_of(error))
+        return render(request, "compose_dry_run.html", faults=faults_of(error, sent.draft, sent.args))
     return render(request, "compose_dry_run.html", faults=(), command=commands[0], rehearsed=rehearsed, preview=preview)
 
 
@@ -201,14 +203,14 @@ async def submit_command(
 ) -> Response[bytes]:
     """Submit the command, and open its page; a repeated submission of the same form opens the same page."""
     sent = await _receive(request, submission_services)
-    body = sent.draft.document(await _read_args(actions, sent))
-    digest = hashlib.sha256(body)
     try:
+        body = sent.draft.document(await _read_args(actions, sent))
+        digest = hashlib.sha256(body)
         user, commands, _ = submission_services.read(request, body)
         key = IdempotencyKey(user, f"console {sent.draft.token} {digest.hexdigest()}", digest.digest())
         [submitted] = await submission_services.submissions.submit(user, commands, key, service_of(request))
     except (Invalid, Malformed) as error:
-        raise type(error)("; ".join(faults_of(error))) from None
+        return refuse(request, faults_of(error, sent.draft, sent.args))
     return notify(request, "", location=f"/console/commands/{submitted.request_id}")
 
 

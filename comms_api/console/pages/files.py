@@ -12,7 +12,7 @@ from comms_api.console.live import live
 from comms_api.console.pages.groups import group_url
 from comms_api.console.queries import read_query, receive_form
 from comms_api.console.rendering import is_partial, notify, render
-from comms_api.errors import TooLarge
+from comms_api.errors import Invalid, TooLarge
 from comms_api.files.model import FileName, GroupFile, Percent, Rollback, Widening
 from comms_api.files.routes import FileServices
 from comms_api.files.service import Files
@@ -51,13 +51,23 @@ def _content(form: FileForm) -> bytes:
     return content
 
 
+async def _put(files: Files, group: str, name: str, form: FileForm, user: str) -> GroupFile:
+    """Store a file; an error in its content names the field of the form instead of the file."""
+    try:
+        return await files.put(group, name, _content(form), user, form.percent)
+    except Invalid as error:
+        if error.detail.startswith(f"{name}: "):
+            raise Invalid(error.detail.replace(name, "content", 1)) from None
+        raise
+
+
 @post("/console/groups/{group:str}/files", opt=OPERATE, status_code=200)
 async def create_file(
     request: AnyRequest, group: FromPath[str], files: NamedDependency[Files], bodies: NamedDependency[Bodies]
 ) -> Response[bytes]:
     """Store a new file, and open its page."""
     form = await receive_form(request, bodies, NewFileForm, FORM_BYTES_MAXIMUM)
-    stored = await files.put(group, form.name, _content(form), claims_of(request).subject, form.percent)
+    stored = await _put(files, group, form.name, form, claims_of(request).subject)
     return notify(request, "", location=f"{group_url(group)}/files/{quote(stored.name)}")
 
 
@@ -114,7 +124,7 @@ async def put_file(
 ) -> Response[bytes]:
     """Store the next version of a file; YAML is checked first."""
     form = await receive_form(request, bodies, FileForm, FORM_BYTES_MAXIMUM)
-    stored = await files.put(group, name, _content(form), claims_of(request).subject, form.percent)
+    stored = await _put(files, group, name, form, claims_of(request).subject)
     receivers = "the group's agents" if form.percent is None else f"{form.percent} % of the group's agents"
     return notify(request, f"Version {stored.version} is stored; {receivers} get it within seconds.")
 

@@ -132,6 +132,53 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful && event.detail.elt.matches("form[data-reset]")) event.detail.elt.reset();
 });
 
+// The field of a form; a hidden field for a time has a visible one.
+function fieldOf(form, name) {
+  const found = form.elements.namedItem(name);
+  const field = found instanceof RadioNodeList ? [...found].find((one) => one.checked) ?? found[0] : found;
+  return field?.type === "hidden" ? form.querySelector(`[data-utc="${field.id}"]`) : field;
+}
+
+function clearFaults(form) {
+  for (const message of form.querySelectorAll(".fault")) message.remove();
+  for (const field of form.querySelectorAll("[aria-invalid]")) {
+    field.removeAttribute("aria-invalid");
+    field.setAttribute("aria-describedby", field.getAttribute("aria-describedby").replace(`${field.id}-fault`, "").trim());
+  }
+}
+
+function showFault(field, fault) {
+  for (let box = field.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+  let message = document.getElementById(`${field.id}-fault`);
+  if (!message) {
+    message = document.createElement("p");
+    message.className = "fault";
+    message.id = `${field.id}-fault`;
+    (field.closest(".field, fieldset") ?? field.parentElement).append(message);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", `${field.getAttribute("aria-describedby") ?? ""} ${message.id}`.trim());
+  }
+  message.append(fault.lastElementChild.cloneNode(true));
+  const link = document.createElement("a");
+  link.href = `#${encodeURIComponent(field.id)}`;
+  link.append(...fault.childNodes);
+  fault.append(link);
+}
+
+// The answer to a refused form lists its faults. Each also appears at its field, and the first faulty field gets the focus.
+document.addEventListener("htmx:afterRequest", (event) => {
+  const form = event.detail.elt.matches("form, button") && event.detail.elt.closest("form");
+  const { target, xhr } = event.detail;
+  if (!form || !xhr.status) return;
+  clearFaults(form);
+  if (target.id !== "notices") document.getElementById("notices").replaceChildren();
+  for (const fault of target.querySelectorAll("[data-field]")) {
+    const field = fieldOf(form, fault.dataset.field);
+    if (field?.id) showFault(field, fault);
+  }
+  form.querySelector("[aria-invalid]")?.focus();
+});
+
 function notice(text) {
   const box = document.createElement("div");
   box.className = "notice bad";
