@@ -24,6 +24,8 @@ from comms_api.tokens.secret import Secret
 ADMINISTRATOR = "admin"
 KEY = "k" * 32
 TOKEN_SECONDS = 86_400
+ARCHIVE_DAYS = 30
+"""Longer than the history of grown tables, which would be archived during some measurements only."""
 
 
 class System:
@@ -173,7 +175,13 @@ async def second_node(system: System, variables: Mapping[str, str]) -> AsyncIter
 async def _start_server(
     folder: Path, url: str, variables: Mapping[str, str] | None = None, **settings: object
 ) -> ServerProcess:
-    durations = {"poll_wait_seconds": 3600, "lease_seconds": 3600, "token_lifetime_seconds": TOKEN_SECONDS}
-    settings = {"database_url": url, **durations, **settings}
+    settings = {
+        "database_url": url,
+        "poll_wait_seconds": 3600,
+        "lease_seconds": 3600,
+        "token_lifetime_seconds": TOKEN_SECONDS,
+        "orders_archive_days": ARCHIVE_DAYS,
+        **settings,
+    }
     environment = server_environment(folder, **settings) | dict(variables or {})
     return await asyncio.to_thread(ServerProcess.start, folder, environment)
