@@ -57,7 +57,9 @@ class StoredOrders:
         async def unpack_aside(content: bytes) -> list[ArchivedOrder]:
             return await self._unpacking.run(user, lambda: read_chunk(content, order_filter, requested))
 
-        archived = await list_archived(self._engine, order_filter, requested, unpack_aside)
+        # Orders that follow the end of this page are on the next one.
+        end = None if page.next is None else UUID(page.next)
+        archived = await list_archived(self._engine, order_filter, requested, end, unpack_aside)
         return merge(archived, page, requested)
 
     async def name_recipients(self, ids: Collection[UUID]) -> dict[str, str]:

@@ -130,6 +130,18 @@ async def test_the_orders_of_a_command_include_the_archive(  # noqa: PLR0913 - t
     assert [order.order_id async for order in orders.stream(request_id, "olga")] == expected
 
 
+async def test_the_archive_is_not_unpacked_for_a_page_that_newer_orders_fill(
+    engine: Engine, orders: StoredOrders
+) -> None:
+    agent_id, expected = await fill(engine)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE archived_orders SET content = 'damaged'"))
+    page = await orders.list(OrderFilter(agent_id=agent_id), PageRequest(5, order="newest"), "olga")
+    async with engine.begin() as connection:
+        await connection.execute(text("TRUNCATE archived_orders"))
+    assert [order.order_id for order in page.items] == expected[:-6:-1]
+
+
 async def test_chunks_that_name_no_agents_are_read_for_every_agent(engine: Engine, orders: StoredOrders) -> None:
     agent_id, expected = await fill(engine)
     async with engine.begin() as connection:

@@ -15,7 +15,7 @@ from comms_api.orders.archive.chunks import ArchivedOrder, Unpack, agent_hash, u
 from comms_api.orders.model import OrderFilter, StoredOrder
 from comms_api.orders.queries import COMMAND_COLUMNS, command_conditions, outcome_of, stored_order
 
-CHUNKS_MAXIMUM = 200
+CHUNKS_MAXIMUM = 100
 """A page unpacks at most this many chunks to find an agent's orders."""
 
 COMMAND_CHUNKS_MAXIMUM = 20
@@ -23,15 +23,15 @@ COMMAND_CHUNKS_MAXIMUM = 20
 
 
 async def list_archived(
-    engine: Engine, order_filter: OrderFilter, requested: PageRequest, unpack_aside: Unpack
+    engine: Engine, order_filter: OrderFilter, requested: PageRequest, end: UUID | None, unpack_aside: Unpack
 ) -> Page[StoredOrder]:
     """Return archived orders of the filter's agent or command; `unpack_aside` does the same as `read_chunk`.
 
-    No connection is held while a chunk is unpacked.
+    Chunks whose orders all follow the order `end` are left out. No connection is held while a chunk is unpacked.
     """
     chunks_maximum = COMMAND_CHUNKS_MAXIMUM if order_filter.agent_id is None else CHUNKS_MAXIMUM
     async with engine.connect() as connection:
-        chunks = await _list_chunks(connection, order_filter, requested, chunks_maximum + 1)
+        chunks = await _list_chunks(connection, order_filter, requested, end, chunks_maximum + 1)
     found: list[StoredOrder] = []
     size = 0
     for number, (chunk_id, edge) in enumerate(chunks):
@@ -58,7 +58,7 @@ def read_chunk(content: bytes, order_filter: OrderFilter, requested: PageRequest
 
 
 async def _list_chunks(
-    connection: Connection, order_filter: OrderFilter, requested: PageRequest, limit: int
+    connection: Connection, order_filter: OrderFilter, requested: PageRequest, end: UUID | None, limit: int
 ) -> Sequence[Any]:
     """Return the first chunks with orders of the agent or the command.
 
@@ -77,6 +77,7 @@ async def _list_chunks(
     conditions += PageRequest(since=requested.since).conditions(table.last_order_id)
     conditions += PageRequest(until=requested.until).conditions(table.chunk_id)
     conditions += PageRequest(after=requested.after, order=requested.order).conditions(other_edge)
+    conditions += requested.until_row(edge, end)
     # OFFSET keeps the planner from reading all chunks in the order of their ids.
     matching = (
         select(table.chunk_id, edge.label("edge"))
