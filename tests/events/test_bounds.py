@@ -24,9 +24,9 @@ APART = 2**32
 """The distance of the ids; readers look for an event in all batches whose ids are a little lower."""
 
 
-def store_copies(query: Query, batch: EventBatch, count: int) -> list[UUID]:
+def store_copies(query: Query, batch: EventBatch, count: int, apart: int = APART) -> list[UUID]:
     """Store copies of a batch under ascending ids, and return these."""
-    ids = [UUID(int=batch.id.int + number * APART) for number in range(count)]
+    ids = [UUID(int=batch.id.int + number * apart) for number in range(count)]
     query(COPIES, ids, batch.agent_id, batch.events, batch.streams, batch.content)
     return ids
 
@@ -68,3 +68,14 @@ def test_a_page_ends_after_many_decompressed_bytes_without_a_match(
     assert answer["items"] == []
     assert UUID(answer["next"]) < ids[most + 1]
     assert [item["event"] for item in find_last(management, answer, **filters)] == [{"needle": 1}]
+
+
+def test_an_event_is_found_without_reading_the_other_parts_of_its_batch(
+    management: httpx.Client, query: Query, agent_id: UUID
+) -> None:
+    large = batch_of(uuid7_at(time.time()), agent_id, [b'{"text":"%s"}' % (b"x" * 2**20)] * (LARGE_BYTES // 2**20))
+    parts = store_copies(query, large, DECODED_BYTES_MAXIMUM // LARGE_BYTES + 2, apart=large.events)
+    last = UUID(int=parts[-1].int + large.events - 1)
+    assert management.get(f"/events/{last}").json()["id"] == str(last)
+    assert management.get(f"/events/{UUID(int=last.int + 1)}").status_code == 404
+    assert management.get(f"/events/{UUID(int=2**128 - 1)}").status_code == 404

@@ -52,6 +52,7 @@ EXPORT_MARGIN_SECONDS = 1.0
 """An export ends with the events that arrive until this long after its beginning; nodes' clocks differ by less."""
 
 EVERY_EVENT = EventFilter()
+LAST_ID = 2**128 - 1
 
 _LINES = msgspec.json.Encoder()
 
@@ -110,8 +111,9 @@ class EventReader:
 
     async def get(self, user: str, event_id: UUID) -> Event:
         """Return an event; raises `NotFound`."""
-        walk = ById(PageRequest(after=UUID(int=max(0, event_id.int - 1))))
-        for event in (await self.read(user, EventFilter(), walk, 1)).events:
+        # Newest first: then its batch is the first one, however many batches have the events before it.
+        walk = ById(PageRequest(after=UUID(int=min(event_id.int + 1, LAST_ID)), order="newest"))
+        for event in (await self.read(user, EVERY_EVENT, walk, 1)).events:
             if event.id == event_id:
                 return event
         raise NotFound(f"There is no event {event_id}.")
