@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support.batches import metadata
 from support.events import batch_of, store_batch
+from support.reading import export, follow, numbers, read
 from support.server import Server
 
 from comms_api.database.uuid7 import uuid7_at
@@ -38,27 +39,6 @@ def agents(server: Server, management: httpx.Client) -> list[UUID]:
                 lines += [json.dumps({"module": module, "collector": collector}).encode(), event(number)]
             client.post("/events/stateless", content=b"\n".join(lines)).raise_for_status()
     return ids
-
-
-def pages(management: httpx.Client, **query: Any) -> Iterator[list[dict[str, Any]]]:
-    """Yield the items of all pages."""
-    after: dict[str, str] = {}
-    while True:
-        answer = management.get("/events", params=query | after)
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        yield page["items"]
-        if page["next"] is None:
-            return
-        after = {"after": page["next"]}
-
-
-def read(management: httpx.Client, **query: Any) -> list[dict[str, Any]]:
-    return [item for page in pages(management, **query) for item in page]
-
-
-def numbers(items: list[dict[str, Any]]) -> list[int]:
-    return [item["event"]["number"] for item in items]
 
 
 @pytest.mark.parametrize("limit", [1, 4, 7, 1000])
@@ -118,13 +98,9 @@ def test_an_event_is_found_by_its_id(management: httpx.Client, agents: list[UUID
 
 
 def test_an_export_has_the_same_events_as_the_list(management: httpx.Client, agents: list[UUID]) -> None:
-    accept = {"Accept": "application/x-ndjson"}
     for query in ({}, {"order": "newest"}, {"contains": "needle"}, {"agent_id": str(agents[1]), "module": "fim"}):
-        answer = management.get("/events", params=query, headers=accept)
-        assert answer.headers["Content-Type"].startswith("application/x-ndjson")
-        assert [json.loads(line) for line in answer.text.splitlines()] == read(management, **query)
-    few = management.get("/events", params={"limit": 5}, headers=accept).text.splitlines()
-    assert len(few) == 5
+        assert export(management, **query) == read(management, **query)
+    assert len(export(management, limit=5)) == 5
 
 
 def test_only_readers_may_search(server: Server, management: httpx.Client, agents: list[UUID]) -> None:
@@ -147,10 +123,4 @@ def test_each_event_of_a_batch_that_was_cut_is_read_once(
     query("UPDATE event_batches SET xact = (SELECT max(xact) FROM event_batches) WHERE agent_id = $1", agent_id)
     assert numbers(read(management, agent_id=str(agent_id), limit=limit)) == list(range(9))
     assert numbers(read(management, agent_id=str(agent_id), limit=limit, order="newest")) == list(range(9))[::-1]
-    begin, followed = {"since": "2020-01-01T00:00:00Z"}, list[int]()
-    while items := (
-        answer := management.get("/events/tail", params={"agent_id": str(agent_id), "limit": limit, **begin}).json()
-    )["items"]:
-        followed, begin = followed + numbers(items), {"after": answer["next"]}
-        assert len(followed) <= 9
-    assert followed == list(range(9))
+    assert numbers(follow(management, 9, agent_id=str(agent_id), limit=limit)) == list(range(9))
