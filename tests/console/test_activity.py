@@ -62,6 +62,17 @@ def test_the_histogram_leads_to_the_events_of_a_bar_and_new_events_are_followed(
     assert console.open("/console/events?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z").status == 422
 
 
+def test_a_search_for_a_text_has_no_histogram_of_all_events(console: Console) -> None:
+    page = console.page
+    console.open("/console/events?contains=needle")
+    expect(page.locator("main > .hint")).to_contain_text("A search for a text has no histogram")
+    expect(page.locator(".bars")).to_have_count(0)
+    console.check("events-text")
+    page.get_by_role("link", name="Show the histogram without the text").click()
+    expect(page.locator(".bars")).to_have_count(1)
+    expect(page.get_by_label("Contains")).to_have_value("")
+
+
 def test_a_command_is_watched_paused_resumed_and_cancelled(
     console: Console, server: Server, management: httpx.Client
 ) -> None:

@@ -85,7 +85,7 @@ async def list_events(
 ) -> Response[bytes]:
     """List the events that match the filters in the URL; the first page counts them in intervals of the time.
 
-    A search for a text may take a second, so the page appears first, and then loads the results.
+    A search for a text may take a second, so the page appears first, and then loads the results; it counts nothing.
     """
     state = read_query(request, EventList)
     since, until = state.counted
@@ -95,7 +95,8 @@ async def list_events(
     requested = PageRequest(ROWS, state.after, state.order, state.beginning, state.until)
     is_searched = not contains or is_partial(request)
     page = await event_reader.list(claims_of(request).subject, event_filter, requested) if is_searched else None
-    is_counted = state.after is None and not is_partial(request)
+    # The number of events with a text is known only after the search of all of them, which has many pages.
+    is_counted = state.after is None and not contains and not is_partial(request)
     counts = await event_reader.count(since, until, INTERVALS, event_filter) if is_counted else None
     return render(request, "events.html", state=state, page=page, counts=counts)
 
