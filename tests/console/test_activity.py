@@ -65,7 +65,7 @@ def test_the_histogram_leads_to_the_events_of_a_bar_and_new_events_are_followed(
 def test_a_search_for_a_text_has_no_histogram_of_all_events(console: Console) -> None:
     page = console.page
     console.open("/console/events?contains=needle")
-    expect(page.locator("main > .hint")).to_contain_text("A search for a text has no histogram")
+    expect(page.locator("main > .faint")).to_contain_text("A search for a text has no histogram")
     expect(page.locator(".bars")).to_have_count(0)
     console.check("events-text")
     page.get_by_role("link", name="Show the histogram without the text").click()
