@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Literal
 from uuid import UUID
 
 import httpx
@@ -242,6 +243,20 @@ def test_a_live_part_stays_while_a_button_in_it_is_pressed(
     page.mouse.up()
     expect(page.get_by_role("status")).to_contain_text("to-press is blocked")
     expect(page.get_by_role("button", name="Unblock")).to_be_visible()
+
+
+@pytest.mark.parametrize(("role", "name"), [("button", "Block"), ("link", "Search its events")])
+def test_a_live_part_that_loads_again_keeps_the_focus(
+    console: Console, server: Server, management: httpx.Client, role: Literal["button", "link"], name: str
+) -> None:
+    agent_id = server.enroll(management, f"focused-{role}")
+    console.open(f"/console/agents/{agent_id}")
+    focused = console.page.locator("#live").get_by_role(role, name=name).first
+    focused.focus()
+    replaced = focused.element_handle()
+    load_part_again(console, agent_id)
+    console.page.wait_for_function("(element) => !element.isConnected", arg=replaced)
+    expect(focused).to_be_focused()
 
 
 def test_a_live_part_that_stayed_is_loaded_once_it_is_released(

@@ -105,11 +105,20 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   setTimeout(() => htmx.ajax("GET", part.getAttribute("hx-get"), { source: part }), RETRY_MILLISECONDS);
 });
 
-// A live part that is loaded again keeps its open details and its checked boxes, by their ids.
-let kept = { open: [], checked: [] };
+// The element of the page that is equal to one that was replaced, with its form if it has one; it has to be the only one.
+function successorOf(element) {
+  const whole = element.closest("form") ?? element;
+  const equal = [...document.getElementsByTagName(whole.localName)].filter((one) => one.isEqualNode(whole));
+  if (equal.length !== 1) return null;
+  return whole === element ? equal[0] : equal[0].elements[[...whole.elements].indexOf(element)];
+}
+
+// A live part that is loaded again keeps its open details and its checked boxes, by their ids, and the focus.
+let kept = { open: [], checked: [], focused: null };
 document.addEventListener("htmx:beforeSwap", (event) => {
   const ids = (selector) => [...event.detail.target.querySelectorAll(selector)].map((one) => one.id);
-  kept = { open: ids("details[id][open]"), checked: ids("input[id]:checked") };
+  const focused = event.detail.target.contains(document.activeElement) ? document.activeElement : null;
+  kept = { open: ids("details[id][open]"), checked: ids("input[id]:checked"), focused };
 });
 document.addEventListener("htmx:afterSwap", () => {
   for (const id of kept.open) document.getElementById(id)?.setAttribute("open", "");
@@ -117,7 +126,10 @@ document.addEventListener("htmx:afterSwap", () => {
     const box = document.getElementById(id);
     if (box) box.checked = true;
   }
-  kept = { open: [], checked: [] };
+  if (kept.focused && !kept.focused.isConnected && document.activeElement === document.body) {
+    successorOf(kept.focused)?.focus({ preventScroll: true });
+  }
+  kept = { open: [], checked: [], focused: null };
 });
 
 document.addEventListener("change", (event) => {
