@@ -11,6 +11,7 @@ import msgspec
 from comms_api.agents.model import AgentFilter, AgentStatus
 from comms_api.commands.model import Command, Offline
 from comms_api.commands.rollout import Rollout
+from comms_api.commands.submission.admission import NOTHING_SUBMITTED
 from comms_api.console.faults import Fault, fault_of
 from comms_api.console.queries import Moment, Words, read_labels
 from comms_api.console.schema_forms import path_of
@@ -205,7 +206,7 @@ def faults_of(error: Invalid | Malformed, draft: Draft, args: Iterable[str] = ()
         **{path_of(name): (name, path_of(name).removeprefix("action.args.")) for name in args},
     }
     sentences = error.faults if isinstance(error, Invalid) else [error.detail]
-    return [_fault_of(sentence, fields) for sentence in sentences if sentence != "nothing was submitted"]
+    return [_fault_of(sentence, fields) for sentence in sentences if sentence != NOTHING_SUBMITTED]
 
 
 def _fault_of(sentence: str, fields: Mapping[str, tuple[str, str]]) -> Fault:

@@ -89,7 +89,7 @@ def _secret_files(settings: Settings, config: Path | None) -> Mapping[str, Path]
     unnamed = {
         "the node secret": settings.data_dir / "secret",
         "the administrator's password": settings.data_dir / ADMINISTRATOR_PASSWORD,
-        "the key of the certificate": settings.certs_dir / "server.key",
+        "the key of the certificate": settings.certs_dir / KEY,
         "the development certificate": settings.certs_dir / BOTH,
     }
     return {name: path for name, path in named.items() if path} | {

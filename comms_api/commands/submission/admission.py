@@ -18,6 +18,9 @@ from comms_api.selections.store import find_selection
 NAMES_SHOWN = 20
 NONMEMBERS_SHOWN = 5
 FAULTS_SHOWN = 10
+NOTHING_SUBMITTED = "nothing was submitted"
+"""The last sentence of a refusal; it is no fault."""
+
 _KIND: dict[CommandTargetType, str] = {"agent": "agent", "group": "group", "server": "service"}
 
 
@@ -128,7 +131,7 @@ async def refuse_unjoined_groups(connection: Connection, expansions: Sequence[Ex
 
 def _raise_faults(faults: Sequence[str]) -> None:
     if faults:
-        raise Invalid(*faults[:FAULTS_SHOWN], "nothing was submitted")
+        raise Invalid(*faults[:FAULTS_SHOWN], NOTHING_SUBMITTED)
 
 
 async def _find_unjoined_groups(connection: Connection, expansion: Expansion, names: Sequence[str]) -> str:
