@@ -32,7 +32,7 @@ PAUSE_SECONDS = 10.0
 CONSOLES = 50
 POLL_SECONDS = 5.0
 IDLE_SECONDS, FIRST_SECONDS, LIVE_SECONDS = 30, 10, 120
-"""The seconds before the polls, the first seconds of them, which do not count, and those that do.
+"""The seconds of the idle system that count, of the first polls that do not count, and of the polls that do.
 
 A live part that takes long is made again each minute (`console/live`), so two minutes contain it twice.
 """

@@ -48,7 +48,7 @@ class Part(msgspec.Struct):
 
     task: asyncio.Task[Response[bytes]]
     began_at: float
-    asked_at: float
+    asked_at: float = -math.inf
     fresh_until: float = math.inf
     """Polls get the part until then."""
 
@@ -74,7 +74,7 @@ class LiveParts:
         now = time.monotonic()
         part = self._parts.get(key)
         if part is None or not is_poll or not part.is_fresh(now):
-            part = Part(asyncio.create_task(make()), now, now)
+            part = Part(asyncio.create_task(make()), now)
             part.task.add_done_callback(partial(self._finish, part))
             self._parts[key] = part
         part.asked_at = now
@@ -91,7 +91,7 @@ class LiveParts:
 
 
 def fresh_seconds(making_seconds: float, parts: int) -> float:
-    """Return how long polls may get a part that took so long to make, one of so many parts that somebody polls."""
+    """Return how long a part stays fresh that took `making_seconds`, if somebody polls this number of parts."""
     return min(max(FRESH_SECONDS, making_seconds * parts / SHARE), LONGEST_FRESH_SECONDS)
 
 

@@ -208,7 +208,7 @@ def read_value(text: str, decoder: msgspec.json.Decoder[T], path: str) -> T:
 
 
 def path_of(name: str) -> str:
-    """Return the path by which the server's check names the value of a field: `action.args.limits.cpu`."""
+    """Return the path of a field's value in the server's errors, such as `action.args.limits.cpu`."""
     return "action." + ".".join(_key_of(step) for step in name.split("/"))
 
 

@@ -22,7 +22,7 @@ SPARE_FRACTION = 2
 
 
 class Holding(msgspec.Struct, eq=False):
-    """The bytes that one request holds; with `may_grow`, it may need more later."""
+    """The bytes that one request holds; if `may_grow`, the request may ask for more."""
 
     client: Hashable
     may_grow: bool = True
